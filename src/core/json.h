@@ -1,0 +1,25 @@
+/* json.h: what the readers of JSON files share on top of jansson: a bounded load with a message that names the file and line,
+ * and typed getters that name file, field, found and expected. */
+#ifndef CB_CORE_JSON_H
+#define CB_CORE_JSON_H
+
+#include <jansson.h>
+
+#include "cambium/core.h"
+
+/* Reads and parses a JSON file of at most `limit` bytes (0: 1 GiB).  Free with json_decref(). */
+json_t *cb_json_load(const char *path, size_t limit);
+/* Parses text; `what` names it in messages. */
+json_t *cb_json_parse(const char *what, const char *text, size_t length);
+/* Writes a value atomically with two-space indentation, keys in their order (sorted when asked), UTF-8 kept. */
+bool cb_json_save(const char *path, const json_t *value, bool sort_keys);
+
+/* Getters: `file` is for messages.  Missing or null field: the default; a wrong type: CB_ERR_FORMAT and the default. */
+int64_t cb_json_int(const char *file, const json_t *object, const char *key, int64_t def);
+double cb_json_float(const char *file, const json_t *object, const char *key, double def);
+bool cb_json_bool(const char *file, const json_t *object, const char *key, bool def);
+const char *cb_json_string(const char *file, const json_t *object, const char *key, const char *def);
+/* Fills an option struct from a JSON object; unknown keys call cb_log(WARNING) when `warn_unknown`. */
+bool cb_options_from_json(const cb_option *table, void *config, const char *file, const json_t *object, bool warn_unknown);
+
+#endif

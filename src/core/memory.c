@@ -1,0 +1,173 @@
+/* memory.c: where every byte of the library comes from.
+ *
+ * Blocks are rounded up to size classes, eight to an octave (at most 12.5 % waste), and freed blocks wait in their class's list for the
+ * next request of that size.  A training step asks for the same sizes each time, so after the first steps the system is asked for nothing.
+ * In front of each block, 64 bytes before the address handed out, stands its class. */
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cambium/core.h"
+
+enum { ALIGNMENT = 64, STEPS = 8, FIRST_SHIFT = 6, CLASSES = (48 - FIRST_SHIFT) * STEPS };
+
+/* Under AddressSanitizer freed blocks go back at once, so that it sees every use after free. */
+#if defined(__SANITIZE_ADDRESS__)
+enum { KEEP = 0 };
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+enum { KEEP = 0 };
+#else
+enum { KEEP = 1 };
+#endif
+#else
+enum { KEEP = 1 };
+#endif
+
+typedef struct block {
+    size_t size;          /* usable bytes: the class's size */
+    int class_index;
+    struct block *next;   /* in the free list */
+} block;
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static block *free_lists[CLASSES];
+static cb_memory_stats stats;
+static uint64_t fail_countdown;
+
+/* The smallest class that holds `bytes`; -1 when it is too large for any. */
+static int class_of(size_t bytes, size_t *size)
+{
+    size_t base = (size_t)1 << FIRST_SHIFT;
+    if (bytes <= base) {
+        *size = base;
+        return 0;
+    }
+    int shift = 63 - __builtin_clzll((unsigned long long)(bytes - 1));
+    size_t octave = (size_t)1 << shift, step = octave / STEPS;
+    size_t k = (bytes - octave + step - 1) / step; /* 1..STEPS */
+    int index = (shift - FIRST_SHIFT) * STEPS + (int)k;
+    if (shift >= 46 || index >= CLASSES)
+        return -1;
+    *size = octave + k * step;
+    return index;
+}
+
+static block *header(void *pointer)
+{
+    return (block *)((char *)pointer - ALIGNMENT);
+}
+
+static void *refuse(size_t bytes)
+{
+    cb_fail(CB_ERR_MEMORY, "out of memory: %zu bytes were refused", bytes);
+    return NULL;
+}
+
+void *cb_alloc(size_t bytes)
+{
+    size_t size;
+    int index = class_of(bytes, &size);
+    if (index < 0)
+        return refuse(bytes);
+    pthread_mutex_lock(&lock);
+    if (fail_countdown && --fail_countdown == 0) {
+        pthread_mutex_unlock(&lock);
+        return refuse(bytes);
+    }
+    block *b = free_lists[index];
+    if (b) {
+        free_lists[index] = b->next;
+        stats.cached_bytes -= size;
+    } else {
+        stats.system_allocations++;
+        pthread_mutex_unlock(&lock);
+        b = aligned_alloc(ALIGNMENT, (size + ALIGNMENT + ALIGNMENT - 1) & ~(size_t)(ALIGNMENT - 1));
+        if (!b)
+            return refuse(bytes);
+        b->size = size;
+        b->class_index = index;
+        pthread_mutex_lock(&lock);
+    }
+    stats.live_bytes += size;
+    if (stats.live_bytes > stats.peak_bytes)
+        stats.peak_bytes = stats.live_bytes;
+    pthread_mutex_unlock(&lock);
+    return (char *)b + ALIGNMENT;
+}
+
+void cb_free(void *pointer)
+{
+    if (!pointer)
+        return;
+    block *b = header(pointer);
+    pthread_mutex_lock(&lock);
+    stats.live_bytes -= b->size;
+    if (KEEP) {
+        b->next = free_lists[b->class_index];
+        free_lists[b->class_index] = b;
+        stats.cached_bytes += b->size;
+    }
+    pthread_mutex_unlock(&lock);
+    if (!KEEP)
+        free(b);
+}
+
+void *cb_calloc(size_t count, size_t size)
+{
+    size_t bytes;
+    if (__builtin_mul_overflow(count, size, &bytes))
+        return refuse(SIZE_MAX);
+    void *pointer = cb_alloc(bytes);
+    return pointer ? memset(pointer, 0, bytes) : NULL;
+}
+
+void *cb_realloc(void *pointer, size_t bytes)
+{
+    if (!pointer)
+        return cb_alloc(bytes);
+    size_t old = header(pointer)->size;
+    if (bytes <= old)
+        return pointer;
+    void *grown = cb_alloc(bytes);
+    if (grown) {
+        memcpy(grown, pointer, old);
+        cb_free(pointer);
+    }
+    return grown;
+}
+
+void cb_memory_trim(void)
+{
+    pthread_mutex_lock(&lock);
+    for (int i = 0; i < CLASSES; i++)
+        while (free_lists[i]) {
+            block *b = free_lists[i];
+            free_lists[i] = b->next;
+            stats.cached_bytes -= b->size;
+            free(b);
+        }
+    pthread_mutex_unlock(&lock);
+}
+
+cb_memory_stats cb_memory(void)
+{
+    pthread_mutex_lock(&lock);
+    cb_memory_stats copy = stats;
+    pthread_mutex_unlock(&lock);
+    return copy;
+}
+
+void cb_memory_reset_peak(void)
+{
+    pthread_mutex_lock(&lock);
+    stats.peak_bytes = stats.live_bytes;
+    pthread_mutex_unlock(&lock);
+}
+
+void cb_memory_fail_after(uint64_t n)
+{
+    pthread_mutex_lock(&lock);
+    fail_countdown = n;
+    pthread_mutex_unlock(&lock);
+}

@@ -1,0 +1,84 @@
+/* system.c: threads, interruption, time and memory of the process. */
+#include <omp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cambium/core.h"
+
+void cb_set_threads(int n)
+{
+    omp_set_num_threads(n > 0 ? n : omp_get_num_procs());
+}
+
+int cb_threads(void)
+{
+    return omp_get_max_threads();
+}
+
+static volatile sig_atomic_t interrupted;
+
+void cb_interrupt(void)
+{
+    interrupted = 1;
+}
+
+bool cb_interrupted(void)
+{
+    return interrupted;
+}
+
+void cb_interrupt_clear(void)
+{
+    interrupted = 0;
+}
+
+static double seconds(clockid_t clock)
+{
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+double cb_now(void)
+{
+    return seconds(CLOCK_MONOTONIC);
+}
+
+double cb_process_age(void)
+{
+    char text[1024];
+    FILE *f = fopen("/proc/self/stat", "re");
+    if (!f)
+        return 0;
+    size_t n = fread(text, 1, sizeof text - 1, f);
+    fclose(f);
+    text[n] = '\0';
+    /* field 22, counted after the command's closing parenthesis: start time in clock ticks since boot */
+    char *at = strrchr(text, ')');
+    unsigned long long ticks = 0;
+    if (!at || sscanf(at + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu", &ticks) != 1)
+        return 0;
+    return seconds(CLOCK_BOOTTIME) - (double)ticks / (double)sysconf(_SC_CLK_TCK);
+}
+
+uint64_t cb_peak_rss(void)
+{
+    struct rusage usage;
+    return getrusage(RUSAGE_SELF, &usage) == 0 ? (uint64_t)usage.ru_maxrss * 1024 : 0;
+}
+
+uint64_t cb_current_rss(void)
+{
+    FILE *f = fopen("/proc/self/statm", "re");
+    unsigned long long pages = 0;
+    if (f) {
+        if (fscanf(f, "%*u %llu", &pages) != 1)
+            pages = 0;
+        fclose(f);
+    }
+    return (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
