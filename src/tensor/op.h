@@ -1,0 +1,80 @@
+/* op.h: how an operation is written.
+ *
+ * An operation is a public function that computes its result with kernels, then calls cb_record() with its cb_op: a name and
+ * a backward rule.  The rule receives the gradients of the outputs and what was saved, and fills in the gradients of the inputs.
+ * Rules made of public operations (twice = true) can be differentiated again; a fused rule (twice = false) calls kernels, and the tape
+ * says so by name when a second derivative is asked for.  Every op stands in op_list.h, from which the table and its tests are made. */
+#ifndef CB_TENSOR_OP_H
+#define CB_TENSOR_OP_H
+
+#include "cambium/tensor.h"
+
+struct cb_backward_pass;
+
+typedef struct cb_op {
+    const char *name;
+    bool twice;                                    /* the rule is made of public operations only */
+    void (*backward)(struct cb_backward_pass *pass);
+    bool reaches_leaves;                           /* the rule matters even when no input wants a gradient (checkpoint) */
+} cb_op;
+
+/* What a node remembers of one of its inputs. */
+typedef struct cb_edge {
+    struct cb_node *node;  /* the op that made it, or NULL */
+    int output;            /* which of that op's outputs */
+    cb_tensor *leaf;       /* the leaf itself when node is NULL and it requires a gradient */
+    cb_dtype dtype;
+    int ndim;
+    int64_t shape[CB_MAX_DIMS];
+} cb_edge;
+
+/* The view of one node that a backward rule gets. */
+typedef struct cb_backward_pass {
+    const cb_op *op;
+    const void *args;        /* the bytes given to cb_record() */
+    int inputs, outputs, saved_count;
+    cb_tensor *const *dy;    /* [outputs] gradient of each output; NULL means zero (at least one is not) */
+    cb_tensor *const *saved; /* [saved_count] as given to cb_record(), NULLs included */
+    const cb_edge *input;    /* [inputs] dtype and shape of each input */
+    const bool *need;        /* [inputs] which gradients are wanted */
+    cb_tensor **dx;          /* [inputs] to be filled where needed (NULL: zero); dtype and shape of that input */
+    /* [inputs] a gradient of input i that already exists and may be added to in place (contiguous, exclusively ours), or NULL.  A rule
+     * that can accumulate does so and sets dx[i] = into[i]; any other rule ignores this. */
+    cb_tensor *const *into;
+} cb_backward_pass;
+
+/* Records `op` if a gradient is wanted of any input (inputs may contain NULLs).  Saved tensors may be inputs, outputs or temporaries; an
+ * operation must not save what its rule does not read.  args are copied. */
+bool cb_record(const cb_op *op, int outputs, cb_tensor *const *output, int inputs, cb_tensor *const *input, int saved,
+               cb_tensor *const *save, const void *args, size_t args_size);
+/* True when cb_record() would record: lets an op skip work that only the backward pass needs. */
+bool cb_will_record(int inputs, cb_tensor *const *input);
+/* The common case of one output. */
+#define CB_RECORD(op, y, ins, saves, args_pointer, args_size)                                                             \
+    cb_record(op, 1, (cb_tensor *[]){y}, (int)(sizeof(ins) / sizeof(cb_tensor *)), ins,                                    \
+              (int)(sizeof(saves) / sizeof(cb_tensor *)), saves, args_pointer, args_size)
+
+/* A view of x's storage with its own shape and strides (offset in elements from x->data). Not recorded. */
+cb_tensor *cb_view(cb_tensor *x, int ndim, const int64_t *shape, const int64_t *stride, int64_t offset);
+/* A new contiguous tensor for an op's result: cb_empty_nd() under another name when reading an op. */
+#define cb_output(dtype, ndim, shape) cb_empty_nd(dtype, ndim, shape)
+
+/* Normalises a dimension: -ndim..ndim-1 -> 0..ndim-1; otherwise fails, naming `op`, and gives -1. */
+int cb_dim(const char *op, const cb_tensor *x, int dim);
+/* NumPy broadcast of two shapes into shape[]; fails naming `op` and both shapes. */
+bool cb_broadcast_shape(const char *op, const cb_tensor *a, const cb_tensor *b, int *ndim, int64_t *shape);
+bool cb_is_float(cb_dtype dtype); /* f64, f32, bf16, f16 */
+/* Checks that an op may write into x's memory (not mapped read-only) and notes the change, so that a tape which saved the old values
+ * reports it.  `op` is for the message. */
+bool cb_will_write(const char *op, cb_tensor *x);
+/* True when x's memory belongs to x alone and nobody saved it: an op may reuse it for its result. */
+bool cb_can_overwrite(const cb_tensor *x);
+/* Gives `x` a new history in place (cb_linear_add and other ops that write into an input). Used with cb_record on the alias it returns:
+ * a tensor on the same memory whose node is still unset. */
+cb_tensor *cb_alias(cb_tensor *x);
+
+/* Every op of the library, for tests and tools. */
+extern const cb_op *const cb_op_table[];
+extern const size_t cb_op_table_count;
+
+#endif

@@ -1,0 +1,548 @@
+/* tape.c: the record of operations and the backward pass.
+ *
+ * Each recorded op is a node with edges to the nodes (or leaves) its inputs came from.  Nodes are numbered in the order they ran, so
+ * running them from the largest number down is a valid order without counting dependencies: a heap of pending nodes is all the
+ * state a pass needs.  A node's saved tensors are dropped as soon as its rule has run, so memory falls while the pass goes on.
+ * Gradients arriving at one place are summed in place when nobody else can see the memory. */
+#include <string.h>
+
+#include "tensor/internal.h"
+
+static _Thread_local bool grad_enabled = true;
+static _Thread_local uint64_t sequence;
+
+bool cb_grad_enabled(void)
+{
+    return grad_enabled;
+}
+
+bool cb_set_grad_enabled(bool on)
+{
+    bool old = grad_enabled;
+    grad_enabled = on;
+    return old;
+}
+
+/* ---- nodes ------------------------------------------------------------------------------------------------------ */
+
+void cb_node_reference(cb_node *node)
+{
+    __atomic_fetch_add(&node->references, 1, __ATOMIC_RELAXED);
+}
+
+static void drop_saved(cb_node *node)
+{
+    for (int i = 0; i < node->saved_count; i++) {
+        cb_release(node->saved[i].tensor);
+        node->saved[i].tensor = NULL;
+    }
+    node->released = true;
+}
+
+/* A long chain of nodes must not be freed by recursion: whatever falls to zero meanwhile waits in a list. */
+static _Thread_local cb_node *doomed;
+static _Thread_local bool draining;
+
+void cb_node_release(cb_node *node)
+{
+    if (!node || __atomic_sub_fetch(&node->references, 1, __ATOMIC_ACQ_REL) > 0)
+        return;
+    node->next = doomed;
+    doomed = node;
+    if (draining)
+        return;
+    draining = true;
+    while (doomed) {
+        node = doomed;
+        doomed = node->next;
+        drop_saved(node);
+        for (int i = 0; i < node->inputs; i++) {
+            cb_node_release(node->input[i].node);
+            cb_release(node->input[i].leaf);
+        }
+        for (int i = 0; i < node->outputs; i++)
+            cb_release(node->gradient[i]);
+        cb_free(node);
+    }
+    draining = false;
+}
+
+bool cb_will_record(int inputs, cb_tensor *const *input)
+{
+    if (!grad_enabled)
+        return false;
+    for (int i = 0; i < inputs; i++)
+        if (input[i] && input[i]->requires_grad)
+            return true;
+    return false;
+}
+
+static size_t aligned(size_t bytes)
+{
+    return (bytes + 15) & ~(size_t)15;
+}
+
+static cb_node *node_make(const cb_op *op, int outputs, int inputs, int saved, const void *args, size_t args_size)
+{
+    size_t head = aligned(sizeof(cb_node)), edges = aligned((size_t)inputs * sizeof(cb_edge));
+    size_t saves = aligned((size_t)saved * sizeof(cb_saved)), grads = aligned((size_t)outputs * sizeof(cb_tensor *));
+    char *block = cb_alloc(head + edges + saves + grads + args_size);
+    if (!block)
+        return NULL;
+    memset(block, 0, head + edges + saves + grads);
+    cb_node *node = (cb_node *)block;
+    node->input = (cb_edge *)(block + head);
+    node->saved = (cb_saved *)(block + head + edges);
+    node->gradient = (cb_tensor **)(block + head + edges + saves);
+    node->args = block + head + edges + saves + grads;
+    if (args_size)
+        memcpy(node->args, args, args_size);
+    node->op = op;
+    node->sequence = ++sequence;
+    node->references = 1;
+    node->inputs = inputs;
+    node->outputs = outputs;
+    node->saved_count = saved;
+    return node;
+}
+
+static void edge_set(cb_edge *edge, cb_tensor *input)
+{
+    if (!input)
+        return;
+    edge->dtype = input->dtype;
+    edge->ndim = input->ndim;
+    memcpy(edge->shape, input->shape, sizeof edge->shape);
+    if (!input->requires_grad)
+        return;
+    if (input->node) {
+        edge->node = input->node;
+        edge->output = input->node_output;
+        cb_node_reference(edge->node);
+    } else {
+        edge->leaf = cb_keep(input);
+    }
+}
+
+/* An output that is saved would keep its own node alive for ever; a bare alias of it does not. */
+static bool save_set(cb_saved *slot, cb_tensor *t, int outputs, cb_tensor *const *output)
+{
+    slot->output = -1;
+    if (!t)
+        return true;
+    for (int i = 0; i < outputs; i++)
+        if (output[i] == t)
+            slot->output = i;
+    slot->tensor = slot->output >= 0 ? cb_tensor_bare_alias(t) : cb_keep(t);
+    if (!slot->tensor)
+        return false;
+    slot->version = t->storage->version;
+    return true;
+}
+
+static bool record(const cb_op *op, int outputs, cb_tensor *const *output, int inputs, cb_tensor *const *input, int saved,
+                   cb_tensor *const *save, const void *args, size_t args_size)
+{
+    cb_node *node = node_make(op, outputs, inputs, saved, args, args_size);
+    if (!node)
+        return false;
+    bool ok = true;
+    for (int i = 0; i < inputs; i++)
+        edge_set(&node->input[i], input[i]);
+    for (int i = 0; i < saved; i++)
+        ok = ok && save_set(&node->saved[i], save[i], outputs, output);
+    for (int i = 0; ok && i < outputs; i++) {
+        if (!output[i])
+            continue;
+        output[i]->node = node;
+        output[i]->node_output = i;
+        output[i]->requires_grad = true;
+        cb_node_reference(node);
+    }
+    cb_node_release(node);
+    return ok;
+}
+
+bool cb_record(const cb_op *op, int outputs, cb_tensor *const *output, int inputs, cb_tensor *const *input, int saved,
+               cb_tensor *const *save, const void *args, size_t args_size)
+{
+    if (!cb_will_record(inputs, input))
+        return true;
+    return record(op, outputs, output, inputs, input, saved, save, args, args_size);
+}
+
+/* ---- the backward pass ---------------------------------------------------------------------------------------------- */
+
+/* One running pass.  A checkpointed block starts a pass within a pass; leaves found there belong to the outer one's request. */
+typedef struct run {
+    cb_node **heap;
+    size_t count, capacity;
+    int nx;
+    cb_tensor *const *xs;
+    cb_tensor **grads;
+    bool accumulate; /* leaves that nobody asked for by name get ->grad */
+    bool create_graph, retain_graph;
+    struct run *outer;
+} run;
+
+static _Thread_local run *running;
+
+static bool heap_push(run *r, cb_node *node)
+{
+    if (node->queued)
+        return true;
+    if (!cb_grow(&r->heap, &r->capacity, r->count + 1, sizeof *r->heap))
+        return false;
+    node->queued = true;
+    cb_node_reference(node);
+    size_t i = r->count++;
+    while (i > 0 && r->heap[(i - 1) / 2]->sequence < node->sequence) {
+        r->heap[i] = r->heap[(i - 1) / 2];
+        i = (i - 1) / 2;
+    }
+    r->heap[i] = node;
+    return true;
+}
+
+/* The caller owns the reference that the heap held. */
+static cb_node *heap_pop(run *r)
+{
+    cb_node *top = r->heap[0], *last = r->heap[--r->count];
+    size_t i = 0;
+    for (;;) {
+        size_t child = 2 * i + 1;
+        if (child >= r->count)
+            break;
+        if (child + 1 < r->count && r->heap[child + 1]->sequence > r->heap[child]->sequence)
+            child++;
+        if (r->heap[child]->sequence <= last->sequence)
+            break;
+        r->heap[i] = r->heap[child];
+        i = child;
+    }
+    r->heap[i] = last;
+    top->queued = false;
+    return top;
+}
+
+/* Adds dx to *slot, which owns what it holds.  `settle`: the result must be memory of its own (a leaf's gradient outlives the pass). */
+static bool add_gradient(cb_tensor **slot, cb_tensor *dx, bool create_graph)
+{
+    if (*slot == dx)
+        return true;
+    if (!*slot) {
+        *slot = cb_keep(dx);
+        return true;
+    }
+    if (!create_graph && cb_exclusive(*slot))
+        return cb_accumulate(*slot, dx);
+    cb_tensor *sum = cb_add(*slot, dx);
+    if (!sum)
+        return false;
+    cb_release(*slot);
+    *slot = cb_keep(sum);
+    return true;
+}
+
+/* Where the gradient of a leaf goes: a request by name in this pass or an outer one, its ->grad, or nowhere (NULL). */
+static cb_tensor **leaf_slot(run *r, cb_tensor *leaf)
+{
+    for (; r; r = r->outer) {
+        for (int i = 0; i < r->nx; i++)
+            if (r->xs[i] == leaf)
+                return &r->grads[i];
+        if (!r->outer)
+            return r->accumulate ? &leaf->grad : NULL;
+    }
+    return NULL;
+}
+
+static bool deliver_leaf(run *r, cb_tensor *leaf, cb_tensor *dx)
+{
+    cb_tensor **slot = leaf_slot(r, leaf);
+    if (!slot || *slot == dx)
+        return true;
+    /* dx may be a broadcast view or be shared with another input's gradient: a leaf's gradient is memory of its own */
+    if (!*slot && !r->create_graph && !(cb_is_contiguous(dx) && dx->storage->references == 1)) {
+        cb_tensor *copy = cb_empty_like(dx);
+        if (!copy || !cb_copy_into(copy, dx))
+            return false;
+        dx = copy;
+    }
+    return add_gradient(slot, dx, r->create_graph);
+}
+
+static bool deliver(run *r, const cb_op *op, const cb_edge *edge, cb_tensor *dx)
+{
+    bool same = dx->dtype == edge->dtype && dx->ndim == edge->ndim;
+    for (int d = 0; same && d < dx->ndim; d++)
+        same = dx->shape[d] == edge->shape[d];
+    if (!same) {
+        cb_fail(CB_ERR_STATE, "backward of %s: the gradient is %s and does not fit its input", op->name, cb_shape_text(dx));
+        return false;
+    }
+    if (edge->leaf)
+        return deliver_leaf(r, edge->leaf, dx);
+    return add_gradient(&edge->node->gradient[edge->output], dx, r->create_graph) && heap_push(r, edge->node);
+}
+
+#define MANY 8
+
+static bool wanted(run *r, const cb_edge *edge)
+{
+    return edge->node || (edge->leaf && leaf_slot(r, edge->leaf));
+}
+
+/* What a rule sees of saved tensor s: itself, or for a saved output under create_graph an alias that knows its history. */
+static cb_tensor *unpack(run *r, cb_node *node, const cb_saved *s)
+{
+    if (!s->tensor)
+        return NULL;
+    if (s->version != s->tensor->storage->version) {
+        cb_fail(CB_ERR_STATE, "backward of %s: a tensor it saved, %s, was changed in place since", node->op->name,
+                cb_shape_text(s->tensor));
+        return NULL;
+    }
+    if (s->output < 0 || !r->create_graph)
+        return s->tensor;
+    cb_tensor *alias = cb_scope_own(cb_tensor_bare_alias(s->tensor));
+    if (alias) {
+        alias->node = node;
+        alias->node_output = s->output;
+        alias->requires_grad = true;
+        cb_node_reference(node);
+    }
+    return alias;
+}
+
+static bool node_run(run *r, cb_node *node)
+{
+    if (node->released) {
+        cb_fail(CB_ERR_STATE, "backward of %s: its graph was consumed by an earlier pass (use retain_graph)", node->op->name);
+        return false;
+    }
+    if (r->create_graph && !node->op->twice) {
+        cb_fail(CB_ERR_UNSUPPORTED, "%s has no second derivative (its backward rule is fused)", node->op->name);
+        return false;
+    }
+    int n = node->inputs, s = node->saved_count, most = n > s ? n : s;
+    cb_tensor *few[3][MANY] = {{0}}, **many = NULL;
+    bool few_need[MANY] = {0}, *need = few_need;
+    cb_tensor **saved = few[0], **dx = few[1], **into = few[2];
+    if (most > MANY) {
+        many = cb_calloc((size_t)most * 3 + 1, sizeof *many);
+        need = cb_calloc((size_t)most, sizeof *need);
+        if (!many || !need) {
+            cb_free(many);
+            cb_free(need);
+            return false;
+        }
+        saved = many;
+        dx = many + most;
+        into = many + 2 * most;
+    }
+    bool ok = true;
+    for (int i = 0; i < s && ok; i++) {
+        saved[i] = unpack(r, node, &node->saved[i]);
+        ok = saved[i] || !node->saved[i].tensor;
+    }
+    bool any = node->op->reaches_leaves;
+    for (int i = 0; i < n && ok; i++) {
+        const cb_edge *edge = &node->input[i];
+        need[i] = wanted(r, edge);
+        any = any || need[i];
+        if (!need[i] || r->create_graph)
+            continue;
+        cb_tensor **slot = edge->leaf ? leaf_slot(r, edge->leaf) : &edge->node->gradient[edge->output];
+        if (*slot && cb_exclusive(*slot) && cb_is_contiguous(*slot))
+            into[i] = *slot;
+    }
+    if (ok && any) {
+        cb_backward_pass pass = {.op = node->op, .args = node->args, .inputs = n, .outputs = node->outputs, .saved_count = s,
+                                 .dy = node->gradient, .saved = saved, .input = node->input, .need = need, .dx = dx, .into = into};
+        node->op->backward(&pass);
+        ok = cb_ok();
+        for (int i = 0; i < n && ok; i++)
+            if (need[i] && dx[i])
+                ok = deliver(r, node->op, &node->input[i], dx[i]);
+    }
+    if (most > MANY) {
+        cb_free(many);
+        cb_free(need);
+    }
+    return ok;
+}
+
+/* Results that were asked for by name and come out of `node` are complete when its turn comes. */
+static bool capture(run *r, cb_node *node)
+{
+    for (int i = 0; i < r->nx; i++) {
+        cb_tensor *x = r->xs[i];
+        if (x->node == node && node->gradient[x->node_output] &&
+            !add_gradient(&r->grads[i], node->gradient[x->node_output], true))
+            return false;
+    }
+    return true;
+}
+
+static bool run_all(run *r)
+{
+    bool ok = true;
+    while (r->count) {
+        cb_node *node = heap_pop(r);
+        if (ok) {
+            cb_scope *scope = cb_scope_open();
+            ok = scope && capture(r, node) && node_run(r, node);
+            if (ok && !r->retain_graph)
+                drop_saved(node);
+            if (scope)
+                cb_scope_close(scope);
+        }
+        for (int i = 0; i < node->outputs; i++) {
+            cb_release(node->gradient[i]);
+            node->gradient[i] = NULL;
+        }
+        cb_node_release(node);
+    }
+    cb_free(r->heap);
+    return ok;
+}
+
+static bool seed(run *r, cb_tensor *y, cb_tensor *dy)
+{
+    if (!y)
+        return cb_fail(CB_ERR_ARGUMENT, "backward: NULL result") == CB_OK;
+    if (!y->requires_grad)
+        return cb_fail(CB_ERR_STATE, "backward: the result %s does not depend on anything that requires a gradient", cb_shape_text(y)) == CB_OK;
+    if (!dy) {
+        if (y->count != 1)
+            return cb_fail(CB_ERR_SHAPE, "backward: the result is %s, expected one element (or give its gradient)", cb_shape_text(y)) == CB_OK;
+        dy = cb_full_nd(y->dtype, 1, y->ndim, y->shape);
+        if (!dy)
+            return false;
+    }
+    cb_edge edge = {.node = y->node, .output = y->node_output, .leaf = y->node ? NULL : y, .dtype = y->dtype, .ndim = y->ndim};
+    memcpy(edge.shape, y->shape, sizeof edge.shape);
+    static const cb_op start = {.name = "the result"};
+    return deliver(r, &start, &edge, dy);
+}
+
+static bool run_from(run *r, int ny, cb_tensor *const *ys, cb_tensor *const *dys)
+{
+    cb_scope *scope = cb_scope_open();
+    if (!scope)
+        return false;
+    bool old = cb_set_grad_enabled(r->create_graph);
+    run *interrupted = running;
+    running = r;
+    bool ok = true;
+    for (int i = 0; i < ny && ok; i++)
+        ok = seed(r, ys[i], dys ? dys[i] : NULL);
+    ok = run_all(r) && ok;
+    running = interrupted;
+    cb_set_grad_enabled(old);
+    cb_scope_close(scope);
+    return ok;
+}
+
+bool cb_backward(cb_tensor *loss)
+{
+    if (!cb_ok())
+        return false;
+    run r = {.accumulate = true};
+    return run_from(&r, 1, &loss, NULL);
+}
+
+bool cb_grad_of(int ny, cb_tensor *const *ys, cb_tensor *const *dys, int nx, cb_tensor *const *xs, cb_tensor **grads,
+                cb_grad_options options)
+{
+    for (int i = 0; i < nx; i++)
+        grads[i] = NULL;
+    for (int i = 0; i < nx; i++)
+        if (!xs[i] || !xs[i]->requires_grad)
+            return cb_fail(CB_ERR_ARGUMENT, "gradient: input %d is %s", i, xs[i] ? "a tensor that requires no gradient" : "NULL") == CB_OK;
+    if (!cb_ok())
+        return false;
+    run r = {.nx = nx, .xs = xs, .grads = grads, .accumulate = options.accumulate, .create_graph = options.create_graph,
+             .retain_graph = options.retain_graph || options.create_graph};
+    bool ok = run_from(&r, ny, ys, dys);
+    for (int i = 0; i < nx; i++) {
+        cb_tensor *g = grads[i];
+        if (g && !ok)
+            cb_release(g);
+        grads[i] = ok ? cb_scope_own(g) : NULL;
+    }
+    return ok;
+}
+
+void cb_zero_grad(cb_tensor *x)
+{
+    if (!x)
+        return;
+    cb_release(x->grad);
+    x->grad = NULL;
+}
+
+/* ---- checkpointing ---------------------------------------------------------------------------------------------------- */
+
+typedef struct checkpoint_args {
+    cb_checkpoint_function *fn;
+    void *user;
+    cb_rng *rng, start; /* start: the generator as it stood before the first run */
+} checkpoint_args;
+
+static void checkpoint_backward(cb_backward_pass *pass)
+{
+    const checkpoint_args *a = pass->args;
+    cb_tensor **inputs = cb_calloc((size_t)pass->inputs + 1, sizeof *inputs);
+    if (!inputs)
+        return;
+    for (int i = 0; i < pass->inputs; i++) {
+        inputs[i] = cb_detach(pass->saved[i]);
+        if (inputs[i] && pass->need[i])
+            cb_parameter(inputs[i]);
+    }
+    cb_rng now = {0};
+    if (a->rng) {
+        now = *a->rng;
+        *a->rng = a->start;
+    }
+    bool old = cb_set_grad_enabled(true);
+    cb_tensor *y = a->fn(a->user, inputs);
+    cb_set_grad_enabled(old);
+    if (a->rng)
+        *a->rng = now;
+    if (y && y->requires_grad) {
+        run r = {.nx = pass->inputs, .xs = inputs, .grads = pass->dx, .outer = running};
+        if (!run_from(&r, 1, &y, pass->dy))
+            memset(pass->dx, 0, (size_t)pass->inputs * sizeof *pass->dx);
+        for (int i = 0; i < pass->inputs; i++)
+            pass->dx[i] = cb_scope_own(pass->dx[i]);
+    }
+    cb_free(inputs);
+}
+
+static const cb_op op_checkpoint = {.name = "checkpoint", .backward = checkpoint_backward, .reaches_leaves = true};
+
+cb_tensor *cb_checkpoint(cb_checkpoint_function *fn, void *user, int count, cb_tensor *const *inputs, cb_rng *rng)
+{
+    if (!grad_enabled)
+        return fn(user, inputs);
+    checkpoint_args a = {.fn = fn, .user = user, .rng = rng};
+    if (rng)
+        a.start = *rng;
+    cb_scope *scope = cb_scope_open();
+    if (!scope)
+        return NULL;
+    cb_tensor *y = NULL;
+    cb_no_grad
+    {
+        y = cb_detach(fn(user, inputs));
+    }
+    y = cb_scope_return(scope, y);
+    cb_scope_close(scope);
+    /* recorded whatever the inputs need: fn may reach trainable parameters */
+    if (y && !record(&op_checkpoint, 1, &y, count, inputs, count, inputs, &a, sizeof a))
+        return NULL;
+    return y;
+}

@@ -1,0 +1,364 @@
+/* tensor.c: headers and storage: making, viewing, reading and writing tensors. */
+#include "tensor/internal.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "kernels/kernels.h"
+
+/* ---- headers and storage -------------------------------------------------------------------------------------------- */
+
+void cb_tensor_reference(cb_tensor *t)
+{
+    __atomic_fetch_add(&t->references, 1, __ATOMIC_RELAXED);
+}
+
+static void storage_release(cb_storage *s)
+{
+    if (!s || __atomic_sub_fetch(&s->references, 1, __ATOMIC_ACQ_REL) > 0)
+        return;
+    if (!s->borrowed)
+        cb_free(s->bytes);
+    cb_free(s);
+}
+
+void cb_release(cb_tensor *t)
+{
+    if (!t || __atomic_sub_fetch(&t->references, 1, __ATOMIC_ACQ_REL) > 0)
+        return;
+    storage_release(t->storage);
+    cb_node_release(t->node);
+    cb_release(t->grad);
+    cb_free(t);
+}
+
+cb_tensor *cb_tensor_header(cb_dtype dtype, int ndim, const int64_t *shape)
+{
+    if (ndim < 0 || ndim > CB_MAX_DIMS) {
+        cb_fail(CB_ERR_SHAPE, "a tensor of %d dimensions, expected 0 to %d", ndim, CB_MAX_DIMS);
+        return NULL;
+    }
+    int64_t count = 1, bytes = 0;
+    for (int i = 0; i < ndim; i++)
+        if (shape[i] < 0 || __builtin_mul_overflow(count, shape[i], &count)) {
+            cb_fail(CB_ERR_SHAPE, "a tensor dimension of %lld: negative or too large", (long long)shape[i]);
+            return NULL;
+        }
+    if (__builtin_mul_overflow(count, (int64_t)cb_dtype_size(dtype), &bytes)) {
+        cb_fail(CB_ERR_SHAPE, "a tensor of %lld elements is too large", (long long)count);
+        return NULL;
+    }
+    cb_tensor *t = cb_alloc(sizeof *t);
+    if (!t)
+        return NULL;
+    *t = (cb_tensor){.dtype = dtype, .ndim = ndim, .count = count, .references = 1};
+    int64_t stride = 1;
+    for (int i = ndim - 1; i >= 0; i--) {
+        t->shape[i] = shape[i];
+        t->stride[i] = stride;
+        stride *= shape[i] ? shape[i] : 1;
+    }
+    return t;
+}
+
+static cb_tensor *with_storage(cb_tensor *t, void *bytes, size_t size, bool borrowed)
+{
+    if (!t)
+        return NULL;
+    cb_storage *s = cb_alloc(sizeof *s);
+    if (!s) {
+        cb_release(t);
+        return NULL;
+    }
+    *s = (cb_storage){.bytes = bytes, .size = size, .references = 1, .borrowed = borrowed, .read_only = borrowed};
+    t->storage = s;
+    if (!borrowed) {
+        s->bytes = cb_alloc(size);
+        if (!s->bytes) {
+            cb_release(t);
+            return NULL;
+        }
+    }
+    t->data = s->bytes;
+    return t;
+}
+
+cb_tensor *cb_empty_nd(cb_dtype dtype, int ndim, const int64_t *shape)
+{
+    cb_tensor *t = cb_tensor_header(dtype, ndim, shape);
+    return cb_scope_own(with_storage(t, NULL, t ? (size_t)t->count * cb_dtype_size(dtype) : 0, false));
+}
+
+cb_tensor *cb_wrap_nd(cb_dtype dtype, const void *data, int ndim, const int64_t *shape)
+{
+    cb_tensor *t = cb_tensor_header(dtype, ndim, shape);
+    return cb_scope_own(with_storage(t, (void *)(uintptr_t)data, t ? (size_t)t->count * cb_dtype_size(dtype) : 0, true));
+}
+
+static cb_tensor *share(const cb_tensor *x, int ndim, const int64_t *shape)
+{
+    cb_tensor *t = cb_tensor_header(x->dtype, ndim, shape);
+    if (!t)
+        return NULL;
+    t->storage = x->storage;
+    t->data = x->data;
+    __atomic_fetch_add(&t->storage->references, 1, __ATOMIC_RELAXED);
+    return t;
+}
+
+cb_tensor *cb_tensor_bare_alias(const cb_tensor *x)
+{
+    cb_tensor *t = share(x, x->ndim, x->shape);
+    if (t)
+        memcpy(t->stride, x->stride, sizeof t->stride);
+    return t;
+}
+
+cb_tensor *cb_alias(cb_tensor *x)
+{
+    return x ? cb_scope_own(cb_tensor_bare_alias(x)) : NULL;
+}
+
+cb_tensor *cb_view(cb_tensor *x, int ndim, const int64_t *shape, const int64_t *stride, int64_t offset)
+{
+    cb_tensor *t = share(x, ndim, shape);
+    if (!t)
+        return NULL;
+    for (int i = 0; i < ndim; i++)
+        t->stride[i] = stride[i];
+    t->data = (char *)x->data + offset * (int64_t)cb_dtype_size(x->dtype);
+    return cb_scope_own(t);
+}
+
+cb_tensor *cb_parameter(cb_tensor *x)
+{
+    if (!x)
+        return NULL;
+    if (!cb_is_float(x->dtype)) {
+        cb_fail(CB_ERR_ARGUMENT, "a parameter of dtype %s, expected a floating-point type", cb_dtype_name(x->dtype));
+        return NULL;
+    }
+    cb_node_release(x->node);
+    x->node = NULL;
+    x->requires_grad = true;
+    return x;
+}
+
+/* ---- questions --------------------------------------------------------------------------------------------------------- */
+
+bool cb_is_float(cb_dtype dtype)
+{
+    return dtype == CB_F32 || dtype == CB_BF16 || dtype == CB_F16 || dtype == CB_F64;
+}
+
+bool cb_is_contiguous(const cb_tensor *x)
+{
+    int64_t expected = 1;
+    for (int i = x->ndim - 1; i >= 0; i--) {
+        if (x->shape[i] != 1 && x->stride[i] != expected)
+            return x->count == 0;
+        expected *= x->shape[i];
+    }
+    return true;
+}
+
+bool cb_same_shape(const cb_tensor *a, const cb_tensor *b)
+{
+    if (a->ndim != b->ndim)
+        return false;
+    for (int i = 0; i < a->ndim; i++)
+        if (a->shape[i] != b->shape[i])
+            return false;
+    return true;
+}
+
+bool cb_exclusive(const cb_tensor *t)
+{
+    return t->references == 1 && t->storage->references == 1 && !t->storage->read_only;
+}
+
+bool cb_can_overwrite(const cb_tensor *x)
+{
+    return cb_exclusive(x) && !(x->requires_grad && !x->node);
+}
+
+bool cb_will_write(const char *op, cb_tensor *x)
+{
+    if (x->storage->read_only) {
+        cb_fail(CB_ERR_STATE, "%s: the memory of %s is mapped read-only", op, cb_shape_text(x));
+        return false;
+    }
+    x->storage->version++;
+    return true;
+}
+
+const char *cb_shape_text(const cb_tensor *x)
+{
+    static _Thread_local char ring[4][160];
+    static _Thread_local unsigned turn;
+    char *text = ring[turn++ % 4];
+    if (!x)
+        return "NULL";
+    size_t n = (size_t)snprintf(text, sizeof ring[0], "%s(", cb_dtype_name(x->dtype));
+    for (int i = 0; i < x->ndim && n < sizeof ring[0]; i++)
+        n += (size_t)snprintf(text + n, sizeof ring[0] - n, "%s%lld", i ? ", " : "", (long long)x->shape[i]);
+    if (n < sizeof ring[0])
+        snprintf(text + n, sizeof ring[0] - n, ")");
+    return text;
+}
+
+int cb_dim(const char *op, const cb_tensor *x, int dim)
+{
+    int d = dim < 0 ? dim + x->ndim : dim;
+    if (d < 0 || d >= x->ndim) {
+        cb_fail(CB_ERR_SHAPE, "%s: dimension %d of %s does not exist", op, dim, cb_shape_text(x));
+        return -1;
+    }
+    return d;
+}
+
+bool cb_broadcast_shape(const char *op, const cb_tensor *a, const cb_tensor *b, int *ndim, int64_t *shape)
+{
+    int n = a->ndim > b->ndim ? a->ndim : b->ndim;
+    for (int i = 0; i < n; i++) {
+        int ia = i - (n - a->ndim), ib = i - (n - b->ndim);
+        int64_t sa = ia >= 0 ? a->shape[ia] : 1, sb = ib >= 0 ? b->shape[ib] : 1;
+        if (sa != sb && sa != 1 && sb != 1) {
+            cb_fail(CB_ERR_SHAPE, "%s: %s and %s do not broadcast together", op, cb_shape_text(a), cb_shape_text(b));
+            return false;
+        }
+        shape[i] = sa == 1 ? sb : sa;
+    }
+    *ndim = n;
+    return true;
+}
+
+/* ---- values --------------------------------------------------------------------------------------------------------------- */
+
+static int64_t flat_offset(const cb_tensor *x, int64_t index)
+{
+    int64_t offset = 0;
+    for (int i = x->ndim - 1; i >= 0; i--) {
+        offset += index % x->shape[i] * x->stride[i];
+        index /= x->shape[i];
+    }
+    return offset;
+}
+
+double cb_get(const cb_tensor *x, int64_t flat_index)
+{
+    if (!x || flat_index < 0 || flat_index >= x->count) {
+        cb_fail(CB_ERR_ARGUMENT, "element %lld of %s does not exist", (long long)flat_index, cb_shape_text(x));
+        return NAN;
+    }
+    const char *element = (const char *)x->data + flat_offset(x, flat_index) * (int64_t)cb_dtype_size(x->dtype);
+    double value = NAN;
+    cbk_convert(element, x->dtype, &value, CB_F64, 1);
+    return value;
+}
+
+double cb_item(const cb_tensor *x)
+{
+    if (!x)
+        return NAN;
+    if (x->count != 1) {
+        cb_fail(CB_ERR_SHAPE, "item: %s has %lld elements, expected one", cb_shape_text(x), (long long)x->count);
+        return NAN;
+    }
+    return cb_get(x, 0);
+}
+
+bool cb_copy_into(cb_tensor *to, const cb_tensor *from)
+{
+    if (!to || !from)
+        return false;
+    if (!cb_same_shape(to, from)) {
+        cb_fail(CB_ERR_SHAPE, "copy: %s into %s", cb_shape_text(from), cb_shape_text(to));
+        return false;
+    }
+    if (!cb_will_write("copy", to))
+        return false;
+    cbk_copy(to->data, to->dtype, to->stride, from->data, from->dtype, from->stride, to->ndim, to->shape);
+    return true;
+}
+
+/* A header over plain memory, for the duration of one call. */
+static cb_tensor dense(cb_dtype dtype, const cb_tensor *like, const void *data, cb_storage *storage)
+{
+    cb_tensor t = {.dtype = dtype, .ndim = like->ndim, .count = like->count, .data = (void *)(uintptr_t)data, .storage = storage};
+    int64_t stride = 1;
+    for (int i = like->ndim - 1; i >= 0; i--) {
+        t.shape[i] = like->shape[i];
+        t.stride[i] = stride;
+        stride *= like->shape[i];
+    }
+    return t;
+}
+
+bool cb_read(const cb_tensor *x, cb_dtype dtype, void *out)
+{
+    if (!x)
+        return false;
+    cb_storage storage = {0};
+    cb_tensor to = dense(dtype, x, out, &storage);
+    return cb_copy_into(&to, x);
+}
+
+bool cb_write(cb_tensor *x, cb_dtype dtype, const void *in)
+{
+    if (!x)
+        return false;
+    cb_storage storage = {0};
+    cb_tensor from = dense(dtype, x, in, &storage);
+    return cb_copy_into(x, &from);
+}
+
+bool cb_accumulate(cb_tensor *a, const cb_tensor *b)
+{
+    if (!cb_will_write("accumulate", a))
+        return false;
+    return cbk_binary(CBK_ADD, a->dtype, a->data, a->stride, a->data, a->stride, b->data, b->stride, a->ndim, a->shape);
+}
+
+/* ---- making ------------------------------------------------------------------------------------------------------------------ */
+
+cb_tensor *cb_full_nd(cb_dtype dtype, double value, int ndim, const int64_t *shape)
+{
+    cb_tensor *t = cb_empty_nd(dtype, ndim, shape);
+    if (t)
+        cbk_fill(t->data, dtype, value, t->count);
+    return t;
+}
+
+cb_tensor *cb_from_nd(cb_dtype dtype, const void *data, int ndim, const int64_t *shape)
+{
+    cb_tensor *t = cb_empty_nd(dtype, ndim, shape);
+    if (t && t->count)
+        memcpy(t->data, data, (size_t)t->count * cb_dtype_size(dtype));
+    return t;
+}
+
+cb_tensor *cb_scalar(cb_dtype dtype, double value)
+{
+    return cb_full_nd(dtype, value, 0, NULL);
+}
+
+cb_tensor *cb_empty_like(const cb_tensor *x)
+{
+    return x ? cb_empty_nd(x->dtype, x->ndim, x->shape) : NULL;
+}
+
+cb_tensor *cb_zeros_like(const cb_tensor *x)
+{
+    return x ? cb_full_nd(x->dtype, 0, x->ndim, x->shape) : NULL;
+}
+
+cb_tensor *cb_arange(cb_dtype dtype, double start, double step, int64_t count)
+{
+    cb_tensor *t = cb_empty_nd(dtype, 1, &count);
+    for (int64_t i = 0; t && i < count; i++) {
+        double value = start + step * (double)i;
+        cbk_convert(&value, CB_F64, (char *)t->data + i * (int64_t)cb_dtype_size(dtype), dtype, 1);
+    }
+    return t;
+}
