@@ -220,7 +220,7 @@ CB_API uint64_t cb_current_rss(void);
 typedef enum cb_log_level { CB_LOG_DEBUG, CB_LOG_INFO, CB_LOG_WARNING } cb_log_level;
 typedef void cb_log_function(void *user, cb_log_level level, const char *message);
 CB_API void cb_log_set(cb_log_function *function, void *user); /* NULL (the start state): messages are dropped */
-CB_API void cb_log(cb_log_level level, const char *format, ...) CB_PRINTF(2, 3);
+CB_API void cb_log_message(cb_log_level level, const char *format, ...) CB_PRINTF(2, 3);
 
 #ifdef __cplusplus
 }

@@ -13,7 +13,7 @@ void cb_log_set(cb_log_function *function, void *user)
     log_user = user;
 }
 
-void cb_log(cb_log_level level, const char *format, ...)
+void cb_log_message(cb_log_level level, const char *format, ...)
 {
     if (!log_function)
         return;

@@ -423,7 +423,7 @@ bool cb_options_from_json(const cb_option *table, void *config, const char *file
     {
         const cb_option *o = cb_options_find(table, key);
         if (!o && warn_unknown)
-            cb_log(CB_LOG_WARNING, "%s: unknown field \"%s\" is ignored", file, key);
+            cb_log_message(CB_LOG_WARNING, "%s: unknown field \"%s\" is ignored", file, key);
         if (o && !from_json(o, config, value)) {
             cb_error_prefix("%s", file);
             return false;

@@ -64,7 +64,7 @@ static bool product(const matrix *a, const matrix *b, void *c, cb_dtype c_dtype,
 {
     cbk_gemm_args g = {.m = a->rows, .n = b->columns, .k = a->columns, .a = a->data, .lda = a->ld, .transa = a->transposed,
                        .a_dtype = a->dtype, .b = b->data, .ldb = b->ld, .transb = b->transposed, .b_dtype = b->dtype, .c = c, .ldc = ldc,
-                       .c_dtype = c_dtype, .alpha = (float)alpha, .beta = (float)beta, .bias = bias ? bias->data : NULL,
+                       .c_dtype = c_dtype, .alpha = alpha, .beta = beta, .bias = bias ? bias->data : NULL,
                        .bias_dtype = bias ? bias->dtype : CB_F32, .batch = 1};
     return cbk_gemm(&g);
 }

@@ -2,6 +2,7 @@
 #include "tensor/internal.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "kernels/kernels.h"

@@ -1,0 +1,76 @@
+#!/usr/bin/env python3
+"""Cambium and PyTorch + PEFT on the same LoRA job, in turn, and the ratios.
+
+    python3 bench/compare_lora.py --peer-python VENV/bin/python --program build/bench/lora [--shape 15m 125m] [--dtype bf16 f32]
+
+Both sides read the same weights, initial adapter and token ids (made by bench/peer/make_model.py).  Runs alternate, peer then us,
+--rounds times; figures are medians over rounds and ratios are taken within a round, so a drifting machine cancels out.
+"""
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import tempfile
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peer-python", required=True, help="a Python with torch, transformers and peft")
+    parser.add_argument("--program", required=True, help="the built bench/lora program")
+    parser.add_argument("--gemm-rate", type=float, default=0, help="GF/s of `cambium bench gemm`, to print the share reached")
+    parser.add_argument("--shape", nargs="+", default=["15m", "125m"])
+    parser.add_argument("--dtype", nargs="+", default=["bf16", "f32"])
+    parser.add_argument("--adapter-dtype", default="f32", help="f32: PEFT's default; base: PEFT's fastest")
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--work", help="directory for the models (default: temporary)")
+    return parser.parse_args()
+
+
+def run(command):
+    environment = dict(os.environ, HF_HUB_OFFLINE="1")
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout.splitlines()[-1])
+
+
+def main():
+    args = arguments()
+    work = pathlib.Path(args.work or tempfile.mkdtemp())
+    print("| shape | dtype | tokens/s us | peer | ratio | peak MB us | peer | share | first step s us | peer | share | largest loss difference |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
+    for shape in args.shape:
+        base = work / shape
+        if not (base / "ids.bin").exists():
+            subprocess.run([args.peer_python, HERE / "peer/make_model.py", base, "--shape", shape], check=True, capture_output=True)
+        for dtype in args.dtype:
+            pairs = []
+            for _ in range(args.rounds):
+                common = ["--model", base / "model", "--ids", base / "ids.bin", "--dtype", dtype, "--steps", str(args.steps),
+                          "--threads", str(args.threads)]
+                peer = run([args.peer_python, HERE / "peer/lora_peer.py", *common, "--adapter-init", base / "adapter", "--json",
+                            "--adapter-dtype", args.adapter_dtype])
+                us = run([args.program, *common, "--adapter", base / "adapter"])
+                pairs.append((us, peer))
+
+            def middle(f):
+                return statistics.median(f(us, peer) for us, peer in pairs)
+
+            def both(key, scale=1.0):
+                return middle(lambda u, p: u[key] * scale), middle(lambda u, p: p[key] * scale), middle(lambda u, p: u[key] / p[key])
+
+            speed, memory, first = both("tokens_per_second"), both("peak_rss_bytes", 1e-6), both("seconds_to_first_step")
+            worst = max(abs(a - b) for us, peer in pairs for a, b in zip(us["losses"], peer["losses"]))
+            print(f"| {shape} | {dtype} | {speed[0]:.0f} | {speed[1]:.0f} | {speed[2]:.2f}x | {memory[0]:.0f} | {memory[1]:.0f} | 1/{1 / memory[2]:.1f} "
+                  f"| {first[0]:.3f} | {first[1]:.2f} | 1/{1 / first[2]:.1f} | {worst:.4f} |", flush=True)
+            us = pairs[-1][0]
+            rate = speed[0] * us["flops_per_token"] * 1e-9
+            print(f"  necessary FLOPs: {rate:.0f} GF/s" + (f", {100 * rate / args.gemm_rate:.0f} % of the measured product rate" if args.gemm_rate else "")
+                  + f"; allocations per run after warm-up: {us['allocations_after_warm_up']}; start to first step's beginning {us['seconds_to_step_start']:.3f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

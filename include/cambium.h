@@ -1,0 +1,18 @@
+/* cambium.h: the whole public interface. */
+#ifndef CAMBIUM_H
+#define CAMBIUM_H
+
+#include "cambium/adapters.h"
+#include "cambium/core.h"
+#include "cambium/data.h"
+#include "cambium/dtype.h"
+#include "cambium/formats.h"
+#include "cambium/merge.h"
+#include "cambium/models.h"
+#include "cambium/nn.h"
+#include "cambium/optim.h"
+#include "cambium/tensor.h"
+#include "cambium/tokenizer.h"
+#include "cambium/training.h"
+
+#endif

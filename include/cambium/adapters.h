@@ -1,0 +1,138 @@
+/* adapters.h: floor 4: adapters: what is trained, saved, merged and served as one thing, as in PEFT.
+ *
+ *     cb_adapter *adapter = cb_adapter_new("lora", "default");
+ *     cb_adapter_set(adapter, "rank", "8");                     any option of the kind or of `target_modules` and its kin
+ *     cb_adapter_attach(adapter, cb_model_root(model), cb_model_type(model), seed);   one module per matching layer
+ *     ... train cb_adapter_parameters(adapter) ...
+ *     cb_adapter_save(adapter, "out", NULL);                    a directory PEFT reads
+ *     cb_adapter_free(adapter);                                 before the model
+ *
+ * A kind is one file and one line in the table of adapters/kinds.c: a struct of functions and a table of options. */
+#ifndef CAMBIUM_ADAPTERS_H
+#define CAMBIUM_ADAPTERS_H
+
+#include "cambium/nn.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct cb_adapter cb_adapter;
+
+/* Where modules go; the same for every kind, with PEFT's names and matching rules:
+ * a list item hits a layer whose whole name it is or ends with "." + item; a pattern is a regular expression (PCRE2) that
+ * must match the whole name; "all-linear" is every linear layer but the output head. */
+typedef struct cb_target {
+    cb_string_list target_modules;      /* empty: the kind's default for this model type */
+    cb_string_list exclude_modules;     /* these stay as they are */
+    cb_string_list layers_to_transform; /* layer numbers; only with a list in target_modules */
+    cb_string_list layers_pattern;      /* names (regular expressions) before the layer number; empty: any */
+    cb_string_list modules_to_save;     /* layers trained and saved whole: names ending with an item */
+    bool target_is_pattern;             /* target_modules holds one pattern; cb_adapter_set() sees it by its characters */
+    bool exclude_is_pattern;
+} cb_target;
+extern CB_API const cb_option cb_target_option_table[];
+
+/* One named parameter of a module, as a file knows it. */
+typedef struct cb_adapter_parameter {
+    const char *suffix;  /* "lora_A.weight" */
+    cb_tensor **tensor;  /* where the module holds it */
+    int ndim;
+    int64_t shape[CB_MAX_DIMS];
+    bool trainable;      /* false: saved and loaded, not trained */
+} cb_adapter_parameter;
+#define CB_MODULE_PARAMETERS 12
+
+/* A kind of adapter: what a new method writes. */
+typedef struct cb_adapter_kind {
+    const char *name;           /* "lora": as on the command line */
+    const char *peft_type;      /* "LORA": as in adapter_config.json */
+    const char *summary;        /* one line for --help */
+    const char *paper;          /* "Hu et al. 2021, arXiv:2106.09685" */
+    /* Of a config struct of config_size bytes; defaults are PEFT's, since a file may leave them out.  An enum option named "bias"
+     * ("none", "all", "<kind>_only") makes biases trainable without further ado. */
+    const cb_option *options;
+    size_t config_size;
+    size_t state_size;          /* of one module's state, zeroed before create */
+    cb_module_kind module;      /* where it acts (nn.h) */
+    unsigned hosts;             /* bit set of 1u << cb_layer_kind it can sit on */
+    /* Checks the options against each other (layer NULL: once, before anything is attached) and against each layer's sizes when a
+     * fresh adapter is made.  NULL: nothing to check. */
+    bool (*check)(const void *config, const cb_layer *layer);
+    /* Fills in the state of one module: settings from config, tensors left NULL. */
+    bool (*create)(cb_module *m, const void *config, const cb_layer *layer);
+    /* Lists the module's parameters with names and shapes (at most CB_MODULE_PARAMETERS); returns how many.  The tensors (f32) are made,
+     * named, saved, loaded and released from this list. */
+    int (*parameters)(cb_module *m, cb_adapter_parameter *list);
+    /* Sets fresh values (already allocated, zeroed), each from its own cb_adapter_rng(). */
+    bool (*initialise)(cb_module *m, const void *config, uint64_t seed);
+    /* Pairs that translate option names to adapter_config.json's where they differ: "rank", "r", ..., NULL. */
+    const char *const *peft_names;
+    /* JSON object: the fields of PEFT's config that the options do not cover, at the one value that is supported.  They are written
+     * as they stand; a file with another value is refused by the field's name. */
+    const char *peft_fixed;
+    /* Pairs model type, target_modules ("q_proj,v_proj"), NULL; NULL for PEFT's table for LoRA (cb_lora_default_targets). */
+    const char *const *default_targets;
+} cb_adapter_kind;
+extern CB_API const char *const cb_lora_default_targets[];
+
+CB_API const cb_adapter_kind *const *cb_adapter_kinds(void); /* NULL-terminated */
+/* By name or peft_type; NULL and CB_ERR_ARGUMENT with close names otherwise. */
+CB_API const cb_adapter_kind *cb_adapter_kind_find(const char *name_or_peft_type);
+CB_API bool cb_adapter_help(const cb_adapter_kind *kind, cb_string *out); /* appends summary, paper and both option tables */
+
+CB_API cb_adapter *cb_adapter_new(const char *kind, const char *name); /* options at their defaults */
+CB_API void cb_adapter_free(cb_adapter *adapter);                      /* detaches it first; NULL is allowed */
+/* One option from text; the kind's options, their PEFT names, and those of cb_target_option_table. */
+CB_API bool cb_adapter_set(cb_adapter *adapter, const char *option, const char *value);
+/* Options from a JSON object text under our names or PEFT's; `what` names it in messages.  Fields that PEFT knows and this build does
+ * not support are refused unless they hold their default; unknown ones are logged. */
+CB_API bool cb_adapter_set_json(cb_adapter *adapter, const char *what, const char *json);
+CB_API char *cb_adapter_json(const cb_adapter *adapter);               /* the text of adapter_config.json; free with cb_free() */
+CB_API void *cb_adapter_config(cb_adapter *adapter);                   /* the kind's config struct */
+CB_API cb_target *cb_adapter_target(cb_adapter *adapter);
+CB_API const cb_adapter_kind *cb_adapter_kind_of(const cb_adapter *adapter);
+CB_API const char *cb_adapter_name(const cb_adapter *adapter);
+
+/* The layers below `root` that the adapter's target options hit, in tree order, in *list (free with cb_free()); false on a bad pattern, a hit
+ * on a layer the kind cannot sit on, or no hit at all (CB_ERR_ARGUMENT with close names). */
+CB_API bool cb_adapter_match(const cb_adapter *adapter, cb_layer *root, const char *model_type, cb_layer ***list, size_t *count);
+
+/* Matches layers under `root`, makes a module for each and attaches them; parameters f32, seeded per layer and parameter name, so that
+ * the values do not depend on order.  `model_type` picks default targets (may be NULL).  On failure nothing stays attached. */
+CB_API bool cb_adapter_attach(cb_adapter *adapter, cb_layer *root, const char *model_type, uint64_t seed);
+CB_API void cb_adapter_detach(cb_adapter *adapter);                    /* parameters are released; options stay */
+/* 1: as trained, 0: off; in constant time per module.  Layers saved whole and biases have no in-between: they are on unless it is 0. */
+CB_API void cb_adapter_set_strength(cb_adapter *adapter, double strength);
+CB_API double cb_adapter_strength(const cb_adapter *adapter);
+
+/* Everything trainable: module parameters, saved modules, biases; names as in adapter_model.safetensors.  Valid until detach. */
+typedef struct cb_named_tensor {
+    const char *name;
+    cb_tensor *tensor;
+} cb_named_tensor;
+CB_API size_t cb_adapter_parameters(const cb_adapter *adapter, const cb_named_tensor **list);
+CB_API int64_t cb_adapter_parameter_count(const cb_adapter *adapter);  /* elements of those */
+CB_API size_t cb_adapter_modules(const cb_adapter *adapter, cb_module *const **list);
+CB_API size_t cb_adapter_saved_layers(const cb_adapter *adapter, cb_layer *const **list); /* modules_to_save */
+
+/* PEFT directory: adapter_config.json and adapter_model.safetensors.  Each file is replaced atomically, weights first.
+ * `base_model` goes to base_model_name_or_path (NULL: what a loaded file said). */
+CB_API bool cb_adapter_save(const cb_adapter *adapter, const char *directory, const char *base_model);
+/* Reads one and attaches it below `root`.  Every tensor of the file must have a place and every parameter a tensor of its shape; f32, bf16
+ * and f16 are accepted.  Named after the directory. */
+CB_API cb_adapter *cb_adapter_load(const char *directory, cb_layer *root, const char *model_type);
+
+/* ---- for kinds ------------------------------------------------------------------------------------------------------ */
+
+/* The stream of random numbers of one parameter: depends on seed, layer name and suffix only. */
+CB_API cb_rng cb_adapter_rng(uint64_t seed, const cb_module *m, const char *suffix);
+CB_API bool cb_init_uniform(cb_tensor *t, cb_rng rng, double bound);             /* uniform in [-bound, bound); f32 */
+CB_API bool cb_init_normal(cb_tensor *t, cb_rng rng, double standard_deviation); /* f32 */
+/* *value becomes the one of the first key K of `map` with (.*\.)?(K)$ matching the layer's name, else stays; false on a bad pattern. */
+CB_API bool cb_adapter_pattern(const cb_option_map *map, const char *option, const char *layer_name, double *value);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

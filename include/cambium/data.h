@@ -1,0 +1,67 @@
+/* data.h: floor 4: training text: from files to batches of token ids.
+ *
+ *     cb_dataset *data = cb_dataset_open(tokenizer, &options);
+ *     cb_batch batch = {0};
+ *     for (step ...) cb_dataset_batch(data, step, rows, &batch);      random access: a resumed run asks for the same rows
+ *
+ * Records (formats.h) become token sequences once; rows of `sequence_length` are cut from them.  With packing a row holds
+ * several documents, kept apart by segment ids, so that no position is wasted and no token attends across documents. */
+#ifndef CAMBIUM_DATA_H
+#define CAMBIUM_DATA_H
+
+#include "cambium/tensor.h"
+#include "cambium/tokenizer.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct cb_dataset cb_dataset;
+
+typedef struct cb_data_options {
+    cb_string_list data;         /* files, directories or "-" */
+    char *separator;             /* plain text: string between documents; NULL: a file is one document */
+    bool lines;                  /* plain text: a line is a document */
+    int64_t sequence_length;
+    bool packing;
+    bool completion_only;        /* prompt/completion and messages: no loss on what the model did not have to say */
+    int chat_template;           /* index into cb_chat_template_names: auto, chatml, llama3, plain */
+    bool shuffle;
+    bool add_bos, add_eos;       /* around documents, where the tokenizer has such tokens */
+    int64_t max_records;         /* 0: all */
+    uint64_t seed;
+} cb_data_options;
+extern CB_API const cb_option cb_data_option_table[]; /* all but `data` and `seed`, which commands name themselves */
+extern CB_API const char *const cb_chat_template_names[];
+
+/* Reads and tokenises everything (in parallel, in a fixed order).  Errors name file, line and field. */
+CB_API cb_dataset *cb_dataset_open(const cb_tokenizer *tokenizer, const cb_data_options *options);
+CB_API void cb_dataset_free(cb_dataset *data);
+/* Moves a share of the documents, chosen by seed, into a new dataset (validation).  A single document is cut at the end. */
+CB_API cb_dataset *cb_dataset_split(cb_dataset *data, double share, uint64_t seed);
+
+CB_API int64_t cb_dataset_tokens(const cb_dataset *data);
+CB_API int64_t cb_dataset_documents(const cb_dataset *data);
+CB_API int64_t cb_dataset_rows(const cb_dataset *data, int64_t epoch); /* of sequence_length, in that epoch's order */
+CB_API double cb_dataset_bytes_per_token(const cb_dataset *data);      /* of source text: turns perplexity into bits per byte */
+
+/* Rows as tensors of (rows, sequence_length) i32, refilled in place at each call. */
+typedef struct cb_batch {
+    cb_tensor *ids;
+    cb_tensor *targets;   /* ids shifted left by one; -100 where there is no loss (padding, prompts, document ends) */
+    cb_tensor *segments;  /* NULL when every row is one document; -1 is padding */
+    cb_tensor *positions; /* NULL when 0, 1, 2, ... */
+    int64_t tokens;       /* that are not padding */
+    int64_t predicted;    /* targets that count */
+} cb_batch;
+/* Rows index * rows ... (index + 1) * rows - 1 of the endless sequence epoch 0, epoch 1, ...: depends on nothing but the arguments, the data and
+ * the options.  */
+CB_API bool cb_dataset_batch(cb_dataset *data, int64_t index, int64_t rows, cb_batch *batch);
+/* Consecutive rows of the unshuffled data, for evaluation; rows past the end are left out (batch->ids has fewer rows; false with cb_ok() at the end). */
+CB_API bool cb_dataset_sequential(cb_dataset *data, int64_t index, int64_t rows, cb_batch *batch);
+CB_API void cb_batch_free(cb_batch *batch);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

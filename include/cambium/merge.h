@@ -1,0 +1,63 @@
+/* merge.h: floor 5: adapters into the weights of their base.
+ *
+ *     cb_merge_fold(model, &adapter, 1, "merged", &options, &report);     a new model directory, checked against the adapted model
+ *
+ *     cb_fold *fold = cb_fold_in_place(&adapter, 1);                      no adapter cost while generating
+ *     ...
+ *     cb_unfold(fold);                                                    exactly as before
+ *
+ * Sums are taken in f32 and rounded once, to the dtype of the base or another.  Rounding is the usual reason why a merged model
+ * answers otherwise than the adapted one, so the difference is measured and a merge beyond a bound is not kept. */
+#ifndef CAMBIUM_MERGE_H
+#define CAMBIUM_MERGE_H
+
+#include "cambium/adapters.h"
+#include "cambium/models.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* How far logits are from reference logits. */
+typedef struct cb_difference {
+    int64_t positions;   /* tokens compared */
+    double max_absolute; /* largest difference of a logit */
+    double max_logit;    /* largest absolute reference logit: what max_absolute is to be seen against */
+    double mean_kl;      /* mean over positions of KL(reference || other), nats */
+    double agreement;    /* share of positions with the same most likely token */
+} cb_difference;
+/* reference, other: (..., V), same shape, any float dtypes; sums in f64.  A logit that is not finite: CB_ERR_NUMERIC. */
+CB_API bool cb_logits_difference(const cb_tensor *reference, const cb_tensor *other, cb_difference *difference);
+/* Runs both models on ids (B, T) i32, or on a probe of random ids when NULL. */
+CB_API bool cb_merge_difference(cb_model *reference, cb_model *other, cb_tensor *ids, uint64_t seed, cb_difference *difference);
+
+enum { CB_MERGE_KEEP, CB_MERGE_F32, CB_MERGE_BF16, CB_MERGE_F16 };
+typedef struct cb_merge_options {
+    int dtype;      /* CB_MERGE_KEEP: each tensor stays in the dtype it has in the base */
+    bool verify;    /* load what was written and compare it with the adapted model */
+    double max_kl;  /* refuse a larger mean KL divergence */
+    double min_agreement; /* or a smaller share of equal most likely tokens */
+    int64_t seed;   /* of the probe */
+    cb_tensor *probe; /* ids (B, T) i32 to compare on, or NULL: random ones; not in the option table */
+} cb_merge_options;
+extern CB_API const cb_option cb_merge_option_table[];
+
+/* Writes model + sum of the adapters' changes (each times its strength) as a new model directory `output`, which must not exist or be empty.
+ * model: loaded from a directory, with the adapters attached.  Tensors are streamed one by one, in the base's files and order; everything
+ * else of the base's directory is carried over.  Layers saved whole and trained biases are included; a tied head that no longer equals the
+ * embedding is written out and config.json says so.  Nothing is written before all is known to fit (names, kinds that can be merged, disk
+ * space, output not inside the base); `output` appears under its name when it is whole and verified.
+ * difference (may be NULL) gets what verifying found. */
+CB_API bool cb_merge_fold(cb_model *model, cb_adapter *const *adapters, size_t count, const char *output,
+                          const cb_merge_options *options, cb_difference *difference);
+
+/* Adds the adapters' changes to the weights in memory (in the weights' dtype) and takes their modules off the layers.  Until cb_unfold()
+ * the adapters must not be detached, freed or given another strength.  cb_unfold() puts back the very tensors that were there. */
+typedef struct cb_fold cb_fold;
+CB_API cb_fold *cb_fold_in_place(cb_adapter *const *adapters, size_t count);
+CB_API void cb_unfold(cb_fold *fold); /* NULL is allowed */
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,135 @@
+/* models.h: floor 4: pre-trained models, keyed by the Hugging Face `model_type`.
+ *
+ *     cb_model *model = cb_model_load("path/to/model", .dtype = CB_BF16);
+ *     cb_tensor *logits = cb_model_logits(model, ids, &(cb_context){0});
+ *
+ * Loading maps the checkpoint; what stays frozen is used in place. */
+#ifndef CAMBIUM_MODELS_H
+#define CAMBIUM_MODELS_H
+
+#include "cambium/nn.h"
+#include "cambium/tokenizer.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct cb_model cb_model;
+
+typedef struct cb_model_options {
+    cb_dtype dtype;       /* of activations: CB_F32 (0, the default) or CB_BF16 */
+    const char *revision; /* unused unless models come from a registry: NULL */
+} cb_model_options;
+/* Loads a directory with config.json and model.safetensors (or shards).  Weights stay mapped in their own dtype; where
+ * activations are bf16 and a weight is f32, or f16, it is converted once.  Errors name file, tensor, found and
+ * expected. */
+CB_API cb_model *cb_model_load_with(const char *directory, cb_model_options options);
+#define cb_model_load(directory, ...) cb_model_load_with(directory, (cb_model_options){__VA_ARGS__})
+/* A new model with random weights (normal, `initializer_range` of the config; output projections scaled by 1/sqrt(2
+ * layers)), all f32 and trainable, from a config.json. */
+CB_API cb_model *cb_model_create(const char *config_json_path, uint64_t seed, cb_model_options options);
+CB_API void cb_model_free(cb_model *model);
+/* Writes config.json and model.safetensors (weights as `dtype`; shards of at most 5 GB) atomically into a directory;
+ * tied weights once. */
+CB_API bool cb_model_save(const cb_model *model, const char *directory, cb_dtype dtype);
+
+CB_API cb_layer *cb_model_root(const cb_model *model);
+CB_API const char *cb_model_type(const cb_model *model);
+CB_API const char *cb_model_directory(const cb_model *model); /* as given to load */
+CB_API int64_t cb_model_vocab_size(const cb_model *model);
+CB_API int64_t cb_model_max_positions(const cb_model *model);
+CB_API int64_t cb_model_layers(const cb_model *model);
+CB_API int64_t cb_model_width(const cb_model *model);
+CB_API cb_dtype cb_model_dtype(const cb_model *model);
+CB_API int64_t cb_model_parameter_count(const cb_model *model); /* tied weights once */
+/* Necessary floating-point operations of a forward pass per token at context length T (2 a weight, 4 T width a layer
+ * for attention, halved by causality); used for rates. */
+CB_API double cb_model_flops_per_token(const cb_model *model, int64_t context_length);
+/* End-of-sequence ids from generation_config.json and config.json. */
+CB_API size_t cb_model_eos_ids(const cb_model *model, int32_t *ids, size_t most);
+/* NULL-terminated list of the model types this build knows. */
+CB_API const char *const *cb_model_types(void);
+
+/* Final hidden states after the last norm: ids (B, T) i32 -> (B, T, width). */
+CB_API cb_tensor *cb_model_hidden(cb_model *model, cb_tensor *ids, const cb_context *ctx);
+/* (B, T, V) in the activation dtype. */
+CB_API cb_tensor *cb_model_logits(cb_model *model, cb_tensor *ids, const cb_context *ctx);
+/* Mean cross-entropy of predicting targets (B, T) i32 (already shifted; -100 is skipped); `normalizer` as in
+ * cb_linear_cross_entropy. */
+CB_API cb_tensor *cb_model_loss(cb_model *model, cb_tensor *ids, cb_tensor *targets, double normalizer,
+                                const cb_context *ctx);
+/* Hidden states to logits, with the modules of lm_head. */
+CB_API cb_tensor *cb_model_head(cb_model *model, cb_tensor *hidden, const cb_context *ctx);
+
+/* The layer that does so: its weight is (vocabulary, width); tied to the embedding where the model ties them. */
+CB_API cb_layer *cb_model_head_layer(const cb_model *model);
+
+/* ---- cache
+ * ------------------------------------------------------------------------------------------------------------ */
+
+/* Keys and values of `batch` rows with room for `capacity` tokens (grows by doubling).  Give it to cb_model_hidden()
+ * and its kin in a context: no gradient flows through such a pass, and every pass gives segments or none does. */
+CB_API cb_cache *cb_cache_new(const cb_model *model, int64_t batch, int64_t capacity);
+CB_API void cb_cache_free(cb_cache *cache);
+CB_API void cb_cache_truncate(cb_cache *cache, int64_t length);
+CB_API int64_t cb_cache_length(const cb_cache *cache);
+
+/* ---- generation
+ * --------------------------------------------------------------------------------------------------------- */
+
+typedef struct cb_generate_options {
+    int64_t max_new_tokens;
+    double temperature;        /* 0: greedy */
+    int64_t top_k;             /* 0: off */
+    double top_p;              /* 1 (or 0): off */
+    double repetition_penalty; /* 1 (or 0): off; as in CTRL (Keskar et al. 2019) and transformers */
+    uint64_t seed;
+    cb_string_list stop; /* generation ends before the first of these strings */
+    bool ignore_eos;
+} cb_generate_options;
+extern CB_API const cb_option cb_generate_option_table[];
+
+/* Picks tokens from logits with the definitions and the order of transformers: repetition penalty, temperature, top-k,
+ * top-p. One pass over the vocabulary and a selection, no sort of it. */
+typedef struct cb_sampler cb_sampler;
+CB_API cb_sampler *cb_sampler_new(int64_t vocab_size, const cb_generate_options *options);
+CB_API void cb_sampler_free(cb_sampler *sampler);
+CB_API bool cb_sampler_see(cb_sampler *sampler, const int32_t *ids,
+                           size_t count); /* tokens that the repetition penalty is for */
+/* The next token for `vocab_size` logits of any shape and dtype, which it also sees; -1 on failure (CB_ERR_NUMERIC: not
+ * a number). */
+CB_API int32_t cb_sampler_next(cb_sampler *sampler, const cb_tensor *logits);
+/* What the last sampled token was drawn from: ids and probabilities, in the order of the draw; greedy: the one token.
+ */
+typedef struct cb_candidate {
+    float weight; /* not normalised: exp(score - best score) */
+    int32_t id;
+} cb_candidate;
+CB_API size_t cb_sampler_candidates(const cb_sampler *sampler, const cb_candidate **list);
+
+/* Called with each piece of complete UTF-8 text as it becomes certain (after stop strings are excluded); false ends
+ * generation. */
+typedef bool cb_generate_callback(void *user, const char *text, size_t length);
+typedef struct cb_generation {
+    cb_string text;
+    int32_t *ids; /* new tokens only, the end-of-sequence token included */
+    size_t count, capacity;
+    const char *finish_reason; /* "stop" or "length" */
+    double prompt_seconds, generate_seconds;
+    int64_t prompt_tokens;
+} cb_generation;
+/* Continues a prompt, to which the tokenizer adds its special tokens.  A prompt that leaves no room for a token is
+ * CB_ERR_ARGUMENT. */
+CB_API bool cb_generate(cb_model *model, const cb_tokenizer *tokenizer, const char *prompt,
+                        const cb_generate_options *options, cb_generate_callback *callback, void *user,
+                        cb_generation *out);
+/* The same for a prompt of ids; `tokenizer` may be NULL: ids come out, no text, and stop strings are refused. */
+CB_API bool cb_generate_ids(cb_model *model, const cb_tokenizer *tokenizer, const int32_t *prompt, size_t count,
+                            const cb_generate_options *options, cb_generate_callback *callback, void *user,
+                            cb_generation *out);
+CB_API void cb_generation_free(cb_generation *generation);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

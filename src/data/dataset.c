@@ -1,0 +1,395 @@
+/* dataset.c: rows of token ids out of documents.
+ *
+ * A layout is the order of one epoch: with packing, the documents in shuffled order laid end to end and cut every T tokens, the rows then
+ * shuffled too (a single long book is mixed as well as a thousand notes); without, each document cut into rows of its own.  Every row is a
+ * function of (seed, epoch, row number), so any row can be made at any time: that is what makes resuming exact. */
+#include "data/dataset.h"
+
+#include <math.h>
+#include <string.h>
+
+/* The order of one epoch. */
+typedef struct layout {
+    int64_t epoch;      /* -1: not made yet; -2: the unshuffled order */
+    int64_t *documents; /* shuffled document numbers */
+    int64_t *starts;    /* documents + 1: where each begins in the packed stream */
+    int64_t *rows;      /* shuffled row numbers */
+} layout;
+
+/* Without packing: where row r begins. */
+typedef struct row_start {
+    int64_t document, offset;
+} row_start;
+
+struct cb_dataset {
+    token_store *store;
+    document_list documents;
+    cb_data_options options; /* scalars only; its strings belong to the caller and are not read after opening */
+    int64_t tokens, rows;
+    row_start *row_starts;
+    layout shuffled, sequential;
+};
+
+static void store_release(token_store *store)
+{
+    if (!store || --store->references > 0)
+        return;
+    cb_free(store->ids);
+    cb_free(store->learned);
+    cb_free(store);
+}
+
+static void layout_free(layout *l)
+{
+    cb_free(l->documents);
+    cb_free(l->starts);
+    cb_free(l->rows);
+}
+
+void cb_dataset_free(cb_dataset *data)
+{
+    if (!data)
+        return;
+    store_release(data->store);
+    cb_free(data->documents.items);
+    cb_free(data->row_starts);
+    layout_free(&data->shuffled);
+    layout_free(&data->sequential);
+    cb_free(data);
+}
+
+/* ---- opening and splitting ---------------------------------------------------------------------------------------------- */
+
+static int64_t rows_of(const document *d, int64_t length)
+{
+    if (d->whole || d->length <= length)
+        return 1;
+    return (d->length - 1 + length - 1) / length; /* the last token is only ever a target */
+}
+
+/* Counts rows once the documents are known. */
+static bool count_rows(cb_dataset *data)
+{
+    int64_t length = data->options.sequence_length;
+    data->shuffled.epoch = data->sequential.epoch = -1;
+    data->tokens = data->rows = 0;
+    for (size_t i = 0; i < data->documents.count; i++) {
+        data->tokens += data->documents.items[i].length;
+        data->rows += rows_of(&data->documents.items[i], length);
+    }
+    if (data->options.packing) {
+        data->rows = (data->tokens + length - 1) / length;
+        return true;
+    }
+    data->row_starts = cb_calloc((size_t)data->rows + 1, sizeof *data->row_starts);
+    if (!data->row_starts)
+        return false;
+    int64_t r = 0;
+    for (size_t i = 0; i < data->documents.count; i++)
+        for (int64_t k = 0; k < rows_of(&data->documents.items[i], length); k++)
+            data->row_starts[r++] = (row_start){(int64_t)i, k * length};
+    return true;
+}
+
+cb_dataset *cb_dataset_open(const cb_tokenizer *tokenizer, const cb_data_options *options)
+{
+    if (options->sequence_length < 1) {
+        cb_fail(CB_ERR_ARGUMENT, "data: sequence length %lld, expected at least 1", (long long)options->sequence_length);
+        return NULL;
+    }
+    cb_dataset *data = cb_calloc(1, sizeof *data);
+    token_store *store = cb_calloc(1, sizeof *store);
+    if (!data || !store) {
+        cb_free(data);
+        cb_free(store);
+        return NULL;
+    }
+    store->references = 1;
+    data->store = store;
+    data->options = *options;
+    if (!cb_data_tokenize(tokenizer, options, store, &data->documents) || !count_rows(data)) {
+        cb_dataset_free(data);
+        return NULL;
+    }
+    return data;
+}
+
+static bool add_document(cb_dataset *data, document d)
+{
+    document_list *l = &data->documents;
+    if (!cb_grow(&l->items, &l->capacity, l->count + 1, sizeof *l->items))
+        return false;
+    l->items[l->count++] = d;
+    return true;
+}
+
+static void shuffle(int64_t *items, int64_t count, uint64_t seed, uint64_t stream)
+{
+    cb_rng rng = {.seed = seed, .stream = stream};
+    for (int64_t i = count - 1; i > 0; i--) {
+        int64_t j = (int64_t)cb_rng_below(&rng, (uint64_t)i + 1), t = items[i];
+        items[i] = items[j];
+        items[j] = t;
+    }
+}
+
+/* Few documents: each is cut near its end.  Many: whole documents are drawn until the share is reached. */
+static bool split_documents(cb_dataset *data, cb_dataset *part, double share, uint64_t seed)
+{
+    enum { FEW = 20 };
+    document_list *all = &data->documents;
+    int64_t n = (int64_t)all->count, kept = 0, want = (int64_t)llround((double)data->tokens * share), have = 0;
+    if (n < FEW) {
+        for (int64_t i = 0; i < n; i++) {
+            document *d = &all->items[i];
+            int64_t cut = (int64_t)llround((double)d->length * share);
+            if (cut < 2 || d->length - cut < 2)
+                continue;
+            d->length -= cut;
+            if (!add_document(part, (document){d->start + d->length, cut, d->whole}))
+                return false;
+        }
+        return true;
+    }
+    int64_t *order = cb_alloc((size_t)n * sizeof *order);
+    bool *moved = cb_calloc((size_t)n, sizeof *moved);
+    bool ok = order && moved;
+    for (int64_t i = 0; ok && i < n; i++)
+        order[i] = i;
+    if (ok)
+        shuffle(order, n, seed, 0x5e11);
+    for (int64_t i = 0; ok && i < n - 1 && have < want; i++) {
+        moved[order[i]] = true;
+        have += all->items[order[i]].length;
+    }
+    for (int64_t i = 0; ok && i < n; i++) {
+        if (moved[i])
+            ok = add_document(part, all->items[i]);
+        else
+            all->items[kept++] = all->items[i];
+    }
+    if (ok)
+        all->count = (size_t)kept;
+    cb_free(order);
+    cb_free(moved);
+    return ok;
+}
+
+cb_dataset *cb_dataset_split(cb_dataset *data, double share, uint64_t seed)
+{
+    if (!(share > 0 && share < 1)) {
+        cb_fail(CB_ERR_ARGUMENT, "data: a validation share of %g, expected between 0 and 1", share);
+        return NULL;
+    }
+    cb_dataset *part = cb_calloc(1, sizeof *part);
+    if (!part)
+        return NULL;
+    part->store = data->store;
+    part->store->references++;
+    part->options = data->options;
+    bool ok = split_documents(data, part, share, seed);
+    if (ok && part->documents.count == 0)
+        ok = cb_fail(CB_ERR_ARGUMENT, "data: %lld tokens are too few to set aside a share of %g for validation",
+                     (long long)data->tokens, share) == CB_OK;
+    cb_free(data->row_starts);
+    data->row_starts = NULL;
+    if (!ok || !count_rows(data) || !count_rows(part)) {
+        cb_dataset_free(part);
+        return NULL;
+    }
+    return part;
+}
+
+/* ---- layouts ---------------------------------------------------------------------------------------------------------------- */
+
+static bool layout_make(cb_dataset *data, layout *l, int64_t epoch, bool shuffled)
+{
+    int64_t documents = (int64_t)data->documents.count;
+    if (!l->documents) {
+        l->documents = cb_alloc((size_t)(documents + 1) * sizeof *l->documents);
+        l->starts = cb_alloc((size_t)(documents + 1) * sizeof *l->starts);
+        l->rows = cb_alloc((size_t)(data->rows + 1) * sizeof *l->rows);
+        if (!l->documents || !l->starts || !l->rows)
+            return false;
+    }
+    for (int64_t i = 0; i < documents; i++)
+        l->documents[i] = i;
+    for (int64_t i = 0; i < data->rows; i++)
+        l->rows[i] = i;
+    if (shuffled) {
+        shuffle(l->documents, documents, data->options.seed, 2 * (uint64_t)epoch + 16);
+        shuffle(l->rows, data->rows, data->options.seed, 2 * (uint64_t)epoch + 17);
+    }
+    int64_t at = 0;
+    for (int64_t i = 0; i < documents; i++) {
+        l->starts[i] = at;
+        at += data->documents.items[l->documents[i]].length;
+    }
+    l->starts[documents] = at;
+    l->epoch = epoch;
+    return true;
+}
+
+/* The last document that starts at or before `position` of the packed stream. */
+static int64_t document_at(const layout *l, int64_t documents, int64_t position)
+{
+    int64_t low = 0, high = documents - 1;
+    while (low < high) {
+        int64_t middle = (low + high + 1) / 2;
+        if (l->starts[middle] <= position)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return low;
+}
+
+/* ---- rows --------------------------------------------------------------------------------------------------------------------- */
+
+/* One row of a batch being filled. */
+typedef struct row {
+    int32_t *ids, *targets, *segments, *positions; /* segments and positions may be NULL */
+    int64_t length, filled;
+    int32_t segment;
+} row;
+
+/* Appends tokens [offset, offset + n) of a document as one segment. */
+static void put(const cb_dataset *data, row *r, const document *d, int64_t offset, int64_t n, cb_batch *batch)
+{
+    const token_store *s = data->store;
+    int64_t base = d->start + offset;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t at = r->filled + i, next = base + i + 1;
+        bool learn = offset + i + 1 < d->length && s->learned[next];
+        r->ids[at] = s->ids[base + i];
+        r->targets[at] = learn ? s->ids[next] : -100;
+        batch->predicted += learn;
+        if (r->segments) {
+            r->segments[at] = r->segment;
+            r->positions[at] = (int32_t)i;
+        }
+    }
+    r->filled += n;
+    r->segment++;
+    batch->tokens += n;
+}
+
+static void pad(row *r)
+{
+    for (int64_t at = r->filled; at < r->length; at++) {
+        r->ids[at] = 0;
+        r->targets[at] = -100;
+        if (r->segments) {
+            r->segments[at] = -1;
+            r->positions[at] = 0;
+        }
+    }
+}
+
+static void fill_row(const cb_dataset *data, const layout *l, int64_t number, row *r, cb_batch *batch)
+{
+    const document *documents = data->documents.items;
+    if (!data->options.packing) {
+        row_start s = data->row_starts[number];
+        const document *d = &documents[s.document];
+        int64_t n = d->length - s.offset;
+        put(data, r, d, s.offset, n < r->length ? n : r->length, batch);
+    } else {
+        int64_t count = (int64_t)data->documents.count, position = number * r->length;
+        for (int64_t i = document_at(l, count, position); i < count && r->filled < r->length; i++) {
+            const document *d = &documents[l->documents[i]];
+            int64_t offset = position + r->filled - l->starts[i], n = d->length - offset, room = r->length - r->filled;
+            if (n > 0)
+                put(data, r, d, offset, n < room ? n : room, batch);
+        }
+    }
+    pad(r);
+}
+
+static bool ensure(cb_tensor **slot, int64_t rows, int64_t length)
+{
+    if (*slot && (*slot)->shape[0] == rows && (*slot)->shape[1] == length)
+        return true;
+    cb_release(*slot);
+    cb_scope *scope = cb_scope_open();
+    *slot = scope ? cb_keep(cb_empty(CB_I32, rows, length)) : NULL;
+    if (scope)
+        cb_scope_close(scope);
+    return *slot;
+}
+
+static bool batch_ready(const cb_dataset *data, int64_t rows, cb_batch *batch)
+{
+    int64_t length = data->options.sequence_length;
+    batch->tokens = batch->predicted = 0;
+    /* segments and positions also mark padding, so a dataset of whole documents needs them too */
+    return ensure(&batch->ids, rows, length) && ensure(&batch->targets, rows, length) && ensure(&batch->segments, rows, length) &&
+           ensure(&batch->positions, rows, length);
+}
+
+static void fill_at(const cb_dataset *data, const layout *l, int64_t number, int64_t at, cb_batch *batch)
+{
+    int64_t length = data->options.sequence_length, offset = at * length;
+    row r = {.ids = (int32_t *)batch->ids->data + offset, .targets = (int32_t *)batch->targets->data + offset,
+             .segments = (int32_t *)batch->segments->data + offset, .positions = (int32_t *)batch->positions->data + offset,
+             .length = length};
+    fill_row(data, l, number, &r, batch);
+}
+
+bool cb_dataset_batch(cb_dataset *data, int64_t index, int64_t rows, cb_batch *batch)
+{
+    if (!batch_ready(data, rows, batch))
+        return false;
+    for (int64_t i = 0; i < rows; i++) {
+        int64_t at = index * rows + i, epoch = at / data->rows;
+        layout *l = &data->shuffled;
+        if (l->epoch != epoch && !layout_make(data, l, epoch, data->options.shuffle))
+            return false;
+        fill_at(data, l, l->rows[at % data->rows], i, batch);
+    }
+    return true;
+}
+
+bool cb_dataset_sequential(cb_dataset *data, int64_t index, int64_t rows, cb_batch *batch)
+{
+    int64_t first = index * rows, n = data->rows - first < rows ? data->rows - first : rows;
+    if (n <= 0 || !batch_ready(data, n, batch))
+        return false;
+    if (data->sequential.epoch < 0 && !layout_make(data, &data->sequential, 0, false))
+        return false;
+    for (int64_t i = 0; i < n; i++)
+        fill_at(data, &data->sequential, first + i, i, batch);
+    return true;
+}
+
+void cb_batch_free(cb_batch *batch)
+{
+    cb_release(batch->ids);
+    cb_release(batch->targets);
+    cb_release(batch->segments);
+    cb_release(batch->positions);
+    *batch = (cb_batch){0};
+}
+
+/* ---- questions ------------------------------------------------------------------------------------------------------------------ */
+
+int64_t cb_dataset_tokens(const cb_dataset *data)
+{
+    return data->tokens;
+}
+
+int64_t cb_dataset_documents(const cb_dataset *data)
+{
+    return (int64_t)data->documents.count;
+}
+
+int64_t cb_dataset_rows(const cb_dataset *data, int64_t epoch)
+{
+    (void)epoch;
+    return data->rows;
+}
+
+double cb_dataset_bytes_per_token(const cb_dataset *data)
+{
+    return data->store->count ? (double)data->store->bytes / (double)data->store->count : 0;
+}

@@ -1,0 +1,42 @@
+/* dataset.h: the token store that datasets share, and what fills it. */
+#ifndef CB_DATA_DATASET_H
+#define CB_DATA_DATASET_H
+
+#include "cambium/data.h"
+
+/* All tokens of all documents, one after another.  A split shares the store of what it was split from. */
+typedef struct token_store {
+    int32_t *ids;
+    uint8_t *learned; /* 1 where the token is one to be predicted */
+    size_t count, capacity, learned_capacity;
+    uint64_t bytes;   /* of source text */
+    int references;
+} token_store;
+
+typedef struct document {
+    int64_t start, length; /* in the store */
+    bool whole;            /* prompt and answer: cut at the row's end instead of continued in the next row */
+} document;
+
+typedef struct document_list {
+    document *items;
+    size_t count, capacity;
+} document_list;
+
+/* tokenize.c: reads every record named by the options into the store. */
+bool cb_data_tokenize(const cb_tokenizer *tokenizer, const cb_data_options *options, token_store *store, document_list *documents);
+
+/* A stretch of rendered conversation that the model is to learn, in bytes [begin, end). */
+typedef struct text_span {
+    size_t begin, end;
+} text_span;
+typedef struct text_span_list {
+    text_span *items;
+    size_t count, capacity;
+} text_span_list;
+
+/* chat.c: writes a conversation in one of the known formats and notes the assistant's stretches. `template_index`: cb_chat_template_names. */
+bool cb_chat_render(const cb_tokenizer *tokenizer, int template_index, size_t messages, const char *const *roles,
+                    const char *const *contents, cb_string *text, text_span_list *learned);
+
+#endif

@@ -1,0 +1,37 @@
+/* internal.h: what the files of the training floor share. */
+#ifndef CB_TRAINING_INTERNAL_H
+#define CB_TRAINING_INTERNAL_H
+
+#include "cambium/optim.h"
+#include "cambium/training.h"
+
+/* Where a run stands, besides parameters and optimiser state: all of it goes into the checkpoint. */
+typedef struct train_state {
+    int64_t step;      /* optimiser steps done */
+    int64_t tokens;    /* trained on so far */
+    double seconds;    /* spent so far */
+    double first_loss; /* of step 1 */
+    double last_loss;
+    double best_loss;  /* best validation loss so far; infinity before the first */
+    int64_t best_step;
+    int64_t bad_evaluations; /* since the best */
+    uint64_t log_bytes;      /* length of log.jsonl at this step: a resumed run cuts what came after */
+    cb_rng rng;
+} train_state;
+
+/* checkpoint.c: one safetensors file, replaced atomically. */
+bool cb_train_state_write(const char *directory, const cb_trainee *what, cb_optimizer *optimizer, const train_state *state,
+                         const char *fingerprint);
+/* False with cb_ok(): there is none.  `fingerprint` must equal the one it was written with. */
+bool cb_train_state_read(const char *directory, const cb_trainee *what, cb_optimizer *optimizer, train_state *state,
+                        const char *fingerprint);
+
+/* log.c: log.jsonl, TensorBoard events, curves. */
+typedef struct train_log train_log;
+train_log *cb_train_log_open(const char *directory, uint64_t resume_bytes, bool resume);
+bool cb_train_log_add(train_log *r, const cb_train_report *report);
+uint64_t cb_train_log_bytes(const train_log *r);
+bool cb_train_log_plot(train_log *r);
+void cb_train_log_close(train_log *r);
+
+#endif

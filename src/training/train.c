@@ -1,0 +1,309 @@
+/* train.c: the training loop.
+ *
+ * A step is: the micro-batches' losses and gradients, one clipped optimiser update, a report.  Which rows a step sees depends only on
+ * its number, and every random draw on the generator's counter, so a run that stops and resumes goes through exactly the
+ * states of one that never stopped. */
+#include <math.h>
+#include <string.h>
+
+#include "training/internal.h"
+
+static const char *const optimizer_names[] = {"adamw", "sgd", NULL};
+
+#define OPT cb_train_options
+const cb_option cb_train_option_table[] = {
+    CB_OPT_INT(OPT, steps, 0, 0, 1e12, "optimiser steps (0: --epochs decides)"),
+    CB_OPT_FLOAT(OPT, epochs, 1, 0, 1e6, "passes over the data when --steps is 0"),
+    CB_OPT_INT(OPT, batch_size, 4, 1, 65536, "rows per forward pass"),
+    CB_OPT_INT(OPT, gradient_accumulation_steps, 1, 1, 65536, "forward passes per optimiser step"),
+    CB_OPT_ENUM(OPT, optimizer, 0, optimizer_names, "how parameters are updated"),
+    CB_OPT_FLOAT(OPT, learning_rate, 2e-4, 0, 1e3, "peak learning rate"),
+    CB_OPT_ENUM(OPT, lr_scheduler_type, CB_SCHEDULE_LINEAR, cb_schedule_names, "shape of the learning rate after warm-up"),
+    CB_OPT_INT(OPT, warmup_steps, 0, 0, 1e12, "steps of linear warm-up"),
+    CB_OPT_FLOAT(OPT, warmup_ratio, 0, 0, 1, "warm-up as a share of the steps, when --warmup-steps is 0"),
+    CB_OPT_FLOAT(OPT, min_lr_ratio, 0, 0, 1, "final learning rate as a share of the peak"),
+    CB_OPT_FLOAT(OPT, weight_decay, 0, 0, 1e3, "decoupled weight decay on matrices"),
+    CB_OPT_FLOAT(OPT, adam_beta1, 0.9, 0, 1, "decay of AdamW's first moment"),
+    CB_OPT_FLOAT(OPT, adam_beta2, 0.999, 0, 1, "decay of AdamW's second moment"),
+    CB_OPT_FLOAT(OPT, adam_epsilon, 1e-8, 0, 1, "AdamW's epsilon"),
+    CB_OPT_FLOAT(OPT, momentum, 0, 0, 1, "momentum of SGD"),
+    CB_OPT_FLOAT(OPT, max_grad_norm, 1, 0, 1e12, "clip the norm of all gradients together (0: off)"),
+    CB_OPT_BOOL(OPT, gradient_checkpointing, 0, "keep only block inputs and compute blocks again in the backward pass"),
+    CB_OPT_INT(OPT, eval_steps, 0, 0, 1e12, "steps between validations (0: at the end only)"),
+    CB_OPT_INT(OPT, eval_batches, 0, 0, 1e12, "batches per validation at most (0: all)"),
+    CB_OPT_INT(OPT, early_stopping_patience, 0, 0, 1e9, "stop after this many validations without improvement (0: off)"),
+    CB_OPT_INT(OPT, save_steps, 0, 0, 1e12, "steps between checkpoints (0: at the end only)"),
+    CB_OPT_INT(OPT, logging_steps, 1, 1, 1e9, "steps between lines of the log"),
+    CB_OPT_BOOL(OPT, resume, 0, "go on from the checkpoint in the output directory, if there is one"),
+    CB_OPT_END,
+};
+#undef OPT
+
+/* One run in progress. */
+typedef struct session {
+    const cb_trainee *what;
+    const cb_train_options *options;
+    cb_dataset *train, *validation;
+    cb_optimizer *optimizer;
+    cb_tensor **parameters;
+    cb_batch *batches; /* one per micro-batch */
+    cb_schedule schedule;
+    train_state state;
+    train_log *log;
+    char *fingerprint;
+    double started, counted_from; /* when this process began, and when the last report was made */
+    int64_t tokens_counted;
+    double loss_sum;              /* since the last report */
+    int64_t loss_steps;
+    bool stopped_early;
+} session;
+
+static int64_t planned_steps(const cb_train_options *o, const cb_dataset *data)
+{
+    if (o->steps > 0)
+        return o->steps;
+    double rows = (double)cb_dataset_rows(data, 0) * o->epochs;
+    double steps = ceil(rows / (double)(o->batch_size * o->gradient_accumulation_steps));
+    return steps < 1 ? 1 : (int64_t)steps;
+}
+
+/* A resumed run must be the same run: what its course depends on, in words. */
+static char *fingerprint(const session *s)
+{
+    const cb_train_options *o = s->options;
+    int64_t weights = 0;
+    for (size_t i = 0; i < s->what->count; i++)
+        weights += s->what->parameters[i].tensor->count;
+    return cb_format("steps %lld, batch %lld x %lld, optimizer %s, learning rate %.9g (%s, warm-up %lld, floor %.9g), weight decay %.9g, clip %.9g, "
+                     "seed %llu, %lld documents of %lld tokens, %lld parameters",
+                     (long long)s->schedule.steps, (long long)o->batch_size, (long long)o->gradient_accumulation_steps,
+                     optimizer_names[o->optimizer], o->learning_rate, cb_schedule_names[o->lr_scheduler_type],
+                     (long long)s->schedule.warmup_steps, o->min_lr_ratio, o->weight_decay, o->max_grad_norm,
+                     (unsigned long long)o->seed, (long long)cb_dataset_documents(s->train),
+                     (long long)cb_dataset_tokens(s->train), (long long)weights);
+}
+
+static bool session_open(session *s)
+{
+    const cb_train_options *o = s->options;
+    size_t n = s->what->count;
+    if (n == 0)
+        return cb_fail(CB_ERR_ARGUMENT, "train: there is nothing to train (no parameters)") == CB_OK;
+    if (!cb_directory_make(o->output))
+        return false;
+    s->parameters = cb_calloc(n, sizeof *s->parameters);
+    s->batches = cb_calloc((size_t)o->gradient_accumulation_steps, sizeof *s->batches);
+    if (!s->parameters || !s->batches)
+        return false;
+    for (size_t i = 0; i < n; i++)
+        s->parameters[i] = s->what->parameters[i].tensor;
+    s->optimizer = o->optimizer == 0 ? cb_adamw(n, s->parameters, .beta1 = o->adam_beta1, .beta2 = o->adam_beta2,
+                                                .eps = o->adam_epsilon, .weight_decay = o->weight_decay)
+                                     : cb_sgd(n, s->parameters, .momentum = o->momentum, .weight_decay = o->weight_decay);
+    int64_t steps = planned_steps(o, s->train);
+    int64_t warmup = o->warmup_steps ? o->warmup_steps : (int64_t)(o->warmup_ratio * (double)steps);
+    s->schedule = (cb_schedule){.kind = (cb_schedule_kind)o->lr_scheduler_type, .learning_rate = o->learning_rate, .warmup_steps = warmup,
+                                .steps = steps, .min_ratio = o->min_lr_ratio, .decay_ratio = 0.2};
+    s->state = (train_state){.best_loss = INFINITY, .first_loss = NAN, .last_loss = NAN, .rng = {.seed = o->seed, .stream = 1}};
+    s->fingerprint = fingerprint(s);
+    if (!s->optimizer || !s->fingerprint)
+        return false;
+    bool resumed = o->resume && cb_train_state_read(o->output, s->what, s->optimizer, &s->state, s->fingerprint);
+    if (!cb_ok())
+        return false;
+    s->log = cb_train_log_open(o->output, s->state.log_bytes, resumed);
+    s->started = s->counted_from = cb_now();
+    return s->log;
+}
+
+static void session_close(session *s)
+{
+    for (int64_t i = 0; s->batches && i < s->options->gradient_accumulation_steps; i++)
+        cb_batch_free(&s->batches[i]);
+    cb_free(s->batches);
+    cb_optimizer_free(s->optimizer);
+    cb_free(s->parameters);
+    cb_free(s->fingerprint);
+    cb_train_log_close(s->log);
+}
+
+/* Loss and gradients of one micro-batch; the loss is already divided by the whole step's count of targets. */
+static double micro_step(session *s, const cb_batch *batch, double targets)
+{
+    cb_context ctx = {.training = true, .checkpoint = s->options->gradient_checkpointing, .rng = &s->state.rng,
+                      .positions = batch->positions, .segments = batch->segments};
+    cb_scope *scope = cb_scope_open();
+    if (!scope)
+        return NAN;
+    cb_tensor *loss = cb_model_loss(s->what->model, batch->ids, batch->targets, targets, &ctx);
+    double value = loss ? cb_item(loss) : NAN;
+    if (loss && isfinite(value))
+        cb_backward(loss);
+    cb_scope_close(scope);
+    return value;
+}
+
+static bool train_step(session *s, cb_train_report *report)
+{
+    const cb_train_options *o = s->options;
+    int64_t k = o->gradient_accumulation_steps, predicted = 0;
+    for (int64_t i = 0; i < k; i++) {
+        if (!cb_dataset_batch(s->train, s->state.step * k + i, o->batch_size, &s->batches[i]))
+            return false;
+        predicted += s->batches[i].predicted;
+        s->tokens_counted += s->batches[i].tokens;
+        s->state.tokens += s->batches[i].tokens;
+    }
+    double loss = 0;
+    for (int64_t i = 0; i < k; i++)
+        loss += micro_step(s, &s->batches[i], predicted ? (double)predicted : 1);
+    if (!cb_ok())
+        return false;
+    double norm = cb_grad_norm(s->what->count, s->parameters);
+    if (!isfinite(loss) || !isfinite(norm)) {
+        cb_fail(CB_ERR_NUMERIC, "step %lld: the %s is %g; the last checkpoint stands (a lower --learning-rate may help)",
+                (long long)s->state.step + 1, isfinite(loss) ? "gradient norm" : "loss", isfinite(loss) ? norm : loss);
+        return false;
+    }
+    report->learning_rate = cb_schedule_at(&s->schedule, s->state.step);
+    report->grad_norm = norm;
+    if (!cb_optimizer_step(s->optimizer, report->learning_rate, cb_clip_factor(norm, o->max_grad_norm)))
+        return false;
+    cb_optimizer_zero_grad(s->optimizer);
+    if (s->state.step == 0)
+        s->state.first_loss = loss;
+    s->state.last_loss = loss;
+    s->state.step++;
+    s->loss_sum += loss;
+    s->loss_steps++;
+    return true;
+}
+
+/* Validates, and saves the artefact when it is the best so far. */
+static bool validate(session *s, cb_train_report *report)
+{
+    cb_perplexity_result r;
+    if (!cb_evaluate_perplexity(s->what->model, s->validation, s->options->batch_size, s->options->eval_batches, &r))
+        return false;
+    report->evaluated = true;
+    report->eval_loss = r.loss;
+    if (r.loss < s->state.best_loss) {
+        s->state.best_loss = r.loss;
+        s->state.best_step = s->state.step;
+        s->state.bad_evaluations = 0;
+        if (!s->what->save(s->what->user, s->options->output))
+            return false;
+    } else {
+        s->state.bad_evaluations++;
+    }
+    int64_t patience = s->options->early_stopping_patience;
+    s->stopped_early = patience > 0 && s->state.bad_evaluations >= patience;
+    return true;
+}
+
+static void fill_report(session *s, cb_train_report *report)
+{
+    double now = cb_now(), spent = now - s->counted_from, here = now - s->started;
+    report->step = s->state.step;
+    report->steps = s->schedule.steps;
+    report->loss = s->loss_sum / (double)(s->loss_steps ? s->loss_steps : 1);
+    report->tokens_per_second = spent > 0 ? (double)s->tokens_counted / spent : 0;
+    report->seconds = s->state.seconds + here;
+    report->seconds_left = s->state.step ? report->seconds / (double)s->state.step * (double)(s->schedule.steps - s->state.step) : 0;
+    report->memory = cb_peak_rss();
+    report->best_loss = s->state.best_loss;
+}
+
+static bool checkpoint(session *s)
+{
+    train_state state = s->state;
+    state.seconds += cb_now() - s->started;
+    state.log_bytes = cb_train_log_bytes(s->log);
+    return cb_train_state_write(s->options->output, s->what, s->optimizer, &state, s->fingerprint);
+}
+
+static bool every(int64_t period, int64_t step)
+{
+    return period > 0 && step % period == 0;
+}
+
+static bool one_step(session *s, cb_train_callback *callback, void *user)
+{
+    const cb_train_options *o = s->options;
+    cb_train_report report = {.eval_loss = NAN};
+    if (!train_step(s, &report))
+        return false;
+    int64_t step = s->state.step;
+    bool last = step >= s->schedule.steps;
+    if (s->validation && (last || every(o->eval_steps, step)) && !validate(s, &report))
+        return false;
+    last = last || s->stopped_early;
+    report.saved = last || every(o->save_steps, step);
+    if (last || report.evaluated || report.saved || every(o->logging_steps, step)) {
+        fill_report(s, &report);
+        if (!cb_train_log_add(s->log, &report))
+            return false;
+        s->counted_from = cb_now();
+        s->tokens_counted = 0;
+        s->loss_sum = 0;
+        s->loss_steps = 0;
+        if (callback)
+            callback(user, &report);
+    }
+    return !report.saved || checkpoint(s);
+}
+
+/* Without validation the last parameters are the artefact; with it the best ones were saved when they were met. */
+static bool finish(session *s)
+{
+    if (!s->validation && !s->what->save(s->what->user, s->options->output))
+        return false;
+    return cb_train_log_plot(s->log);
+}
+
+static bool run(session *s, cb_train_callback *callback, void *user, uint64_t *step_allocations)
+{
+    uint64_t after_second = 0;
+    int64_t begun = s->state.step;
+    while (s->state.step < s->schedule.steps && !s->stopped_early) {
+        if (cb_interrupted()) {
+            if (s->state.step > begun && !checkpoint(s))
+                return false;
+            cb_fail(CB_ERR_INTERRUPTED, "interrupted after step %lld of %lld; --resume goes on from there", (long long)s->state.step,
+                    (long long)s->schedule.steps);
+            return false;
+        }
+        if (!one_step(s, callback, user))
+            return false;
+        if (s->state.step == begun + 2)
+            after_second = cb_memory().system_allocations;
+    }
+    *step_allocations = s->state.step > begun + 2 ? cb_memory().system_allocations - after_second : 0;
+    return finish(s);
+}
+
+static void fill_result(const session *s, cb_train_result *result)
+{
+    const train_state *t = &s->state;
+    double here = cb_now() - s->started;
+    *result = (cb_train_result){.steps = t->step, .best_step = t->best_step, .first_loss = t->first_loss, .last_loss = t->last_loss,
+                                .best_eval_loss = t->best_loss, .seconds = t->seconds + here, .tokens = t->tokens,
+                                .stopped_early = s->stopped_early, .peak_memory = cb_peak_rss()};
+    result->tokens_per_second = result->seconds > 0 ? (double)t->tokens / result->seconds : 0;
+    for (size_t i = 0; i < s->what->count; i++)
+        result->parameters += s->what->parameters[i].tensor->count;
+}
+
+bool cb_train(const cb_trainee *what, cb_dataset *train, cb_dataset *validation, const cb_train_options *options,
+              cb_train_callback *callback, void *user, cb_train_result *result)
+{
+    session s = {.what = what, .options = options, .train = train, .validation = validation};
+    uint64_t step_allocations = 0;
+    bool ok = session_open(&s) && run(&s, callback, user, &step_allocations);
+    if (result && s.log) {
+        fill_result(&s, result);
+        result->step_allocations = step_allocations;
+    }
+    session_close(&s);
+    return ok;
+}
