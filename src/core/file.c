@@ -1,7 +1,8 @@
 /* file.c: maps, whole-file reads, atomic writes and directories.
  *
- * A writer fills a temporary file beside its target; commit syncs it, renames it over the target and syncs the directory, so a reader sees the
- * old file or the new one whole, never a part, whatever happens in between. */
+ * A writer fills a temporary file beside its target; commit syncs it, renames it over the target and syncs the
+ * directory, so a reader sees the old file or the new one whole, never a part, whatever happens in between.  A device
+ * or a pipe (/dev/stdout, /dev/null) is not replaced by a file: its bytes go straight in, and temporary is NULL. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -22,7 +23,8 @@ static bool refuse(const char *what, const char *path)
     return false;
 }
 
-/* ---- reading ---------------------------------------------------------------------------------------------------------- */
+/* ---- reading
+ * ---------------------------------------------------------------------------------------------------------- */
 
 bool cb_file_map_open(cb_file_map *map, const char *path)
 {
@@ -95,13 +97,14 @@ char *cb_file_read(const char *path, size_t limit, size_t *length)
     return s.data;
 }
 
-/* ---- writing ------------------------------------------------------------------------------------------------------------ */
+/* ---- writing
+ * ------------------------------------------------------------------------------------------------------------ */
 
 enum { BUFFER = 1 << 18 };
 
 struct cb_writer {
     int fd;
-    char *path, *temporary;
+    char *path, *temporary; /* temporary: NULL when the bytes go straight to path */
     size_t used;
     bool failed;
     char buffer[BUFFER];
@@ -110,7 +113,7 @@ struct cb_writer {
 char *cb_path_join(const char *directory, const char *name)
 {
     size_t n = strlen(directory);
-    return cb_format("%s%s%s", directory, n && directory[n - 1] == '/' ? "" : "/", name);
+    return cb_format("%s%s%s", directory, !n || directory[n - 1] == '/' ? "" : "/", name);
 }
 
 const char *cb_path_base(const char *path)
@@ -137,27 +140,48 @@ static void writer_free(cb_writer *w)
     cb_free(w);
 }
 
-cb_writer *cb_writer_open(const char *path)
+/* True for what exists and must not be renamed over: a device, a pipe, a socket, or a process's own stream. */
+static bool is_stream(const char *path)
+{
+    struct stat st;
+    if (strncmp(path, "/dev/std", 8) == 0 || strncmp(path, "/dev/fd/", 8) == 0)
+        return true;
+    return stat(path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode);
+}
+
+/* Opens the file the bytes go to; false with an error. */
+static bool open_target(cb_writer *w)
 {
     static unsigned serial;
+    enum { BASE = 200 }; /* of a file name's 255 bytes, so that the additions fit */
+    if (cb_is_directory(w->path))
+        return cb_fail(CB_ERR_IO, "%s: is a directory, expected the name of a file", w->path) == CB_OK;
+    if (is_stream(w->path)) {
+        w->fd = open(w->path, O_WRONLY | O_CLOEXEC);
+        return w->fd >= 0 || refuse("cannot write here", w->path);
+    }
+    char *parent = parent_of(w->path);
+    if (parent)
+        w->temporary = cb_format("%s/.%.*s.tmp-%ld-%u", parent, BASE, cb_path_base(w->path), (long)getpid(),
+                                 __atomic_add_fetch(&serial, 1, __ATOMIC_RELAXED));
+    cb_free(parent);
+    if (!w->temporary)
+        return false;
+    w->fd = open(w->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    return w->fd >= 0 || refuse("cannot write here", w->path);
+}
+
+cb_writer *cb_writer_open(const char *path)
+{
     cb_writer *w = cb_alloc(sizeof *w);
     if (!w)
         return NULL;
     w->fd = -1;
     w->used = 0;
     w->failed = false;
-    char *parent = parent_of(path);
+    w->temporary = NULL;
     w->path = cb_strdup(path);
-    w->temporary = parent ? cb_format("%s/.%s.tmp-%ld-%u", parent, cb_path_base(path), (long)getpid(),
-                                      __atomic_add_fetch(&serial, 1, __ATOMIC_RELAXED))
-                          : NULL;
-    cb_free(parent);
-    if (w->path && w->temporary) {
-        w->fd = open(w->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-        if (w->fd < 0)
-            refuse("cannot write here", path);
-    }
-    if (w->fd < 0) {
+    if (!w->path || !open_target(w)) {
         writer_free(w);
         return NULL;
     }
@@ -191,7 +215,7 @@ bool cb_writer_write(cb_writer *w, const void *bytes, size_t length)
 {
     if (!w || w->failed)
         return false;
-    if (w->used + length > BUFFER && !flush(w))
+    if (length > BUFFER - w->used && !flush(w))
         return false;
     if (length > BUFFER)
         return write_all(w, bytes, length);
@@ -236,18 +260,18 @@ bool cb_writer_commit(cb_writer *w)
     if (!w)
         return false;
     bool ok = !w->failed && flush(w);
-    if (ok && fsync(w->fd) != 0)
+    if (ok && w->temporary && fsync(w->fd) != 0)
         ok = refuse("cannot sync", w->path);
     if (close(w->fd) != 0 && ok)
         ok = refuse("cannot close", w->path);
     w->fd = -1;
-    if (ok && rename(w->temporary, w->path) != 0)
+    if (ok && w->temporary && rename(w->temporary, w->path) != 0)
         ok = refuse("cannot rename the finished file to its name", w->path);
-    if (ok) {
+    if (ok && w->temporary) {
         char *parent = parent_of(w->path);
         ok = parent && cb_directory_sync(parent);
         cb_free(parent);
-    } else {
+    } else if (w->temporary) {
         unlink(w->temporary);
     }
     writer_free(w);
@@ -258,7 +282,8 @@ void cb_writer_abort(cb_writer *w)
 {
     if (!w)
         return;
-    unlink(w->temporary);
+    if (w->temporary)
+        unlink(w->temporary);
     writer_free(w);
 }
 
@@ -273,7 +298,8 @@ bool cb_file_write(const char *path, const void *bytes, size_t length)
     return false;
 }
 
-/* ---- directories ---------------------------------------------------------------------------------------------------------- */
+/* ---- directories
+ * ---------------------------------------------------------------------------------------------------------- */
 
 bool cb_is_file(const char *path)
 {

@@ -1,12 +1,66 @@
-/* json.c: bounded JSON files with messages that name the place. */
+/* json.c: bounded JSON files with messages that name the place.
+ *
+ * Two things jansson leaves to us: whole numbers beyond 64 bits, which Hugging Face files hold (a tokenizer without a
+ * limit says 1000000000000000019884624838656), are read as reals; and reals are written with as few digits as give the
+ * same value back, so that 0.1 stays 0.1. */
 #include "core/json.h"
 
+#include <ctype.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+
+enum { READ_FLAGS = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL };
+
+/* The end of the string literal that begins at `at`, one after its closing quote. */
+static size_t skip_string(const char *text, size_t length, size_t at)
+{
+    for (at++; at < length && text[at] != '"'; at++)
+        if (text[at] == '\\')
+            at++;
+    return at < length ? at + 1 : length;
+}
+
+/* A copy of the text in which every whole number of 19 digits or more is a real: "e0" is put after it. */
+static bool widen_integers(const char *text, size_t length, cb_string *out)
+{
+    enum { LONG = 19 };
+    size_t copied = 0;
+    for (size_t i = 0; i < length;) {
+        if (text[i] == '"') {
+            i = skip_string(text, length, i);
+            continue;
+        }
+        size_t begin = i;
+        while (i < length && (isalnum((unsigned char)text[i]) || text[i] == '.' || text[i] == '+' || text[i] == '-'))
+            i++;
+        if (i == begin) {
+            i++;
+            continue;
+        }
+        size_t digits = begin + (text[begin] == '-');
+        bool whole = i - digits >= LONG;
+        for (size_t k = digits; whole && k < i; k++)
+            whole = isdigit((unsigned char)text[k]);
+        if (!whole)
+            continue;
+        if (!cb_string_append(out, text + copied, i - copied) || !cb_string_puts(out, "e0"))
+            return false;
+        copied = i;
+    }
+    return cb_string_append(out, text + copied, length - copied);
+}
 
 json_t *cb_json_parse(const char *what, const char *text, size_t length)
 {
     json_error_t error;
-    json_t *value = json_loadb(text, length, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
+    json_t *value = json_loadb(text, length, READ_FLAGS, &error);
+    if (!value && json_error_code(&error) == json_error_numeric_overflow) {
+        cb_string wide = {0};
+        if (widen_integers(text, length, &wide))
+            value = json_loadb(wide.data, wide.length, READ_FLAGS, &error);
+        cb_string_free(&wide);
+    }
     if (!value)
         cb_fail(CB_ERR_FORMAT, "%s:%d:%d: not valid JSON: %s", what, error.line, error.column, error.text);
     return value;
@@ -23,14 +77,57 @@ json_t *cb_json_load(const char *path, size_t limit)
     return value;
 }
 
+/* The fewest digits, at least `digits`, with which every real of the value reads back as itself. */
+static size_t digits_needed(const json_t *value, size_t digits)
+{
+    if (json_is_real(value)) {
+        enum { EXACT = 17 };
+        char text[40];
+        for (; digits < EXACT; digits++) {
+            snprintf(text, sizeof text, "%.*g", (int)digits, json_real_value(value));
+            if (strtod(text, NULL) == json_real_value(value))
+                break;
+        }
+        return digits;
+    }
+    size_t i;
+    const char *key;
+    json_t *item;
+    if (json_is_array(value)) {
+        json_array_foreach(value, i, item)
+        {
+            digits = digits_needed(item, digits);
+        }
+    } else if (json_is_object(value)) {
+        json_object_foreach((json_t *)(uintptr_t)value, key, item)
+        {
+            digits = digits_needed(item, digits);
+        }
+    }
+    return digits;
+}
+
+char *cb_json_dump(const json_t *value, bool sort_keys)
+{
+    size_t flags = JSON_INDENT(2) | JSON_ENCODE_ANY | (sort_keys ? JSON_SORT_KEYS : 0);
+    char *text = value ? json_dumps(value, flags | JSON_REAL_PRECISION(digits_needed(value, 15))) : NULL;
+    char *copy = text ? cb_strdup(text) : NULL;
+    if (!text)
+        cb_fail(CB_ERR_ARGUMENT, "cannot write a value as JSON: it does not exist, or a text in it is not UTF-8");
+    free(text);
+    return copy;
+}
+
 bool cb_json_save(const char *path, const json_t *value, bool sort_keys)
 {
-    char *text = json_dumps(value, JSON_INDENT(2) | (sort_keys ? JSON_SORT_KEYS : 0));
-    if (!text)
-        return cb_fail(CB_ERR_MEMORY, "%s: cannot write this value as JSON", path) == CB_OK;
+    char *text = cb_json_dump(value, sort_keys);
+    if (!text) {
+        cb_error_prefix("%s", path);
+        return false;
+    }
     cb_writer *w = cb_writer_open(path);
-    bool ok = w && cb_writer_printf(w, "%s\n", text);
-    free(text);
+    bool ok = w && cb_writer_write(w, text, strlen(text)) && cb_writer_write(w, "\n", 1);
+    cb_free(text);
     if (ok)
         return cb_writer_commit(w);
     cb_writer_abort(w);
@@ -39,14 +136,16 @@ bool cb_json_save(const char *path, const json_t *value, bool sort_keys)
 
 static const char *type_name(const json_t *value)
 {
-    static const char *const names[] = {[JSON_OBJECT] = "an object", [JSON_ARRAY] = "an array", [JSON_STRING] = "a string",
-                                        [JSON_INTEGER] = "a whole number", [JSON_REAL] = "a number", [JSON_TRUE] = "true",
-                                        [JSON_FALSE] = "false", [JSON_NULL] = "null"};
+    static const char *const names[] = {[JSON_OBJECT] = "an object", [JSON_ARRAY] = "an array",
+                                        [JSON_STRING] = "a string",  [JSON_INTEGER] = "a whole number",
+                                        [JSON_REAL] = "a number",    [JSON_TRUE] = "true",
+                                        [JSON_FALSE] = "false",      [JSON_NULL] = "null"};
     return names[json_typeof(value)];
 }
 
 /* The field, or NULL when it is missing, null or (with an error) of another type. */
-static const json_t *field(const char *file, const json_t *object, const char *key, bool (*fits)(const json_t *), const char *expected)
+static const json_t *field(const char *file, const json_t *object, const char *key, bool (*fits)(const json_t *),
+                           const char *expected)
 {
     const json_t *value = json_object_get(object, key);
     if (!value || json_is_null(value))
@@ -98,5 +197,9 @@ bool cb_json_bool(const char *file, const json_t *object, const char *key, bool 
 const char *cb_json_string(const char *file, const json_t *object, const char *key, const char *def)
 {
     const json_t *value = field(file, object, key, is_string, "a string");
+    if (value && strlen(json_string_value(value)) != json_string_length(value)) {
+        cb_fail(CB_ERR_FORMAT, "%s: %s: found a NUL byte in a string, expected text", file, key);
+        return def;
+    }
     return value ? json_string_value(value) : def;
 }

@@ -1,5 +1,5 @@
-/* json.h: what the readers of JSON files share on top of jansson: a bounded load with a message that names the file and line,
- * and typed getters that name file, field, found and expected. */
+/* json.h: what the readers of JSON files share on top of jansson: a bounded load with a message that names the file and
+ * line, and typed getters that name file, field, found and expected. */
 #ifndef CB_CORE_JSON_H
 #define CB_CORE_JSON_H
 
@@ -11,7 +11,10 @@
 json_t *cb_json_load(const char *path, size_t limit);
 /* Parses text; `what` names it in messages. */
 json_t *cb_json_parse(const char *what, const char *text, size_t length);
-/* Writes a value atomically with two-space indentation, keys in their order (sorted when asked), UTF-8 kept. */
+/* A value of any kind as text: two-space indentation, keys in their order (sorted when asked), UTF-8 kept, reals with
+ * as few digits as give the same value back.  Free with cb_free(). */
+char *cb_json_dump(const json_t *value, bool sort_keys);
+/* Writes a value atomically as cb_json_dump() has it, with a newline at the end. */
 bool cb_json_save(const char *path, const json_t *value, bool sort_keys);
 
 /* Getters: `file` is for messages.  Missing or null field: the default; a wrong type: CB_ERR_FORMAT and the default. */
@@ -19,7 +22,8 @@ int64_t cb_json_int(const char *file, const json_t *object, const char *key, int
 double cb_json_float(const char *file, const json_t *object, const char *key, double def);
 bool cb_json_bool(const char *file, const json_t *object, const char *key, bool def);
 const char *cb_json_string(const char *file, const json_t *object, const char *key, const char *def);
-/* Fills an option struct from a JSON object; unknown keys call cb_log(WARNING) when `warn_unknown`. */
-bool cb_options_from_json(const cb_option *table, void *config, const char *file, const json_t *object, bool warn_unknown);
+/* Fills an option struct from a JSON object; unknown keys call cb_log_message(CB_LOG_WARNING) when `warn_unknown`. */
+bool cb_options_from_json(const cb_option *table, void *config, const char *file, const json_t *object,
+                          bool warn_unknown);
 
 #endif

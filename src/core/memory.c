@@ -1,8 +1,9 @@
 /* memory.c: where every byte of the library comes from.
  *
- * Blocks are rounded up to size classes, eight to an octave (at most 12.5 % waste), and freed blocks wait in their class's list for the
- * next request of that size.  A training step asks for the same sizes each time, so after the first steps the system is asked for nothing.
- * In front of each block, 64 bytes before the address handed out, stands its class. */
+ * Blocks are rounded up to size classes, eight to an octave (at most 12.5 % waste), and freed blocks wait in their
+ * class's list for the next request of that size.  A training step asks for the same sizes each time, so after the
+ * first steps the system is asked for nothing. When the system refuses, what waits in the lists is given back and the
+ * request made once more. In front of each block, 64 bytes before the address handed out, stands its class. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,9 +26,9 @@ enum { KEEP = 1 };
 #endif
 
 typedef struct block {
-    size_t size;          /* usable bytes: the class's size */
+    size_t size; /* usable bytes: the class's size */
     int class_index;
-    struct block *next;   /* in the free list */
+    struct block *next; /* in the free list */
 } block;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -58,10 +59,38 @@ static block *header(void *pointer)
     return (block *)((char *)pointer - ALIGNMENT);
 }
 
+/* Gives every waiting block back; the caller holds the lock. */
+static void trim(void)
+{
+    for (int i = 0; i < CLASSES; i++)
+        while (free_lists[i]) {
+            block *b = free_lists[i];
+            free_lists[i] = b->next;
+            stats.cached_bytes -= b->size;
+            free(b);
+        }
+}
+
 static void *refuse(size_t bytes)
 {
     cb_fail(CB_ERR_MEMORY, "out of memory: %zu bytes were refused", bytes);
     return NULL;
+}
+
+/* A new block of a class; the caller holds the lock. */
+static block *from_system(size_t size, int index)
+{
+    size_t whole = (size + 2 * ALIGNMENT - 1) & ~(size_t)(ALIGNMENT - 1);
+    stats.system_allocations++;
+    block *b = aligned_alloc(ALIGNMENT, whole);
+    if (!b && stats.cached_bytes) {
+        trim();
+        stats.system_allocations++;
+        b = aligned_alloc(ALIGNMENT, whole);
+    }
+    if (b)
+        *b = (block){.size = size, .class_index = index};
+    return b;
 }
 
 void *cb_alloc(size_t bytes)
@@ -79,15 +108,9 @@ void *cb_alloc(size_t bytes)
     if (b) {
         free_lists[index] = b->next;
         stats.cached_bytes -= size;
-    } else {
-        stats.system_allocations++;
+    } else if (!(b = from_system(size, index))) {
         pthread_mutex_unlock(&lock);
-        b = aligned_alloc(ALIGNMENT, (size + ALIGNMENT + ALIGNMENT - 1) & ~(size_t)(ALIGNMENT - 1));
-        if (!b)
-            return refuse(bytes);
-        b->size = size;
-        b->class_index = index;
-        pthread_mutex_lock(&lock);
+        return refuse(bytes);
     }
     stats.live_bytes += size;
     if (stats.live_bytes > stats.peak_bytes)
@@ -140,13 +163,7 @@ void *cb_realloc(void *pointer, size_t bytes)
 void cb_memory_trim(void)
 {
     pthread_mutex_lock(&lock);
-    for (int i = 0; i < CLASSES; i++)
-        while (free_lists[i]) {
-            block *b = free_lists[i];
-            free_lists[i] = b->next;
-            stats.cached_bytes -= b->size;
-            free(b);
-        }
+    trim();
     pthread_mutex_unlock(&lock);
 }
 

@@ -8,7 +8,8 @@
 
 #define FIELD(T, config, option) (*(T *)((char *)(config) + (option)->offset))
 
-/* ---- maps -------------------------------------------------------------------------------------------------------------- */
+/* ---- maps
+ * -------------------------------------------------------------------------------------------------------------- */
 
 bool cb_option_map_set(cb_option_map *map, const char *key, double value)
 {
@@ -38,7 +39,8 @@ static void map_free(cb_option_map *map)
     *map = (cb_option_map){0};
 }
 
-/* ---- one value from text --------------------------------------------------------------------------------------------------- */
+/* ---- one value from text
+ * --------------------------------------------------------------------------------------------------- */
 
 static bool wrong(const cb_option *o, const char *value, const char *expected)
 {
@@ -69,7 +71,6 @@ static bool set_bool(const cb_option *o, void *config, const char *value)
 static bool parse_number(const char *text, double *number)
 {
     char *end;
-    errno = 0;
     *number = strtod(text, &end);
     return end != text && !*end && isfinite(*number);
 }
@@ -79,15 +80,15 @@ static bool set_int(const cb_option *o, void *config, const char *value)
     char *end;
     errno = 0;
     long long n = strtoll(value, &end, 10);
+    bool exact = end != value && !*end && !errno;
     double number = (double)n;
-    if (end == value || *end || errno) { /* 1e6 is a whole number too */
-        if (!parse_number(value, &number) || number != floor(number) || fabs(number) > 9e15)
-            return wrong(o, value, "a whole number");
-        n = (long long)number;
-    }
+    if (!exact && (!parse_number(value, &number) || number != floor(number))) /* 1e6 is a whole number too */
+        return wrong(o, value, "a whole number");
     if (!in_range(o, number, value))
         return false;
-    FIELD(int64_t, config, o) = n;
+    if (!exact && fabs(number) >= 0x1p63)
+        return wrong(o, value, "a whole number of at most 64 bits");
+    FIELD(int64_t, config, o) = exact ? n : (int64_t)number;
     return true;
 }
 
@@ -129,7 +130,8 @@ static bool set_enum(const cb_option *o, void *config, const char *value)
 }
 
 /* Calls `item` on each part of a comma-separated text. Empty parts are skipped. */
-static bool for_each_part(const char *value, bool (*item)(const cb_option *, void *, char *), const cb_option *o, void *target)
+static bool for_each_part(const char *value, bool (*item)(const cb_option *, void *, char *), const cb_option *o,
+                          void *target)
 {
     char *copy = cb_strdup(value), *rest = copy, *part;
     bool ok = copy;
@@ -182,6 +184,8 @@ static bool set_map(const cb_option *o, void *config, const char *value)
 
 static bool set_value(const cb_option *o, void *config, const char *value)
 {
+    if (!value && o->type != CB_OPTION_STRING)
+        return wrong(o, "", "a value");
     switch (o->type) {
     case CB_OPTION_BOOL:
         return set_bool(o, config, value);
@@ -203,7 +207,8 @@ static bool set_value(const cb_option *o, void *config, const char *value)
     return false;
 }
 
-/* ---- whole structs -------------------------------------------------------------------------------------------------------------- */
+/* ---- whole structs
+ * -------------------------------------------------------------------------------------------------------------- */
 
 static void clear(const cb_option *o, void *config)
 {
@@ -292,7 +297,9 @@ bool cb_options_set(const cb_option *table, void *config, const char *name, cons
     return false;
 }
 
-/* ---- JSON ---------------------------------------------------------------------------------------------------------------------------- */
+/* ---- JSON
+ * ----------------------------------------------------------------------------------------------------------------------------
+ */
 
 static json_t *to_json(const cb_option *o, const void *config)
 {
@@ -312,7 +319,10 @@ static json_t *to_json(const cb_option *o, const void *config)
         const cb_string_list *list = &FIELD(const cb_string_list, config, o);
         value = json_array();
         for (size_t i = 0; i < list->count; i++)
-            json_array_append_new(value, json_string(list->items[i]));
+            if (json_array_append_new(value, json_string(list->items[i])) != 0) {
+                json_decref(value);
+                return NULL;
+            }
         return value;
     }
     case CB_OPTION_MAP: {
@@ -321,7 +331,10 @@ static json_t *to_json(const cb_option *o, const void *config)
         for (size_t i = 0; i < map->count; i++) {
             double v = map->values[i];
             bool whole = v == floor(v) && fabs(v) < 9e15;
-            json_object_set_new(value, map->keys[i], whole ? json_integer((json_int_t)v) : json_real(v));
+            if (json_object_set_new(value, map->keys[i], whole ? json_integer((json_int_t)v) : json_real(v)) != 0) {
+                json_decref(value);
+                return NULL;
+            }
         }
         return value;
     }
@@ -334,13 +347,13 @@ static json_t *to_json(const cb_option *o, const void *config)
 char *cb_options_to_json(const cb_option *table, const void *config)
 {
     json_t *object = json_object();
-    for (const cb_option *o = table; o->type; o++)
-        json_object_set_new(object, o->name, to_json(o, config));
-    char *text = json_dumps(object, JSON_INDENT(2));
+    bool ok = object;
+    for (const cb_option *o = table; ok && o->type; o++)
+        if (json_object_set_new(object, o->name, to_json(o, config)) != 0)
+            ok = cb_fail(CB_ERR_ARGUMENT, "%s: its value is not UTF-8 text", o->name) == CB_OK;
+    char *text = ok ? cb_json_dump(object, false) : NULL;
     json_decref(object);
-    char *copy = text ? cb_strdup(text) : NULL;
-    free(text);
-    return copy;
+    return text;
 }
 
 static bool list_from_json(const cb_option *o, void *config, const json_t *value)
@@ -371,7 +384,8 @@ static bool map_from_json(const cb_option *o, void *config, const json_t *value)
     json_t *item;
     json_object_foreach((json_t *)(uintptr_t)value, key, item)
     {
-        bool ok = json_is_number(item) ? cb_option_map_set(&map, key, json_number_value(item)) : wrong(o, key, "a number for each key");
+        bool ok = json_is_number(item) ? cb_option_map_set(&map, key, json_number_value(item))
+                                       : wrong(o, key, "a number for each key");
         if (!ok) {
             map_free(&map);
             return false;
@@ -390,7 +404,8 @@ static bool from_json(const cb_option *o, void *config, const json_t *value)
         return list_from_json(o, config, value);
     if (o->type == CB_OPTION_MAP && json_is_object(value))
         return map_from_json(o, config, value);
-    if (o->type == CB_OPTION_LIST && json_is_string(value)) { /* one string is one item: it may be a regex with commas */
+    if (o->type == CB_OPTION_LIST &&
+        json_is_string(value)) { /* one string is one item: it may be a regex with commas */
         cb_string_list list = {0};
         if (!cb_string_list_add(&list, json_string_value(value)))
             return false;
@@ -400,20 +415,23 @@ static bool from_json(const cb_option *o, void *config, const json_t *value)
     }
     bool text = o->type == CB_OPTION_STRING || o->type == CB_OPTION_ENUM;
     bool fits = (text && json_is_string(value)) || (o->type == CB_OPTION_BOOL && json_is_boolean(value)) ||
-                (o->type == CB_OPTION_INT && json_is_number(value)) || (o->type == CB_OPTION_FLOAT && json_is_number(value)) ||
+                (o->type == CB_OPTION_INT && json_is_number(value)) ||
+                (o->type == CB_OPTION_FLOAT && json_is_number(value)) ||
                 (o->type == CB_OPTION_LIST && json_is_integer(value));
     char *dump = json_is_string(value) ? NULL : json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
     const char *words = json_is_string(value) ? json_string_value(value) : dump ? dump : "";
-    static const char *const expected[] = {[CB_OPTION_BOOL] = "true or false", [CB_OPTION_INT] = "a whole number",
-                                           [CB_OPTION_FLOAT] = "a number", [CB_OPTION_STRING] = "a string",
-                                           [CB_OPTION_ENUM] = "a string", [CB_OPTION_LIST] = "a string or an array",
-                                           [CB_OPTION_MAP] = "an object"};
+    static const char *const expected[] = {
+        [CB_OPTION_BOOL] = "true or false", [CB_OPTION_INT] = "a whole number",
+        [CB_OPTION_FLOAT] = "a number",     [CB_OPTION_STRING] = "a string",
+        [CB_OPTION_ENUM] = "a string",      [CB_OPTION_LIST] = "a string or an array",
+        [CB_OPTION_MAP] = "an object"};
     bool ok = fits ? set_value(o, config, words) : wrong(o, words, expected[o->type]);
     free(dump);
     return ok;
 }
 
-bool cb_options_from_json(const cb_option *table, void *config, const char *file, const json_t *object, bool warn_unknown)
+bool cb_options_from_json(const cb_option *table, void *config, const char *file, const json_t *object,
+                          bool warn_unknown)
 {
     if (!json_is_object(object))
         return cb_fail(CB_ERR_FORMAT, "%s: expected a JSON object", file) == CB_OK;
@@ -432,7 +450,9 @@ bool cb_options_from_json(const cb_option *table, void *config, const char *file
     return true;
 }
 
-/* ---- help ------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- help
+ * ------------------------------------------------------------------------------------------------------------------------------
+ */
 
 static bool describe(const cb_option *o, cb_string *out)
 {
@@ -471,7 +491,8 @@ bool cb_options_help(const cb_option *table, cb_string *out)
         if (o->metavar && !cb_string_printf(out, " %s", o->metavar))
             return false;
         size_t width = out->length - begin;
-        if (!cb_string_printf(out, "%*s", width < COLUMN ? (int)(COLUMN - width) : 2, "") || !describe(o, out) || !cb_string_puts(out, "\n"))
+        if (!cb_string_printf(out, "%*s", width < COLUMN ? (int)(COLUMN - width) : 2, "") || !describe(o, out) ||
+            !cb_string_puts(out, "\n"))
             return false;
     }
     return true;

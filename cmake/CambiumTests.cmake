@@ -1,0 +1,58 @@
+# The tests: every tests/unit/test_*.c is a program; the other files there are shared by them.  tests/cli/run.sh drives the
+# program, tests/examples/NAME.sh an example.  A test gets two threads and, from ctest, two cores.
+pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka)
+
+set(reference ${CMAKE_CURRENT_SOURCE_DIR}/tests/reference)
+set(suppressions ${CMAKE_CURRENT_SOURCE_DIR}/cmake/suppressions)
+set(test_environment
+  OMP_NUM_THREADS=2
+  ASAN_OPTIONS=allocator_may_return_null=1
+  UBSAN_OPTIONS=print_stacktrace=1
+  LSAN_OPTIONS=suppressions=${suppressions}/leak.txt:print_suppressions=0
+  TSAN_OPTIONS=suppressions=${suppressions}/thread.txt:ignore_noninstrumented_modules=1:allocator_may_return_null=1)
+
+function(register_test name)
+  add_test(NAME ${name} COMMAND ${ARGN})
+  set_tests_properties(${name} PROPERTIES ENVIRONMENT "${test_environment}" TIMEOUT 900 PROCESSORS 2)
+endfunction()
+
+file(GLOB test_sources CONFIGURE_DEPENDS tests/unit/test_*.c)
+file(GLOB support_sources CONFIGURE_DEPENDS tests/unit/*.c)
+list(FILTER support_sources EXCLUDE REGEX "/test_[^/]*\\.c$")
+set(test_libraries cambium_flags cambium_static ${CAMBIUM_LIBRARIES} PkgConfig::CMOCKA)
+if(support_sources)
+  add_library(test_support STATIC ${support_sources})
+  target_link_libraries(test_support PRIVATE cambium_flags PkgConfig::CMOCKA)
+  target_compile_definitions(test_support PRIVATE CB_TEST_DATA="${reference}")
+  list(PREPEND test_libraries test_support)
+endif()
+foreach(source ${test_sources})
+  get_filename_component(name ${source} NAME_WE)
+  add_executable(${name} ${source})
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+  target_compile_definitions(${name} PRIVATE CB_TEST_DATA="${reference}" CB_SOURCE_DIR="${CMAKE_CURRENT_SOURCE_DIR}")
+  target_link_libraries(${name} PRIVATE ${test_libraries})
+  register_test(${name} ${name})
+endforeach()
+
+# programs that scripts under tests/ call
+file(GLOB tool_sources CONFIGURE_DEPENDS tests/tools/*.c)
+foreach(source ${tool_sources})
+  get_filename_component(name ${source} NAME_WE)
+  add_executable(${name} ${source})
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+  target_link_libraries(${name} PRIVATE cambium_flags cambium_static ${CAMBIUM_LIBRARIES})
+endforeach()
+
+set(scratch ${CMAKE_BINARY_DIR}/tests/scratch)
+file(MAKE_DIRECTORY ${scratch})
+if(TARGET cambium AND EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/run.sh)
+  register_test(cli sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/run.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
+endif()
+if(CAMBIUM_EXTRAS)
+  file(GLOB example_scripts CONFIGURE_DEPENDS tests/examples/*.sh)
+  foreach(script ${example_scripts})
+    get_filename_component(name ${script} NAME_WE)
+    register_test(example_${name} sh ${script} $<TARGET_FILE:examples_${name}> ${reference} ${scratch})
+  endforeach()
+endif()

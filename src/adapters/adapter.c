@@ -1,0 +1,509 @@
+/* adapter.c: the life of an adapter: options, modules on their layers, parameters, strength.
+ *
+ * Attaching goes in steps that loading shares: plan (match layers, make modules without tensors, list what a file holds), allocate, set
+ * values (fresh, or from a file), connect.  Until the last step forward passes do not notice; a failure anywhere detaches. */
+#include <math.h>
+#include <string.h>
+
+#include "adapters/internal.h"
+
+const cb_option cb_target_option_table[] = {
+    CB_OPT_LIST(cb_target, target_modules, NULL, "NAME,...",
+                "layers to adapt: names or ends of names, one regular expression for the whole name, or all-linear"),
+    CB_OPT_LIST(cb_target, exclude_modules, NULL, "NAME,...", "layers to leave as they are: names, ends of names, or one regular expression"),
+    CB_OPT_LIST(cb_target, layers_to_transform, NULL, "N,...", "numbers of the blocks to adapt; all when empty"),
+    CB_OPT_LIST(cb_target, layers_pattern, NULL, "NAME,...", "the name before the block number, where it is not the first number's"),
+    CB_OPT_LIST(cb_target, modules_to_save, NULL, "NAME,...", "layers to train and save whole, such as lm_head"),
+    CB_OPT_END};
+
+/* ---- options ----------------------------------------------------------------------------------------------------------- */
+
+const char *cb_adapter_option_name(const cb_adapter_kind *kind, const char *name)
+{
+    for (const char *const *pair = kind->peft_names; pair && pair[0]; pair += 2)
+        if (strcmp(pair[1], name) == 0)
+            return pair[0];
+    return name;
+}
+
+const char *cb_adapter_peft_name(const cb_adapter_kind *kind, const char *option)
+{
+    for (const char *const *pair = kind->peft_names; pair && pair[0]; pair += 2)
+        if (strcmp(pair[0], option) == 0)
+            return pair[1];
+    return option;
+}
+
+cb_adapter *cb_adapter_new(const char *kind_name, const char *name)
+{
+    const cb_adapter_kind *kind = cb_adapter_kind_find(kind_name);
+    cb_adapter *adapter = kind ? cb_calloc(1, sizeof(*adapter)) : NULL;
+    if (!adapter)
+        return NULL;
+    adapter->kind = kind;
+    adapter->strength = 1;
+    adapter->name = cb_strdup(name ? name : "default");
+    adapter->common = cb_adapter_common_defaults();
+    adapter->config = cb_calloc(1, kind->config_size);
+    if (adapter->name && adapter->common && adapter->config && cb_options_init(kind->options, adapter->config) &&
+        cb_options_init(cb_target_option_table, &adapter->target))
+        return adapter;
+    cb_adapter_free(adapter);
+    return NULL;
+}
+
+void cb_adapter_free(cb_adapter *adapter)
+{
+    if (!adapter)
+        return;
+    cb_adapter_detach(adapter);
+    if (adapter->config)
+        cb_options_free(adapter->kind->options, adapter->config);
+    cb_options_free(cb_target_option_table, &adapter->target);
+    cb_free(adapter->config);
+    cb_free(adapter->name);
+    json_decref(adapter->common);
+    cb_free(adapter);
+}
+
+/* target_modules and exclude_modules: what looks like a regular expression is one, commas and all. */
+static bool set_pattern_or_list(cb_target *target, cb_string_list *list, bool *is_pattern, const char *option, const char *value)
+{
+    *is_pattern = cb_is_pattern_text(value);
+    if (!*is_pattern)
+        return cb_options_set(cb_target_option_table, target, option, value);
+    cb_string_list_free(list);
+    *list = (cb_string_list){0};
+    return cb_string_list_add(list, value);
+}
+
+static bool unknown_option(const cb_adapter *adapter, const char *option)
+{
+    const char *names[128];
+    size_t count = 0;
+    for (const cb_option *o = adapter->kind->options; o->type != CB_OPTION_END && count < 100; o++)
+        names[count++] = o->name;
+    for (const cb_option *o = cb_target_option_table; o->type != CB_OPTION_END && count < 128; o++)
+        names[count++] = o->name;
+    cb_string close = {0};
+    cb_closest_names(option, names, count, 3, &close);
+    cb_fail(CB_ERR_ARGUMENT, "%s has no option '%.100s'; close names: %s", adapter->kind->name, option, close.data ? close.data : "none");
+    cb_string_free(&close);
+    return false;
+}
+
+bool cb_adapter_set(cb_adapter *adapter, const char *option, const char *value)
+{
+    if (adapter->attached)
+        return cb_fail(CB_ERR_STATE, "%s: options cannot change while the adapter is attached", option), false;
+    char *name = cb_strdup(option);
+    if (!name)
+        return false;
+    for (char *c = name; *c; c++)
+        if (*c == '-')
+            *c = '_';
+    const char *own = cb_adapter_option_name(adapter->kind, name);
+    cb_target *target = &adapter->target;
+    bool ok;
+    if (cb_options_find(adapter->kind->options, own))
+        ok = cb_options_set(adapter->kind->options, adapter->config, own, value);
+    else if (strcmp(own, "target_modules") == 0)
+        ok = set_pattern_or_list(target, &target->target_modules, &target->target_is_pattern, own, value);
+    else if (strcmp(own, "exclude_modules") == 0)
+        ok = set_pattern_or_list(target, &target->exclude_modules, &target->exclude_is_pattern, own, value);
+    else if (cb_options_find(cb_target_option_table, own))
+        ok = cb_options_set(cb_target_option_table, target, own, value);
+    else
+        ok = unknown_option(adapter, option);
+    cb_free(name);
+    return ok;
+}
+
+bool cb_adapter_set_json(cb_adapter *adapter, const char *what, const char *json)
+{
+    if (adapter->attached)
+        return cb_fail(CB_ERR_STATE, "%s: options cannot change while the adapter is attached", what), false;
+    json_t *object = cb_json_parse(what, json, strlen(json));
+    bool ok = object && cb_adapter_from_json(adapter, what, object);
+    json_decref(object);
+    return ok;
+}
+
+void *cb_adapter_config(cb_adapter *adapter)
+{
+    return adapter->config;
+}
+
+cb_target *cb_adapter_target(cb_adapter *adapter)
+{
+    return &adapter->target;
+}
+
+const cb_adapter_kind *cb_adapter_kind_of(const cb_adapter *adapter)
+{
+    return adapter->kind;
+}
+
+const char *cb_adapter_name(const cb_adapter *adapter)
+{
+    return adapter->name;
+}
+
+/* ---- plan -------------------------------------------------------------------------------------------------------------- */
+
+static bool plan_module(cb_adapter *adapter, cb_layer *layer, bool fresh)
+{
+    const cb_adapter_kind *kind = adapter->kind;
+    if (fresh && kind->check && !kind->check(adapter->config, layer))
+        return false;
+    if (!cb_grow(&adapter->modules, &adapter->module_capacity, adapter->module_count + 1, sizeof(*adapter->modules)))
+        return false;
+    size_t header = (sizeof(cb_module) + 15) / 16 * 16;
+    cb_module *m = cb_calloc(1, header + kind->state_size);
+    if (!m)
+        return false;
+    *m = (cb_module){.kind = &kind->module, .layer = layer, .state = (char *)m + header, .strength = adapter->strength};
+    adapter->modules[adapter->module_count++] = m;
+    return !kind->create || kind->create(m, adapter->config, layer);
+}
+
+static const cb_weight *own_weight(const cb_layer *layer, const char *name)
+{
+    for (int i = 0; i < layer->weight_count; i++)
+        if (strcmp(layer->weights[i].name, name) == 0)
+            return &layer->weights[i];
+    return NULL;
+}
+
+static bool plan_weight(cb_adapter *adapter, cb_layer *layer, const char *name, bool pinned)
+{
+    for (size_t i = 0; i < adapter->trained_count; i++)
+        if (adapter->trained[i].layer == layer && strcmp(adapter->trained[i].name, name) == 0)
+            return true;
+    const cb_weight *weight = own_weight(layer, name);
+    if (weight && weight->frozen)
+        return cb_fail(CB_ERR_STATE, "layer %s: another adapter already trains its %s", layer->name, name), false;
+    if (!cb_grow(&adapter->trained, &adapter->trained_capacity, adapter->trained_count + 1, sizeof(*adapter->trained)))
+        return false;
+    adapter->trained[adapter->trained_count++] = (cb_trained_weight){.layer = layer, .name = name, .pinned = pinned};
+    return true;
+}
+
+static bool plan_saved_layer(void *user, cb_layer *layer)
+{
+    cb_adapter *adapter = user;
+    for (int i = 0; i < layer->weight_count; i++)
+        if (!plan_weight(adapter, layer, layer->weights[i].name, false))
+            return false;
+    if (layer->tied && !own_weight(layer, "weight") && cb_layer_weight(layer->tied, "weight"))
+        return plan_weight(adapter, layer, "weight", false);
+    return true;
+}
+
+static bool plan_bias_of_layer(void *user, cb_layer *layer)
+{
+    return !own_weight(layer, "bias") || plan_weight(user, layer, "bias", false);
+}
+
+static bool plan_biases(cb_adapter *adapter, cb_layer *root)
+{
+    const cb_option *option = cb_options_find(adapter->kind->options, "bias");
+    if (!option || option->type != CB_OPTION_ENUM)
+        return true;
+    int chosen;
+    memcpy(&chosen, (const char *)adapter->config + option->offset, sizeof(chosen));
+    const char *bias = option->choices[chosen];
+    if (strcmp(bias, "none") == 0)
+        return true;
+    if (strcmp(bias, "all") == 0)
+        return cb_layer_visit(root, plan_bias_of_layer, adapter);
+    for (size_t i = 0; i < adapter->module_count; i++)
+        if (!plan_bias_of_layer(adapter, adapter->modules[i]->layer))
+            return false;
+    return true;
+}
+
+/* A head tied to an embedding that is trained whole keeps the original weight. */
+static bool plan_pin(void *user, cb_layer *layer)
+{
+    cb_adapter *adapter = user;
+    if (!layer->tied || own_weight(layer, "weight"))
+        return true;
+    for (size_t i = 0; i < adapter->trained_count; i++)
+        if (adapter->trained[i].layer == layer->tied && strcmp(adapter->trained[i].name, "weight") == 0)
+            return plan_weight(adapter, layer, "weight", true);
+    return true;
+}
+
+static bool list_entry(cb_adapter *adapter, char *name, int ndim, const int64_t *shape, bool trainable, cb_tensor **slot, size_t trained)
+{
+    if (!name || !cb_grow(&adapter->entries, &adapter->entry_capacity, adapter->entry_count + 1, sizeof(*adapter->entries))) {
+        cb_free(name);
+        return false;
+    }
+    cb_adapter_entry *entry = &adapter->entries[adapter->entry_count++];
+    *entry = (cb_adapter_entry){.name = name, .ndim = ndim, .trainable = trainable, .slot = slot, .trained = trained};
+    memcpy(entry->shape, shape, (size_t)ndim * sizeof(*shape));
+    return true;
+}
+
+static bool hosts_our_module(const cb_adapter *adapter, const cb_layer *layer)
+{
+    for (size_t i = 0; i < adapter->module_count; i++)
+        if (adapter->modules[i]->layer == layer)
+            return true;
+    return false;
+}
+
+static bool list_entries(cb_adapter *adapter)
+{
+    for (size_t i = 0; i < adapter->module_count; i++) {
+        cb_module *m = adapter->modules[i];
+        cb_adapter_parameter list[CB_MODULE_PARAMETERS];
+        int count = adapter->kind->parameters(m, list);
+        for (int k = 0; k < count; k++)
+            if (!list_entry(adapter, cb_format(CB_PEFT_PREFIX "%s.%s", m->layer->name, list[k].suffix), list[k].ndim, list[k].shape,
+                            list[k].trainable, list[k].tensor, 0))
+                return false;
+    }
+    for (size_t i = 0; i < adapter->trained_count; i++) {
+        const cb_trained_weight *trained = &adapter->trained[i];
+        if (trained->pinned)
+            continue;
+        const cb_tensor *base = cb_layer_weight(trained->layer, trained->name);
+        /* PEFT wraps the layers it adapts, which shows in the names of their own weights */
+        const char *wrap = hosts_our_module(adapter, trained->layer) ? ".base_layer" : "";
+        if (!list_entry(adapter, cb_format(CB_PEFT_PREFIX "%s%s.%s", trained->layer->name, wrap, trained->name), base->ndim, base->shape,
+                        true, NULL, i))
+            return false;
+    }
+    return true;
+}
+
+bool cb_adapter_plan(cb_adapter *adapter, cb_layer *root, const char *model_type, bool fresh)
+{
+    if (adapter->attached)
+        return cb_fail(CB_ERR_STATE, "adapter %s is attached already", adapter->name), false;
+    adapter->attached = true; /* so that detach cleans up */
+    adapter->root = root;
+    if (adapter->kind->check && !adapter->kind->check(adapter->config, NULL))
+        return false;
+    cb_layer **layers;
+    size_t count;
+    bool ok = cb_match_targets(adapter, root, model_type, &layers, &count, &adapter->resolved_targets, &adapter->resolved_is_pattern);
+    for (size_t i = 0; ok && i < count; i++)
+        ok = plan_module(adapter, layers[i], fresh);
+    cb_free(layers);
+    ok = ok && cb_match_saved(adapter, root, fresh, &adapter->saved, &adapter->saved_count);
+    for (size_t i = 0; ok && i < adapter->saved_count; i++)
+        ok = cb_layer_visit(adapter->saved[i], plan_saved_layer, adapter);
+    return ok && plan_biases(adapter, root) && cb_layer_visit(root, plan_pin, adapter) && list_entries(adapter);
+}
+
+/* ---- tensors ------------------------------------------------------------------------------------------------------------ */
+
+static bool allocate_entry(cb_adapter_entry *entry)
+{
+    cb_tensor *t = cb_full_nd(CB_F32, 0, entry->ndim, entry->shape);
+    if (!t || (entry->trainable && !cb_parameter(t)))
+        return false;
+    *entry->slot = cb_keep(t);
+    return true;
+}
+
+/* Gives a tied layer the shared weight as its own, in a form that cb_layer_train_copy(..., false) takes back. */
+static bool pin_weight(cb_layer *layer, const char *name)
+{
+    cb_tensor *shared = cb_layer_weight(layer, name);
+    if (!cb_layer_add_weight(layer, name, shared))
+        return false;
+    layer->weights[layer->weight_count - 1].frozen = cb_keep(shared);
+    return true;
+}
+
+bool cb_adapter_allocate(cb_adapter *adapter)
+{
+    cb_scope *scope = cb_scope_open();
+    bool ok = scope != NULL;
+    for (size_t i = 0; ok && i < adapter->entry_count; i++)
+        ok = !adapter->entries[i].slot || allocate_entry(&adapter->entries[i]);
+    /* pins first: they keep the weight that the embedding has now */
+    for (int pinned = 1; pinned >= 0; pinned--)
+        for (size_t i = 0; ok && i < adapter->trained_count; i++) {
+            cb_trained_weight *trained = &adapter->trained[i];
+            if (trained->pinned != (pinned == 1))
+                continue;
+            ok = pinned ? pin_weight(trained->layer, trained->name)
+                        : cb_layer_train_copy(trained->layer, trained->name, CB_F32, true);
+            trained->active = ok;
+        }
+    if (scope)
+        cb_scope_close(scope);
+    return ok;
+}
+
+cb_tensor *cb_adapter_entry_tensor(const cb_adapter *adapter, const cb_adapter_entry *entry)
+{
+    if (entry->slot)
+        return *entry->slot;
+    const cb_trained_weight *trained = &adapter->trained[entry->trained];
+    return trained->hidden ? trained->hidden : cb_layer_weight(trained->layer, trained->name);
+}
+
+bool cb_adapter_connect(cb_adapter *adapter)
+{
+    adapter->parameters = cb_calloc(adapter->entry_count, sizeof(*adapter->parameters));
+    if (!adapter->parameters)
+        return false;
+    for (size_t i = 0; i < adapter->entry_count; i++) {
+        const cb_adapter_entry *entry = &adapter->entries[i];
+        if (entry->trainable)
+            adapter->parameters[adapter->parameter_count++] = (cb_named_tensor){entry->name, cb_adapter_entry_tensor(adapter, entry)};
+    }
+    for (size_t i = 0; i < adapter->module_count; i++)
+        if (!cb_layer_attach(adapter->modules[i]->layer, adapter->modules[i]))
+            return false;
+    return true;
+}
+
+bool cb_adapter_attach(cb_adapter *adapter, cb_layer *root, const char *model_type, uint64_t seed)
+{
+    if (adapter->attached)
+        return cb_fail(CB_ERR_STATE, "adapter %s is attached already", adapter->name), false;
+    bool ok = cb_adapter_plan(adapter, root, model_type, true) && cb_adapter_allocate(adapter);
+    for (size_t i = 0; ok && adapter->kind->initialise && i < adapter->module_count; i++)
+        ok = adapter->kind->initialise(adapter->modules[i], adapter->config, seed);
+    ok = ok && cb_adapter_connect(adapter);
+    if (!ok)
+        cb_adapter_detach(adapter);
+    return ok;
+}
+
+/* ---- strength, and the way back ------------------------------------------------------------------------------------------ */
+
+/* Swaps our copy of a base weight in or out; references move along. */
+static void show_weight(cb_trained_weight *trained, bool show)
+{
+    if (!trained->active || show == !trained->hidden)
+        return;
+    cb_weight *weight = (cb_weight *)own_weight(trained->layer, trained->name);
+    if (show && weight->frozen) {
+        cb_fail(CB_ERR_STATE, "layer %s: another adapter already trains its %s", trained->layer->name, trained->name);
+    } else if (show) {
+        weight->frozen = weight->tensor;
+        weight->tensor = trained->hidden;
+        trained->hidden = NULL;
+    } else {
+        trained->hidden = weight->tensor;
+        weight->tensor = weight->frozen;
+        weight->frozen = NULL;
+    }
+}
+
+void cb_adapter_set_strength(cb_adapter *adapter, double strength)
+{
+    adapter->strength = strength;
+    for (size_t i = 0; i < adapter->module_count; i++)
+        adapter->modules[i]->strength = strength;
+    for (size_t i = 0; i < adapter->trained_count; i++)
+        show_weight(&adapter->trained[i], strength != 0);
+}
+
+double cb_adapter_strength(const cb_adapter *adapter)
+{
+    return adapter->strength;
+}
+
+void cb_adapter_detach(cb_adapter *adapter)
+{
+    if (!adapter->attached)
+        return;
+    for (size_t i = 0; i < adapter->trained_count; i++) {
+        cb_trained_weight *trained = &adapter->trained[i];
+        show_weight(trained, true);
+        if (trained->active)
+            cb_layer_train_copy(trained->layer, trained->name, CB_F32, false);
+    }
+    for (size_t i = 0; i < adapter->entry_count; i++) {
+        if (adapter->entries[i].slot)
+            cb_release(*adapter->entries[i].slot);
+        cb_free(adapter->entries[i].name);
+    }
+    for (size_t i = 0; i < adapter->module_count; i++) {
+        cb_layer_detach(adapter->modules[i]->layer, adapter->modules[i]);
+        cb_free(adapter->modules[i]);
+    }
+    cb_free(adapter->modules);
+    cb_free(adapter->saved);
+    cb_free(adapter->trained);
+    cb_free(adapter->entries);
+    cb_free(adapter->parameters);
+    cb_string_list_free(&adapter->resolved_targets);
+    cb_adapter kept = {.kind = adapter->kind, .name = adapter->name, .config = adapter->config, .target = adapter->target,
+                       .common = adapter->common, .strength = adapter->strength};
+    *adapter = kept;
+}
+
+/* ---- lists ----------------------------------------------------------------------------------------------------------------- */
+
+size_t cb_adapter_parameters(const cb_adapter *adapter, const cb_named_tensor **list)
+{
+    *list = adapter->parameters;
+    return adapter->parameter_count;
+}
+
+int64_t cb_adapter_parameter_count(const cb_adapter *adapter)
+{
+    int64_t count = 0;
+    for (size_t i = 0; i < adapter->parameter_count; i++)
+        count += adapter->parameters[i].tensor->count;
+    return count;
+}
+
+size_t cb_adapter_modules(const cb_adapter *adapter, cb_module *const **list)
+{
+    *list = adapter->modules;
+    return adapter->module_count;
+}
+
+size_t cb_adapter_saved_layers(const cb_adapter *adapter, cb_layer *const **list)
+{
+    *list = adapter->saved;
+    return adapter->saved_count;
+}
+
+/* ---- for kinds --------------------------------------------------------------------------------------------------------------- */
+
+/* FNV-1a, 64 bits */
+static uint64_t hash_text(uint64_t hash, const char *text)
+{
+    for (; *text; text++)
+        hash = (hash ^ (uint8_t)*text) * 0x100000001b3u;
+    return hash;
+}
+
+cb_rng cb_adapter_rng(uint64_t seed, const cb_module *m, const char *suffix)
+{
+    uint64_t hash = hash_text(0xcbf29ce484222325u, m->layer->name);
+    return (cb_rng){.seed = seed, .stream = hash_text(hash_text(hash, "."), suffix)};
+}
+
+bool cb_init_uniform(cb_tensor *t, cb_rng rng, double bound)
+{
+    if (!t)
+        return false;
+    float *x = t->data;
+    for (int64_t i = 0; i < t->count; i++)
+        x[i] = (float)(bound * (2 * cb_rng_uniform(&rng) - 1));
+    return true;
+}
+
+bool cb_init_normal(cb_tensor *t, cb_rng rng, double standard_deviation)
+{
+    if (!t)
+        return false;
+    float *x = t->data;
+    for (int64_t i = 0; i < t->count; i++)
+        x[i] = (float)(standard_deviation * cb_rng_normal(&rng));
+    return true;
+}

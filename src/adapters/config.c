@@ -1,0 +1,282 @@
+/* config.c: an adapter's options as adapter_config.json, in PEFT's names and forms.
+ *
+ * What a kind's options do not cover is in its `peft_fixed`: fields with the one value that is supported.  That table writes them, and
+ * tells a field that must be refused from one that nobody knows. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "adapters/internal.h"
+
+/* The release of PEFT whose fields are written. */
+#define PEFT_VERSION "0.21.2"
+
+json_t *cb_adapter_common_defaults(void)
+{
+    json_t *common = json_pack("{s:n, s:n, s:b, s:s, s:n, s:s}", "auto_mapping", "base_model_name_or_path", "inference_mode", 1,
+                               "peft_version", PEFT_VERSION, "revision", "task_type", "CAUSAL_LM");
+    if (!common)
+        cb_fail(CB_ERR_MEMORY, "no memory for an adapter's config");
+    return common;
+}
+
+static json_t *fixed_fields(const cb_adapter_kind *kind)
+{
+    const char *text = kind->peft_fixed ? kind->peft_fixed : "{}";
+    return cb_json_parse(kind->name, text, strlen(text));
+}
+
+static bool wrong_type(const char *file, const char *key, const char *expected)
+{
+    return cb_fail(CB_ERR_FORMAT, "%s: %s: expected %s", file, key, expected), false;
+}
+
+/* ---- reading --------------------------------------------------------------------------------------------------------- */
+
+static bool read_item(const char *file, const char *key, const json_t *value, cb_string_list *list)
+{
+    if (json_is_string(value))
+        return cb_string_list_add(list, json_string_value(value));
+    if (!json_is_integer(value))
+        return wrong_type(file, key, "a string, a number or a list of them");
+    char *text = cb_format("%lld", (long long)json_integer_value(value));
+    bool ok = text && cb_string_list_add(list, text);
+    cb_free(text);
+    return ok;
+}
+
+static bool read_list(const char *file, const char *key, const json_t *value, cb_string_list *list)
+{
+    cb_string_list_free(list);
+    *list = (cb_string_list){0};
+    if (json_is_null(value))
+        return true;
+    if (!json_is_array(value))
+        return read_item(file, key, value, list);
+    size_t i;
+    json_t *item;
+    json_array_foreach(value, i, item) if (!read_item(file, key, item, list)) return false;
+    return true;
+}
+
+/* 1 taken, 0 not a target field, -1 an error */
+static int read_target(cb_target *target, const char *file, const char *key, const json_t *value)
+{
+    const cb_option *option = cb_options_find(cb_target_option_table, key);
+    if (!option)
+        return 0;
+    cb_string_list *list = (cb_string_list *)((char *)target + option->offset);
+    if (list == &target->target_modules)
+        target->target_is_pattern = json_is_string(value);
+    if (list == &target->exclude_modules)
+        target->exclude_is_pattern = json_is_string(value);
+    if (json_is_string(value) && !*json_string_value(value))
+        value = json_null();
+    return read_list(file, key, value, list) ? 1 : -1;
+}
+
+/* PEFT's booleans that may be a string as well are enums here. */
+static bool collect_option(const cb_option *option, const json_t *value, json_t *options)
+{
+    if (json_is_null(value))
+        return true; /* the default */
+    json_t *taken = option->type == CB_OPTION_ENUM && json_is_boolean(value) ? json_string(json_is_true(value) ? "true" : "false")
+                                                                             : json_deep_copy(value);
+    if (!taken || json_object_set_new(options, option->name, taken) != 0)
+        return cb_fail(CB_ERR_MEMORY, "no memory for an adapter's config"), false;
+    return true;
+}
+
+static bool is_nothing(const json_t *value)
+{
+    return json_is_null(value) || json_is_false(value) || ((json_is_array(value) || json_is_object(value)) && !json_object_size(value) &&
+                                                           !json_array_size(value));
+}
+
+static bool same_value(const json_t *a, const json_t *b)
+{
+    if (json_is_number(a) && json_is_number(b))
+        return json_number_value(a) == json_number_value(b);
+    return json_equal(a, b) || (is_nothing(a) && is_nothing(b));
+}
+
+static bool refuse(const char *file, const cb_adapter_kind *kind, const char *key, const json_t *found, const json_t *expected)
+{
+    char *f = json_dumps(found, JSON_ENCODE_ANY | JSON_COMPACT), *e = json_dumps(expected, JSON_ENCODE_ANY | JSON_COMPACT);
+    cb_fail(CB_ERR_UNSUPPORTED, "%s: %s: found %.200s, only %s is supported for %s", file, key, f ? f : "?", e ? e : "?",
+            kind->peft_type);
+    free(f);
+    free(e);
+    return false;
+}
+
+static bool read_field(cb_adapter *adapter, const char *file, const char *key, const json_t *value, const json_t *fixed, json_t *options)
+{
+    const cb_adapter_kind *kind = adapter->kind;
+    if (strcmp(key, "peft_type") == 0) {
+        if (!json_is_string(value) || strcmp(json_string_value(value), kind->peft_type) != 0)
+            return refuse(file, kind, key, value, json_object_get(fixed, key));
+        return true;
+    }
+    if (json_object_get(adapter->common, key)) {
+        if (strcmp(key, "inference_mode") != 0 && strcmp(key, "peft_version") != 0 && json_object_set(adapter->common, key, (json_t *)value) != 0)
+            return cb_fail(CB_ERR_MEMORY, "no memory for an adapter's config"), false;
+        return true;
+    }
+    if (strcmp(key, "fan_in_fan_out") == 0) /* the layers know how they store their weights */
+        return json_is_boolean(value) || wrong_type(file, key, "true or false");
+    int target = read_target(&adapter->target, file, key, value);
+    if (target)
+        return target > 0;
+    const cb_option *option = cb_options_find(kind->options, cb_adapter_option_name(kind, key));
+    if (option)
+        return collect_option(option, value, options);
+    const json_t *expected = json_object_get(fixed, key);
+    if (expected)
+        return same_value(value, expected) || refuse(file, kind, key, value, expected);
+    cb_log_message(CB_LOG_WARNING, "%s: %.100s is not a known field of %s and is ignored", file, key, kind->peft_type);
+    return true;
+}
+
+bool cb_adapter_from_json(cb_adapter *adapter, const char *file, const json_t *object)
+{
+    if (!json_is_object(object))
+        return cb_fail(CB_ERR_FORMAT, "%s: expected a JSON object", file), false;
+    json_t *fixed = fixed_fields(adapter->kind), *options = json_object();
+    bool ok = fixed && options && json_object_set_new(fixed, "peft_type", json_string(adapter->kind->peft_type)) == 0;
+    const char *key;
+    json_t *value;
+    if (ok)
+        json_object_foreach((json_t *)object, key, value)
+        {
+            if (!(ok = read_field(adapter, file, key, value, fixed, options)))
+                break;
+        }
+    ok = ok && cb_options_from_json(adapter->kind->options, adapter->config, file, options, false);
+    json_decref(fixed);
+    json_decref(options);
+    return ok;
+}
+
+/* ---- writing ----------------------------------------------------------------------------------------------------------- */
+
+/* 16.0 becomes 16, as PEFT writes numbers that were given whole; ranks must be. */
+static json_t *whole_numbers(json_t *value)
+{
+    if (json_is_object(value)) {
+        const char *key;
+        json_t *item, *object = json_object();
+        json_object_foreach(value, key, item) json_object_set_new(object, key, whole_numbers(item));
+        return object;
+    }
+    double x = json_real_value(value);
+    if (json_is_real(value) && x != 0 && x == floor(x) && fabs(x) < 1e15)
+        return json_integer((json_int_t)x);
+    return json_incref(value);
+}
+
+static bool write_options(const cb_adapter *adapter, json_t *out)
+{
+    const cb_adapter_kind *kind = adapter->kind;
+    char *text = cb_options_to_json(kind->options, adapter->config);
+    json_t *options = text ? cb_json_parse(kind->name, text, strlen(text)) : NULL;
+    cb_free(text);
+    const char *key;
+    json_t *value;
+    json_object_foreach(options, key, value)
+    {
+        const cb_option *option = cb_options_find(kind->options, key);
+        const char *word = option->type == CB_OPTION_ENUM ? json_string_value(value) : NULL;
+        bool truth = word && (strcmp(word, "true") == 0 || strcmp(word, "false") == 0);
+        json_t *written = truth ? json_boolean(word[0] == 't') : whole_numbers(value);
+        json_object_set_new(out, cb_adapter_peft_name(kind, key), written);
+    }
+    bool ok = options != NULL;
+    json_decref(options);
+    return ok;
+}
+
+static json_t *list_to_json(const cb_string_list *list, bool single, bool numbers)
+{
+    if (!list->count)
+        return json_null();
+    if (single && list->count == 1)
+        return json_string(list->items[0]);
+    json_t *array = json_array();
+    for (size_t i = 0; i < list->count; i++)
+        json_array_append_new(array, numbers ? json_integer(strtoll(list->items[i], NULL, 10)) : json_string(list->items[i]));
+    return array;
+}
+
+/* Fields that PEFT does not have for this kind, and that hold nothing, are left out. */
+static void write_target(json_t *out, const char *key, json_t *value, bool always)
+{
+    if (always || json_object_get(out, key) || !json_is_null(value))
+        json_object_set(out, key, value);
+    json_decref(value);
+}
+
+static void write_targets(const cb_adapter *adapter, json_t *out)
+{
+    const cb_target *target = &adapter->target;
+    bool resolved = adapter->resolved_targets.count > 0;
+    const cb_string_list *modules = resolved ? &adapter->resolved_targets : &target->target_modules;
+    bool is_pattern = resolved ? adapter->resolved_is_pattern : target->target_is_pattern;
+    write_target(out, "target_modules", list_to_json(modules, is_pattern, false), true);
+    write_target(out, "exclude_modules", list_to_json(&target->exclude_modules, target->exclude_is_pattern, false), false);
+    write_target(out, "layers_to_transform", list_to_json(&target->layers_to_transform, false, true), false);
+    write_target(out, "layers_pattern", list_to_json(&target->layers_pattern, true, false), false);
+    write_target(out, "modules_to_save", list_to_json(&target->modules_to_save, false, false), true);
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* Keys in order as in PEFT's files, but not those of nested objects: in rank_pattern the first match counts. */
+static json_t *sorted(json_t *object)
+{
+    const char **keys = cb_calloc(json_object_size(object), sizeof(*keys));
+    json_t *out = json_object();
+    size_t count = 0;
+    const char *key;
+    json_t *value;
+    if (keys && out) {
+        json_object_foreach(object, key, value) keys[count++] = key;
+        qsort(keys, count, sizeof(*keys), by_name);
+        for (size_t i = 0; i < count; i++)
+            json_object_set(out, keys[i], json_object_get(object, keys[i]));
+    }
+    cb_free(keys);
+    json_decref(object);
+    return out;
+}
+
+json_t *cb_adapter_to_json(const cb_adapter *adapter)
+{
+    json_t *out = fixed_fields(adapter->kind);
+    if (!out || json_object_update(out, adapter->common) != 0 || !write_options(adapter, out)) {
+        json_decref(out);
+        return NULL;
+    }
+    json_object_set_new(out, "peft_type", json_string(adapter->kind->peft_type));
+    write_targets(adapter, out);
+    if (json_object_get(out, "fan_in_fan_out")) {
+        bool transposed = false;
+        for (size_t i = 0; i < adapter->module_count; i++)
+            transposed |= adapter->modules[i]->layer->transposed;
+        json_object_set_new(out, "fan_in_fan_out", json_boolean(transposed));
+    }
+    return sorted(out);
+}
+
+char *cb_adapter_json(const cb_adapter *adapter)
+{
+    json_t *object = cb_adapter_to_json(adapter);
+    char *text = object ? json_dumps(object, JSON_INDENT(2)) : NULL;
+    char *copy = text ? cb_strdup(text) : NULL;
+    free(text);
+    json_decref(object);
+    return copy;
+}

@@ -1,0 +1,85 @@
+/* internal.h: what the files of adapters/ share: the adapter itself, pattern matching, and its config as JSON. */
+#ifndef CB_ADAPTERS_INTERNAL_H
+#define CB_ADAPTERS_INTERNAL_H
+
+#include "cambium/adapters.h"
+#include "core/json.h"
+
+/* A parameter of the base model that this adapter trains in place of the frozen one: modules_to_save and biases. */
+typedef struct cb_trained_weight {
+    cb_layer *layer;
+    const char *name;   /* "weight", "bias" */
+    bool pinned;        /* not trained: a head tied to a trained embedding keeps the original, as in PEFT; not in the file */
+    bool active;        /* the layer holds our copy */
+    cb_tensor *hidden;  /* our copy while the adapter is off and the layer uses the original, else NULL */
+} cb_trained_weight;
+
+/* A tensor of adapter_model.safetensors. */
+typedef struct cb_adapter_entry {
+    char *name;
+    int ndim;
+    int64_t shape[CB_MAX_DIMS];
+    bool trainable;
+    cb_tensor **slot;   /* a module's parameter: where it holds the tensor */
+    size_t trained;     /* otherwise: which of the adapter's trained weights */
+} cb_adapter_entry;
+
+struct cb_adapter {
+    const cb_adapter_kind *kind;
+    char *name;
+    void *config;
+    cb_target target;
+    json_t *common;                 /* fields of every PEFT file (task_type, revision, ...), as read or at their defaults */
+
+    /* while attached */
+    bool attached;
+    double strength;
+    cb_layer *root;
+    cb_module **modules;            /* each one block with its state behind it */
+    size_t module_count, module_capacity;
+    cb_layer **saved;               /* modules_to_save */
+    size_t saved_count, saved_capacity;
+    cb_trained_weight *trained;
+    size_t trained_count, trained_capacity;
+    cb_adapter_entry *entries;      /* everything the file holds */
+    size_t entry_count, entry_capacity;
+    cb_named_tensor *parameters;    /* the trainable ones of them */
+    size_t parameter_count;
+    cb_string_list resolved_targets; /* what "all-linear" or the default turned out to be; else empty */
+    bool resolved_is_pattern;
+};
+
+#define CB_PEFT_PREFIX "base_model.model."
+
+/* ---- match.c ---- */
+typedef struct cb_pattern cb_pattern;
+/* Compiles a regular expression from a stranger; `field` names it in messages. */
+cb_pattern *cb_pattern_new(const char *field, const char *text);
+void cb_pattern_free(cb_pattern *pattern);
+/* 1 it matches (from the start; up to the end when whole), 0 not, -1 an error: too expensive. */
+int cb_pattern_test(const cb_pattern *pattern, const char *subject, bool whole);
+bool cb_is_pattern_text(const char *text); /* has characters that no layer name has */
+bool cb_match_saved(const cb_adapter *adapter, cb_layer *root, bool strict, cb_layer ***list, size_t *count);
+/* The same as cb_adapter_match(), and fills in what an automatic target resolved to. */
+bool cb_match_targets(const cb_adapter *adapter, cb_layer *root, const char *model_type, cb_layer ***list, size_t *count,
+                      cb_string_list *resolved, bool *resolved_is_pattern);
+
+/* ---- adapter.c ---- */
+/* Makes modules without tensors and lists the entries of the file; nothing of the model changes. */
+bool cb_adapter_plan(cb_adapter *adapter, cb_layer *root, const char *model_type, bool fresh);
+/* Makes the tensors (zero; trained weights as the base has them). */
+bool cb_adapter_allocate(cb_adapter *adapter);
+/* Puts the modules on their layers. */
+bool cb_adapter_connect(cb_adapter *adapter);
+cb_tensor *cb_adapter_entry_tensor(const cb_adapter *adapter, const cb_adapter_entry *entry);
+const char *cb_adapter_option_name(const cb_adapter_kind *kind, const char *name); /* PEFT's name to ours */
+const char *cb_adapter_peft_name(const cb_adapter_kind *kind, const char *option); /* and back */
+
+/* ---- config.c ---- */
+json_t *cb_adapter_common_defaults(void);
+bool cb_adapter_from_json(cb_adapter *adapter, const char *file, const json_t *object);
+json_t *cb_adapter_to_json(const cb_adapter *adapter);
+
+extern const cb_adapter_kind cb_lora;
+
+#endif

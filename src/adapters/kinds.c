@@ -1,0 +1,81 @@
+/* kinds.c: the table of adapter kinds, and what they adapt by default. */
+#include <string.h>
+
+#include "adapters/internal.h"
+
+static const cb_adapter_kind *const kinds[] = {
+    &cb_lora,
+    NULL,
+};
+
+/* peft/utils/constants.py: TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING */
+const char *const cb_lora_default_targets[] = {
+    "t5", "q,v",
+    "mt5", "q,v",
+    "bart", "q_proj,v_proj",
+    "gpt2", "c_attn",
+    "bloom", "query_key_value",
+    "blip-2", "q,v,q_proj,v_proj",
+    "opt", "q_proj,v_proj",
+    "gptj", "q_proj,v_proj",
+    "gpt_neox", "query_key_value",
+    "gpt_neo", "q_proj,v_proj",
+    "bert", "query,value",
+    "roberta", "query,value",
+    "xlm-roberta", "query,value",
+    "electra", "query,value",
+    "deberta-v2", "query_proj,value_proj",
+    "deberta", "in_proj",
+    "layoutlm", "query,value",
+    "llama", "q_proj,v_proj",
+    "llama4", "q_proj,v_proj",
+    "chatglm", "query_key_value",
+    "gpt_bigcode", "c_attn",
+    "mpt", "Wqkv",
+    "RefinedWebModel", "query_key_value",
+    "RefinedWeb", "query_key_value",
+    "falcon", "query_key_value",
+    "btlm", "c_proj,c_attn",
+    "codegen", "qkv_proj",
+    "mistral", "q_proj,v_proj",
+    "mixtral", "q_proj,v_proj",
+    "stablelm", "q_proj,v_proj",
+    "phi", "q_proj,v_proj,fc1,fc2",
+    "gemma", "q_proj,v_proj",
+    "gemma2", "q_proj,v_proj",
+    "gemma3_text", "q_proj,v_proj",
+    "gemma4", ".*language_model\\..*\\.(q_proj|v_proj)",
+    "qwen2", "q_proj,v_proj",
+    "qwen3", "q_proj,v_proj",
+    "nemotron_h", "q_proj,k_proj,v_proj,o_proj",
+    "rwkv", "key,value,receptance,output",
+    "rwkv7", "r_proj,k_proj,v_proj,o_proj,key,value",
+    NULL,
+};
+
+const cb_adapter_kind *const *cb_adapter_kinds(void)
+{
+    return kinds;
+}
+
+const cb_adapter_kind *cb_adapter_kind_find(const char *name_or_peft_type)
+{
+    const char *names[sizeof(kinds) / sizeof(kinds[0])];
+    size_t count = 0;
+    for (; kinds[count]; count++) {
+        if (strcmp(name_or_peft_type, kinds[count]->name) == 0 || strcmp(name_or_peft_type, kinds[count]->peft_type) == 0)
+            return kinds[count];
+        names[count] = kinds[count]->name;
+    }
+    cb_string close = {0};
+    cb_closest_names(name_or_peft_type, names, count, 5, &close);
+    cb_fail(CB_ERR_ARGUMENT, "adapter kind: found '%.100s', expected one like %s", name_or_peft_type, close.data ? close.data : "none");
+    cb_string_free(&close);
+    return NULL;
+}
+
+bool cb_adapter_help(const cb_adapter_kind *kind, cb_string *out)
+{
+    return cb_string_printf(out, "%s: %s\n%s\n\n", kind->name, kind->summary, kind->paper) && cb_options_help(kind->options, out) &&
+           cb_string_puts(out, "\n") && cb_options_help(cb_target_option_table, out);
+}

@@ -1,0 +1,581 @@
+/* match.c: which layers an adapter hits, by PEFT's rules (peft/tuners/tuners_utils.py: check_target_module_exists,
+ * _maybe_include_all_linear_layers; peft/utils/other.py: get_pattern_key, _set_trainable):
+ *
+ * 1. exclude_modules: a pattern matches the whole name; a list item is the name or what follows one of its dots to the end.
+ * 2. A layer that is, or lies under, one of modules_to_save is never hit.
+ * 3. target_modules: as 1, or "all-linear".
+ * 4. A list item that is not the whole name counts only when the first number in the name is among layers_to_transform.
+ *
+ * Patterns come from files of strangers: their size, their depth and the work they may cause are bounded. */
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "adapters/internal.h"
+
+#define PATTERN_MAX_LENGTH  8192
+#define PATTERN_MATCH_LIMIT 200000 /* calls of the matcher a name; ordinary patterns need some hundred */
+#define PATTERN_HEAP_KIB    4096
+
+/* ---- patterns ------------------------------------------------------------------------------------------------------- */
+
+struct cb_pattern {
+    pcre2_general_context *memory;
+    pcre2_match_context *limits;
+    pcre2_match_data *match;
+    pcre2_code *code;
+    char *field, *text;
+};
+
+static void *pattern_malloc(size_t size, void *user)
+{
+    (void)user;
+    return cb_alloc(size);
+}
+
+static void pattern_free(void *block, void *user)
+{
+    (void)user;
+    cb_free(block);
+}
+
+void cb_pattern_free(cb_pattern *pattern)
+{
+    if (!pattern)
+        return;
+    pcre2_match_data_free(pattern->match);
+    pcre2_code_free(pattern->code);
+    pcre2_match_context_free(pattern->limits);
+    pcre2_general_context_free(pattern->memory);
+    cb_free(pattern->field);
+    cb_free(pattern->text);
+    cb_free(pattern);
+}
+
+static bool pattern_compile(cb_pattern *pattern)
+{
+    pattern->memory = pcre2_general_context_create(pattern_malloc, pattern_free, NULL);
+    pcre2_compile_context *compile = pattern->memory ? pcre2_compile_context_create(pattern->memory) : NULL;
+    if (!compile)
+        return cb_fail(CB_ERR_MEMORY, "no memory for a regular expression"), false;
+    pcre2_set_parens_nest_limit(compile, 100);
+    int error = 0;
+    PCRE2_SIZE where = 0;
+    pattern->code = pcre2_compile((PCRE2_SPTR)pattern->text, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C,
+                                  &error, &where, compile);
+    pcre2_compile_context_free(compile);
+    if (!pattern->code) {
+        PCRE2_UCHAR why[128] = "";
+        pcre2_get_error_message(error, why, sizeof(why));
+        cb_fail(CB_ERR_ARGUMENT, "%s: '%.200s' is not a regular expression: %s at character %zu", pattern->field, pattern->text,
+                (const char *)why, (size_t)where);
+        return false;
+    }
+    pattern->limits = pcre2_match_context_create(pattern->memory);
+    pattern->match = pcre2_match_data_create_from_pattern(pattern->code, pattern->memory);
+    if (!pattern->limits || !pattern->match)
+        return cb_fail(CB_ERR_MEMORY, "no memory for a regular expression"), false;
+    pcre2_set_match_limit(pattern->limits, PATTERN_MATCH_LIMIT);
+    pcre2_set_heap_limit(pattern->limits, PATTERN_HEAP_KIB);
+    return true;
+}
+
+cb_pattern *cb_pattern_new(const char *field, const char *text)
+{
+    size_t length = strlen(text);
+    if (length > PATTERN_MAX_LENGTH) {
+        cb_fail(CB_ERR_ARGUMENT, "%s: found a regular expression of %zu characters, expected at most %d", field, length,
+                PATTERN_MAX_LENGTH);
+        return NULL;
+    }
+    cb_pattern *pattern = cb_calloc(1, sizeof(*pattern));
+    if (!pattern)
+        return NULL;
+    pattern->field = cb_strdup(field);
+    pattern->text = cb_strdup(text);
+    if (!pattern->field || !pattern->text || !pattern_compile(pattern)) {
+        cb_pattern_free(pattern);
+        return NULL;
+    }
+    return pattern;
+}
+
+int cb_pattern_test(const cb_pattern *pattern, const char *subject, bool whole)
+{
+    uint32_t options = PCRE2_ANCHORED | (whole ? PCRE2_ENDANCHORED : 0);
+    int found = pcre2_match(pattern->code, (PCRE2_SPTR)subject, strlen(subject), 0, options, pattern->match, pattern->limits);
+    if (found >= 0)
+        return 1;
+    if (found == PCRE2_ERROR_NOMATCH)
+        return 0;
+    PCRE2_UCHAR why[128] = "";
+    pcre2_get_error_message(found, why, sizeof(why));
+    cb_fail(CB_ERR_ARGUMENT, "%s: the regular expression '%.200s' cannot be matched against %s: %s", pattern->field, pattern->text,
+            subject, (const char *)why);
+    return -1;
+}
+
+/* The group `idx` of the last match as a number; -1 when it is none or does not fit. */
+static int64_t pattern_index(const cb_pattern *pattern)
+{
+    char digits[20];
+    PCRE2_SIZE length = sizeof(digits);
+    if (pcre2_substring_copy_byname(pattern->match, (PCRE2_SPTR) "idx", (PCRE2_UCHAR *)digits, &length) != 0)
+        return -1;
+    char *end;
+    int64_t value = strtoll(digits, &end, 10);
+    return *end == 0 ? value : -1;
+}
+
+bool cb_is_pattern_text(const char *text)
+{
+    return strpbrk(text, "\\^$*+?()[]{}|") != NULL;
+}
+
+/* (.*\.)?(K)$ for a K of plain characters, in which a dot stands for any character. */
+static bool plain_key_matches(const char *key, const char *name)
+{
+    size_t key_length = strlen(key), length = strlen(name);
+    if (key_length > length || (key_length < length && name[length - key_length - 1] != '.'))
+        return false;
+    name += length - key_length;
+    for (size_t i = 0; i < key_length; i++)
+        if (key[i] != '.' && key[i] != name[i])
+            return false;
+    return true;
+}
+
+static int key_matches(const char *option, const char *key, const char *name)
+{
+    if (!cb_is_pattern_text(key))
+        return plain_key_matches(key, name);
+    char *text = cb_format("(.*\\.)?(%s)$", key);
+    cb_pattern *pattern = text ? cb_pattern_new(option, text) : NULL;
+    int found = pattern ? cb_pattern_test(pattern, name, false) : -1;
+    cb_pattern_free(pattern);
+    cb_free(text);
+    return found;
+}
+
+bool cb_adapter_pattern(const cb_option_map *map, const char *option, const char *layer_name, double *value)
+{
+    for (size_t i = 0; i < map->count; i++) {
+        int found = key_matches(option, map->keys[i], layer_name);
+        if (found < 0)
+            return false;
+        if (found) {
+            *value = map->values[i];
+            return true;
+        }
+    }
+    return true;
+}
+
+/* ---- the matcher: an adapter's target options, compiled -------------------------------------------------------------- */
+
+typedef struct cb_matcher {
+    const cb_adapter *adapter;
+    const cb_string_list *targets;
+    bool all_linear, is_pattern;
+    cb_pattern *target, *exclude;
+    cb_pattern **saved;          /* one per modules_to_save */
+    cb_pattern **layers;         /* one per layers_pattern, or one for any */
+    size_t layers_count;
+    int64_t *numbers;            /* layers_to_transform */
+    bool *used;                  /* one per target item: some layer was hit by it */
+    cb_layer **hits;
+    size_t hit_count, hit_capacity, excluded;
+    cb_string_list near;         /* last parts of names of layers the kind can sit on, for messages */
+} cb_matcher;
+
+static void matcher_free(cb_matcher *m)
+{
+    cb_pattern_free(m->target);
+    cb_pattern_free(m->exclude);
+    for (size_t i = 0; m->saved && i < m->adapter->target.modules_to_save.count; i++)
+        cb_pattern_free(m->saved[i]);
+    for (size_t i = 0; m->layers && i < m->layers_count; i++)
+        cb_pattern_free(m->layers[i]);
+    cb_free(m->saved);
+    cb_free(m->layers);
+    cb_free(m->numbers);
+    cb_free(m->used);
+    cb_free(m->hits);
+    cb_string_list_free(&m->near);
+}
+
+static cb_pattern *pattern_format(const char *field, const char *before, const char *middle, const char *after)
+{
+    char *text = cb_format("%s%s%s", before, middle, after);
+    cb_pattern *pattern = text ? cb_pattern_new(field, text) : NULL;
+    cb_free(text);
+    return pattern;
+}
+
+static bool matcher_layer_numbers(cb_matcher *m)
+{
+    const cb_target *target = &m->adapter->target;
+    const cb_string_list *numbers = &target->layers_to_transform, *patterns = &target->layers_pattern;
+    if (patterns->count && !numbers->count)
+        return cb_fail(CB_ERR_ARGUMENT, "layers_pattern: found without layers_to_transform, which says which layers"), false;
+    if (!numbers->count)
+        return true;
+    if (m->is_pattern || m->all_linear)
+        return cb_fail(CB_ERR_ARGUMENT, "layers_to_transform: expected only with a list of names in target_modules, found '%.200s'",
+                       m->targets->items[0]),
+               false;
+    m->numbers = cb_calloc(numbers->count, sizeof(*m->numbers));
+    if (!m->numbers)
+        return false;
+    for (size_t i = 0; i < numbers->count; i++) {
+        char *end;
+        m->numbers[i] = strtoll(numbers->items[i], &end, 10);
+        if (end == numbers->items[i] || *end || m->numbers[i] < 0)
+            return cb_fail(CB_ERR_ARGUMENT, "layers_to_transform: found '%.100s', expected layer numbers", numbers->items[i]), false;
+    }
+    m->layers_count = patterns->count ? patterns->count : 1;
+    m->layers = cb_calloc(m->layers_count, sizeof(*m->layers));
+    if (!m->layers)
+        return false;
+    /* lazy, so that the first number counts and not that of an expert further down */
+    if (!patterns->count)
+        m->layers[0] = cb_pattern_new("layers_to_transform", ".*?\\.[^.]*\\.(?P<idx>\\d+)\\.");
+    for (size_t i = 0; i < patterns->count; i++)
+        if (!(m->layers[i] = pattern_format("layers_pattern", "(?:^|.*?\\.)", patterns->items[i], "\\.(?P<idx>\\d+)\\.")))
+            return false;
+    return m->layers[0] != NULL;
+}
+
+static bool matcher_init(cb_matcher *m, const cb_adapter *adapter, const cb_string_list *targets, bool is_pattern)
+{
+    const cb_target *target = &adapter->target;
+    *m = (cb_matcher){.adapter = adapter, .targets = targets, .is_pattern = is_pattern};
+    m->all_linear = targets->count == 1 && strcasecmp(targets->items[0], "all-linear") == 0;
+    if (is_pattern && targets->count != 1)
+        return cb_fail(CB_ERR_ARGUMENT, "target_modules: found %zu patterns, expected one", targets->count), false;
+    if (is_pattern && !m->all_linear && !(m->target = cb_pattern_new("target_modules", targets->items[0])))
+        return false;
+    if (target->exclude_is_pattern && target->exclude_modules.count &&
+        !(m->exclude = cb_pattern_new("exclude_modules", target->exclude_modules.items[0])))
+        return false;
+    if (target->modules_to_save.count && !(m->saved = cb_calloc(target->modules_to_save.count, sizeof(*m->saved))))
+        return false;
+    for (size_t i = 0; i < target->modules_to_save.count; i++)
+        if (!(m->saved[i] = pattern_format("modules_to_save", "(^|.*\\.)", target->modules_to_save.items[i], "($|\\..*)")))
+            return false;
+    m->used = cb_calloc(targets->count ? targets->count : 1, sizeof(*m->used));
+    return m->used && matcher_layer_numbers(m);
+}
+
+static bool ends_with_item(const char *name, const char *item)
+{
+    size_t length = strlen(name), item_length = strlen(item);
+    return length > item_length && name[length - item_length - 1] == '.' && strcmp(name + length - item_length, item) == 0;
+}
+
+/* 1 excluded, 0 not, -1 an error */
+static int matcher_excludes(const cb_matcher *m, const char *name)
+{
+    const cb_target *target = &m->adapter->target;
+    if (m->exclude) {
+        int found = cb_pattern_test(m->exclude, name, true);
+        if (found)
+            return found;
+    }
+    for (size_t i = 0; !m->exclude && i < target->exclude_modules.count; i++)
+        if (strcmp(name, target->exclude_modules.items[i]) == 0 || ends_with_item(name, target->exclude_modules.items[i]))
+            return 1;
+    for (size_t i = 0; i < target->modules_to_save.count; i++) {
+        int found = cb_pattern_test(m->saved[i], name, false);
+        if (found)
+            return found;
+    }
+    return 0;
+}
+
+/* The first pattern that matches gives the layer number. */
+static int matcher_number_fits(const cb_matcher *m, const char *name)
+{
+    for (size_t i = 0; i < m->layers_count; i++) {
+        int found = cb_pattern_test(m->layers[i], name, false);
+        if (found < 0)
+            return -1;
+        if (!found)
+            continue;
+        int64_t number = pattern_index(m->layers[i]);
+        for (size_t k = 0; k < m->adapter->target.layers_to_transform.count; k++)
+            if (m->numbers[k] == number)
+                return 1;
+        return 0;
+    }
+    return 0;
+}
+
+static int matcher_list_hits(cb_matcher *m, const char *name)
+{
+    bool whole = false, tail = false;
+    for (size_t i = 0; i < m->targets->count; i++) {
+        bool same = strcmp(name, m->targets->items[i]) == 0;
+        bool end = !same && ends_with_item(name, m->targets->items[i]);
+        whole |= same;
+        tail |= end;
+        m->used[i] |= same || end;
+    }
+    if (whole || !tail || !m->numbers)
+        return whole || tail;
+    return matcher_number_fits(m, name);
+}
+
+/* 1 hit, 0 not, -1 an error */
+static int matcher_hits(cb_matcher *m, const cb_layer *layer)
+{
+    int excluded = matcher_excludes(m, layer->name);
+    if (excluded < 0)
+        return -1;
+    int hit;
+    if (m->all_linear)
+        hit = layer->kind == CB_LAYER_LINEAR && !layer->output;
+    else if (m->target)
+        hit = cb_pattern_test(m->target, layer->name, true);
+    else
+        hit = matcher_list_hits(m, layer->name);
+    if (hit == 1 && excluded)
+        m->excluded++;
+    return hit == 1 && excluded ? 0 : hit;
+}
+
+static const char *const layer_kind_names[] = {"group", "linear", "convolution", "embedding", "norm", "attention", "mlp", "block"};
+
+static const char *last_part(const char *name)
+{
+    const char *dot = strrchr(name, '.');
+    return dot ? dot + 1 : name;
+}
+
+static bool add_once(cb_string_list *list, const char *text)
+{
+    for (size_t i = 0; i < list->count; i++)
+        if (strcmp(list->items[i], text) == 0)
+            return true;
+    return cb_string_list_add(list, text);
+}
+
+static bool matcher_visit(void *user, cb_layer *layer)
+{
+    cb_matcher *m = user;
+    if (!layer->name || !*layer->name)
+        return true;
+    const cb_adapter_kind *kind = m->adapter->kind;
+    bool can_host = (kind->hosts >> layer->kind) & 1;
+    if (can_host && !add_once(&m->near, last_part(layer->name)))
+        return false;
+    int hit = matcher_hits(m, layer);
+    if (hit <= 0)
+        return hit == 0;
+    if (!can_host)
+        return cb_fail(CB_ERR_UNSUPPORTED, "target_modules: hits layer %s (%s), which %s cannot adapt", layer->name,
+                       layer_kind_names[layer->kind], kind->name),
+               false;
+    if (!cb_grow(&m->hits, &m->hit_capacity, m->hit_count + 1, sizeof(*m->hits)))
+        return false;
+    m->hits[m->hit_count++] = layer;
+    return true;
+}
+
+static bool matcher_nothing(const cb_matcher *m)
+{
+    const char *first = m->targets->items[0];
+    if (m->excluded)
+        return cb_fail(CB_ERR_ARGUMENT, "target_modules: all %zu layers it hits are excluded by exclude_modules or modules_to_save",
+                       m->excluded),
+               false;
+    cb_string names = {0};
+    cb_closest_names(last_part(first), (const char *const *)m->near.items, m->near.count, 5, &names);
+    if (m->numbers)
+        cb_fail(CB_ERR_ARGUMENT, "target_modules: no layer matches '%.200s' in the layers of layers_to_transform; layers here: %s",
+                first, names.data ? names.data : "none");
+    else
+        cb_fail(CB_ERR_ARGUMENT, "target_modules: no layer matches '%.200s'%s; close names: %s", first,
+                m->targets->count > 1 ? " or the other items" : m->target ? " as a regular expression for the whole name" : "",
+                names.data ? names.data : "none");
+    cb_string_free(&names);
+    return false;
+}
+
+static bool matcher_run(cb_matcher *m, cb_layer *root)
+{
+    if (!cb_layer_visit(root, matcher_visit, m))
+        return false;
+    if (!m->hit_count)
+        return matcher_nothing(m);
+    for (size_t i = 0; !m->all_linear && !m->target && i < m->targets->count; i++)
+        if (!m->used[i])
+            cb_log_message(CB_LOG_WARNING, "target_modules: '%.200s' matches no layer", m->targets->items[i]);
+    return true;
+}
+
+/* ---- what automatic targets come to ---------------------------------------------------------------------------------- */
+
+static bool split_commas(const char *text, cb_string_list *list)
+{
+    for (const char *end; *text; text = *end ? end + 1 : end) {
+        end = text + strcspn(text, ",");
+        char *item = cb_strndup(text, (size_t)(end - text));
+        bool ok = item && cb_string_list_add(list, item);
+        cb_free(item);
+        if (!ok)
+            return false;
+    }
+    return true;
+}
+
+static bool default_targets(const cb_adapter *adapter, const char *model_type, cb_string_list *targets, bool *is_pattern)
+{
+    const char *const *table = adapter->kind->default_targets ? adapter->kind->default_targets : cb_lora_default_targets;
+    for (; model_type && table[0]; table += 2)
+        if (strcmp(table[0], model_type) == 0) {
+            *is_pattern = cb_is_pattern_text(table[1]);
+            return *is_pattern ? cb_string_list_add(targets, table[1]) : split_commas(table[1], targets);
+        }
+    cb_fail(CB_ERR_ARGUMENT, "target_modules: not given, and there is no default for model type '%s'",
+            model_type ? model_type : "(unknown)");
+    return false;
+}
+
+/* Writes the hits of all-linear as PEFT and its readers like them: last parts of names where those hit the same layers, else whole names. */
+static bool resolve_all_linear(const cb_matcher *m, cb_layer *root, cb_string_list *resolved)
+{
+    for (size_t i = 0; i < m->hit_count; i++)
+        if (!add_once(resolved, last_part(m->hits[i]->name)))
+            return false;
+    cb_matcher again;
+    /* hits of other kinds than linear end the visit with an error, and are asked about here, so it must not be kept */
+    bool clean = cb_ok();
+    bool same = matcher_init(&again, m->adapter, resolved, false) && cb_layer_visit(root, matcher_visit, &again) &&
+                again.hit_count == m->hit_count;
+    matcher_free(&again);
+    if (same)
+        return true;
+    if (clean)
+        cb_error_clear();
+    cb_string_list_free(resolved);
+    *resolved = (cb_string_list){0};
+    for (size_t i = 0; i < m->hit_count; i++)
+        if (!cb_string_list_add(resolved, m->hits[i]->name))
+            return false;
+    return true;
+}
+
+bool cb_match_targets(const cb_adapter *adapter, cb_layer *root, const char *model_type, cb_layer ***list, size_t *count,
+                      cb_string_list *resolved, bool *resolved_is_pattern)
+{
+    const cb_target *target = &adapter->target;
+    cb_string_list automatic = {0};
+    bool is_pattern = target->target_is_pattern, given = target->target_modules.count > 0;
+    *list = NULL;
+    *count = 0;
+    cb_matcher m = {.adapter = adapter};
+    bool ok = given || default_targets(adapter, model_type, &automatic, &is_pattern);
+    ok = ok && matcher_init(&m, adapter, given ? &target->target_modules : &automatic, is_pattern) && matcher_run(&m, root);
+    if (ok && m.all_linear)
+        ok = resolve_all_linear(&m, root, resolved);
+    if (ok) {
+        *list = m.hits;
+        *count = m.hit_count;
+        m.hits = NULL;
+    }
+    matcher_free(&m);
+    if (ok && !given && !m.all_linear) {
+        *resolved = automatic;
+        *resolved_is_pattern = is_pattern;
+    } else {
+        cb_string_list_free(&automatic);
+    }
+    return ok;
+}
+
+bool cb_adapter_match(const cb_adapter *adapter, cb_layer *root, const char *model_type, cb_layer ***list, size_t *count)
+{
+    cb_string_list resolved = {0};
+    bool is_pattern = false;
+    bool ok = cb_match_targets(adapter, root, model_type, list, count, &resolved, &is_pattern);
+    cb_string_list_free(&resolved);
+    return ok;
+}
+
+/* ---- modules_to_save ---------------------------------------------------------------------------------------------------- */
+
+typedef struct saved_search {
+    const cb_string_list *items;
+    bool *used;
+    cb_layer **list;
+    size_t count, capacity;
+    cb_string_list near;
+} saved_search;
+
+static bool below_listed(const saved_search *search, const cb_layer *layer)
+{
+    for (const cb_layer *up = layer->parent; up; up = up->parent)
+        for (size_t i = 0; i < search->count; i++)
+            if (search->list[i] == up)
+                return true;
+    return false;
+}
+
+static bool saved_visit(void *user, cb_layer *layer)
+{
+    saved_search *search = user;
+    size_t length = strlen(layer->name);
+    if (!length)
+        return true;
+    if (layer->weight_count && !add_once(&search->near, last_part(layer->name)))
+        return false;
+    bool hit = false;
+    for (size_t i = 0; i < search->items->count; i++) {
+        size_t item_length = strlen(search->items->items[i]);
+        if (item_length <= length && strcmp(layer->name + length - item_length, search->items->items[i]) == 0)
+            hit = search->used[i] = true;
+    }
+    if (!hit || below_listed(search, layer))
+        return true;
+    if (!cb_grow(&search->list, &search->capacity, search->count + 1, sizeof(*search->list)))
+        return false;
+    search->list[search->count++] = layer;
+    return true;
+}
+
+bool cb_match_saved(const cb_adapter *adapter, cb_layer *root, bool strict, cb_layer ***list, size_t *count)
+{
+    saved_search search = {.items = &adapter->target.modules_to_save};
+    *list = NULL;
+    *count = 0;
+    if (!search.items->count)
+        return true;
+    search.used = cb_calloc(search.items->count, sizeof(*search.used));
+    bool ok = search.used && cb_layer_visit(root, saved_visit, &search);
+    for (size_t i = 0; ok && i < search.items->count; i++) {
+        if (search.used[i])
+            continue;
+        if (strict) {
+            cb_string names = {0};
+            cb_closest_names(search.items->items[i], (const char *const *)search.near.items, search.near.count, 5, &names);
+            cb_fail(CB_ERR_ARGUMENT, "modules_to_save: no layer's name ends with '%.200s'; close names: %s", search.items->items[i],
+                    names.data ? names.data : "none");
+            cb_string_free(&names);
+            ok = false;
+        } else {
+            cb_log_message(CB_LOG_WARNING, "modules_to_save: '%.200s' matches no layer", search.items->items[i]);
+        }
+    }
+    cb_free(search.used);
+    cb_string_list_free(&search.near);
+    if (!ok) {
+        cb_free(search.list);
+        return false;
+    }
+    *list = search.list;
+    *count = search.count;
+    return true;
+}

@@ -1,0 +1,182 @@
+/* peft.c: a PEFT adapter directory: adapter_config.json and adapter_model.safetensors.
+ *
+ * Reading refuses whatever would be dropped: the file's tensors and the adapter's parameters must be the same set, with the same shapes, and
+ * shapes are compared before anything is allocated, so a file cannot ask for more memory than it brings along.
+ * Writing replaces each file atomically, weights first.  A config that does not fit the new weights is removed before them: a crash leaves
+ * a directory without config, which nobody takes for an adapter, never a mismatched pair. */
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "adapters/internal.h"
+#include "cambium/formats.h"
+
+#define CONFIG_NAME  "adapter_config.json"
+#define WEIGHTS_NAME "adapter_model.safetensors"
+#define CONFIG_LIMIT (16u << 20)
+
+/* ---- reading ----------------------------------------------------------------------------------------------------------- */
+
+static void shape_text(int ndim, const int64_t *shape, char *text, size_t size)
+{
+    size_t used = (size_t)snprintf(text, size, "(");
+    for (int i = 0; i < ndim && used < size; i++)
+        used += (size_t)snprintf(text + used, size - used, "%s%lld", i ? ", " : "", (long long)shape[i]);
+    if (used < size)
+        snprintf(text + used, size - used, ")");
+}
+
+/* The file's tensor for an entry.  Before PEFT wrapped layers, their biases were saved without ".base_layer". */
+static const cb_weight_entry *find_entry(const cb_safetensors *file, const cb_adapter_entry *entry)
+{
+    const cb_weight_entry *found = cb_safetensors_find(file, entry->name);
+    const char *wrap = strstr(entry->name, ".base_layer.bias");
+    if (found || !wrap || entry->slot)
+        return found;
+    char *old = cb_format("%.*s.bias", (int)(wrap - entry->name), entry->name);
+    found = old ? cb_safetensors_find(file, old) : NULL;
+    cb_free(old);
+    return found;
+}
+
+static bool check_entry(const char *path, const cb_adapter_entry *entry, const cb_weight_entry *found)
+{
+    if (!found)
+        return cb_fail(CB_ERR_FORMAT, "%s: %s is missing", path, entry->name), false;
+    bool same = found->ndim == entry->ndim;
+    for (int i = 0; same && i < entry->ndim; i++)
+        same = found->shape[i] == entry->shape[i];
+    if (!same) {
+        char f[200], e[200];
+        shape_text(found->ndim, found->shape, f, sizeof(f));
+        shape_text(entry->ndim, entry->shape, e, sizeof(e));
+        return cb_fail(CB_ERR_SHAPE, "%s: %s: found shape %s, expected %s", path, entry->name, f, e), false;
+    }
+    if (found->dtype != CB_F32 && found->dtype != CB_BF16 && found->dtype != CB_F16)
+        return cb_fail(CB_ERR_UNSUPPORTED, "%s: %s: found %s, expected f32, bf16 or f16", path, entry->name,
+                       cb_dtype_name(found->dtype)),
+               false;
+    return true;
+}
+
+static bool claimed(const cb_weight_entry *tensor, const cb_weight_entry *const *found, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (found[i] == tensor)
+            return true;
+    return false;
+}
+
+/* Fills found[] with the file's tensors in the order of the entries. */
+static bool match_file(const cb_adapter *adapter, const char *path, const cb_safetensors *file, const cb_weight_entry **found)
+{
+    for (size_t i = 0; i < adapter->entry_count; i++) {
+        found[i] = find_entry(file, &adapter->entries[i]);
+        if (!check_entry(path, &adapter->entries[i], found[i]))
+            return false;
+    }
+    for (size_t i = 0; i < cb_safetensors_count(file); i++) {
+        const cb_weight_entry *tensor = cb_safetensors_at(file, i);
+        if (!claimed(tensor, found, adapter->entry_count))
+            return cb_fail(CB_ERR_FORMAT, "%s: %.300s has no place in this %s adapter of the given model (%zu tensors expected, %zu found)",
+                           path, tensor->name, adapter->kind->name, adapter->entry_count, cb_safetensors_count(file)),
+                   false;
+    }
+    return true;
+}
+
+static bool read_values(const cb_adapter *adapter, const cb_weight_entry *const *found)
+{
+    cb_scope *scope = cb_scope_open();
+    bool ok = scope != NULL;
+    for (size_t i = 0; ok && i < adapter->entry_count; i++) {
+        const cb_adapter_entry *entry = &adapter->entries[i];
+        cb_tensor *value = cb_from_nd(found[i]->dtype, found[i]->data, entry->ndim, entry->shape);
+        ok = value && cb_copy_into(cb_adapter_entry_tensor(adapter, entry), value);
+    }
+    if (scope)
+        cb_scope_close(scope);
+    return ok;
+}
+
+/* Where the vocabulary was resized PEFT also saves whole embeddings and heads, unasked: they count as modules_to_save. */
+static bool add_saved_embeddings(cb_adapter *adapter, cb_layer *root, const cb_safetensors *file)
+{
+    size_t prefix = strlen(CB_PEFT_PREFIX), suffix = strlen(".weight");
+    for (size_t i = 0; i < cb_safetensors_count(file); i++) {
+        const char *key = cb_safetensors_at(file, i)->name;
+        size_t length = strlen(key);
+        if (length <= prefix + suffix || strncmp(key, CB_PEFT_PREFIX, prefix) != 0 || strcmp(key + length - suffix, ".weight") != 0)
+            continue;
+        char *name = cb_strndup(key + prefix, length - prefix - suffix);
+        const cb_layer *layer = name ? cb_layer_find(root, name) : NULL;
+        bool whole = layer && (layer->kind == CB_LAYER_EMBEDDING || layer->output);
+        for (size_t k = 0; whole && k < adapter->target.modules_to_save.count; k++) {
+            size_t item = strlen(adapter->target.modules_to_save.items[k]), all = strlen(name);
+            whole = item > all || strcmp(name + all - item, adapter->target.modules_to_save.items[k]) != 0;
+        }
+        bool ok = name && (!whole || cb_string_list_add(&adapter->target.modules_to_save, name));
+        cb_free(name);
+        if (!ok)
+            return false;
+    }
+    return true;
+}
+
+static bool load_weights(cb_adapter *adapter, const char *path, cb_layer *root, const char *model_type)
+{
+    cb_safetensors *file = cb_safetensors_open(path);
+    if (!file)
+        return false;
+    bool ok = add_saved_embeddings(adapter, root, file) && cb_adapter_plan(adapter, root, model_type, false);
+    const cb_weight_entry **found = ok ? cb_calloc(adapter->entry_count, sizeof(*found)) : NULL;
+    ok = found && match_file(adapter, path, file, found) && cb_adapter_allocate(adapter) && read_values(adapter, found) &&
+         cb_adapter_connect(adapter);
+    cb_free(found);
+    cb_safetensors_close(file);
+    return ok;
+}
+
+static cb_adapter *adapter_from_config(const char *path, const char *name)
+{
+    json_t *config = cb_json_load(path, CONFIG_LIMIT);
+    if (!config)
+        return NULL;
+    const char *type = cb_json_string(path, config, "peft_type", NULL);
+    cb_adapter *adapter = NULL;
+    if (!type)
+        cb_fail(CB_ERR_FORMAT, "%s: peft_type is missing", path);
+    else if ((adapter = cb_adapter_new(type, name)) && !cb_adapter_from_json(adapter, path, config)) {
+        cb_adapter_free(adapter);
+        adapter = NULL;
+    }
+    json_decref(config);
+    return adapter;
+}
+
+static bool weights_exist(const char *directory, const char *path)
+{
+    if (cb_is_file(path))
+        return true;
+    char *pickle = cb_path_join(directory, "adapter_model.bin");
+    if (pickle && cb_is_file(pickle))
+        cb_fail(CB_ERR_UNSUPPORTED, "%s: a pickle file; save the adapter again as %s", pickle, WEIGHTS_NAME);
+    else
+        cb_fail(CB_ERR_IO, "%s: no such file", path);
+    cb_free(pickle);
+    return false;
+}
+
+cb_adapter *cb_adapter_load(const char *directory, cb_layer *root, const char *model_type)
+{
+    char *config = cb_path_join(directory, CONFIG_NAME), *weights = cb_path_join(directory, WEIGHTS_NAME);
+    cb_adapter *adapter = config && weights ? adapter_from_config(config, cb_path_base(directory)) : NULL;
+    if (adapter && !(weights_exist(directory, weights) && load_weights(adapter, weights, root, model_type))) {
+        cb_error_prefix("%s", directory);
+        cb_adapter_free(adapter);
+        adapter = NULL;
+    }
+    cb_free(config);
+    cb_free(weights);
+    return adapter;
+}

@@ -1,0 +1,197 @@
+/* cli.h: the frame of the `cambium` program.
+ *
+ * A command is one file: a settings struct, the option tables that describe it, and a run function, tied together by a
+ * constant `cli_command` that is listed in command.c.  Parsing, --help, the man page, docs/commands.md and the shell
+ * completions all come from those tables; nothing about an option is written twice.
+ *
+ * Standard output carries results: text for people, or with --json one JSON object a line, the last one final.
+ * Standard error carries one line per warning or failure, and the progress line of a terminal.
+ * Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted. */
+#ifndef CB_CLI_CLI_H
+#define CB_CLI_CLI_H
+
+#include <jansson.h>
+#include <stdio.h>
+
+#include "cambium.h"
+
+#define CLI_PROGRAM "cambium"
+
+enum { CLI_EXIT_DONE = 0, CLI_EXIT_FAILED = 1, CLI_EXIT_USAGE = 2, CLI_EXIT_INTERRUPTED = 130 };
+
+/* ---- commands (command.c) --------------------------------------------------------------------------------------- */
+
+/* Options of a command under one heading; `offset` is where the table's struct lies in the command's settings. */
+typedef struct cli_group {
+    const char *title;
+    const cb_option *table;
+    size_t offset;
+} cli_group;
+
+typedef struct cli_call cli_call;
+
+typedef struct cli_command {
+    const char *name;     /* one word, or two: "tokenizer train" */
+    const char *summary;  /* one line, lower case, no full stop */
+    const char *synopsis; /* what follows the name */
+    const char *description;
+    int least, most; /* how many arguments that are no options */
+    size_t settings_size;
+    const cli_group *groups;     /* ends with a title NULL */
+    bool adapter_options;        /* takes the options of adapter kinds as well */
+    const char *const *required; /* options that must be given; NULL-terminated, or NULL */
+    const char *const *examples; /* command lines; NULL-terminated */
+    bool (*run)(cli_call *call, void *settings);
+} cli_command;
+
+extern const cli_command cli_train, cli_pretrain, cli_generate, cli_eval, cli_merge, cli_convert, cli_tokenizer_train,
+    cli_tokenizer_encode, cli_tokenizer_decode, cli_inspect, cli_bench_gemm, cli_bench_lora;
+
+const cli_command *const *cli_commands(void); /* NULL-terminated, in the order of the help */
+
+/* What every command takes. */
+typedef struct cli_common {
+    int64_t threads;
+    bool json, quiet, verbose, help;
+} cli_common;
+extern const cb_option cli_common_table[];
+
+/* The tables of a command in order: its groups, then those of adapter kinds, then the common ones. */
+typedef struct cli_section {
+    const char *title;
+    const cb_option *table;
+    void *config;                /* NULL: adapter options, kept as text until the kind is known */
+    const cb_adapter_kind *kind; /* of adapter options; NULL for where they go */
+} cli_section;
+enum { CLI_MOST_SECTIONS = 24 };
+/* Fills `sections` (CLI_MOST_SECTIONS) and returns how many; `settings` and `common` may be NULL when only tables are
+ * wanted. */
+int cli_sections(const cli_command *command, void *settings, cli_common *common, cli_section *sections);
+
+/* ---- a command line, taken apart (arguments.c) --------------------------------------------------------------------
+ */
+
+typedef struct cli_pair {
+    char *name, *value;
+} cli_pair;
+
+struct cli_call {
+    const cli_command *command;
+    cli_common common;
+    void *settings;
+    const char **arguments; /* those that are no options */
+    int argument_count;
+    const cb_option **given; /* options that stand on the command line */
+    size_t given_count, given_capacity;
+    cli_pair *adapter; /* adapter options as text, in order */
+    size_t adapter_count, adapter_capacity;
+    bool usage; /* the failure is one of usage */
+};
+
+/* False with a message when the line is not one of the command's; call->usage is then set. */
+bool cli_parse(cli_call *call, const cli_command *command, int count, char **words);
+void cli_call_free(cli_call *call);
+bool cli_given(const cli_call *call, const char *option); /* whether it stands on the command line */
+/* Fails as wrong usage: exit status 2. */
+CB_COLD bool cli_usage(cli_call *call, const char *format, ...) CB_PRINTF(2, 3);
+/* Turns the library's "batch_size: found ..." into "--batch-size: found ...": exit status 2. */
+CB_COLD void cli_blame(cli_call *call, const char *option);
+/* Fails with CB_ERR_ARGUMENT and gives false. */
+CB_COLD bool cli_refuse(const char *format, ...) CB_PRINTF(1, 2);
+
+/* ---- help in all its forms (help.c, manual.c, completion.c) --------------------------------------------------------
+ */
+
+bool cli_option_flag(const cb_option *option, cb_string *out);     /* "--batch-size N", "--[no-]packing" */
+bool cli_option_describe(const cb_option *option, cb_string *out); /* help, choices, default and range */
+bool cli_help_overview(cb_string *out);
+bool cli_help_command(const cli_command *command, cb_string *out);
+bool cli_manual(cb_string *out);   /* cambium.1 */
+bool cli_markdown(cb_string *out); /* docs/commands.md */
+bool cli_completion(const char *shell, cb_string *out);
+
+/* ---- output (output.c)
+ * ----------------------------------------------------------------------------------------------- */
+
+/* Short text for people, in one of a few static buffers that are reused in turn. */
+const char *cli_bytes(uint64_t bytes);                            /* "12.3 MB" */
+const char *cli_count(double n);                                  /* "15.2 M" */
+const char *cli_seconds(double seconds);                          /* "3.2 s", "4:05", "1:02:03" */
+const char *cli_thousands(int64_t n);                             /* "1,234,567" */
+void cli_escape(const char *text, size_t length, cb_string *out); /* control characters made visible */
+
+/* A table of text cells with aligned columns: add cells row by row, then print. */
+typedef struct cli_table {
+    int columns;
+    const char *right; /* a letter per column: 'r' right-aligned */
+    cb_string_list cells;
+} cli_table;
+bool cli_table_add(cli_table *table, const char *format, ...) CB_PRINTF(2, 3);
+void cli_table_print(cli_table *table); /* and frees its cells */
+
+/* "name            value" lines of a summary. */
+void cli_field(const char *name, const char *format, ...) CB_PRINTF(2, 3);
+
+json_t *cli_real(double value); /* null when it is no finite number */
+/* One line on standard output; takes the reference.  False (with a message) when the value could not be built. */
+bool cli_json(json_t *value);
+int cli_terminal_width(int fd); /* columns, or 0 when it is no terminal */
+
+/* The progress line: drawn over itself on a terminal, and wiped before anything else is written. */
+void cli_status(const char *format, ...) CB_PRINTF(1, 2);
+void cli_status_clear(void);
+
+/* ---- steps that commands share (setup.c)
+ * -------------------------------------------------------------------------------- */
+
+/* True when a directory can be made or written at `path`; refuses a file, the model's own directory or a place inside
+ * it (model may be NULL), and a place that cannot be written, without leaving anything behind. */
+bool cli_output_directory(const char *path, const char *model);
+/* The same for a file to be written. */
+bool cli_output_file(const char *path);
+
+/* A tokenizer from `path` (or the model's directory when NULL), whose ids all fit into `model` (may be NULL). */
+cb_tokenizer *cli_tokenizer(const char *path, const cb_model *model);
+
+/* What generation and evaluation run: a model, its tokenizer and any number of adapters. */
+typedef struct cli_base {
+    cb_model *model;
+    cb_tokenizer *tokenizer;
+    cb_adapter **adapters;
+    size_t adapter_count;
+} cli_base;
+/* `adapters`: directories, each with an optional "=weight".  The tokenizer stays NULL; see cli_tokenizer(). */
+bool cli_base_open(cli_base *base, const char *model, const cb_string_list *adapters, cb_dtype dtype);
+void cli_base_close(cli_base *base);
+
+extern const char *const cli_dtype_names[]; /* "bf16", "f32" */
+cb_dtype cli_dtype(int index);              /* of a choice among them */
+/* The text of an argument, or all of standard input for "-"; free with cb_free(). */
+char *cli_text_argument(const char *text, size_t *length);
+
+/* ---- training, as train and pretrain show it (progress.c)
+ * ---------------------------------------------------------------- */
+
+/* The rows a run trains on and is judged by. */
+typedef struct cli_corpus {
+    cb_dataset *train, *validation;
+} cli_corpus;
+/* Where training text comes from, as train and pretrain name it. */
+typedef struct cli_corpus_settings {
+    cb_string_list data, validation_data;
+    double validation_split;
+    cb_data_options text;
+} cli_corpus_settings;
+extern const cb_option cli_corpus_table[];
+/* Reads the data; `seed` orders it and chooses the share held out. */
+bool cli_corpus_open(cli_corpus *corpus, cli_call *call, cli_corpus_settings *settings, const cb_model *model,
+                     const cb_tokenizer *tokenizer, int64_t seed);
+void cli_corpus_close(cli_corpus *corpus);
+
+/* Rows are as long as asked, or by default no longer than the model can see. */
+void cli_fit_sequence_length(const cli_call *call, cb_data_options *text, const cb_model *model);
+
+/* Trains with progress and prints the summary. */
+bool cli_train_run(cli_call *call, const cb_trainee *what, const cli_corpus *corpus, const cb_train_options *options);
+
+#endif

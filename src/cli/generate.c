@@ -1,0 +1,101 @@
+/* generate.c: `cambium generate`: text from a model with any adapters, shown as it becomes certain. */
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/cli.h"
+
+typedef struct settings {
+    char *prompt, *tokenizer;
+    cb_string_list adapter;
+    int dtype;
+    cb_generate_options options;
+} settings;
+
+static const cb_option table[] = {
+    CB_OPT_STRING(settings, prompt, NULL, "TEXT", "text to go on from; - reads standard input"),
+    CB_OPT_LIST(settings, adapter, NULL, "DIR,...",
+                "adapter to attach, each with an optional =weight; may be given again"),
+    CB_OPT_STRING(settings, tokenizer, NULL, "PATH", "tokenizer.json or its directory; without it the model's own"),
+    CB_OPT_ENUM(settings, dtype, 1, cli_dtype_names, "how activations are kept and products are computed"), CB_OPT_END};
+
+static const cli_group groups[] = {
+    {"Input",    table, 0},
+    {"Sampling",         cb_generate_option_table, offsetof(settings, options)},
+    {0}
+};
+
+static bool print_piece(void *user, const char *text, size_t length)
+{
+    (void)user;
+    return fwrite(text, 1, length, stdout) == length && fflush(stdout) == 0;
+}
+
+static json_t *generation_json(const cli_base *base, const char *prompt, const cb_generation *g)
+{
+    json_t *ids = json_array();
+    for (size_t i = 0; i < g->count; i++)
+        json_array_append_new(ids, json_integer(g->ids[i]));
+    double seconds = g->generate_seconds;
+    size_t timed = g->count ? g->count - 1 : 0; /* the first token comes out of the prompt's pass */
+    return json_pack("{s:s, s:s, s:s%, s:o, s:I, s:I, s:s, s:o, s:o, s:o, s:I}", "model",
+                     cb_model_directory(base->model), "prompt", prompt, "text", g->text.data ? g->text.data : "",
+                     g->text.length, "ids", ids, "prompt_tokens", (json_int_t)g->prompt_tokens, "tokens",
+                     (json_int_t)g->count, "finish_reason", g->finish_reason, "prompt_seconds",
+                     cli_real(g->prompt_seconds), "generate_seconds", cli_real(seconds), "tokens_per_second",
+                     cli_real(seconds > 0 ? (double)timed / seconds : 0), "peak_memory", (json_int_t)cb_peak_rss());
+}
+
+static bool generate(cli_call *call, const settings *s, const cli_base *base, const char *prompt)
+{
+    cb_generation out = {0};
+    bool json = call->common.json;
+    bool ok = cb_generate(base->model, base->tokenizer, prompt, &s->options, json ? NULL : print_piece, NULL, &out);
+    if (!json && out.text.length)
+        putchar('\n');
+    if (ok && json)
+        ok = cli_json(generation_json(base, prompt, &out));
+    else if (ok && cli_terminal_width(2) && !call->common.quiet)
+        fprintf(stderr, "[%lld prompt tokens in %s; %zu tokens, %.1f tokens/s; %s]\n", (long long)out.prompt_tokens,
+                cli_seconds(out.prompt_seconds), out.count,
+                out.generate_seconds > 0 && out.count ? (double)(out.count - 1) / out.generate_seconds : 0,
+                out.finish_reason);
+    cb_generation_free(&out);
+    return ok;
+}
+
+static bool run(cli_call *call, void *settings_)
+{
+    settings *s = settings_;
+    size_t length = 0;
+    cli_base base = {0};
+    char *prompt = cli_text_argument(s->prompt, &length);
+    bool ok = prompt;
+    size_t bad = 0;
+    if (ok && strlen(prompt) != length)
+        ok = cli_refuse("--prompt: found a zero byte at offset %zu, expected text", strlen(prompt));
+    else if (ok && !cb_utf8_valid(prompt, length, &bad))
+        ok = cli_refuse("--prompt: found invalid UTF-8 at byte %zu, expected UTF-8 text", bad);
+    ok = ok && cli_base_open(&base, call->arguments[0], &s->adapter, cli_dtype(s->dtype)) &&
+         (base.tokenizer = cli_tokenizer(s->tokenizer, base.model)) && generate(call, s, &base, prompt);
+    cli_base_close(&base);
+    cb_free(prompt);
+    return ok;
+}
+
+const cli_command cli_generate = {
+    .name = "generate",
+    .summary = "continue a text with a model and any adapters",
+    .synopsis = "MODEL_DIR --prompt TEXT [--adapter DIR[=weight]]... [options]",
+    .description = "Prints the continuation as it is made. Without --temperature the likeliest token is taken each "
+                   "time, so the result is "
+                   "the same on every run. Several adapters add up, each times its weight.",
+    .least = 1,
+    .most = 1,
+    .settings_size = sizeof(settings),
+    .groups = groups,
+    .required = (const char *const[]){"prompt",                        NULL},
+    .examples = (const char *const[]){ "cambium generate models/base --prompt \"Once upon a time\" --max-new-tokens 64",
+                                      "cambium generate models/base --adapter out/adapter=0.5 --prompt - --temperature "
+                                      "0.8 --top-p 0.95 < prompt.txt", NULL},
+    .run = run
+};

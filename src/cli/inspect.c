@@ -1,0 +1,260 @@
+/* inspect.c: `cambium inspect`: what a file or directory holds: weights, a model, an adapter, a tokenizer. */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "cambium/formats.h"
+#include "cli/cli.h"
+#include "core/json.h"
+
+typedef struct settings {
+    bool tensors;
+} settings;
+
+static const cb_option table[] = {CB_OPT_BOOL(settings, tensors, true, "list the tensors"), CB_OPT_END};
+static const cli_group groups[] = {
+    {"What to show", table, 0},
+    {0            }
+};
+
+/* ---- tensors
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+static json_t *tensor_json(const cb_weight_entry *entry)
+{
+    json_t *shape = json_array();
+    for (int i = 0; i < entry->ndim; i++)
+        json_array_append_new(shape, json_integer((json_int_t)entry->shape[i]));
+    return json_pack("{s:s, s:s, s:o, s:I}", "name", entry->name, "dtype", cb_dtype_name(entry->dtype), "shape", shape,
+                     "bytes", (json_int_t)entry->size);
+}
+
+/* {"file", "bytes", "metadata"?, "tensors": [...]} */
+static json_t *weights_json(const char *path)
+{
+    cb_safetensors *file = cb_safetensors_open(path);
+    if (!file)
+        return NULL;
+    json_t *tensors = json_array();
+    for (size_t i = 0; i < cb_safetensors_count(file); i++)
+        json_array_append_new(tensors, tensor_json(cb_safetensors_at(file, i)));
+    cb_safetensors_close(file);
+    struct stat st = {0};
+    stat(path, &st);
+    return json_pack("{s:s, s:I, s:o}", "file", cb_path_base(path), "bytes", (json_int_t)st.st_size, "tensors",
+                     tensors);
+}
+
+static bool ends_with(const char *text, const char *end)
+{
+    size_t a = strlen(text), b = strlen(end);
+    return a >= b && strcmp(text + a - b, end) == 0;
+}
+
+/* The safetensors files of a directory whose names begin with `prefix`: not the checkpoints beside them. */
+static json_t *all_weights(const char *directory, const char *prefix)
+{
+    cb_string_list names = {0};
+    json_t *files = json_array();
+    bool ok = cb_directory_list(directory, false, &names);
+    for (size_t i = 0; ok && i < names.count; i++) {
+        if (!ends_with(names.items[i], ".safetensors") || strncmp(names.items[i], prefix, strlen(prefix)) != 0)
+            continue;
+        char *path = cb_path_join(directory, names.items[i]);
+        json_t *file = path ? weights_json(path) : NULL;
+        ok = file;
+        json_array_append_new(files, file);
+        cb_free(path);
+    }
+    cb_string_list_free(&names);
+    if (ok)
+        return files;
+    json_decref(files);
+    return NULL;
+}
+
+/* ---- kinds of path
+ * ------------------------------------------------------------------------------------------------------------ */
+
+static json_t *tokenizer_json(const char *path)
+{
+    cb_tokenizer *t = cb_tokenizer_load(path);
+    if (!t)
+        return NULL;
+    json_t *result =
+        json_pack("{s:I, s:i, s:i, s:i, s:i, s:i, s:b}", "vocabulary", (json_int_t)cb_tokenizer_vocab_size(t),
+                  "id_limit", (int)cb_tokenizer_id_limit(t), "bos", (int)cb_tokenizer_bos(t), "eos",
+                  (int)cb_tokenizer_eos(t), "unk", (int)cb_tokenizer_unk(t), "pad", (int)cb_tokenizer_pad(t),
+                  "chat_template", cb_tokenizer_chat_template(t) != NULL);
+    cb_tokenizer_free(t);
+    return result;
+}
+
+static json_t *json_at(const char *directory, const char *name)
+{
+    char *path = cb_path_join(directory, name);
+    json_t *value = path ? cb_json_load(path, 0) : NULL;
+    cb_free(path);
+    return value;
+}
+
+static bool has(const char *directory, const char *name)
+{
+    char *path = cb_path_join(directory, name);
+    bool found = path && cb_is_file(path);
+    cb_free(path);
+    return found;
+}
+
+static bool put(json_t *result, const char *key, json_t *value)
+{
+    return value && json_object_set_new(result, key, value) == 0;
+}
+
+static bool inspect_directory(const char *path, json_t *result)
+{
+    const char *kind = has(path, "adapter_config.json") ? "adapter" : has(path, "config.json") ? "model" : "directory";
+    bool ok = put(result, "kind", json_string(kind));
+    if (ok && strcmp(kind, "directory") != 0)
+        ok = put(result, "config", json_at(path, *kind == 'a' ? "adapter_config.json" : "config.json"));
+    if (ok && has(path, "tokenizer.json"))
+        ok = put(result, "tokenizer", tokenizer_json(path));
+    ok = ok && put(result, "files", all_weights(path, *kind == 'a' ? "adapter_model" : *kind == 'm' ? "model" : ""));
+    bool nothing = ok && *kind == 'd' && !json_object_get(result, "tokenizer") &&
+                   json_array_size(json_object_get(result, "files")) == 0;
+    return nothing ? cli_refuse("%s: found no config.json, adapter_config.json, tokenizer.json or *.safetensors in it",
+                                path)
+                   : ok;
+}
+
+static bool inspect_file(const char *path, json_t *result)
+{
+    if (ends_with(path, ".json"))
+        return put(result, "kind", json_string("tokenizer")) && put(result, "tokenizer", tokenizer_json(path));
+    json_t *file = weights_json(path), *files = json_array();
+    bool ok = file && json_array_append_new(files, file) == 0;
+    return put(result, "files", files) && ok && put(result, "kind", json_string("weights"));
+}
+
+/* ---- text
+ * ------------------------------------------------------------------------------------------------------------------------
+ */
+
+/* The plain fields of a config; what is nested is for --json. */
+static void print_config(const json_t *config)
+{
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)(uintptr_t)config, key, value)
+    {
+        char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(12));
+        if (text && !json_is_null(value))
+            cli_field(key, "%.300s", text);
+        free(text);
+    }
+}
+
+static void print_tokenizer(const json_t *t)
+{
+    static const char *const keys[] = {"bos", "eos", "unk", "pad"};
+    cli_field("tokenizer", "%lld tokens, ids below %lld",
+              (long long)json_integer_value(json_object_get(t, "vocabulary")),
+              (long long)json_integer_value(json_object_get(t, "id_limit")));
+    for (int i = 0; i < 4; i++) {
+        long long id = (long long)json_integer_value(json_object_get(t, keys[i]));
+        if (id >= 0)
+            cli_field(keys[i], "%lld", id);
+    }
+}
+
+static void print_tensors(const json_t *tensors)
+{
+    cli_table rows = {.columns = 4, .right = "llrr"};
+    size_t i;
+    const json_t *tensor;
+    json_array_foreach(tensors, i, tensor)
+    {
+        cb_string shape = {0};
+        const json_t *list = json_object_get(tensor, "shape");
+        int64_t count = 1;
+        for (size_t d = 0; d < json_array_size(list); d++) {
+            int64_t n = json_integer_value(json_array_get(list, d));
+            count *= n;
+            cb_string_printf(&shape, "%s%lld", d ? " x " : "", (long long)n);
+        }
+        cli_table_add(&rows, "%s", json_string_value(json_object_get(tensor, "name")));
+        cli_table_add(&rows, "%s", json_string_value(json_object_get(tensor, "dtype")));
+        cli_table_add(&rows, "%s", shape.data ? shape.data : "scalar");
+        cli_table_add(&rows, "%s", cli_thousands(count));
+        cb_string_free(&shape);
+    }
+    cli_table_print(&rows);
+}
+
+/* Elements of all tensors. */
+static int64_t elements(const json_t *files)
+{
+    int64_t sum = 0;
+    size_t i, k, d;
+    const json_t *file, *tensor, *n;
+    json_array_foreach(files, i, file) json_array_foreach(json_object_get(file, "tensors"), k, tensor)
+    {
+        int64_t count = 1;
+        json_array_foreach(json_object_get(tensor, "shape"), d, n) count *= json_integer_value(n);
+        sum += count;
+    }
+    return sum;
+}
+
+static void print_text(const json_t *result, bool tensors)
+{
+    cli_field("kind", "%s", json_string_value(json_object_get(result, "kind")));
+    print_config(json_object_get(result, "config"));
+    if (json_object_get(result, "tokenizer"))
+        print_tokenizer(json_object_get(result, "tokenizer"));
+    size_t i;
+    const json_t *file, *files = json_object_get(result, "files");
+    if (json_array_size(files))
+        cli_field("elements", "%s", cli_thousands(elements(files)));
+    json_array_foreach(files, i, file)
+    {
+        const json_t *list = json_object_get(file, "tensors");
+        cli_field("file", "%s, %s, %zu tensors", json_string_value(json_object_get(file, "file")),
+                  cli_bytes((uint64_t)json_integer_value(json_object_get(file, "bytes"))), json_array_size(list));
+        if (tensors)
+            print_tensors(list);
+    }
+}
+
+/* ---- the command
+ * -------------------------------------------------------------------------------------------------------------- */
+
+static bool run(cli_call *call, void *settings_)
+{
+    const settings *s = settings_;
+    const char *path = call->arguments[0];
+    json_t *result = json_pack("{s:s}", "path", path);
+    bool ok = cb_is_directory(path) ? inspect_directory(path, result) : inspect_file(path, result);
+    if (ok && call->common.json)
+        return cli_json(result);
+    if (ok)
+        print_text(result, s->tensors);
+    json_decref(result);
+    return ok;
+}
+
+const cli_command cli_inspect = {
+    .name = "inspect",
+    .summary = "show what a model, adapter, tokenizer or safetensors file holds",
+    .synopsis = "PATH [options]",
+    .description = "PATH is a model or adapter directory, a safetensors file or a tokenizer.json. Files are checked as "
+                   "they are when they are "
+                   "used: a damaged one is an error that names the field.",
+    .least = 1,
+    .most = 1,
+    .settings_size = sizeof(settings),
+    .groups = groups,
+    .examples = (const char *const[]){"cambium inspect models/base", "cambium inspect out/adapter --no-tensors",
+                                      "cambium inspect model.safetensors --json", NULL},
+    .run = run
+};

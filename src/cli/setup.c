@@ -1,0 +1,182 @@
+/* setup.c: what commands do before their work: is the output writable, does the tokenizer fit the model, which adapters
+ * with which weights.  All of it happens before anything long begins, and leaves nothing behind when it fails. */
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+
+/* ---- outputs
+ * ---------------------------------------------------------------------------------------------------------------- */
+
+static char *parent_of(const char *path)
+{
+    size_t length = strlen(path);
+    while (length > 1 && path[length - 1] == '/')
+        length--;
+    while (length && path[length - 1] != '/')
+        length--;
+    while (length > 1 && path[length - 1] == '/')
+        length--;
+    return length ? cb_strndup(path, length) : cb_strdup(".");
+}
+
+/* The nearest directory above `path` (or itself) that exists. */
+static char *existing_above(const char *path)
+{
+    char *at = cb_strdup(path);
+    while (at && access(at, F_OK) != 0 && strcmp(at, ".") != 0 && strcmp(at, "/") != 0) {
+        char *up = parent_of(at);
+        cb_free(at);
+        at = up;
+    }
+    return at;
+}
+
+/* Permission bits do not tell (read-only file systems, quotas, the superuser), so a file is made and removed. */
+static bool can_write_in(const char *directory, const char *wanted)
+{
+    char *probe = cb_format("%s/." CLI_PROGRAM "-XXXXXX", directory);
+    if (!probe)
+        return false;
+    int fd = mkstemp(probe);
+    int error = errno;
+    if (fd >= 0) {
+        close(fd);
+        unlink(probe);
+    } else {
+        cb_fail(CB_ERR_IO, "%s: cannot be written: %s", wanted, strerror(error));
+    }
+    cb_free(probe);
+    return fd >= 0;
+}
+
+static bool is_inside(const char *path, const char *directory)
+{
+    char a[PATH_MAX], b[PATH_MAX];
+    if (!directory || !realpath(path, a) || !realpath(directory, b))
+        return false;
+    size_t length = strlen(b);
+    return strncmp(a, b, length) == 0 && (a[length] == '/' || a[length] == '\0');
+}
+
+bool cli_output_directory(const char *path, const char *model)
+{
+    if (!*path)
+        return cli_refuse("--output: found an empty name, expected a directory");
+    char *above = existing_above(path);
+    bool ok = above;
+    if (ok && !cb_is_directory(above))
+        ok = cli_refuse("%s: %s is a file, expected a directory", path, above);
+    else if (ok && is_inside(above, model))
+        ok = cli_refuse("%s: is the model's own directory or inside it, expected another place", path);
+    else
+        ok = ok && can_write_in(above, path);
+    cb_free(above);
+    return ok;
+}
+
+bool cli_output_file(const char *path)
+{
+    if (!*path)
+        return cli_refuse("--output: found an empty name, expected a file");
+    if (cb_is_directory(path))
+        return cli_refuse("%s: is a directory, expected a file", path);
+    char *parent = parent_of(path);
+    bool ok = parent;
+    if (ok && !cb_is_directory(parent))
+        ok = cli_refuse("%s: there is no directory %s", path, parent);
+    else
+        ok = ok && can_write_in(parent, path);
+    cb_free(parent);
+    return ok;
+}
+
+/* ---- models, tokenizers, adapters
+ * ------------------------------------------------------------------------------------------------ */
+
+const char *const cli_dtype_names[] = {"bf16", "f32", NULL};
+
+cb_dtype cli_dtype(int index)
+{
+    return index == 0 ? CB_BF16 : CB_F32;
+}
+
+cb_tokenizer *cli_tokenizer(const char *path, const cb_model *model)
+{
+    const char *where = path || !model ? path : cb_model_directory(model);
+    cb_tokenizer *tokenizer = cb_tokenizer_load(where);
+    if (tokenizer && model && cb_tokenizer_id_limit(tokenizer) > cb_model_vocab_size(model)) {
+        cli_refuse("%s: the tokenizer's ids go up to %lld, expected less than the model's vocab_size %lld", where,
+                   (long long)cb_tokenizer_id_limit(tokenizer) - 1, (long long)cb_model_vocab_size(model));
+        cb_tokenizer_free(tokenizer);
+        return NULL;
+    }
+    return tokenizer;
+}
+
+/* "DIR=0.5" is a directory and a weight, unless a directory of that very name exists. */
+static bool split_weight(const char *text, char **directory, double *weight)
+{
+    const char *equals = strrchr(text, '=');
+    *weight = 1;
+    if (!equals || cb_is_directory(text)) {
+        *directory = cb_strdup(text);
+        return *directory;
+    }
+    char *end;
+    *weight = strtod(equals + 1, &end);
+    if (end == equals + 1 || *end || !(*weight > -1e6 && *weight < 1e6))
+        return cli_refuse("--adapter: found \"%s\", expected DIR or DIR=weight with a number", text);
+    *directory = cb_strndup(text, (size_t)(equals - text));
+    return *directory;
+}
+
+static bool add_adapter(cli_base *base, const char *text)
+{
+    char *directory = NULL;
+    double weight;
+    bool ok = split_weight(text, &directory, &weight);
+    cb_adapter *adapter =
+        ok ? cb_adapter_load(directory, cb_model_root(base->model), cb_model_type(base->model)) : NULL;
+    cb_free(directory);
+    if (!adapter)
+        return false;
+    base->adapters[base->adapter_count++] = adapter;
+    if (weight != 1)
+        cb_adapter_set_strength(adapter, weight);
+    return cb_ok();
+}
+
+bool cli_base_open(cli_base *base, const char *model, const cb_string_list *adapters, cb_dtype dtype)
+{
+    *base = (cli_base){.model = cb_model_load(model, .dtype = dtype)};
+    base->adapters = base->model ? cb_calloc(adapters->count, sizeof(cb_adapter *)) : NULL;
+    if (!base->adapters)
+        return false;
+    for (size_t i = 0; i < adapters->count; i++)
+        if (!add_adapter(base, adapters->items[i]))
+            return false;
+    return true;
+}
+
+void cli_base_close(cli_base *base)
+{
+    for (size_t i = base->adapter_count; i-- > 0;)
+        cb_adapter_free(base->adapters[i]);
+    cb_free(base->adapters);
+    cb_tokenizer_free(base->tokenizer);
+    cb_model_free(base->model);
+    *base = (cli_base){0};
+}
+
+char *cli_text_argument(const char *text, size_t *length)
+{
+    if (strcmp(text, "-") == 0)
+        return cb_file_read("-", (size_t)1 << 30, length);
+    *length = strlen(text);
+    return cb_strdup(text);
+}

@@ -1,0 +1,128 @@
+/* train.c: `cambium train`: an adapter for a frozen model, from files to files. */
+#include <string.h>
+
+#include "cli/cli.h"
+
+typedef struct settings {
+    char *output, *kind, *adapter, *tokenizer;
+    int dtype;
+    int64_t seed;
+    cli_corpus_settings corpus;
+    cb_train_options train;
+} settings;
+
+static const cb_option table[] = {
+    CB_OPT_STRING(settings, output, NULL, "DIR", "the adapter, checkpoints and records of the run"),
+    CB_OPT_STRING(settings, kind, "lora", "NAME", "adapter kind"),
+    CB_OPT_STRING(settings, adapter, NULL, "DIR", "adapter to go on training, instead of a new one"),
+    CB_OPT_STRING(settings, tokenizer, NULL, "PATH", "tokenizer.json or its directory; without it the model's own"),
+    CB_OPT_ENUM(settings, dtype, 0, cli_dtype_names,
+                "how activations are kept and products are computed; what is trained is f32"),
+    CB_OPT_INT(settings, seed, 0, 0, 9e15, "seed of initial values, order of the data and dropout"),
+    CB_OPT_END};
+
+static const cli_group groups[] = {
+    {"Run",              table, 0},
+    {"Data",                 cli_corpus_table, offsetof(settings, corpus)},
+    {"Rows",             cb_data_option_table, offsetof(settings, corpus.text)},
+    {"Training", cb_train_option_table, offsetof(settings, train)},
+    {0                 }
+};
+
+/* A new adapter with the options of the command line. */
+static cb_adapter *configure(cli_call *call, const settings *s)
+{
+    cb_adapter *adapter = cb_adapter_new(s->kind, "default");
+    bool ok = adapter;
+    if (!ok)
+        cli_blame(call, "kind");
+    for (size_t i = 0; ok && i < call->adapter_count; i++) {
+        ok = cb_adapter_set(adapter, call->adapter[i].name, call->adapter[i].value);
+        if (!ok)
+            cli_blame(call, call->adapter[i].name);
+    }
+    if (ok)
+        return adapter;
+    cb_adapter_free(adapter);
+    return NULL;
+}
+
+/* Attaches a new adapter, or loads the one to go on with. */
+static cb_adapter *attach(const settings *s, cb_adapter *fresh, cb_model *model)
+{
+    if (!fresh)
+        return cb_adapter_load(s->adapter, cb_model_root(model), cb_model_type(model));
+    return cb_adapter_attach(fresh, cb_model_root(model), cb_model_type(model), (uint64_t)s->seed) ? fresh : NULL;
+}
+
+typedef struct saver {
+    const cb_adapter *adapter;
+    const char *base;
+} saver;
+
+static bool save(void *user, const char *directory)
+{
+    const saver *s = user;
+    return cb_adapter_save(s->adapter, directory, s->base);
+}
+
+static bool train(cli_call *call, settings *s, cb_model *model, cb_adapter *adapter)
+{
+    cb_tokenizer *tokenizer = cli_tokenizer(s->tokenizer, model);
+    cli_corpus corpus = {0};
+    saver saving = {adapter, call->arguments[0]};
+    cb_trainee what = {.model = model, .save = save, .user = &saving};
+    what.count = cb_adapter_parameters(adapter, &what.parameters);
+    s->train.output = s->output;
+    s->train.seed = (uint64_t)s->seed;
+    bool ok = tokenizer && cli_corpus_open(&corpus, call, &s->corpus, model, tokenizer, s->seed) &&
+              cli_train_run(call, &what, &corpus, &s->train);
+    cli_corpus_close(&corpus);
+    cb_tokenizer_free(tokenizer);
+    return ok;
+}
+
+static bool run(cli_call *call, void *settings_)
+{
+    settings *s = settings_;
+    if (s->adapter && (call->adapter_count || cli_given(call, "kind")))
+        return cli_usage(call, "--adapter goes on with an adapter as it is, so --%s cannot be given",
+                         call->adapter_count ? call->adapter[0].name : "kind");
+    cb_adapter *fresh = s->adapter ? NULL : configure(call, s);
+    if ((!fresh && !s->adapter) || !cli_output_directory(s->output, call->arguments[0])) {
+        cb_adapter_free(fresh);
+        return false;
+    }
+    cb_model *model = cb_model_load(call->arguments[0], .dtype = cli_dtype(s->dtype));
+    cb_adapter *adapter = model ? attach(s, fresh, model) : NULL;
+    bool ok = adapter && train(call, s, model, adapter);
+    cb_adapter_free(adapter ? adapter : fresh);
+    cb_model_free(model);
+    return ok;
+}
+
+const cli_command cli_train = {
+    .name = "train",
+    .summary = "fine-tune a model with an adapter",
+    .synopsis = "MODEL_DIR --data FILE,... --output DIR [options]",
+    .description = "The model stays frozen and is used in place; what is trained is written as a PEFT adapter "
+                   "directory. With validation data "
+                   "the adapter that did best on it is the one kept. The output directory also holds "
+                   "checkpoint.safetensors, log.jsonl, "
+                   "TensorBoard events and curves.png; --resume goes on from the checkpoint and ends with the same "
+                   "bits as a run that was "
+                   "never interrupted.",
+    .least = 1,
+    .most = 1,
+    .settings_size = sizeof(settings),
+    .groups = groups,
+    .adapter_options = true,
+    .required = (const char *const[]){"data", "output",                                  NULL},
+    .examples =
+        (const char *const[]){
+                                      "cambium train models/base --data notes.txt --output out/adapter --rank 8 --alpha 16 "
+            "--target-modules all-linear --steps 200 --batch-size 4 --sequence-length 256 "
+            "--learning-rate 1e-3 --seed 1",  "cambium train models/base --data chats.jsonl --validation-split 0.1 --eval-steps 50 --save-steps 50 "
+            "--output out/adapter --resume", NULL},
+    .run = run
+};

@@ -1,0 +1,350 @@
+/* tokenizer.c: reading a tokenizer.json and the files beside it, and what the tokenizer knows about its vocabulary. */
+#include "cambium/tokenizer.h"
+
+#include <pthread.h>
+#include <string.h>
+
+#include "core/json.h"
+#include "formats/tokenizer_parts.h"
+#include "formats/tokenizer_unicode.h"
+
+static const size_t json_limit = (size_t)1 << 30;
+
+const cb_model_kind *const cb_model_kinds[] = {&cb_model_bpe, NULL};
+
+/* ---- Parsing ---- */
+
+static bool parse_model(cb_tokenizer *t, const json_t *object)
+{
+    static const cb_role role = {"model", "", NULL};
+    if (!json_is_object(object))
+        return cb_fail(CB_ERR_FORMAT, "%s: \"model\" must be an object", t->what), false;
+    const char *type = json_string_value(json_object_get(object, "type"));
+    cb_string known = {0};
+    for (const cb_model_kind *const *kind = cb_model_kinds; *kind && !t->model_kind; kind++) {
+        cb_string_printf(&known, "%s%s", known.length ? ", " : "", (*kind)->type);
+        if (type ? strcmp((*kind)->type, type) == 0 : (*kind)->fits(object))
+            t->model_kind = *kind;
+    }
+    if (!t->model_kind)
+        cb_fail(CB_ERR_UNSUPPORTED, "%s: a model of type \"%s\" is not supported; known: %s", t->what, type ? type : "(none)",
+                known.data ? known.data : "");
+    cb_string_free(&known);
+    if (!t->model_kind)
+        return false;
+    cb_source source = {.what = t->what, .role = &role, .type = t->model_kind->type};
+    t->model = t->model_kind->parse(&source, object, &t->vocab);
+    t->raw_bytes = t->model && t->model_kind->raw_bytes && t->model_kind->raw_bytes(t->model);
+    return t->model != NULL;
+}
+
+static bool parse_truncation(cb_tokenizer *t, const json_t *object)
+{
+    static const cb_role role = {"truncation", "", NULL};
+    cb_source source = {.what = t->what, .role = &role};
+    if (!object || json_is_null(object))
+        return true;
+    const char *strategy = json_string_value(json_object_get(object, "strategy"));
+    const char *direction = json_string_value(json_object_get(object, "direction"));
+    t->truncation.given = true;
+    t->truncation.left = direction && strcmp(direction, "Left") == 0;
+    t->truncation.strategy = !strategy                              ? 0
+                             : strcmp(strategy, "OnlyFirst") == 0  ? 1
+                             : strcmp(strategy, "OnlySecond") == 0 ? 2
+                                                                   : 0;
+    return cb_source_count(&source, object, "max_length", 512, &t->truncation.max_length) &&
+           cb_source_count(&source, object, "stride", 0, &t->truncation.stride);
+}
+
+static bool parse_padding(cb_tokenizer *t, const json_t *object)
+{
+    static const cb_role role = {"padding", "", NULL};
+    cb_source source = {.what = t->what, .role = &role};
+    if (!object || json_is_null(object))
+        return true;
+    const json_t *strategy = json_object_get(object, "strategy");
+    const char *direction = json_string_value(json_object_get(object, "direction"));
+    uint32_t id;
+    t->padding.given = true;
+    t->padding.left = direction && strcmp(direction, "Left") == 0;
+    if (!cb_source_count(&source, object, "pad_to_multiple_of", 0, &t->padding.multiple) ||
+        !cb_source_count(&source, object, "pad_id", 0, &id) ||
+        !cb_source_count(&source, object, "pad_type_id", 0, &t->padding.type_id) ||
+        (json_is_object(strategy) && !cb_source_count(&source, strategy, "Fixed", 0, &t->padding.fixed)))
+        return false;
+    if (id > INT32_MAX)
+        return cb_source_fail(&source, "pad_id", "a token id");
+    t->padding.id = (int32_t)id;
+    return true;
+}
+
+/* Does a post-processor trim spans?  Then every token's leading and trailing white space is counted once. */
+static bool count_spaces(cb_tokenizer *t)
+{
+    t->trims = true;
+    t->lead = cb_calloc(t->vocab.id_limit + 1, sizeof *t->lead);
+    t->trail = cb_calloc(t->vocab.id_limit + 1, sizeof *t->trail);
+    if (!t->lead || !t->trail)
+        return false;
+    for (size_t id = 0; id < t->vocab.id_limit; id++) {
+        size_t length;
+        const char *text = cb_vocab_text(&t->vocab, (int32_t)id, &length);
+        if (text)
+            cb_count_spaces(text, length, &t->lead[id], &t->trail[id]);
+    }
+    return true;
+}
+
+static bool parse_parts(cb_tokenizer *t, const json_t *root)
+{
+    const char *version = json_string_value(json_object_get(root, "version"));
+    if (!json_is_object(root))
+        return cb_fail(CB_ERR_FORMAT, "%s: a tokenizer must be a JSON object", t->what), false;
+    if (version && strcmp(version, "1.0") != 0)
+        return cb_fail(CB_ERR_UNSUPPORTED, "%s: tokenizer version \"%s\"; this build reads \"1.0\"", t->what, version), false;
+    const struct {
+        const cb_role *role;
+        cb_component *component;
+    } parts[] = {{&cb_normalizer_role, &t->normalizer},
+                 {&cb_pre_tokenizer_role, &t->pre_tokenizer},
+                 {&cb_post_processor_role, &t->post_processor},
+                 {&cb_decoder_role, &t->decoder}};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        cb_source source = {.what = t->what, .role = parts[i].role};
+        if (!cb_component_parse(parts[i].component, &source, json_object_get(root, parts[i].role->name)))
+            return false;
+    }
+    return parse_model(t, json_object_get(root, "model")) && parse_truncation(t, json_object_get(root, "truncation")) &&
+           parse_padding(t, json_object_get(root, "padding")) && (!t->post_processor.kind || count_spaces(t)) &&
+           cb_added_parse(t, t->what, json_object_get(root, "added_tokens"));
+}
+
+static bool make_lock(cb_tokenizer *t)
+{
+    t->lock = cb_alloc(sizeof(pthread_mutex_t));
+    return t->lock && (pthread_mutex_init(t->lock, NULL) == 0 || (cb_fail(CB_ERR_MEMORY, "no mutex"), false));
+}
+
+cb_tokenizer *cb_tokenizer_parse(const char *what, const char *json, size_t length)
+{
+    if (length > json_limit)
+        return cb_fail(CB_ERR_UNSUPPORTED, "%s: %zu bytes of JSON; the most is %zu", what, length, json_limit), NULL;
+    cb_unicode_prepare();
+    json_t *root = cb_json_parse(what, json, length);
+    if (!root)
+        return NULL;
+    cb_tokenizer *t = cb_calloc(1, sizeof *t);
+    bool ok = t != NULL;
+    if (ok) {
+        t->bos = t->eos = t->pad = t->unk = t->add_bos = t->add_eos = -1;
+        t->what = cb_strdup(what);
+        t->source = cb_strndup(json, length);
+        t->source_length = length;
+        ok = t->what && t->source && make_lock(t) && parse_parts(t, root);
+    }
+    json_decref(root);
+    if (ok)
+        return t;
+    cb_tokenizer_free(t);
+    return NULL;
+}
+
+cb_tokenizer *cb_tokenizer_load(const char *path)
+{
+    bool directory = cb_is_directory(path);
+    char *file = directory ? cb_path_join(path, "tokenizer.json") : cb_strdup(path);
+    size_t length;
+    char *json = file ? cb_file_read(file, json_limit, &length) : NULL;
+    cb_tokenizer *t = json ? cb_tokenizer_parse(file, json, length) : NULL;
+    cb_free(json);
+    cb_free(file);
+    if (t && directory && !cb_tokenizer_config_read(t, path)) {
+        cb_tokenizer_free(t);
+        return NULL;
+    }
+    return t;
+}
+
+void cb_tokenizer_free(cb_tokenizer *t)
+{
+    if (!t)
+        return;
+    cb_work_free_all(t);
+    cb_component_free(&t->normalizer);
+    cb_component_free(&t->pre_tokenizer);
+    cb_component_free(&t->post_processor);
+    cb_component_free(&t->decoder);
+    if (t->model)
+        t->model_kind->release(t->model);
+    cb_vocab_free(&t->vocab);
+    cb_added_free(&t->added);
+    if (t->lock)
+        pthread_mutex_destroy(t->lock);
+    cb_free(t->lock);
+    cb_free(t->lead);
+    cb_free(t->trail);
+    cb_free(t->chat_template);
+    cb_free(t->source);
+    cb_free(t->what);
+    cb_free(t);
+}
+
+bool cb_tokenizer_save(const cb_tokenizer *t, const char *path) { return cb_file_write(path, t->source, t->source_length); }
+
+/* ---- The files beside it ---- */
+
+/* "<s>" or {"content": "<s>", ...}; NULL for anything else. */
+static const char *token_content(const json_t *value)
+{
+    return json_is_object(value) ? json_string_value(json_object_get(value, "content")) : json_string_value(value);
+}
+
+static void read_specials(cb_tokenizer *t, const json_t *object)
+{
+    const struct {
+        const char *key;
+        int32_t *id;
+    } specials[] = {{"bos_token", &t->bos}, {"eos_token", &t->eos}, {"pad_token", &t->pad}, {"unk_token", &t->unk}};
+    for (size_t i = 0; i < sizeof specials / sizeof *specials; i++) {
+        const char *content = token_content(json_object_get(object, specials[i].key));
+        if (content && *specials[i].id < 0)
+            *specials[i].id = cb_tokenizer_id(t, content);
+    }
+}
+
+/* A string, or a list of {name, template}: the one named "default", or else the first. */
+static const char *find_chat_template(const json_t *value)
+{
+    if (!json_is_array(value))
+        return json_string_value(value);
+    const char *found = NULL;
+    for (size_t i = 0; i < json_array_size(value); i++) {
+        const json_t *entry = json_array_get(value, i);
+        const char *name = json_string_value(json_object_get(entry, "name"));
+        if (!found || (name && strcmp(name, "default") == 0))
+            found = json_string_value(json_object_get(entry, "template"));
+    }
+    return found;
+}
+
+static int read_tristate(const json_t *object, const char *key)
+{
+    const json_t *value = json_object_get(object, key);
+    return json_is_boolean(value) ? json_is_true(value) : -1;
+}
+
+static bool read_config(cb_tokenizer *t, const json_t *config)
+{
+    read_specials(t, config);
+    t->add_bos = read_tristate(config, "add_bos_token");
+    t->add_eos = read_tristate(config, "add_eos_token");
+    const json_t *length = json_object_get(config, "model_max_length");
+    double number = json_number_value(length); /* absent limits are written as 1e30 */
+    if (json_is_number(length) && number >= 1 && number < 1e15)
+        t->model_max_length = (int64_t)number;
+    const char *text = find_chat_template(json_object_get(config, "chat_template"));
+    if (!text)
+        return true;
+    t->chat_template = cb_strdup(text);
+    return t->chat_template != NULL;
+}
+
+/* Reads a JSON object beside the tokenizer; *out stays NULL when there is none. */
+static bool read_beside(const char *directory, const char *name, json_t **out)
+{
+    char *path = cb_path_join(directory, name);
+    if (!path)
+        return false;
+    bool ok = true;
+    if (cb_is_file(path)) {
+        *out = cb_json_load(path, 0);
+        ok = *out != NULL;
+        if (ok && !json_is_object(*out))
+            ok = (cb_fail(CB_ERR_FORMAT, "%s: must be a JSON object", path), false);
+    }
+    cb_free(path);
+    return ok;
+}
+
+static bool read_template_file(cb_tokenizer *t, const char *directory)
+{
+    char *path = cb_path_join(directory, "chat_template.jinja");
+    if (!path)
+        return false;
+    bool ok = true;
+    if (cb_is_file(path)) {
+        char *text = cb_file_read(path, (size_t)16 << 20, NULL);
+        ok = text != NULL;
+        if (ok) {
+            cb_free(t->chat_template);
+            t->chat_template = text;
+        }
+    }
+    cb_free(path);
+    return ok;
+}
+
+bool cb_tokenizer_config_read(cb_tokenizer *t, const char *directory)
+{
+    json_t *config = NULL, *specials = NULL;
+    bool ok = read_beside(directory, "tokenizer_config.json", &config) &&
+              read_beside(directory, "special_tokens_map.json", &specials);
+    if (ok && config)
+        ok = read_config(t, config);
+    if (ok && specials)
+        read_specials(t, specials);
+    json_decref(config);
+    json_decref(specials);
+    return ok && read_template_file(t, directory);
+}
+
+/* ---- Vocabulary ---- */
+
+size_t cb_tokenizer_vocab_size(const cb_tokenizer *t)
+{
+    size_t size = t->vocab.count;
+    for (size_t i = 0; i < t->added.vocab.count; i++) {
+        const char *text = t->added.vocab.pool + t->added.vocab.starts[i];
+        size += cb_vocab_find(&t->vocab, text, t->added.vocab.lengths[i]) < 0;
+    }
+    return size;
+}
+
+int32_t cb_tokenizer_id_limit(const cb_tokenizer *t)
+{
+    int32_t limit = (int32_t)t->vocab.id_limit;
+    for (size_t i = 0; i < t->added.count; i++)
+        if (t->added.items[i].id >= limit)
+            limit = t->added.items[i].id + 1;
+    return limit;
+}
+
+int32_t cb_tokenizer_id(const cb_tokenizer *t, const char *token)
+{
+    size_t length = strlen(token);
+    int32_t id = cb_vocab_find(&t->added.vocab, token, length);
+    return id >= 0 ? id : cb_vocab_find(&t->vocab, token, length);
+}
+
+const char *cb_tokenizer_token(const cb_tokenizer *t, int32_t id)
+{
+    const cb_added_token *added = cb_added_get(&t->added, id);
+    size_t length;
+    return added ? added->content : cb_vocab_text(&t->vocab, id, &length);
+}
+
+bool cb_tokenizer_is_special(const cb_tokenizer *t, int32_t id)
+{
+    const cb_added_token *added = cb_added_get(&t->added, id);
+    return added && added->special;
+}
+
+int32_t cb_tokenizer_bos(const cb_tokenizer *t) { return t->bos; }
+int32_t cb_tokenizer_eos(const cb_tokenizer *t) { return t->eos; }
+int32_t cb_tokenizer_pad(const cb_tokenizer *t) { return t->pad; }
+int32_t cb_tokenizer_unk(const cb_tokenizer *t) { return t->unk; }
+int cb_tokenizer_add_bos(const cb_tokenizer *t) { return t->add_bos; }
+int cb_tokenizer_add_eos(const cb_tokenizer *t) { return t->add_eos; }
+const char *cb_tokenizer_chat_template(const cb_tokenizer *t) { return t->chat_template; }
+int64_t cb_tokenizer_model_max_length(const cb_tokenizer *t) { return t->model_max_length; }
+void cb_tokenizer_seed(cb_tokenizer *t, uint64_t seed) { t->seed = seed; }

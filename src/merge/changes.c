@@ -1,0 +1,144 @@
+/* changes.c: which weights of a base model its adapters change, and their new values. */
+#include <string.h>
+
+#include "merge/internal.h"
+
+cb_weight *cb_own_weight(const cb_layer *layer, const char *name)
+{
+    for (int i = 0; i < layer->weight_count; i++)
+        if (strcmp(layer->weights[i].name, name) == 0)
+            return (cb_weight *)&layer->weights[i];
+    return NULL;
+}
+
+static cb_change *change_of(cb_changes *changes, cb_layer *layer, const char *name)
+{
+    for (size_t i = 0; i < changes->count; i++)
+        if (changes->list[i].layer == layer && strcmp(changes->list[i].name, name) == 0)
+            return &changes->list[i];
+    if (!cb_grow(&changes->list, &changes->capacity, changes->count + 1, sizeof(*changes->list)))
+        return NULL;
+    changes->list[changes->count] = (cb_change){.layer = layer, .name = name};
+    return &changes->list[changes->count++];
+}
+
+static bool add_module(cb_changes *changes, cb_module *m, const char *name)
+{
+    cb_change *change = change_of(changes, m->layer, name);
+    if (!change || !cb_grow(&change->modules, &change->module_capacity, change->module_count + 1, sizeof(*change->modules)))
+        return false;
+    change->modules[change->module_count++] = m;
+    return true;
+}
+
+/* Whether a module adds to the bias is known by asking it. */
+static bool adds_bias(const cb_module *m, bool *adds)
+{
+    cb_scope *scope = cb_scope_open();
+    bool ok = scope != NULL;
+    if (ok)
+        cb_no_grad *adds = m->kind->delta_bias && m->kind->delta_bias(m) != NULL;
+    if (scope)
+        cb_scope_close(scope);
+    return ok && cb_ok();
+}
+
+static bool collect_module(cb_changes *changes, cb_module *m)
+{
+    if (!m->kind->delta)
+        return cb_fail(CB_ERR_UNSUPPORTED, "layer %s: a module of kind %s is no change of its weight and cannot be merged",
+                       m->layer->name, m->kind->name),
+               false;
+    bool bias = false;
+    if (!adds_bias(m, &bias) || !add_module(changes, m, "weight"))
+        return false;
+    if (!bias)
+        return true;
+    if (!cb_own_weight(m->layer, "bias"))
+        return cb_fail(CB_ERR_UNSUPPORTED, "layer %s: its %s adds a bias, and the layer of the base has none to merge it into",
+                       m->layer->name, m->kind->name),
+               false;
+    return add_module(changes, m, "bias");
+}
+
+/* What collect_trained looks for: weights that one adapter trains in place of the frozen ones. */
+typedef struct trained_search {
+    cb_changes *changes;
+    const cb_named_tensor *parameters;
+    size_t count;
+} trained_search;
+
+static bool trains(const trained_search *search, const cb_tensor *tensor)
+{
+    for (size_t i = 0; i < search->count; i++)
+        if (search->parameters[i].tensor == tensor)
+            return true;
+    return false;
+}
+
+/* A head that was tied to a trained embedding holds the original: it changes in that it must now be written out. */
+static bool collect_trained(void *user, cb_layer *layer)
+{
+    trained_search *search = user;
+    for (int i = 0; i < layer->weight_count; i++) {
+        const cb_weight *weight = &layer->weights[i];
+        bool untied = weight->frozen && layer->tied && trains(search, cb_layer_weight(layer->tied, weight->name));
+        if (weight->frozen && (untied || trains(search, weight->tensor)) && !change_of(search->changes, layer, weight->name))
+            return false;
+    }
+    return true;
+}
+
+static cb_layer *root_of(cb_layer *layer)
+{
+    while (layer->parent)
+        layer = layer->parent;
+    return layer;
+}
+
+bool cb_changes_collect(cb_changes *changes, cb_adapter *const *adapters, size_t count)
+{
+    *changes = (cb_changes){0};
+    for (size_t i = 0; i < count; i++) {
+        cb_module *const *modules;
+        size_t module_count = cb_adapter_modules(adapters[i], &modules);
+        if (!module_count)
+            return cb_fail(CB_ERR_STATE, "adapter %s is not attached", cb_adapter_name(adapters[i])), false;
+        for (size_t k = 0; k < module_count; k++)
+            if (modules[k]->strength != 0 && !collect_module(changes, modules[k]))
+                return false;
+        trained_search search = {.changes = changes};
+        search.count = cb_adapter_parameters(adapters[i], &search.parameters);
+        if (!cb_layer_visit(root_of(modules[0]->layer), collect_trained, &search))
+            return false;
+    }
+    return true;
+}
+
+void cb_changes_free(cb_changes *changes)
+{
+    for (size_t i = 0; i < changes->count; i++)
+        cb_free(changes->list[i].modules);
+    cb_free(changes->list);
+    *changes = (cb_changes){0};
+}
+
+cb_tensor *cb_change_apply(const cb_change *change, cb_tensor *base)
+{
+    const cb_weight *own = cb_own_weight(change->layer, change->name);
+    cb_tensor *value = own && own->frozen ? own->tensor : base;
+    bool is_bias = strcmp(change->name, "bias") == 0;
+    cb_no_grad
+    {
+        value = cb_detach(cb_cast(value, CB_F32));
+        for (size_t i = 0; value && i < change->module_count; i++) {
+            const cb_module *m = change->modules[i];
+            cb_tensor *delta = is_bias ? m->kind->delta_bias(m) : m->kind->delta(m);
+            if (delta)
+                value = cb_add(value, delta);
+            else if (!cb_ok())
+                value = NULL;
+        }
+    }
+    return value;
+}

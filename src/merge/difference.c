@@ -1,0 +1,85 @@
+/* difference.c: how far a merged model's logits are from those of the adapted model. */
+#include <math.h>
+
+#include "cambium/merge.h"
+
+enum { PROBE_ROWS = 2, PROBE_LENGTH = 32 };
+
+/* log sum exp of one row */
+static double row_log_sum(const double *x, int64_t n)
+{
+    double top = x[0], sum = 0;
+    for (int64_t i = 1; i < n; i++)
+        top = fmax(top, x[i]);
+    for (int64_t i = 0; i < n; i++)
+        sum += exp(x[i] - top);
+    return top + log(sum);
+}
+
+static bool compare_row(const double *p, const double *q, int64_t n, cb_difference *d)
+{
+    int64_t best_p = 0, best_q = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (!isfinite(p[i]) || !isfinite(q[i]))
+            return cb_fail(CB_ERR_NUMERIC, "logits: found %g and %g, expected finite numbers", p[i], q[i]), false;
+        d->max_absolute = fmax(d->max_absolute, fabs(p[i] - q[i]));
+        d->max_logit = fmax(d->max_logit, fabs(p[i]));
+        best_p = p[i] > p[best_p] ? i : best_p;
+        best_q = q[i] > q[best_q] ? i : best_q;
+    }
+    double sum_p = row_log_sum(p, n), sum_q = row_log_sum(q, n), kl = 0;
+    for (int64_t i = 0; i < n; i++)
+        kl += exp(p[i] - sum_p) * ((p[i] - sum_p) - (q[i] - sum_q));
+    d->mean_kl += kl;
+    d->agreement += best_p == best_q;
+    return true;
+}
+
+bool cb_logits_difference(const cb_tensor *reference, const cb_tensor *other, cb_difference *d)
+{
+    *d = (cb_difference){0};
+    if (!reference || !other)
+        return false;
+    if (!cb_same_shape(reference, other) || !reference->ndim || !reference->count)
+        return cb_fail(CB_ERR_SHAPE, "logits: found %s and %s, expected one shape", cb_shape_text(reference), cb_shape_text(other)), false;
+    int64_t width = reference->shape[reference->ndim - 1], rows = reference->count / width;
+    double *p = cb_calloc((size_t)reference->count, sizeof(*p)), *q = cb_calloc((size_t)reference->count, sizeof(*q));
+    bool ok = p && q && cb_read(reference, CB_F64, p) && cb_read(other, CB_F64, q);
+    for (int64_t i = 0; ok && i < rows; i++)
+        ok = compare_row(p + i * width, q + i * width, width, d);
+    cb_free(p);
+    cb_free(q);
+    d->positions = rows;
+    d->mean_kl /= (double)rows;
+    d->agreement /= (double)rows;
+    return ok;
+}
+
+static cb_tensor *random_ids(const cb_model *model, uint64_t seed)
+{
+    int64_t most = cb_model_max_positions(model), length = most > 0 && most < PROBE_LENGTH ? most : PROBE_LENGTH;
+    int32_t ids[PROBE_ROWS * PROBE_LENGTH];
+    cb_rng rng = {.seed = seed, .stream = 0x6d65726765}; /* "merge" */
+    for (int64_t i = 0; i < PROBE_ROWS * length; i++)
+        ids[i] = (int32_t)cb_rng_below(&rng, (uint64_t)cb_model_vocab_size(model));
+    return cb_from(CB_I32, ids, PROBE_ROWS, length);
+}
+
+bool cb_merge_difference(cb_model *reference, cb_model *other, cb_tensor *ids, uint64_t seed, cb_difference *difference)
+{
+    bool ok = false;
+    cb_scope *scope = cb_scope_open();
+    if (!scope)
+        return false;
+    cb_no_grad
+    {
+        if (!ids)
+            ids = random_ids(reference, seed);
+        cb_context plain = {0};
+        cb_tensor *p = cb_model_logits(reference, ids, &plain);
+        cb_tensor *q = cb_model_logits(other, ids, &plain);
+        ok = cb_logits_difference(p, q, difference);
+    }
+    cb_scope_close(scope);
+    return ok;
+}

@@ -1,0 +1,347 @@
+/* fold.c: adapters folded into their base, as a new model directory.
+ *
+ * Three steps.  Plan: every tensor of the base's files is looked up among the model's layers, every change must find its tensor, and the size
+ * of the result is compared with the room there is.  Write: into a directory beside the output, tensor by tensor, in the base's files and
+ * order, then the other files.  Keep: the new model is loaded and compared with the adapted one, and only then the directory gets its name.
+ * A failure anywhere removes what was written. */
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "cambium/formats.h"
+#include "core/json.h"
+#include "merge/internal.h"
+
+static const char *const dtype_choices[] = {"keep", "f32", "bf16", "f16", NULL};
+
+const cb_option cb_merge_option_table[] = {
+    CB_OPT_ENUM(cb_merge_options, dtype, CB_MERGE_KEEP, dtype_choices, "how the weights are stored; keep: as the base stores them"),
+    CB_OPT_BOOL(cb_merge_options, verify, true, "load the merged model and compare it with the adapted one"),
+    CB_OPT_FLOAT(cb_merge_options, max_kl, 0.01, 0, 1e9, "keep nothing when the mean KL divergence (nats) of the next token is larger"),
+    CB_OPT_FLOAT(cb_merge_options, min_agreement, 0, 0, 1, "keep nothing when the most likely token is the same less often"),
+    CB_OPT_INT(cb_merge_options, seed, 0, 0, 9e15, "of the random tokens that are compared"),
+    CB_OPT_END};
+
+#define INDEX_NAME "model.safetensors.index.json"
+
+/* One tensor to write. */
+typedef struct planned {
+    char *name;
+    const cb_weight_entry *from; /* of the base's file; for a head that is untied: of what it was tied to */
+    const cb_change *change;     /* NULL: copied */
+    cb_dtype dtype;
+} planned;
+
+typedef struct planned_file {
+    char *name;              /* "model-00001-of-00002.safetensors" */
+    cb_safetensors *base;
+    planned *tensors;
+    size_t count, capacity;
+} planned_file;
+
+typedef struct fold_plan {
+    cb_model *model;
+    const cb_merge_options *options;
+    const char *input, *output;
+    char *partial;           /* the directory written to, beside output */
+    cb_changes changes;
+    bool *found;             /* one per change: a tensor of the base is it */
+    planned_file *files;
+    size_t file_count, file_capacity;
+    cb_string_list others;   /* carried over as they are */
+    bool sharded, untied;
+} fold_plan;
+
+/* ---- plan: tensors ------------------------------------------------------------------------------------------------------- */
+
+static bool add_file(fold_plan *plan, const char *name)
+{
+    for (size_t i = 0; i < plan->file_count; i++)
+        if (strcmp(plan->files[i].name, name) == 0)
+            return true;
+    if (strchr(name, '/') || !cb_grow(&plan->files, &plan->file_capacity, plan->file_count + 1, sizeof(*plan->files)))
+        return cb_fail(CB_ERR_FORMAT, "%s/" INDEX_NAME ": found file '%.200s', expected names without directory", plan->input, name), false;
+    planned_file *file = &plan->files[plan->file_count++];
+    *file = (planned_file){.name = cb_strdup(name)};
+    char *path = file->name ? cb_path_join(plan->input, name) : NULL;
+    file->base = path ? cb_safetensors_open(path) : NULL;
+    cb_free(path);
+    return file->base != NULL;
+}
+
+static bool plan_files(fold_plan *plan)
+{
+    char *path = cb_path_join(plan->input, INDEX_NAME);
+    plan->sharded = path && cb_is_file(path);
+    json_t *index = plan->sharded ? cb_json_load(path, 1u << 28) : NULL, *file;
+    const char *tensor;
+    bool ok = path && (!plan->sharded || index);
+    if (ok && plan->sharded && !json_is_object(json_object_get(index, "weight_map")))
+        ok = cb_fail(CB_ERR_FORMAT, "%s: weight_map: expected an object", path) == CB_OK;
+    json_object_foreach(json_object_get(index, "weight_map"), tensor, file)
+    {
+        ok = ok && (json_is_string(file) || cb_fail(CB_ERR_FORMAT, "%s: weight_map: %.200s: expected a file name", path, tensor) == CB_OK) &&
+             add_file(plan, json_string_value(file));
+    }
+    ok = ok && (plan->sharded || add_file(plan, "model.safetensors"));
+    json_decref(index);
+    cb_free(path);
+    return ok;
+}
+
+static planned *add_tensor(planned_file *file, const char *name, const cb_weight_entry *from, const cb_change *change, cb_dtype dtype)
+{
+    if (!cb_grow(&file->tensors, &file->capacity, file->count + 1, sizeof(*file->tensors)))
+        return NULL;
+    planned *t = &file->tensors[file->count];
+    *t = (planned){.name = cb_strdup(name), .from = from, .change = change, .dtype = dtype};
+    if (!t->name)
+        return NULL;
+    file->count++;
+    return t;
+}
+
+/* A tensor's name is a layer's, a dot and the weight's; files of the bare model leave out the part that the root's child is named after. */
+static bool names_weight(const fold_plan *plan, const char *tensor, const cb_change *change)
+{
+    char *name = cb_format("%s.%s", change->layer->name, change->name);
+    if (!name)
+        return false;
+    bool same = strcmp(name, tensor) == 0;
+    const cb_layer *root = cb_model_root(plan->model);
+    for (size_t i = 0; !same && i < root->child_count; i++) {
+        size_t length = strlen(root->children[i]->name);
+        same = strncmp(name, root->children[i]->name, length) == 0 && name[length] == '.' && strcmp(name + length + 1, tensor) == 0;
+    }
+    cb_free(name);
+    return same;
+}
+
+static const cb_change *change_of(fold_plan *plan, const char *tensor)
+{
+    for (size_t i = 0; i < plan->changes.count; i++)
+        if (!plan->found[i] && names_weight(plan, tensor, &plan->changes.list[i])) {
+            plan->found[i] = true;
+            return &plan->changes.list[i];
+        }
+    return NULL;
+}
+
+static bool is_float(cb_dtype dtype)
+{
+    return dtype == CB_F32 || dtype == CB_BF16 || dtype == CB_F16;
+}
+
+static cb_dtype output_dtype(const fold_plan *plan, cb_dtype stored)
+{
+    static const cb_dtype dtypes[] = {CB_F32, CB_F32, CB_BF16, CB_F16};
+    return plan->options->dtype == CB_MERGE_KEEP || !is_float(stored) ? stored : dtypes[plan->options->dtype];
+}
+
+static bool check_change(const fold_plan *plan, const cb_weight_entry *entry, const cb_change *change)
+{
+    const cb_tensor *weight = cb_layer_weight(change->layer, change->name);
+    bool same = weight && entry->ndim == weight->ndim && is_float(entry->dtype);
+    for (int i = 0; same && i < entry->ndim; i++)
+        same = entry->shape[i] == weight->shape[i];
+    if (!same)
+        return cb_fail(CB_ERR_SHAPE, "%s: %s does not fit %s of layer %s", plan->input, entry->name,
+                       weight ? cb_shape_text(weight) : "the missing weight", change->layer->name),
+               false;
+    return true;
+}
+
+static bool plan_tensors(fold_plan *plan, planned_file *file)
+{
+    for (size_t i = 0; i < cb_safetensors_count(file->base); i++) {
+        const cb_weight_entry *entry = cb_safetensors_at(file->base, i);
+        const cb_change *change = change_of(plan, entry->name);
+        if (change && !check_change(plan, entry, change))
+            return false;
+        if (!add_tensor(file, entry->name, entry, change, output_dtype(plan, entry->dtype)))
+            return false;
+    }
+    return true;
+}
+
+/* The tensor of the embedding that a layer is tied to. */
+static const cb_weight_entry *tied_entry(fold_plan *plan, const cb_change *change)
+{
+    cb_change shared = {.layer = change->layer->tied, .name = change->name};
+    for (size_t f = 0; shared.layer && f < plan->file_count; f++)
+        for (size_t i = 0; i < plan->files[f].count; i++)
+            if (plan->files[f].tensors[i].from && names_weight(plan, plan->files[f].tensors[i].name, &shared))
+                return plan->files[f].tensors[i].from;
+    return NULL;
+}
+
+/* A change without a tensor is one of a tied head, which becomes a tensor of its own. */
+static bool plan_untied(fold_plan *plan, const cb_change *change)
+{
+    const cb_weight_entry *from = tied_entry(plan, change);
+    if (!from)
+        return cb_fail(CB_ERR_FORMAT, "%s: no tensor for the %s of layer %s", plan->input, change->name, change->layer->name), false;
+    char *name = cb_format("%s.%s", change->layer->name, change->name);
+    bool ok = name && check_change(plan, from, change) &&
+              add_tensor(&plan->files[plan->file_count - 1], name, from, change, output_dtype(plan, from->dtype));
+    cb_free(name);
+    plan->untied = true;
+    return ok;
+}
+
+/* With a head of its own the files must name everything in full. */
+static bool check_full_names(const fold_plan *plan)
+{
+    const cb_layer *root = cb_model_root(plan->model);
+    for (size_t f = 0; plan->untied && f < plan->file_count; f++)
+        for (size_t i = 0; i < plan->files[f].count; i++)
+            for (size_t k = 0; k < root->child_count; k++)
+                if (root->children[k]->child_count && strncmp(plan->files[f].tensors[i].name, root->children[k]->name, strlen(root->children[k]->name)) == 0)
+                    return true;
+    if (plan->untied)
+        cb_fail(CB_ERR_UNSUPPORTED, "%s: holds a model without head, so a head that is no longer tied cannot be added to it", plan->input);
+    return !plan->untied;
+}
+
+/* ---- plan: the rest ---------------------------------------------------------------------------------------------------------- */
+
+static bool ends_with(const char *text, const char *end)
+{
+    size_t a = strlen(text), b = strlen(end);
+    return a >= b && strcmp(text + a - b, end) == 0;
+}
+
+/* Weights in any form would be those of the base. */
+static bool is_weights(const char *name)
+{
+    static const char *const ends[] = {".safetensors", ".index.json", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx", NULL};
+    for (int i = 0; ends[i]; i++)
+        if (ends_with(name, ends[i]))
+            return true;
+    return false;
+}
+
+static bool plan_others(fold_plan *plan)
+{
+    cb_string_list all = {0};
+    bool ok = cb_directory_list(plan->input, false, &all);
+    for (size_t i = 0; ok && i < all.count; i++)
+        ok = is_weights(all.items[i]) || strcmp(all.items[i], "config.json") == 0 || cb_string_list_add(&plan->others, all.items[i]);
+    cb_string_list_free(&all);
+    return ok;
+}
+
+static bool directory_is_empty(const char *path, bool *empty)
+{
+    cb_string_list names = {0};
+    bool ok = cb_directory_list(path, true, &names);
+    *empty = names.count == 0;
+    cb_string_list_free(&names);
+    return ok;
+}
+
+/* The parent of a path that may not exist yet. */
+static char *parent_of(const char *path)
+{
+    size_t length = strlen(path);
+    while (length > 1 && path[length - 1] == '/')
+        length--;
+    while (length && path[length - 1] != '/')
+        length--;
+    return length ? cb_strndup(path, length) : cb_strdup(".");
+}
+
+static bool inside(const char *path, const char *directory)
+{
+    size_t length = strlen(directory);
+    return strncmp(path, directory, length) == 0 && (path[length] == 0 || path[length] == '/');
+}
+
+static bool check_output(fold_plan *plan)
+{
+    bool empty = true;
+    if (cb_is_file(plan->output) || (cb_is_directory(plan->output) && (!directory_is_empty(plan->output, &empty) || !empty)))
+        return cb_fail(CB_ERR_ARGUMENT, "%s: exists and is not an empty directory", plan->output), false;
+    char *parent = parent_of(plan->output), real_parent[PATH_MAX], real_input[PATH_MAX];
+    bool ok = parent && cb_directory_make(parent);
+    if (ok && (!realpath(parent, real_parent) || !realpath(plan->input, real_input)))
+        ok = cb_fail(CB_ERR_IO, "%s: cannot be reached: %s", plan->output, strerror(errno)) == CB_OK;
+    cb_free(parent);
+    if (ok && inside(real_parent, real_input))
+        ok = cb_fail(CB_ERR_ARGUMENT, "%s: lies inside the base model's directory %s", plan->output, plan->input) == CB_OK;
+    size_t length = strlen(plan->output);
+    while (length > 1 && plan->output[length - 1] == '/')
+        length--;
+    plan->partial = ok ? cb_format("%.*s.partial-%ld", (int)length, plan->output, (long)getpid()) : NULL;
+    if (plan->partial && (cb_is_directory(plan->partial) || cb_is_file(plan->partial)))
+        return cb_fail(CB_ERR_IO, "%s: is in the way", plan->partial), false;
+    return plan->partial != NULL;
+}
+
+static uint64_t tensor_bytes(const planned *t)
+{
+    return t->dtype == t->from->dtype ? t->from->size : (t->from->size / cb_dtype_size(t->from->dtype)) * cb_dtype_size(t->dtype);
+}
+
+static bool check_room(const fold_plan *plan)
+{
+    uint64_t need = 1 << 20;
+    for (size_t f = 0; f < plan->file_count; f++)
+        for (size_t i = 0; i < plan->files[f].count; i++)
+            need += tensor_bytes(&plan->files[f].tensors[i]) + 256;
+    for (size_t i = 0; i < plan->others.count; i++) {
+        char *path = cb_path_join(plan->input, plan->others.items[i]);
+        struct stat st;
+        need += path && stat(path, &st) == 0 ? (uint64_t)st.st_size : 0;
+        cb_free(path);
+    }
+    char *parent = parent_of(plan->output);
+    struct statvfs room;
+    bool known = parent && statvfs(parent, &room) == 0;
+    cb_free(parent);
+    uint64_t free_bytes = known ? (uint64_t)room.f_bavail * room.f_frsize : 0;
+    if (known && free_bytes < need)
+        return cb_fail(CB_ERR_IO, "%s: %.1f GB are free, the merged model needs %.1f GB", plan->output, (double)free_bytes / 1e9,
+                       (double)need / 1e9),
+               false;
+    return true;
+}
+
+static bool make_plan(fold_plan *plan, cb_adapter *const *adapters, size_t count)
+{
+    if (!plan->input)
+        return cb_fail(CB_ERR_ARGUMENT, "merge: the model was not loaded from a directory"), false;
+    if (!cb_changes_collect(&plan->changes, adapters, count))
+        return false;
+    plan->found = cb_calloc(plan->changes.count, sizeof(*plan->found));
+    if (!plan->found || !plan_files(plan))
+        return false;
+    for (size_t f = 0; f < plan->file_count; f++)
+        if (!plan_tensors(plan, &plan->files[f]))
+            return false;
+    for (size_t i = 0; i < plan->changes.count; i++)
+        if (!plan->found[i] && !plan_untied(plan, &plan->changes.list[i]))
+            return false;
+    return check_full_names(plan) && plan_others(plan) && check_output(plan) && check_room(plan);
+}
+
+static void free_plan(fold_plan *plan)
+{
+    for (size_t f = 0; f < plan->file_count; f++) {
+        for (size_t i = 0; i < plan->files[f].count; i++)
+            cb_free(plan->files[f].tensors[i].name);
+        cb_free(plan->files[f].tensors);
+        cb_free(plan->files[f].name);
+        cb_safetensors_close(plan->files[f].base);
+    }
+    cb_free(plan->files);
+    cb_free(plan->found);
+    cb_free(plan->partial);
+    cb_string_list_free(&plan->others);
+    cb_changes_free(&plan->changes);
+}

@@ -1,0 +1,151 @@
+/* cache.c: keys and values of the tokens already seen.
+ *
+ * Each layer has one buffer for keys and one for values, (B, capacity, Hkv, D) in the activation dtype; a pass writes
+ * the new tokens behind the old and attends to a view of all of them.  The length grows only when a pass has gone
+ * through every layer. */
+#include "models/internal.h"
+
+struct cb_cache {
+    int64_t batch, capacity, length;
+    int64_t pending; /* tokens of the pass under way */
+    int64_t layers, heads, head_dim;
+    cb_dtype dtype;
+    cb_tensor **k, **v;  /* [layers]; NULL until a layer is first used */
+    cb_tensor *segments; /* (B, capacity) i32, or NULL */
+};
+
+cb_cache *cb_cache_new(const cb_model *model, int64_t batch, int64_t capacity)
+{
+    if (!model)
+        return NULL;
+    if (batch < 1 || capacity < 1) {
+        cb_fail(CB_ERR_ARGUMENT, "cache: %lld rows of %lld tokens, expected positive numbers", (long long)batch,
+                (long long)capacity);
+        return NULL;
+    }
+    cb_cache *cache = cb_calloc(1, sizeof *cache);
+    if (!cache)
+        return NULL;
+    const cb_model_config *c = &model->config;
+    *cache = (cb_cache){.batch = batch,
+                        .capacity = capacity,
+                        .layers = c->layers,
+                        .heads = c->kv_heads,
+                        .head_dim = c->head_dim,
+                        .dtype = model->dtype};
+    cache->k = cb_calloc((size_t)c->layers, sizeof *cache->k);
+    cache->v = cb_calloc((size_t)c->layers, sizeof *cache->v);
+    if (cache->k && cache->v)
+        return cache;
+    cb_cache_free(cache);
+    return NULL;
+}
+
+void cb_cache_free(cb_cache *cache)
+{
+    if (!cache)
+        return;
+    for (int64_t i = 0; i < cache->layers; i++) {
+        if (cache->k)
+            cb_release(cache->k[i]);
+        if (cache->v)
+            cb_release(cache->v[i]);
+    }
+    cb_release(cache->segments);
+    cb_free(cache->k);
+    cb_free(cache->v);
+    cb_free(cache);
+}
+
+void cb_cache_truncate(cb_cache *cache, int64_t length)
+{
+    if (cache && length >= 0 && length < cache->length)
+        cache->length = length;
+}
+
+int64_t cb_cache_length(const cb_cache *cache)
+{
+    return cache ? cache->length : 0;
+}
+
+bool cb_cache_begin(cb_cache *cache, const cb_model *model, int64_t batch, int64_t length)
+{
+    const cb_model_config *c = &model->config;
+    if (cache->layers != c->layers || cache->heads != c->kv_heads || cache->head_dim != c->head_dim ||
+        cache->dtype != model->dtype) {
+        cb_fail(CB_ERR_ARGUMENT, "cache: made for another model");
+        return false;
+    }
+    if (cache->batch != batch) {
+        cb_fail(CB_ERR_SHAPE, "cache: %lld rows of ids, expected %lld", (long long)batch, (long long)cache->batch);
+        return false;
+    }
+    int64_t need;
+    if (__builtin_add_overflow(cache->length, length, &need) || need > INT32_MAX) {
+        cb_fail(CB_ERR_ARGUMENT, "cache: more than %d tokens", INT32_MAX);
+        return false;
+    }
+    while (cache->capacity < need)
+        cache->capacity *= 2; /* below 2^32 */
+    cache->pending = length;
+    return true;
+}
+
+/* Makes *buffer `capacity` long, keeping the first `length` positions. */
+static bool reserve(cb_cache *cache, cb_tensor **buffer, cb_dtype dtype, int ndim, const int64_t *shape)
+{
+    cb_tensor *old = *buffer;
+    if (old && old->shape[1] >= cache->capacity)
+        return true;
+    cb_tensor *larger = cb_empty_nd(dtype, ndim, shape);
+    if (!larger)
+        return false;
+    if (old && cache->length &&
+        !cb_copy_into(cb_slice(larger, 1, 0, cache->length, 1), cb_slice(old, 1, 0, cache->length, 1)))
+        return false;
+    cb_release(old);
+    *buffer = cb_keep(larger);
+    return true;
+}
+
+/* Writes `*now` behind what is there and makes it all there is. */
+static bool extend(const cb_cache *cache, cb_tensor *buffer, cb_tensor **now)
+{
+    int64_t end = cache->length + cache->pending;
+    if (!cb_copy_into(cb_slice(buffer, 1, cache->length, end, 1), *now))
+        return false;
+    *now = cb_slice(buffer, 1, 0, end, 1);
+    return *now != NULL;
+}
+
+bool cb_cache_extend(cb_cache *cache, int64_t layer, cb_tensor **k, cb_tensor **v)
+{
+    if (!*k || !*v)
+        return false;
+    const int64_t shape[] = {cache->batch, cache->capacity, cache->heads, cache->head_dim};
+    return reserve(cache, &cache->k[layer], cache->dtype, 4, shape) &&
+           reserve(cache, &cache->v[layer], cache->dtype, 4, shape) && extend(cache, cache->k[layer], k) &&
+           extend(cache, cache->v[layer], v);
+}
+
+bool cb_cache_segments(cb_cache *cache, cb_tensor **segments)
+{
+    if (cache->length && !cache->segments != !*segments) {
+        cb_fail(CB_ERR_ARGUMENT, "cache: segments %s, and earlier passes did the opposite",
+                *segments ? "given" : "not given");
+        return false;
+    }
+    if (!*segments) {
+        cb_release(cache->segments); /* left over from before a truncation to nothing */
+        cache->segments = NULL;
+        return true;
+    }
+    const int64_t shape[] = {cache->batch, cache->capacity};
+    return reserve(cache, &cache->segments, CB_I32, 2, shape) && extend(cache, cache->segments, segments);
+}
+
+void cb_cache_end(cb_cache *cache)
+{
+    cache->length += cache->pending;
+    cache->pending = 0;
+}

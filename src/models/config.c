@@ -1,0 +1,67 @@
+/* config.c: reading config.json: integers through a table, each with its range, and messages that name file and field.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "models/internal.h"
+
+bool cb_config_error(const cb_model *model, const char *format, ...)
+{
+    char line[512];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(line, sizeof line, format, arguments);
+    va_end(arguments);
+    cb_fail(CB_ERR_FORMAT, "%s: %s", model->config_path, line);
+    return false;
+}
+
+static bool read_integer(cb_model *model, const cb_config_field *field)
+{
+    const json_t *value = json_object_get(model->json, field->key);
+    bool given = value && !json_is_null(value);
+    if (!given && field->otherwise == CB_REQUIRED)
+        return cb_config_error(model, "%s is missing, expected an integer", field->key);
+    int64_t number = cb_json_int(model->config_path, model->json, field->key, field->otherwise);
+    if (!cb_ok())
+        return false;
+    if (given && (number < field->min || number > field->max))
+        return cb_config_error(model, "%s is %lld, expected %lld to %lld", field->key, (long long)number,
+                               (long long)field->min, (long long)field->max);
+    *(int64_t *)((char *)&model->config + field->offset) = number;
+    return true;
+}
+
+bool cb_config_integers(cb_model *model, const cb_config_field *fields)
+{
+    for (; fields->key; fields++)
+        if (!read_integer(model, fields))
+            return false;
+    return true;
+}
+
+bool cb_config_activation(cb_model *model, const char *key, const char *otherwise)
+{
+    static const struct {
+        const char *name;
+        cb_activation activation;
+    } known[] = {
+        {"silu",              CB_ACT_SILU     },
+        {"swish",             CB_ACT_SILU     },
+        {"gelu",              CB_ACT_GELU     },
+        {"gelu_new",          CB_ACT_GELU_TANH},
+        {"gelu_pytorch_tanh", CB_ACT_GELU_TANH},
+    };
+    const char *name = cb_json_string(model->config_path, model->json, key, otherwise);
+    if (!cb_ok())
+        return false;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        if (strcmp(name, known[i].name) != 0)
+            continue;
+        model->config.activation = known[i].activation;
+        return true;
+    }
+    cb_fail(CB_ERR_UNSUPPORTED, "%s: %s is \"%s\", expected silu, swish, gelu, gelu_new or gelu_pytorch_tanh",
+            model->config_path, key, name);
+    return false;
+}

@@ -1,0 +1,343 @@
+/* forward.c: a pass through a model: ids to hidden states, logits or loss.
+ *
+ * Blocks run one after another, each in its own scope, so a block's intermediate tensors are gone when it ends, unless
+ * the tape saved them.  With ctx->checkpoint the tape saves only a block's input: everything else the block needs
+ * travels as tensors beside it, a small struct included, because the caller's context may be gone when the backward
+ * pass runs the block again. */
+#include <string.h>
+
+#include "models/internal.h"
+
+/* Logits of the head's slow path are made for this many values at a time. */
+#define CHUNK_VALUES ((int64_t)1 << 23)
+
+cb_tensor *cb_in_scope(cb_branch *branch, const cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass)
+{
+    cb_scope *scope = x ? cb_scope_open() : NULL;
+    if (!scope)
+        return NULL;
+    cb_tensor *y = branch(model, index, x, pass);
+    if (y != x) /* x's memory with something added is the caller's already */
+        y = cb_scope_return(scope, y);
+    cb_scope_close(scope);
+    return y;
+}
+
+cb_tensor *cb_close_branch(const cb_layer *host, const cb_layer *projection, cb_tensor *residual, cb_tensor *x,
+                           cb_tensor *inner, const cb_context *ctx)
+{
+    if (!inner)
+        return NULL;
+    if (!host->module_count)
+        return cb_linear_forward_add(projection, residual, inner, ctx);
+    return cb_add(residual, cb_layer_after(host, x, cb_linear_forward(projection, inner, ctx), ctx));
+}
+
+/* ---- one block
+ * ---------------------------------------------------------------------------------------------------------- */
+
+static cb_tensor *block_run(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass)
+{
+    const cb_layer *layer = model->blocks[index].layer;
+    if (!layer->module_count)
+        return model->architecture->block(model, index, x, pass);
+    cb_keep(x); /* its modules see the input again, so the block may not reuse its memory */
+    cb_tensor *inner = cb_layer_before(layer, x, &pass->ctx);
+    cb_keep(inner);
+    cb_tensor *y = inner ? model->architecture->block(model, index, inner, pass) : NULL;
+    y = cb_layer_after(layer, inner, y, &pass->ctx);
+    cb_release(inner);
+    cb_release(x);
+    return y;
+}
+
+typedef struct block_call {
+    cb_model *model;
+    int64_t index;
+    cb_pass pass;
+} block_call;
+
+enum { INPUT_X, INPUT_POSITIONS, INPUT_SEGMENTS, INPUT_COS, INPUT_SIN, INPUT_CALL, INPUT_COUNT };
+
+static cb_tensor *block_again(void *user, cb_tensor *const *inputs)
+{
+    (void)user;
+    block_call call;
+    memcpy(&call, inputs[INPUT_CALL]->data, sizeof call);
+    call.pass.ctx.positions = inputs[INPUT_POSITIONS];
+    call.pass.ctx.segments = inputs[INPUT_SEGMENTS];
+    call.pass.cos = inputs[INPUT_COS];
+    call.pass.sin = inputs[INPUT_SIN];
+    cb_keep(inputs[INPUT_X]); /* the tape wants it as it is */
+    cb_tensor *y = block_run(call.model, call.index, inputs[INPUT_X], &call.pass);
+    cb_release(inputs[INPUT_X]);
+    return y;
+}
+
+static cb_tensor *block_checkpointed(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass)
+{
+    block_call call = {.model = model, .index = index, .pass = *pass};
+    cb_tensor *inputs[INPUT_COUNT] = {[INPUT_X] = x,
+                                      [INPUT_POSITIONS] = pass->ctx.positions,
+                                      [INPUT_SEGMENTS] = pass->ctx.segments,
+                                      [INPUT_COS] = pass->cos,
+                                      [INPUT_SIN] = pass->sin,
+                                      [INPUT_CALL] = cb_from(CB_U8, &call, (int64_t)sizeof call)};
+    return inputs[INPUT_CALL] ? cb_checkpoint(block_again, NULL, INPUT_COUNT, inputs, pass->ctx.rng) : NULL;
+}
+
+/* Whether the backward pass has anything to do in a block: otherwise there is no point in running it again. */
+static bool takes_gradient(const cb_layer *layer)
+{
+    if (layer->module_count)
+        return true;
+    for (int i = 0; i < layer->weight_count; i++)
+        if (layer->weights[i].tensor->requires_grad)
+            return true;
+    for (size_t i = 0; i < layer->child_count; i++)
+        if (takes_gradient(layer->children[i]))
+            return true;
+    return false;
+}
+
+static cb_tensor *block_in_scope(const cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass)
+{
+    cb_model *m = (cb_model *)(uintptr_t)model;
+    bool checkpoint =
+        pass->ctx.checkpoint && cb_grad_enabled() && (x->requires_grad || takes_gradient(m->blocks[index].layer));
+    return checkpoint ? block_checkpointed(m, index, x, pass) : block_run(m, index, x, pass);
+}
+
+/* Gives y a fresh scope and closes the old one with all that is left of earlier blocks.  What requires a gradient is
+ * held by the tape anyway and stays where it is. */
+static cb_tensor *move_on(cb_scope **scope, cb_tensor *y)
+{
+    if (!y || y->requires_grad)
+        return y;
+    cb_keep(y);
+    cb_scope_close(*scope);
+    *scope = cb_scope_open();
+    cb_tensor *moved = *scope ? cb_detach(y) : NULL;
+    cb_release(y);
+    return moved;
+}
+
+/* ---- before the first block
+ * ------------------------------------------------------------------------------------------------ */
+
+static bool same_layout(const char *what, const cb_tensor *t, const cb_tensor *ids)
+{
+    if (t->ndim == 2 && t->shape[0] == ids->shape[0] && t->shape[1] == ids->shape[1] && t->dtype == CB_I32)
+        return true;
+    cb_fail(CB_ERR_SHAPE, "model: %s are %s for ids %s, expected i32 of the same shape", what, cb_shape_text(t),
+            cb_shape_text(ids));
+    return false;
+}
+
+/* start, start + 1, ... in every row */
+static cb_tensor *counted_positions(const cb_tensor *ids, int64_t start)
+{
+    cb_tensor *positions = cb_empty(CB_I32, ids->shape[0], ids->shape[1]);
+    int32_t *p = positions ? positions->data : NULL;
+    for (int64_t i = 0; positions && i < ids->count; i++)
+        p[i] = (int32_t)(start + i % ids->shape[1]);
+    return positions;
+}
+
+/* Fills in pass->ctx.positions and gives one more than the largest; -1 on failure. */
+static int64_t positions_prepare(cb_pass *pass, const cb_tensor *ids)
+{
+    int64_t start = cb_cache_length(pass->ctx.cache);
+    if (!pass->ctx.positions) {
+        pass->ctx.positions = counted_positions(ids, start);
+        return pass->ctx.positions ? start + ids->shape[1] : -1;
+    }
+    if (!same_layout("positions", pass->ctx.positions, ids))
+        return -1;
+    pass->ctx.positions = cb_contiguous(pass->ctx.positions);
+    if (!pass->ctx.positions)
+        return -1;
+    const int32_t *p = pass->ctx.positions->data;
+    int64_t most = -1;
+    for (int64_t i = 0; i < ids->count; i++) {
+        if (p[i] < 0) {
+            cb_fail(CB_ERR_ARGUMENT, "model: position %d, expected 0 or more", p[i]);
+            return -1;
+        }
+        most = p[i] > most ? p[i] : most;
+    }
+    return most + 1;
+}
+
+static bool pass_begin(cb_pass *pass, cb_model *model, const cb_tensor *ids)
+{
+    if (ids->ndim != 2 || !ids->count || (ids->dtype != CB_I32 && ids->dtype != CB_I64)) {
+        cb_fail(CB_ERR_SHAPE, "model: ids are %s, expected i32 (batch, time), not empty", cb_shape_text(ids));
+        return false;
+    }
+    cb_cache *cache = pass->ctx.cache;
+    if (cache && !cb_cache_begin(cache, model, ids->shape[0], ids->shape[1]))
+        return false;
+    int64_t positions = positions_prepare(pass, ids);
+    if (positions < 0)
+        return false;
+    if (model->position_embedding && positions > model->config.max_positions) {
+        cb_fail(CB_ERR_ARGUMENT, "model: position %lld, expected less than %lld (%s has no more learned positions)",
+                (long long)positions - 1, (long long)model->config.max_positions, model->architecture->model_type);
+        return false;
+    }
+    if (!model->position_embedding) {
+        if (!cb_rope_prepare(&model->rope, positions))
+            return false;
+        pass->cos = model->rope.cos;
+        pass->sin = model->rope.sin;
+    }
+    if (pass->ctx.segments && !same_layout("segments", pass->ctx.segments, ids))
+        return false;
+    return !cache || cb_cache_segments(cache, &pass->ctx.segments);
+}
+
+/* ---- hidden states and logits
+ * ------------------------------------------------------------------------------------------------ */
+
+static cb_tensor *hidden_run(cb_model *model, cb_tensor *ids, const cb_context *ctx)
+{
+    cb_pass pass = {.ctx = ctx ? *ctx : (cb_context){0}};
+    cb_scope *around = cb_scope_open(); /* positions live as long as the pass */
+    cb_scope *scope = around && pass_begin(&pass, model, ids) ? cb_scope_open() : NULL;
+    cb_tensor *x = scope ? model->architecture->embed(model, ids, &pass) : NULL;
+    for (int64_t i = 0; x && i < model->config.layers; i++)
+        x = move_on(&scope, cb_in_scope(block_in_scope, model, i, x, &pass));
+    x = x ? model->architecture->norm(model->norm, x, &pass.ctx) : NULL;
+    if (x && pass.ctx.cache)
+        cb_cache_end(pass.ctx.cache);
+    if (scope) {
+        x = cb_scope_return(scope, x);
+        cb_scope_close(scope);
+    }
+    if (around) {
+        x = cb_scope_return(around, x);
+        cb_scope_close(around);
+    }
+    return x;
+}
+
+cb_tensor *cb_model_hidden(cb_model *model, cb_tensor *ids, const cb_context *ctx)
+{
+    if (!model || !ids || !cb_ok())
+        return NULL;
+    /* a cache outlives the tape: nothing could flow back through it */
+    bool old = cb_set_grad_enabled(cb_grad_enabled() && !(ctx && ctx->cache));
+    cb_tensor *hidden = hidden_run(model, ids, ctx);
+    cb_set_grad_enabled(old);
+    return hidden;
+}
+
+cb_tensor *cb_model_head(cb_model *model, cb_tensor *hidden, const cb_context *ctx)
+{
+    const cb_context plain = {0};
+    return model && hidden ? cb_linear_forward(model->head, hidden, ctx ? ctx : &plain) : NULL;
+}
+
+cb_tensor *cb_model_logits(cb_model *model, cb_tensor *ids, const cb_context *ctx)
+{
+    cb_scope *scope = cb_scope_open();
+    if (!scope)
+        return NULL;
+    cb_tensor *logits = cb_scope_return(scope, cb_model_head(model, cb_model_hidden(model, ids, ctx), ctx));
+    cb_scope_close(scope);
+    return logits;
+}
+
+/* ---- loss
+ * -----------------------------------------------------------------------------------------------------------------------
+ */
+
+typedef struct head_call {
+    cb_model *model;
+    double normalizer;
+    cb_context ctx;
+} head_call;
+
+/* inputs: hidden rows, their targets, a head_call */
+static cb_tensor *head_loss(void *user, cb_tensor *const *inputs)
+{
+    (void)user;
+    head_call call;
+    memcpy(&call, inputs[2]->data, sizeof call);
+    cb_scope *scope = cb_scope_open();
+    if (!scope)
+        return NULL;
+    cb_tensor *logits = cb_model_head(call.model, inputs[0], &call.ctx);
+    cb_linear_cross_entropy_options options = {.ignore_index = -100, .normalizer = call.normalizer};
+    cb_tensor *loss = cb_scope_return(scope, cb_cross_entropy_with(logits, inputs[1], options));
+    cb_scope_close(scope);
+    return loss;
+}
+
+static int64_t count_targets(cb_tensor *targets)
+{
+    int64_t count = 0;
+    for (int64_t i = 0; i < targets->count; i++)
+        count += cb_get(targets, i) != -100;
+    return count;
+}
+
+/* The head has modules of its own: rows go through it in pieces, each forgotten and made again in the backward pass. */
+static cb_tensor *loss_in_pieces(cb_model *model, cb_tensor *hidden, cb_tensor *targets, double normalizer,
+                                 const cb_context *ctx)
+{
+    hidden = cb_reshape(hidden, -1, model->config.width);
+    targets = cb_reshape(targets, -1);
+    if (!hidden || !targets)
+        return NULL;
+    head_call call = {.model = model, .normalizer = normalizer, .ctx = ctx ? *ctx : (cb_context){0}};
+    if (!(normalizer > 0)) {
+        int64_t count = count_targets(targets);
+        call.normalizer = count ? (double)count : 1;
+    }
+    call.ctx.positions = call.ctx.segments = NULL;
+    call.ctx.cache = NULL;
+    cb_tensor *bytes = cb_from(CB_U8, &call, (int64_t)sizeof call), *total = NULL;
+    int64_t rows = CHUNK_VALUES / model->config.vocab_size + 1;
+    for (int64_t i = 0; bytes && i < targets->count; i += rows) {
+        int64_t end = i + rows < targets->count ? i + rows : targets->count;
+        cb_tensor *inputs[] = {cb_slice(hidden, 0, i, end, 1), cb_slice(targets, 0, i, end, 1), bytes};
+        if (!inputs[0] || !inputs[1])
+            return NULL;
+        cb_tensor *part = cb_checkpoint(head_loss, NULL, 3, inputs, call.ctx.rng);
+        total = i ? cb_add(total, part) : part;
+        if (!total)
+            return NULL;
+    }
+    return total;
+}
+
+static cb_tensor *loss_run(cb_model *model, cb_tensor *ids, cb_tensor *targets, double normalizer,
+                           const cb_context *ctx)
+{
+    cb_tensor *hidden = cb_model_hidden(model, ids, ctx);
+    if (!hidden)
+        return NULL;
+    if (!cb_same_shape(ids, targets)) {
+        cb_fail(CB_ERR_SHAPE, "model: targets are %s for ids %s, expected the same shape", cb_shape_text(targets),
+                cb_shape_text(ids));
+        return NULL;
+    }
+    if (model->head->module_count)
+        return loss_in_pieces(model, hidden, targets, normalizer, ctx);
+    cb_linear_cross_entropy_options options = {.ignore_index = -100, .normalizer = normalizer};
+    return cb_linear_cross_entropy_with(hidden, cb_layer_weight(model->head, "weight"), targets, options);
+}
+
+cb_tensor *cb_model_loss(cb_model *model, cb_tensor *ids, cb_tensor *targets, double normalizer, const cb_context *ctx)
+{
+    if (!model || !ids || !targets)
+        return NULL;
+    cb_scope *scope = cb_scope_open();
+    if (!scope)
+        return NULL;
+    cb_tensor *loss = cb_scope_return(scope, loss_run(model, ids, targets, normalizer, ctx));
+    cb_scope_close(scope);
+    return loss;
+}

@@ -1,0 +1,158 @@
+/* internal.h: what the files of this folder share: a loaded model, how an architecture describes itself, where weights
+ * come from.
+ *
+ * An architecture is one entry of a table: names, how its config.json is read, how its layers are made, and what one of
+ * its blocks computes.  Everything else (the loop over blocks, scopes, checkpointing, cache, head, loss, generation,
+ * saving) is common. Shape letters: B batch, T time, C width, H heads, D head size, V vocabulary. */
+#ifndef CB_MODELS_INTERNAL_H
+#define CB_MODELS_INTERNAL_H
+
+#include "cambium/formats.h"
+#include "cambium/models.h"
+#include "core/json.h"
+
+typedef enum cb_activation { CB_ACT_SILU, CB_ACT_GELU, CB_ACT_GELU_TANH } cb_activation;
+
+/* ---- rotary tables
+ * ---------------------------------------------------------------------------------------------------- */
+
+typedef struct cb_rope_table {
+    int kind;     /* index into the kinds of rope.c */
+    int64_t dims; /* R: how many of a head's dimensions turn */
+    double theta, factor, low_freq_factor, high_freq_factor, attention_factor, beta_fast, beta_slow, mscale,
+        mscale_all_dim;
+    bool truncate;
+    int64_t original_max_positions, max_positions;
+    cb_tensor *cos, *sin; /* (rows, R / 2) f32, or NULL so far */
+    int64_t rows;
+    int64_t scaled_for; /* dynamic: the length the frequencies are for */
+} cb_rope_table;
+
+/* Reads rope_parameters (transformers 5) or rope_theta and rope_scaling (4). */
+bool cb_rope_configure(cb_rope_table *rope, const char *file, const json_t *config, int64_t head_dim,
+                       int64_t max_positions);
+/* Makes sure the tables cover positions 0 .. positions - 1. */
+bool cb_rope_prepare(cb_rope_table *rope, int64_t positions);
+void cb_rope_clear(cb_rope_table *rope);
+
+/* ---- a model
+ * ------------------------------------------------------------------------------------------------------------ */
+
+typedef struct cb_model_config {
+    int64_t vocab_size, width, layers, heads, kv_heads, head_dim, mlp_width, max_positions;
+    double eps, initializer_range;
+    bool tied;
+    cb_activation activation;
+} cb_model_config;
+
+/* The layers of one transformer block; those an architecture does not have are NULL. */
+typedef struct cb_block {
+    cb_layer *layer, *attention, *mlp;
+    cb_layer *attention_norm, *mlp_norm;
+    cb_layer *q, *k, *v, *o, *q_norm, *k_norm; /* GPT-2: q is c_attn, which gives all three */
+    cb_layer *gate, *up, *down;
+    int64_t window; /* of attention; 0: none */
+    double scale;   /* of attention; 0: 1 / sqrt(D) */
+} cb_block;
+
+struct cb_architecture;
+
+struct cb_model {
+    const struct cb_architecture *architecture;
+    char *directory;
+    char *config_path;
+    json_t *json; /* config.json as read; saving keeps what we do not know */
+    cb_model_config config;
+    cb_dtype dtype;
+    cb_weights *file; /* the mapped checkpoint; NULL for a new model */
+    cb_layer *root, *embedding, *position_embedding, *norm, *head;
+    cb_block *blocks;
+    size_t block_count, block_capacity;
+    cb_rope_table rope;
+    int32_t eos[16];
+    size_t eos_count;
+};
+
+/* What a pass carries from block to block beside the hidden states. */
+typedef struct cb_pass {
+    cb_context ctx;       /* positions filled in; segments those of the keys: with a cache, of everything so far */
+    cb_tensor *cos, *sin; /* rotary tables or NULL */
+} cb_pass;
+
+typedef struct cb_weight_source cb_weight_source;
+
+typedef struct cb_architecture {
+    const char *model_type, *class_name; /* "llama", "LlamaForCausalLM" */
+    const char *prefix;                  /* "model.": files of the bare model leave it out */
+    const void *variant;                 /* the family's own: how its members differ */
+    bool (*configure)(cb_model *model);
+    bool (*build)(cb_model *model, cb_weight_source *source);
+    cb_tensor *(*embed)(cb_model *model, cb_tensor *ids, const cb_pass *pass);              /* (B, T) -> (B, T, C) */
+    cb_tensor *(*block)(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass); /* (B, T, C) -> (B, T, C) */
+    cb_tensor *(*norm)(const cb_layer *layer, cb_tensor *x, const cb_context *ctx);         /* the last one */
+} cb_architecture;
+
+extern const cb_architecture cb_llama_family[]; /* ends with model_type NULL */
+extern const cb_architecture cb_gpt2_family[];
+
+/* ---- configuration
+ * ------------------------------------------------------------------------------------------------------- */
+
+#define CB_REQUIRED INT64_MIN
+
+typedef struct cb_config_field {
+    const char *key;
+    size_t offset;     /* of an int64_t in cb_model_config */
+    int64_t otherwise; /* when missing or null; CB_REQUIRED: an error */
+    int64_t min, max;
+} cb_config_field;
+
+/* Reads integers into model->config; the table ends with key NULL. */
+bool cb_config_integers(cb_model *model, const cb_config_field *fields);
+bool cb_config_activation(cb_model *model, const char *key, const char *otherwise);
+/* Names file and field in front of what is said. */
+bool cb_config_error(const cb_model *model, const char *format, ...) CB_PRINTF(2, 3);
+
+/* ---- weights
+ * ----------------------------------------------------------------------------------------------------------------- */
+
+typedef enum cb_initial { CB_INITIAL_NORMAL, CB_INITIAL_RESIDUAL, CB_INITIAL_ONES, CB_INITIAL_ZEROS } cb_initial;
+
+/* Gives `layer` its weight `name` (a literal): from the checkpoint, checked, or random. */
+bool cb_source_weight(cb_weight_source *source, cb_layer *layer, const char *name, cb_initial initial, int ndim,
+                      const int64_t *shape);
+/* A new linear layer with its weight, and bias when wanted. */
+cb_layer *cb_source_linear(cb_weight_source *source, cb_layer *parent, const char *name, int64_t in, int64_t out,
+                           bool transposed, bool bias, cb_initial initial);
+cb_layer *cb_source_embedding(cb_weight_source *source, cb_layer *parent, const char *name, int64_t rows,
+                              int64_t width);
+cb_layer *cb_source_norm(cb_weight_source *source, cb_layer *parent, const char *name, int64_t width, double eps,
+                         bool bias);
+/* lm_head, which is tied to the embedding where the config says so. */
+cb_layer *cb_source_head(cb_weight_source *source, cb_model *model);
+/* Runs architecture->build with weights from model->file, or random ones from `seed` when there is none. */
+bool cb_model_build(cb_model *model, uint64_t seed);
+/* The next block's slot, zeroed. */
+cb_block *cb_model_add_block(cb_model *model);
+
+/* ---- forward
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+/* What attention and MLP end with: host's own modules around projection(inner), added to the residual stream.  x is
+ * what went into host. */
+cb_tensor *cb_close_branch(const cb_layer *host, const cb_layer *projection, cb_tensor *residual, cb_tensor *x,
+                           cb_tensor *inner, const cb_context *ctx);
+
+/* One half of a block. */
+typedef cb_tensor *cb_branch(const cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass);
+/* Runs it in a scope of its own: what it made and the backward pass does not need is freed before the next begins. */
+cb_tensor *cb_in_scope(cb_branch *branch, const cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass);
+
+bool cb_cache_begin(cb_cache *cache, const cb_model *model, int64_t batch, int64_t length);
+/* Takes in the new keys and values of one layer and gives all there are so far. */
+bool cb_cache_extend(cb_cache *cache, int64_t layer, cb_tensor **k, cb_tensor **v);
+/* The same for segment ids, once a pass; NULL when no pass gives any. */
+bool cb_cache_segments(cb_cache *cache, cb_tensor **segments);
+void cb_cache_end(cb_cache *cache); /* the pass is through: its tokens count */
+
+#endif

@@ -1,0 +1,237 @@
+/* model.c: loading a model directory, making a new model, and what may be asked of one.
+ *
+ * config.json names a model_type, the table of architectures gives what belongs to it, and its layers take their
+ * weights from the mapped checkpoint.  Sizes in the config are checked against the file tensor by tensor before
+ * anything is made from them. */
+#include <stdio.h>
+#include <string.h>
+
+#include "models/internal.h"
+
+static const cb_architecture *const families[] = {cb_llama_family, cb_gpt2_family};
+#define FAMILY_COUNT (sizeof families / sizeof *families)
+#define MOST_TYPES   32
+
+const char *const *cb_model_types(void)
+{
+    static const char *types[MOST_TYPES + 1];
+    size_t count = 0;
+    for (size_t f = 0; f < FAMILY_COUNT; f++)
+        for (const cb_architecture *a = families[f]; a->model_type && count < MOST_TYPES; a++)
+            types[count++] = a->model_type; /* the same values whichever thread writes them */
+    return types;
+}
+
+static const cb_architecture *architecture_find(const char *file, const char *model_type)
+{
+    for (size_t f = 0; f < FAMILY_COUNT; f++)
+        for (const cb_architecture *a = families[f]; a->model_type; a++)
+            if (!strcmp(a->model_type, model_type))
+                return a;
+    cb_string known = {0};
+    for (const char *const *type = cb_model_types(); *type; type++)
+        cb_string_printf(&known, "%s%s", known.length ? ", " : "", *type);
+    cb_fail(CB_ERR_UNSUPPORTED, "%s: model_type is \"%s\", expected one of %s", file, model_type,
+            known.data ? known.data : "");
+    cb_string_free(&known);
+    return NULL;
+}
+
+/* ---- loading
+ * -------------------------------------------------------------------------------------------------------------- */
+
+/* eos_token_id is a number or a list of them; ids that are there already are not added again. */
+static bool eos_add(cb_model *model, const char *file, const json_t *value)
+{
+    if (json_is_array(value)) {
+        for (size_t i = 0; i < json_array_size(value); i++)
+            if (!json_is_integer(json_array_get(value, i)) || !eos_add(model, file, json_array_get(value, i)))
+                return cb_fail(CB_ERR_FORMAT, "%s: eos_token_id[%zu] is not a token id", file, i) == CB_OK;
+        return true;
+    }
+    if (!value || json_is_null(value))
+        return true;
+    json_int_t id = json_integer_value(value);
+    if (!json_is_integer(value) || id < -1 || id > INT32_MAX) {
+        cb_fail(CB_ERR_FORMAT, "%s: eos_token_id is not a token id", file);
+        return false;
+    }
+    for (size_t i = 0; i < model->eos_count; i++)
+        if (model->eos[i] == (int32_t)id)
+            return true;
+    if (id >= 0 && model->eos_count < sizeof model->eos / sizeof *model->eos)
+        model->eos[model->eos_count++] = (int32_t)id;
+    return true;
+}
+
+static bool eos_read(cb_model *model)
+{
+    if (!eos_add(model, model->config_path, json_object_get(model->json, "eos_token_id")))
+        return false;
+    char *path = model->directory ? cb_path_join(model->directory, "generation_config.json") : NULL;
+    bool ok = true;
+    if (path && cb_is_file(path)) {
+        json_t *json = cb_json_load(path, 1 << 20);
+        ok = json && eos_add(model, path, json_object_get(json, "eos_token_id"));
+        json_decref(json);
+    }
+    cb_free(path);
+    return ok;
+}
+
+static bool configure(cb_model *model, const char *path, cb_dtype dtype)
+{
+    if (dtype != CB_F32 && dtype != CB_BF16) {
+        cb_fail(CB_ERR_ARGUMENT, "model: activations of dtype %s, expected f32 or bf16", cb_dtype_name(dtype));
+        return false;
+    }
+    model->dtype = dtype;
+    model->config_path = cb_strdup(path);
+    model->json = model->config_path ? cb_json_load(path, 1 << 24) : NULL;
+    if (!model->json)
+        return false;
+    if (!json_is_object(model->json))
+        return cb_config_error(model, "not a JSON object");
+    const char *type = cb_json_string(path, model->json, "model_type", NULL);
+    if (!cb_ok())
+        return false;
+    if (!type)
+        return cb_config_error(model, "model_type is missing");
+    model->architecture = architecture_find(path, type);
+    if (!model->architecture)
+        return false;
+    double range = cb_json_float(path, model->json, "initializer_range", 0.02);
+    if (cb_ok() && !(range >= 0 && range < 100))
+        return cb_config_error(model, "initializer_range is %g, expected 0 to 100", range);
+    model->config.initializer_range = range;
+    return cb_ok() && model->architecture->configure(model) && eos_read(model);
+}
+
+cb_model *cb_model_load_with(const char *directory, cb_model_options options)
+{
+    if (!directory || !cb_ok())
+        return NULL;
+    cb_model *model = cb_calloc(1, sizeof *model);
+    char *path = model ? cb_path_join(directory, "config.json") : NULL;
+    bool ok = path && (model->directory = cb_strdup(directory)) && configure(model, path, options.dtype);
+    ok = ok && (model->file = cb_weights_open(directory)) && cb_model_build(model, 0);
+    cb_free(path);
+    if (ok)
+        return model;
+    cb_model_free(model);
+    return NULL;
+}
+
+cb_model *cb_model_create(const char *config_json_path, uint64_t seed, cb_model_options options)
+{
+    if (!config_json_path || !cb_ok())
+        return NULL;
+    cb_model *model = cb_calloc(1, sizeof *model);
+    if (model && configure(model, config_json_path, options.dtype) && cb_model_build(model, seed))
+        return model;
+    cb_model_free(model);
+    return NULL;
+}
+
+void cb_model_free(cb_model *model)
+{
+    if (!model)
+        return;
+    cb_layer_free(model->root);
+    cb_rope_clear(&model->rope);
+    cb_weights_close(model->file);
+    json_decref(model->json);
+    cb_free(model->blocks);
+    cb_free(model->directory);
+    cb_free(model->config_path);
+    cb_free(model);
+}
+
+/* ---- questions
+ * -------------------------------------------------------------------------------------------------------------- */
+
+cb_layer *cb_model_root(const cb_model *model)
+{
+    return model->root;
+}
+
+cb_layer *cb_model_head_layer(const cb_model *model)
+{
+    return model->head;
+}
+
+const char *cb_model_type(const cb_model *model)
+{
+    return model->architecture->model_type;
+}
+
+const char *cb_model_directory(const cb_model *model)
+{
+    return model->directory;
+}
+
+int64_t cb_model_vocab_size(const cb_model *model)
+{
+    return model->config.vocab_size;
+}
+
+int64_t cb_model_max_positions(const cb_model *model)
+{
+    return model->config.max_positions;
+}
+
+int64_t cb_model_layers(const cb_model *model)
+{
+    return model->config.layers;
+}
+
+int64_t cb_model_width(const cb_model *model)
+{
+    return model->config.width;
+}
+
+cb_dtype cb_model_dtype(const cb_model *model)
+{
+    return model->dtype;
+}
+
+size_t cb_model_eos_ids(const cb_model *model, int32_t *ids, size_t most)
+{
+    size_t count = model->eos_count < most ? model->eos_count : most;
+    memcpy(ids, model->eos, count * sizeof *ids);
+    return count;
+}
+
+static bool add_parameters(void *user, cb_layer *layer)
+{
+    for (int i = 0; i < layer->weight_count; i++)
+        *(int64_t *)user += layer->weights[i].tensor->count;
+    return true;
+}
+
+int64_t cb_model_parameter_count(const cb_model *model)
+{
+    int64_t count = 0;
+    cb_layer_visit(model->root, add_parameters, &count);
+    return count;
+}
+
+static bool add_products(void *user, cb_layer *layer)
+{
+    if (layer->kind == CB_LAYER_LINEAR)
+        *(double *)user += 2 * (double)layer->in_features * (double)layer->out_features;
+    return true;
+}
+
+double cb_model_flops_per_token(const cb_model *model, int64_t context_length)
+{
+    double flops = 0, width = (double)(model->config.heads * model->config.head_dim), length = (double)context_length;
+    cb_layer_visit(model->root, add_products, &flops);
+    for (size_t i = 0; i < model->block_count; i++) {
+        double window = (double)model->blocks[i].window, keys = length / 2; /* that a query sees on average */
+        if (window > 0 && window < length)
+            keys = window * (1 - window / (2 * length));
+        flops += 4 * keys * width;
+    }
+    return flops;
+}

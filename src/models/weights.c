@@ -1,0 +1,215 @@
+/* weights.c: where a model's weights come from: the mapped checkpoint, every tensor checked against the config before
+ * it is used, or a random generator whose stream is a hash of the tensor's name, so that a weight's values depend on
+ * nothing but seed and name. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "models/internal.h"
+
+struct cb_weight_source {
+    cb_model *model;
+    uint64_t seed;
+};
+
+/* ---- from a checkpoint
+ * ------------------------------------------------------------------------------------------------ */
+
+/* Files of the bare model leave the prefix out; both ways are in use. */
+static const cb_weight_entry *find(const cb_model *model, const char *name)
+{
+    const cb_weight_entry *entry = cb_weights_find(model->file, name);
+    size_t prefix = strlen(model->architecture->prefix);
+    if (!entry && !strncmp(name, model->architecture->prefix, prefix))
+        entry = cb_weights_find(model->file, name + prefix);
+    return entry;
+}
+
+static void shape_text(int ndim, const int64_t *shape, char *text, size_t size)
+{
+    size_t n = 0;
+    text[0] = 0;
+    for (int i = 0; i < ndim && n < size; i++)
+        n += (size_t)snprintf(text + n, size - n, "%s%lld", i ? ", " : "", (long long)shape[i]);
+}
+
+static bool entry_check(const cb_model *model, const char *name, const cb_weight_entry *entry, int ndim,
+                        const int64_t *shape)
+{
+    if (!entry) {
+        cb_fail(CB_ERR_FORMAT, "%s: tensor %s is missing", model->directory, name);
+        return false;
+    }
+    bool same = entry->ndim == ndim;
+    for (int i = 0; same && i < ndim; i++)
+        same = entry->shape[i] == shape[i];
+    if (!same) {
+        char found[160], expected[160];
+        shape_text(entry->ndim, entry->shape, found, sizeof found);
+        shape_text(ndim, shape, expected, sizeof expected);
+        cb_fail(CB_ERR_FORMAT, "%s: tensor %s has shape (%s), expected (%s) from config.json", model->directory, name,
+                found, expected);
+        return false;
+    }
+    if (entry->dtype != CB_F32 && entry->dtype != CB_BF16 && entry->dtype != CB_F16) {
+        cb_fail(CB_ERR_UNSUPPORTED, "%s: tensor %s is %s, expected f32, bf16 or f16", model->directory, name,
+                cb_dtype_name(entry->dtype));
+        return false;
+    }
+    return true;
+}
+
+/* What a frozen weight is kept as.  Matrices multiply in the dtype of the activations, or in place when that needs no
+ * conversion; vectors are small and kept exact. */
+static cb_dtype kept_dtype(const cb_model *model, cb_dtype stored, int ndim)
+{
+    if (ndim == 1)
+        return CB_F32;
+    return model->dtype == CB_BF16 ? CB_BF16 : stored;
+}
+
+static cb_tensor *from_file(const cb_model *model, const char *name, int ndim, const int64_t *shape)
+{
+    const cb_weight_entry *entry = find(model, name);
+    if (!entry_check(model, name, entry, ndim, shape))
+        return NULL;
+    cb_tensor *mapped = cb_wrap_nd(entry->dtype, entry->data, ndim, shape);
+    cb_dtype dtype = kept_dtype(model, entry->dtype, ndim);
+    bool aligned = (uintptr_t)entry->data % cb_dtype_size(entry->dtype) == 0;
+    if (!aligned) { /* a header of odd length: a copy is byte for byte */
+        mapped = cb_from_nd(entry->dtype, entry->data, ndim, shape);
+    }
+    if (!mapped || mapped->dtype == dtype)
+        return mapped;
+    cb_tensor *converted = cb_empty_nd(dtype, ndim, shape);
+    return converted && cb_copy_into(converted, mapped) ? converted : NULL;
+}
+
+/* ---- random
+ * ------------------------------------------------------------------------------------------------------------ */
+
+/* FNV-1a */
+static uint64_t hash(const char *text)
+{
+    uint64_t h = 0xcbf29ce484222325u;
+    for (; *text; text++)
+        h = (h ^ (uint8_t)*text) * 0x100000001b3u;
+    return h;
+}
+
+static cb_tensor *from_random(const cb_weight_source *source, const char *name, cb_initial initial, int ndim,
+                              const int64_t *shape)
+{
+    if (initial == CB_INITIAL_ONES || initial == CB_INITIAL_ZEROS)
+        return cb_parameter(cb_full_nd(CB_F32, initial == CB_INITIAL_ONES, ndim, shape));
+    const cb_model_config *c = &source->model->config;
+    cb_rng rng = {.seed = source->seed, .stream = hash(name)};
+    cb_tensor *t = cb_randn_nd(CB_F32, &rng, ndim, shape);
+    float deviation = (float)c->initializer_range;
+    if (initial == CB_INITIAL_RESIDUAL)
+        deviation /= sqrtf(2 * (float)c->layers);
+    float *x = t ? t->data : NULL;
+    for (int64_t i = 0; t && i < t->count; i++)
+        x[i] *= deviation;
+    return cb_parameter(t);
+}
+
+/* ---- layers with their weights
+ * -------------------------------------------------------------------------------------------- */
+
+bool cb_source_weight(cb_weight_source *source, cb_layer *layer, const char *name, cb_initial initial, int ndim,
+                      const int64_t *shape)
+{
+    if (!layer || !cb_ok())
+        return false;
+    char *full = cb_format("%s.%s", layer->name, name);
+    cb_scope *scope = full ? cb_scope_open() : NULL;
+    bool ok = false;
+    if (scope) {
+        cb_tensor *t = source->model->file ? from_file(source->model, full, ndim, shape)
+                                           : from_random(source, full, initial, ndim, shape);
+        ok = cb_layer_add_weight(layer, name, t);
+        cb_scope_close(scope);
+    }
+    cb_free(full);
+    return ok;
+}
+
+cb_layer *cb_source_linear(cb_weight_source *source, cb_layer *parent, const char *name, int64_t in, int64_t out,
+                           bool transposed, bool bias, cb_initial initial)
+{
+    cb_layer *layer = cb_ok() ? cb_layer_new(parent, name, CB_LAYER_LINEAR) : NULL;
+    if (!layer)
+        return NULL;
+    layer->in_features = in;
+    layer->out_features = out;
+    layer->transposed = transposed;
+    const int64_t shape[] = {transposed ? in : out, transposed ? out : in};
+    if (!cb_source_weight(source, layer, "weight", initial, 2, shape))
+        return NULL;
+    if (bias && !cb_source_weight(source, layer, "bias", CB_INITIAL_ZEROS, 1, &out))
+        return NULL;
+    return layer;
+}
+
+cb_layer *cb_source_embedding(cb_weight_source *source, cb_layer *parent, const char *name, int64_t rows, int64_t width)
+{
+    cb_layer *layer = cb_ok() ? cb_layer_new(parent, name, CB_LAYER_EMBEDDING) : NULL;
+    if (!layer)
+        return NULL;
+    layer->in_features = rows;
+    layer->out_features = width;
+    const int64_t shape[] = {rows, width};
+    return cb_source_weight(source, layer, "weight", CB_INITIAL_NORMAL, 2, shape) ? layer : NULL;
+}
+
+cb_layer *cb_source_norm(cb_weight_source *source, cb_layer *parent, const char *name, int64_t width, double eps,
+                         bool bias)
+{
+    cb_layer *layer = cb_ok() ? cb_layer_new(parent, name, CB_LAYER_NORM) : NULL;
+    if (!layer)
+        return NULL;
+    layer->in_features = layer->out_features = width;
+    layer->eps = eps;
+    if (!cb_source_weight(source, layer, "weight", CB_INITIAL_ONES, 1, &width))
+        return NULL;
+    if (bias && !cb_source_weight(source, layer, "bias", CB_INITIAL_ZEROS, 1, &width))
+        return NULL;
+    return layer;
+}
+
+cb_layer *cb_source_head(cb_weight_source *source, cb_model *model)
+{
+    const cb_model_config *c = &model->config;
+    if (!c->tied) {
+        cb_layer *head =
+            cb_source_linear(source, model->root, "lm_head", c->width, c->vocab_size, false, false, CB_INITIAL_NORMAL);
+        if (head)
+            head->output = true;
+        return head;
+    }
+    cb_layer *head = cb_layer_new(model->root, "lm_head", CB_LAYER_LINEAR);
+    if (!head)
+        return NULL;
+    head->in_features = c->width;
+    head->out_features = c->vocab_size;
+    head->output = true;
+    head->tied = model->embedding;
+    return head;
+}
+
+cb_block *cb_model_add_block(cb_model *model)
+{
+    if (!cb_grow(&model->blocks, &model->block_capacity, model->block_count + 1, sizeof *model->blocks))
+        return NULL;
+    cb_block *block = &model->blocks[model->block_count++];
+    memset(block, 0, sizeof *block);
+    return block;
+}
+
+bool cb_model_build(cb_model *model, uint64_t seed)
+{
+    cb_weight_source source = {.model = model, .seed = seed};
+    model->root = cb_layer_new(NULL, "", CB_LAYER_GROUP);
+    return model->root && model->architecture->build(model, &source) && cb_ok();
+}

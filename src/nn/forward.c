@@ -1,0 +1,86 @@
+/* forward.c: what a layer computes, with the modules it hosts.
+ *
+ * Every layer goes the same way: modules may give it another input (`before`), another weight (`weight`), then comes
+ * the layer's own product, then modules work on the result (`forward`), each kind of function in the order the modules
+ * were attached.  A layer without modules pays one comparison.  Operations pass NULL through, so nothing is checked in
+ * between. */
+#include "cambium/nn.h"
+
+cb_tensor *cb_layer_before(const cb_layer *layer, cb_tensor *x, const cb_context *ctx)
+{
+    for (size_t i = 0; x && i < layer->module_count; i++) {
+        const cb_module *m = layer->modules[i];
+        if (m->kind->before)
+            x = m->kind->before(m, x, ctx);
+    }
+    return x;
+}
+
+cb_tensor *cb_layer_after(const cb_layer *layer, cb_tensor *x, cb_tensor *y, const cb_context *ctx)
+{
+    for (size_t i = 0; y && i < layer->module_count; i++) {
+        const cb_module *m = layer->modules[i];
+        if (m->kind->forward)
+            y = m->kind->forward(m, x, y, ctx);
+    }
+    return y;
+}
+
+static cb_tensor *effective_weight(const cb_layer *layer, const cb_context *ctx)
+{
+    cb_tensor *weight = cb_layer_weight(layer, "weight");
+    for (size_t i = 0; weight && i < layer->module_count; i++) {
+        const cb_module *m = layer->modules[i];
+        if (m->kind->weight)
+            weight = m->kind->weight(m, weight, ctx);
+    }
+    return weight;
+}
+
+cb_tensor *cb_linear_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx)
+{
+    x = cb_layer_before(layer, x, ctx);
+    cb_tensor *weight = effective_weight(layer, ctx), *bias = cb_layer_weight(layer, "bias");
+    cb_tensor *y = layer->transposed ? cb_linear_t(x, weight, bias) : cb_linear(x, weight, bias);
+    return cb_layer_after(layer, x, y, ctx);
+}
+
+cb_tensor *cb_linear_forward_add(const cb_layer *layer, cb_tensor *residual, cb_tensor *x, const cb_context *ctx)
+{
+    if (!layer->module_count && !layer->transposed && !cb_layer_weight(layer, "bias"))
+        return cb_linear_add(residual, x, cb_layer_weight(layer, "weight"), 1);
+    return cb_add(residual, cb_linear_forward(layer, x, ctx));
+}
+
+cb_tensor *cb_embedding_forward(const cb_layer *layer, cb_tensor *ids, cb_dtype dtype, const cb_context *ctx)
+{
+    ids = cb_layer_before(layer, ids, ctx);
+    cb_tensor *y = cb_embedding(effective_weight(layer, ctx), ids);
+    if (y && y->dtype != dtype)
+        y = cb_cast(y, dtype);
+    return cb_layer_after(layer, ids, y, ctx);
+}
+
+cb_tensor *cb_rms_norm_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx)
+{
+    x = cb_layer_before(layer, x, ctx);
+    return cb_layer_after(layer, x, cb_rms_norm(x, effective_weight(layer, ctx), layer->eps), ctx);
+}
+
+cb_tensor *cb_layer_norm_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx)
+{
+    x = cb_layer_before(layer, x, ctx);
+    cb_tensor *y = cb_layer_norm(x, effective_weight(layer, ctx), cb_layer_weight(layer, "bias"), layer->eps);
+    return cb_layer_after(layer, x, y, ctx);
+}
+
+cb_tensor *cb_attention_forward(const cb_layer *layer, cb_tensor *q, cb_tensor *k, cb_tensor *v,
+                                cb_attention_options options, const cb_context *ctx)
+{
+    for (size_t i = 0; i < layer->module_count; i++) {
+        const cb_module *m = layer->modules[i];
+        if (m->kind->attend && !m->kind->attend(m, &options, ctx))
+            return NULL;
+    }
+    return cb_attention_with(q, k, v, options);
+}

@@ -1,0 +1,224 @@
+/* layer.c: the tree of layers: making, naming, finding, weights and the list of modules.
+ *
+ * A layer owns its children and one reference to each of its tensors.  Modules belong to their adapter; a layer only
+ * lists them. */
+#include <string.h>
+
+#include "cambium/nn.h"
+
+cb_layer *cb_layer_new(cb_layer *parent, const char *name, cb_layer_kind kind)
+{
+    cb_layer *layer = cb_calloc(1, sizeof *layer);
+    if (!layer)
+        return NULL;
+    layer->kind = kind;
+    layer->parent = parent;
+    layer->name = parent && *parent->name ? cb_format("%s.%s", parent->name, name) : cb_strdup(name);
+    if (!layer->name)
+        goto failed;
+    if (parent) {
+        if (!cb_grow(&parent->children, &parent->child_capacity, parent->child_count + 1, sizeof *parent->children))
+            goto failed;
+        parent->children[parent->child_count++] = layer;
+    }
+    return layer;
+failed:
+    cb_free(layer->name);
+    cb_free(layer);
+    return NULL;
+}
+
+/* Takes the layer out of its parent's list, so that a part of a tree can be freed alone. */
+static void leave_parent(cb_layer *layer)
+{
+    cb_layer *parent = layer->parent;
+    for (size_t i = 0; parent && i < parent->child_count; i++) {
+        if (parent->children[i] != layer)
+            continue;
+        parent->child_count--;
+        memmove(parent->children + i, parent->children + i + 1, (parent->child_count - i) * sizeof *parent->children);
+        return;
+    }
+}
+
+void cb_layer_free(cb_layer *layer)
+{
+    if (!layer)
+        return;
+    while (layer->child_count)
+        cb_layer_free(layer->children[layer->child_count - 1]);
+    leave_parent(layer);
+    while (layer->module_count)
+        cb_layer_detach(layer, layer->modules[layer->module_count - 1]);
+    for (int i = 0; i < layer->weight_count; i++) {
+        cb_release(layer->weights[i].tensor);
+        cb_release(layer->weights[i].frozen);
+    }
+    cb_free(layer->children);
+    cb_free(layer->modules);
+    cb_free(layer->name);
+    cb_free(layer);
+}
+
+/* ---- weights ------------------------------------------------------------------------------------------------------
+ */
+
+static cb_weight *own_weight(const cb_layer *layer, const char *name)
+{
+    for (int i = 0; i < layer->weight_count; i++)
+        if (!strcmp(layer->weights[i].name, name))
+            return (cb_weight *)&layer->weights[i];
+    return NULL;
+}
+
+cb_tensor *cb_layer_weight(const cb_layer *layer, const char *name)
+{
+    for (; layer; layer = layer->tied) {
+        const cb_weight *weight = own_weight(layer, name);
+        if (weight)
+            return weight->tensor;
+    }
+    return NULL;
+}
+
+bool cb_layer_add_weight(cb_layer *layer, const char *name, cb_tensor *tensor)
+{
+    if (!layer || !tensor)
+        return false;
+    if (own_weight(layer, name) || layer->weight_count == CB_LAYER_WEIGHTS) {
+        cb_fail(CB_ERR_ARGUMENT, "layer %s cannot take another weight named %s", layer->name, name);
+        return false;
+    }
+    layer->weights[layer->weight_count++] = (cb_weight){.name = name, .tensor = cb_keep(tensor)};
+    return true;
+}
+
+static bool missing(const cb_layer *layer, const char *name)
+{
+    cb_fail(CB_ERR_ARGUMENT, "layer %s has no weight named %s", layer->name, name);
+    return false;
+}
+
+bool cb_layer_set_weight(cb_layer *layer, const char *name, cb_tensor *tensor)
+{
+    if (!layer || !tensor)
+        return false;
+    cb_weight *weight = own_weight(layer, name);
+    if (!weight)
+        return missing(layer, name);
+    if (!cb_same_shape(weight->tensor, tensor)) {
+        cb_fail(CB_ERR_SHAPE, "layer %s: %s is %s, found %s", layer->name, name, cb_shape_text(weight->tensor),
+                cb_shape_text(tensor));
+        return false;
+    }
+    cb_keep(tensor);
+    cb_release(weight->tensor);
+    weight->tensor = tensor;
+    return true;
+}
+
+static bool train(cb_layer *layer, const char *name, cb_dtype dtype)
+{
+    cb_tensor *frozen = cb_layer_weight(layer, name);
+    if (!frozen)
+        return missing(layer, name);
+    cb_scope *scope = cb_scope_open();
+    cb_tensor *copy = scope ? cb_empty_nd(dtype, frozen->ndim, frozen->shape) : NULL;
+    bool ok = copy && cb_copy_into(copy, frozen) && cb_parameter(copy);
+    cb_weight *weight = own_weight(layer, name);
+    if (ok && !weight) {
+        ok = cb_layer_add_weight(layer, name, copy);
+        if (ok)
+            layer->weights[layer->weight_count - 1].frozen = cb_keep(frozen);
+    } else if (ok) {
+        weight->frozen = frozen; /* the layer's reference moves along */
+        weight->tensor = cb_keep(copy);
+    }
+    if (scope)
+        cb_scope_close(scope);
+    return ok;
+}
+
+static void take_back(cb_layer *layer, cb_weight *weight)
+{
+    cb_release(weight->tensor);
+    weight->tensor = weight->frozen;
+    weight->frozen = NULL;
+    if (!cb_layer_weight(layer->tied, weight->name))
+        return;
+    cb_release(weight->tensor);
+    layer->weight_count--;
+    cb_weight *end = layer->weights + layer->weight_count;
+    memmove(weight, weight + 1, (size_t)((char *)end - (char *)weight));
+}
+
+bool cb_layer_train_copy(cb_layer *layer, const char *name, cb_dtype dtype, bool on)
+{
+    if (!layer)
+        return false;
+    cb_weight *weight = own_weight(layer, name);
+    bool trained = weight && weight->frozen;
+    if (on)
+        return trained || train(layer, name, dtype);
+    if (trained)
+        take_back(layer, weight);
+    return true;
+}
+
+/* ---- modules --------------------------------------------------------------------------------------------------------
+ */
+
+bool cb_layer_attach(cb_layer *layer, cb_module *module)
+{
+    if (!layer || !module)
+        return false;
+    if (!cb_grow(&layer->modules, &layer->module_capacity, layer->module_count + 1, sizeof *layer->modules))
+        return false;
+    layer->modules[layer->module_count++] = module;
+    module->layer = layer;
+    return true;
+}
+
+void cb_layer_detach(cb_layer *layer, cb_module *module)
+{
+    for (size_t i = 0; layer && i < layer->module_count; i++) {
+        if (layer->modules[i] != module)
+            continue;
+        layer->module_count--;
+        memmove(layer->modules + i, layer->modules + i + 1, (layer->module_count - i) * sizeof *layer->modules);
+        module->layer = NULL;
+        return;
+    }
+}
+
+/* ---- the tree
+ * --------------------------------------------------------------------------------------------------------- */
+
+cb_layer *cb_layer_find(cb_layer *root, const char *name)
+{
+    if (!root || !name)
+        return NULL;
+    size_t length = strlen(root->name);
+    if (strncmp(root->name, name, length) != 0)
+        return NULL;
+    if (!name[length])
+        return root;
+    if (length && name[length] != '.')
+        return NULL;
+    for (size_t i = 0; i < root->child_count; i++) {
+        cb_layer *found = cb_layer_find(root->children[i], name);
+        if (found)
+            return found;
+    }
+    return NULL;
+}
+
+bool cb_layer_visit(cb_layer *root, cb_layer_visitor *visit, void *user)
+{
+    if (!root || !visit(user, root))
+        return false;
+    for (size_t i = 0; i < root->child_count; i++)
+        if (!cb_layer_visit(root->children[i], visit, user))
+            return false;
+    return true;
+}

@@ -1,0 +1,437 @@
+#!/bin/sh
+# The program from end to end: the commands of the manual on small models, what bad input gets, interruption and resume.
+#
+#     run.sh PROGRAM REFERENCE_DIRECTORY TEMPORARY_DIRECTORY
+#
+# REFERENCE_DIRECTORY is tests/reference. Its models know 96 tokens and come without a tokenizer, so the script writes one: every
+# printable ASCII character and the line feed is a token. Each check prints a line only when it fails; the exit status says whether
+# all passed.
+set -u
+program=$1
+reference=$2
+work=$3/cli.$$
+mkdir -p "$work" || exit 1
+case $program in /*) ;; *) program=$(pwd)/$program ;; esac
+case $reference in /*) ;; *) reference=$(cd "$reference" && pwd) ;; esac
+cd "$work" || exit 1
+checks=0
+failures=0
+
+# ---- what checks are made of ----------------------------------------------------------------------------------------------
+
+fail() {
+    failures=$((failures + 1))
+    echo "FAIL: $*"
+}
+
+# expect NAME COMMAND...: the command succeeds; its output is kept in NAME.out, and standard error must stay empty.
+expect() {
+    name=$1
+    shift
+    checks=$((checks + 1))
+    "$@" >"$name.out" 2>"$name.err" || fail "$name: exit status $?: $(cat "$name.err")"
+    [ -s "$name.err" ] && fail "$name: found on standard error: $(cat "$name.err")"
+}
+
+# bad STATUS TEXT ARGUMENTS...: the program ends with STATUS, says exactly one line on standard error that contains TEXT, nothing on
+# standard output, and leaves no directory `never`.
+bad() {
+    wanted=$1
+    text=$2
+    shift 2
+    checks=$((checks + 1))
+    "$program" "$@" >bad.out 2>bad.err </dev/null
+    status=$?
+    [ "$status" = "$wanted" ] || fail "cambium $*: exit status $status, expected $wanted: $(cat bad.err)"
+    [ "$(wc -l <bad.err)" = 1 ] || fail "cambium $*: expected one line on standard error: $(cat bad.err)"
+    grep -qF -e "$text" bad.err || fail "cambium $*: expected \"$text\" in: $(cat bad.err)"
+    [ -s bad.out ] && fail "cambium $*: found on standard output: $(head -c 200 bad.out)"
+    [ -e never ] && fail "cambium $*: left $(ls -R never | tr '\n' ' ')" && rm -rf never
+    return 0
+}
+
+# contains FILE TEXT
+contains() {
+    checks=$((checks + 1))
+    grep -qF -e "$2" "$1" || fail "$1: expected \"$2\" in: $(head -c 600 "$1")"
+}
+
+same_file() {
+    checks=$((checks + 1))
+    cmp -s "$1" "$2" || fail "$1 and $2 differ"
+}
+
+# json FILE: every line is a JSON object, where a reader is at hand.
+json() {
+    checks=$((checks + 1))
+    if command -v python3 >/dev/null; then
+        python3 -c 'import json, sys
+for line in open(sys.argv[1]): assert type(json.loads(line)) is dict' "$1" || fail "$1: not JSON: $(head -c 300 "$1")"
+    else
+        grep -qv '^{.*}$' "$1" && fail "$1: a line is no object"
+    fi
+}
+
+# field FILE NAME: the number or text of a field of the last line.
+field() {
+    tail -n 1 "$1" | sed -n "s/.*\"$2\":\"\{0,1\}\([^\",}]*\).*/\1/p"
+}
+
+# below A B: A < B for decimal numbers.
+below() {
+    awk -v a="$1" -v b="$2" 'BEGIN { exit !(a + 0 < b + 0) }'
+}
+
+# ---- inputs ----------------------------------------------------------------------------------------------------------------
+
+character_tokenizer() {
+    awk 'BEGIN {
+        printf "{\"version\": \"1.0\", \"truncation\": null, \"padding\": null, \"added_tokens\": [], \"normalizer\": null,"
+        printf " \"pre_tokenizer\": {\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": true, \"use_regex\": true},"
+        printf " \"post_processor\": null, \"decoder\": {\"type\": \"ByteLevel\", \"add_prefix_space\": true, \"trim_offsets\": true, \"use_regex\": true},"
+        printf " \"model\": {\"type\": \"BPE\", \"dropout\": null, \"unk_token\": null, \"continuing_subword_prefix\": null,"
+        printf " \"end_of_word_suffix\": null, \"fuse_unk\": false, \"byte_fallback\": false, \"ignore_merges\": false, \"vocab\": {"
+        for (c = 33; c < 127; c++) {
+            text = sprintf("%c", c)
+            if (text == "\"" || text == "\\") text = "\\" text
+            printf "\"%s\": %d, ", text, c - 33
+        }
+        printf "\"\\u0120\": 94, \"\\u010a\": 95}, \"merges\": []}}\n"
+    }'
+}
+
+story() {
+    awk -v n="$1" 'BEGIN {
+        split("gardener orchard branch stem root knife spring rain apple pear", noun, " ")
+        split("cuts joins waters watches binds grows", verb, " ")
+        for (i = 0; i < n; i++)
+            printf "The %s %s the %s, and the %s %s it again.\n", noun[i * 7 % 10 + 1], verb[i * 5 % 6 + 1], noun[i * 3 % 10 + 1], noun[i % 10 + 1], verb[i % 6 + 1]
+    }'
+}
+
+# model NAME DIRECTORY: a reference model with the tokenizer.
+model() {
+    mkdir -p "$2"
+    cp "$reference/models/$1/config.json" "$reference/models/$1"/model*.safetensors "$2"
+    [ -f "$reference/models/$1/model.safetensors.index.json" ] && cp "$reference/models/$1/model.safetensors.index.json" "$2"
+    cp tokenizer.json "$2"
+    chmod -R u+w "$2"
+}
+
+character_tokenizer >tokenizer.json
+story 200 >text.txt
+story 40 >held-out.txt
+for name in llama2 llama_sharded gpt2 qwen2 qwen3 smollm mistral; do
+    model "$name" "$name"
+done
+small="--batch-size 2 --sequence-length 24 --learning-rate 1e-2 --seed 1 --threads 1"
+
+# ---- help ------------------------------------------------------------------------------------------------------------------
+
+expect version "$program" --version
+contains version.out "cambium "
+expect overview "$program" help
+for command in train pretrain generate eval merge convert "tokenizer train" "tokenizer encode" "tokenizer decode" inspect "bench gemm" "bench lora"; do
+    contains overview.out "  $command "
+    # shellcheck disable=SC2086
+    expect help_page "$program" $command --help
+    contains help_page.out "Usage: cambium $command"
+    contains help_page.out "Examples"
+    # shellcheck disable=SC2086
+    expect help_same "$program" help $command
+    same_file help_page.out help_same.out
+    # an option must not stand in two tables of one command
+    checks=$((checks + 1))
+    twice=$(sed -n 's/^  \(--[^ ]*\).*/\1/p' help_page.out | sort | uniq -d | tr '\n' ' ')
+    case $twice in *--*) [ "$command" = train ] || fail "$command --help: listed twice: $twice" ;; esac
+done
+expect manual "$program" help --man
+contains manual.out ".SH NAME"
+if command -v groff >/dev/null; then
+    expect groff groff -man -Tascii -ww -z manual.out
+fi
+for shell in bash zsh fish; do
+    expect "completion_$shell" "$program" completion "$shell"
+    command -v "$shell" >/dev/null && expect "syntax_$shell" "$shell" -n "completion_$shell.out"
+done
+if command -v bash >/dev/null; then
+    cat >complete.sh <<'END'
+source completion_bash.out
+try() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _cambium; echo "${COMPREPLY[*]}"; }
+try cambium tok
+try cambium tokenizer e
+try cambium train m --target-m
+try cambium train m --lr-scheduler-type co
+try cambium eval m --task ""
+END
+    expect complete bash complete.sh
+    printf 'tokenizer\nencode\n--target-modules\nconstant cosine\nperplexity\n' >complete.expected
+    same_file complete.out complete.expected
+fi
+documented=$reference/../../docs/commands.md
+if [ -f "$documented" ]; then
+    expect markdown "$program" help --markdown
+    same_file markdown.out "$documented"
+fi
+
+# ---- the main job ------------------------------------------------------------------------------------------------------------
+
+expect train "$program" train llama2 --data text.txt --output adapter --rank 8 --alpha 16 --target-modules all-linear --steps 30 \
+    --batch-size 4 --sequence-length 32 --learning-rate 1e-2 --seed 1
+contains train.out "parameters trained"
+contains train.out "peak memory"
+contains train.out "adapter/adapter_model.safetensors"
+for file in adapter_config.json adapter_model.safetensors checkpoint.safetensors log.jsonl; do
+    [ -s "adapter/$file" ] || fail "train: adapter/$file is missing"
+done
+expect train_json "$program" train llama2 --data=text.txt --output=adapter_json --rank=8 --alpha=16 --target_modules=all-linear \
+    --steps=30 --batch_size=4 --sequence_length=32 --learning_rate=1e-2 --seed=1 --json --dtype f32 --validation-data held-out.txt
+json train_json.out
+contains train_json.out '"event":"result"'
+below "$(field train_json.out validation_perplexity)" "$(field train_json.out validation_perplexity_before)" ||
+    fail "train: validation perplexity did not fall"
+[ "$(field train_json.out steps)" = 30 ] || fail "train --json: steps is $(field train_json.out steps)"
+
+expect before "$program" eval llama2 --task perplexity --data held-out.txt --json --sequence-length 32
+expect after "$program" eval llama2 --adapter adapter_json --task perplexity --data held-out.txt --json --sequence-length 32
+json after.out
+below "$(field after.out perplexity)" "$(field before.out perplexity)" || fail "eval: the adapter does not help"
+expect off "$program" eval llama2 --adapter adapter_json=0 --task perplexity --data held-out.txt --json --sequence-length 32
+[ "$(field off.out loss)" = "$(field before.out loss)" ] || fail "eval: an adapter of weight 0 changes the loss"
+
+expect generate "$program" generate llama2 --adapter adapter_json --prompt "The gardener" --max-new-tokens 24 --temperature 0
+expect generate_json "$program" generate llama2 --adapter adapter_json --prompt "The gardener" --max-new-tokens 24 --temperature 0 --json
+json generate_json.out
+contains generate_json.out '"finish_reason":"'
+printf 'The gardener' >prompt.txt
+"$program" generate llama2 --adapter adapter_json --prompt - --max-new-tokens 24 <prompt.txt >generate_stdin.out
+same_file generate.out generate_stdin.out
+expect sampled "$program" generate llama2 --prompt "The" --max-new-tokens 24 --temperature 1 --top-k 20 --top-p 0.9 --repetition-penalty 1.1 --seed 5
+expect sampled_again "$program" generate llama2 --prompt "The" --max-new-tokens 24 --temperature 1 --top-k 20 --top-p 0.9 --repetition-penalty 1.1 --seed 5
+same_file sampled.out sampled_again.out
+
+expect merge "$program" merge llama2 --adapter adapter_json --output merged
+contains merge.out "mean KL divergence"
+expect merged "$program" eval merged --task perplexity --data held-out.txt --json --sequence-length 32
+checks=$((checks + 1))
+awk -v a="$(field merged.out loss)" -v b="$(field after.out loss)" 'BEGIN { d = a - b; exit !(d < 1e-4 && d > -1e-4) }' ||
+    fail "merge: loss $(field merged.out loss), adapted $(field after.out loss)"
+expect generate_merged "$program" generate merged --prompt "The gardener" --max-new-tokens 24 --temperature 0
+same_file generate.out generate_merged.out
+expect merge_json "$program" merge llama2 --adapter adapter_json=0.5 --adapter adapter=0.5 --output merged_both --dtype f32 --json
+json merge_json.out
+
+for path in llama2 llama_sharded adapter llama2/model.safetensors tokenizer.json adapter/checkpoint.safetensors; do
+    expect inspect "$program" inspect "$path"
+    contains inspect.out "kind"
+    expect inspect_json "$program" inspect "$path" --json
+    json inspect_json.out
+done
+expect inspect "$program" inspect llama2
+contains inspect.out "model.layers.0.self_attn.q_proj.weight"
+contains inspect.out "48 x 48"
+
+# every family, an adapter as PEFT names its options, and one that goes on with another
+for name in llama_sharded gpt2 qwen2 qwen3 smollm mistral; do
+    expect "train_$name" "$program" train "$name" --data text.txt --output "out_$name" --r 4 --lora-alpha 8 --steps 2 --batch-size 2 \
+        --sequence-length 24 --target-modules all-linear --seed 3
+    expect "generate_$name" "$program" generate "$name" --adapter "out_$name" --prompt "The" --max-new-tokens 4
+done
+# shellcheck disable=SC2086
+expect further "$program" train llama2 --adapter adapter_json --data text.txt --output further --steps 2 $small
+# shellcheck disable=SC2086
+expect no_shuffle "$program" train llama2 --data text.txt --output no_shuffle --steps 2 --no-shuffle --target-modules q_proj --target-modules v_proj $small
+contains no_shuffle/adapter_config.json q_proj
+contains no_shuffle/adapter_config.json v_proj
+
+# ---- tokenizers and whole models ---------------------------------------------------------------------------------------------
+
+expect tokenizer_train "$program" tokenizer train --data text.txt --vocab-size 300 --output learned.json
+expect encode "$program" tokenizer encode learned.json "The gardener cuts"
+# shellcheck disable=SC2046
+expect decode "$program" tokenizer decode learned.json $(cat encode.out)
+echo "The gardener cuts" >decode.expected
+same_file decode.out decode.expected
+expect encode_json "$program" tokenizer encode learned.json "The gardener cuts" --json
+json encode_json.out
+cat >config.json <<'END'
+{"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2,
+ "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
+ "tie_word_embeddings": true, "hidden_act": "silu", "initializer_range": 0.05, "bos_token_id": 1, "eos_token_id": 2}
+END
+# shellcheck disable=SC2086
+expect pretrain "$program" pretrain --config config.json --tokenizer learned.json --data text.txt --output made --steps 20 $small --json
+json pretrain.out
+below "$(field pretrain.out last_loss)" "$(field pretrain.out first_loss)" || fail "pretrain: the loss did not fall"
+# shellcheck disable=SC2086
+expect pretrain_again "$program" pretrain --config config.json --tokenizer learned.json --data text.txt --output made_again --steps 20 $small --json
+same_file made/model.safetensors made_again/model.safetensors
+# shellcheck disable=SC2086
+expect pretrain_further "$program" pretrain --model made --data text.txt --output made_further --steps 3 --save-dtype bf16 $small
+expect generate_made "$program" generate made_further --prompt "The" --max-new-tokens 8 --json
+# shellcheck disable=SC2086
+expect train_made "$program" train made --data text.txt --output made_adapter --steps 3 $small
+
+# ---- interruption and resume ----------------------------------------------------------------------------------------------------
+
+long="--data text.txt --steps 60 --save-steps 4 --rank 4 --dropout 0.1 --target-modules all-linear --validation-data held-out.txt --eval-steps 20 $small"
+# shellcheck disable=SC2086
+expect whole "$program" train llama2 $long --output whole
+
+# stopped SIGNAL STEP DIRECTORY: starts the run, sends the signal when the line of the step has come; the exit status in $status.
+stopped() {
+    rm -f pipe
+    mkfifo pipe
+    # shellcheck disable=SC2086
+    "$program" train llama2 $long --output "$3" --json >pipe 2>stopped.err &
+    pid=$!
+    exec 3<pipe
+    line=0
+    while [ "$line" -lt "$2" ] && read -r report <&3; do
+        line=$((line + 1))
+    done
+    kill "-$1" "$pid"
+    cat <&3 >/dev/null
+    exec 3<&-
+    wait "$pid"
+    status=$?
+}
+
+for signal in INT TERM; do
+    checks=$((checks + 1))
+    stopped "$signal" 7 "stopped_$signal"
+    [ "$status" = 130 ] || fail "SIG$signal: exit status $status, expected 130: $(cat stopped.err)"
+    [ "$(wc -l <stopped.err)" = 1 ] || fail "SIG$signal: expected one line: $(cat stopped.err)"
+    contains stopped.err "--resume"
+    # shellcheck disable=SC2086
+    expect "resumed_$signal" "$program" train llama2 $long --output "stopped_$signal" --resume
+    same_file "stopped_$signal/adapter_model.safetensors" whole/adapter_model.safetensors
+    same_file "stopped_$signal/adapter_config.json" whole/adapter_config.json
+done
+stopped KILL 10 killed
+# shellcheck disable=SC2086
+expect resumed_killed "$program" train llama2 $long --output killed --resume
+same_file killed/adapter_model.safetensors whole/adapter_model.safetensors
+# a checkpoint of another run is not taken for one's own
+bad 1 "checkpoint" train llama2 --data text.txt --steps 61 --rank 4 --target-modules all-linear --batch-size 2 --sequence-length 24 --seed 1 \
+    --output whole --resume
+
+# ---- bad input: usage --------------------------------------------------------------------------------------------------------------
+
+bad 2 'unknown command "trian"; close names: train' trian
+bad 2 'expected one of train, encode, decode' tokenizer
+bad 2 'unknown option --rnak; close names: --rank' train llama2 --data text.txt --output never --rnak 8
+bad 2 'unknown option -x' train -x
+bad 2 '--output is needed' train llama2 --data text.txt
+bad 2 '--data is needed' train llama2 --output never
+bad 2 'an argument is missing' train --data text.txt --output never
+bad 2 'unexpected argument "more"' train llama2 more --data text.txt --output never
+bad 2 '--steps: found "many", expected a whole number' train llama2 --data text.txt --output never --steps many
+bad 2 '--batch-size: found 0, expected 1 to' train llama2 --data text.txt --output never --batch-size 0
+bad 2 '--data: found --steps, expected a value' train llama2 --data --steps 3 --output never
+bad 2 'rank' train llama2 --data text.txt --output never --rank none
+bad 2 'kind' train llama2 --data text.txt --output never --kind lroa
+bad 2 'exclude each other' train llama2 --data text.txt --output never --validation-data text.txt --validation-split 0.1
+bad 2 '--adapter goes on with an adapter as it is' train llama2 --data text.txt --output never --adapter adapter --rank 4
+bad 2 '--prompt is needed' generate llama2
+bad 2 'expected either --config or --model' pretrain --data text.txt --output never
+bad 2 '--task: found "mmlu", expected one of perplexity' eval llama2 --data text.txt --task mmlu
+
+# ---- bad input: files ----------------------------------------------------------------------------------------------------------------
+
+run="--data text.txt --output never --steps 2 --batch-size 2 --sequence-length 24"
+# with NAME: a fresh copy of the model in `broken`
+with() {
+    rm -rf broken
+    model "$1" broken
+}
+# safetensors HEADER BYTES: a file with this header and so many bytes after it
+safetensors() {
+    length=$(printf '%s' "$1" | wc -c)
+    awk -v n="$length" 'BEGIN { for (i = 0; i < 8; i++) { printf "\\%03o", n % 256; n = int(n / 256) } }' >length.txt
+    # shellcheck disable=SC2059
+    printf "$(cat length.txt)"
+    printf '%s' "$1"
+    head -c "$2" /dev/zero
+}
+
+bad 1 'nowhere' train nowhere $run
+with llama2 && rm broken/config.json
+bad 1 'config.json' train broken $run
+with llama2 && echo '{"model_type": ' >broken/config.json
+bad 1 'config.json' train broken $run
+with llama2 && sed -i 's/"model_type": "llama"/"model_type": "lama"/' broken/config.json
+bad 1 'llama' train broken $run
+with llama2 && rm broken/model.safetensors
+bad 1 'model.safetensors' train broken $run
+with llama2 && sed -i 's/"intermediate_size": 56/"intermediate_size": 64/' broken/config.json
+bad 1 'gate_proj' train broken $run
+for size in 0 4 8 100 20000; do
+    with llama2 && head -c "$size" "$reference/models/llama2/model.safetensors" >broken/model.safetensors
+    bad 1 'model.safetensors' train broken $run
+done
+with llama2 && printf '\377\377\377\377\377\377\377\177{}' >broken/model.safetensors
+bad 1 'model.safetensors' train broken $run
+safetensors '{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}' 12 >overlapping.safetensors
+bad 1 'overlapping.safetensors' inspect overlapping.safetensors
+safetensors '{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,80]}}' 8 >oversized.safetensors
+bad 1 'oversized.safetensors' inspect oversized.safetensors
+safetensors '{"a":{"dtype":"F32","shape":[9223372036854775807,9223372036854775807],"data_offsets":[0,8]}}' 8 >overflow.safetensors
+bad 1 'overflow.safetensors' inspect overflow.safetensors
+bad 1 'empty' inspect "$(mkdir -p empty && echo empty)"
+with llama2 && rm broken/tokenizer.json
+bad 1 'tokenizer.json' train broken $run
+with llama2 && cp "$reference/tokenizers/gpt2.json" broken/tokenizer.json
+bad 1 'vocab_size 96' train broken $run
+with llama2 && echo '{"model": {"type": "BPE"' >broken/tokenizer.json
+bad 1 'tokenizer.json' train broken $run
+
+: >empty.txt
+printf 'good line\nbad \377 byte\n' >invalid.txt
+printf '{"text": "fine"}\n{"text": 5}\n' >wrong.jsonl
+bad 1 'empty.txt' train llama2 --data empty.txt --output never --steps 2 --batch-size 2 --sequence-length 24
+bad 1 'invalid.txt' train llama2 --data invalid.txt --output never --steps 2 --batch-size 2 --sequence-length 24
+bad 1 'wrong.jsonl' train llama2 --data wrong.jsonl --output never --steps 2 --batch-size 2 --sequence-length 24
+bad 1 'missing.txt' train llama2 --data missing.txt --output never --steps 2 --batch-size 2 --sequence-length 24
+bad 1 'rank' train llama2 $run --rank 4096 --target-modules all-linear
+bad 1 'q_proj' train llama2 $run --target-modules q_prj
+bad 1 'is a file, expected a directory' train llama2 --data text.txt --output text.txt
+bad 1 'is a file, expected a directory' train llama2 --data text.txt --output text.txt/deeper
+bad 1 "model's own directory" train llama2 --data text.txt --output llama2
+bad 1 "model's own directory" train llama2 --data text.txt --output llama2/adapter
+bad 1 'cannot be written' train llama2 --data text.txt --output /proc/cambium
+bad 1 'text.txt' merge llama2 --adapter adapter --output text.txt
+bad 1 'adapter_config.json' generate llama2 --adapter empty --prompt x
+bad 1 'expected DIR or DIR=weight' generate llama2 --adapter adapter=heavy --prompt x
+mkdir -p cut && cp adapter/adapter_config.json cut && head -c 1000 adapter/adapter_model.safetensors >cut/adapter_model.safetensors
+bad 1 'adapter_model.safetensors' generate llama2 --adapter cut --prompt x
+bad 1 'gpt2' generate gpt2 --adapter adapter --prompt x
+bad 1 'tokenizer.json' eval empty --data text.txt --tokenizer tokenizer.json 2>/dev/null || :
+bad 1 'found "x", expected token ids' tokenizer decode tokenizer.json 1 x
+bad 1 'nothing.json' pretrain --config nothing.json --tokenizer tokenizer.json --data text.txt --output never
+bad 1 'there is no directory' tokenizer train --data text.txt --vocab-size 300 --output never/tokenizer.json
+
+# full disks: standard output, and files that may not grow
+if [ -w /dev/full ]; then
+    checks=$((checks + 1))
+    "$program" inspect llama2 >/dev/full 2>full.err
+    status=$?
+    [ "$status" = 1 ] && [ "$(wc -l <full.err)" = 1 ] || fail "inspect >/dev/full: exit status $status: $(cat full.err)"
+fi
+checks=$((checks + 1))
+(
+    trap '' XFSZ
+    ulimit -f 16
+    exec "$program" merge llama2 --adapter adapter --output never
+) >limited.out 2>limited.err
+status=$?
+[ "$status" = 1 ] && [ "$(wc -l <limited.err)" = 1 ] || fail "merge without room: exit status $status: $(cat limited.err)"
+[ -e never ] && fail "merge without room: left never"
+checks=$((checks + 1))
+ls -d never* 2>/dev/null | grep -q . && fail "merge without room: left $(ls -d never*)"
+
+# ---- the end ------------------------------------------------------------------------------------------------------------------------
+
+cd / && rm -rf "$work"
+echo "$checks checks, $failures failures"
+[ "$failures" = 0 ]

@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+"""LoRA adapters made by PEFT on the tiny models, and what the adapted models compute.
+
+Writes <out>/<name>/{adapter_config.json, adapter_model.safetensors, expected.safetensors}; run models.py first.
+expected.safetensors holds
+    input_ids, labels   i64 (2, 17)
+    logits, loss        f32, base weights raised to f32, eager attention, adapter active
+    grad.<key>          f32, gradient of the loss, <key> exactly as in adapter_model.safetensors
+lora_B and the trained biases are randomised: a fresh adapter would leave the model unchanged.
+base_model_name_or_path is the name of a directory beside it under models/.
+"""
+import argparse
+import json
+import os
+import shutil
+
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from models import batch, load_f32
+
+QV = ["q_proj", "v_proj"]
+
+# name: (base, LoraConfig arguments)
+ADAPTERS = {
+    "lora_qv": ("llama2", dict(r=8, lora_alpha=16, target_modules=QV)),
+    "lora_all_linear": ("llama2", dict(r=4, lora_alpha=8, target_modules="all-linear")),
+    "lora_regex": ("llama2", dict(r=4, lora_alpha=6, target_modules=r".*\.(q|k)_proj|model\.layers\.1\.mlp\.(up|down)_proj")),
+    "lora_rslora": ("llama2", dict(r=4, lora_alpha=6, target_modules=QV, use_rslora=True)),
+    "lora_patterns": ("llama2", dict(r=4, lora_alpha=8, target_modules=["q_proj", "k_proj", "down_proj"],
+                                     rank_pattern={"q_proj": 2, r"layers\.1\.mlp\.down_proj": 6},
+                                     alpha_pattern={"k_proj": 3, r"^model\.layers\.0\.self_attn\.q_proj": 5})),
+    "lora_layers": ("llama3", dict(r=4, lora_alpha=8, target_modules=["q_proj", "o_proj"],
+                                   layers_to_transform=[0, 2], layers_pattern="layers")),
+    "lora_modules_to_save": ("llama2", dict(r=4, lora_alpha=8, target_modules=QV, modules_to_save=["lm_head"])),
+    "lora_bias_all": ("qwen2", dict(r=4, lora_alpha=8, target_modules=["q_proj", "o_proj"], bias="all")),
+    "lora_bias_only": ("qwen2", dict(r=4, lora_alpha=8, target_modules=["q_proj", "o_proj"], bias="lora_only")),
+    "lora_exclude": ("llama2", dict(r=4, lora_alpha=8, target_modules="all-linear",
+                                    exclude_modules=["k_proj", "layers.0.mlp.up_proj"])),
+    "lora_gpt2": ("gpt2", dict(r=4, lora_alpha=8, target_modules=["c_attn", "c_proj", "c_fc"], fan_in_fan_out=True)),
+    "lora_gpt2_bias_all": ("gpt2", dict(r=4, lora_alpha=8, target_modules=["c_attn"], fan_in_fan_out=True, bias="all")),
+    "lora_bias_b": ("qwen2", dict(r=4, lora_alpha=8, target_modules=QV, lora_bias=True)),
+    "lora_qwen3": ("qwen3", dict(r=4, lora_alpha=8, target_modules="all-linear")),
+    "lora_llama3": ("llama3", dict(r=4, lora_alpha=8, target_modules="all-linear")),
+    "lora_mistral": ("mistral", dict(r=4, lora_alpha=8, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])),
+    "lora_embedding": ("llama2", dict(r=4, lora_alpha=8, target_modules=["embed_tokens", "q_proj"])),
+    "dora_qv": ("llama2", dict(r=4, lora_alpha=8, target_modules=QV, use_dora=True)),
+}
+GRADIENTS_KEPT = 5  # per adapter, spread over its keys
+
+
+def randomise(model, generator):
+    for name, p in model.named_parameters():
+        if "lora_magnitude_vector" in name:
+            p.data = p.data * (1 + 0.1 * torch.randn(p.shape, generator=generator))
+        elif "lora_" in name:
+            p.data = 0.15 * torch.randn(p.shape, generator=generator)
+        elif p.requires_grad:  # biases and modules_to_save
+            p.data = p.data + 0.1 * torch.randn(p.shape, generator=generator)
+
+
+def file_keys(model, saved):
+    """Map keys of the adapter file to the parameters they were written from (PEFT drops the adapter's name)."""
+    parameters = {}
+    for name, p in model.named_parameters():
+        key = name.replace(".default", "").replace(".modules_to_save", "")
+        parameters[key.removesuffix(".weight") if "lora_magnitude_vector" in key else key] = p
+    return {key: parameters[key] for key in saved if key in parameters and parameters[key].requires_grad}
+
+
+def sort_lists(path):
+    """PEFT writes sets in hash order; sort them so that two runs give the same file."""
+    with open(path) as f:
+        config = json.load(f)
+    for key in ("target_modules", "exclude_modules", "modules_to_save"):
+        if isinstance(config[key], list):
+            config[key].sort()
+    with open(path, "w") as f:
+        json.dump(config, f, indent=2, sort_keys=True)
+
+
+def main():
+    here = os.path.dirname(os.path.abspath(__file__))
+    reference = os.path.join(here, "..", "reference")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", default=os.path.join(reference, "models"))
+    parser.add_argument("--out", default=os.path.join(reference, "adapters"))
+    parser.add_argument("--only", nargs="*", help="names to make (default: all)")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    args.out = os.path.abspath(args.out)
+    os.chdir(args.models)  # so that base_model_name_or_path is just the model's name
+
+    for index, (name, (base, options)) in enumerate(ADAPTERS.items()):
+        if args.only and name not in args.only:
+            continue
+        path = os.path.join(args.out, name)
+        shutil.rmtree(path, ignore_errors=True)
+        torch.manual_seed(index)
+        generator = torch.Generator().manual_seed(2000 + index)
+        model = get_peft_model(load_f32(base),
+                               LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, **options))
+        randomise(model, generator)
+        model.save_pretrained(path)
+        readme = os.path.join(path, "README.md")
+        if os.path.exists(readme):
+            os.remove(readme)
+
+        sort_lists(os.path.join(path, "adapter_config.json"))
+        ids, labels, _ = batch(model.config.vocab_size, generator, False)
+        out = model(input_ids=ids, labels=labels, use_cache=False)
+        out.loss.backward()
+        tensors = dict(input_ids=ids, labels=labels, logits=out.logits.detach(), loss=out.loss.detach())
+        saved = load_file(os.path.join(path, "adapter_model.safetensors"))
+        pairs = file_keys(model, saved)
+        keys = sorted(pairs)
+        step = max(1, len(keys) // GRADIENTS_KEPT)
+        chosen = keys[::step] + [k for k in keys if "lora_" not in k][:2]
+        for key in chosen:
+            tensors["grad." + key] = pairs[key].grad
+        save_file({k: v.clone().contiguous() for k, v in tensors.items()}, os.path.join(path, "expected.safetensors"))
+        for file in os.listdir(path):
+            os.chmod(os.path.join(path, file), 0o644)
+        size = sum(os.path.getsize(os.path.join(path, f)) for f in os.listdir(path))
+        print(json.dumps(dict(adapter=name, base=base, keys=len(saved), unmapped=len(saved) - len(pairs), bytes=size,
+                              loss=round(out.loss.item(), 4))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,861 @@
+/* test_adapters.c: adapters against PEFT: which layers are hit, logits, loss and gradients of adapters that PEFT made, the files that are
+ * written, and files that must be refused.  Reference values: tests/oracle/peft_adapters.py and peft_matching.py. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+#include <jansson.h>
+
+#include "cambium/adapters.h"
+#include "cambium/formats.h"
+#include "cambium/models.h"
+
+static char scratch[] = "/tmp/cambium-adapters-XXXXXX";
+static char last_warning[512];
+
+static void keep_warning(void *user, cb_log_level level, const char *message)
+{
+    (void)user;
+    if (level == CB_LOG_WARNING)
+        snprintf(last_warning, sizeof(last_warning), "%s", message);
+}
+
+#define assert_ok(condition)                                                                                                  \
+    do {                                                                                                                      \
+        if (!(condition))                                                                                                     \
+            fail_msg("%s: %s", #condition, cb_error_message());                                                               \
+    } while (0)
+
+/* The call failed with a message that has `text` in it; the error is cleared. */
+static void assert_refused(bool failed, const char *text)
+{
+    if (!failed || !strstr(cb_error_message(), text))
+        fail_msg("expected a refusal with '%s', found: %s", text, failed ? cb_error_message() : "success");
+    cb_error_clear();
+}
+
+static cb_model *load_model(const char *name)
+{
+    char path[512];
+    snprintf(path, sizeof(path), CB_TEST_DATA "/models/%s", name);
+    cb_model *model = cb_model_load(path);
+    assert_ok(model);
+    return model;
+}
+
+static json_t *load_json(const char *format, const char *name)
+{
+    char path[512];
+    snprintf(path, sizeof(path), format, name);
+    json_t *json = json_load_file(path, 0, NULL);
+    assert_non_null(json);
+    return json;
+}
+
+static const char *reference_path(const char *name)
+{
+    static char path[512];
+    snprintf(path, sizeof(path), CB_TEST_DATA "/adapters/%s", name);
+    return path;
+}
+
+static const char *scratch_path(const char *name)
+{
+    static char path[4][512];
+    static int next;
+    char *p = path[next++ % 4];
+    snprintf(p, sizeof(path[0]), "%s/%s", scratch, name);
+    return p;
+}
+
+/* ---- expected values ---------------------------------------------------------------------------------------------------- */
+
+typedef struct expected {
+    cb_safetensors *file;
+} expected;
+
+static expected expected_open(const char *name)
+{
+    char path[512];
+    snprintf(path, sizeof(path), CB_TEST_DATA "/adapters/%s/expected.safetensors", name);
+    expected e = {cb_safetensors_open(path)};
+    assert_ok(e.file);
+    return e;
+}
+
+static cb_tensor *entry_tensor(const cb_weight_entry *entry)
+{
+    return cb_from_nd(entry->dtype, entry->data, entry->ndim, entry->shape);
+}
+
+static cb_tensor *expected_tensor(const expected *e, const char *name)
+{
+    const cb_weight_entry *entry = cb_safetensors_find(e->file, name);
+    if (!entry)
+        fail_msg("no %s in expected.safetensors", name);
+    return entry_tensor(entry);
+}
+
+/* labels (B, T) to targets: position t predicts label t + 1 */
+static cb_tensor *targets_of(cb_tensor *labels)
+{
+    int64_t rows = labels->shape[0], length = labels->shape[1];
+    int32_t *targets = calloc((size_t)labels->count, sizeof(*targets));
+    for (int64_t b = 0; b < rows; b++)
+        for (int64_t t = 0; t < length; t++)
+            targets[b * length + t] = t + 1 < length ? (int32_t)cb_get(labels, b * length + t + 1) : -100;
+    cb_tensor *y = cb_from(CB_I32, targets, rows, length);
+    free(targets);
+    return y;
+}
+
+static double largest(const cb_tensor *x)
+{
+    double top = 0;
+    for (int64_t i = 0; i < x->count; i++)
+        top = fmax(top, fabs(cb_get(x, i)));
+    return top;
+}
+
+static double distance(const cb_tensor *a, const cb_tensor *b)
+{
+    double top = 0;
+    if (!a || !b || !cb_same_shape(a, b))
+        fail_msg("cannot compare %s and %s: %s", a ? cb_shape_text(a) : "NULL", b ? cb_shape_text(b) : "NULL", cb_error_message());
+    for (int64_t i = 0; i < a->count; i++) {
+        double d = fabs(cb_get(a, i) - cb_get(b, i));
+        top = d > top || isnan(d) ? d : top;
+    }
+    return top;
+}
+
+/* f32 sums in another order: 1e-5 of the largest value, and 1e-4 in all */
+static void assert_close(const cb_tensor *found, const cb_tensor *wanted, const char *what)
+{
+    double d = distance(found, wanted), top = largest(wanted);
+    if (!(d <= 1e-5 * top) || !(d <= 1e-4))
+        fail_msg("%s: differs by %g, largest value %g", what, d, top);
+}
+
+static cb_tensor *logits_of(cb_model *model, cb_tensor *ids)
+{
+    cb_tensor *y = NULL;
+    cb_no_grad y = cb_model_logits(model, cb_cast(ids, CB_I32), &(cb_context){0});
+    assert_ok(y);
+    return y;
+}
+
+static cb_tensor *some_ids(void)
+{
+    int32_t ids[2][9];
+    for (int i = 0; i < 18; i++)
+        ids[i / 9][i % 9] = 3 + (i * 37) % 90;
+    return cb_from(CB_I32, ids, 2, 9);
+}
+
+/* ---- what PEFT made -------------------------------------------------------------------------------------------------------- */
+
+static const char *const adapters[] = {"lora_qv", "lora_all_linear", "lora_regex", "lora_rslora", "lora_patterns", "lora_layers",
+                                       "lora_modules_to_save", "lora_bias_all", "lora_bias_only", "lora_exclude", "lora_gpt2",
+                                       "lora_gpt2_bias_all", "lora_bias_b", "lora_qwen3", "lora_llama3", "lora_mistral", NULL};
+
+static cb_model *load_base_of(const char *name)
+{
+    json_t *config = load_json(CB_TEST_DATA "/adapters/%s/adapter_config.json", name);
+    cb_model *model = load_model(json_string_value(json_object_get(config, "base_model_name_or_path")));
+    json_decref(config);
+    return model;
+}
+
+static void check_gradients(const cb_adapter *adapter, const expected *e, const char *name)
+{
+    const cb_named_tensor *list;
+    size_t count = cb_adapter_parameters(adapter, &list), compared = 0;
+    for (size_t i = 0; i < count; i++) {
+        char key[256];
+        snprintf(key, sizeof(key), "grad.%s", list[i].name);
+        const cb_weight_entry *entry = cb_safetensors_find(e->file, key);
+        if (!entry)
+            continue;
+        assert_non_null(list[i].tensor->grad);
+        cb_tensor *wanted = entry_tensor(entry);
+        double d = distance(list[i].tensor->grad, wanted), top = largest(wanted);
+        if (!(d <= 1e-4 * top))
+            fail_msg("%s: gradient of %s differs by %g, largest value %g", name, list[i].name, d, top);
+        compared++;
+    }
+    assert_true(compared >= 4);
+}
+
+static void check_adapter(const char *name)
+{
+    cb_model *model = load_base_of(name);
+    cb_scope *scope = cb_scope_open();
+    expected e = expected_open(name);
+    cb_adapter *adapter = cb_adapter_load(reference_path(name), cb_model_root(model), cb_model_type(model));
+    assert_ok(adapter);
+    cb_tensor *ids = cb_cast(expected_tensor(&e, "input_ids"), CB_I32);
+    assert_close(logits_of(model, ids), expected_tensor(&e, "logits"), name);
+    cb_tensor *loss = cb_model_loss(model, ids, targets_of(expected_tensor(&e, "labels")), 0, &(cb_context){.training = true});
+    assert_ok(loss);
+    assert_true(fabs(cb_item(loss) - cb_get(expected_tensor(&e, "loss"), 0)) < 1e-5 * fabs(cb_item(loss)));
+    assert_ok(cb_backward(loss));
+    check_gradients(adapter, &e, name);
+    cb_scope_close(scope);
+    cb_safetensors_close(e.file);
+    cb_adapter_free(adapter);
+    cb_model_free(model);
+}
+
+static void logits_loss_and_gradients_are_pefts(void **state)
+{
+    (void)state;
+    for (int i = 0; adapters[i]; i++)
+        check_adapter(adapters[i]);
+}
+
+/* ---- which layers ------------------------------------------------------------------------------------------------------------ */
+
+/* alpha / rank of a module, read off the change it makes to the weight when A and B pick one element. */
+static double scale_of(const cb_adapter *adapter, const cb_module *m)
+{
+    const cb_named_tensor *list;
+    size_t count = cb_adapter_parameters(adapter, &list), length = strlen(m->layer->name);
+    for (size_t i = 0; i < count; i++)
+        if (strstr(list[i].name, m->layer->name) && list[i].name[strlen("base_model.model.") + length] == '.')
+            ((float *)list[i].tensor->data)[0] = 1;
+    double corner = 0;
+    cb_scope *scope = cb_scope_open();
+    cb_no_grad corner = cb_get(m->kind->delta(m), 0);
+    cb_scope_close(scope);
+    return corner;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp((*(cb_module *const *)a)->layer->name, (*(cb_module *const *)b)->layer->name);
+}
+
+static void check_hits(const cb_adapter *adapter, const json_t *wanted, const char *what)
+{
+    cb_module *const *list;
+    size_t count = cb_adapter_modules(adapter, &list);
+    cb_module **modules = malloc(count * sizeof(*modules));
+    memcpy(modules, list, count * sizeof(*modules));
+    qsort(modules, count, sizeof(*modules), by_name);
+    if (count != json_array_size(wanted))
+        fail_msg("%s: %zu layers, expected %zu", what, count, json_array_size(wanted));
+    for (size_t i = 0; i < count; i++) {
+        const json_t *row = json_array_get(wanted, i);
+        double rank = json_number_value(json_array_get(row, 1)), alpha = json_number_value(json_array_get(row, 2));
+        assert_string_equal(modules[i]->layer->name, json_string_value(json_array_get(row, 0)));
+        if (fabs(scale_of(adapter, modules[i]) - alpha / rank) > 1e-6)
+            fail_msg("%s: %s is scaled by %g, expected %g", what, modules[i]->layer->name, scale_of(adapter, modules[i]), alpha / rank);
+    }
+    free(modules);
+}
+
+/* A starts random: zero it, so that scale_of() sees the corner alone. */
+static void zero_parameters(const cb_adapter *adapter)
+{
+    const cb_named_tensor *list;
+    size_t count = cb_adapter_parameters(adapter, &list);
+    for (size_t i = 0; i < count; i++)
+        memset(list[i].tensor->data, 0, (size_t)list[i].tensor->count * sizeof(float));
+}
+
+static void layers_hit_are_pefts(void **state)
+{
+    (void)state;
+    json_t *table = load_json(CB_TEST_DATA "/adapters/%s", "matching.json");
+    for (size_t i = 0; i < json_array_size(table); i++) {
+        const json_t *row = json_array_get(table, i), *wanted = json_object_get(row, "layers");
+        char *options = json_dumps(json_object_get(row, "options"), JSON_COMPACT);
+        cb_model *model = load_model(json_string_value(json_object_get(row, "base")));
+        cb_adapter *adapter = cb_adapter_new("lora", NULL);
+        assert_ok(cb_adapter_set(adapter, "rank", "4") && cb_adapter_set(adapter, "lora-alpha", "6"));
+        assert_ok(cb_adapter_set_json(adapter, "options", options));
+        bool attached = cb_adapter_attach(adapter, cb_model_root(model), cb_model_type(model), 1);
+        if (json_is_null(wanted) != !attached)
+            fail_msg("%s: %s, PEFT does not agree", options, attached ? "attached" : cb_error_message());
+        cb_error_clear();
+        if (attached) {
+            zero_parameters(adapter);
+            check_hits(adapter, wanted, options);
+        }
+        cb_adapter_free(adapter);
+        cb_model_free(model);
+        free(options);
+    }
+    json_decref(table);
+}
+
+/* ---- files that are written ---------------------------------------------------------------------------------------------------- */
+
+static int by_text(const void *a, const void *b)
+{
+    return strcmp(json_string_value(*(json_t *const *)a), json_string_value(*(json_t *const *)b));
+}
+
+/* PEFT's lists of names come from sets. */
+static void sort_names(json_t *config, const char *key)
+{
+    json_t *list = json_object_get(config, key);
+    if (!json_is_array(list))
+        return;
+    json_t *items[64];
+    size_t count = json_array_size(list);
+    assert_true(count <= 64);
+    for (size_t i = 0; i < count; i++)
+        items[i] = json_incref(json_array_get(list, i));
+    qsort(items, count, sizeof(*items), by_text);
+    json_array_clear(list);
+    for (size_t i = 0; i < count; i++)
+        json_array_append_new(list, items[i]);
+}
+
+static void check_config(const char *name, const char *written)
+{
+    json_t *theirs = load_json(CB_TEST_DATA "/adapters/%s/adapter_config.json", name);
+    json_t *ours = load_json("%s/adapter_config.json", written);
+    static const char *const sets[] = {"target_modules", "exclude_modules", "modules_to_save"};
+    for (int i = 0; i < 3; i++) {
+        sort_names(theirs, sets[i]);
+        sort_names(ours, sets[i]);
+    }
+    const char *key;
+    json_t *value;
+    json_object_foreach(theirs, key, value)
+    {
+        json_t *found = json_object_get(ours, key);
+        bool same = json_is_number(value) ? json_number_value(value) == json_number_value(found) : json_equal(value, found);
+        if (!same)
+            fail_msg("%s: %s is %s, PEFT wrote %s", name, key, found ? json_dumps(found, JSON_ENCODE_ANY) : "missing",
+                     json_dumps(value, JSON_ENCODE_ANY));
+    }
+    assert_int_equal(json_object_size(ours), json_object_size(theirs));
+    json_decref(theirs);
+    json_decref(ours);
+}
+
+static void check_same_tensors(const char *name, const char *written)
+{
+    char a[600], b[600];
+    snprintf(a, sizeof(a), "%s/adapter_model.safetensors", reference_path(name));
+    snprintf(b, sizeof(b), "%s/adapter_model.safetensors", written);
+    cb_safetensors *theirs = cb_safetensors_open(a), *ours = cb_safetensors_open(b);
+    assert_ok(theirs && ours);
+    assert_int_equal(cb_safetensors_count(ours), cb_safetensors_count(theirs));
+    for (size_t i = 0; i < cb_safetensors_count(theirs); i++) {
+        const cb_weight_entry *t = cb_safetensors_at(theirs, i), *o = cb_safetensors_find(ours, t->name);
+        if (!o)
+            fail_msg("%s: %s was not written", name, t->name);
+        assert_int_equal(o->dtype, t->dtype);
+        assert_int_equal(o->size, t->size);
+        assert_memory_equal(o->data, t->data, t->size);
+    }
+    assert_string_equal(cb_safetensors_metadata(ours, "format"), "pt");
+    cb_safetensors_close(theirs);
+    cb_safetensors_close(ours);
+}
+
+static void saving_gives_back_what_was_loaded(void **state)
+{
+    (void)state;
+    for (int i = 0; adapters[i]; i++) {
+        cb_model *model = load_base_of(adapters[i]);
+        cb_adapter *adapter = cb_adapter_load(reference_path(adapters[i]), cb_model_root(model), cb_model_type(model));
+        assert_ok(adapter);
+        const char *out = scratch_path(adapters[i]);
+        assert_ok(cb_adapter_save(adapter, out, NULL));
+        check_config(adapters[i], out);
+        check_same_tensors(adapters[i], out);
+        cb_adapter_free(adapter);
+        adapter = cb_adapter_load(out, cb_model_root(model), cb_model_type(model));
+        assert_ok(adapter);
+        cb_adapter_free(adapter);
+        cb_model_free(model);
+    }
+}
+
+/* ---- files from strangers --------------------------------------------------------------------------------------------------------- */
+
+/* One tensor of a file to write: f32 values 0.01, 0.02, ... */
+typedef struct fake {
+    const char *name, *dtype, *shape;
+    int64_t count, element_size;
+} fake;
+
+static void write_bytes(const char *path, const void *bytes, size_t length)
+{
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(bytes, 1, length, f), length);
+    fclose(f);
+}
+
+static void write_safetensors(const char *path, const fake *list, size_t count)
+{
+    char header[8192] = "{";
+    int64_t offset = 0;
+    for (size_t i = 0; i < count; i++) {
+        size_t n = strlen(header);
+        snprintf(header + n, sizeof(header) - n, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%lld,%lld]}", i ? "," : "",
+                 list[i].name, list[i].dtype, list[i].shape, (long long)offset, (long long)(offset + list[i].count * list[i].element_size));
+        offset += list[i].count * list[i].element_size;
+    }
+    strcat(header, "}");
+    while (strlen(header) % 8)
+        strcat(header, " ");
+    uint64_t length = strlen(header);
+    char *bytes = calloc(1, 8 + length + (size_t)offset);
+    memcpy(bytes, &length, 8);
+    memcpy(bytes + 8, header, length);
+    write_bytes(path, bytes, 8 + length + (size_t)offset);
+    free(bytes);
+}
+
+#define Q0 "base_model.model.model.layers.0.self_attn.q_proj."
+#define Q1 "base_model.model.model.layers.1.self_attn.q_proj."
+static const fake good[] = {
+    {Q0 "lora_A.weight", "F32", "[2,48]", 96, 4},
+    {Q0 "lora_B.weight", "F32", "[48,2]", 96, 4},
+    {Q1 "lora_A.weight", "F32", "[2,48]", 96, 4},
+    {Q1 "lora_B.weight", "F32", "[48,2]", 96, 4},
+};
+#define GOOD_CONFIG "{\"peft_type\": \"LORA\", \"r\": 2, \"target_modules\": [\"q_proj\"]"
+
+static const char *make_adapter(const char *config, const fake *list, size_t count)
+{
+    char path[600];
+    const char *directory = scratch_path("stranger");
+    cb_directory_make(directory);
+    snprintf(path, sizeof(path), "%s/adapter_config.json", directory);
+    write_bytes(path, config, strlen(config));
+    snprintf(path, sizeof(path), "%s/adapter_model.safetensors", directory);
+    write_safetensors(path, list, count);
+    return directory;
+}
+
+static void refuse_files(const char *config, const fake *list, size_t count, const char *text)
+{
+    cb_model *model = load_model("llama2");
+    uint64_t before = cb_memory().live_bytes;
+    cb_adapter *adapter = cb_adapter_load(make_adapter(config, list, count), cb_model_root(model), cb_model_type(model));
+    assert_refused(!adapter, text);
+    cb_adapter_free(adapter);
+    assert_int_equal(cb_memory().live_bytes, before);
+    cb_model_free(model);
+}
+
+static void short_config_is_enough(void **state)
+{
+    (void)state;
+    cb_model *model = load_model("llama2");
+    last_warning[0] = 0;
+    cb_adapter *adapter = cb_adapter_load(make_adapter(GOOD_CONFIG ", \"from_the_future\": 3}", good, 4), cb_model_root(model), "llama");
+    assert_ok(adapter);
+    assert_non_null(strstr(last_warning, "from_the_future"));
+    assert_int_equal(cb_adapter_parameter_count(adapter), 4 * 96);
+    assert_string_equal(cb_adapter_name(adapter), "stranger");
+    cb_adapter_free(adapter);
+    cb_model_free(model);
+}
+
+static void configs_that_are_not_supported_are_refused_by_name(void **state)
+{
+    (void)state;
+    refuse_files(GOOD_CONFIG ", \"use_dora\": true}", good, 4, "use_dora");
+    refuse_files(GOOD_CONFIG ", \"layer_replication\": [[0, 2]]}", good, 4, "layer_replication");
+    refuse_files(GOOD_CONFIG ", \"target_parameters\": [\"a\"]}", good, 4, "target_parameters");
+    refuse_files(GOOD_CONFIG ", \"trainable_token_indices\": [1]}", good, 4, "trainable_token_indices");
+    refuse_files(GOOD_CONFIG ", \"init_lora_weights\": \"pissa\"}", good, 4, "pissa");
+    refuse_files("{\"peft_type\": \"LORAX\", \"target_modules\": [\"q_proj\"]}", good, 4, "LORAX");
+    refuse_files("{\"target_modules\": [\"q_proj\"]}", good, 4, "peft_type");
+    refuse_files("{\"peft_type\": \"LORA\", \"r\": \"two\", \"target_modules\": [\"q_proj\"]}", good, 4, "adapter_config.json");
+    refuse_files("{\"peft_type\": \"LORA\", \"r\": -2, \"target_modules\": [\"q_proj\"]}", good, 4, "adapter_config.json");
+    refuse_files("{\"peft_type\": \"LORA\", \"r\": 2, \"target_modules\": [{}]}", good, 4, "target_modules");
+    refuse_files("[]", good, 4, "adapter_config.json");
+    refuse_files("{\"peft_type\"", good, 4, "adapter_config.json");
+}
+
+static void tensors_must_be_the_adapters(void **state)
+{
+    (void)state;
+    fake list[6];
+    refuse_files(GOOD_CONFIG "}", good, 3, Q1 "lora_B.weight is missing");
+    memcpy(list, good, sizeof(good));
+    list[4] = (fake){"base_model.model.model.layers.0.self_attn.k_proj.lora_A.weight", "F32", "[2,48]", 96, 4};
+    refuse_files(GOOD_CONFIG "}", list, 5, "k_proj.lora_A.weight");
+    list[4] = (fake){Q0 "lora_magnitude_vector", "F32", "[48]", 48, 4};
+    refuse_files(GOOD_CONFIG "}", list, 5, "lora_magnitude_vector");
+    memcpy(list, good, sizeof(good));
+    list[1].shape = "[2,48]";
+    refuse_files(GOOD_CONFIG "}", list, 4, "found shape (2, 48), expected (48, 2)");
+    memcpy(list, good, sizeof(good));
+    list[0].dtype = "I32";
+    refuse_files(GOOD_CONFIG "}", list, 4, "expected f32");
+    /* a rank that would need much memory is seen to be wrong before any is taken */
+    refuse_files("{\"peft_type\": \"LORA\", \"r\": 65536, \"target_modules\": [\"q_proj\"]}", good, 4, "expected (65536, 48)");
+    refuse_files("{\"peft_type\": \"LORA\", \"r\": 9000000000, \"target_modules\": [\"q_proj\"]}", good, 4, "adapter_config.json");
+    refuse_files("{\"peft_type\": \"LORA\", \"r\": 2, \"rank_pattern\": {\"q_proj\": 1e300}, \"target_modules\": [\"q_proj\"]}", good, 4,
+                 "rank_pattern");
+}
+
+static void half_precision_files_are_read(void **state)
+{
+    (void)state;
+    fake list[4];
+    memcpy(list, good, sizeof(good));
+    list[0] = (fake){Q0 "lora_A.weight", "F16", "[2,48]", 96, 2};
+    list[3] = (fake){Q1 "lora_B.weight", "BF16", "[48,2]", 96, 2};
+    const char *directory = make_adapter(GOOD_CONFIG "}", list, 4);
+    char path[600];
+    snprintf(path, sizeof(path), "%s/adapter_model.safetensors", directory);
+    FILE *f = fopen(path, "r+b");
+    uint64_t header;
+    assert_int_equal(fread(&header, 8, 1, f), 1);
+    const uint16_t half = 0x3e00, brain = 0x3fc0; /* 1.5 in either */
+    fseek(f, (long)(8 + header), SEEK_SET);
+    fwrite(&half, 2, 1, f);
+    fseek(f, (long)(8 + header + 96 * 10), SEEK_SET);
+    fwrite(&brain, 2, 1, f);
+    fclose(f);
+    cb_model *model = load_model("llama2");
+    cb_adapter *adapter = cb_adapter_load(directory, cb_model_root(model), "llama");
+    assert_ok(adapter);
+    const cb_named_tensor *p;
+    assert_int_equal(cb_adapter_parameters(adapter, &p), 4);
+    assert_true(cb_get(p[0].tensor, 0) == 1.5 && cb_get(p[3].tensor, 0) == 1.5);
+    cb_adapter_free(adapter);
+    cb_model_free(model);
+}
+
+static void costly_patterns_are_given_up(void **state)
+{
+    (void)state;
+    static const char *const bombs[] = {"(.*)*x", "((a|.)+)+y", "(((((.{0,40})*)*)*)*)*z", "(?:.*?.*?.*?.*?.*?.*?.*?.*?)+\\dq"};
+    cb_model *model = load_model("llama2");
+    double start = cb_now();
+    for (int i = 0; i < 4; i++) {
+        cb_adapter *adapter = cb_adapter_new("lora", NULL);
+        assert_ok(cb_adapter_set(adapter, "target_modules", bombs[i]));
+        assert_false(cb_adapter_attach(adapter, cb_model_root(model), NULL, 0));
+        assert_non_null(strstr(cb_error_message(), "target_modules"));
+        cb_error_clear();
+        cb_adapter_free(adapter);
+    }
+    refuse_files("{\"peft_type\": \"LORA\", \"r\": 2, \"rank_pattern\": {\"(((a|[a-z_.0-9])+)+)+x\": 2}, \"target_modules\": [\"q_proj\"]}",
+                 good, 4, "rank_pattern");
+    assert_true(cb_now() - start < 5);
+    cb_model_free(model);
+}
+
+static void dora_and_embeddings_are_refused_for_now(void **state)
+{
+    (void)state;
+    cb_model *model = load_model("llama2");
+    assert_refused(!cb_adapter_load(reference_path("dora_qv"), cb_model_root(model), "llama"), "use_dora");
+    assert_refused(!cb_adapter_load(reference_path("lora_embedding"), cb_model_root(model), "llama"), "embed_tokens (embedding)");
+    cb_model_free(model);
+}
+
+/* ---- a fresh adapter ----------------------------------------------------------------------------------------------------------------- */
+
+static cb_adapter *fresh(cb_model *model, const char *options, uint64_t seed)
+{
+    cb_adapter *adapter = cb_adapter_new("lora", NULL);
+    assert_ok(cb_adapter_set_json(adapter, "options", options));
+    assert_ok(cb_adapter_attach(adapter, cb_model_root(model), cb_model_type(model), seed));
+    return adapter;
+}
+
+static cb_tensor *parameter(const cb_adapter *adapter, const char *name)
+{
+    const cb_named_tensor *list;
+    size_t count = cb_adapter_parameters(adapter, &list);
+    for (size_t i = 0; i < count; i++)
+        if (strstr(list[i].name, name))
+            return list[i].tensor;
+    fail_msg("no parameter %s", name);
+    return NULL;
+}
+
+static void randomise(const cb_adapter *adapter, uint64_t seed)
+{
+    const cb_named_tensor *list;
+    size_t count = cb_adapter_parameters(adapter, &list);
+    for (size_t i = 0; i < count; i++) {
+        cb_rng rng = {.seed = seed, .stream = i};
+        for (int64_t k = 0; k < list[i].tensor->count; k++)
+            ((float *)list[i].tensor->data)[k] += 0.1f * (float)cb_rng_normal(&rng);
+    }
+}
+
+static void fresh_adapters_change_nothing(void **state)
+{
+    (void)state;
+    cb_model *model = load_model("gpt2");
+    cb_scope *scope = cb_scope_open();
+    cb_tensor *before = logits_of(model, some_ids());
+    cb_adapter *adapter = fresh(model, "{\"bias\": \"all\", \"lora_bias\": true, \"modules_to_save\": [\"ln_f\"]}", 3);
+    assert_true(distance(logits_of(model, some_ids()), before) == 0);
+    cb_adapter_free(adapter);
+    assert_true(distance(logits_of(model, some_ids()), before) == 0);
+    cb_scope_close(scope);
+    cb_model_free(model);
+}
+
+/* torch's kaiming_uniform_(a = sqrt(5)) is uniform within 1 / sqrt(inputs): deviation bound / sqrt(3). */
+static void fresh_values_have_torchs_spread(void **state)
+{
+    (void)state;
+    cb_model *model = load_model("llama2");
+    cb_adapter *adapter = fresh(model, "{\"r\": 48, \"target_modules\": [\"q_proj\"]}", 5);
+    const cb_tensor *a = parameter(adapter, "layers.0.self_attn.q_proj.lora_A.weight");
+    double bound = 1 / sqrt(48), square = 0, mean = 0;
+    for (int64_t i = 0; i < a->count; i++) {
+        mean += cb_get(a, i) / (double)a->count;
+        square += cb_get(a, i) * cb_get(a, i) / (double)a->count;
+    }
+    assert_true(largest(a) <= bound && largest(a) > 0.99 * bound);
+    assert_true(fabs(mean) < 4 * bound / sqrt(3 * 2304.) && fabs(sqrt(3 * square) / bound - 1) < 0.05);
+    assert_true(largest(parameter(adapter, "layers.0.self_attn.q_proj.lora_B.weight")) == 0);
+    cb_adapter_free(adapter);
+    adapter = fresh(model, "{\"r\": 16, \"target_modules\": [\"q_proj\"], \"init_lora_weights\": \"gaussian\"}", 5);
+    a = parameter(adapter, "layers.0.self_attn.q_proj.lora_A.weight");
+    square = 0;
+    for (int64_t i = 0; i < a->count; i++)
+        square += cb_get(a, i) * cb_get(a, i) / (double)a->count;
+    assert_true(fabs(sqrt(square) * 16 - 1) < 4 / sqrt(2 * 768.));
+    cb_adapter_free(adapter);
+    cb_model_free(model);
+}
+
+static void fresh_values_do_not_depend_on_other_layers(void **state)
+{
+    (void)state;
+    cb_model *model = load_model("llama2");
+    cb_scope *scope = cb_scope_open();
+    cb_adapter *one = fresh(model, "{\"target_modules\": [\"layers.1.self_attn.v_proj\"]}", 7);
+    cb_adapter *all = fresh(model, "{\"target_modules\": \"all-linear\", \"lora_bias\": true}", 7);
+    cb_adapter *other = fresh(model, "{\"target_modules\": [\"layers.1.self_attn.v_proj\"]}", 8);
+    const char *name = "layers.1.self_attn.v_proj.lora_A.weight";
+    assert_true(distance(parameter(one, name), parameter(all, name)) == 0);
+    assert_true(distance(parameter(one, name), parameter(other, name)) > 0.01);
+    assert_true(distance(parameter(all, name), parameter(all, "layers.0.self_attn.v_proj.lora_A.weight")) > 0.01);
+    cb_adapter_free(one);
+    cb_adapter_free(all);
+    cb_adapter_free(other);
+    cb_scope_close(scope);
+    cb_model_free(model);
+}
+
+static void mistakes_are_explained(void **state)
+{
+    (void)state;
+    cb_model *model = load_model("llama2");
+    cb_adapter *adapter = cb_adapter_new("lora", NULL);
+    assert_refused(!cb_adapter_set(adapter, "rnak", "3"), "rank");
+    assert_refused(!cb_adapter_set(adapter, "rank", "0"), "rank");
+    assert_ok(cb_adapter_set(adapter, "target_modules", "q_porj,v_porj"));
+    assert_refused(!cb_adapter_attach(adapter, cb_model_root(model), "llama", 0), "q_proj");
+    assert_ok(cb_adapter_set(adapter, "target_modules", "embed_tokens"));
+    assert_refused(!cb_adapter_attach(adapter, cb_model_root(model), "llama", 0), "model.embed_tokens (embedding)");
+    assert_ok(cb_adapter_set(adapter, "target_modules", "q_proj") && cb_adapter_set(adapter, "rank", "49"));
+    assert_refused(!cb_adapter_attach(adapter, cb_model_root(model), "llama", 0), "model.layers.0.self_attn.q_proj of 48 inputs");
+    assert_ok(cb_adapter_set(adapter, "rank", "4") && cb_adapter_set(adapter, "modules_to_save", "lm_haed"));
+    assert_refused(!cb_adapter_attach(adapter, cb_model_root(model), "llama", 0), "lm_head");
+    assert_ok(cb_adapter_set(adapter, "modules_to_save", "lm_head"));
+    assert_ok(cb_adapter_attach(adapter, cb_model_root(model), "llama", 0));
+    assert_refused(!cb_adapter_attach(adapter, cb_model_root(model), "llama", 0), "attached already");
+    assert_refused(!cb_adapter_set(adapter, "rank", "5"), "while the adapter is attached");
+    cb_adapter *second = cb_adapter_new("lora", NULL);
+    assert_ok(cb_adapter_set(second, "modules_to_save", "lm_head"));
+    assert_refused(!cb_adapter_attach(second, cb_model_root(model), "llama", 0), "another adapter already trains");
+    cb_adapter_free(second);
+    cb_adapter_free(adapter);
+    adapter = cb_adapter_new("lora", NULL);
+    assert_refused(!cb_adapter_attach(adapter, cb_model_root(model), "unheard-of", 0), "unheard-of");
+    assert_refused(!cb_adapter_save(adapter, scratch_path("none"), NULL), "not attached");
+    cb_adapter_free(adapter);
+    assert_refused(!cb_adapter_new("lroa", NULL), "lora");
+    cb_model_free(model);
+}
+
+static void strength_mixes(void **state)
+{
+    (void)state;
+    cb_model *model = load_model("qwen2"); /* tied head */
+    cb_scope *scope = cb_scope_open();
+    cb_tensor *base = logits_of(model, some_ids());
+    cb_adapter *a = fresh(model, "{\"r\": 4, \"bias\": \"lora_only\", \"modules_to_save\": [\"lm_head\"]}", 1);
+    randomise(a, 1);
+    cb_tensor *adapted = logits_of(model, some_ids());
+    assert_true(distance(adapted, base) > 0.01);
+    cb_adapter_set_strength(a, 0);
+    assert_true(distance(logits_of(model, some_ids()), base) == 0);
+    cb_adapter *b = fresh(model, "{\"r\": 3, \"target_modules\": [\"o_proj\"]}", 2);
+    randomise(b, 2);
+    cb_tensor *second = logits_of(model, some_ids());
+    assert_true(distance(second, base) > 0.01);
+    cb_adapter_set_strength(a, 1);
+    cb_adapter_set_strength(b, 0);
+    assert_true(distance(logits_of(model, some_ids()), adapted) == 0);
+    cb_adapter_set_strength(a, 0);
+    cb_adapter_set_strength(b, 0.5);
+    assert_true(distance(logits_of(model, some_ids()), second) > 1e-3 && distance(logits_of(model, some_ids()), base) > 1e-3);
+    cb_adapter_free(a); /* while it is off */
+    cb_adapter_free(b);
+    assert_true(distance(logits_of(model, some_ids()), base) == 0);
+    cb_scope_close(scope);
+    cb_model_free(model);
+}
+
+/* As in PEFT, a head that was tied to an embedding that is now trained whole stays what it was. */
+static void trained_embedding_leaves_the_tied_head(void **state)
+{
+    (void)state;
+    cb_model *model = load_model("qwen2");
+    cb_layer *head = cb_model_head_layer(model);
+    const cb_tensor *original = cb_layer_weight(head, "weight");
+    cb_adapter *adapter = fresh(model, "{\"modules_to_save\": [\"embed_tokens\"]}", 1);
+    assert_ptr_equal(cb_layer_weight(head, "weight"), original);
+    assert_ptr_not_equal(cb_layer_weight(head->tied, "weight"), original);
+    const cb_named_tensor *list;
+    size_t count = cb_adapter_parameters(adapter, &list);
+    for (size_t i = 0; i < count; i++)
+        assert_null(strstr(list[i].name, "lm_head"));
+    cb_adapter_free(adapter);
+    assert_ptr_equal(cb_layer_weight(head, "weight"), original);
+    assert_ptr_equal(cb_layer_weight(head->tied, "weight"), original);
+    assert_int_equal(head->weight_count, 0);
+    cb_model_free(model);
+}
+
+/* What forward adds to a layer's result is what merging adds to its weight and bias. */
+static void forward_is_the_delta(void **state)
+{
+    (void)state;
+    static const char *const cases[] = {"{\"r\": 4, \"lora_alpha\": 6, \"lora_bias\": true}", "{\"r\": 4, \"use_rslora\": true}"};
+    static const char *const models[] = {"gpt2", "llama2"};
+    for (int i = 0; i < 4; i++) {
+        cb_model *model = load_model(models[i % 2]);
+        cb_scope *scope = cb_scope_open();
+        cb_adapter *adapter = fresh(model, cases[i / 2], 1);
+        randomise(adapter, 3);
+        cb_adapter_set_strength(adapter, 0.75);
+        cb_module *const *modules;
+        assert_true(cb_adapter_modules(adapter, &modules) == 2 * (1 + (size_t)(i % 2)));
+        cb_layer *layer = modules[0]->layer;
+        cb_rng rng = {.seed = 9};
+        cb_tensor *x = cb_randn(CB_F32, &rng, 5, layer->in_features), *y = NULL, *z = NULL;
+        cb_no_grad
+        {
+            y = cb_linear_forward(layer, x, &(cb_context){0});
+            cb_adapter_set_strength(adapter, 0);
+            z = cb_linear_forward(layer, x, &(cb_context){0});
+            cb_adapter_set_strength(adapter, 0.75);
+            cb_tensor *delta = modules[0]->kind->delta(modules[0]), *bias = modules[0]->kind->delta_bias(modules[0]);
+            z = cb_add(z, layer->transposed ? cb_linear_t(x, delta, bias) : cb_linear(x, delta, bias));
+        }
+        assert_close(y, z, cases[i / 2]);
+        cb_scope_close(scope);
+        cb_adapter_free(adapter);
+        cb_model_free(model);
+    }
+}
+
+static void dropout_acts_while_training_only(void **state)
+{
+    (void)state;
+    cb_model *model = load_model("llama2");
+    cb_scope *scope = cb_scope_open();
+    cb_adapter *adapter = fresh(model, "{\"lora_dropout\": 0.5}", 1);
+    randomise(adapter, 3);
+    cb_tensor *plain = logits_of(model, some_ids()), *a = NULL, *b = NULL, *c = NULL;
+    cb_rng first = {.seed = 1}, same = {.seed = 1}, other = {.seed = 2};
+    cb_no_grad
+    {
+        a = cb_model_logits(model, some_ids(), &(cb_context){.training = true, .rng = &first});
+        b = cb_model_logits(model, some_ids(), &(cb_context){.training = true, .rng = &same});
+        c = cb_model_logits(model, some_ids(), &(cb_context){.training = true, .rng = &other});
+    }
+    assert_true(distance(a, b) == 0 && distance(a, c) > 1e-3 && distance(a, plain) > 1e-3);
+    cb_scope_close(scope);
+    cb_adapter_free(adapter);
+    cb_model_free(model);
+}
+
+/* ---- memory ---------------------------------------------------------------------------------------------------------------------------- */
+
+static void failing_allocations_leave_nothing_behind(void **state)
+{
+    (void)state;
+    cb_model *model = load_model("qwen2");
+    uint64_t before = cb_memory().live_bytes;
+    bool done = false;
+    for (uint64_t n = 1; !done && n < 20000; n += 1 + n / 16) {
+        cb_memory_fail_after(n);
+        cb_adapter *adapter = cb_adapter_load(reference_path("lora_bias_all"), cb_model_root(model), "qwen2");
+        cb_memory_fail_after(0);
+        done = adapter != NULL;
+        if (!done)
+            assert_int_equal(cb_error_status(), CB_ERR_MEMORY);
+        cb_error_clear();
+        cb_adapter_free(adapter);
+        assert_int_equal(cb_memory().live_bytes, before);
+    }
+    assert_true(done);
+    cb_model_free(model);
+}
+
+static void help_names_every_option(void **state)
+{
+    (void)state;
+    cb_string text = {0};
+    for (const cb_adapter_kind *const *kind = cb_adapter_kinds(); *kind; kind++) {
+        cb_string_clear(&text);
+        assert_ok(cb_adapter_help(*kind, &text));
+        assert_non_null(strstr(text.data, (*kind)->summary));
+        for (const cb_option *o = (*kind)->options; o->type != CB_OPTION_END; o++)
+            assert_non_null(o->help);
+        assert_non_null(strstr(text.data, "--target-modules"));
+        assert_ptr_equal(cb_adapter_kind_find((*kind)->peft_type), *kind);
+    }
+    cb_string_free(&text);
+}
+
+int main(void)
+{
+    if (!mkdtemp(scratch))
+        return 1;
+    cb_log_set(keep_warning, NULL);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(logits_loss_and_gradients_are_pefts),
+        cmocka_unit_test(layers_hit_are_pefts),
+        cmocka_unit_test(saving_gives_back_what_was_loaded),
+        cmocka_unit_test(short_config_is_enough),
+        cmocka_unit_test(configs_that_are_not_supported_are_refused_by_name),
+        cmocka_unit_test(tensors_must_be_the_adapters),
+        cmocka_unit_test(half_precision_files_are_read),
+        cmocka_unit_test(costly_patterns_are_given_up),
+        cmocka_unit_test(dora_and_embeddings_are_refused_for_now),
+        cmocka_unit_test(fresh_adapters_change_nothing),
+        cmocka_unit_test(fresh_values_have_torchs_spread),
+        cmocka_unit_test(fresh_values_do_not_depend_on_other_layers),
+        cmocka_unit_test(mistakes_are_explained),
+        cmocka_unit_test(strength_mixes),
+        cmocka_unit_test(trained_embedding_leaves_the_tied_head),
+        cmocka_unit_test(forward_is_the_delta),
+        cmocka_unit_test(dropout_acts_while_training_only),
+        cmocka_unit_test(failing_allocations_leave_nothing_behind),
+        cmocka_unit_test(help_names_every_option),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
