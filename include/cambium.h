@@ -7,18 +7,12 @@
 #include "cambium/core.h"
 #include "cambium/dtype.h"
 #include "cambium/tensor.h"
-#if __has_include("cambium/formats.h")
 #include "cambium/formats.h"
-#endif
 #include "cambium/tokenizer.h"
-#if __has_include("cambium/losses.h")
 #include "cambium/losses.h"
-#endif
 #include "cambium/nn.h"
 #include "cambium/optim.h"
-#if __has_include("cambium/eval.h")
 #include "cambium/eval.h"
-#endif
 #include "cambium/adapters.h"
 #include "cambium/data.h"
 #include "cambium/merge.h"

@@ -1,0 +1,125 @@
+/* formats.h: floor 3: the files of the ecosystem: safetensors, sharded checkpoints, llama2.c models, records of training
+ * text, TensorBoard events.  (Tokenizers have a header of their own, tokenizer.h.)
+ *
+ * Files come from strangers: every length, offset and type is checked before it is used, memory asked for is bounded by
+ * the size of the file, and an error names file, field, found and expected. */
+#ifndef CAMBIUM_FORMATS_H
+#define CAMBIUM_FORMATS_H
+
+#include "cambium/tensor.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- safetensors, read ---- */
+
+/* One tensor of a checkpoint, where it lies in the mapped file. */
+typedef struct cb_weight_entry {
+    const char *name;
+    cb_dtype dtype;        /* CB_DTYPE_COUNT: a type that no tensor of ours has (I8, F8_E4M3, ...); see type_name */
+    const char *type_name; /* as in the file: "BF16" */
+    int ndim;
+    int64_t shape[CB_MAX_DIMS];
+    const void *data; /* size bytes, little-endian, row-major; aligned to its element unless the header has an odd length */
+    size_t size;
+} cb_weight_entry;
+
+/* A mapped file.  Entries, names and data live until it is closed. */
+typedef struct cb_safetensors cb_safetensors;
+CB_API cb_safetensors *cb_safetensors_open(const char *path);
+CB_API void cb_safetensors_close(cb_safetensors *file); /* NULL is allowed */
+CB_API size_t cb_safetensors_count(const cb_safetensors *file);
+CB_API const cb_weight_entry *cb_safetensors_at(const cb_safetensors *file, size_t index); /* in order of the data */
+/* NULL, and no error, when there is none of that name. */
+CB_API const cb_weight_entry *cb_safetensors_find(const cb_safetensors *file, const char *name);
+/* A value of __metadata__, or NULL. */
+CB_API const char *cb_safetensors_metadata(const cb_safetensors *file, const char *key);
+
+/* ---- safetensors, written ---- */
+
+/* Gives the bytes of entries[index]: entries[index].size of them, which stay valid until the next call; NULL on failure. */
+typedef const void *cb_weight_provider(void *user, size_t index);
+
+/* Writes a file atomically, tensors in the order of the reference writer (largest alignment first, then by name).  Of an
+ * entry, name, dtype (or type_name when dtype is CB_DTYPE_COUNT), ndim and shape are read, and size is checked against
+ * them.  The bytes come from entry->data, or from `provide` one tensor at a time when it is given, in the order of the
+ * file, so that a model larger than memory can be written.  metadata: key, value, key, value, ..., NULL; a NULL array
+ * stands for {"format": "pt"}, without which transformers refuses a file. */
+CB_API bool cb_safetensors_write(const char *path, const cb_weight_entry *entries, size_t count,
+                                 const char *const *metadata, cb_weight_provider *provide, void *user);
+
+/* ---- a checkpoint: one file or shards ---- */
+
+/* model.safetensors of a directory, or the shards of model.safetensors.index.json (its weight_map is checked against
+ * the files). */
+typedef struct cb_weights cb_weights;
+CB_API cb_weights *cb_weights_open(const char *directory);
+CB_API void cb_weights_close(cb_weights *weights); /* NULL is allowed */
+CB_API size_t cb_weights_count(const cb_weights *weights);
+CB_API const cb_weight_entry *cb_weights_at(const cb_weights *weights, size_t index);
+CB_API const cb_weight_entry *cb_weights_find(const cb_weights *weights, const char *name); /* NULL: none */
+
+/* Writes a checkpoint into an existing directory: model.safetensors, or shards of at most `shard_bytes` (0: 5 GB) named
+ * as transformers names them, with their index.  What an earlier checkpoint left there under other names is removed
+ * last.  Each file is replaced atomically. */
+CB_API bool cb_weights_write(const char *directory, const cb_weight_entry *entries, size_t count, uint64_t shard_bytes,
+                             cb_weight_provider *provide, void *user);
+
+/* ---- llama2.c ---- */
+
+/* Converts a llama2.c model (the version-0 "legacy" file: seven int32, then f32 weights) and its tokenizer.bin into a
+ * Hugging Face directory: config.json, generation_config.json, model.safetensors (f32), tokenizer.json,
+ * tokenizer_config.json.  Rows of q and k are permuted from interleaved to half-split rotary order.  `output` is made if
+ * it is missing. */
+CB_API bool cb_llama2c_convert(const char *model_bin, const char *tokenizer_bin, const char *output);
+
+/* ---- records of training text ---- */
+
+typedef struct cb_message {
+    const char *role, *content;
+} cb_message;
+
+/* One example: plain text, a prompt with its completion, or a conversation.  Those that it is not are NULL and 0. */
+typedef struct cb_record_text {
+    const char *text;
+    size_t text_length;
+    const char *prompt, *completion;
+    const cb_message *messages;
+    size_t message_count;
+    const char *path; /* the file and line it came from, for messages */
+    int64_t line;
+} cb_record_text;
+
+typedef struct cb_records_options {
+    const char *separator; /* plain text: string between documents; NULL: a file is one document */
+    bool lines;            /* plain text: a line is a document (blank lines are none) */
+    int64_t max_records;   /* 0: all */
+} cb_records_options;
+
+/* Walks files, directories (sorted, recursively; hidden files left out) and "-" (standard input, whose first byte tells
+ * JSONL from plain text).  By extension: .jsonl, .ndjson (one object a line) and .json (an array of objects, or one
+ * object a line) with the fields text, prompt + completion (also instruction + output) or messages (role, content); .csv and .tsv with a
+ * header naming the same columns (RFC 4180 quoting); anything else is UTF-8 text.  Compressed files are refused by name.
+ * A leading byte-order mark is dropped. Line ends \r\n in CSV fields and JSON are kept as they are. */
+typedef struct cb_records cb_records;
+CB_API cb_records *cb_records_open(const cb_string_list *paths, const cb_records_options *options);
+/* True and a record, whose strings live until the next call or until closing (UTF-8, checked); false at the end (cb_ok())
+ * or on failure (CB_ERR_FORMAT: file, line, field, found, expected). */
+CB_API bool cb_records_next(cb_records *records, cb_record_text *record);
+CB_API void cb_records_close(cb_records *records); /* NULL is allowed */
+
+/* ---- TensorBoard events ---- */
+
+/* An events.out.tfevents.* file: TFRecord framing with masked CRC-32C around Event protocol buffers.  It grows by whole
+ * records and is flushed after each. */
+typedef struct cb_events cb_events;
+/* Makes a file in `directory` whose name ends with `suffix`; the name begins with the seconds since 1970. */
+CB_API cb_events *cb_events_open(const char *directory, const char *suffix);
+CB_API bool cb_events_scalar(cb_events *events, int64_t step, const char *tag, double value);
+CB_API void cb_events_close(cb_events *events); /* NULL is allowed */
+
+#ifdef __cplusplus
+}
+#endif
+#endif

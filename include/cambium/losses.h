@@ -1,0 +1,37 @@
+/* losses.h: floor 3: losses, made of public operations, so every one can be differentiated again.
+ *
+ * Element-wise losses want input and target of one shape and dtype; they give a scalar (mean or sum) or the elements
+ * themselves.  The definitions and names are PyTorch's. */
+#ifndef CAMBIUM_LOSSES_H
+#define CAMBIUM_LOSSES_H
+
+#include "cambium/tensor.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum cb_reduction { CB_REDUCE_MEAN, CB_REDUCE_SUM, CB_REDUCE_NONE } cb_reduction;
+
+CB_API cb_tensor *cb_mse_loss(cb_tensor *input, cb_tensor *target, cb_reduction reduction);
+CB_API cb_tensor *cb_l1_loss(cb_tensor *input, cb_tensor *target, cb_reduction reduction);
+/* 0.5 d^2 where |d| < delta, else delta (|d| - 0.5 delta).  Huber 1964. */
+CB_API cb_tensor *cb_huber_loss(cb_tensor *input, cb_tensor *target, double delta, cb_reduction reduction);
+/* Binary cross-entropy of logits against targets in [0, 1], stable for large logits; pos_weight multiplies the positive
+ * term (1: none). */
+CB_API cb_tensor *cb_bce_with_logits_loss(cb_tensor *logits, cb_tensor *target, double pos_weight, cb_reduction reduction);
+/* KL(target || input): input are log-probabilities, target probabilities (log_target: log-probabilities too) over the
+ * last dimension.  CB_REDUCE_MEAN divides by the number of distributions ("batchmean"). */
+CB_API cb_tensor *cb_kl_div_loss(cb_tensor *input, cb_tensor *target, bool log_target, cb_reduction reduction);
+/* Cosine of two arrays along `dim`: <a, b> / (max(|a|, eps) max(|b|, eps)). */
+CB_API cb_tensor *cb_cosine_similarity(cb_tensor *a, cb_tensor *b, int dim, double eps);
+/* 1 - cosine where target is 1, max(0, cosine - margin) where it is -1; a, b (N, C), target (N) of their dtype. */
+CB_API cb_tensor *cb_cosine_embedding_loss(cb_tensor *a, cb_tensor *b, cb_tensor *target, double margin, cb_reduction reduction);
+/* Cross-entropy of logits (..., K) against probabilities of the same shape; each target row is first mixed with the
+ * uniform distribution by label_smoothing. */
+CB_API cb_tensor *cb_soft_cross_entropy(cb_tensor *logits, cb_tensor *probabilities, double label_smoothing, cb_reduction reduction);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
