@@ -5,11 +5,10 @@
  *
  * The same weights, initial adapter, rows, order and optimiser as the peer: AdamW without decay, constant rate, no clipping.  Prints one
  * JSON object with the peer's field names. */
+#include <cambium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include <cambium.h>
 
 typedef struct settings {
     char *model, *ids, *adapter;

@@ -1,10 +1,9 @@
 /* finetune.c: the main job in C: load a model, attach LoRA, train it on a text, save a PEFT adapter, generate.
  *
  *     ./finetune MODEL_DIR TEXT_FILE OUTPUT_DIR [STEPS] */
+#include <cambium.h>
 #include <stdio.h>
 #include <stdlib.h>
-
-#include <cambium.h>
 
 static bool save(void *adapter, const char *directory)
 {

@@ -4,19 +4,19 @@
 #ifndef CAMBIUM_H
 #define CAMBIUM_H
 
-#include "cambium/core.h"
-#include "cambium/dtype.h"
-#include "cambium/tensor.h"
-#include "cambium/formats.h"
-#include "cambium/tokenizer.h"
-#include "cambium/losses.h"
-#include "cambium/nn.h"
-#include "cambium/optim.h"
-#include "cambium/eval.h"
 #include "cambium/adapters.h"
+#include "cambium/core.h"
 #include "cambium/data.h"
+#include "cambium/dtype.h"
+#include "cambium/eval.h"
+#include "cambium/formats.h"
+#include "cambium/losses.h"
 #include "cambium/merge.h"
 #include "cambium/models.h"
+#include "cambium/nn.h"
+#include "cambium/optim.h"
+#include "cambium/tensor.h"
+#include "cambium/tokenizer.h"
 #include "cambium/training.h"
 
 #endif

@@ -35,27 +35,27 @@ extern CB_API const cb_option cb_target_option_table[];
 
 /* One named parameter of a module, as a file knows it. */
 typedef struct cb_adapter_parameter {
-    const char *suffix;  /* "lora_A.weight" */
-    cb_tensor **tensor;  /* where the module holds it */
+    const char *suffix; /* "lora_A.weight" */
+    cb_tensor **tensor; /* where the module holds it */
     int ndim;
     int64_t shape[CB_MAX_DIMS];
-    bool trainable;      /* false: saved and loaded, not trained */
+    bool trainable; /* false: saved and loaded, not trained */
 } cb_adapter_parameter;
 #define CB_MODULE_PARAMETERS 12
 
 /* A kind of adapter: what a new method writes. */
 typedef struct cb_adapter_kind {
-    const char *name;           /* "lora": as on the command line */
-    const char *peft_type;      /* "LORA": as in adapter_config.json */
-    const char *summary;        /* one line for --help */
-    const char *paper;          /* "Hu et al. 2021, arXiv:2106.09685" */
+    const char *name;      /* "lora": as on the command line */
+    const char *peft_type; /* "LORA": as in adapter_config.json */
+    const char *summary;   /* one line for --help */
+    const char *paper;     /* "Hu et al. 2021, arXiv:2106.09685" */
     /* Of a config struct of config_size bytes; defaults are PEFT's, since a file may leave them out.  An enum option named "bias"
      * ("none", "all", "<kind>_only") makes biases trainable without further ado. */
     const cb_option *options;
     size_t config_size;
-    size_t state_size;          /* of one module's state, zeroed before create */
-    cb_module_kind module;      /* where it acts (nn.h) */
-    unsigned hosts;             /* bit set of 1u << cb_layer_kind it can sit on */
+    size_t state_size;     /* of one module's state, zeroed before create */
+    cb_module_kind module; /* where it acts (nn.h) */
+    unsigned hosts;        /* bit set of 1u << cb_layer_kind it can sit on */
     /* Checks the options against each other (layer NULL: once, before anything is attached) and against each layer's sizes when a
      * fresh adapter is made.  NULL: nothing to check. */
     bool (*check)(const void *config, const cb_layer *layer);
@@ -88,8 +88,8 @@ CB_API bool cb_adapter_set(cb_adapter *adapter, const char *option, const char *
 /* Options from a JSON object text under our names or PEFT's; `what` names it in messages.  Fields that PEFT knows and this build does
  * not support are refused unless they hold their default; unknown ones are logged. */
 CB_API bool cb_adapter_set_json(cb_adapter *adapter, const char *what, const char *json);
-CB_API char *cb_adapter_json(const cb_adapter *adapter);               /* the text of adapter_config.json; free with cb_free() */
-CB_API void *cb_adapter_config(cb_adapter *adapter);                   /* the kind's config struct */
+CB_API char *cb_adapter_json(const cb_adapter *adapter); /* the text of adapter_config.json; free with cb_free() */
+CB_API void *cb_adapter_config(cb_adapter *adapter);     /* the kind's config struct */
 CB_API cb_target *cb_adapter_target(cb_adapter *adapter);
 CB_API const cb_adapter_kind *cb_adapter_kind_of(const cb_adapter *adapter);
 CB_API const char *cb_adapter_name(const cb_adapter *adapter);
@@ -101,7 +101,7 @@ CB_API bool cb_adapter_match(const cb_adapter *adapter, cb_layer *root, const ch
 /* Matches layers under `root`, makes a module for each and attaches them; parameters f32, seeded per layer and parameter name, so that
  * the values do not depend on order.  `model_type` picks default targets (may be NULL).  On failure nothing stays attached. */
 CB_API bool cb_adapter_attach(cb_adapter *adapter, cb_layer *root, const char *model_type, uint64_t seed);
-CB_API void cb_adapter_detach(cb_adapter *adapter);                    /* parameters are released; options stay */
+CB_API void cb_adapter_detach(cb_adapter *adapter); /* parameters are released; options stay */
 /* 1: as trained, 0: off; in constant time per module.  Layers saved whole and biases have no in-between: they are on unless it is 0. */
 CB_API void cb_adapter_set_strength(cb_adapter *adapter, double strength);
 CB_API double cb_adapter_strength(const cb_adapter *adapter);
@@ -112,7 +112,7 @@ typedef struct cb_named_tensor {
     cb_tensor *tensor;
 } cb_named_tensor;
 CB_API size_t cb_adapter_parameters(const cb_adapter *adapter, const cb_named_tensor **list);
-CB_API int64_t cb_adapter_parameter_count(const cb_adapter *adapter);  /* elements of those */
+CB_API int64_t cb_adapter_parameter_count(const cb_adapter *adapter); /* elements of those */
 CB_API size_t cb_adapter_modules(const cb_adapter *adapter, cb_module *const **list);
 CB_API size_t cb_adapter_saved_layers(const cb_adapter *adapter, cb_layer *const **list); /* modules_to_save */
 
@@ -123,7 +123,7 @@ CB_API bool cb_adapter_save(const cb_adapter *adapter, const char *directory, co
  * and f16 are accepted.  Named after the directory. */
 CB_API cb_adapter *cb_adapter_load(const char *directory, cb_layer *root, const char *model_type);
 
-/* ---- for kinds ------------------------------------------------------------------------------------------------------ */
+/* ---- for kinds ---- */
 
 /* The stream of random numbers of one parameter: depends on seed, layer name and suffix only. */
 CB_API cb_rng cb_adapter_rng(uint64_t seed, const cb_module *m, const char *suffix);

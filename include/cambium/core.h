@@ -14,8 +14,8 @@
 
 #if defined(__GNUC__)
 #define CB_PRINTF(f, a) __attribute__((format(printf, f, a)))
-#define CB_API __attribute__((visibility("default")))
-#define CB_COLD __attribute__((cold))
+#define CB_API          __attribute__((visibility("default")))
+#define CB_COLD         __attribute__((cold))
 #else
 #define CB_PRINTF(f, a)
 #define CB_API
@@ -29,9 +29,9 @@ extern "C" {
 #define CB_VERSION_MAJOR 0
 #define CB_VERSION_MINOR 1
 #define CB_VERSION_PATCH 0
-#define CB_VERSION "0.1.0"
+#define CB_VERSION       "0.1.0"
 
-/* ---- Status and errors ------------------------------------------------------------------------------------------ */
+/* ---- Status and errors ---- */
 
 typedef enum cb_status {
     CB_OK = 0,
@@ -49,22 +49,22 @@ typedef enum cb_status {
 /* Records a failure of this thread unless one is already recorded, and returns `status`.  The message is one line without a
  * newline: what failed, what was found, what was expected. */
 CB_API CB_COLD cb_status cb_fail(cb_status status, const char *format, ...) CB_PRINTF(2, 3);
-CB_API bool cb_ok(void);                      /* true while this thread has no recorded failure */
-CB_API cb_status cb_error_status(void);       /* CB_OK or the first recorded failure */
-CB_API const char *cb_error_message(void);    /* "" or the first failure's message; valid until cleared */
+CB_API bool cb_ok(void);                   /* true while this thread has no recorded failure */
+CB_API cb_status cb_error_status(void);    /* CB_OK or the first recorded failure */
+CB_API const char *cb_error_message(void); /* "" or the first failure's message; valid until cleared */
 CB_API void cb_error_clear(void);
 /* Puts "text: " before the recorded message (a file name, a layer name); no effect while cb_ok(). */
 CB_API CB_COLD void cb_error_prefix(const char *format, ...) CB_PRINTF(1, 2);
 
-/* ---- Memory ----------------------------------------------------------------------------------------------------- */
+/* ---- Memory ---- */
 
 /* Every byte the library owns comes from here: 64-byte aligned blocks out of size-class free lists, so that a loop in steady
  * state asks the system for nothing.  Thread-safe.  cb_alloc(0) gives a valid block.  Failure: NULL and CB_ERR_MEMORY. */
-CB_API void *cb_alloc(size_t bytes);          /* uninitialised */
+CB_API void *cb_alloc(size_t bytes);               /* uninitialised */
 CB_API void *cb_calloc(size_t count, size_t size); /* zeroed; checks count * size for overflow */
 CB_API void *cb_realloc(void *block, size_t bytes);
-CB_API void cb_free(void *block);             /* NULL is allowed */
-CB_API void cb_memory_trim(void);             /* gives cached free blocks back to the system */
+CB_API void cb_free(void *block); /* NULL is allowed */
+CB_API void cb_memory_trim(void); /* gives cached free blocks back to the system */
 
 typedef struct cb_memory_stats {
     uint64_t live_bytes;         /* handed out and not freed */
@@ -77,7 +77,7 @@ CB_API void cb_memory_reset_peak(void);
 /* Test hook: the n-th allocation from now (1 = the next) fails, once; 0 turns it off. */
 CB_API void cb_memory_fail_after(uint64_t n);
 
-/* ---- Strings ---------------------------------------------------------------------------------------------------- */
+/* ---- Strings ---- */
 
 /* A growing byte string; `data` is NUL-terminated whenever it is not NULL.  Zero-initialise; free with cb_string_free(). */
 typedef struct cb_string {
@@ -87,9 +87,9 @@ typedef struct cb_string {
 CB_API bool cb_string_append(cb_string *s, const void *bytes, size_t length);
 CB_API bool cb_string_puts(cb_string *s, const char *text);
 CB_API bool cb_string_printf(cb_string *s, const char *format, ...) CB_PRINTF(2, 3);
-CB_API void cb_string_clear(cb_string *s);    /* length 0, memory kept */
+CB_API void cb_string_clear(cb_string *s); /* length 0, memory kept */
 CB_API void cb_string_free(cb_string *s);
-CB_API char *cb_strdup(const char *text);     /* free with cb_free() */
+CB_API char *cb_strdup(const char *text); /* free with cb_free() */
 CB_API char *cb_strndup(const char *text, size_t length);
 CB_API char *cb_format(const char *format, ...) CB_PRINTF(1, 2); /* free with cb_free() */
 /* The n names nearest to `name` by edit distance as "a, b, c" in out, for messages; returns how many it wrote. */
@@ -108,7 +108,7 @@ CB_API void cb_string_list_free(cb_string_list *list);
 /* Grows *array (elements of `size` bytes) to hold at least `need` elements; amortised. */
 CB_API bool cb_grow(void *array_pointer, size_t *capacity, size_t need, size_t size);
 
-/* ---- Files ------------------------------------------------------------------------------------------------------ */
+/* ---- Files ---- */
 
 /* A whole file mapped read-only and shared, so several processes share its pages. */
 typedef struct cb_file_map {
@@ -126,8 +126,8 @@ typedef struct cb_writer cb_writer;
 CB_API cb_writer *cb_writer_open(const char *path);
 CB_API bool cb_writer_write(cb_writer *w, const void *bytes, size_t length);
 CB_API bool cb_writer_printf(cb_writer *w, const char *format, ...) CB_PRINTF(2, 3);
-CB_API bool cb_writer_commit(cb_writer *w);   /* closes and frees w, also on failure */
-CB_API void cb_writer_abort(cb_writer *w);    /* closes, deletes the temporary, frees w; NULL is allowed */
+CB_API bool cb_writer_commit(cb_writer *w);                                    /* closes and frees w, also on failure */
+CB_API void cb_writer_abort(cb_writer *w);                                     /* closes, deletes the temporary, frees w; NULL is allowed */
 CB_API bool cb_file_write(const char *path, const void *bytes, size_t length); /* open + write + commit */
 
 CB_API bool cb_directory_make(const char *path); /* with its parents */
@@ -139,7 +139,7 @@ CB_API const char *cb_path_base(const char *path);
 /* Regular files below `directory`, sorted by path, recursively when asked; names relative to it. */
 CB_API bool cb_directory_list(const char *directory, bool recursive, cb_string_list *names);
 
-/* ---- Options: one table drives JSON, command line, --help, validation and the reference page ----------------------- */
+/* ---- Options: one table drives JSON, command line, --help, validation and the reference page ---- */
 
 typedef enum cb_option_type {
     CB_OPTION_END = 0,
@@ -160,25 +160,49 @@ typedef struct cb_option_map {
 CB_API bool cb_option_map_set(cb_option_map *map, const char *key, double value);
 
 typedef struct cb_option {
-    const char *name;            /* with underscores, as in JSON; the flag is --name with dashes */
+    const char *name; /* with underscores, as in JSON; the flag is --name with dashes */
     cb_option_type type;
-    size_t offset;               /* of the field in the configuration struct */
-    double number;               /* default of BOOL, INT, FLOAT, ENUM */
-    const char *text;            /* default of STRING, LIST, MAP (NULL: none) */
-    double min, max;             /* inclusive range of INT and FLOAT */
-    const char *const *choices;  /* ENUM: NULL-terminated names */
-    const char *metavar;         /* how --help shows the value: FILE, N, ... */
-    const char *help;            /* one sentence, lower case, no full stop */
+    size_t offset;              /* of the field in the configuration struct */
+    double number;              /* default of BOOL, INT, FLOAT, ENUM */
+    const char *text;           /* default of STRING, LIST, MAP (NULL: none) */
+    double min, max;            /* inclusive range of INT and FLOAT */
+    const char *const *choices; /* ENUM: NULL-terminated names */
+    const char *metavar;        /* how --help shows the value: FILE, N, ... */
+    const char *help;           /* one sentence, lower case, no full stop */
 } cb_option;
 
-#define CB_OPT_BOOL(T, field, def, help) {#field, CB_OPTION_BOOL, offsetof(T, field), def, NULL, 0, 1, NULL, NULL, help}
-#define CB_OPT_INT(T, field, def, min, max, help) {#field, CB_OPTION_INT, offsetof(T, field), def, NULL, min, max, NULL, "N", help}
-#define CB_OPT_FLOAT(T, field, def, min, max, help) {#field, CB_OPTION_FLOAT, offsetof(T, field), def, NULL, min, max, NULL, "X", help}
-#define CB_OPT_STRING(T, field, def, metavar, help) {#field, CB_OPTION_STRING, offsetof(T, field), 0, def, 0, 0, NULL, metavar, help}
-#define CB_OPT_ENUM(T, field, def, choices, help) {#field, CB_OPTION_ENUM, offsetof(T, field), def, NULL, 0, 0, choices, "NAME", help}
-#define CB_OPT_LIST(T, field, def, metavar, help) {#field, CB_OPTION_LIST, offsetof(T, field), 0, def, 0, 0, NULL, metavar, help}
-#define CB_OPT_MAP(T, field, help) {#field, CB_OPTION_MAP, offsetof(T, field), 0, NULL, 0, 0, NULL, "KEY=X,...", help}
-#define CB_OPT_END {0}
+#define CB_OPT_BOOL(T, field, def, help)                                                                                                   \
+    {                                                                                                                                      \
+#field, CB_OPTION_BOOL, offsetof(T, field), def, NULL, 0, 1, NULL, NULL, help                                                      \
+    }
+#define CB_OPT_INT(T, field, def, min, max, help)                                                                                          \
+    {                                                                                                                                      \
+#field, CB_OPTION_INT, offsetof(T, field), def, NULL, min, max, NULL, "N", help                                                    \
+    }
+#define CB_OPT_FLOAT(T, field, def, min, max, help)                                                                                        \
+    {                                                                                                                                      \
+#field, CB_OPTION_FLOAT, offsetof(T, field), def, NULL, min, max, NULL, "X", help                                                  \
+    }
+#define CB_OPT_STRING(T, field, def, metavar, help)                                                                                        \
+    {                                                                                                                                      \
+#field, CB_OPTION_STRING, offsetof(T, field), 0, def, 0, 0, NULL, metavar, help                                                    \
+    }
+#define CB_OPT_ENUM(T, field, def, choices, help)                                                                                          \
+    {                                                                                                                                      \
+#field, CB_OPTION_ENUM, offsetof(T, field), def, NULL, 0, 0, choices, "NAME", help                                                 \
+    }
+#define CB_OPT_LIST(T, field, def, metavar, help)                                                                                          \
+    {                                                                                                                                      \
+#field, CB_OPTION_LIST, offsetof(T, field), 0, def, 0, 0, NULL, metavar, help                                                      \
+    }
+#define CB_OPT_MAP(T, field, help)                                                                                                         \
+    {                                                                                                                                      \
+#field, CB_OPTION_MAP, offsetof(T, field), 0, NULL, 0, 0, NULL, "KEY=X,...", help                                                  \
+    }
+#define CB_OPT_END                                                                                                                         \
+    {                                                                                                                                      \
+        0                                                                                                                                  \
+    }
 
 /* Fills a configuration struct with the table's defaults (the struct's former contents are not read). */
 CB_API bool cb_options_init(const cb_option *table, void *config);
@@ -191,7 +215,7 @@ CB_API char *cb_options_to_json(const cb_option *table, const void *config);
 /* Appends the aligned "--name N   help (default 8; 1 to 65536)" lines. */
 CB_API bool cb_options_help(const cb_option *table, cb_string *out);
 
-/* ---- Random numbers: Philox4x32-10, counter-based (Salmon et al. 2011) ------------------------------------------- */
+/* ---- Random numbers: Philox4x32-10, counter-based (Salmon et al. 2011) ---- */
 
 /* A draw depends only on (seed, stream, counter): not on threads, devices or the order of calls elsewhere. */
 typedef struct cb_rng {
@@ -203,19 +227,19 @@ CB_API uint64_t cb_rng_below(cb_rng *rng, uint64_t bound); /* uniform in [0, bou
 CB_API double cb_rng_uniform(cb_rng *rng);                 /* [0, 1) with 53 bits */
 CB_API double cb_rng_normal(cb_rng *rng);                  /* standard normal (Box-Muller) */
 
-/* ---- Threads, interruption, time -------------------------------------------------------------------------------- */
+/* ---- Threads, interruption, time ---- */
 
 CB_API void cb_set_threads(int n); /* 0: as many as the machine has; also honours OMP_NUM_THREADS when never called */
 CB_API int cb_threads(void);
-CB_API void cb_interrupt(void);    /* async-signal-safe: long work stops at its next step with CB_ERR_INTERRUPTED */
+CB_API void cb_interrupt(void); /* async-signal-safe: long work stops at its next step with CB_ERR_INTERRUPTED */
 CB_API bool cb_interrupted(void);
 CB_API void cb_interrupt_clear(void);
-CB_API double cb_now(void);        /* monotonic seconds */
-CB_API double cb_process_age(void);/* seconds since this process was started, by the kernel's account */
-CB_API uint64_t cb_peak_rss(void); /* peak resident bytes of this process */
+CB_API double cb_now(void);         /* monotonic seconds */
+CB_API double cb_process_age(void); /* seconds since this process was started, by the kernel's account */
+CB_API uint64_t cb_peak_rss(void);  /* peak resident bytes of this process */
 CB_API uint64_t cb_current_rss(void);
 
-/* ---- Log and progress ------------------------------------------------------------------------------------------- */
+/* ---- Log and progress ---- */
 
 typedef enum cb_log_level { CB_LOG_DEBUG, CB_LOG_INFO, CB_LOG_WARNING } cb_log_level;
 typedef void cb_log_function(void *user, cb_log_level level, const char *message);

@@ -19,16 +19,16 @@ extern "C" {
 typedef struct cb_dataset cb_dataset;
 
 typedef struct cb_data_options {
-    cb_string_list data;         /* files, directories or "-" */
-    char *separator;             /* plain text: string between documents; NULL: a file is one document */
-    bool lines;                  /* plain text: a line is a document */
+    cb_string_list data; /* files, directories or "-" */
+    char *separator;     /* plain text: string between documents; NULL: a file is one document */
+    bool lines;          /* plain text: a line is a document */
     int64_t sequence_length;
     bool packing;
-    bool completion_only;        /* prompt/completion and messages: no loss on what the model did not have to say */
-    int chat_template;           /* index into cb_chat_template_names: auto, chatml, llama3, plain */
+    bool completion_only; /* prompt/completion and messages: no loss on what the model did not have to say */
+    int chat_template;    /* index into cb_chat_template_names: auto, chatml, llama3, plain */
     bool shuffle;
-    bool add_bos, add_eos;       /* around documents, where the tokenizer has such tokens */
-    int64_t max_records;         /* 0: all */
+    bool add_bos, add_eos; /* around documents, where the tokenizer has such tokens */
+    int64_t max_records;   /* 0: all */
     uint64_t seed;
 } cb_data_options;
 extern CB_API const cb_option cb_data_option_table[]; /* all but `data` and `seed`, which commands name themselves */

@@ -46,8 +46,8 @@ typedef const void *cb_weight_provider(void *user, size_t index);
  * them.  The bytes come from entry->data, or from `provide` one tensor at a time when it is given, in the order of the
  * file, so that a model larger than memory can be written.  metadata: key, value, key, value, ..., NULL; a NULL array
  * stands for {"format": "pt"}, without which transformers refuses a file. */
-CB_API bool cb_safetensors_write(const char *path, const cb_weight_entry *entries, size_t count,
-                                 const char *const *metadata, cb_weight_provider *provide, void *user);
+CB_API bool cb_safetensors_write(const char *path, const cb_weight_entry *entries, size_t count, const char *const *metadata,
+                                 cb_weight_provider *provide, void *user);
 
 /* ---- a checkpoint: one file or shards ---- */
 

@@ -33,12 +33,12 @@ CB_API bool cb_merge_difference(cb_model *reference, cb_model *other, cb_tensor 
 
 enum { CB_MERGE_KEEP, CB_MERGE_F32, CB_MERGE_BF16, CB_MERGE_F16 };
 typedef struct cb_merge_options {
-    int dtype;      /* CB_MERGE_KEEP: each tensor stays in the dtype it has in the base */
-    bool verify;    /* load what was written and compare it with the adapted model */
-    double max_kl;  /* refuse a larger mean KL divergence */
+    int dtype;            /* CB_MERGE_KEEP: each tensor stays in the dtype it has in the base */
+    bool verify;          /* load what was written and compare it with the adapted model */
+    double max_kl;        /* refuse a larger mean KL divergence */
     double min_agreement; /* or a smaller share of equal most likely tokens */
-    int64_t seed;   /* of the probe */
-    cb_tensor *probe; /* ids (B, T) i32 to compare on, or NULL: random ones; not in the option table */
+    int64_t seed;         /* of the probe */
+    cb_tensor *probe;     /* ids (B, T) i32 to compare on, or NULL: random ones; not in the option table */
 } cb_merge_options;
 extern CB_API const cb_option cb_merge_option_table[];
 
@@ -48,8 +48,8 @@ extern CB_API const cb_option cb_merge_option_table[];
  * embedding is written out and config.json says so.  Nothing is written before all is known to fit (names, kinds that can be merged, disk
  * space, output not inside the base); `output` appears under its name when it is whole and verified.
  * difference (may be NULL) gets what verifying found. */
-CB_API bool cb_merge_fold(cb_model *model, cb_adapter *const *adapters, size_t count, const char *output,
-                          const cb_merge_options *options, cb_difference *difference);
+CB_API bool cb_merge_fold(cb_model *model, cb_adapter *const *adapters, size_t count, const char *output, const cb_merge_options *options,
+                          cb_difference *difference);
 
 /* Adds the adapters' changes to the weights in memory (in the weights' dtype) and takes their modules off the layers.  Until cb_unfold()
  * the adapters must not be detached, freed or given another strength.  cb_unfold() puts back the very tensors that were there. */

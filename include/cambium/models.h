@@ -56,16 +56,14 @@ CB_API cb_tensor *cb_model_hidden(cb_model *model, cb_tensor *ids, const cb_cont
 CB_API cb_tensor *cb_model_logits(cb_model *model, cb_tensor *ids, const cb_context *ctx);
 /* Mean cross-entropy of predicting targets (B, T) i32 (already shifted; -100 is skipped); `normalizer` as in
  * cb_linear_cross_entropy. */
-CB_API cb_tensor *cb_model_loss(cb_model *model, cb_tensor *ids, cb_tensor *targets, double normalizer,
-                                const cb_context *ctx);
+CB_API cb_tensor *cb_model_loss(cb_model *model, cb_tensor *ids, cb_tensor *targets, double normalizer, const cb_context *ctx);
 /* Hidden states to logits, with the modules of lm_head. */
 CB_API cb_tensor *cb_model_head(cb_model *model, cb_tensor *hidden, const cb_context *ctx);
 
 /* The layer that does so: its weight is (vocabulary, width); tied to the embedding where the model ties them. */
 CB_API cb_layer *cb_model_head_layer(const cb_model *model);
 
-/* ---- cache
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- cache ---- */
 
 /* Keys and values of `batch` rows with room for `capacity` tokens (grows by doubling).  Give it to cb_model_hidden()
  * and its kin in a context: no gradient flows through such a pass, and every pass gives segments or none does. */
@@ -74,8 +72,7 @@ CB_API void cb_cache_free(cb_cache *cache);
 CB_API void cb_cache_truncate(cb_cache *cache, int64_t length);
 CB_API int64_t cb_cache_length(const cb_cache *cache);
 
-/* ---- generation
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- generation ---- */
 
 typedef struct cb_generate_options {
     int64_t max_new_tokens;
@@ -94,8 +91,7 @@ extern CB_API const cb_option cb_generate_option_table[];
 typedef struct cb_sampler cb_sampler;
 CB_API cb_sampler *cb_sampler_new(int64_t vocab_size, const cb_generate_options *options);
 CB_API void cb_sampler_free(cb_sampler *sampler);
-CB_API bool cb_sampler_see(cb_sampler *sampler, const int32_t *ids,
-                           size_t count); /* tokens that the repetition penalty is for */
+CB_API bool cb_sampler_see(cb_sampler *sampler, const int32_t *ids, size_t count); /* tokens that the repetition penalty is for */
 /* The next token for `vocab_size` logits of any shape and dtype, which it also sees; -1 on failure (CB_ERR_NUMERIC: not
  * a number). */
 CB_API int32_t cb_sampler_next(cb_sampler *sampler, const cb_tensor *logits);
@@ -120,13 +116,11 @@ typedef struct cb_generation {
 } cb_generation;
 /* Continues a prompt, to which the tokenizer adds its special tokens.  A prompt that leaves no room for a token is
  * CB_ERR_ARGUMENT. */
-CB_API bool cb_generate(cb_model *model, const cb_tokenizer *tokenizer, const char *prompt,
-                        const cb_generate_options *options, cb_generate_callback *callback, void *user,
-                        cb_generation *out);
+CB_API bool cb_generate(cb_model *model, const cb_tokenizer *tokenizer, const char *prompt, const cb_generate_options *options,
+                        cb_generate_callback *callback, void *user, cb_generation *out);
 /* The same for a prompt of ids; `tokenizer` may be NULL: ids come out, no text, and stop strings are refused. */
 CB_API bool cb_generate_ids(cb_model *model, const cb_tokenizer *tokenizer, const int32_t *prompt, size_t count,
-                            const cb_generate_options *options, cb_generate_callback *callback, void *user,
-                            cb_generation *out);
+                            const cb_generate_options *options, cb_generate_callback *callback, void *user, cb_generation *out);
 CB_API void cb_generation_free(cb_generation *generation);
 
 #ifdef __cplusplus

@@ -92,14 +92,12 @@ struct cb_module {
     double strength; /* multiplies what the module adds; 1 unless adapters are mixed, 0 is off */
 };
 
-/* ---- building -----------------------------------------------------------------------------------------------------
- */
+/* ---- building ---- */
 
 /* A new layer under `parent` (NULL: a root), named parent's name + "." + name. */
 CB_API cb_layer *cb_layer_new(cb_layer *parent, const char *name, cb_layer_kind kind);
 CB_API void cb_layer_free(cb_layer *layer); /* with everything below it; modules are detached, not freed */
-CB_API bool cb_layer_add_weight(cb_layer *layer, const char *name,
-                                cb_tensor *tensor); /* keeps tensor; name is a literal */
+CB_API bool cb_layer_add_weight(cb_layer *layer, const char *name, cb_tensor *tensor); /* keeps tensor; name is a literal */
 /* What forward passes use; of the layer this one is tied to if it has none of its own; NULL (no error) when there is
  * none. */
 CB_API cb_tensor *cb_layer_weight(const cb_layer *layer, const char *name);
@@ -110,23 +108,19 @@ CB_API bool cb_layer_train_copy(cb_layer *layer, const char *name, cb_dtype dtyp
 CB_API bool cb_layer_attach(cb_layer *layer, cb_module *module);
 CB_API void cb_layer_detach(cb_layer *layer, cb_module *module);
 
-/* ---- the tree ------------------------------------------------------------------------------------------------------
- */
+/* ---- the tree ---- */
 
 CB_API cb_layer *cb_layer_find(cb_layer *root, const char *name); /* by whole name */
 /* Depth-first, in the order layers were made; stops and gives false when `visit` does. */
 typedef bool cb_layer_visitor(void *user, cb_layer *layer);
 CB_API bool cb_layer_visit(cb_layer *root, cb_layer_visitor *visit, void *user);
 
-/* ---- forward -------------------------------------------------------------------------------------------------------
- */
+/* ---- forward ---- */
 
-CB_API cb_tensor *cb_linear_forward(const cb_layer *layer, cb_tensor *x,
-                                    const cb_context *ctx); /* (..., in) -> (..., out) */
+CB_API cb_tensor *cb_linear_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx); /* (..., in) -> (..., out) */
 /* residual + cb_linear_forward(layer, x): one product that adds into residual's own memory when nothing needs its
  * values any more and no module or bias stands between; residual must not be used afterwards. */
-CB_API cb_tensor *cb_linear_forward_add(const cb_layer *layer, cb_tensor *residual, cb_tensor *x,
-                                        const cb_context *ctx);
+CB_API cb_tensor *cb_linear_forward_add(const cb_layer *layer, cb_tensor *residual, cb_tensor *x, const cb_context *ctx);
 CB_API cb_tensor *cb_embedding_forward(const cb_layer *layer, cb_tensor *ids, cb_dtype dtype, const cb_context *ctx);
 CB_API cb_tensor *cb_rms_norm_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx);
 CB_API cb_tensor *cb_layer_norm_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx);
@@ -135,8 +129,8 @@ CB_API cb_tensor *cb_layer_norm_forward(const cb_layer *layer, cb_tensor *x, con
 CB_API cb_tensor *cb_layer_before(const cb_layer *layer, cb_tensor *x, const cb_context *ctx);
 CB_API cb_tensor *cb_layer_after(const cb_layer *layer, cb_tensor *x, cb_tensor *y, const cb_context *ctx);
 /* Attention with the modules of `layer` allowed to change the options first. */
-CB_API cb_tensor *cb_attention_forward(const cb_layer *layer, cb_tensor *q, cb_tensor *k, cb_tensor *v,
-                                       cb_attention_options options, const cb_context *ctx);
+CB_API cb_tensor *cb_attention_forward(const cb_layer *layer, cb_tensor *q, cb_tensor *k, cb_tensor *v, cb_attention_options options,
+                                       const cb_context *ctx);
 
 #ifdef __cplusplus
 }

@@ -45,17 +45,17 @@ CB_API double cb_clip_factor(double norm, double max_norm);
 /* State for checkpoints: number of steps taken, and slot tensors (same shape as the parameter), made on demand when restoring. */
 CB_API int64_t cb_optimizer_steps(const cb_optimizer *optimizer);
 CB_API void cb_optimizer_set_steps(cb_optimizer *optimizer, int64_t steps);
-CB_API int cb_optimizer_slots(const cb_optimizer *optimizer);               /* AdamW 2, SGD 0 or 1 */
+CB_API int cb_optimizer_slots(const cb_optimizer *optimizer);                       /* AdamW 2, SGD 0 or 1 */
 CB_API const char *cb_optimizer_slot_name(const cb_optimizer *optimizer, int slot); /* "exp_avg", "exp_avg_sq", "momentum_buffer" */
 CB_API cb_tensor *cb_optimizer_slot(cb_optimizer *optimizer, size_t parameter, int slot);
 
-/* ---- schedules -------------------------------------------------------------------------------------------------------- */
+/* ---- schedules ---- */
 
 typedef enum cb_schedule_kind {
     CB_SCHEDULE_CONSTANT,
-    CB_SCHEDULE_LINEAR,  /* to min_ratio at the last step */
-    CB_SCHEDULE_COSINE,  /* half a cosine to min_ratio */
-    CB_SCHEDULE_WSD      /* warm-up, stable, then linear decay over the last `decay_ratio` of the steps */
+    CB_SCHEDULE_LINEAR, /* to min_ratio at the last step */
+    CB_SCHEDULE_COSINE, /* half a cosine to min_ratio */
+    CB_SCHEDULE_WSD     /* warm-up, stable, then linear decay over the last `decay_ratio` of the steps */
 } cb_schedule_kind;
 extern CB_API const char *const cb_schedule_names[]; /* NULL-terminated, in the order of the enum */
 typedef struct cb_schedule {

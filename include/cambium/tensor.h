@@ -29,35 +29,43 @@ struct cb_node;
 /* An n-d strided array.  Read the first group of fields freely; change none by hand. */
 typedef struct cb_tensor {
     cb_dtype dtype;
-    int ndim;                     /* 0 (a scalar) to CB_MAX_DIMS */
+    int ndim; /* 0 (a scalar) to CB_MAX_DIMS */
     int64_t shape[CB_MAX_DIMS];
-    int64_t stride[CB_MAX_DIMS];  /* in elements; 0 where broadcast */
-    int64_t count;                /* product of shape */
-    void *data;                   /* first element */
-    bool requires_grad;           /* a leaf that collects a gradient, or the result of one */
-    struct cb_tensor *grad;       /* leaves only: the sum of gradients since cb_zero_grad(), or NULL */
+    int64_t stride[CB_MAX_DIMS]; /* in elements; 0 where broadcast */
+    int64_t count;               /* product of shape */
+    void *data;                  /* first element */
+    bool requires_grad;          /* a leaf that collects a gradient, or the result of one */
+    struct cb_tensor *grad;      /* leaves only: the sum of gradients since cb_zero_grad(), or NULL */
 
-    struct cb_storage *storage;   /* private from here on */
+    struct cb_storage *storage; /* private from here on */
     struct cb_node *node;
     int node_output;
     int references;
 } cb_tensor;
 
 /* The shape arguments of a variadic call: CB_SHAPE(2, 3) is `2, (const int64_t[]){2, 3}`. */
-#define CB_SHAPE(...) (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (const int64_t[]){__VA_ARGS__}
-#define CB_LIST(T, ...) (int)(sizeof((T[]){__VA_ARGS__}) / sizeof(T)), (T[]){__VA_ARGS__}
+#define CB_SHAPE(...)                                                                                                                      \
+    (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (const int64_t[])                                                           \
+    {                                                                                                                                      \
+        __VA_ARGS__                                                                                                                        \
+    }
+#define CB_LIST(T, ...)                                                                                                                    \
+    (int)(sizeof((T[]){__VA_ARGS__}) / sizeof(T)), (T[])                                                                                   \
+    {                                                                                                                                      \
+        __VA_ARGS__                                                                                                                        \
+    }
 
-/* ---- Scopes and ownership ----------------------------------------------------------------------------------------- */
+/* ---- Scopes and ownership ---- */
 
 typedef struct cb_scope cb_scope;
 CB_API cb_scope *cb_scope_open(void);
-CB_API void cb_scope_close(cb_scope *scope);  /* the innermost one of this thread (an inner one left open is closed too) */
+CB_API void cb_scope_close(cb_scope *scope); /* the innermost one of this thread (an inner one left open is closed too) */
 /* Hands y to the scope around `scope`, so that it survives cb_scope_close(scope); returns y. */
 CB_API cb_tensor *cb_scope_return(cb_scope *scope, cb_tensor *y);
-CB_API cb_tensor *cb_keep(cb_tensor *t);      /* adds an owner beside the scopes (parameters, caches); returns t */
-CB_API void cb_release(cb_tensor *t);         /* drops that owner; NULL is allowed */
+CB_API cb_tensor *cb_keep(cb_tensor *t); /* adds an owner beside the scopes (parameters, caches); returns t */
+CB_API void cb_release(cb_tensor *t);    /* drops that owner; NULL is allowed */
 
-/* ---- Making tensors ----------------------------------------------------------------------------------------------- */
+/* ---- Making tensors ---- */
 
 CB_API cb_tensor *cb_empty_nd(cb_dtype dtype, int ndim, const int64_t *shape);
 CB_API cb_tensor *cb_full_nd(cb_dtype dtype, double value, int ndim, const int64_t *shape);
@@ -70,31 +78,32 @@ CB_API cb_tensor *cb_wrap_nd(cb_dtype dtype, const void *data, int ndim, const i
 #define cb_full(dtype, value, ...) cb_full_nd(dtype, value, CB_SHAPE(__VA_ARGS__))
 #define cb_from(dtype, data, ...)  cb_from_nd(dtype, data, CB_SHAPE(__VA_ARGS__))
 #define cb_wrap(dtype, data, ...)  cb_wrap_nd(dtype, data, CB_SHAPE(__VA_ARGS__))
-CB_API cb_tensor *cb_scalar(cb_dtype dtype, double value);            /* 0-d */
+CB_API cb_tensor *cb_scalar(cb_dtype dtype, double value); /* 0-d */
 CB_API cb_tensor *cb_arange(cb_dtype dtype, double start, double step, int64_t count);
-CB_API cb_tensor *cb_zeros_like(const cb_tensor *x);                  /* same dtype and shape, contiguous */
+CB_API cb_tensor *cb_zeros_like(const cb_tensor *x); /* same dtype and shape, contiguous */
 CB_API cb_tensor *cb_empty_like(const cb_tensor *x);
 CB_API cb_tensor *cb_rand_nd(cb_dtype dtype, cb_rng *rng, int ndim, const int64_t *shape);  /* uniform [0, 1) */
 CB_API cb_tensor *cb_randn_nd(cb_dtype dtype, cb_rng *rng, int ndim, const int64_t *shape); /* standard normal */
 #define cb_rand(dtype, rng, ...)  cb_rand_nd(dtype, rng, CB_SHAPE(__VA_ARGS__))
 #define cb_randn(dtype, rng, ...) cb_randn_nd(dtype, rng, CB_SHAPE(__VA_ARGS__))
 
-CB_API double cb_item(const cb_tensor *x);                            /* the one element; NaN and an error otherwise */
-CB_API double cb_get(const cb_tensor *x, int64_t flat_index);         /* row-major index, any strides and dtype */
-CB_API bool cb_read(const cb_tensor *x, cb_dtype dtype, void *out);   /* all elements, row-major, converted */
-CB_API bool cb_write(cb_tensor *x, cb_dtype dtype, const void *in);   /* overwrites in place; not recorded */
-CB_API bool cb_copy_into(cb_tensor *to, const cb_tensor *from);       /* same shape, any dtype; not recorded */
+CB_API double cb_item(const cb_tensor *x);                          /* the one element; NaN and an error otherwise */
+CB_API double cb_get(const cb_tensor *x, int64_t flat_index);       /* row-major index, any strides and dtype */
+CB_API bool cb_read(const cb_tensor *x, cb_dtype dtype, void *out); /* all elements, row-major, converted */
+CB_API bool cb_write(cb_tensor *x, cb_dtype dtype, const void *in); /* overwrites in place; not recorded */
+CB_API bool cb_copy_into(cb_tensor *to, const cb_tensor *from);     /* same shape, any dtype; not recorded */
 CB_API bool cb_is_contiguous(const cb_tensor *x);
 CB_API bool cb_same_shape(const cb_tensor *a, const cb_tensor *b);
-CB_API const char *cb_shape_text(const cb_tensor *x);                 /* "f32(2, 3)"; thread-local, a few at a time, for messages */
+CB_API const char *cb_shape_text(const cb_tensor *x); /* "f32(2, 3)"; thread-local, a few at a time, for messages */
 
-/* ---- Gradients ---------------------------------------------------------------------------------------------------- */
+/* ---- Gradients ---- */
 
 CB_API cb_tensor *cb_parameter(cb_tensor *x); /* makes a leaf that requires a gradient out of x (no history); returns x */
 CB_API bool cb_grad_enabled(void);
-CB_API bool cb_set_grad_enabled(bool on);     /* this thread; returns the former state */
+CB_API bool cb_set_grad_enabled(bool on); /* this thread; returns the former state */
 /* cb_no_grad { ... } runs its block without recording.  Do not `break`, `goto` or return out of it. */
-#define cb_no_grad for (int cb_ng_old_ = cb_set_grad_enabled(false), cb_ng_once_ = 1; cb_ng_once_; cb_ng_once_ = 0, cb_set_grad_enabled(cb_ng_old_))
+#define cb_no_grad                                                                                                                         \
+    for (int cb_ng_old_ = cb_set_grad_enabled(false), cb_ng_once_ = 1; cb_ng_once_; cb_ng_once_ = 0, cb_set_grad_enabled(cb_ng_old_))
 
 /* Adds the gradient of the scalar `loss` to ->grad of every leaf it depends on and consumes the graph. */
 CB_API bool cb_backward(cb_tensor *loss);
@@ -105,9 +114,9 @@ typedef struct cb_grad_options {
 } cb_grad_options;
 /* Gradients of sum_i <ys[i], dys[i]> with respect to xs (leaves or intermediate results), as new tensors in grads[]: NULL where a
  * y does not depend on an x.  dys or a dys[i] NULL: ones (the y must then be a scalar). */
-CB_API bool cb_grad_of(int ny, cb_tensor *const *ys, cb_tensor *const *dys, int nx, cb_tensor *const *xs,
-                       cb_tensor **grads, cb_grad_options options);
-CB_API void cb_zero_grad(cb_tensor *x);       /* drops x->grad */
+CB_API bool cb_grad_of(int ny, cb_tensor *const *ys, cb_tensor *const *dys, int nx, cb_tensor *const *xs, cb_tensor **grads,
+                       cb_grad_options options);
+CB_API void cb_zero_grad(cb_tensor *x); /* drops x->grad */
 /* Runs fn(user, inputs) without keeping what it makes; the backward pass runs it again.  `rng` (may be NULL) is set back for the
  * second run, so dropout repeats.  fn must use nothing that requires a gradient except inputs and leaves (parameters). */
 typedef cb_tensor *cb_checkpoint_function(void *user, cb_tensor *const *inputs);
@@ -144,7 +153,7 @@ CB_API cb_tensor *cb_neg(cb_tensor *x);
 CB_API cb_tensor *cb_abs(cb_tensor *x);
 CB_API cb_tensor *cb_sign(cb_tensor *x);
 CB_API cb_tensor *cb_floor(cb_tensor *x);
-CB_API cb_tensor *cb_round(cb_tensor *x);      /* half to even */
+CB_API cb_tensor *cb_round(cb_tensor *x); /* half to even */
 CB_API cb_tensor *cb_reciprocal(cb_tensor *x);
 CB_API cb_tensor *cb_square(cb_tensor *x);
 CB_API cb_tensor *cb_sqrt(cb_tensor *x);
@@ -161,22 +170,22 @@ CB_API cb_tensor *cb_sigmoid(cb_tensor *x);
 CB_API cb_tensor *cb_softplus(cb_tensor *x);
 CB_API cb_tensor *cb_relu(cb_tensor *x);
 CB_API cb_tensor *cb_silu(cb_tensor *x);
-CB_API cb_tensor *cb_gelu(cb_tensor *x);       /* erf form */
-CB_API cb_tensor *cb_gelu_tanh(cb_tensor *x);  /* tanh form ("gelu_new", "gelu_pytorch_tanh") */
+CB_API cb_tensor *cb_gelu(cb_tensor *x);      /* erf form */
+CB_API cb_tensor *cb_gelu_tanh(cb_tensor *x); /* tanh form ("gelu_new", "gelu_pytorch_tanh") */
 /* gated activations: act(gate) * up */
 CB_API cb_tensor *cb_silu_mul(cb_tensor *gate, cb_tensor *up);
-CB_API cb_tensor *cb_gelu_mul(cb_tensor *gate, cb_tensor *up);      /* erf form */
+CB_API cb_tensor *cb_gelu_mul(cb_tensor *gate, cb_tensor *up); /* erf form */
 CB_API cb_tensor *cb_gelu_tanh_mul(cb_tensor *gate, cb_tensor *up);
 
 /* reductions over one dimension or CB_ALL; accumulated in f32 or wider; the result has x's dtype */
 CB_API cb_tensor *cb_sum(cb_tensor *x, int dim, bool keep);
 CB_API cb_tensor *cb_mean(cb_tensor *x, int dim, bool keep);
-CB_API cb_tensor *cb_max(cb_tensor *x, int dim, bool keep);         /* ties share the gradient evenly, as torch.amax does */
+CB_API cb_tensor *cb_max(cb_tensor *x, int dim, bool keep); /* ties share the gradient evenly, as torch.amax does */
 CB_API cb_tensor *cb_min(cb_tensor *x, int dim, bool keep);
 CB_API cb_tensor *cb_prod(cb_tensor *x, int dim, bool keep);
 CB_API cb_tensor *cb_logsumexp(cb_tensor *x, int dim, bool keep);
 CB_API cb_tensor *cb_var(cb_tensor *x, int dim, bool keep, int correction); /* divides by n - correction */
-CB_API cb_tensor *cb_argmax(cb_tensor *x, int dim, bool keep);      /* i64; the first at a tie; no gradient */
+CB_API cb_tensor *cb_argmax(cb_tensor *x, int dim, bool keep);              /* i64; the first at a tie; no gradient */
 CB_API cb_tensor *cb_argmin(cb_tensor *x, int dim, bool keep);
 CB_API cb_tensor *cb_sum_to_nd(cb_tensor *x, int ndim, const int64_t *shape); /* undoes a broadcast */
 CB_API cb_tensor *cb_cumsum(cb_tensor *x, int dim);
@@ -188,7 +197,7 @@ CB_API cb_tensor *cb_log_softmax(cb_tensor *x, int dim);
 CB_API cb_tensor *cb_reshape_nd(cb_tensor *x, int ndim, const int64_t *shape); /* one -1 is inferred; copies only if it must */
 CB_API cb_tensor *cb_expand_nd(cb_tensor *x, int ndim, const int64_t *shape);  /* -1 keeps a size */
 CB_API cb_tensor *cb_permute_nd(cb_tensor *x, int ndim, const int *dims);
-CB_API cb_tensor *cb_repeat_nd(cb_tensor *x, int ndim, const int64_t *times);  /* tiles, as torch's repeat */
+CB_API cb_tensor *cb_repeat_nd(cb_tensor *x, int ndim, const int64_t *times); /* tiles, as torch's repeat */
 #define cb_reshape(x, ...) cb_reshape_nd(x, CB_SHAPE(__VA_ARGS__))
 #define cb_expand(x, ...)  cb_expand_nd(x, CB_SHAPE(__VA_ARGS__))
 #define cb_permute(x, ...) cb_permute_nd(x, CB_LIST(int, __VA_ARGS__))
@@ -207,7 +216,7 @@ CB_API cb_tensor *cb_contiguous(cb_tensor *x); /* x itself when it is */
 CB_API cb_tensor *cb_cast(cb_tensor *x, cb_dtype dtype);
 
 /* indexing; indices are i32 or i64, checked against the range */
-CB_API cb_tensor *cb_embedding(cb_tensor *weight, cb_tensor *ids);  /* weight (V, C), ids (...) -> (..., C) */
+CB_API cb_tensor *cb_embedding(cb_tensor *weight, cb_tensor *ids); /* weight (V, C), ids (...) -> (..., C) */
 CB_API cb_tensor *cb_gather(cb_tensor *x, int dim, cb_tensor *index);
 CB_API cb_tensor *cb_scatter_add(cb_tensor *x, int dim, cb_tensor *index, cb_tensor *source);
 CB_API cb_tensor *cb_index_select(cb_tensor *x, int dim, cb_tensor *index); /* index (n) */
@@ -226,19 +235,19 @@ CB_API cb_tensor *cb_linear_t(cb_tensor *x, cb_tensor *w, cb_tensor *bias);
 CB_API cb_tensor *cb_linear_add(cb_tensor *y, cb_tensor *x, cb_tensor *w, double scale);
 
 /* layers' arithmetic */
-CB_API cb_tensor *cb_rms_norm(cb_tensor *x, cb_tensor *weight, double eps);                    /* over the last dimension; weight may be NULL */
+CB_API cb_tensor *cb_rms_norm(cb_tensor *x, cb_tensor *weight, double eps); /* over the last dimension; weight may be NULL */
 CB_API cb_tensor *cb_layer_norm(cb_tensor *x, cb_tensor *weight, cb_tensor *bias, double eps); /* weight, bias may be NULL */
 /* Rotary position embedding, "rotate half" layout: x (B, T, H, D), cos/sin (P, R/2) f32 tables, positions (B, T) i32; the first R <= D
  * dimensions of each head turn.  Su et al. 2021, arXiv:2104.09864. */
 CB_API cb_tensor *cb_rope(cb_tensor *x, cb_tensor *cos, cb_tensor *sin, cb_tensor *positions);
 
 typedef struct cb_attention_options {
-    double scale;           /* 0: 1 / sqrt(D) */
-    bool causal;            /* query t sees keys up to t + (Tk - Tq) */
-    int64_t window;         /* > 0: and none further back than window - 1 */
-    cb_tensor *segments;    /* (B, Tk) i32 or NULL: only keys of the same segment are seen (packed documents; a negative id is padding) */
-    cb_tensor *mask;        /* additive, f32, broadcastable to (B, H, Tq, Tk), or NULL */
-    cb_tensor *prefix_k;    /* (B or 1, P, Hkv, D) or NULL: extra keys and values that every query sees */
+    double scale;        /* 0: 1 / sqrt(D) */
+    bool causal;         /* query t sees keys up to t + (Tk - Tq) */
+    int64_t window;      /* > 0: and none further back than window - 1 */
+    cb_tensor *segments; /* (B, Tk) i32 or NULL: only keys of the same segment are seen (packed documents; a negative id is padding) */
+    cb_tensor *mask;     /* additive, f32, broadcastable to (B, H, Tq, Tk), or NULL */
+    cb_tensor *prefix_k; /* (B or 1, P, Hkv, D) or NULL: extra keys and values that every query sees */
     cb_tensor *prefix_v;
 } cb_attention_options;
 /* Scaled dot-product attention, tiled: q (B, Tq, H, D), k and v (B, Tk, Hkv, D), H a multiple of Hkv -> (B, Tq, H, D).
@@ -249,25 +258,26 @@ CB_API cb_tensor *cb_attention_with(cb_tensor *q, cb_tensor *k, cb_tensor *v, cb
 /* Mean cross-entropy of logits = x w^T against targets (i32 or i64, `ignore_index` skipped) without keeping the logits: x (..., C), w (V, C),
  * targets (...).  `normalizer` > 0 replaces the count of targets as the divisor (accumulation over micro-batches). */
 typedef struct cb_linear_cross_entropy_options {
-    int64_t ignore_index;   /* set it: -100 is customary */
+    int64_t ignore_index; /* set it: -100 is customary */
     double label_smoothing;
     double normalizer;
 } cb_linear_cross_entropy_options;
 CB_API cb_tensor *cb_linear_cross_entropy_with(cb_tensor *x, cb_tensor *w, cb_tensor *targets, cb_linear_cross_entropy_options options);
-#define cb_linear_cross_entropy(x, w, targets, ...) cb_linear_cross_entropy_with(x, w, targets, (cb_linear_cross_entropy_options){.ignore_index = -100, ##__VA_ARGS__})
+#define cb_linear_cross_entropy(x, w, targets, ...)                                                                                        \
+    cb_linear_cross_entropy_with(x, w, targets, (cb_linear_cross_entropy_options){.ignore_index = -100, ##__VA_ARGS__})
 /* The same for given logits (N, V): f32 or wider inside. */
 CB_API cb_tensor *cb_cross_entropy_with(cb_tensor *logits, cb_tensor *targets, cb_linear_cross_entropy_options options);
 
-CB_API cb_tensor *cb_dropout(cb_tensor *x, double p, cb_rng *rng);        /* scaled by 1 / (1 - p); x itself when p is 0 */
+CB_API cb_tensor *cb_dropout(cb_tensor *x, double p, cb_rng *rng); /* scaled by 1 / (1 - p); x itself when p is 0 */
 
 /* linear algebra through LAPACK; f32 and f64 */
 CB_API bool cb_svd(cb_tensor *x, cb_tensor **u, cb_tensor **s, cb_tensor **vt); /* thin: (m, n) -> (m, k) (k) (k, n), k = min(m, n) */
 CB_API bool cb_qr(cb_tensor *x, cb_tensor **q, cb_tensor **r);                  /* thin; the gradient wants m >= n */
 
 /* gradient surgery */
-CB_API cb_tensor *cb_detach(cb_tensor *x);                                /* stop-gradient: a view without history */
-CB_API cb_tensor *cb_straight_through(cb_tensor *hard, cb_tensor *soft);  /* values of hard, gradient to soft */
-CB_API cb_tensor *cb_reverse_gradient(cb_tensor *x, double factor);       /* identity; the gradient is times -factor */
+CB_API cb_tensor *cb_detach(cb_tensor *x);                               /* stop-gradient: a view without history */
+CB_API cb_tensor *cb_straight_through(cb_tensor *hard, cb_tensor *soft); /* values of hard, gradient to soft */
+CB_API cb_tensor *cb_reverse_gradient(cb_tensor *x, double factor);      /* identity; the gradient is times -factor */
 
 #ifdef __cplusplus
 }

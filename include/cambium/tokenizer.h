@@ -21,7 +21,7 @@ extern "C" {
 
 typedef struct cb_tokenizer cb_tokenizer;
 
-/* ---- Loading and saving ----------------------------------------------------------------------------------------- */
+/* ---- Loading and saving ---- */
 
 /* Reads a model directory (tokenizer.json and, where present, tokenizer_config.json, special_tokens_map.json and
  * chat_template.jinja) or one tokenizer.json.  NULL and an error that names file and field when the file is damaged, or
@@ -33,7 +33,7 @@ CB_API void cb_tokenizer_free(cb_tokenizer *tokenizer); /* NULL is allowed */
 /* Writes the very JSON it was loaded from, atomically. */
 CB_API bool cb_tokenizer_save(const cb_tokenizer *tokenizer, const char *path);
 
-/* ---- Encoding --------------------------------------------------------------------------------------------------- */
+/* ---- Encoding ---- */
 
 /* Where a token stands in the text it came from: bytes [begin, end).  Special tokens that were added have 0, 0. */
 typedef struct cb_token_span {
@@ -53,8 +53,7 @@ CB_API void cb_encoding_free(cb_encoding *encoding);
 
 /* Encodes `length` bytes of UTF-8; with add_special_tokens the file's template adds its own (<s>, [CLS], ...).  The file's
  * truncation and padding sections are not applied; see cb_tokenizer_encode_with(). */
-CB_API bool cb_tokenizer_encode(const cb_tokenizer *tokenizer, const char *utf8, size_t length, bool add_special_tokens,
-                                cb_encoding *out);
+CB_API bool cb_tokenizer_encode(const cb_tokenizer *tokenizer, const char *utf8, size_t length, bool add_special_tokens, cb_encoding *out);
 
 typedef struct cb_encode_options {
     bool add_special_tokens;
@@ -64,17 +63,16 @@ typedef struct cb_encode_options {
     bool pad;          /* apply the file's padding section, if it has one, as to a batch of this one text */
     size_t max_length; /* over 0: truncate to this many tokens (longest first, from the right), special tokens included */
 } cb_encode_options;
-CB_API bool cb_tokenizer_encode_with(const cb_tokenizer *tokenizer, const char *utf8, size_t length,
-                                     const cb_encode_options *options, cb_encoding *out);
+CB_API bool cb_tokenizer_encode_with(const cb_tokenizer *tokenizer, const char *utf8, size_t length, const cb_encode_options *options,
+                                     cb_encoding *out);
 
 /* Turns byte spans into spans of code points, in place, as the Python package reports them.  `utf8` is the text encoded. */
 CB_API bool cb_encoding_code_point_spans(cb_encoding *encoding, const char *utf8, size_t length);
 
-/* ---- Decoding --------------------------------------------------------------------------------------------------- */
+/* ---- Decoding ---- */
 
 /* Appends the text of n ids to out (ids outside the vocabulary are skipped; special tokens too when asked). */
-CB_API bool cb_tokenizer_decode(const cb_tokenizer *tokenizer, const int32_t *ids, size_t n, bool skip_special,
-                                cb_string *out);
+CB_API bool cb_tokenizer_decode(const cb_tokenizer *tokenizer, const int32_t *ids, size_t n, bool skip_special, cb_string *out);
 
 /* Decoding as ids arrive: a push appends whatever has become certain, always whole code points. */
 typedef struct cb_token_stream cb_token_stream;
@@ -83,10 +81,10 @@ CB_API bool cb_token_stream_push(cb_token_stream *stream, int32_t id, cb_string 
 CB_API bool cb_token_stream_finish(cb_token_stream *stream, cb_string *out); /* what was held back, U+FFFD for broken bytes */
 CB_API void cb_token_stream_free(cb_token_stream *stream);                   /* NULL is allowed */
 
-/* ---- The vocabulary --------------------------------------------------------------------------------------------- */
+/* ---- The vocabulary ---- */
 
-CB_API size_t cb_tokenizer_vocab_size(const cb_tokenizer *tokenizer);    /* with added tokens, each text counted once */
-CB_API int32_t cb_tokenizer_id_limit(const cb_tokenizer *tokenizer);     /* one more than the largest id */
+CB_API size_t cb_tokenizer_vocab_size(const cb_tokenizer *tokenizer);             /* with added tokens, each text counted once */
+CB_API int32_t cb_tokenizer_id_limit(const cb_tokenizer *tokenizer);              /* one more than the largest id */
 CB_API int32_t cb_tokenizer_id(const cb_tokenizer *tokenizer, const char *token); /* -1: no such token */
 CB_API const char *cb_tokenizer_token(const cb_tokenizer *tokenizer, int32_t id); /* as in the file; NULL: no such id */
 CB_API bool cb_tokenizer_is_special(const cb_tokenizer *tokenizer, int32_t id);
@@ -108,7 +106,7 @@ CB_API int64_t cb_tokenizer_model_max_length(const cb_tokenizer *tokenizer);
 /* BPE dropout (a model with "dropout" over 0) draws from this seed and the text; the default seed is 0. */
 CB_API void cb_tokenizer_seed(cb_tokenizer *tokenizer, uint64_t seed);
 
-/* ---- Training --------------------------------------------------------------------------------------------------- */
+/* ---- Training ---- */
 
 typedef struct cb_tokenizer_train_config {
     int64_t vocab_size;            /* special tokens and the 256 bytes included */

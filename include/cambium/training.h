@@ -17,26 +17,26 @@ extern "C" {
 #endif
 
 typedef struct cb_train_options {
-    char *output;                /* directory; made if missing */
-    int64_t steps;               /* optimiser steps; 0: `epochs` decides */
+    char *output;  /* directory; made if missing */
+    int64_t steps; /* optimiser steps; 0: `epochs` decides */
     double epochs;
-    int64_t batch_size;          /* rows per forward pass */
+    int64_t batch_size; /* rows per forward pass */
     int64_t gradient_accumulation_steps;
-    int optimizer;               /* index into "adamw", "sgd" */
+    int optimizer; /* index into "adamw", "sgd" */
     double learning_rate;
-    int lr_scheduler_type;       /* cb_schedule_kind */
+    int lr_scheduler_type; /* cb_schedule_kind */
     int64_t warmup_steps;
-    double warmup_ratio;         /* of the steps, when warmup_steps is 0 */
+    double warmup_ratio; /* of the steps, when warmup_steps is 0 */
     double min_lr_ratio;
     double weight_decay;
     double adam_beta1, adam_beta2, adam_epsilon;
     double momentum;
-    double max_grad_norm;        /* 0: no clipping */
+    double max_grad_norm; /* 0: no clipping */
     bool gradient_checkpointing;
-    int64_t eval_steps;          /* 0: at the end only */
-    int64_t eval_batches;        /* at most, per evaluation; 0: all */
+    int64_t eval_steps;              /* 0: at the end only */
+    int64_t eval_batches;            /* at most, per evaluation; 0: all */
     int64_t early_stopping_patience; /* evaluations without improvement; 0: off */
-    int64_t save_steps;          /* 0: at the end only */
+    int64_t save_steps;              /* 0: at the end only */
     int64_t logging_steps;
     bool resume;
     uint64_t seed;
@@ -53,20 +53,20 @@ typedef struct cb_trainee {
 } cb_trainee;
 
 typedef struct cb_train_report {
-    int64_t step, steps;         /* finished, planned */
-    double loss;                 /* mean over the tokens of this step (or since the last report) */
+    int64_t step, steps; /* finished, planned */
+    double loss;         /* mean over the tokens of this step (or since the last report) */
     double learning_rate, grad_norm;
-    double tokens_per_second;    /* since the last report, padding not counted */
+    double tokens_per_second; /* since the last report, padding not counted */
     double seconds, seconds_left;
-    uint64_t memory;             /* peak resident bytes */
+    uint64_t memory; /* peak resident bytes */
     bool evaluated;
     double eval_loss, best_loss;
-    bool saved;                  /* a checkpoint was written at this step */
+    bool saved; /* a checkpoint was written at this step */
 } cb_train_report;
 typedef void cb_train_callback(void *user, const cb_train_report *report);
 
 typedef struct cb_train_result {
-    int64_t steps;               /* done in total, earlier runs included */
+    int64_t steps; /* done in total, earlier runs included */
     int64_t best_step;
     double first_loss, last_loss, best_eval_loss;
     double seconds, tokens_per_second;
@@ -74,7 +74,7 @@ typedef struct cb_train_result {
     bool stopped_early;
     int64_t parameters;
     uint64_t peak_memory;
-    uint64_t step_allocations;   /* system allocations between the second step and the last: 0 in steady state */
+    uint64_t step_allocations; /* system allocations between the second step and the last: 0 in steady state */
 } cb_train_result;
 
 /* Trains until done, interrupted (CB_ERR_INTERRUPTED, a checkpoint is written) or failed (the last checkpoint stands).  NaN or infinite loss:
@@ -84,13 +84,14 @@ CB_API bool cb_train(const cb_trainee *what, cb_dataset *train, cb_dataset *vali
 
 /* Mean token cross-entropy over the dataset in order, and how many tokens were predicted. */
 typedef struct cb_perplexity_result {
-    double loss;            /* nats per token */
-    double perplexity;      /* exp(loss) */
+    double loss;       /* nats per token */
+    double perplexity; /* exp(loss) */
     double bits_per_byte;
     int64_t tokens;
     double seconds;
 } cb_perplexity_result;
-CB_API bool cb_evaluate_perplexity(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches, cb_perplexity_result *result);
+CB_API bool cb_evaluate_perplexity(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches,
+                                   cb_perplexity_result *result);
 
 #ifdef __cplusplus
 }

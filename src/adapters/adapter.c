@@ -10,13 +10,14 @@
 const cb_option cb_target_option_table[] = {
     CB_OPT_LIST(cb_target, target_modules, NULL, "NAME,...",
                 "layers to adapt: names or ends of names, one regular expression for the whole name, or all-linear"),
-    CB_OPT_LIST(cb_target, exclude_modules, NULL, "NAME,...", "layers to leave as they are: names, ends of names, or one regular expression"),
+    CB_OPT_LIST(cb_target, exclude_modules, NULL, "NAME,...",
+                "layers to leave as they are: names, ends of names, or one regular expression"),
     CB_OPT_LIST(cb_target, layers_to_transform, NULL, "N,...", "numbers of the blocks to adapt; all when empty"),
     CB_OPT_LIST(cb_target, layers_pattern, NULL, "NAME,...", "the name before the block number, where it is not the first number's"),
     CB_OPT_LIST(cb_target, modules_to_save, NULL, "NAME,...", "layers to train and save whole, such as lm_head"),
     CB_OPT_END};
 
-/* ---- options ----------------------------------------------------------------------------------------------------------- */
+/* ---- options ---- */
 
 const char *cb_adapter_option_name(const cb_adapter_kind *kind, const char *name)
 {
@@ -149,7 +150,7 @@ const char *cb_adapter_name(const cb_adapter *adapter)
     return adapter->name;
 }
 
-/* ---- plan -------------------------------------------------------------------------------------------------------------- */
+/* ---- plan ---- */
 
 static bool plan_module(cb_adapter *adapter, cb_layer *layer, bool fresh)
 {
@@ -300,7 +301,7 @@ bool cb_adapter_plan(cb_adapter *adapter, cb_layer *root, const char *model_type
     return ok && plan_biases(adapter, root) && cb_layer_visit(root, plan_pin, adapter) && list_entries(adapter);
 }
 
-/* ---- tensors ------------------------------------------------------------------------------------------------------------ */
+/* ---- tensors ---- */
 
 static bool allocate_entry(cb_adapter_entry *entry)
 {
@@ -333,8 +334,7 @@ bool cb_adapter_allocate(cb_adapter *adapter)
             cb_trained_weight *trained = &adapter->trained[i];
             if (trained->pinned != (pinned == 1))
                 continue;
-            ok = pinned ? pin_weight(trained->layer, trained->name)
-                        : cb_layer_train_copy(trained->layer, trained->name, CB_F32, true);
+            ok = pinned ? pin_weight(trained->layer, trained->name) : cb_layer_train_copy(trained->layer, trained->name, CB_F32, true);
             trained->active = ok;
         }
     if (scope)
@@ -379,7 +379,7 @@ bool cb_adapter_attach(cb_adapter *adapter, cb_layer *root, const char *model_ty
     return ok;
 }
 
-/* ---- strength, and the way back ------------------------------------------------------------------------------------------ */
+/* ---- strength, and the way back ---- */
 
 /* Swaps our copy of a base weight in or out; references move along. */
 static void show_weight(cb_trained_weight *trained, bool show)
@@ -439,12 +439,16 @@ void cb_adapter_detach(cb_adapter *adapter)
     cb_free(adapter->entries);
     cb_free(adapter->parameters);
     cb_string_list_free(&adapter->resolved_targets);
-    cb_adapter kept = {.kind = adapter->kind, .name = adapter->name, .config = adapter->config, .target = adapter->target,
-                       .common = adapter->common, .strength = adapter->strength};
+    cb_adapter kept = {.kind = adapter->kind,
+                       .name = adapter->name,
+                       .config = adapter->config,
+                       .target = adapter->target,
+                       .common = adapter->common,
+                       .strength = adapter->strength};
     *adapter = kept;
 }
 
-/* ---- lists ----------------------------------------------------------------------------------------------------------------- */
+/* ---- lists ---- */
 
 size_t cb_adapter_parameters(const cb_adapter *adapter, const cb_named_tensor **list)
 {
@@ -472,7 +476,7 @@ size_t cb_adapter_saved_layers(const cb_adapter *adapter, cb_layer *const **list
     return adapter->saved_count;
 }
 
-/* ---- for kinds --------------------------------------------------------------------------------------------------------------- */
+/* ---- for kinds ---- */
 
 /* FNV-1a, 64 bits */
 static uint64_t hash_text(uint64_t hash, const char *text)

@@ -31,7 +31,7 @@ static bool wrong_type(const char *file, const char *key, const char *expected)
     return cb_fail(CB_ERR_FORMAT, "%s: %s: expected %s", file, key, expected), false;
 }
 
-/* ---- reading --------------------------------------------------------------------------------------------------------- */
+/* ---- reading ---- */
 
 static bool read_item(const char *file, const char *key, const json_t *value, cb_string_list *list)
 {
@@ -89,8 +89,8 @@ static bool collect_option(const cb_option *option, const json_t *value, json_t 
 
 static bool is_nothing(const json_t *value)
 {
-    return json_is_null(value) || json_is_false(value) || ((json_is_array(value) || json_is_object(value)) && !json_object_size(value) &&
-                                                           !json_array_size(value));
+    return json_is_null(value) || json_is_false(value) ||
+           ((json_is_array(value) || json_is_object(value)) && !json_object_size(value) && !json_array_size(value));
 }
 
 static bool same_value(const json_t *a, const json_t *b)
@@ -103,8 +103,7 @@ static bool same_value(const json_t *a, const json_t *b)
 static bool refuse(const char *file, const cb_adapter_kind *kind, const char *key, const json_t *found, const json_t *expected)
 {
     char *f = json_dumps(found, JSON_ENCODE_ANY | JSON_COMPACT), *e = json_dumps(expected, JSON_ENCODE_ANY | JSON_COMPACT);
-    cb_fail(CB_ERR_UNSUPPORTED, "%s: %s: found %.200s, only %s is supported for %s", file, key, f ? f : "?", e ? e : "?",
-            kind->peft_type);
+    cb_fail(CB_ERR_UNSUPPORTED, "%s: %s: found %.200s, only %s is supported for %s", file, key, f ? f : "?", e ? e : "?", kind->peft_type);
     free(f);
     free(e);
     return false;
@@ -119,7 +118,8 @@ static bool read_field(cb_adapter *adapter, const char *file, const char *key, c
         return true;
     }
     if (json_object_get(adapter->common, key)) {
-        if (strcmp(key, "inference_mode") != 0 && strcmp(key, "peft_version") != 0 && json_object_set(adapter->common, key, (json_t *)value) != 0)
+        if (strcmp(key, "inference_mode") != 0 && strcmp(key, "peft_version") != 0 &&
+            json_object_set(adapter->common, key, (json_t *)value) != 0)
             return cb_fail(CB_ERR_MEMORY, "no memory for an adapter's config"), false;
         return true;
     }
@@ -158,7 +158,7 @@ bool cb_adapter_from_json(cb_adapter *adapter, const char *file, const json_t *o
     return ok;
 }
 
-/* ---- writing ----------------------------------------------------------------------------------------------------------- */
+/* ---- writing ---- */
 
 /* 16.0 becomes 16, as PEFT writes numbers that were given whole; ranks must be. */
 static json_t *whole_numbers(json_t *value)

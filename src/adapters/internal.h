@@ -8,10 +8,10 @@
 /* A parameter of the base model that this adapter trains in place of the frozen one: modules_to_save and biases. */
 typedef struct cb_trained_weight {
     cb_layer *layer;
-    const char *name;   /* "weight", "bias" */
-    bool pinned;        /* not trained: a head tied to a trained embedding keeps the original, as in PEFT; not in the file */
-    bool active;        /* the layer holds our copy */
-    cb_tensor *hidden;  /* our copy while the adapter is off and the layer uses the original, else NULL */
+    const char *name;  /* "weight", "bias" */
+    bool pinned;       /* not trained: a head tied to a trained embedding keeps the original, as in PEFT; not in the file */
+    bool active;       /* the layer holds our copy */
+    cb_tensor *hidden; /* our copy while the adapter is off and the layer uses the original, else NULL */
 } cb_trained_weight;
 
 /* A tensor of adapter_model.safetensors. */
@@ -20,8 +20,8 @@ typedef struct cb_adapter_entry {
     int ndim;
     int64_t shape[CB_MAX_DIMS];
     bool trainable;
-    cb_tensor **slot;   /* a module's parameter: where it holds the tensor */
-    size_t trained;     /* otherwise: which of the adapter's trained weights */
+    cb_tensor **slot; /* a module's parameter: where it holds the tensor */
+    size_t trained;   /* otherwise: which of the adapter's trained weights */
 } cb_adapter_entry;
 
 struct cb_adapter {
@@ -29,21 +29,21 @@ struct cb_adapter {
     char *name;
     void *config;
     cb_target target;
-    json_t *common;                 /* fields of every PEFT file (task_type, revision, ...), as read or at their defaults */
+    json_t *common; /* fields of every PEFT file (task_type, revision, ...), as read or at their defaults */
 
     /* while attached */
     bool attached;
     double strength;
     cb_layer *root;
-    cb_module **modules;            /* each one block with its state behind it */
+    cb_module **modules; /* each one block with its state behind it */
     size_t module_count, module_capacity;
-    cb_layer **saved;               /* modules_to_save */
+    cb_layer **saved; /* modules_to_save */
     size_t saved_count, saved_capacity;
     cb_trained_weight *trained;
     size_t trained_count, trained_capacity;
-    cb_adapter_entry *entries;      /* everything the file holds */
+    cb_adapter_entry *entries; /* everything the file holds */
     size_t entry_count, entry_capacity;
-    cb_named_tensor *parameters;    /* the trainable ones of them */
+    cb_named_tensor *parameters; /* the trainable ones of them */
     size_t parameter_count;
     cb_string_list resolved_targets; /* what "all-linear" or the default turned out to be; else empty */
     bool resolved_is_pattern;

@@ -81,8 +81,7 @@ static bool lora_check(const void *config_, const cb_layer *layer)
         return false;
     int64_t most = layer->in_features < layer->out_features ? layer->in_features : layer->out_features;
     if (rank > most)
-        return cb_fail(CB_ERR_ARGUMENT,
-                       "rank: found %lld for layer %s of %lld inputs and %lld outputs, expected at most %lld",
+        return cb_fail(CB_ERR_ARGUMENT, "rank: found %lld for layer %s of %lld inputs and %lld outputs, expected at most %lld",
                        (long long)rank, layer->name, (long long)layer->in_features, (long long)layer->out_features, (long long)most),
                false;
     return true;
@@ -147,8 +146,8 @@ static cb_tensor *lora_forward(const cb_module *m, cb_tensor *x, cb_tensor *y, c
 static cb_tensor *lora_delta(const cb_module *m)
 {
     const lora_state *lora = m->state;
-    cb_tensor *product = m->layer->transposed ? cb_matmul(cb_transpose(lora->a, 0, 1), cb_transpose(lora->b, 0, 1))
-                                              : cb_matmul(lora->b, lora->a);
+    cb_tensor *product =
+        m->layer->transposed ? cb_matmul(cb_transpose(lora->a, 0, 1), cb_transpose(lora->b, 0, 1)) : cb_matmul(lora->b, lora->a);
     return cb_scale(product, lora->scale * m->strength);
 }
 

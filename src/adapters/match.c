@@ -19,7 +19,7 @@
 #define PATTERN_MATCH_LIMIT 200000 /* calls of the matcher a name; ordinary patterns need some hundred */
 #define PATTERN_HEAP_KIB    4096
 
-/* ---- patterns ------------------------------------------------------------------------------------------------------- */
+/* ---- patterns ---- */
 
 struct cb_pattern {
     pcre2_general_context *memory;
@@ -63,8 +63,8 @@ static bool pattern_compile(cb_pattern *pattern)
     pcre2_set_parens_nest_limit(compile, 100);
     int error = 0;
     PCRE2_SIZE where = 0;
-    pattern->code = pcre2_compile((PCRE2_SPTR)pattern->text, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C,
-                                  &error, &where, compile);
+    pattern->code = pcre2_compile((PCRE2_SPTR)pattern->text, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error,
+                                  &where, compile);
     pcre2_compile_context_free(compile);
     if (!pattern->code) {
         PCRE2_UCHAR why[128] = "";
@@ -112,8 +112,8 @@ int cb_pattern_test(const cb_pattern *pattern, const char *subject, bool whole)
         return 0;
     PCRE2_UCHAR why[128] = "";
     pcre2_get_error_message(found, why, sizeof(why));
-    cb_fail(CB_ERR_ARGUMENT, "%s: the regular expression '%.200s' cannot be matched against %s: %s", pattern->field, pattern->text,
-            subject, (const char *)why);
+    cb_fail(CB_ERR_ARGUMENT, "%s: the regular expression '%.200s' cannot be matched against %s: %s", pattern->field, pattern->text, subject,
+            (const char *)why);
     return -1;
 }
 
@@ -173,21 +173,21 @@ bool cb_adapter_pattern(const cb_option_map *map, const char *option, const char
     return true;
 }
 
-/* ---- the matcher: an adapter's target options, compiled -------------------------------------------------------------- */
+/* ---- the matcher: an adapter's target options, compiled ---- */
 
 typedef struct cb_matcher {
     const cb_adapter *adapter;
     const cb_string_list *targets;
     bool all_linear, is_pattern;
     cb_pattern *target, *exclude;
-    cb_pattern **saved;          /* one per modules_to_save */
-    cb_pattern **layers;         /* one per layers_pattern, or one for any */
+    cb_pattern **saved;  /* one per modules_to_save */
+    cb_pattern **layers; /* one per layers_pattern, or one for any */
     size_t layers_count;
-    int64_t *numbers;            /* layers_to_transform */
-    bool *used;                  /* one per target item: some layer was hit by it */
+    int64_t *numbers; /* layers_to_transform */
+    bool *used;       /* one per target item: some layer was hit by it */
     cb_layer **hits;
     size_t hit_count, hit_capacity, excluded;
-    cb_string_list near;         /* last parts of names of layers the kind can sit on, for messages */
+    cb_string_list near; /* last parts of names of layers the kind can sit on, for messages */
 } cb_matcher;
 
 static void matcher_free(cb_matcher *m)
@@ -394,11 +394,13 @@ static bool matcher_nothing(const cb_matcher *m)
     cb_string names = {0};
     cb_closest_names(last_part(first), (const char *const *)m->near.items, m->near.count, 5, &names);
     if (m->numbers)
-        cb_fail(CB_ERR_ARGUMENT, "target_modules: no layer matches '%.200s' in the layers of layers_to_transform; layers here: %s",
-                first, names.data ? names.data : "none");
+        cb_fail(CB_ERR_ARGUMENT, "target_modules: no layer matches '%.200s' in the layers of layers_to_transform; layers here: %s", first,
+                names.data ? names.data : "none");
     else
         cb_fail(CB_ERR_ARGUMENT, "target_modules: no layer matches '%.200s'%s; close names: %s", first,
-                m->targets->count > 1 ? " or the other items" : m->target ? " as a regular expression for the whole name" : "",
+                m->targets->count > 1 ? " or the other items"
+                : m->target           ? " as a regular expression for the whole name"
+                                      : "",
                 names.data ? names.data : "none");
     cb_string_free(&names);
     return false;
@@ -416,7 +418,7 @@ static bool matcher_run(cb_matcher *m, cb_layer *root)
     return true;
 }
 
-/* ---- what automatic targets come to ---------------------------------------------------------------------------------- */
+/* ---- what automatic targets come to ---- */
 
 static bool split_commas(const char *text, cb_string_list *list)
 {
@@ -453,8 +455,8 @@ static bool resolve_all_linear(const cb_matcher *m, cb_layer *root, cb_string_li
     cb_matcher again;
     /* hits of other kinds than linear end the visit with an error, and are asked about here, so it must not be kept */
     bool clean = cb_ok();
-    bool same = matcher_init(&again, m->adapter, resolved, false) && cb_layer_visit(root, matcher_visit, &again) &&
-                again.hit_count == m->hit_count;
+    bool same =
+        matcher_init(&again, m->adapter, resolved, false) && cb_layer_visit(root, matcher_visit, &again) && again.hit_count == m->hit_count;
     matcher_free(&again);
     if (same)
         return true;
@@ -505,7 +507,7 @@ bool cb_adapter_match(const cb_adapter *adapter, cb_layer *root, const char *mod
     return ok;
 }
 
-/* ---- modules_to_save ---------------------------------------------------------------------------------------------------- */
+/* ---- modules_to_save ---- */
 
 typedef struct saved_search {
     const cb_string_list *items;

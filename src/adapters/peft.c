@@ -15,7 +15,7 @@
 #define WEIGHTS_NAME "adapter_model.safetensors"
 #define CONFIG_LIMIT (16u << 20)
 
-/* ---- reading ----------------------------------------------------------------------------------------------------------- */
+/* ---- reading ---- */
 
 static void shape_text(int ndim, const int64_t *shape, char *text, size_t size)
 {
@@ -53,8 +53,7 @@ static bool check_entry(const char *path, const cb_adapter_entry *entry, const c
         return cb_fail(CB_ERR_SHAPE, "%s: %s: found shape %s, expected %s", path, entry->name, f, e), false;
     }
     if (found->dtype != CB_F32 && found->dtype != CB_BF16 && found->dtype != CB_F16)
-        return cb_fail(CB_ERR_UNSUPPORTED, "%s: %s: found %s, expected f32, bf16 or f16", path, entry->name,
-                       cb_dtype_name(found->dtype)),
+        return cb_fail(CB_ERR_UNSUPPORTED, "%s: %s: found %s, expected f32, bf16 or f16", path, entry->name, cb_dtype_name(found->dtype)),
                false;
     return true;
 }

@@ -31,8 +31,7 @@ bool cli_usage(cli_call *call, const char *format, ...)
     return false;
 }
 
-/* ---- finding an option
- * ----------------------------------------------------------------------------------------------- */
+/* ---- finding an option ---- */
 
 typedef struct match {
     const cb_option *option;
@@ -89,8 +88,7 @@ static void unknown(cli_call *call, const char *name)
     cb_string_list_free(&names);
 }
 
-/* ---- setting it
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- setting it ---- */
 
 void cli_blame(cli_call *call, const char *option)
 {
@@ -203,20 +201,14 @@ static bool option_word(cli_call *call, const char *word, const char *next, bool
 
 static const char *short_option(const char *word)
 {
-    static const char *const pairs[][2] = {
-        {"-h", "help"   },
-        {"-o", "output" },
-        {"-j", "threads"},
-        {"-q", "quiet"  }
-    };
+    static const char *const pairs[][2] = {{"-h", "help"}, {"-o", "output"}, {"-j", "threads"}, {"-q", "quiet"}};
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
         if (strcmp(word, pairs[i][0]) == 0)
             return pairs[i][1];
     return NULL;
 }
 
-/* ---- the whole line
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- the whole line ---- */
 
 static bool words_parse(cli_call *call, int count, char **words)
 {

@@ -24,31 +24,17 @@ static double median(double *values, size_t count)
     return values[count / 2];
 }
 
-/* ---- gemm
- * ------------------------------------------------------------------------------------------------------------------ */
+/* ---- gemm ---- */
 
 typedef struct gemm_settings {
     double seconds;
 } gemm_settings;
 
-static const cb_option gemm_table[] = {CB_OPT_FLOAT(gemm_settings, seconds, 0.2, 0.01, 60, "time for each product"),
-                                       CB_OPT_END};
-static const cli_group gemm_groups[] = {
-    {"Measuring", gemm_table, 0},
-    {0         }
-};
+static const cb_option gemm_table[] = {CB_OPT_FLOAT(gemm_settings, seconds, 0.2, 0.01, 60, "time for each product"), CB_OPT_END};
+static const cli_group gemm_groups[] = {{"Measuring", gemm_table, 0}, {0}};
 
-static const int64_t gemm_shapes[][3] = {
-    {1024, 768,  768 },
-    {1024, 768,  2048},
-    {1024, 2048, 768 },
-    {1024, 288,  288 },
-    {1024, 288,  768 },
-    {1024, 8,    768 },
-    {1024, 768,  8   },
-    {8,    768,  1024},
-    {1,    768,  2048}
-};
+static const int64_t gemm_shapes[][3] = {{1024, 768, 768}, {1024, 768, 2048}, {1024, 2048, 768}, {1024, 288, 288}, {1024, 288, 768},
+                                         {1024, 8, 768},   {1024, 768, 8},    {8, 768, 1024},    {1, 768, 2048}};
 static const cb_dtype gemm_dtypes[] = {CB_BF16, CB_F32};
 
 static bool gemm_run(cli_call *call, void *settings_)
@@ -63,8 +49,8 @@ static bool gemm_run(cli_call *call, void *settings_)
     for (size_t t = 0; t < sizeof gemm_dtypes / sizeof *gemm_dtypes; t++)
         for (size_t i = 0; i < sizeof gemm_shapes / sizeof *gemm_shapes && cb_ok(); i++) {
             const int64_t *d = gemm_shapes[i];
-            json_t *row = json_pack("{s:I, s:I, s:I, s:s}", "m", (json_int_t)d[0], "n", (json_int_t)d[1], "k",
-                                    (json_int_t)d[2], "dtype", cb_dtype_name(gemm_dtypes[t]));
+            json_t *row = json_pack("{s:I, s:I, s:I, s:s}", "m", (json_int_t)d[0], "n", (json_int_t)d[1], "k", (json_int_t)d[2], "dtype",
+                                    cb_dtype_name(gemm_dtypes[t]));
             for (int c = 0; c < 3; c++)
                 cli_table_add(&table, "%lld", (long long)d[c]);
             cli_table_add(&table, "%s", cb_dtype_name(gemm_dtypes[t]));
@@ -89,21 +75,18 @@ static bool gemm_run(cli_call *call, void *settings_)
     return cb_ok();
 }
 
-const cli_command cli_bench_gemm = {
-    .name = "bench gemm",
-    .summary = "rates of matrix products on this machine",
-    .synopsis = "[options]",
-    .description = "Products as they occur in small transformers. NN, NT and TN say which of the two operands is "
-                   "stored transposed.",
-    .settings_size = sizeof(gemm_settings),
-    .groups = gemm_groups,
-    .examples = (const char *const[]){"cambium bench gemm --threads 2", NULL},
-    .run = gemm_run
-};
+const cli_command cli_bench_gemm = {.name = "bench gemm",
+                                    .summary = "rates of matrix products on this machine",
+                                    .synopsis = "[options]",
+                                    .description =
+                                        "Products as they occur in small transformers. NN, NT and TN say which of the two operands is "
+                                        "stored transposed.",
+                                    .settings_size = sizeof(gemm_settings),
+                                    .groups = gemm_groups,
+                                    .examples = (const char *const[]){"cambium bench gemm --threads 2", NULL},
+                                    .run = gemm_run};
 
-/* ---- lora
- * -------------------------------------------------------------------------------------------------------------------
- */
+/* ---- lora ---- */
 
 typedef struct lora_settings {
     int shape, dtype;
@@ -115,35 +98,27 @@ typedef struct lora_shape {
     int width, layers, heads, hidden;
 } lora_shape;
 static const char *const lora_shape_names[] = {"15m", "125m", NULL};
-static const lora_shape lora_shapes[] = {
-    {288, 6,  6,  768 },
-    {768, 12, 12, 2048}
-};
+static const lora_shape lora_shapes[] = {{288, 6, 6, 768}, {768, 12, 12, 2048}};
 
-static const cb_option lora_table[] = {
-    CB_OPT_ENUM(lora_settings, shape, 0, lora_shape_names, "size of the model"),
-    CB_OPT_ENUM(lora_settings, dtype, 0, cli_dtype_names, "dtype of weights and activations"),
-    CB_OPT_INT(lora_settings, rank, 8, 1, 65536, "rank on every linear layer"),
-    CB_OPT_INT(lora_settings, steps, 30, 4, 1e9, "optimiser steps"),
-    CB_OPT_INT(lora_settings, batch_size, 4, 1, 65536, "rows a step"),
-    CB_OPT_INT(lora_settings, sequence_length, 256, 2, 1 << 20, "tokens a row"),
-    CB_OPT_END};
-static const cli_group lora_groups[] = {
-    {"Measuring", lora_table, 0},
-    {0         }
-};
+static const cb_option lora_table[] = {CB_OPT_ENUM(lora_settings, shape, 0, lora_shape_names, "size of the model"),
+                                       CB_OPT_ENUM(lora_settings, dtype, 0, cli_dtype_names, "dtype of weights and activations"),
+                                       CB_OPT_INT(lora_settings, rank, 8, 1, 65536, "rank on every linear layer"),
+                                       CB_OPT_INT(lora_settings, steps, 30, 4, 1e9, "optimiser steps"),
+                                       CB_OPT_INT(lora_settings, batch_size, 4, 1, 65536, "rows a step"),
+                                       CB_OPT_INT(lora_settings, sequence_length, 256, 2, 1 << 20, "tokens a row"),
+                                       CB_OPT_END};
+static const cli_group lora_groups[] = {{"Measuring", lora_table, 0}, {0}};
 
 static bool write_config(const char *path, const lora_shape *shape)
 {
     cb_writer *w = cb_writer_open(path);
-    bool ok = w && cb_writer_printf(
-                       w,
-                       "{\"model_type\": \"llama\", \"architectures\": [\"LlamaForCausalLM\"], \"vocab_size\": 32000, "
-                       "\"hidden_size\": %d, \"num_hidden_layers\": %d, \"num_attention_heads\": %d, "
-                       "\"num_key_value_heads\": %d, \"intermediate_size\": %d, \"max_position_embeddings\": 2048, "
-                       "\"rms_norm_eps\": 1e-6, \"tie_word_embeddings\": true, \"hidden_act\": \"silu\", "
-                       "\"initializer_range\": 0.02, \"bos_token_id\": 1, \"eos_token_id\": 2}\n",
-                       shape->width, shape->layers, shape->heads, shape->heads, shape->hidden);
+    bool ok = w && cb_writer_printf(w,
+                                    "{\"model_type\": \"llama\", \"architectures\": [\"LlamaForCausalLM\"], \"vocab_size\": 32000, "
+                                    "\"hidden_size\": %d, \"num_hidden_layers\": %d, \"num_attention_heads\": %d, "
+                                    "\"num_key_value_heads\": %d, \"intermediate_size\": %d, \"max_position_embeddings\": 2048, "
+                                    "\"rms_norm_eps\": 1e-6, \"tie_word_embeddings\": true, \"hidden_act\": \"silu\", "
+                                    "\"initializer_range\": 0.02, \"bos_token_id\": 1, \"eos_token_id\": 2}\n",
+                                    shape->width, shape->layers, shape->heads, shape->heads, shape->hidden);
     if (ok)
         return cb_writer_commit(w);
     cb_writer_abort(w);
@@ -181,8 +156,7 @@ static bool make_model(const char *directory, const lora_shape *shape, cb_dtype 
     close(ends[0]);
     bool ok = child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
     if (!ok)
-        cb_fail(CB_ERR_IO, "%s: the model cannot be made there: %.*s", directory, length > 0 ? (int)length : 0,
-                message);
+        cb_fail(CB_ERR_IO, "%s: the model cannot be made there: %.*s", directory, length > 0 ? (int)length : 0, message);
     return ok;
 }
 
@@ -240,8 +214,7 @@ static bool lora_step(const lora_settings *s, int64_t step, lora_run *r)
     if (step == 0)
         r->first_loss = r->last_loss;
     if (ok && cb_interrupted())
-        return cb_fail(CB_ERR_INTERRUPTED, "interrupted after step %lld of %lld", (long long)step + 1,
-                       (long long)s->steps) == CB_OK;
+        return cb_fail(CB_ERR_INTERRUPTED, "interrupted after step %lld of %lld", (long long)step + 1, (long long)s->steps) == CB_OK;
     return ok;
 }
 
@@ -265,8 +238,8 @@ static bool lora_open(const lora_settings *s, const char *directory, lora_run *r
     r->model = cb_model_load_with(directory, (cb_model_options){.dtype = cli_dtype(s->dtype)});
     r->adapter = r->model ? cb_adapter_new("lora", "bench") : NULL;
     char *rank = cb_format("%lld", (long long)s->rank);
-    bool ok = r->adapter && rank && cb_adapter_set(r->adapter, "rank", rank) &&
-              cb_adapter_set(r->adapter, "alpha", "16") && cb_adapter_set(r->adapter, "target_modules", "all-linear") &&
+    bool ok = r->adapter && rank && cb_adapter_set(r->adapter, "rank", rank) && cb_adapter_set(r->adapter, "alpha", "16") &&
+              cb_adapter_set(r->adapter, "target_modules", "all-linear") &&
               cb_adapter_attach(r->adapter, cb_model_root(r->model), cb_model_type(r->model), 1);
     cb_free(rank);
     r->ids = cb_calloc(tokens, sizeof *r->ids);
@@ -296,8 +269,7 @@ static void lora_close(lora_run *r)
 
 static double necessary_flops(const lora_settings *s, const lora_run *r)
 {
-    double weights = cb_model_flops_per_token(r->model, 0),
-           attention = cb_model_flops_per_token(r->model, s->sequence_length) - weights;
+    double weights = cb_model_flops_per_token(r->model, 0), attention = cb_model_flops_per_token(r->model, s->sequence_length) - weights;
     return 2 * weights + 3 * attention + 6 * (double)cb_adapter_parameter_count(r->adapter);
 }
 
@@ -307,24 +279,22 @@ static bool lora_report(cli_call *call, const lora_settings *s, lora_run *r, uin
     double typical = median(r->seconds + skip, count);
     double rate = (double)(s->batch_size * s->sequence_length) / typical, gflops = 1e-9 * rate * necessary_flops(s, r);
     const lora_shape *shape = &lora_shapes[s->shape];
-    double product = cbk_gemm_rate(cli_dtype(s->dtype), false, true, s->batch_size * s->sequence_length, shape->hidden,
-                                   shape->width, 0.5);
+    double product = cbk_gemm_rate(cli_dtype(s->dtype), false, true, s->batch_size * s->sequence_length, shape->hidden, shape->width, 0.5);
     if (!cb_ok())
         return false;
     if (call->common.json)
-        return cli_json(json_pack(
-            "{s:s, s:s, s:i, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:o, s:o}", "shape", lora_shape_names[s->shape],
-            "dtype", cli_dtype_names[s->dtype], "threads", cb_threads(), "tokens_per_second", cli_real(rate),
-            "seconds_per_step", cli_real(typical), "gflops", cli_real(gflops), "product_gflops", cli_real(product),
-            "share", cli_real(gflops / product), "peak_memory", (json_int_t)peak, "step_allocations",
-            (json_int_t)r->allocations, "parameters", (json_int_t)cb_adapter_parameter_count(r->adapter), "first_loss",
-            cli_real(r->first_loss), "last_loss", cli_real(r->last_loss)));
+        return cli_json(json_pack("{s:s, s:s, s:i, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:o, s:o}", "shape", lora_shape_names[s->shape],
+                                  "dtype", cli_dtype_names[s->dtype], "threads", cb_threads(), "tokens_per_second", cli_real(rate),
+                                  "seconds_per_step", cli_real(typical), "gflops", cli_real(gflops), "product_gflops", cli_real(product),
+                                  "share", cli_real(gflops / product), "peak_memory", (json_int_t)peak, "step_allocations",
+                                  (json_int_t)r->allocations, "parameters", (json_int_t)cb_adapter_parameter_count(r->adapter),
+                                  "first_loss", cli_real(r->first_loss), "last_loss", cli_real(r->last_loss)));
     cli_field("model", "%s, %s parameters, %s; rank %lld on every linear layer", lora_shape_names[s->shape],
               cli_count((double)cb_model_parameter_count(r->model)), cli_dtype_names[s->dtype], (long long)s->rank);
-    cli_field("speed", "%s tokens/s (%s a step of %lld x %lld tokens, median)", cli_thousands((int64_t)rate),
-              cli_seconds(typical), (long long)s->batch_size, (long long)s->sequence_length);
-    cli_field("necessary products", "%.0f GF/s, %.0f %% of the %.0f GF/s of this machine's matrix product", gflops,
-              100 * gflops / product, product);
+    cli_field("speed", "%s tokens/s (%s a step of %lld x %lld tokens, median)", cli_thousands((int64_t)rate), cli_seconds(typical),
+              (long long)s->batch_size, (long long)s->sequence_length);
+    cli_field("necessary products", "%.0f GF/s, %.0f %% of the %.0f GF/s of this machine's matrix product", gflops, 100 * gflops / product,
+              product);
     cli_field("peak memory", "%s", cli_bytes(peak));
     cli_field("allocations", "%llu by the system after the third step", (unsigned long long)r->allocations);
     cli_field("loss", "%.4f at the first step, %.4f at the last", r->first_loss, r->last_loss);
@@ -356,13 +326,10 @@ const cli_command cli_bench_lora = {
     .name = "bench lora",
     .summary = "speed and memory of LoRA steps on a model of random weights",
     .synopsis = "[options]",
-    .description =
-        "Makes a Llama-shaped model in a temporary directory, trains LoRA on every linear layer for some steps, and "
-        "reports tokens per "
-        "second, the share of the machine's own product rate (necessary operations only), peak memory and allocations.",
+    .description = "Makes a Llama-shaped model in a temporary directory, trains LoRA on every linear layer for some steps, and "
+                   "reports tokens per "
+                   "second, the share of the machine's own product rate (necessary operations only), peak memory and allocations.",
     .settings_size = sizeof(lora_settings),
     .groups = lora_groups,
-    .examples = (const char *const[]){"cambium bench lora --shape 15m",
-                                      "cambium bench lora --shape 125m --dtype f32 --json", NULL},
-    .run = lora_run_all
-};
+    .examples = (const char *const[]){"cambium bench lora --shape 15m", "cambium bench lora --shape 125m --dtype f32 --json", NULL},
+    .run = lora_run_all};

@@ -19,7 +19,7 @@
 
 enum { CLI_EXIT_DONE = 0, CLI_EXIT_FAILED = 1, CLI_EXIT_USAGE = 2, CLI_EXIT_INTERRUPTED = 130 };
 
-/* ---- commands (command.c) --------------------------------------------------------------------------------------- */
+/* ---- commands (command.c) ---- */
 
 /* Options of a command under one heading; `offset` is where the table's struct lies in the command's settings. */
 typedef struct cli_group {
@@ -44,8 +44,8 @@ typedef struct cli_command {
     bool (*run)(cli_call *call, void *settings);
 } cli_command;
 
-extern const cli_command cli_train, cli_pretrain, cli_generate, cli_eval, cli_merge, cli_convert, cli_tokenizer_train,
-    cli_tokenizer_encode, cli_tokenizer_decode, cli_inspect, cli_bench_gemm, cli_bench_lora;
+extern const cli_command cli_train, cli_pretrain, cli_generate, cli_eval, cli_merge, cli_convert, cli_tokenizer_train, cli_tokenizer_encode,
+    cli_tokenizer_decode, cli_inspect, cli_bench_gemm, cli_bench_lora;
 
 const cli_command *const *cli_commands(void); /* NULL-terminated, in the order of the help */
 
@@ -68,8 +68,7 @@ enum { CLI_MOST_SECTIONS = 24 };
  * wanted. */
 int cli_sections(const cli_command *command, void *settings, cli_common *common, cli_section *sections);
 
-/* ---- a command line, taken apart (arguments.c) --------------------------------------------------------------------
- */
+/* ---- a command line, taken apart (arguments.c) ---- */
 
 typedef struct cli_pair {
     char *name, *value;
@@ -99,8 +98,7 @@ CB_COLD void cli_blame(cli_call *call, const char *option);
 /* Fails with CB_ERR_ARGUMENT and gives false. */
 CB_COLD bool cli_refuse(const char *format, ...) CB_PRINTF(1, 2);
 
-/* ---- help in all its forms (help.c, manual.c, completion.c) --------------------------------------------------------
- */
+/* ---- help in all its forms (help.c, manual.c, completion.c) ---- */
 
 bool cli_option_flag(const cb_option *option, cb_string *out);     /* "--batch-size N", "--[no-]packing" */
 bool cli_option_describe(const cb_option *option, cb_string *out); /* help, choices, default and range */
@@ -110,8 +108,7 @@ bool cli_manual(cb_string *out);   /* cambium.1 */
 bool cli_markdown(cb_string *out); /* docs/commands.md */
 bool cli_completion(const char *shell, cb_string *out);
 
-/* ---- output (output.c)
- * ----------------------------------------------------------------------------------------------- */
+/* ---- output (output.c) ---- */
 
 /* Short text for people, in one of a few static buffers that are reused in turn. */
 const char *cli_bytes(uint64_t bytes);                            /* "12.3 MB" */
@@ -141,8 +138,7 @@ int cli_terminal_width(int fd); /* columns, or 0 when it is no terminal */
 void cli_status(const char *format, ...) CB_PRINTF(1, 2);
 void cli_status_clear(void);
 
-/* ---- steps that commands share (setup.c)
- * -------------------------------------------------------------------------------- */
+/* ---- steps that commands share (setup.c) ---- */
 
 /* True when a directory can be made or written at `path`; refuses a file, the model's own directory or a place inside
  * it (model may be NULL), and a place that cannot be written, without leaving anything behind. */
@@ -169,8 +165,7 @@ cb_dtype cli_dtype(int index);              /* of a choice among them */
 /* The text of an argument, or all of standard input for "-"; free with cb_free(). */
 char *cli_text_argument(const char *text, size_t *length);
 
-/* ---- training, as train and pretrain show it (progress.c)
- * ---------------------------------------------------------------- */
+/* ---- training, as train and pretrain show it (progress.c) ---- */
 
 /* The rows a run trains on and is judged by. */
 typedef struct cli_corpus {

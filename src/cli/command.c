@@ -33,8 +33,7 @@ int cli_sections(const cli_command *command, void *settings, cli_common *common,
     int count = 0;
     for (const cli_group *g = command->groups; g && g->title && count < CLI_MOST_SECTIONS - 2; g++)
         sections[count++] = (cli_section){g->title, g->table, settings ? (char *)settings + g->offset : NULL, NULL};
-    for (const cb_adapter_kind *const *k = cb_adapter_kinds();
-         command->adapter_options && *k && count < CLI_MOST_SECTIONS - 2; k++)
+    for (const cb_adapter_kind *const *k = cb_adapter_kinds(); command->adapter_options && *k && count < CLI_MOST_SECTIONS - 2; k++)
         sections[count++] = (cli_section){(*k)->name, (*k)->options, NULL, *k};
     if (command->adapter_options)
         sections[count++] = (cli_section){"Layers to adapt", cb_target_option_table, NULL, NULL};

@@ -4,8 +4,7 @@
 
 #include "cli/cli.h"
 
-/* ---- what all shells need
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- what all shells need ---- */
 
 /* Calls `each` for every option of a command. */
 typedef bool option_visitor(const cli_command *command, const cb_option *option, cb_string *out);
@@ -63,8 +62,7 @@ static bool first_words(cb_string *out)
     bool ok = true;
     for (const cli_command *const *c = cli_commands(); *c && ok; c++) {
         size_t length = strcspn((*c)->name, " ");
-        bool again =
-            c != cli_commands() && strncmp(c[-1]->name, (*c)->name, length) == 0 && strcspn(c[-1]->name, " ") == length;
+        bool again = c != cli_commands() && strncmp(c[-1]->name, (*c)->name, length) == 0 && strcspn(c[-1]->name, " ") == length;
         if (!again)
             ok = cb_string_printf(out, "%.*s ", (int)length, (*c)->name);
     }
@@ -81,8 +79,7 @@ static bool second_words(const char *first, size_t length, cb_string *out)
     return ok;
 }
 
-/* ---- bash (zsh reads the same script)
- * -------------------------------------------------------------------------------------------- */
+/* ---- bash (zsh reads the same script) ---- */
 
 static bool bash_flag(const cli_command *command, const cb_option *option, cb_string *out)
 {
@@ -121,22 +118,19 @@ static bool bash_script(cb_string *out)
                                   "    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}\n"
                                   "    local command=${COMP_WORDS[1]} words=''\n    COMPREPLY=()\n"
                                   "    if [ \"$COMP_CWORD\" = 1 ]; then\n        COMPREPLY=($(compgen -W '") &&
-              first_words(out) &&
-              cb_string_puts(out, "' -- \"$current\"))\n        return\n    fi\n    case $command in\n");
+              first_words(out) && cb_string_puts(out, "' -- \"$current\"))\n        return\n    fi\n    case $command in\n");
     for (const cli_command *const *c = cli_commands(); *c && ok; c++) {
         size_t length = strcspn((*c)->name, " ");
         bool again = c != cli_commands() && strncmp(c[-1]->name, (*c)->name, length + 1) == 0;
         if ((*c)->name[length] && !again)
-            ok = cb_string_printf(
-                     out, "    %.*s)\n        if [ \"$COMP_CWORD\" = 2 ]; then\n            COMPREPLY=($(compgen -W '",
-                     (int)length, (*c)->name) &&
+            ok = cb_string_printf(out, "    %.*s)\n        if [ \"$COMP_CWORD\" = 2 ]; then\n            COMPREPLY=($(compgen -W '",
+                                  (int)length, (*c)->name) &&
                  second_words((*c)->name, length, out) &&
                  cb_string_puts(out, "' -- \"$current\"))\n            return\n        fi\n"
                                      "        command=\"$command ${COMP_WORDS[2]}\" ;;\n");
     }
     ok = ok && cb_string_puts(out, "    help) words='") && first_words(out) &&
-         cb_string_puts(
-             out, "' ;;\n    completion) words='bash zsh fish' ;;\n    esac\n    case \"$command $previous\" in\n");
+         cb_string_puts(out, "' ;;\n    completion) words='bash zsh fish' ;;\n    esac\n    case \"$command $previous\" in\n");
     for (const cli_command *const *c = cli_commands(); *c && ok; c++)
         ok = for_options(*c, bash_choice, out);
     ok = ok && cb_string_puts(out, "        ''");
@@ -144,32 +138,25 @@ static bool bash_script(cb_string *out)
         ok = for_options(*c, bash_value, out);
     ok = ok && cb_string_puts(out, ") return ;;\n    esac\n    case \"$current\" in -*) case \"$command\" in\n");
     for (const cli_command *const *c = cli_commands(); *c && ok; c++)
-        ok = cb_string_printf(out, "        '%s') words='", (*c)->name) && for_options(*c, bash_flag, out) &&
-             cb_string_puts(out, "' ;;\n");
-    return ok &&
-           cb_string_puts(
-               out, "        esac ;;\n    esac\n"
-                    "    if [ -n \"$words\" ]; then\n        COMPREPLY=($(compgen -W \"$words\" -- \"$current\"))\n"
-                    "    else\n        COMPREPLY=($(compgen -f -- \"$current\"))\n    fi\n}\n"
-                    "complete -o filenames -F _" CLI_PROGRAM " " CLI_PROGRAM "\n");
+        ok = cb_string_printf(out, "        '%s') words='", (*c)->name) && for_options(*c, bash_flag, out) && cb_string_puts(out, "' ;;\n");
+    return ok && cb_string_puts(out, "        esac ;;\n    esac\n"
+                                     "    if [ -n \"$words\" ]; then\n        COMPREPLY=($(compgen -W \"$words\" -- \"$current\"))\n"
+                                     "    else\n        COMPREPLY=($(compgen -f -- \"$current\"))\n    fi\n}\n"
+                                     "complete -o filenames -F _" CLI_PROGRAM " " CLI_PROGRAM "\n");
 }
 
 static bool zsh_script(cb_string *out)
 {
-    return cb_string_puts(out, "#compdef " CLI_PROGRAM "\nautoload -U +X bashcompinit && bashcompinit\n") &&
-           bash_script(out);
+    return cb_string_puts(out, "#compdef " CLI_PROGRAM "\nautoload -U +X bashcompinit && bashcompinit\n") && bash_script(out);
 }
 
-/* ---- fish
- * ------------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- fish ---- */
 
 static bool fish_option(const cli_command *command, const cb_option *option, cb_string *out)
 {
     char *flag = plain_flag(option);
     size_t first = strcspn(command->name, " ");
-    bool ok = flag && cb_string_printf(out, "complete -c %s -n '__fish_seen_subcommand_from %.*s", CLI_PROGRAM,
-                                       (int)first, command->name);
+    bool ok = flag && cb_string_printf(out, "complete -c %s -n '__fish_seen_subcommand_from %.*s", CLI_PROGRAM, (int)first, command->name);
     if (ok && command->name[first])
         ok = cb_string_printf(out, "; and __fish_seen_subcommand_from %s", command->name + first + 1);
     ok = ok && cb_string_printf(out, "' -l %s", flag + 2);
@@ -184,15 +171,15 @@ static bool fish_option(const cli_command *command, const cb_option *option, cb_
 
 static bool fish_script(cb_string *out)
 {
-    bool ok = cb_string_printf(out, "# fish completion for %s\ncomplete -c %s -n __fish_use_subcommand -f -a '",
-                               CLI_PROGRAM, CLI_PROGRAM) &&
-              first_words(out) && cb_string_puts(out, "'\n");
+    bool ok =
+        cb_string_printf(out, "# fish completion for %s\ncomplete -c %s -n __fish_use_subcommand -f -a '", CLI_PROGRAM, CLI_PROGRAM) &&
+        first_words(out) && cb_string_puts(out, "'\n");
     for (const cli_command *const *c = cli_commands(); *c && ok; c++) {
         size_t length = strcspn((*c)->name, " ");
         bool again = c != cli_commands() && strncmp(c[-1]->name, (*c)->name, length + 1) == 0;
         if ((*c)->name[length] && !again)
-            ok = cb_string_printf(out, "complete -c %s -n '__fish_seen_subcommand_from %.*s' -f -a '", CLI_PROGRAM,
-                                  (int)length, (*c)->name) &&
+            ok = cb_string_printf(out, "complete -c %s -n '__fish_seen_subcommand_from %.*s' -f -a '", CLI_PROGRAM, (int)length,
+                                  (*c)->name) &&
                  second_words((*c)->name, length, out) && cb_string_puts(out, "'\n");
         ok = ok && for_options(*c, fish_option, out);
     }

@@ -9,8 +9,7 @@ typedef struct settings {
     cb_data_options text;
 } settings;
 
-/* ---- tasks
- * ---------------------------------------------------------------------------------------------------------------- */
+/* ---- tasks ---- */
 
 static bool perplexity(cli_call *call, settings *s, const cli_base *base)
 {
@@ -26,10 +25,9 @@ static bool perplexity(cli_call *call, settings *s, const cli_base *base)
     double rate = r.seconds > 0 ? (double)r.tokens / r.seconds : 0;
     if (call->common.json)
         return cli_json(json_pack("{s:s, s:s, s:o, s:o, s:o, s:I, s:o, s:o, s:I}", "task", "perplexity", "model",
-                                  cb_model_directory(base->model), "loss", cli_real(r.loss), "perplexity",
-                                  cli_real(r.perplexity), "bits_per_byte", cli_real(r.bits_per_byte), "tokens",
-                                  (json_int_t)r.tokens, "seconds", cli_real(r.seconds), "tokens_per_second",
-                                  cli_real(rate), "peak_memory", (json_int_t)cb_peak_rss()));
+                                  cb_model_directory(base->model), "loss", cli_real(r.loss), "perplexity", cli_real(r.perplexity),
+                                  "bits_per_byte", cli_real(r.bits_per_byte), "tokens", (json_int_t)r.tokens, "seconds",
+                                  cli_real(r.seconds), "tokens_per_second", cli_real(rate), "peak_memory", (json_int_t)cb_peak_rss()));
     cli_field("perplexity", "%.4f", r.perplexity);
     cli_field("loss", "%.6f nats per token", r.loss);
     cli_field("bits per byte", "%.4f", r.bits_per_byte);
@@ -43,26 +41,19 @@ static bool perplexity(cli_call *call, settings *s, const cli_base *base)
 static const char *const task_names[] = {"perplexity", NULL};
 static bool (*const tasks[])(cli_call *call, settings *s, const cli_base *base) = {perplexity};
 
-/* ---- the command
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- the command ---- */
 
 static const cb_option table[] = {
     CB_OPT_ENUM(settings, task, 0, task_names, "what is measured"),
-    CB_OPT_LIST(settings, data, NULL, "FILE,...",
-                "text, JSONL, CSV or TSV files, directories of them, or - for standard input"),
-    CB_OPT_LIST(settings, adapter, NULL, "DIR,...",
-                "adapter to attach, each with an optional =weight; may be given again"),
+    CB_OPT_LIST(settings, data, NULL, "FILE,...", "text, JSONL, CSV or TSV files, directories of them, or - for standard input"),
+    CB_OPT_LIST(settings, adapter, NULL, "DIR,...", "adapter to attach, each with an optional =weight; may be given again"),
     CB_OPT_STRING(settings, tokenizer, NULL, "PATH", "tokenizer.json or its directory; without it the model's own"),
     CB_OPT_ENUM(settings, dtype, 1, cli_dtype_names, "how activations are kept and products are computed"),
     CB_OPT_INT(settings, batch_size, 4, 1, 65536, "rows per forward pass"),
     CB_OPT_INT(settings, max_batches, 0, 0, 1e12, "forward passes at most; 0: all of the data"),
     CB_OPT_END};
 
-static const cli_group groups[] = {
-    {"Task", table, 0},
-    {"Data",     cb_data_option_table, offsetof(settings, text)},
-    {0}
-};
+static const cli_group groups[] = {{"Task", table, 0}, {"Data", cb_data_option_table, offsetof(settings, text)}, {0}};
 
 static bool run(cli_call *call, void *settings_)
 {
@@ -85,9 +76,7 @@ const cli_command cli_eval = {
     .most = 1,
     .settings_size = sizeof(settings),
     .groups = groups,
-    .required = (const char *const[]){"data",                                                                                         NULL},
-    .examples =
-        (const char *const[]){
-                                      "cambium eval models/base --task perplexity --data held-out.txt", "cambium eval models/base --adapter out/adapter --task perplexity --data held-out.txt --json", NULL},
-    .run = run
-};
+    .required = (const char *const[]){"data", NULL},
+    .examples = (const char *const[]){"cambium eval models/base --task perplexity --data held-out.txt",
+                                      "cambium eval models/base --adapter out/adapter --task perplexity --data held-out.txt --json", NULL},
+    .run = run};

@@ -13,16 +13,11 @@ typedef struct settings {
 
 static const cb_option table[] = {
     CB_OPT_STRING(settings, prompt, NULL, "TEXT", "text to go on from; - reads standard input"),
-    CB_OPT_LIST(settings, adapter, NULL, "DIR,...",
-                "adapter to attach, each with an optional =weight; may be given again"),
+    CB_OPT_LIST(settings, adapter, NULL, "DIR,...", "adapter to attach, each with an optional =weight; may be given again"),
     CB_OPT_STRING(settings, tokenizer, NULL, "PATH", "tokenizer.json or its directory; without it the model's own"),
     CB_OPT_ENUM(settings, dtype, 1, cli_dtype_names, "how activations are kept and products are computed"), CB_OPT_END};
 
-static const cli_group groups[] = {
-    {"Input",    table, 0},
-    {"Sampling",         cb_generate_option_table, offsetof(settings, options)},
-    {0}
-};
+static const cli_group groups[] = {{"Input", table, 0}, {"Sampling", cb_generate_option_table, offsetof(settings, options)}, {0}};
 
 static bool print_piece(void *user, const char *text, size_t length)
 {
@@ -37,12 +32,11 @@ static json_t *generation_json(const cli_base *base, const char *prompt, const c
         json_array_append_new(ids, json_integer(g->ids[i]));
     double seconds = g->generate_seconds;
     size_t timed = g->count ? g->count - 1 : 0; /* the first token comes out of the prompt's pass */
-    return json_pack("{s:s, s:s, s:s%, s:o, s:I, s:I, s:s, s:o, s:o, s:o, s:I}", "model",
-                     cb_model_directory(base->model), "prompt", prompt, "text", g->text.data ? g->text.data : "",
-                     g->text.length, "ids", ids, "prompt_tokens", (json_int_t)g->prompt_tokens, "tokens",
-                     (json_int_t)g->count, "finish_reason", g->finish_reason, "prompt_seconds",
-                     cli_real(g->prompt_seconds), "generate_seconds", cli_real(seconds), "tokens_per_second",
-                     cli_real(seconds > 0 ? (double)timed / seconds : 0), "peak_memory", (json_int_t)cb_peak_rss());
+    return json_pack("{s:s, s:s, s:s%, s:o, s:I, s:I, s:s, s:o, s:o, s:o, s:I}", "model", cb_model_directory(base->model), "prompt", prompt,
+                     "text", g->text.data ? g->text.data : "", g->text.length, "ids", ids, "prompt_tokens", (json_int_t)g->prompt_tokens,
+                     "tokens", (json_int_t)g->count, "finish_reason", g->finish_reason, "prompt_seconds", cli_real(g->prompt_seconds),
+                     "generate_seconds", cli_real(seconds), "tokens_per_second", cli_real(seconds > 0 ? (double)timed / seconds : 0),
+                     "peak_memory", (json_int_t)cb_peak_rss());
 }
 
 static bool generate(cli_call *call, const settings *s, const cli_base *base, const char *prompt)
@@ -57,8 +51,7 @@ static bool generate(cli_call *call, const settings *s, const cli_base *base, co
     else if (ok && cli_terminal_width(2) && !call->common.quiet)
         fprintf(stderr, "[%lld prompt tokens in %s; %zu tokens, %.1f tokens/s; %s]\n", (long long)out.prompt_tokens,
                 cli_seconds(out.prompt_seconds), out.count,
-                out.generate_seconds > 0 && out.count ? (double)(out.count - 1) / out.generate_seconds : 0,
-                out.finish_reason);
+                out.generate_seconds > 0 && out.count ? (double)(out.count - 1) / out.generate_seconds : 0, out.finish_reason);
     cb_generation_free(&out);
     return ok;
 }
@@ -93,9 +86,9 @@ const cli_command cli_generate = {
     .most = 1,
     .settings_size = sizeof(settings),
     .groups = groups,
-    .required = (const char *const[]){"prompt",                        NULL},
-    .examples = (const char *const[]){ "cambium generate models/base --prompt \"Once upon a time\" --max-new-tokens 64",
+    .required = (const char *const[]){"prompt", NULL},
+    .examples = (const char *const[]){"cambium generate models/base --prompt \"Once upon a time\" --max-new-tokens 64",
                                       "cambium generate models/base --adapter out/adapter=0.5 --prompt - --temperature "
-                                      "0.8 --top-p 0.95 < prompt.txt", NULL},
-    .run = run
-};
+                                      "0.8 --top-p 0.95 < prompt.txt",
+                                      NULL},
+    .run = run};

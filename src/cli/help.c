@@ -6,8 +6,7 @@
 
 enum { FLAG_COLUMN = 32, NARROW = 60, WIDE = 100 };
 
-/* ---- one option
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- one option ---- */
 
 bool cli_option_flag(const cb_option *option, cb_string *out)
 {
@@ -28,8 +27,7 @@ static bool describe_number(const cb_option *o, cb_string *out)
 {
     if (!cb_string_printf(out, " [default %.15g; ", o->number))
         return false;
-    return o->max >= unbounded ? cb_string_printf(out, "%.15g or more]", o->min)
-                               : cb_string_printf(out, "%.15g to %.15g]", o->min, o->max);
+    return o->max >= unbounded ? cb_string_printf(out, "%.15g or more]", o->min) : cb_string_printf(out, "%.15g to %.15g]", o->min, o->max);
 }
 
 static bool describe_choices(const cb_option *o, cb_string *out)
@@ -61,8 +59,7 @@ bool cli_option_describe(const cb_option *option, cb_string *out)
     return !option->text || cb_string_printf(out, " [default %s]", option->text);
 }
 
-/* ---- paragraphs
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- paragraphs ---- */
 
 static int page_width(void)
 {
@@ -102,8 +99,7 @@ static bool option_lines(const cb_option *option, cb_string *out)
     int length = (int)flag.length;
     bool fits = length + 4 <= FLAG_COLUMN;
     ok = ok && cb_string_printf(out, "  %s", flag.data) &&
-         (fits ? cb_string_printf(out, "%*s", FLAG_COLUMN - length - 2, "")
-               : cb_string_printf(out, "\n%*s", FLAG_COLUMN, "")) &&
+         (fits ? cb_string_printf(out, "%*s", FLAG_COLUMN - length - 2, "") : cb_string_printf(out, "\n%*s", FLAG_COLUMN, "")) &&
          wrap(text.data, FLAG_COLUMN, FLAG_COLUMN, page_width(), out);
     cb_string_free(&flag);
     cb_string_free(&text);
@@ -112,17 +108,14 @@ static bool option_lines(const cb_option *option, cb_string *out)
 
 static bool section_lines(const cli_section *s, cb_string *out)
 {
-    bool ok =
-        s->kind ? cb_string_printf(out, "\nAdapter kind %s: %s (%s)\n", s->kind->name, s->kind->summary, s->kind->paper)
-                : cb_string_printf(out, "\n%s\n", s->title);
+    bool ok = s->kind ? cb_string_printf(out, "\nAdapter kind %s: %s (%s)\n", s->kind->name, s->kind->summary, s->kind->paper)
+                      : cb_string_printf(out, "\n%s\n", s->title);
     for (const cb_option *o = s->table; o->type && ok; o++)
         ok = option_lines(o, out);
     return ok;
 }
 
-/* ---- pages
- * -----------------------------------------------------------------------------------------------------------------------
- */
+/* ---- pages ---- */
 
 bool cli_help_command(const cli_command *command, cb_string *out)
 {
@@ -143,14 +136,11 @@ bool cli_help_command(const cli_command *command, cb_string *out)
 
 bool cli_help_overview(cb_string *out)
 {
-    bool ok = cb_string_printf(
-        out, "%s %s: adapts pre-trained models\n\nUsage: %s COMMAND [arguments] [options]\n\nCommands\n", CLI_PROGRAM,
-        CB_VERSION, CLI_PROGRAM);
+    bool ok = cb_string_printf(out, "%s %s: adapts pre-trained models\n\nUsage: %s COMMAND [arguments] [options]\n\nCommands\n",
+                               CLI_PROGRAM, CB_VERSION, CLI_PROGRAM);
     for (const cli_command *const *c = cli_commands(); *c && ok; c++)
         ok = cb_string_printf(out, "  %-18s%s\n", (*c)->name, (*c)->summary);
-    return ok &&
-           cb_string_printf(
-               out, "  %-18s%s\n  %-18s%s\n\n`%s COMMAND --help` describes a command with its options and examples.\n",
-               "help", "this page, or that of a command; --man and --markdown for all of them", "completion",
-               "bash, zsh or fish: a completion script on standard output", CLI_PROGRAM);
+    return ok && cb_string_printf(out, "  %-18s%s\n  %-18s%s\n\n`%s COMMAND --help` describes a command with its options and examples.\n",
+                                  "help", "this page, or that of a command; --man and --markdown for all of them", "completion",
+                                  "bash, zsh or fish: a completion script on standard output", CLI_PROGRAM);
 }

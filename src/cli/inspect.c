@@ -12,21 +12,17 @@ typedef struct settings {
 } settings;
 
 static const cb_option table[] = {CB_OPT_BOOL(settings, tensors, true, "list the tensors"), CB_OPT_END};
-static const cli_group groups[] = {
-    {"What to show", table, 0},
-    {0            }
-};
+static const cli_group groups[] = {{"What to show", table, 0}, {0}};
 
-/* ---- tensors
- * ------------------------------------------------------------------------------------------------------------------ */
+/* ---- tensors ---- */
 
 static json_t *tensor_json(const cb_weight_entry *entry)
 {
     json_t *shape = json_array();
     for (int i = 0; i < entry->ndim; i++)
         json_array_append_new(shape, json_integer((json_int_t)entry->shape[i]));
-    return json_pack("{s:s, s:s, s:o, s:I}", "name", entry->name, "dtype", cb_dtype_name(entry->dtype), "shape", shape,
-                     "bytes", (json_int_t)entry->size);
+    return json_pack("{s:s, s:s, s:o, s:I}", "name", entry->name, "dtype", cb_dtype_name(entry->dtype), "shape", shape, "bytes",
+                     (json_int_t)entry->size);
 }
 
 /* {"file", "bytes", "metadata"?, "tensors": [...]} */
@@ -41,8 +37,7 @@ static json_t *weights_json(const char *path)
     cb_safetensors_close(file);
     struct stat st = {0};
     stat(path, &st);
-    return json_pack("{s:s, s:I, s:o}", "file", cb_path_base(path), "bytes", (json_int_t)st.st_size, "tensors",
-                     tensors);
+    return json_pack("{s:s, s:I, s:o}", "file", cb_path_base(path), "bytes", (json_int_t)st.st_size, "tensors", tensors);
 }
 
 static bool ends_with(const char *text, const char *end)
@@ -73,8 +68,7 @@ static json_t *all_weights(const char *directory, const char *prefix)
     return NULL;
 }
 
-/* ---- kinds of path
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- kinds of path ---- */
 
 static json_t *tokenizer_json(const char *path)
 {
@@ -82,10 +76,9 @@ static json_t *tokenizer_json(const char *path)
     if (!t)
         return NULL;
     json_t *result =
-        json_pack("{s:I, s:i, s:i, s:i, s:i, s:i, s:b}", "vocabulary", (json_int_t)cb_tokenizer_vocab_size(t),
-                  "id_limit", (int)cb_tokenizer_id_limit(t), "bos", (int)cb_tokenizer_bos(t), "eos",
-                  (int)cb_tokenizer_eos(t), "unk", (int)cb_tokenizer_unk(t), "pad", (int)cb_tokenizer_pad(t),
-                  "chat_template", cb_tokenizer_chat_template(t) != NULL);
+        json_pack("{s:I, s:i, s:i, s:i, s:i, s:i, s:b}", "vocabulary", (json_int_t)cb_tokenizer_vocab_size(t), "id_limit",
+                  (int)cb_tokenizer_id_limit(t), "bos", (int)cb_tokenizer_bos(t), "eos", (int)cb_tokenizer_eos(t), "unk",
+                  (int)cb_tokenizer_unk(t), "pad", (int)cb_tokenizer_pad(t), "chat_template", cb_tokenizer_chat_template(t) != NULL);
     cb_tokenizer_free(t);
     return result;
 }
@@ -120,11 +113,8 @@ static bool inspect_directory(const char *path, json_t *result)
     if (ok && has(path, "tokenizer.json"))
         ok = put(result, "tokenizer", tokenizer_json(path));
     ok = ok && put(result, "files", all_weights(path, *kind == 'a' ? "adapter_model" : *kind == 'm' ? "model" : ""));
-    bool nothing = ok && *kind == 'd' && !json_object_get(result, "tokenizer") &&
-                   json_array_size(json_object_get(result, "files")) == 0;
-    return nothing ? cli_refuse("%s: found no config.json, adapter_config.json, tokenizer.json or *.safetensors in it",
-                                path)
-                   : ok;
+    bool nothing = ok && *kind == 'd' && !json_object_get(result, "tokenizer") && json_array_size(json_object_get(result, "files")) == 0;
+    return nothing ? cli_refuse("%s: found no config.json, adapter_config.json, tokenizer.json or *.safetensors in it", path) : ok;
 }
 
 static bool inspect_file(const char *path, json_t *result)
@@ -136,9 +126,7 @@ static bool inspect_file(const char *path, json_t *result)
     return put(result, "files", files) && ok && put(result, "kind", json_string("weights"));
 }
 
-/* ---- text
- * ------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- text ---- */
 
 /* The plain fields of a config; what is nested is for --json. */
 static void print_config(const json_t *config)
@@ -157,8 +145,7 @@ static void print_config(const json_t *config)
 static void print_tokenizer(const json_t *t)
 {
     static const char *const keys[] = {"bos", "eos", "unk", "pad"};
-    cli_field("tokenizer", "%lld tokens, ids below %lld",
-              (long long)json_integer_value(json_object_get(t, "vocabulary")),
+    cli_field("tokenizer", "%lld tokens, ids below %lld", (long long)json_integer_value(json_object_get(t, "vocabulary")),
               (long long)json_integer_value(json_object_get(t, "id_limit")));
     for (int i = 0; i < 4; i++) {
         long long id = (long long)json_integer_value(json_object_get(t, keys[i]));
@@ -226,8 +213,7 @@ static void print_text(const json_t *result, bool tensors)
     }
 }
 
-/* ---- the command
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- the command ---- */
 
 static bool run(cli_call *call, void *settings_)
 {
@@ -256,5 +242,4 @@ const cli_command cli_inspect = {
     .groups = groups,
     .examples = (const char *const[]){"cambium inspect models/base", "cambium inspect out/adapter --no-tensors",
                                       "cambium inspect model.safetensors --json", NULL},
-    .run = run
-};
+    .run = run};

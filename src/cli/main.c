@@ -7,8 +7,7 @@
 #include "cli/cli.h"
 #include "kernels/kernels.h"
 
-/* ---- signals and messages
- * ---------------------------------------------------------------------------------------------- */
+/* ---- signals and messages ---- */
 
 /* The first signal asks long work to stop at its next step, where it leaves a checkpoint; the second ends at once. */
 static void on_signal(int number)
@@ -34,8 +33,7 @@ static void on_log(void *user, cb_log_level level, const char *message)
     if (!wanted)
         return;
     cli_status_clear();
-    fprintf(stderr, "%s %s: %s%s\n", CLI_PROGRAM, call->command->name, level == CB_LOG_WARNING ? "warning: " : "",
-            message);
+    fprintf(stderr, "%s %s: %s%s\n", CLI_PROGRAM, call->command->name, level == CB_LOG_WARNING ? "warning: " : "", message);
 }
 
 /* The one line of a failure: control characters of hostile files must not reach the terminal. */
@@ -58,8 +56,7 @@ static bool flush_output(void)
     return false;
 }
 
-/* ---- commands
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- commands ---- */
 
 static int run_command(const cli_command *command, int count, char **words)
 {
@@ -126,8 +123,7 @@ static int unknown_command(int count, char **words)
     cb_string list = {0};
     if (second_words(words[0], &list)) {
         bool named = count > 1 && words[1][0] != '-';
-        cb_fail(CB_ERR_ARGUMENT, "found %s, expected one of %s; see %s help", named ? words[1] : "nothing", list.data,
-                CLI_PROGRAM);
+        cb_fail(CB_ERR_ARGUMENT, "found %s, expected one of %s; see %s help", named ? words[1] : "nothing", list.data, CLI_PROGRAM);
         print_error(words[0]);
     } else {
         const char *names[64];
@@ -135,16 +131,15 @@ static int unknown_command(int count, char **words)
         for (const cli_command *const *c = cli_commands(); *c && n < 64; c++)
             names[n++] = (*c)->name;
         cb_closest_names(words[0], names, n, 3, &list);
-        cb_fail(CB_ERR_ARGUMENT, "unknown command \"%s\"; close names: %s; see %s help", words[0],
-                list.data ? list.data : "none", CLI_PROGRAM);
+        cb_fail(CB_ERR_ARGUMENT, "unknown command \"%s\"; close names: %s; see %s help", words[0], list.data ? list.data : "none",
+                CLI_PROGRAM);
         print_error(NULL);
     }
     cb_string_free(&list);
     return CLI_EXIT_USAGE;
 }
 
-/* ---- help, completion, version
- * ------------------------------------------------------------------------------------------------ */
+/* ---- help, completion, version ---- */
 
 static int print_text(const char *command, bool ok, cb_string *text)
 {
@@ -163,8 +158,8 @@ static bool help_family(const char *word, cb_string *out)
     bool ok = true;
     for (const cli_command *const *c = cli_commands(); *c && ok; c++)
         if (strlen(word) == length_of_first_word((*c)->name) && strncmp((*c)->name, word, strlen(word)) == 0)
-            ok = cb_string_printf(out, "%s%s %s %s\n    %s\n", out->length ? "\n" : "", CLI_PROGRAM, (*c)->name,
-                                  (*c)->synopsis, (*c)->summary);
+            ok = cb_string_printf(out, "%s%s %s %s\n    %s\n", out->length ? "\n" : "", CLI_PROGRAM, (*c)->name, (*c)->synopsis,
+                                  (*c)->summary);
     return ok;
 }
 

@@ -8,8 +8,7 @@
 
 #include "cli/cli.h"
 
-/* ---- short texts
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- short texts ---- */
 
 enum { BUFFERS = 8, BUFFER_SIZE = 48 };
 
@@ -101,9 +100,7 @@ void cli_escape(const char *text, size_t length, cb_string *out)
     }
 }
 
-/* ---- tables
- * -------------------------------------------------------------------------------------------------------------------
- */
+/* ---- tables ---- */
 
 bool cli_table_add(cli_table *table, const char *format, ...)
 {
@@ -141,8 +138,8 @@ void cli_table_print(cli_table *table)
     for (size_t i = 0; i < rows * (size_t)columns; i++) {
         int column = (int)(i % (size_t)columns), padding = widths[column] - width_of(table->cells.items[i]);
         bool right = table->right && table->right[column] == 'r', last = column + 1 == columns;
-        printf("%s%*s%s%*s%s", column ? "  " : "", right ? padding : 0, "", table->cells.items[i],
-               right || last ? 0 : padding, "", last ? "\n" : "");
+        printf("%s%*s%s%*s%s", column ? "  " : "", right ? padding : 0, "", table->cells.items[i], right || last ? 0 : padding, "",
+               last ? "\n" : "");
     }
     cb_string_list_free(&table->cells);
 }
@@ -160,9 +157,7 @@ void cli_field(const char *name, const char *format, ...)
     cb_string_free(&plain);
 }
 
-/* ---- JSON
- * -------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- JSON ---- */
 
 json_t *cli_real(double value)
 {
@@ -184,9 +179,7 @@ bool cli_json(json_t *value)
     return true;
 }
 
-/* ---- the terminal
- * --------------------------------------------------------------------------------------------------------------------
- */
+/* ---- the terminal ---- */
 
 int cli_terminal_width(int fd)
 {

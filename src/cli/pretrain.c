@@ -17,25 +17,20 @@ static const cb_dtype save_dtypes[] = {CB_F32, CB_BF16, CB_F16};
 static const cb_option table[] = {
     CB_OPT_STRING(settings, config, NULL, "CONFIG_JSON", "config.json of the model to make"),
     CB_OPT_STRING(settings, model, NULL, "DIR", "model to go on training, instead of --config"),
-    CB_OPT_STRING(settings, tokenizer, NULL, "TOKENIZER_JSON",
-                  "tokenizer.json or its directory; with --model the model's own"),
+    CB_OPT_STRING(settings, tokenizer, NULL, "TOKENIZER_JSON", "tokenizer.json or its directory; with --model the model's own"),
     CB_OPT_STRING(settings, output, NULL, "DIR", "the model, checkpoints and records of the run"),
-    CB_OPT_ENUM(settings, dtype, 0, cli_dtype_names,
-                "how activations are kept and products are computed; weights are f32 while training"),
+    CB_OPT_ENUM(settings, dtype, 0, cli_dtype_names, "how activations are kept and products are computed; weights are f32 while training"),
     CB_OPT_ENUM(settings, save_dtype, 0, save_dtype_names, "how weights are written to model.safetensors"),
     CB_OPT_INT(settings, seed, 0, 0, 9e15, "seed of initial values and of the order of the data"),
     CB_OPT_END};
 
-static const cli_group groups[] = {
-    {"Run",              table, 0},
-    {"Data",                 cli_corpus_table, offsetof(settings, corpus)},
-    {"Rows",             cb_data_option_table, offsetof(settings, corpus.text)},
-    {"Training", cb_train_option_table, offsetof(settings, train)},
-    {0                 }
-};
+static const cli_group groups[] = {{"Run", table, 0},
+                                   {"Data", cli_corpus_table, offsetof(settings, corpus)},
+                                   {"Rows", cb_data_option_table, offsetof(settings, corpus.text)},
+                                   {"Training", cb_train_option_table, offsetof(settings, train)},
+                                   {0}};
 
-/* ---- every weight as a parameter
- * ------------------------------------------------------------------------------------------ */
+/* ---- every weight as a parameter ---- */
 
 typedef struct parameter_list {
     cb_named_tensor *items;
@@ -67,9 +62,7 @@ static void parameters_free(parameter_list *list)
     cb_free(list->items);
 }
 
-/* ---- saving
- * --------------------------------------------------------------------------------------------------------------------
- */
+/* ---- saving ---- */
 
 typedef struct saver {
     const cb_model *model;
@@ -106,9 +99,7 @@ static bool save(void *user, const char *directory)
     return ok && cb_model_save(s->model, directory, s->dtype);
 }
 
-/* ---- the command
- * --------------------------------------------------------------------------------------------------------------------
- */
+/* ---- the command ---- */
 
 static bool pretrain(cli_call *call, settings *s, cb_model *model)
 {
@@ -141,8 +132,7 @@ static bool run(cli_call *call, void *settings_)
     if (!cli_output_directory(s->output, s->model))
         return false;
     cb_model_options options = {.dtype = cli_dtype(s->dtype)};
-    cb_model *model =
-        s->config ? cb_model_create(s->config, (uint64_t)s->seed, options) : cb_model_load_with(s->model, options);
+    cb_model *model = s->config ? cb_model_create(s->config, (uint64_t)s->seed, options) : cb_model_load_with(s->model, options);
     bool ok = model && pretrain(call, s, model);
     cb_model_free(model);
     return ok;
@@ -151,17 +141,15 @@ static bool run(cli_call *call, void *settings_)
 const cli_command cli_pretrain = {
     .name = "pretrain",
     .summary = "train a whole model, from scratch or from a model directory",
-    .synopsis =
-        "(--config CONFIG_JSON --tokenizer TOKENIZER_JSON | --model DIR) --data FILE,... --output DIR [options]",
+    .synopsis = "(--config CONFIG_JSON --tokenizer TOKENIZER_JSON | --model DIR) --data FILE,... --output DIR [options]",
     .description = "Every weight is trained. The output is a model directory in the Hugging Face layout, with its "
                    "tokenizer; checkpoints, "
                    "records and --resume are as for `cambium train`.",
     .settings_size = sizeof(settings),
     .groups = groups,
-    .required = (const char *const[]){"data",                                                              "output",                                                                                          NULL},
+    .required = (const char *const[]){"data", "output", NULL},
     .examples =
-        (const char *const[]){
-                                      "cambium pretrain --config config.json --tokenizer tokenizer.json --data texts/ --output models/new "
-            "--steps 5000 --batch-size 16 --sequence-length 256 --learning-rate 1e-3 --warmup-ratio 0.05", "cambium pretrain --model models/base --data texts/ --output models/further --learning-rate 1e-4", NULL},
-    .run = run
-};
+        (const char *const[]){"cambium pretrain --config config.json --tokenizer tokenizer.json --data texts/ --output models/new "
+                              "--steps 5000 --batch-size 16 --sequence-length 256 --learning-rate 1e-3 --warmup-ratio 0.05",
+                              "cambium pretrain --model models/base --data texts/ --output models/further --learning-rate 1e-4", NULL},
+    .run = run};

@@ -5,14 +5,11 @@
 
 #include "cli/cli.h"
 
-/* ---- data
- * ---------------------------------------------------------------------------------------------------------------------
- */
+/* ---- data ---- */
 
 #define CORPUS cli_corpus_settings
 const cb_option cli_corpus_table[] = {
-    CB_OPT_LIST(CORPUS, data, NULL, "FILE,...",
-                "text, JSONL, CSV or TSV files, directories of them, or - for standard input"),
+    CB_OPT_LIST(CORPUS, data, NULL, "FILE,...", "text, JSONL, CSV or TSV files, directories of them, or - for standard input"),
     CB_OPT_LIST(CORPUS, validation_data, NULL, "FILE,...", "the same for validation"),
     CB_OPT_FLOAT(CORPUS, validation_split, 0, 0, 0.9, "share of the documents held out for validation"), CB_OPT_END};
 #undef CORPUS
@@ -25,8 +22,7 @@ void cli_fit_sequence_length(const cli_call *call, cb_data_options *text, const 
     if (!cli_given(call, "sequence_length"))
         text->sequence_length = most;
     else
-        cb_log_message(CB_LOG_WARNING,
-                       "--sequence-length %lld is beyond the %lld positions that the model was made for",
+        cb_log_message(CB_LOG_WARNING, "--sequence-length %lld is beyond the %lld positions that the model was made for",
                        (long long)text->sequence_length, (long long)most);
 }
 
@@ -64,9 +60,7 @@ void cli_corpus_close(cli_corpus *corpus)
     *corpus = (cli_corpus){0};
 }
 
-/* ---- progress
- * ---------------------------------------------------------------------------------------------------------------------
- */
+/* ---- progress ---- */
 
 typedef struct progress {
     const cli_call *call;
@@ -80,11 +74,10 @@ static const double terminal_period = 0.1, plain_period = 5;
 
 static void json_report(const cb_train_report *r)
 {
-    json_t *line = json_pack("{s:s, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:I}", "event", "progress", "step",
-                             (json_int_t)r->step, "steps", (json_int_t)r->steps, "loss", cli_real(r->loss),
-                             "learning_rate", cli_real(r->learning_rate), "grad_norm", cli_real(r->grad_norm),
-                             "tokens_per_second", cli_real(r->tokens_per_second), "seconds", cli_real(r->seconds),
-                             "seconds_left", cli_real(r->seconds_left), "memory", (json_int_t)r->memory);
+    json_t *line = json_pack("{s:s, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:I}", "event", "progress", "step", (json_int_t)r->step,
+                             "steps", (json_int_t)r->steps, "loss", cli_real(r->loss), "learning_rate", cli_real(r->learning_rate),
+                             "grad_norm", cli_real(r->grad_norm), "tokens_per_second", cli_real(r->tokens_per_second), "seconds",
+                             cli_real(r->seconds), "seconds_left", cli_real(r->seconds_left), "memory", (json_int_t)r->memory);
     if (line && r->evaluated) {
         json_object_set_new(line, "validation_loss", cli_real(r->eval_loss));
         json_object_set_new(line, "validation_perplexity", cli_real(exp(r->eval_loss)));
@@ -101,17 +94,16 @@ static void line_report(progress *p, const cb_train_report *r)
     p->smoothed = first ? r->loss : 0.9 * p->smoothed + 0.1 * r->loss;
     if (r->evaluated) {
         cli_status_clear();
-        fprintf(p->terminal ? stderr : stdout, "step %lld/%lld  validation loss %.4f  perplexity %.3f%s\n",
-                (long long)r->step, (long long)r->steps, r->eval_loss, exp(r->eval_loss),
-                r->eval_loss <= r->best_loss ? "  best so far" : "");
+        fprintf(p->terminal ? stderr : stdout, "step %lld/%lld  validation loss %.4f  perplexity %.3f%s\n", (long long)r->step,
+                (long long)r->steps, r->eval_loss, exp(r->eval_loss), r->eval_loss <= r->best_loss ? "  best so far" : "");
     }
     if (!first && !last && now - p->shown < (p->terminal ? terminal_period : plain_period))
         return;
     p->shown = now;
     char text[256];
-    snprintf(text, sizeof text, "step %lld/%lld  loss %.4f  %s tokens/s  %s  %s left  lr %.2e", (long long)r->step,
-             (long long)r->steps, p->smoothed, cli_thousands((int64_t)r->tokens_per_second), cli_bytes(r->memory),
-             cli_seconds(r->seconds_left), r->learning_rate);
+    snprintf(text, sizeof text, "step %lld/%lld  loss %.4f  %s tokens/s  %s  %s left  lr %.2e", (long long)r->step, (long long)r->steps,
+             p->smoothed, cli_thousands((int64_t)r->tokens_per_second), cli_bytes(r->memory), cli_seconds(r->seconds_left),
+             r->learning_rate);
     if (p->terminal)
         cli_status("%s", text);
     else
@@ -128,9 +120,7 @@ static void on_report(void *user, const cb_train_report *r)
         line_report(p, r);
 }
 
-/* ---- the summary
- * -------------------------------------------------------------------------------------------------------------------
- */
+/* ---- the summary ---- */
 
 /* Files of the output directory with their sizes. */
 static json_t *written_files(const char *directory)
@@ -142,29 +132,25 @@ static json_t *written_files(const char *directory)
             char *path = cb_path_join(directory, names.items[i]);
             struct stat st;
             if (path && stat(path, &st) == 0)
-                json_array_append_new(files,
-                                      json_pack("{s:s, s:I}", "name", names.items[i], "bytes", (json_int_t)st.st_size));
+                json_array_append_new(files, json_pack("{s:s, s:I}", "name", names.items[i], "bytes", (json_int_t)st.st_size));
             cb_free(path);
         }
     cb_string_list_free(&names);
     return files;
 }
 
-static bool json_result(const cb_trainee *what, const cb_train_options *o, const cb_train_result *r,
-                        double first_perplexity)
+static bool json_result(const cb_trainee *what, const cb_train_options *o, const cb_train_result *r, double first_perplexity)
 {
     bool judged = isfinite(r->best_eval_loss);
-    return cli_json(
-        json_pack("{s:s, s:s, s:I, s:I, s:I, s:b, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:o, s:o, s:I, s:I, s:o}", "event",
-                  "result", "output", o->output, "parameters", (json_int_t)r->parameters, "model_parameters",
-                  (json_int_t)cb_model_parameter_count(what->model), "steps", (json_int_t)r->steps, "stopped_early",
-                  (int)r->stopped_early, "first_loss", cli_real(r->first_loss), "last_loss", cli_real(r->last_loss),
-                  "validation_perplexity_before", cli_real(first_perplexity), "validation_loss",
-                  judged ? cli_real(r->best_eval_loss) : json_null(), "validation_perplexity",
-                  judged ? cli_real(exp(r->best_eval_loss)) : json_null(), "best_step", (json_int_t)r->best_step,
-                  "tokens", (json_int_t)r->tokens, "tokens_per_second", cli_real(r->tokens_per_second), "seconds",
-                  cli_real(r->seconds), "peak_memory", (json_int_t)r->peak_memory, "step_allocations",
-                  (json_int_t)r->step_allocations, "files", written_files(o->output)));
+    return cli_json(json_pack(
+        "{s:s, s:s, s:I, s:I, s:I, s:b, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:o, s:o, s:I, s:I, s:o}", "event", "result", "output",
+        o->output, "parameters", (json_int_t)r->parameters, "model_parameters", (json_int_t)cb_model_parameter_count(what->model), "steps",
+        (json_int_t)r->steps, "stopped_early", (int)r->stopped_early, "first_loss", cli_real(r->first_loss), "last_loss",
+        cli_real(r->last_loss), "validation_perplexity_before", cli_real(first_perplexity), "validation_loss",
+        judged ? cli_real(r->best_eval_loss) : json_null(), "validation_perplexity",
+        judged ? cli_real(exp(r->best_eval_loss)) : json_null(), "best_step", (json_int_t)r->best_step, "tokens", (json_int_t)r->tokens,
+        "tokens_per_second", cli_real(r->tokens_per_second), "seconds", cli_real(r->seconds), "peak_memory", (json_int_t)r->peak_memory,
+        "step_allocations", (json_int_t)r->step_allocations, "files", written_files(o->output)));
 }
 
 static void print_files(const char *directory)
@@ -179,22 +165,20 @@ static void print_files(const char *directory)
     json_decref(files);
 }
 
-static void print_result(const cb_trainee *what, const cb_train_options *o, const cb_train_result *r,
-                         double first_perplexity)
+static void print_result(const cb_trainee *what, const cb_train_options *o, const cb_train_result *r, double first_perplexity)
 {
     int64_t all = cb_model_parameter_count(what->model);
     double share = 100 * (double)r->parameters / (double)(all > 0 ? all : 1);
-    cli_field("parameters trained", "%s (%.*f %% of the model's %s)", cli_thousands(r->parameters), share < 1 ? 3 : 1,
-              share, cli_thousands(all));
+    cli_field("parameters trained", "%s (%.*f %% of the model's %s)", cli_thousands(r->parameters), share < 1 ? 3 : 1, share,
+              cli_thousands(all));
     cli_field("steps", "%lld%s", (long long)r->steps, r->stopped_early ? ", stopped early" : "");
     cli_field("loss", "%.4f at the first step, %.4f at the last", r->first_loss, r->last_loss);
     if (isfinite(r->best_eval_loss) && isfinite(first_perplexity))
-        cli_field("validation", "perplexity %.3f before, %.3f after (step %lld)", first_perplexity,
-                  exp(r->best_eval_loss), (long long)r->best_step);
+        cli_field("validation", "perplexity %.3f before, %.3f after (step %lld)", first_perplexity, exp(r->best_eval_loss),
+                  (long long)r->best_step);
     else if (isfinite(r->best_eval_loss))
         cli_field("validation", "perplexity %.3f (step %lld)", exp(r->best_eval_loss), (long long)r->best_step);
-    cli_field("speed", "%s tokens/s over %s tokens", cli_thousands((int64_t)r->tokens_per_second),
-              cli_thousands(r->tokens));
+    cli_field("speed", "%s tokens/s over %s tokens", cli_thousands((int64_t)r->tokens_per_second), cli_thousands(r->tokens));
     cli_field("time", "%s", cli_seconds(r->seconds));
     cli_field("peak memory", "%s", cli_bytes(r->peak_memory));
     print_files(o->output);
@@ -208,8 +192,7 @@ bool cli_train_run(cli_call *call, const cb_trainee *what, const cli_corpus *cor
     if (corpus->validation && !options->resume) {
         if (!call->common.json && !call->common.quiet)
             cli_status("validating before the first step");
-        if (!cb_evaluate_perplexity(what->model, corpus->validation, options->batch_size, options->eval_batches,
-                                    &before))
+        if (!cb_evaluate_perplexity(what->model, corpus->validation, options->batch_size, options->eval_batches, &before))
             return false;
         p.first_perplexity = before.perplexity;
     }

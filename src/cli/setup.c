@@ -9,8 +9,7 @@
 
 #include "cli/cli.h"
 
-/* ---- outputs
- * ---------------------------------------------------------------------------------------------------------------- */
+/* ---- outputs ---- */
 
 static char *parent_of(const char *path)
 {
@@ -95,8 +94,7 @@ bool cli_output_file(const char *path)
     return ok;
 }
 
-/* ---- models, tokenizers, adapters
- * ------------------------------------------------------------------------------------------------ */
+/* ---- models, tokenizers, adapters ---- */
 
 const char *const cli_dtype_names[] = {"bf16", "f32", NULL};
 
@@ -140,8 +138,7 @@ static bool add_adapter(cli_base *base, const char *text)
     char *directory = NULL;
     double weight;
     bool ok = split_weight(text, &directory, &weight);
-    cb_adapter *adapter =
-        ok ? cb_adapter_load(directory, cb_model_root(base->model), cb_model_type(base->model)) : NULL;
+    cb_adapter *adapter = ok ? cb_adapter_load(directory, cb_model_root(base->model), cb_model_type(base->model)) : NULL;
     cb_free(directory);
     if (!adapter)
         return false;

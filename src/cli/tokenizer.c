@@ -4,21 +4,15 @@
 
 #include "cli/cli.h"
 
-/* ---- encode
- * ---------------------------------------------------------------------------------------------------------------- */
+/* ---- encode ---- */
 
 typedef struct encode_settings {
     bool special_tokens;
 } encode_settings;
 
 static const cb_option encode_table[] = {
-    CB_OPT_BOOL(encode_settings, special_tokens, true,
-                "let the tokenizer add its own tokens, such as a beginning of text"),
-    CB_OPT_END};
-static const cli_group encode_groups[] = {
-    {"Encoding", encode_table, 0},
-    {0        }
-};
+    CB_OPT_BOOL(encode_settings, special_tokens, true, "let the tokenizer add its own tokens, such as a beginning of text"), CB_OPT_END};
+static const cli_group encode_groups[] = {{"Encoding", encode_table, 0}, {0}};
 
 static bool print_encoding(cli_call *call, const cb_tokenizer *tokenizer, const cb_encoding *e)
 {
@@ -45,8 +39,7 @@ static bool encode_run(cli_call *call, void *settings_)
     size_t length = 0;
     cb_tokenizer *tokenizer = cb_tokenizer_load(call->arguments[0]);
     char *text = tokenizer ? cli_text_argument(call->argument_count > 1 ? call->arguments[1] : "-", &length) : NULL;
-    bool ok = text && cb_tokenizer_encode(tokenizer, text, length, s->special_tokens, &e) &&
-              print_encoding(call, tokenizer, &e);
+    bool ok = text && cb_tokenizer_encode(tokenizer, text, length, s->special_tokens, &e) && print_encoding(call, tokenizer, &e);
     cb_free(text);
     cb_encoding_free(&e);
     cb_tokenizer_free(tokenizer);
@@ -64,25 +57,18 @@ const cli_command cli_tokenizer_encode = {
     .most = 2,
     .settings_size = sizeof(encode_settings),
     .groups = encode_groups,
-    .examples =
-        (const char *const[]){"cambium tokenizer encode models/base \"Hello world\"",
-                              "cambium tokenizer encode tokenizer.json --no-special-tokens --json < text.txt", NULL},
-    .run = encode_run
-};
+    .examples = (const char *const[]){"cambium tokenizer encode models/base \"Hello world\"",
+                                      "cambium tokenizer encode tokenizer.json --no-special-tokens --json < text.txt", NULL},
+    .run = encode_run};
 
-/* ---- decode
- * ---------------------------------------------------------------------------------------------------------------- */
+/* ---- decode ---- */
 
 typedef struct decode_settings {
     bool skip_special_tokens;
 } decode_settings;
 
-static const cb_option decode_table[] = {
-    CB_OPT_BOOL(decode_settings, skip_special_tokens, false, "leave out special tokens"), CB_OPT_END};
-static const cli_group decode_groups[] = {
-    {"Decoding", decode_table, 0},
-    {0        }
-};
+static const cb_option decode_table[] = {CB_OPT_BOOL(decode_settings, skip_special_tokens, false, "leave out special tokens"), CB_OPT_END};
+static const cli_group decode_groups[] = {{"Decoding", decode_table, 0}, {0}};
 
 typedef struct id_list {
     int32_t *items;
@@ -96,8 +82,7 @@ static bool parse_ids(const char *text, int32_t limit, id_list *ids)
         char *end;
         long id = strtol(text, &end, 10);
         if (end == text || (*end && !strchr(" \t\r\n,[]", *end)) || id < 0 || id >= limit)
-            return cli_refuse("found \"%.*s\", expected token ids from 0 to %d", (int)strcspn(text, " \t\r\n,[]"), text,
-                              limit - 1);
+            return cli_refuse("found \"%.*s\", expected token ids from 0 to %d", (int)strcspn(text, " \t\r\n,[]"), text, limit - 1);
         if (!cb_grow(&ids->items, &ids->capacity, ids->count + 1, sizeof *ids->items))
             return false;
         ids->items[ids->count++] = (int32_t)id;
@@ -133,21 +118,18 @@ static bool decode_run(cli_call *call, void *settings_)
     return ok;
 }
 
-const cli_command cli_tokenizer_decode = {
-    .name = "tokenizer decode",
-    .summary = "token ids to text",
-    .synopsis = "TOKENIZER [ID]... [options]",
-    .description = "Ids may be separated by blanks or commas; without any, standard input is read.",
-    .least = 1,
-    .most = 1 << 20,
-    .settings_size = sizeof(decode_settings),
-    .groups = decode_groups,
-    .examples = (const char *const[]){"cambium tokenizer decode models/base 1 15043 3186", NULL},
-    .run = decode_run
-};
+const cli_command cli_tokenizer_decode = {.name = "tokenizer decode",
+                                          .summary = "token ids to text",
+                                          .synopsis = "TOKENIZER [ID]... [options]",
+                                          .description = "Ids may be separated by blanks or commas; without any, standard input is read.",
+                                          .least = 1,
+                                          .most = 1 << 20,
+                                          .settings_size = sizeof(decode_settings),
+                                          .groups = decode_groups,
+                                          .examples = (const char *const[]){"cambium tokenizer decode models/base 1 15043 3186", NULL},
+                                          .run = decode_run};
 
-/* ---- train
- * ----------------------------------------------------------------------------------------------------------------- */
+/* ---- train ---- */
 
 typedef struct train_settings {
     char *output;
@@ -156,14 +138,10 @@ typedef struct train_settings {
 } train_settings;
 
 static const cb_option train_table[] = {
-    CB_OPT_LIST(train_settings, data, NULL, "FILE,...",
-                "text, JSONL, CSV or TSV files, directories of them, or - for standard input"),
+    CB_OPT_LIST(train_settings, data, NULL, "FILE,...", "text, JSONL, CSV or TSV files, directories of them, or - for standard input"),
     CB_OPT_STRING(train_settings, output, NULL, "TOKENIZER_JSON", "file to write"), CB_OPT_END};
 static const cli_group train_groups[] = {
-    {"Input and output", train_table, 0},
-    {"Training",                 cb_tokenizer_train_options, offsetof(train_settings, config)},
-    {0        }
-};
+    {"Input and output", train_table, 0}, {"Training", cb_tokenizer_train_options, offsetof(train_settings, config)}, {0}};
 
 static bool train_run(cli_call *call, void *settings_)
 {
@@ -180,8 +158,6 @@ const cli_command cli_tokenizer_train = {
                    "package reads.",
     .settings_size = sizeof(train_settings),
     .groups = train_groups,
-    .required = (const char *const[]){"data", "output",                                                                    NULL},
-    .examples =
-        (const char *const[]){"cambium tokenizer train --data texts/ --vocab-size 8192 --output tokenizer.json",      NULL},
-    .run = train_run
-};
+    .required = (const char *const[]){"data", "output", NULL},
+    .examples = (const char *const[]){"cambium tokenizer train --data texts/ --vocab-size 8192 --output tokenizer.json", NULL},
+    .run = train_run};

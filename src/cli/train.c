@@ -16,18 +16,15 @@ static const cb_option table[] = {
     CB_OPT_STRING(settings, kind, "lora", "NAME", "adapter kind"),
     CB_OPT_STRING(settings, adapter, NULL, "DIR", "adapter to go on training, instead of a new one"),
     CB_OPT_STRING(settings, tokenizer, NULL, "PATH", "tokenizer.json or its directory; without it the model's own"),
-    CB_OPT_ENUM(settings, dtype, 0, cli_dtype_names,
-                "how activations are kept and products are computed; what is trained is f32"),
+    CB_OPT_ENUM(settings, dtype, 0, cli_dtype_names, "how activations are kept and products are computed; what is trained is f32"),
     CB_OPT_INT(settings, seed, 0, 0, 9e15, "seed of initial values, order of the data and dropout"),
     CB_OPT_END};
 
-static const cli_group groups[] = {
-    {"Run",              table, 0},
-    {"Data",                 cli_corpus_table, offsetof(settings, corpus)},
-    {"Rows",             cb_data_option_table, offsetof(settings, corpus.text)},
-    {"Training", cb_train_option_table, offsetof(settings, train)},
-    {0                 }
-};
+static const cli_group groups[] = {{"Run", table, 0},
+                                   {"Data", cli_corpus_table, offsetof(settings, corpus)},
+                                   {"Rows", cb_data_option_table, offsetof(settings, corpus.text)},
+                                   {"Training", cb_train_option_table, offsetof(settings, train)},
+                                   {0}};
 
 /* A new adapter with the options of the command line. */
 static cb_adapter *configure(cli_call *call, const settings *s)
@@ -117,12 +114,11 @@ const cli_command cli_train = {
     .settings_size = sizeof(settings),
     .groups = groups,
     .adapter_options = true,
-    .required = (const char *const[]){"data", "output",                                  NULL},
-    .examples =
-        (const char *const[]){
-                                      "cambium train models/base --data notes.txt --output out/adapter --rank 8 --alpha 16 "
-            "--target-modules all-linear --steps 200 --batch-size 4 --sequence-length 256 "
-            "--learning-rate 1e-3 --seed 1",  "cambium train models/base --data chats.jsonl --validation-split 0.1 --eval-steps 50 --save-steps 50 "
-            "--output out/adapter --resume", NULL},
-    .run = run
-};
+    .required = (const char *const[]){"data", "output", NULL},
+    .examples = (const char *const[]){"cambium train models/base --data notes.txt --output out/adapter --rank 8 --alpha 16 "
+                                      "--target-modules all-linear --steps 200 --batch-size 4 --sequence-length 256 "
+                                      "--learning-rate 1e-3 --seed 1",
+                                      "cambium train models/base --data chats.jsonl --validation-split 0.1 --eval-steps 50 --save-steps 50 "
+                                      "--output out/adapter --resume",
+                                      NULL},
+    .run = run};

@@ -23,8 +23,7 @@ static bool refuse(const char *what, const char *path)
     return false;
 }
 
-/* ---- reading
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- reading ---- */
 
 bool cb_file_map_open(cb_file_map *map, const char *path)
 {
@@ -97,8 +96,7 @@ char *cb_file_read(const char *path, size_t limit, size_t *length)
     return s.data;
 }
 
-/* ---- writing
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- writing ---- */
 
 enum { BUFFER = 1 << 18 };
 
@@ -298,8 +296,7 @@ bool cb_file_write(const char *path, const void *bytes, size_t length)
     return false;
 }
 
-/* ---- directories
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- directories ---- */
 
 bool cb_is_file(const char *path)
 {

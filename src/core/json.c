@@ -136,16 +136,14 @@ bool cb_json_save(const char *path, const json_t *value, bool sort_keys)
 
 static const char *type_name(const json_t *value)
 {
-    static const char *const names[] = {[JSON_OBJECT] = "an object", [JSON_ARRAY] = "an array",
-                                        [JSON_STRING] = "a string",  [JSON_INTEGER] = "a whole number",
-                                        [JSON_REAL] = "a number",    [JSON_TRUE] = "true",
-                                        [JSON_FALSE] = "false",      [JSON_NULL] = "null"};
+    static const char *const names[] = {
+        [JSON_OBJECT] = "an object", [JSON_ARRAY] = "an array", [JSON_STRING] = "a string", [JSON_INTEGER] = "a whole number",
+        [JSON_REAL] = "a number",    [JSON_TRUE] = "true",      [JSON_FALSE] = "false",     [JSON_NULL] = "null"};
     return names[json_typeof(value)];
 }
 
 /* The field, or NULL when it is missing, null or (with an error) of another type. */
-static const json_t *field(const char *file, const json_t *object, const char *key, bool (*fits)(const json_t *),
-                           const char *expected)
+static const json_t *field(const char *file, const json_t *object, const char *key, bool (*fits)(const json_t *), const char *expected)
 {
     const json_t *value = json_object_get(object, key);
     if (!value || json_is_null(value))

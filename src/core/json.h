@@ -23,7 +23,6 @@ double cb_json_float(const char *file, const json_t *object, const char *key, do
 bool cb_json_bool(const char *file, const json_t *object, const char *key, bool def);
 const char *cb_json_string(const char *file, const json_t *object, const char *key, const char *def);
 /* Fills an option struct from a JSON object; unknown keys call cb_log_message(CB_LOG_WARNING) when `warn_unknown`. */
-bool cb_options_from_json(const cb_option *table, void *config, const char *file, const json_t *object,
-                          bool warn_unknown);
+bool cb_options_from_json(const cb_option *table, void *config, const char *file, const json_t *object, bool warn_unknown);
 
 #endif

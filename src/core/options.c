@@ -8,8 +8,7 @@
 
 #define FIELD(T, config, option) (*(T *)((char *)(config) + (option)->offset))
 
-/* ---- maps
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- maps ---- */
 
 bool cb_option_map_set(cb_option_map *map, const char *key, double value)
 {
@@ -39,8 +38,7 @@ static void map_free(cb_option_map *map)
     *map = (cb_option_map){0};
 }
 
-/* ---- one value from text
- * --------------------------------------------------------------------------------------------------- */
+/* ---- one value from text ---- */
 
 static bool wrong(const cb_option *o, const char *value, const char *expected)
 {
@@ -130,8 +128,7 @@ static bool set_enum(const cb_option *o, void *config, const char *value)
 }
 
 /* Calls `item` on each part of a comma-separated text. Empty parts are skipped. */
-static bool for_each_part(const char *value, bool (*item)(const cb_option *, void *, char *), const cb_option *o,
-                          void *target)
+static bool for_each_part(const char *value, bool (*item)(const cb_option *, void *, char *), const cb_option *o, void *target)
 {
     char *copy = cb_strdup(value), *rest = copy, *part;
     bool ok = copy;
@@ -207,8 +204,7 @@ static bool set_value(const cb_option *o, void *config, const char *value)
     return false;
 }
 
-/* ---- whole structs
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- whole structs ---- */
 
 static void clear(const cb_option *o, void *config)
 {
@@ -297,9 +293,7 @@ bool cb_options_set(const cb_option *table, void *config, const char *name, cons
     return false;
 }
 
-/* ---- JSON
- * ----------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- JSON ---- */
 
 static json_t *to_json(const cb_option *o, const void *config)
 {
@@ -384,8 +378,7 @@ static bool map_from_json(const cb_option *o, void *config, const json_t *value)
     json_t *item;
     json_object_foreach((json_t *)(uintptr_t)value, key, item)
     {
-        bool ok = json_is_number(item) ? cb_option_map_set(&map, key, json_number_value(item))
-                                       : wrong(o, key, "a number for each key");
+        bool ok = json_is_number(item) ? cb_option_map_set(&map, key, json_number_value(item)) : wrong(o, key, "a number for each key");
         if (!ok) {
             map_free(&map);
             return false;
@@ -404,8 +397,7 @@ static bool from_json(const cb_option *o, void *config, const json_t *value)
         return list_from_json(o, config, value);
     if (o->type == CB_OPTION_MAP && json_is_object(value))
         return map_from_json(o, config, value);
-    if (o->type == CB_OPTION_LIST &&
-        json_is_string(value)) { /* one string is one item: it may be a regex with commas */
+    if (o->type == CB_OPTION_LIST && json_is_string(value)) { /* one string is one item: it may be a regex with commas */
         cb_string_list list = {0};
         if (!cb_string_list_add(&list, json_string_value(value)))
             return false;
@@ -415,23 +407,20 @@ static bool from_json(const cb_option *o, void *config, const json_t *value)
     }
     bool text = o->type == CB_OPTION_STRING || o->type == CB_OPTION_ENUM;
     bool fits = (text && json_is_string(value)) || (o->type == CB_OPTION_BOOL && json_is_boolean(value)) ||
-                (o->type == CB_OPTION_INT && json_is_number(value)) ||
-                (o->type == CB_OPTION_FLOAT && json_is_number(value)) ||
+                (o->type == CB_OPTION_INT && json_is_number(value)) || (o->type == CB_OPTION_FLOAT && json_is_number(value)) ||
                 (o->type == CB_OPTION_LIST && json_is_integer(value));
     char *dump = json_is_string(value) ? NULL : json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
     const char *words = json_is_string(value) ? json_string_value(value) : dump ? dump : "";
     static const char *const expected[] = {
-        [CB_OPTION_BOOL] = "true or false", [CB_OPTION_INT] = "a whole number",
-        [CB_OPTION_FLOAT] = "a number",     [CB_OPTION_STRING] = "a string",
-        [CB_OPTION_ENUM] = "a string",      [CB_OPTION_LIST] = "a string or an array",
+        [CB_OPTION_BOOL] = "true or false", [CB_OPTION_INT] = "a whole number", [CB_OPTION_FLOAT] = "a number",
+        [CB_OPTION_STRING] = "a string",    [CB_OPTION_ENUM] = "a string",      [CB_OPTION_LIST] = "a string or an array",
         [CB_OPTION_MAP] = "an object"};
     bool ok = fits ? set_value(o, config, words) : wrong(o, words, expected[o->type]);
     free(dump);
     return ok;
 }
 
-bool cb_options_from_json(const cb_option *table, void *config, const char *file, const json_t *object,
-                          bool warn_unknown)
+bool cb_options_from_json(const cb_option *table, void *config, const char *file, const json_t *object, bool warn_unknown)
 {
     if (!json_is_object(object))
         return cb_fail(CB_ERR_FORMAT, "%s: expected a JSON object", file) == CB_OK;
@@ -450,9 +439,7 @@ bool cb_options_from_json(const cb_option *table, void *config, const char *file
     return true;
 }
 
-/* ---- help
- * ------------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- help ---- */
 
 static bool describe(const cb_option *o, cb_string *out)
 {

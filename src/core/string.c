@@ -107,8 +107,7 @@ char *cb_format(const char *format, ...)
     return s.data;
 }
 
-/* ---- lists ---------------------------------------------------------------------------------------------------------
- */
+/* ---- lists ---- */
 
 bool cb_string_list_add(cb_string_list *list, const char *text)
 {
@@ -129,8 +128,7 @@ void cb_string_list_free(cb_string_list *list)
     *list = (cb_string_list){0};
 }
 
-/* ---- close names
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- close names ---- */
 
 enum { NAME_LIMIT = 128 };
 
@@ -183,8 +181,7 @@ size_t cb_closest_names(const char *name, const char *const *names, size_t count
     return found;
 }
 
-/* ---- UTF-8
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- UTF-8 ---- */
 
 /* Length of the well-formed sequence at s (at most n bytes), or 0.  Unicode 15, table 3-7. */
 static size_t sequence_length(const unsigned char *s, size_t n)
@@ -198,8 +195,7 @@ static size_t sequence_length(const unsigned char *s, size_t n)
     for (size_t i = 1; i < length; i++)
         if ((s[i] & 0xC0) != 0x80)
             return 0;
-    bool bad = (c == 0xE0 && s[1] < 0xA0) || (c == 0xED && s[1] > 0x9F) || (c == 0xF0 && s[1] < 0x90) ||
-               (c == 0xF4 && s[1] > 0x8F);
+    bool bad = (c == 0xE0 && s[1] < 0xA0) || (c == 0xED && s[1] > 0x9F) || (c == 0xF0 && s[1] < 0x90) || (c == 0xF4 && s[1] > 0x8F);
     return bad ? 0 : length;
 }
 

@@ -10,7 +10,7 @@ const char *const cb_chat_template_names[] = {"auto", "chatml", "llama3", "plain
 enum { CHAT_AUTO, CHAT_CHATML, CHAT_LLAMA3, CHAT_PLAIN };
 
 typedef struct chat_format {
-    const char *start;       /* before everything */
+    const char *start; /* before everything */
     const char *role_before, *role_after;
     const char *message_after;
 } chat_format;

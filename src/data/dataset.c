@@ -58,7 +58,7 @@ void cb_dataset_free(cb_dataset *data)
     cb_free(data);
 }
 
-/* ---- opening and splitting ---------------------------------------------------------------------------------------------- */
+/* ---- opening and splitting ---- */
 
 static int64_t rows_of(const document *d, int64_t length)
 {
@@ -189,8 +189,8 @@ cb_dataset *cb_dataset_split(cb_dataset *data, double share, uint64_t seed)
     part->options = data->options;
     bool ok = split_documents(data, part, share, seed);
     if (ok && part->documents.count == 0)
-        ok = cb_fail(CB_ERR_ARGUMENT, "data: %lld tokens are too few to set aside a share of %g for validation",
-                     (long long)data->tokens, share) == CB_OK;
+        ok = cb_fail(CB_ERR_ARGUMENT, "data: %lld tokens are too few to set aside a share of %g for validation", (long long)data->tokens,
+                     share) == CB_OK;
     cb_free(data->row_starts);
     data->row_starts = NULL;
     if (!ok || !count_rows(data) || !count_rows(part)) {
@@ -200,7 +200,7 @@ cb_dataset *cb_dataset_split(cb_dataset *data, double share, uint64_t seed)
     return part;
 }
 
-/* ---- layouts ---------------------------------------------------------------------------------------------------------------- */
+/* ---- layouts ---- */
 
 static bool layout_make(cb_dataset *data, layout *l, int64_t epoch, bool shuffled)
 {
@@ -244,7 +244,7 @@ static int64_t document_at(const layout *l, int64_t documents, int64_t position)
     return low;
 }
 
-/* ---- rows --------------------------------------------------------------------------------------------------------------------- */
+/* ---- rows ---- */
 
 /* One row of a batch being filled. */
 typedef struct row {
@@ -330,8 +330,10 @@ static bool batch_ready(const cb_dataset *data, int64_t rows, cb_batch *batch)
 static void fill_at(const cb_dataset *data, const layout *l, int64_t number, int64_t at, cb_batch *batch)
 {
     int64_t length = data->options.sequence_length, offset = at * length;
-    row r = {.ids = (int32_t *)batch->ids->data + offset, .targets = (int32_t *)batch->targets->data + offset,
-             .segments = (int32_t *)batch->segments->data + offset, .positions = (int32_t *)batch->positions->data + offset,
+    row r = {.ids = (int32_t *)batch->ids->data + offset,
+             .targets = (int32_t *)batch->targets->data + offset,
+             .segments = (int32_t *)batch->segments->data + offset,
+             .positions = (int32_t *)batch->positions->data + offset,
              .length = length};
     fill_row(data, l, number, &r, batch);
 }
@@ -371,7 +373,7 @@ void cb_batch_free(cb_batch *batch)
     *batch = (cb_batch){0};
 }
 
-/* ---- questions ------------------------------------------------------------------------------------------------------------------ */
+/* ---- questions ---- */
 
 int64_t cb_dataset_tokens(const cb_dataset *data)
 {

@@ -9,7 +9,7 @@ typedef struct token_store {
     int32_t *ids;
     uint8_t *learned; /* 1 where the token is one to be predicted */
     size_t count, capacity, learned_capacity;
-    uint64_t bytes;   /* of source text */
+    uint64_t bytes; /* of source text */
     int references;
 } token_store;
 

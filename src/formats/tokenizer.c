@@ -48,10 +48,7 @@ static bool parse_truncation(cb_tokenizer *t, const json_t *object)
     const char *direction = json_string_value(json_object_get(object, "direction"));
     t->truncation.given = true;
     t->truncation.left = direction && strcmp(direction, "Left") == 0;
-    t->truncation.strategy = !strategy                              ? 0
-                             : strcmp(strategy, "OnlyFirst") == 0  ? 1
-                             : strcmp(strategy, "OnlySecond") == 0 ? 2
-                                                                   : 0;
+    t->truncation.strategy = !strategy ? 0 : strcmp(strategy, "OnlyFirst") == 0 ? 1 : strcmp(strategy, "OnlySecond") == 0 ? 2 : 0;
     return cb_source_count(&source, object, "max_length", 512, &t->truncation.max_length) &&
            cb_source_count(&source, object, "stride", 0, &t->truncation.stride);
 }
@@ -68,8 +65,7 @@ static bool parse_padding(cb_tokenizer *t, const json_t *object)
     t->padding.given = true;
     t->padding.left = direction && strcmp(direction, "Left") == 0;
     if (!cb_source_count(&source, object, "pad_to_multiple_of", 0, &t->padding.multiple) ||
-        !cb_source_count(&source, object, "pad_id", 0, &id) ||
-        !cb_source_count(&source, object, "pad_type_id", 0, &t->padding.type_id) ||
+        !cb_source_count(&source, object, "pad_id", 0, &id) || !cb_source_count(&source, object, "pad_type_id", 0, &t->padding.type_id) ||
         (json_is_object(strategy) && !cb_source_count(&source, strategy, "Fixed", 0, &t->padding.fixed)))
         return false;
     if (id > INT32_MAX)
@@ -189,7 +185,10 @@ void cb_tokenizer_free(cb_tokenizer *t)
     cb_free(t);
 }
 
-bool cb_tokenizer_save(const cb_tokenizer *t, const char *path) { return cb_file_write(path, t->source, t->source_length); }
+bool cb_tokenizer_save(const cb_tokenizer *t, const char *path)
+{
+    return cb_file_write(path, t->source, t->source_length);
+}
 
 /* ---- The files beside it ---- */
 
@@ -287,8 +286,7 @@ static bool read_template_file(cb_tokenizer *t, const char *directory)
 bool cb_tokenizer_config_read(cb_tokenizer *t, const char *directory)
 {
     json_t *config = NULL, *specials = NULL;
-    bool ok = read_beside(directory, "tokenizer_config.json", &config) &&
-              read_beside(directory, "special_tokens_map.json", &specials);
+    bool ok = read_beside(directory, "tokenizer_config.json", &config) && read_beside(directory, "special_tokens_map.json", &specials);
     if (ok && config)
         ok = read_config(t, config);
     if (ok && specials)
@@ -339,12 +337,39 @@ bool cb_tokenizer_is_special(const cb_tokenizer *t, int32_t id)
     return added && added->special;
 }
 
-int32_t cb_tokenizer_bos(const cb_tokenizer *t) { return t->bos; }
-int32_t cb_tokenizer_eos(const cb_tokenizer *t) { return t->eos; }
-int32_t cb_tokenizer_pad(const cb_tokenizer *t) { return t->pad; }
-int32_t cb_tokenizer_unk(const cb_tokenizer *t) { return t->unk; }
-int cb_tokenizer_add_bos(const cb_tokenizer *t) { return t->add_bos; }
-int cb_tokenizer_add_eos(const cb_tokenizer *t) { return t->add_eos; }
-const char *cb_tokenizer_chat_template(const cb_tokenizer *t) { return t->chat_template; }
-int64_t cb_tokenizer_model_max_length(const cb_tokenizer *t) { return t->model_max_length; }
-void cb_tokenizer_seed(cb_tokenizer *t, uint64_t seed) { t->seed = seed; }
+int32_t cb_tokenizer_bos(const cb_tokenizer *t)
+{
+    return t->bos;
+}
+int32_t cb_tokenizer_eos(const cb_tokenizer *t)
+{
+    return t->eos;
+}
+int32_t cb_tokenizer_pad(const cb_tokenizer *t)
+{
+    return t->pad;
+}
+int32_t cb_tokenizer_unk(const cb_tokenizer *t)
+{
+    return t->unk;
+}
+int cb_tokenizer_add_bos(const cb_tokenizer *t)
+{
+    return t->add_bos;
+}
+int cb_tokenizer_add_eos(const cb_tokenizer *t)
+{
+    return t->add_eos;
+}
+const char *cb_tokenizer_chat_template(const cb_tokenizer *t)
+{
+    return t->chat_template;
+}
+int64_t cb_tokenizer_model_max_length(const cb_tokenizer *t)
+{
+    return t->model_max_length;
+}
+void cb_tokenizer_seed(cb_tokenizer *t, uint64_t seed)
+{
+    t->seed = seed;
+}

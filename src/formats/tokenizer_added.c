@@ -64,8 +64,8 @@ const cb_added_token *cb_added_get(const cb_added *added, int32_t id)
 
 static bool same_token(const cb_added_token *a, const cb_added_token *b)
 {
-    return a->single_word == b->single_word && a->lstrip == b->lstrip && a->rstrip == b->rstrip &&
-           a->normalized == b->normalized && a->special == b->special;
+    return a->single_word == b->single_word && a->lstrip == b->lstrip && a->rstrip == b->rstrip && a->normalized == b->normalized &&
+           a->special == b->special;
 }
 
 static bool set_by_id(cb_added *added, int32_t id, int32_t item)
@@ -89,8 +89,7 @@ static bool normalize_content(cb_tokenizer *tokenizer, cb_added_token *token)
     cb_work *work = cb_work_take(tokenizer);
     if (!work)
         return false;
-    cb_piece piece = {.text = token->content, .length = (uint32_t)token->length,
-                      .original_length = (uint32_t)token->length, .token = -1};
+    cb_piece piece = {.text = token->content, .length = (uint32_t)token->length, .original_length = (uint32_t)token->length, .token = -1};
     bool ok = tokenizer->normalizer.kind->normalize(tokenizer->normalizer.state, work, &piece);
     if (ok && (piece.length != token->length || memcmp(piece.text, token->content, token->length) != 0)) {
         token->normalized_content = cb_strndup(piece.text, piece.length);
@@ -120,8 +119,7 @@ static bool add_token(cb_tokenizer *tokenizer, const char *what, const json_t *o
         return cb_fail(CB_ERR_FORMAT, "%s: an added token has no \"content\"", what), false;
     token.length = json_string_length(content);
     if (token.length > max_content)
-        return cb_fail(CB_ERR_UNSUPPORTED, "%s: an added token has %zu bytes; the most is %d", what, token.length, max_content),
-               false;
+        return cb_fail(CB_ERR_UNSUPPORTED, "%s: an added token has %zu bytes; the most is %d", what, token.length, max_content), false;
     if (!token_flag(what, object, "single_word", &token.single_word) || !token_flag(what, object, "lstrip", &token.lstrip) ||
         !token_flag(what, object, "rstrip", &token.rstrip) || !token_flag(what, object, "normalized", &token.normalized) ||
         !token_flag(what, object, "special", &token.special))
@@ -131,8 +129,7 @@ static bool add_token(cb_tokenizer *tokenizer, const char *what, const json_t *o
     const char *text = json_string_value(content);
     token.id = cb_vocab_find(&added->vocab, text, token.length);
     const cb_added_token *before = cb_added_get(added, token.id);
-    if (before && before->length == token.length && memcmp(before->content, text, token.length) == 0 &&
-        same_token(before, &token))
+    if (before && before->length == token.length && memcmp(before->content, text, token.length) == 0 && same_token(before, &token))
         return true;
     if (token.id < 0)
         token.id = cb_vocab_find(&tokenizer->vocab, text, token.length);
@@ -144,8 +141,8 @@ static bool add_token(cb_tokenizer *tokenizer, const char *what, const json_t *o
     if (!token.content)
         return false;
     added->items[added->count++] = token;
-    return normalize_content(tokenizer, &added->items[added->count - 1]) &&
-           set_by_id(added, token.id, (int32_t)added->count - 1) && cb_vocab_add(&added->vocab, text, token.length, token.id);
+    return normalize_content(tokenizer, &added->items[added->count - 1]) && set_by_id(added, token.id, (int32_t)added->count - 1) &&
+           cb_vocab_add(&added->vocab, text, token.length, token.id);
 }
 
 bool cb_added_parse(cb_tokenizer *tokenizer, const char *what, const json_t *list)

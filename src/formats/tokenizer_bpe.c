@@ -7,9 +7,9 @@
 #include "formats/tokenizer_unicode.h"
 
 enum {
-    short_word = 24,          /* symbols up to which scanning beats the heap */
-    cache_entries = 1 << 14,  /* per thread that encodes */
-    cache_key = 54,           /* bytes */
+    short_word = 24,         /* symbols up to which scanning beats the heap */
+    cache_entries = 1 << 14, /* per thread that encodes */
+    cache_key = 54,          /* bytes */
     cache_ids = 14,
     max_vocab = 4 << 20,
     max_id = (1 << 24) - 1,
@@ -86,8 +86,7 @@ static const merge_entry *find_merge(const bpe *model, uint32_t left, uint32_t r
 static void put_merge(bpe *model, merge_entry merge)
 {
     size_t slot = pair_slot(model, merge.left, merge.right);
-    while (model->merges[slot].rank != UINT32_MAX &&
-           (model->merges[slot].left != merge.left || model->merges[slot].right != merge.right))
+    while (model->merges[slot].rank != UINT32_MAX && (model->merges[slot].left != merge.left || model->merges[slot].right != merge.right))
         slot = (slot + 1) & (model->merge_slots - 1);
     model->merges[slot] = merge;
 }
@@ -115,13 +114,12 @@ static bool read_merge(const json_t *value, merge_texts *out)
     const json_t *left = json_array_get(value, 0), *right = json_array_get(value, 1);
     if (json_array_size(value) != 2 || !json_is_string(left) || !json_is_string(right))
         return false;
-    *out = (merge_texts){json_string_value(left), json_string_value(right), json_string_length(left),
-                         json_string_length(right)};
+    *out = (merge_texts){json_string_value(left), json_string_value(right), json_string_length(left), json_string_length(right)};
     return true;
 }
 
-static bool add_merge(bpe *model, const cb_source *source, const json_t *value, const cb_vocab *vocab, size_t index,
-                      uint32_t rank, cb_string *joined)
+static bool add_merge(bpe *model, const cb_source *source, const json_t *value, const cb_vocab *vocab, size_t index, uint32_t rank,
+                      cb_string *joined)
 {
     merge_texts texts;
     if (!read_merge(value, &texts))
@@ -129,12 +127,12 @@ static bool add_merge(bpe *model, const cb_source *source, const json_t *value, 
     int32_t left = cb_vocab_find(vocab, texts.left, texts.left_length);
     int32_t right = cb_vocab_find(vocab, texts.right, texts.right_length);
     if (left < 0 || right < 0)
-        return cb_fail(CB_ERR_FORMAT, "%s: model BPE: merge %zu joins \"%.*s\", which is not in the vocabulary", source->what,
-                       index, (int)(left < 0 ? texts.left_length : texts.right_length), left < 0 ? texts.left : texts.right),
+        return cb_fail(CB_ERR_FORMAT, "%s: model BPE: merge %zu joins \"%.*s\", which is not in the vocabulary", source->what, index,
+                       (int)(left < 0 ? texts.left_length : texts.right_length), left < 0 ? texts.left : texts.right),
                false;
     if (texts.right_length < model->prefix_length)
-        return cb_fail(CB_ERR_FORMAT, "%s: model BPE: merge %zu: \"%s\" is shorter than continuing_subword_prefix",
-                       source->what, index, texts.right),
+        return cb_fail(CB_ERR_FORMAT, "%s: model BPE: merge %zu: \"%s\" is shorter than continuing_subword_prefix", source->what, index,
+                       texts.right),
                false;
     cb_string_clear(joined);
     if (!cb_string_append(joined, texts.left, texts.left_length) ||
@@ -142,8 +140,8 @@ static bool add_merge(bpe *model, const cb_source *source, const json_t *value, 
         return false;
     int32_t id = cb_vocab_find(vocab, joined->data, joined->length);
     if (id < 0)
-        return cb_fail(CB_ERR_FORMAT, "%s: model BPE: merge %zu makes \"%s\", which is not in the vocabulary", source->what,
-                       index, joined->data),
+        return cb_fail(CB_ERR_FORMAT, "%s: model BPE: merge %zu makes \"%s\", which is not in the vocabulary", source->what, index,
+                       joined->data),
                false;
     put_merge(model, (merge_entry){(uint32_t)left, (uint32_t)right, rank, (uint32_t)id});
     return true;
@@ -153,8 +151,7 @@ static bool read_merges(bpe *model, const cb_source *source, const json_t *merge
 {
     size_t count = json_array_size(merges);
     if (!json_is_array(merges) || count > max_merges)
-        return cb_fail(CB_ERR_FORMAT, "%s: model BPE: \"merges\" must be a list of at most %d pairs", source->what, max_merges),
-               false;
+        return cb_fail(CB_ERR_FORMAT, "%s: model BPE: \"merges\" must be a list of at most %d pairs", source->what, max_merges), false;
     for (model->merge_slots = 16; model->merge_slots < count * 2;)
         model->merge_slots *= 2;
     model->merges = cb_alloc(model->merge_slots * sizeof *model->merges);
@@ -179,15 +176,15 @@ static bool read_vocab(const cb_source *source, const json_t *object, cb_vocab *
     const char *key;
     json_t *value;
     if (!json_is_object(object) || json_object_size(object) > max_vocab)
-        return cb_fail(CB_ERR_FORMAT, "%s: model %s: \"vocab\" must be an object of at most %d entries", source->what,
-                       source->type, max_vocab),
+        return cb_fail(CB_ERR_FORMAT, "%s: model %s: \"vocab\" must be an object of at most %d entries", source->what, source->type,
+                       max_vocab),
                false;
     json_object_foreach((json_t *)object, key, value)
     {
         json_int_t id = json_integer_value(value);
         if (!json_is_integer(value) || id < 0 || id > max_id)
-            return cb_fail(CB_ERR_FORMAT, "%s: model %s: the id of \"%s\" must be a whole number from 0 to %d", source->what,
-                           source->type, key, max_id),
+            return cb_fail(CB_ERR_FORMAT, "%s: model %s: the id of \"%s\" must be a whole number from 0 to %d", source->what, source->type,
+                           key, max_id),
                    false;
         if (!cb_vocab_add(vocab, key, strlen(key), (int32_t)id))
             return false;
@@ -251,8 +248,7 @@ static void *bpe_parse(const cb_source *source, const json_t *object, cb_vocab *
               optional_text(source, object, "end_of_word_suffix", &model->suffix, &model->suffix_length) &&
               cb_source_bool(source, object, "fuse_unk", false, &model->fuse_unk) &&
               cb_source_bool(source, object, "byte_fallback", false, &model->byte_fallback) &&
-              cb_source_bool(source, object, "ignore_merges", false, &model->ignore_merges) &&
-              read_dropout(model, source, object) &&
+              cb_source_bool(source, object, "ignore_merges", false, &model->ignore_merges) && read_dropout(model, source, object) &&
               read_merges(model, source, json_object_get(object, "merges"), vocab);
     if (!ok) {
         bpe_release(model);
@@ -268,14 +264,16 @@ static bool bpe_fits(const json_t *object)
     return json_is_object(json_object_get(object, "vocab")) && json_is_array(json_object_get(object, "merges"));
 }
 
-static bool bpe_raw_bytes(const void *model) { return ((const bpe *)model)->raw_bytes; }
+static bool bpe_raw_bytes(const void *model)
+{
+    return ((const bpe *)model)->raw_bytes;
+}
 
 /* ---- A word's first symbols ---- */
 
 static bool add_symbol(bpe_state *state, int32_t id, uint32_t length)
 {
-    if (state->count == state->capacity &&
-        !cb_grow(&state->symbols, &state->capacity, state->count + 1, sizeof *state->symbols))
+    if (state->count == state->capacity && !cb_grow(&state->symbols, &state->capacity, state->count + 1, sizeof *state->symbols))
         return false;
     int32_t at = (int32_t)state->count;
     if (at > 0)
@@ -284,8 +282,8 @@ static bool add_symbol(bpe_state *state, int32_t id, uint32_t length)
     return true;
 }
 
-static int32_t character_id(const bpe *model, const cb_vocab *vocab, bpe_state *state, const char *text, uint32_t size,
-                            bool first, bool last)
+static int32_t character_id(const bpe *model, const cb_vocab *vocab, bpe_state *state, const char *text, uint32_t size, bool first,
+                            bool last)
 {
     if (size == 1 && !(last && model->suffix_length) && model->ascii_ids[(uint8_t)text[0]] >= 0)
         return model->ascii_ids[(uint8_t)text[0]];
@@ -293,8 +291,7 @@ static int32_t character_id(const bpe *model, const cb_vocab *vocab, bpe_state *
     if (!prefixed && !suffixed)
         return cb_vocab_find(vocab, text, size);
     cb_string_clear(&state->text);
-    if ((prefixed && !cb_string_append(&state->text, model->prefix, model->prefix_length)) ||
-        !cb_string_append(&state->text, text, size) ||
+    if ((prefixed && !cb_string_append(&state->text, model->prefix, model->prefix_length)) || !cb_string_append(&state->text, text, size) ||
         (suffixed && !cb_string_append(&state->text, model->suffix, model->suffix_length)))
         return -1;
     return cb_vocab_find(vocab, state->text.data, state->text.length);
@@ -446,8 +443,7 @@ static bool apply_candidate(const bpe *model, bpe_state *state, candidate top)
     right->length = 0;
     if (left->next >= 0)
         state->symbols[left->next].previous = (int32_t)top.position;
-    return push_pair(model, state, left->previous, (int32_t)top.position) &&
-           push_pair(model, state, (int32_t)top.position, left->next);
+    return push_pair(model, state, left->previous, (int32_t)top.position) && push_pair(model, state, (int32_t)top.position, left->next);
 }
 
 /* BPE-dropout (Provilkov et al. 2020): a merge is passed over with probability `dropout`, until another one was applied. */
@@ -576,8 +572,7 @@ static bool bpe_encode(const void *pointer, const cb_vocab *vocab, cb_work *work
     if (!state->cache && !(state->cache = cb_calloc(cache_entries, sizeof *state->cache)))
         return false;
     cache_entry *entry = &state->cache[cb_hash_bytes(piece->text, piece->length) & (cache_entries - 1)];
-    if (entry->length == piece->length && entry->byte_level == piece->byte_level &&
-        memcmp(entry->key, piece->text, piece->length) == 0) {
+    if (entry->length == piece->length && entry->byte_level == piece->byte_level && memcmp(entry->key, piece->text, piece->length) == 0) {
         uint32_t at = 0;
         for (size_t i = 0; i < entry->count; at += entry->lengths[i++])
             if (!cb_work_emit(work, piece, entry->ids[i], at, at + entry->lengths[i]))

@@ -303,8 +303,7 @@ static bool bpe(const void *state, const cb_texts *in, cb_texts *out)
 {
     const text_state *s = state;
     for (size_t i = 0; i < in->count; i++)
-        if (!append_replaced(&out->data, text_at(in, i), s->text, s->length, i + 1 == in->count ? "" : " ") ||
-            !cb_texts_close(out))
+        if (!append_replaced(&out->data, text_at(in, i), s->text, s->length, i + 1 == in->count ? "" : " ") || !cb_texts_close(out))
             return false;
     return true;
 }
@@ -312,13 +311,12 @@ static bool bpe(const void *state, const cb_texts *in, cb_texts *out)
 /* Takes out the spaces that tokenising English put before marks. */
 static bool clean_up(cb_string *text)
 {
-    static const char *const rules[][2] = {
-        {" .", "."},     {" ?", "?"},   {" !", "!"},           {" ,", ","},   {" ' ", "'"},  {" n't", "n't"},
-        {" 'm", "'m"},   {" do not", " don't"}, {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"}};
+    static const char *const rules[][2] = {{" .", "."},   {" ?", "?"},     {" !", "!"},    {" ,", ","},
+                                           {" ' ", "'"},  {" n't", "n't"}, {" 'm", "'m"},  {" do not", " don't"},
+                                           {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"}};
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
         cb_string next = {0};
-        bool ok = append_replaced(&next, (view){text->data ? text->data : "", text->length}, rules[i][0],
-                                  strlen(rules[i][0]), rules[i][1]);
+        bool ok = append_replaced(&next, (view){text->data ? text->data : "", text->length}, rules[i][0], strlen(rules[i][0]), rules[i][1]);
         cb_string_free(text);
         *text = next;
         if (!ok)
@@ -367,8 +365,7 @@ static bool ctc_one(const text_state *s, view text, cb_texts *out)
     cb_string word = {0}, spaced = {0};
     bool ok = append_replaced(&word, text, s->text, s->length, "");
     if (ok && s->cleanup) {
-        ok = clean_up(&word) && append_replaced(&spaced, (view){word.data ? word.data : "", word.length}, s->second,
-                                                s->second_length, " ");
+        ok = clean_up(&word) && append_replaced(&spaced, (view){word.data ? word.data : "", word.length}, s->second, s->second_length, " ");
         cb_string_free(&word);
         word = spaced;
     }
@@ -417,22 +414,15 @@ static bool sequence(const void *state, const cb_texts *in, cb_texts *out)
 static const cb_component_kind kind_byte_level = {.type = "ByteLevel", .decode = byte_level};
 static const cb_component_kind kind_metaspace = {
     .type = "Metaspace", .state_size = sizeof(metaspace_state), .parse = metaspace_parse, .decode = metaspace};
-static const cb_component_kind kind_replace = {.type = "Replace",
-                                               .state_size = sizeof(replace_state),
-                                               .parse = replace_parse,
-                                               .release = replace_release,
-                                               .decode = replace};
+static const cb_component_kind kind_replace = {
+    .type = "Replace", .state_size = sizeof(replace_state), .parse = replace_parse, .release = replace_release, .decode = replace};
 static const cb_component_kind kind_fuse = {.type = "Fuse", .decode = fuse};
-static const cb_component_kind kind_strip = {
-    .type = "Strip", .state_size = sizeof(strip_state), .parse = strip_parse, .decode = strip};
+static const cb_component_kind kind_strip = {.type = "Strip", .state_size = sizeof(strip_state), .parse = strip_parse, .decode = strip};
 static const cb_component_kind kind_byte_fallback = {.type = "ByteFallback", .decode = byte_fallback};
 static const cb_component_kind kind_bpe = {
     .type = "BPEDecoder", .state_size = sizeof(text_state), .parse = bpe_parse, .release = text_release, .decode = bpe};
-static const cb_component_kind kind_word_piece = {.type = "WordPiece",
-                                                  .state_size = sizeof(text_state),
-                                                  .parse = word_piece_parse,
-                                                  .release = text_release,
-                                                  .decode = word_piece};
+static const cb_component_kind kind_word_piece = {
+    .type = "WordPiece", .state_size = sizeof(text_state), .parse = word_piece_parse, .release = text_release, .decode = word_piece};
 static const cb_component_kind kind_ctc = {
     .type = "CTC", .state_size = sizeof(text_state), .parse = ctc_parse, .release = text_release, .decode = ctc};
 static const cb_component_kind kind_sequence = {.type = "Sequence",
@@ -441,7 +431,7 @@ static const cb_component_kind kind_sequence = {.type = "Sequence",
                                                 .release = cb_component_list_free,
                                                 .decode = sequence};
 
-static const cb_component_kind *const kinds[] = {&kind_byte_level, &kind_metaspace,     &kind_replace,   &kind_fuse,
-                                                 &kind_strip,      &kind_byte_fallback, &kind_bpe,       &kind_word_piece,
+static const cb_component_kind *const kinds[] = {&kind_byte_level, &kind_metaspace,     &kind_replace, &kind_fuse,
+                                                 &kind_strip,      &kind_byte_fallback, &kind_bpe,     &kind_word_piece,
                                                  &kind_ctc,        &kind_sequence,      NULL};
 const cb_role cb_decoder_role = {"decoder", "decoders", kinds};

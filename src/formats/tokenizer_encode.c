@@ -133,8 +133,7 @@ static bool reserve(cb_encoding *out, size_t count)
 {
     size_t types = out->capacity, special = out->capacity, spans = out->spans ? out->capacity : 0, ids = out->capacity;
     if (!cb_grow(&out->ids, &ids, count, sizeof *out->ids) || !cb_grow(&out->type_ids, &types, count, 1) ||
-        !cb_grow(&out->special, &special, count, 1) ||
-        (out->want_spans && !cb_grow(&out->spans, &spans, count, sizeof *out->spans)))
+        !cb_grow(&out->special, &special, count, 1) || (out->want_spans && !cb_grow(&out->spans, &spans, count, sizeof *out->spans)))
         return false;
     size_t least = ids < types ? ids : types;
     least = special < least ? special : least;
@@ -174,8 +173,7 @@ static bool write_encoding(const cb_tokenizer *t, const cb_work *work, const cb_
     return true;
 }
 
-bool cb_tokenizer_encode_with(const cb_tokenizer *t, const char *utf8, size_t length, const cb_encode_options *options,
-                              cb_encoding *out)
+bool cb_tokenizer_encode_with(const cb_tokenizer *t, const char *utf8, size_t length, const cb_encode_options *options, cb_encoding *out)
 {
     cb_work *work = cb_work_take(t);
     if (!work)

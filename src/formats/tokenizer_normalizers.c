@@ -196,8 +196,7 @@ typedef struct strip_state {
 static bool strip_parse(void *state, const cb_source *source, const json_t *object)
 {
     strip_state *s = state;
-    return cb_source_bool(source, object, "strip_left", false, &s->left) &&
-           cb_source_bool(source, object, "strip_right", false, &s->right);
+    return cb_source_bool(source, object, "strip_left", false, &s->left) && cb_source_bool(source, object, "strip_right", false, &s->right);
 }
 
 static bool strip(const void *state, cb_work *work, cb_piece *piece)
@@ -241,7 +240,10 @@ static bool prepend_parse(void *state, const cb_source *source, const json_t *ob
     text_state *s = state;
     return cb_source_string(source, object, "prepend", NULL, &s->text, &s->length);
 }
-static void prepend_release(void *state) { cb_free(((text_state *)state)->text); }
+static void prepend_release(void *state)
+{
+    cb_free(((text_state *)state)->text);
+}
 static bool prepend(const void *state, cb_work *work, cb_piece *piece)
 {
     const text_state *s = state;
@@ -269,8 +271,7 @@ static void replace_release(void *state)
 static bool replace(const void *state, cb_work *work, cb_piece *piece)
 {
     const replace_state *s = state;
-    return cb_pattern_find(&s->pattern, work, piece->text, piece->length) &&
-           cb_piece_replace(work, piece, s->content, s->length);
+    return cb_pattern_find(&s->pattern, work, piece->text, piece->length) && cb_piece_replace(work, piece, s->content, s->length);
 }
 
 static bool byte_level(const void *state, cb_work *work, cb_piece *piece)
@@ -282,13 +283,12 @@ static bool byte_level(const void *state, cb_work *work, cb_piece *piece)
 /* The rules SentencePiece took over from neural machine translation. */
 static bool nmt_drops(uint32_t code)
 {
-    return (code >= 1 && code <= 8) || code == 0x0B || (code >= 0x0E && code <= 0x1F) || code == 0x7F || code == 0x8F ||
-           code == 0x9F;
+    return (code >= 1 && code <= 8) || code == 0x0B || (code >= 0x0E && code <= 0x1F) || code == 0x7F || code == 0x8F || code == 0x9F;
 }
 static bool nmt_is_space(uint32_t code)
 {
-    return code == 9 || code == 10 || code == 12 || code == 13 || code == 0x1680 || (code >= 0x200B && code <= 0x200F) ||
-           code == 0x2028 || code == 0x2029 || code == 0x2581 || code == 0xFEFF || code == 0xFFFD;
+    return code == 9 || code == 10 || code == 12 || code == 13 || code == 0x1680 || (code >= 0x200B && code <= 0x200F) || code == 0x2028 ||
+           code == 0x2029 || code == 0x2581 || code == 0xFEFF || code == 0xFFFD;
 }
 
 /* Drops the characters `drops` names, then turns those `spaces` names into a space. */
@@ -351,7 +351,10 @@ static bool bert_parse(void *state, const cb_source *source, const json_t *objec
            cb_source_bool(source, object, "strip_accents", s->lowercase, &s->strip_accents);
 }
 
-static bool bert_drops(uint32_t code) { return cb_code_flags[code] & CB_CODE_CONTROL; }
+static bool bert_drops(uint32_t code)
+{
+    return cb_code_flags[code] & CB_CODE_CONTROL;
+}
 static bool bert_is_space(uint32_t code)
 {
     return code == '\t' || code == '\n' || code == '\r' || (cb_code_flags[code] & CB_CODE_RUST_SPACE);
@@ -360,9 +363,8 @@ static bool bert_is_space(uint32_t code)
 /* The blocks of CJK ideographs; kana and Hangul are written with spaces or need none here. */
 static bool is_ideograph(uint32_t code)
 {
-    return (code >= 0x4E00 && code <= 0x9FFF) || (code >= 0x3400 && code <= 0x4DBF) ||
-           (code >= 0x20000 && code <= 0x2A6DF) || (code >= 0x2A700 && code <= 0x2B73F) ||
-           (code >= 0x2B740 && code <= 0x2B81F) || (code >= 0x2B920 && code <= 0x2CEAF) ||
+    return (code >= 0x4E00 && code <= 0x9FFF) || (code >= 0x3400 && code <= 0x4DBF) || (code >= 0x20000 && code <= 0x2A6DF) ||
+           (code >= 0x2A700 && code <= 0x2B73F) || (code >= 0x2B740 && code <= 0x2B81F) || (code >= 0x2B920 && code <= 0x2CEAF) ||
            (code >= 0xF900 && code <= 0xFAFF) || (code >= 0x2F800 && code <= 0x2FA1F);
 }
 
@@ -389,8 +391,7 @@ static bool bert(const void *state, cb_work *work, cb_piece *piece)
         return false;
     if (s->handle_chinese_chars && !space_ideographs(work, piece))
         return false;
-    if (s->strip_accents &&
-        (!cb_piece_normal_form(work, piece, false, false) || !cb_piece_filter(work, piece, CB_CODE_NONSPACING)))
+    if (s->strip_accents && (!cb_piece_normal_form(work, piece, false, false) || !cb_piece_filter(work, piece, CB_CODE_NONSPACING)))
         return false;
     return !s->lowercase || lowercase(NULL, work, piece);
 }
@@ -412,18 +413,11 @@ static const cb_component_kind kind_nfkc = {.type = "NFKC", .normalize = nfkc};
 static const cb_component_kind kind_nfkd = {.type = "NFKD", .normalize = nfkd};
 static const cb_component_kind kind_lowercase = {.type = "Lowercase", .normalize = lowercase};
 static const cb_component_kind kind_strip_accents = {.type = "StripAccents", .normalize = strip_accents};
-static const cb_component_kind kind_strip = {
-    .type = "Strip", .state_size = sizeof(strip_state), .parse = strip_parse, .normalize = strip};
-static const cb_component_kind kind_prepend = {.type = "Prepend",
-                                               .state_size = sizeof(text_state),
-                                               .parse = prepend_parse,
-                                               .release = prepend_release,
-                                               .normalize = prepend};
-static const cb_component_kind kind_replace = {.type = "Replace",
-                                               .state_size = sizeof(replace_state),
-                                               .parse = replace_parse,
-                                               .release = replace_release,
-                                               .normalize = replace};
+static const cb_component_kind kind_strip = {.type = "Strip", .state_size = sizeof(strip_state), .parse = strip_parse, .normalize = strip};
+static const cb_component_kind kind_prepend = {
+    .type = "Prepend", .state_size = sizeof(text_state), .parse = prepend_parse, .release = prepend_release, .normalize = prepend};
+static const cb_component_kind kind_replace = {
+    .type = "Replace", .state_size = sizeof(replace_state), .parse = replace_parse, .release = replace_release, .normalize = replace};
 static const cb_component_kind kind_byte_level = {.type = "ByteLevel", .normalize = byte_level};
 static const cb_component_kind kind_nmt = {.type = "Nmt", .normalize = nmt};
 static const cb_component_kind kind_bert = {
@@ -434,8 +428,7 @@ static const cb_component_kind kind_sequence = {.type = "Sequence",
                                                 .release = cb_component_list_free,
                                                 .normalize = sequence};
 
-static const cb_component_kind *const kinds[] = {
-    &kind_nfc,     &kind_nfd,        &kind_nfkc, &kind_nfkd, &kind_lowercase, &kind_strip_accents, &kind_strip,
-    &kind_prepend, &kind_replace,    &kind_byte_level,       &kind_nmt,       &kind_bert,          &kind_sequence,
-    NULL};
+static const cb_component_kind *const kinds[] = {&kind_nfc,           &kind_nfd,   &kind_nfkc,     &kind_nfkd,    &kind_lowercase,
+                                                 &kind_strip_accents, &kind_strip, &kind_prepend,  &kind_replace, &kind_byte_level,
+                                                 &kind_nmt,           &kind_bert,  &kind_sequence, NULL};
 const cb_role cb_normalizer_role = {"normalizer", "normalizers", kinds};

@@ -11,8 +11,8 @@ enum { max_depth = 16, max_longest = 1 << 24 };
 
 bool cb_source_fail(const cb_source *source, const char *key, const char *expected)
 {
-    return cb_fail(CB_ERR_FORMAT, "%s: %s %s: \"%s\" must be %s", source->what, source->role->name,
-                   source->type ? source->type : "", key, expected),
+    return cb_fail(CB_ERR_FORMAT, "%s: %s %s: \"%s\" must be %s", source->what, source->role->name, source->type ? source->type : "", key,
+                   expected),
            false;
 }
 
@@ -28,8 +28,7 @@ bool cb_source_bool(const cb_source *source, const json_t *object, const char *k
     return true;
 }
 
-bool cb_source_string(const cb_source *source, const json_t *object, const char *key, const char *fallback, char **out,
-                      size_t *length)
+bool cb_source_string(const cb_source *source, const json_t *object, const char *key, const char *fallback, char **out, size_t *length)
 {
     const json_t *value = json_object_get(object, key);
     if (json_is_string(value)) {
@@ -99,8 +98,7 @@ bool cb_source_behavior(const cb_source *source, const json_t *object, cb_split_
             return true;
         }
     }
-    return cb_source_fail(source, "behavior",
-                          "Removed, Isolated, MergedWithPrevious, MergedWithNext or Contiguous");
+    return cb_source_fail(source, "behavior", "Removed, Isolated, MergedWithPrevious, MergedWithNext or Contiguous");
 }
 
 /* ---- Components ---- */
@@ -219,8 +217,7 @@ static bool grow_entries(cb_vocab *vocab)
 {
     size_t starts = vocab->capacity, lengths = vocab->capacity, ids = vocab->capacity, need = vocab->count + 1;
     if (!cb_grow(&vocab->starts, &starts, need, sizeof *vocab->starts) ||
-        !cb_grow(&vocab->lengths, &lengths, need, sizeof *vocab->lengths) ||
-        !cb_grow(&vocab->ids, &ids, need, sizeof *vocab->ids))
+        !cb_grow(&vocab->lengths, &lengths, need, sizeof *vocab->lengths) || !cb_grow(&vocab->ids, &ids, need, sizeof *vocab->ids))
         return false;
     vocab->capacity = starts;
     return true;

@@ -16,7 +16,7 @@
 
 typedef cb_token_span cb_span;
 
-/* ---- Pieces of text --------------------------------------------------------------------------------------------- */
+/* ---- Pieces of text ---- */
 
 typedef struct cb_piece {
     const char *text;         /* well-formed UTF-8 */
@@ -113,7 +113,7 @@ bool cb_piece_materialize(cb_work *work, cb_piece *piece); /* a lazily byte-leve
 /* Appends a token of the piece; begin and end are bytes of the piece's text. */
 bool cb_work_emit(cb_work *work, const cb_piece *piece, int32_t id, uint32_t begin, uint32_t end);
 
-/* ---- Patterns ---------------------------------------------------------------------------------------------------- */
+/* ---- Patterns ---- */
 
 /* A word scanner does what a well-known regular expression does: the end of the match that begins at `position`. */
 typedef uint32_t cb_scanner(const char *text, uint32_t position, uint32_t length);
@@ -121,9 +121,9 @@ cb_scanner *cb_scanner_find(const char *regex); /* NULL: no scanner for it */
 extern const char cb_pattern_gpt2[], cb_pattern_llama3[], cb_pattern_qwen2[];
 
 typedef struct cb_pattern {
-    unsigned flags;      /* characters of any of these classes match one by one */
-    uint32_t code;       /* over 0: this character matches */
-    char *literal;       /* this string matches */
+    unsigned flags; /* characters of any of these classes match one by one */
+    uint32_t code;  /* over 0: this character matches */
+    char *literal;  /* this string matches */
     size_t literal_length;
     void *regex;         /* a compiled pcre2_code */
     cb_scanner *scanner; /* matches without gaps; regex is NULL then */
@@ -137,7 +137,7 @@ bool cb_pattern_find(const cb_pattern *pattern, cb_work *work, const char *text,
 /* Rewrites an Oniguruma (Ruby syntax) expression for PCRE2 with UTF, UCP and MULTILINE. */
 bool cb_regex_translate(const char *what, const char *regex, cb_string *out);
 
-/* ---- Components --------------------------------------------------------------------------------------------------- */
+/* ---- Components ---- */
 
 /* The texts a decoder works on: token i is data[ends[i-1] .. ends[i]). */
 typedef struct cb_texts {
@@ -195,15 +195,14 @@ void cb_component_list_free(void *list);
 
 /* Typed fields of a component; a missing or null one gives `fallback`, a wrong type fails with file, part, field and type. */
 bool cb_source_bool(const cb_source *source, const json_t *object, const char *key, bool fallback, bool *out);
-bool cb_source_string(const cb_source *source, const json_t *object, const char *key, const char *fallback, char **out,
-                      size_t *length);
+bool cb_source_string(const cb_source *source, const json_t *object, const char *key, const char *fallback, char **out, size_t *length);
 bool cb_source_code(const cb_source *source, const json_t *object, const char *key, uint32_t *out); /* one character */
 bool cb_source_count(const cb_source *source, const json_t *object, const char *key, int64_t fallback, uint32_t *out);
 bool cb_source_pattern(const cb_source *source, const json_t *object, bool scan, cb_pattern *out);
 bool cb_source_behavior(const cb_source *source, const json_t *object, cb_split_behavior *out, bool required);
 bool cb_source_fail(const cb_source *source, const char *key, const char *expected);
 
-/* ---- Vocabulary ---------------------------------------------------------------------------------------------------- */
+/* ---- Vocabulary ---- */
 
 /* Texts and their ids; a hash table over one pool of strings. */
 typedef struct cb_vocab {
@@ -242,7 +241,7 @@ static inline uint64_t cb_hash_bytes(const char *bytes, size_t length)
     return hash ^ hash >> 32;
 }
 
-/* ---- Models --------------------------------------------------------------------------------------------------------- */
+/* ---- Models ---- */
 
 typedef struct cb_model_kind {
     const char *type;
@@ -259,7 +258,7 @@ typedef struct cb_model_kind {
 extern const cb_model_kind *const cb_model_kinds[];
 extern const cb_model_kind cb_model_bpe;
 
-/* ---- Added tokens ------------------------------------------------------------------------------------------------------ */
+/* ---- Added tokens ---- */
 
 typedef struct cb_added_token {
     char *content;
@@ -285,8 +284,8 @@ typedef struct cb_trie {
 typedef struct cb_added {
     cb_added_token *items; /* the last one of an id counts */
     size_t count, capacity;
-    cb_vocab vocab;            /* content -> id */
-    int32_t *by_id;            /* id -> item, or -1; id_limit long */
+    cb_vocab vocab; /* content -> id */
+    int32_t *by_id; /* id -> item, or -1; id_limit long */
     size_t id_limit;
     cb_trie raw, normalized;
 } cb_added;
@@ -297,7 +296,7 @@ const cb_added_token *cb_added_get(const cb_added *added, int32_t id); /* NULL: 
 /* Cuts added tokens out of the pieces; before normalising, or normalising each piece first. */
 bool cb_added_split(cb_work *work, bool normalize);
 
-/* ---- The tokenizer ----------------------------------------------------------------------------------------------------- */
+/* ---- The tokenizer ---- */
 
 typedef struct cb_truncation {
     bool given, left;
@@ -323,9 +322,9 @@ struct cb_tokenizer {
     cb_added added;
     cb_truncation truncation;
     cb_padding padding;
-    bool trims;                /* a post-processor trims offsets: tokens need lead and trail */
-    uint16_t *lead, *trail;    /* per id of the vocabulary, when trims */
-    bool raw_bytes;            /* byte-level pieces may stay lazy */
+    bool trims;             /* a post-processor trims offsets: tokens need lead and trail */
+    uint16_t *lead, *trail; /* per id of the vocabulary, when trims */
+    bool raw_bytes;         /* byte-level pieces may stay lazy */
     int32_t bos, eos, pad, unk;
     int add_bos, add_eos;
     char *chat_template;

@@ -36,8 +36,8 @@ bool cb_pattern_regex(cb_pattern *pattern, const char *what, const char *regex, 
         return cb_fail(CB_ERR_MEMORY, "out of memory compiling a regular expression"), false;
     }
     pcre2_set_newline(context, PCRE2_NEWLINE_LF);
-    pcre2_code *code = pcre2_compile((PCRE2_SPTR)translated.data, translated.length,
-                                     PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE, &error, &offset, context);
+    pcre2_code *code =
+        pcre2_compile((PCRE2_SPTR)translated.data, translated.length, PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE, &error, &offset, context);
     pcre2_compile_context_free(context);
     cb_string_free(&translated);
     if (!code) {
@@ -87,21 +87,21 @@ static bool find_regex(const cb_pattern *pattern, cb_work *work, const char *tex
     uint32_t last = 0;
     size_t position = 0, last_end = SIZE_MAX;
     while (position <= length) {
-        int found = pcre2_match(pattern->regex, (PCRE2_SPTR)text, length, position, PCRE2_NO_UTF_CHECK, work->match_data,
-                                work->match_context);
+        int found =
+            pcre2_match(pattern->regex, (PCRE2_SPTR)text, length, position, PCRE2_NO_UTF_CHECK, work->match_data, work->match_context);
         if (found == PCRE2_ERROR_NOMATCH)
             break;
         if (found < 0) {
             PCRE2_UCHAR message[160] = {0};
             pcre2_get_error_message(found, message, sizeof message);
-            return cb_fail(CB_ERR_UNSUPPORTED, "%s: a regular expression failed near byte %zu of the text: %s",
-                           work->tokenizer->what, position, (const char *)message),
+            return cb_fail(CB_ERR_UNSUPPORTED, "%s: a regular expression failed near byte %zu of the text: %s", work->tokenizer->what,
+                           position, (const char *)message),
                    false;
         }
         const PCRE2_SIZE *bounds = pcre2_get_ovector_pointer(work->match_data);
         size_t begin = bounds[0], end = bounds[1];
         if (end < begin || begin < position)
-            begin = end; /* \K in a look-around */
+            begin = end;                       /* \K in a look-around */
         if (begin == end && end == last_end) { /* no empty match right behind another match */
             unsigned size = 1;
             if (position < length)

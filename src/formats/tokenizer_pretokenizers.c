@@ -11,8 +11,7 @@ static bool for_each_piece(cb_work *work, const void *state, bool (*cut)(const v
     work->next.count = 0;
     for (size_t i = 0; i < work->pieces.count; i++) {
         cb_piece piece = work->pieces.items[i];
-        if (piece.token >= 0 ? !cb_work_push(work, &piece)
-                             : !cb_piece_materialize(work, &piece) || !cut(state, work, &piece))
+        if (piece.token >= 0 ? !cb_work_push(work, &piece) : !cb_piece_materialize(work, &piece) || !cut(state, work, &piece))
             return false;
     }
     cb_work_swap(work);
@@ -50,7 +49,10 @@ static bool byte_level_parse(void *state, const cb_source *source, const json_t 
            cb_pattern_regex(&s->pattern, source->what, cb_pattern_gpt2, true);
 }
 
-static void byte_level_release(void *state) { cb_pattern_free(&((byte_level_state *)state)->pattern); }
+static void byte_level_release(void *state)
+{
+    cb_pattern_free(&((byte_level_state *)state)->pattern);
+}
 
 static bool byte_level_cut(const void *state, cb_work *work, cb_piece *piece)
 {
@@ -123,7 +125,10 @@ static bool metaspace_cut(const void *state, cb_work *work, cb_piece *piece)
     return s->split ? split_by(work, piece, &replacement, CB_SPLIT_MERGED_WITH_NEXT, false) : cb_work_push(work, piece);
 }
 
-static bool metaspace(const void *state, cb_work *work) { return for_each_piece(work, state, metaspace_cut); }
+static bool metaspace(const void *state, cb_work *work)
+{
+    return for_each_piece(work, state, metaspace_cut);
+}
 
 /* ---- Whitespace, WhitespaceSplit, CharDelimiterSplit, Digits, Punctuation, BertPreTokenizer, Split ---- */
 
@@ -154,7 +159,10 @@ static bool whitespace_cut(const void *state, cb_work *work, cb_piece *piece)
     }
 }
 
-static bool whitespace(const void *state, cb_work *work) { return for_each_piece(work, state, whitespace_cut); }
+static bool whitespace(const void *state, cb_work *work)
+{
+    return for_each_piece(work, state, whitespace_cut);
+}
 
 typedef struct split_state {
     cb_pattern pattern;
@@ -168,17 +176,22 @@ static bool split_cut(const void *state, cb_work *work, cb_piece *piece)
     return split_by(work, piece, &s->pattern, s->behavior, s->invert);
 }
 
-static bool split(const void *state, cb_work *work) { return for_each_piece(work, state, split_cut); }
+static bool split(const void *state, cb_work *work)
+{
+    return for_each_piece(work, state, split_cut);
+}
 
 static bool split_parse(void *state, const cb_source *source, const json_t *object)
 {
     split_state *s = state;
-    return cb_source_pattern(source, object, true, &s->pattern) &&
-           cb_source_behavior(source, object, &s->behavior, true) &&
+    return cb_source_pattern(source, object, true, &s->pattern) && cb_source_behavior(source, object, &s->behavior, true) &&
            cb_source_bool(source, object, "invert", false, &s->invert);
 }
 
-static void split_release(void *state) { cb_pattern_free(&((split_state *)state)->pattern); }
+static void split_release(void *state)
+{
+    cb_pattern_free(&((split_state *)state)->pattern);
+}
 
 static bool whitespace_split_parse(void *state, const cb_source *source, const json_t *object)
 {
@@ -250,15 +263,17 @@ static bool scripts_cut(const void *state, cb_work *work, cb_piece *piece)
     return !started || cb_work_push(work, &slice);
 }
 
-static bool scripts(const void *state, cb_work *work) { return for_each_piece(work, state, scripts_cut); }
+static bool scripts(const void *state, cb_work *work)
+{
+    return for_each_piece(work, state, scripts_cut);
+}
 
 /* ---- FixedLength ---- */
 
 static bool fixed_length_parse(void *state, const cb_source *source, const json_t *object)
 {
     uint32_t *length = state;
-    return cb_source_count(source, object, "length", 5, length) &&
-           (*length > 0 || cb_source_fail(source, "length", "a number over 0"));
+    return cb_source_count(source, object, "length", 5, length) && (*length > 0 || cb_source_fail(source, "length", "a number over 0"));
 }
 
 static bool fixed_length_cut(const void *state, cb_work *work, cb_piece *piece)
@@ -279,7 +294,10 @@ static bool fixed_length_cut(const void *state, cb_work *work, cb_piece *piece)
     return cb_work_push(work, &slice);
 }
 
-static bool fixed_length(const void *state, cb_work *work) { return for_each_piece(work, state, fixed_length_cut); }
+static bool fixed_length(const void *state, cb_work *work)
+{
+    return for_each_piece(work, state, fixed_length_cut);
+}
 
 /* ---- Sequence and the table ---- */
 
@@ -300,23 +318,16 @@ static const cb_component_kind kind_byte_level = {.type = "ByteLevel",
 static const cb_component_kind kind_metaspace = {
     .type = "Metaspace", .state_size = sizeof(metaspace_state), .parse = metaspace_parse, .pre_tokenize = metaspace};
 static const cb_component_kind kind_whitespace = {.type = "Whitespace", .pre_tokenize = whitespace};
-static const cb_component_kind kind_whitespace_split = {.type = "WhitespaceSplit",
-                                                        .state_size = sizeof(split_state),
-                                                        .parse = whitespace_split_parse,
-                                                        .pre_tokenize = split};
-static const cb_component_kind kind_delimiter = {.type = "CharDelimiterSplit",
-                                                 .state_size = sizeof(split_state),
-                                                 .parse = delimiter_parse,
-                                                 .pre_tokenize = split};
+static const cb_component_kind kind_whitespace_split = {
+    .type = "WhitespaceSplit", .state_size = sizeof(split_state), .parse = whitespace_split_parse, .pre_tokenize = split};
+static const cb_component_kind kind_delimiter = {
+    .type = "CharDelimiterSplit", .state_size = sizeof(split_state), .parse = delimiter_parse, .pre_tokenize = split};
 static const cb_component_kind kind_digits = {
     .type = "Digits", .state_size = sizeof(split_state), .parse = digits_parse, .pre_tokenize = split};
 static const cb_component_kind kind_punctuation = {
     .type = "Punctuation", .state_size = sizeof(split_state), .parse = punctuation_parse, .pre_tokenize = split};
-static const cb_component_kind kind_split = {.type = "Split",
-                                             .state_size = sizeof(split_state),
-                                             .parse = split_parse,
-                                             .release = split_release,
-                                             .pre_tokenize = split};
+static const cb_component_kind kind_split = {
+    .type = "Split", .state_size = sizeof(split_state), .parse = split_parse, .release = split_release, .pre_tokenize = split};
 static const cb_component_kind kind_bert = {.type = "BertPreTokenizer", .pre_tokenize = bert};
 static const cb_component_kind kind_scripts = {.type = "UnicodeScripts", .pre_tokenize = scripts};
 static const cb_component_kind kind_fixed_length = {
@@ -328,7 +339,6 @@ static const cb_component_kind kind_sequence = {.type = "Sequence",
                                                 .pre_tokenize = sequence};
 
 static const cb_component_kind *const kinds[] = {
-    &kind_byte_level, &kind_metaspace,   &kind_whitespace, &kind_whitespace_split, &kind_delimiter,    &kind_digits,
-    &kind_punctuation, &kind_split,      &kind_bert,       &kind_scripts,          &kind_fixed_length, &kind_sequence,
-    NULL};
+    &kind_byte_level, &kind_metaspace, &kind_whitespace, &kind_whitespace_split, &kind_delimiter, &kind_digits, &kind_punctuation,
+    &kind_split,      &kind_bert,      &kind_scripts,    &kind_fixed_length,     &kind_sequence,  NULL};
 const cb_role cb_pre_tokenizer_role = {"pre_tokenizer", "pretokenizers", kinds};

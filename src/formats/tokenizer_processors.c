@@ -143,11 +143,10 @@ static bool roberta(const void *state, cb_work *work, bool add_special)
         return true;
     cb_tokens *out = &work->result, *first = &work->sequence[0], *second = &work->sequence[1];
     out->count = 0;
-    if (!add_special_token(out, s->cls, 0) || !add_tokens(out, first->items, first->count) ||
-        !add_special_token(out, s->sep, 0))
+    if (!add_special_token(out, s->cls, 0) || !add_tokens(out, first->items, first->count) || !add_special_token(out, s->sep, 0))
         return false;
-    if (work->pair && (!add_special_token(out, s->sep, 0) || !add_tokens(out, second->items, second->count) ||
-                       !add_special_token(out, s->sep, 0)))
+    if (work->pair &&
+        (!add_special_token(out, s->sep, 0) || !add_tokens(out, second->items, second->count) || !add_special_token(out, s->sep, 0)))
         return false;
     finish(work);
     return true;
@@ -160,8 +159,7 @@ static bool bert(const void *state, cb_work *work, bool add_special)
         return true;
     cb_tokens *out = &work->result, *first = &work->sequence[0], *second = &work->sequence[1];
     out->count = 0;
-    if (!add_special_token(out, s->cls, 0) || !add_tokens(out, first->items, first->count) ||
-        !add_special_token(out, s->sep, 0))
+    if (!add_special_token(out, s->cls, 0) || !add_tokens(out, first->items, first->count) || !add_special_token(out, s->sep, 0))
         return false;
     if (work->pair && (!add_tokens(out, second->items, second->count) || !add_special_token(out, s->sep, 1)))
         return false;
@@ -222,8 +220,7 @@ static bool special_ids(template_piece *piece, const cb_source *source, const js
     const json_t *ids = json_object_get(json_object_get(specials, name), "ids");
     piece->count = json_array_size(ids);
     if (!json_is_array(ids))
-        return cb_fail(CB_ERR_FORMAT, "%s: post_processor %s: special_tokens has no ids for \"%s\"", source->what,
-                       source->type, name),
+        return cb_fail(CB_ERR_FORMAT, "%s: post_processor %s: special_tokens has no ids for \"%s\"", source->what, source->type, name),
                false;
     piece->ids = cb_calloc(piece->count ? piece->count : 1, sizeof *piece->ids);
     if (!piece->ids)
@@ -262,8 +259,7 @@ static bool piece_parse(template_piece *piece, const cb_source *source, const js
     return piece->sequence >= 0 || special_ids(piece, source, specials, name);
 }
 
-static bool pieces_parse(template_pieces *pieces, const cb_source *source, const json_t *object, const char *key,
-                         bool required)
+static bool pieces_parse(template_pieces *pieces, const cb_source *source, const json_t *object, const char *key, bool required)
 {
     const json_t *list = json_object_get(object, key);
     if (!list && !required)
@@ -285,8 +281,7 @@ static bool pieces_parse(template_pieces *pieces, const cb_source *source, const
 static bool template_parse(void *state, const cb_source *source, const json_t *object)
 {
     template_state *s = state;
-    if (!pieces_parse(&s->single, source, object, "single", true) ||
-        !pieces_parse(&s->pair, source, object, "pair", false))
+    if (!pieces_parse(&s->single, source, object, "single", true) || !pieces_parse(&s->pair, source, object, "pair", false))
         return false;
     for (size_t i = 0; i < s->single.count; i++)
         if (s->single.items[i].sequence == 1)
@@ -360,16 +355,10 @@ static size_t sequence_added(const void *state, bool pair)
 
 static const cb_component_kind kind_byte_level = {
     .type = "ByteLevel", .state_size = sizeof(offsets_state), .parse = offsets_parse, .process = byte_level};
-static const cb_component_kind kind_roberta = {.type = "RobertaProcessing",
-                                               .state_size = sizeof(pair_state),
-                                               .parse = pair_parse,
-                                               .process = roberta,
-                                               .added = roberta_added};
-static const cb_component_kind kind_bert = {.type = "BertProcessing",
-                                            .state_size = sizeof(pair_state),
-                                            .parse = pair_parse,
-                                            .process = bert,
-                                            .added = bert_added};
+static const cb_component_kind kind_roberta = {
+    .type = "RobertaProcessing", .state_size = sizeof(pair_state), .parse = pair_parse, .process = roberta, .added = roberta_added};
+static const cb_component_kind kind_bert = {
+    .type = "BertProcessing", .state_size = sizeof(pair_state), .parse = pair_parse, .process = bert, .added = bert_added};
 static const cb_component_kind kind_template = {.type = "TemplateProcessing",
                                                 .state_size = sizeof(template_state),
                                                 .parse = template_parse,
@@ -383,6 +372,5 @@ static const cb_component_kind kind_sequence = {.type = "Sequence",
                                                 .process = sequence,
                                                 .added = sequence_added};
 
-static const cb_component_kind *const kinds[] = {&kind_byte_level, &kind_roberta,  &kind_bert,
-                                                 &kind_template,   &kind_sequence, NULL};
+static const cb_component_kind *const kinds[] = {&kind_byte_level, &kind_roberta, &kind_bert, &kind_template, &kind_sequence, NULL};
 const cb_role cb_post_processor_role = {"post_processor", "processors", kinds};

@@ -28,9 +28,7 @@ typedef struct translator {
 
 static bool refuse(const translator *t, const char *why)
 {
-    return cb_fail(CB_ERR_UNSUPPORTED, "%s: regular expression \"%s\": %s at offset %td", t->what, t->regex, why,
-                   t->at - t->regex),
-           false;
+    return cb_fail(CB_ERR_UNSUPPORTED, "%s: regular expression \"%s\": %s at offset %td", t->what, t->regex, why, t->at - t->regex), false;
 }
 
 /* ---- Character sets ---- */
@@ -74,9 +72,9 @@ typedef struct named_set {
     const char *name, *categories, *ranges;
 } named_set;
 /* Alphabetic marks newer than PCRE2's tables */
-#define NEWER_ALPHABETIC                                                                                                \
-    "\\x{363}-\\x{36f}\\x{897}\\x{c04}\\x{cf3}\\x{f82}\\x{f83}\\x{1dd3}-\\x{1de6}\\x{10d69}\\x{10efc}\\x{11080}\\x{11081}"        \
-    "\\x{11241}\\x{113b8}-\\x{113c0}\\x{113c2}\\x{113c5}\\x{113c7}-\\x{113ca}\\x{113cc}\\x{113cd}\\x{11f00}\\x{11f01}"         \
+#define NEWER_ALPHABETIC                                                                                                                   \
+    "\\x{363}-\\x{36f}\\x{897}\\x{c04}\\x{cf3}\\x{f82}\\x{f83}\\x{1dd3}-\\x{1de6}\\x{10d69}\\x{10efc}\\x{11080}\\x{11081}"                 \
+    "\\x{11241}\\x{113b8}-\\x{113c0}\\x{113c2}\\x{113c5}\\x{113c7}-\\x{113ca}\\x{113cc}\\x{113cd}\\x{11f00}\\x{11f01}"                     \
     "\\x{11f03}\\x{11f34}-\\x{11f3a}\\x{11f3e}-\\x{11f40}\\x{1611e}-\\x{1612e}\\x{1e08f}"
 #define CIRCLED_LETTERS "\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
 static const named_set named_sets[] = {
@@ -158,8 +156,7 @@ static bool compiles(const char *regex)
 {
     int error;
     PCRE2_SIZE offset;
-    pcre2_code *code =
-        pcre2_compile((PCRE2_SPTR)regex, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP, &error, &offset, NULL);
+    pcre2_code *code = pcre2_compile((PCRE2_SPTR)regex, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP, &error, &offset, NULL);
     pcre2_code_free(code);
     return code != NULL;
 }
@@ -310,7 +307,10 @@ static bool read_literal(translator *t, bool in_class, uint32_t *code)
     return true;
 }
 
-static bool put_code(cb_string *out, uint32_t code) { return cb_string_printf(out, "\\x{%x}", (unsigned)code); }
+static bool put_code(cb_string *out, uint32_t code)
+{
+    return cb_string_printf(out, "\\x{%x}", (unsigned)code);
+}
 
 /* Writes a set as one expression. */
 static bool put_set(cb_string *out, const set *s, bool negated)
@@ -394,8 +394,8 @@ static bool translate_class(translator *t, cb_string *out, unsigned depth)
     if (ok && !both.length)
         ok = put_set(out, &s, negated);
     else if (ok)
-        ok = cb_string_puts(out, negated ? "(?:(?!" : "(?:") && cb_string_append(out, both.data, both.length) &&
-             put_set(out, &s, false) && cb_string_puts(out, negated ? ")(?s:.))" : ")");
+        ok = cb_string_puts(out, negated ? "(?:(?!" : "(?:") && cb_string_append(out, both.data, both.length) && put_set(out, &s, false) &&
+             cb_string_puts(out, negated ? ")(?s:.))" : ")");
     free_set(&s);
     cb_string_free(&both);
     return ok;

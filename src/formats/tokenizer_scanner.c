@@ -87,7 +87,10 @@ static uint32_t scan_gpt2(const char *text, uint32_t position, uint32_t length)
     return space_end(text, position, run_end(text, position, length, S, UINT32_MAX), length);
 }
 
-static inline bool is_newline(char byte) { return byte == '\r' || byte == '\n'; }
+static inline bool is_newline(char byte)
+{
+    return byte == '\r' || byte == '\n';
+}
 
 static inline uint32_t scan_llama(const char *text, uint32_t position, uint32_t length, uint32_t digits)
 {

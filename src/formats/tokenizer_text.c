@@ -463,8 +463,7 @@ bool cb_piece_materialize(cb_work *work, cb_piece *piece)
 bool cb_work_emit(cb_work *work, const cb_piece *piece, int32_t id, uint32_t begin, uint32_t end)
 {
     cb_tokens *tokens = work->target;
-    if (tokens->count == tokens->capacity &&
-        !cb_grow(&tokens->items, &tokens->capacity, tokens->count + 1, sizeof *tokens->items))
+    if (tokens->count == tokens->capacity && !cb_grow(&tokens->items, &tokens->capacity, tokens->count + 1, sizeof *tokens->items))
         return false;
     cb_token *token = &tokens->items[tokens->count++];
     *token = (cb_token){.id = id};

@@ -346,11 +346,9 @@ static bool merge_word(trainer *t, uint32_t index, uint32_t left, uint32_t right
             s[out++] = s[i];
             continue;
         }
-        if (out > 0 && (!change_pair(t, s[out - 1], left, -w->count, index) ||
-                        !change_pair(t, s[out - 1], id, w->count, index)))
+        if (out > 0 && (!change_pair(t, s[out - 1], left, -w->count, index) || !change_pair(t, s[out - 1], id, w->count, index)))
             return false;
-        if (i + 2 < w->length && (!change_pair(t, right, s[i + 2], -w->count, index) ||
-                                  !change_pair(t, id, s[i + 2], w->count, index)))
+        if (i + 2 < w->length && (!change_pair(t, right, s[i + 2], -w->count, index) || !change_pair(t, id, s[i + 2], w->count, index)))
             return false;
         s[out++] = id;
         i++;
@@ -368,8 +366,7 @@ static bool append_token(const trainer *t, cb_string *out, uint32_t id)
 static bool new_token(trainer *t, const heap_entry *top, uint32_t *id)
 {
     cb_string joined = {0};
-    bool ok = append_token(t, &joined, top->left) && append_token(t, &joined, top->right) &&
-              add_vocab(t, joined.data, joined.length);
+    bool ok = append_token(t, &joined, top->left) && append_token(t, &joined, top->right) && add_vocab(t, joined.data, joined.length);
     if (ok)
         *id = (uint32_t)cb_vocab_find(&t->vocab, joined.data, joined.length);
     cb_string_free(&joined);
@@ -466,8 +463,7 @@ static bool put_vocab(const trainer *t, cb_string *out)
 {
     for (size_t id = 0; id < t->vocab.count; id++) {
         if (!cb_string_puts(out, id ? ",\n      " : "\n      ") ||
-            !put_text(out, t->vocab.pool + t->vocab.starts[id], t->vocab.lengths[id]) ||
-            !cb_string_printf(out, ": %zu", id))
+            !put_text(out, t->vocab.pool + t->vocab.starts[id], t->vocab.lengths[id]) || !cb_string_printf(out, ": %zu", id))
             return false;
     }
     return true;
@@ -546,8 +542,8 @@ bool cb_tokenizer_train(const cb_tokenizer_train_config *config, cb_text_iterato
         return false;
     trainer t = {.config = config};
     uint32_t byte_ids[256];
-    bool ok = count_words(&t, next, user) && start_vocab(&t, byte_ids) && start_symbols(&t, byte_ids) && count_pairs(&t) &&
-              merge_all(&t) && write_tokenizer(&t, path);
+    bool ok = count_words(&t, next, user) && start_vocab(&t, byte_ids) && start_symbols(&t, byte_ids) && count_pairs(&t) && merge_all(&t) &&
+              write_tokenizer(&t, path);
     free_trainer(&t);
     return ok;
 }

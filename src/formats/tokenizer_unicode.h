@@ -83,7 +83,10 @@ static inline uint32_t cb_utf8_read(const char *text, unsigned *length)
     return (uint32_t)(s[0] & 0x07) << 18 | (uint32_t)(s[1] & 0x3F) << 12 | (uint32_t)(s[2] & 0x3F) << 6 | (s[3] & 0x3F);
 }
 
-static inline bool cb_utf8_continues(char byte) { return ((uint8_t)byte & 0xC0) == 0x80; }
+static inline bool cb_utf8_continues(char byte)
+{
+    return ((uint8_t)byte & 0xC0) == 0x80;
+}
 
 /* Writes a code point as UTF-8 (at most 4 bytes) and returns its length. */
 static inline unsigned cb_utf8_write(uint32_t code, char *out)

@@ -12,7 +12,7 @@
 #include "kernels/cpu/vector_table.h"
 #include "kernels/parallel.h"
 
-/* ---- which keys are seen ------------------------------------------------------------------------ */
+/* ---- which keys are seen ---- */
 
 cbk_segment_span cbk_attention_span(const int32_t *segments, int64_t count)
 {
@@ -32,12 +32,10 @@ cbk_sight cbk_attention_sight(const cbk_attention_args *a, int64_t batch, int64_
 {
     if (block.prefix)
         return block.count == CBK_TILE ? CBK_SEES_ALL : CBK_SEES_SOME;
-    int64_t first = t + a->tk - a->tq, last = first + count - 1,
-            end = block.first + block.count - 1; /* positions among the keys */
+    int64_t first = t + a->tk - a->tq, last = first + count - 1, end = block.first + block.count - 1; /* positions among the keys */
     if ((a->causal && block.first > last) || (a->window > 0 && end <= first - a->window))
         return CBK_SEES_NONE;
-    bool all =
-        block.count == CBK_TILE && (!a->causal || end <= first) && (a->window == 0 || block.first > last - a->window);
+    bool all = block.count == CBK_TILE && (!a->causal || end <= first) && (a->window == 0 || block.first > last - a->window);
     if (!a->q_segments)
         return all ? CBK_SEES_ALL : CBK_SEES_SOME;
     cbk_segment_span q = cbk_attention_span(a->q_segments + batch * a->tq + t, count);
@@ -48,7 +46,7 @@ cbk_sight cbk_attention_sight(const cbk_attention_args *a, int64_t batch, int64_
     return all && one ? CBK_SEES_ALL : CBK_SEES_SOME;
 }
 
-/* ---- the job ------------------------------------------------------------------------------------ */
+/* ---- the job ---- */
 
 int64_t cbk_attention_forward_scratch(const cbk_attention_job *job)
 {
@@ -64,8 +62,7 @@ static bool check(const cbk_attention_args *a)
 {
     bool dtype = a->dtype == CB_F32 || a->dtype == CB_BF16 || a->dtype == CB_F64;
     if (!dtype || a->head_size < 1 || a->head_size > CBK_MAX_DEPTH)
-        return cb_fail(CB_ERR_UNSUPPORTED,
-                       "attention: dtype %s with heads of %lld is not supported (f32, bf16, f64; 1 to %d)",
+        return cb_fail(CB_ERR_UNSUPPORTED, "attention: dtype %s with heads of %lld is not supported (f32, bf16, f64; 1 to %d)",
                        cb_dtype_name(a->dtype), (long long)a->head_size, CBK_MAX_DEPTH) == CB_OK;
     if (a->kv_heads < 1 || a->heads % a->kv_heads || !a->q_segments != !a->k_segments || a->window < 0)
         return cb_fail(CB_ERR_ARGUMENT,
@@ -84,8 +81,7 @@ static bool open_job(cbk_attention_job *job, const cbk_attention_args *a, const 
     job->blocks = job->prefix_blocks + (a->tk + CBK_TILE - 1) / CBK_TILE;
     job->tile_words = CBK_TILE * job->depth / job->step;
     int64_t forms = gradients ? CBK_BACKWARD_FORMS : CBK_FORWARD_FORMS;
-    job->forms =
-        cb_alloc((size_t)(a->batch * a->kv_heads * job->blocks * forms * job->tile_words) * sizeof *job->forms);
+    job->forms = cb_alloc((size_t)(a->batch * a->kv_heads * job->blocks * forms * job->tile_words) * sizeof *job->forms);
     return job->forms;
 }
 
@@ -101,7 +97,7 @@ static void pack_all(const cbk_attention_job *job)
     }
 }
 
-/* ---- forward ------------------------------------------------------------------------------------ */
+/* ---- forward ---- */
 
 bool cbk_attention_forward(const cbk_attention_args *a)
 {
@@ -133,7 +129,7 @@ bool cbk_attention_forward(const cbk_attention_args *a)
     return scratch;
 }
 
-/* ---- backward ----------------------------------------------------------------------------------- */
+/* ---- backward ---- */
 
 /* One prefix for the whole batch: the sum of (batch, count) into (count). */
 static void sum_batch(float *to, const float *from, int64_t batch, int64_t count)
@@ -148,8 +144,7 @@ static void run_backward(const cbk_attention_job *job, char *scratch, int64_t sc
     pack_all(job);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(dynamic)
     for (int64_t u = 0; u < a->batch * a->kv_heads; u++)
-        cbk_vector()->attention_backward(job, u / a->kv_heads, u % a->kv_heads,
-                                         scratch + omp_get_thread_num() * scratch_bytes);
+        cbk_vector()->attention_backward(job, u / a->kv_heads, u % a->kv_heads, scratch + omp_get_thread_num() * scratch_bytes);
 }
 
 bool cbk_attention_backward(const cbk_attention_args *a, const cbk_attention_gradients *gradients)

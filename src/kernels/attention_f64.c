@@ -87,8 +87,8 @@ bool cbk_attention_forward_f64(const cbk_attention_args *a)
 }
 
 /* dK and dV of a key-value head collect in dk, dv (keys, D). */
-static void query_backward(const cbk_attention_args *a, const cbk_attention_gradients *g, int64_t batch, int64_t head,
-                           int64_t t, double *dk, double *dv)
+static void query_backward(const cbk_attention_args *a, const cbk_attention_gradients *g, int64_t batch, int64_t head, int64_t t,
+                           double *dk, double *dv)
 {
     int64_t keys = a->prefix + a->tk, d = a->head_size, kv_head = head / (a->heads / a->kv_heads);
     const double *q = (const double *)a->q + offset(&a->q_stride, batch, t, head);
@@ -124,10 +124,8 @@ static void store_keys(const cbk_attention_args *a, const double *from, int64_t 
                        const cbk_attention_strides *stride, double *prefix)
 {
     int64_t d = a->head_size;
-    for (int64_t s = 0; prefix && s < a->prefix;
-         s++) { /* added up over the batch when there is one prefix for all of it */
-        double *target = prefix + (a->prefix_batch_stride ? batch * a->prefix * a->kv_heads * d : 0) +
-                         (s * a->kv_heads + kv_head) * d;
+    for (int64_t s = 0; prefix && s < a->prefix; s++) { /* added up over the batch when there is one prefix for all of it */
+        double *target = prefix + (a->prefix_batch_stride ? batch * a->prefix * a->kv_heads * d : 0) + (s * a->kv_heads + kv_head) * d;
         for (int64_t i = 0; i < d; i++)
             target[i] += from[s * d + i];
     }
@@ -138,8 +136,7 @@ static void store_keys(const cbk_attention_args *a, const double *from, int64_t 
 bool cbk_attention_backward_f64(const cbk_attention_args *a, const cbk_attention_gradients *g)
 {
     int64_t keys = a->prefix + a->tk, group = a->heads / a->kv_heads, area = keys * a->head_size;
-    size_t prefix_bytes =
-        (size_t)((a->prefix_batch_stride ? a->batch : 1) * a->prefix * a->kv_heads * a->head_size) * sizeof(double);
+    size_t prefix_bytes = (size_t)((a->prefix_batch_stride ? a->batch : 1) * a->prefix * a->kv_heads * a->head_size) * sizeof(double);
     double *sums = cb_alloc((size_t)(2 * area) * sizeof *sums);
     if (!sums)
         return false;

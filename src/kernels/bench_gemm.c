@@ -32,10 +32,9 @@ double cbk_gemm_rate(cb_dtype dtype, bool transa, bool transb, int64_t m, int64_
 {
     size_t size = cb_dtype_size(dtype), bytes_a, bytes_b, bytes_c;
     if (m <= 0 || n <= 0 || k <= 0 || __builtin_mul_overflow((size_t)m * size, (size_t)k, &bytes_a) ||
-        __builtin_mul_overflow((size_t)k * size, (size_t)n, &bytes_b) ||
-        __builtin_mul_overflow((size_t)m * size, (size_t)n, &bytes_c)) {
-        cb_fail(CB_ERR_ARGUMENT, "bench gemm: sizes %lld, %lld, %lld: expected positive numbers that fit into memory",
-                (long long)m, (long long)n, (long long)k);
+        __builtin_mul_overflow((size_t)k * size, (size_t)n, &bytes_b) || __builtin_mul_overflow((size_t)m * size, (size_t)n, &bytes_c)) {
+        cb_fail(CB_ERR_ARGUMENT, "bench gemm: sizes %lld, %lld, %lld: expected positive numbers that fit into memory", (long long)m,
+                (long long)n, (long long)k);
         return 0;
     }
     void *a = cb_alloc(bytes_a), *b = cb_alloc(bytes_b), *c = cb_alloc(bytes_c);

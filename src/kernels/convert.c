@@ -40,47 +40,47 @@ static inline uint8_t i64_to_u8(int64_t x)
     return x < 0 ? 0 : x > 255 ? 255 : (uint8_t)x;
 }
 
-#define LOOP(S, D, expression)                                                                                         \
-    {                                                                                                                  \
-        const S *s = from;                                                                                             \
-        D *t = to;                                                                                                     \
-        for (int64_t i = 0; i < n; i++) {                                                                              \
-            S x = s[i];                                                                                                \
-            t[i] = (expression);                                                                                       \
-        }                                                                                                              \
-        return;                                                                                                        \
+#define LOOP(S, D, expression)                                                                                                             \
+    {                                                                                                                                      \
+        const S *s = from;                                                                                                                 \
+        D *t = to;                                                                                                                         \
+        for (int64_t i = 0; i < n; i++) {                                                                                                  \
+            S x = s[i];                                                                                                                    \
+            t[i] = (expression);                                                                                                           \
+        }                                                                                                                                  \
+        return;                                                                                                                            \
     }
 
-#define FROM_FLOATING(S)                                                                                               \
-    switch (to_dtype) {                                                                                                \
-    case CB_F32:                                                                                                       \
-        LOOP(S, float, (float)x)                                                                                       \
-    case CB_F64:                                                                                                       \
-        LOOP(S, double, (double)x)                                                                                     \
-    case CB_I32:                                                                                                       \
-        LOOP(S, int32_t, to_i32((double)x))                                                                            \
-    case CB_I64:                                                                                                       \
-        LOOP(S, int64_t, to_i64((double)x))                                                                            \
-    case CB_U8:                                                                                                        \
-        LOOP(S, uint8_t, to_u8((double)x))                                                                             \
-    default:                                                                                                           \
-        LOOP(S, uint8_t, x != 0)                                                                                       \
+#define FROM_FLOATING(S)                                                                                                                   \
+    switch (to_dtype) {                                                                                                                    \
+    case CB_F32:                                                                                                                           \
+        LOOP(S, float, (float)x)                                                                                                           \
+    case CB_F64:                                                                                                                           \
+        LOOP(S, double, (double)x)                                                                                                         \
+    case CB_I32:                                                                                                                           \
+        LOOP(S, int32_t, to_i32((double)x))                                                                                                \
+    case CB_I64:                                                                                                                           \
+        LOOP(S, int64_t, to_i64((double)x))                                                                                                \
+    case CB_U8:                                                                                                                            \
+        LOOP(S, uint8_t, to_u8((double)x))                                                                                                 \
+    default:                                                                                                                               \
+        LOOP(S, uint8_t, x != 0)                                                                                                           \
     }
 
-#define FROM_INTEGER(S)                                                                                                \
-    switch (to_dtype) {                                                                                                \
-    case CB_F32:                                                                                                       \
-        LOOP(S, float, (float)x)                                                                                       \
-    case CB_F64:                                                                                                       \
-        LOOP(S, double, (double)x)                                                                                     \
-    case CB_I32:                                                                                                       \
-        LOOP(S, int32_t, i64_to_i32(x))                                                                                \
-    case CB_I64:                                                                                                       \
-        LOOP(S, int64_t, x)                                                                                            \
-    case CB_U8:                                                                                                        \
-        LOOP(S, uint8_t, i64_to_u8(x))                                                                                 \
-    default:                                                                                                           \
-        LOOP(S, uint8_t, x != 0)                                                                                       \
+#define FROM_INTEGER(S)                                                                                                                    \
+    switch (to_dtype) {                                                                                                                    \
+    case CB_F32:                                                                                                                           \
+        LOOP(S, float, (float)x)                                                                                                           \
+    case CB_F64:                                                                                                                           \
+        LOOP(S, double, (double)x)                                                                                                         \
+    case CB_I32:                                                                                                                           \
+        LOOP(S, int32_t, i64_to_i32(x))                                                                                                    \
+    case CB_I64:                                                                                                                           \
+        LOOP(S, int64_t, x)                                                                                                                \
+    case CB_U8:                                                                                                                            \
+        LOOP(S, uint8_t, i64_to_u8(x))                                                                                                     \
+    default:                                                                                                                               \
+        LOOP(S, uint8_t, x != 0)                                                                                                           \
     }
 
 /* Neither is a half type. */
@@ -175,8 +175,7 @@ void cbk_convert(const void *from, cb_dtype from_dtype, void *to, cb_dtype to_dt
 #pragma omp parallel num_threads(threads)
     {
         cbk_range r = cbk_share(count, PIECE);
-        convert_range((const char *)from + r.begin * from_size, from_dtype, (char *)to + r.begin * to_size, to_dtype,
-                      r.end - r.begin);
+        convert_range((const char *)from + r.begin * from_size, from_dtype, (char *)to + r.begin * to_size, to_dtype, r.end - r.begin);
     }
 }
 

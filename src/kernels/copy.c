@@ -13,13 +13,13 @@ typedef struct copy_types {
     int64_t to_size, from_size;
 } copy_types;
 
-#define STRIDED(T)                                                                                                     \
-    {                                                                                                                  \
-        T *t = (T *)(void *)to;                                                                                        \
-        const T *f = (const T *)(const void *)from;                                                                    \
-        for (int64_t i = 0; i < n; i++)                                                                                \
-            t[i * to_stride] = f[i * from_stride];                                                                     \
-        break;                                                                                                         \
+#define STRIDED(T)                                                                                                                         \
+    {                                                                                                                                      \
+        T *t = (T *)(void *)to;                                                                                                            \
+        const T *f = (const T *)(const void *)from;                                                                                        \
+        for (int64_t i = 0; i < n; i++)                                                                                                    \
+            t[i * to_stride] = f[i * from_stride];                                                                                         \
+        break;                                                                                                                             \
     }
 
 static void copy_strided(char *to, int64_t to_stride, const char *from, int64_t from_stride, int64_t n, int64_t size)
@@ -50,8 +50,7 @@ static void copy_row(const void *context, char *const p[], const int64_t stride[
         copy_strided(p[0], stride[0], p[1], stride[1], n, t->to_size);
         return;
     }
-    char gathered[TILE * 8],
-        converted[TILE * 8]; /* a few elements at a time: side by side, converted, put where they belong */
+    char gathered[TILE * 8], converted[TILE * 8]; /* a few elements at a time: side by side, converted, put where they belong */
     for (int64_t i = 0; i < n; i += TILE) {
         int64_t c = n - i < TILE ? n - i : TILE;
         copy_strided(gathered, 1, p[1] + i * stride[1] * t->from_size, stride[1], c, t->from_size);
@@ -60,19 +59,18 @@ static void copy_row(const void *context, char *const p[], const int64_t stride[
     }
 }
 
-#define TRANSPOSE(T)                                                                                                   \
-    {                                                                                                                  \
-        T *t = (T *)(void *)to;                                                                                        \
-        const T *f = (const T *)(const void *)from;                                                                    \
-        for (int64_t i = 0; i < rows; i++)                                                                             \
-            for (int64_t j = 0; j < columns; j++)                                                                      \
-                t[i * to_stride + j] = f[j * from_stride + i];                                                         \
-        break;                                                                                                         \
+#define TRANSPOSE(T)                                                                                                                       \
+    {                                                                                                                                      \
+        T *t = (T *)(void *)to;                                                                                                            \
+        const T *f = (const T *)(const void *)from;                                                                                        \
+        for (int64_t i = 0; i < rows; i++)                                                                                                 \
+            for (int64_t j = 0; j < columns; j++)                                                                                          \
+                t[i * to_stride + j] = f[j * from_stride + i];                                                                             \
+        break;                                                                                                                             \
     }
 
 /* to[i, j] = from[j, i]; adjacent j in `to`, adjacent i in `from` */
-static void transpose_tile(char *to, int64_t to_stride, const char *from, int64_t from_stride, int64_t rows,
-                           int64_t columns, int64_t size)
+static void transpose_tile(char *to, int64_t to_stride, const char *from, int64_t from_stride, int64_t rows, int64_t columns, int64_t size)
 {
     switch (size) {
     case 1:
@@ -115,8 +113,8 @@ static void transpose_strip(const cbk_nd *nd, int d, int64_t u, int64_t size)
         from += index * nd->stride[1][e] * size;
     }
     for (int64_t j = 0; j < columns; j += TILE)
-        transpose_tile(to + j * size, nd->stride[0][d], from + j * nd->stride[1][last] * size, nd->stride[1][last],
-                       rows, columns - j < TILE ? columns - j : TILE, size);
+        transpose_tile(to + j * size, nd->stride[0][d], from + j * nd->stride[1][last] * size, nd->stride[1][last], rows,
+                       columns - j < TILE ? columns - j : TILE, size);
 }
 
 static void copy_transposed(const cbk_nd *nd, int d, int64_t size)
@@ -128,8 +126,8 @@ static void copy_transposed(const cbk_nd *nd, int d, int64_t size)
         transpose_strip(nd, d, u, size);
 }
 
-void cbk_copy(void *to, cb_dtype to_dtype, const int64_t *to_stride, const void *from, cb_dtype from_dtype,
-              const int64_t *from_stride, int ndim, const int64_t *shape)
+void cbk_copy(void *to, cb_dtype to_dtype, const int64_t *to_stride, const void *from, cb_dtype from_dtype, const int64_t *from_stride,
+              int ndim, const int64_t *shape)
 {
     copy_types types = {to_dtype, from_dtype, (int64_t)cb_dtype_size(to_dtype), (int64_t)cb_dtype_size(from_dtype)};
     cbk_nd nd;

@@ -19,28 +19,24 @@ static int64_t target_at(const void *targets, cb_dtype dtype, int64_t i)
     return dtype == CB_I32 ? ((const int32_t *)targets)[i] : ((const int64_t *)targets)[i];
 }
 
-static bool check_targets(const void *targets, cb_dtype dtype, int64_t n, int64_t v, int64_t ignore_index,
-                          int64_t *count)
+static bool check_targets(const void *targets, cb_dtype dtype, int64_t n, int64_t v, int64_t ignore_index, int64_t *count)
 {
     if (dtype != CB_I32 && dtype != CB_I64)
-        return cb_fail(CB_ERR_SHAPE, "cross_entropy: targets are %s, expected i32 or i64", cb_dtype_name(dtype)) ==
-               CB_OK;
+        return cb_fail(CB_ERR_SHAPE, "cross_entropy: targets are %s, expected i32 or i64", cb_dtype_name(dtype)) == CB_OK;
     *count = 0;
     for (int64_t i = 0; i < n; i++) {
         int64_t t = target_at(targets, dtype, i);
         if (t == ignore_index)
             continue;
         if (t < 0 || t >= v)
-            return cb_fail(CB_ERR_ARGUMENT,
-                           "cross_entropy: target %lld of row %lld is outside 0..%lld and is not ignore_index %lld",
+            return cb_fail(CB_ERR_ARGUMENT, "cross_entropy: target %lld of row %lld is outside 0..%lld and is not ignore_index %lld",
                            (long long)t, (long long)i, (long long)v - 1, (long long)ignore_index) == CB_OK;
         ++*count;
     }
     return true;
 }
 
-static double row_f64(const cbk_cross_entropy_row *row, double gradient_scale, double smoothing, const double *x,
-                      double *dx)
+static double row_f64(const cbk_cross_entropy_row *row, double gradient_scale, double smoothing, const double *x, double *dx)
 {
     double m = -INFINITY, s = 0, sum = 0, v = (double)row->v;
     for (int64_t i = 0; i < row->v; i++)
@@ -55,7 +51,7 @@ static double row_f64(const cbk_cross_entropy_row *row, double gradient_scale, d
     return loss;
 }
 
-/* ---- given logits ------------------------------------------------------------------------------- */
+/* ---- given logits ---- */
 
 static double given_row(const cbk_cross_entropy_args *a, int64_t i, double scale)
 {
@@ -77,8 +73,7 @@ bool cbk_cross_entropy(cbk_cross_entropy_args *a)
 {
     a->loss_sum = 0;
     if (a->dtype > CB_F64)
-        return cb_fail(CB_ERR_UNSUPPORTED, "cross_entropy: logits are %s, expected a float dtype",
-                       cb_dtype_name(a->dtype)) == CB_OK;
+        return cb_fail(CB_ERR_UNSUPPORTED, "cross_entropy: logits are %s, expected a float dtype", cb_dtype_name(a->dtype)) == CB_OK;
     if (!check_targets(a->targets, a->target_dtype, a->n, a->v, a->ignore_index, &a->count))
         return false;
     double scale = a->gradient_scale / (a->mean && a->count ? (double)a->count : 1);
@@ -98,7 +93,7 @@ bool cbk_cross_entropy(cbk_cross_entropy_args *a)
     return true;
 }
 
-/* ---- fused with the projection ------------------------------------------------------------------ */
+/* ---- fused with the projection ---- */
 
 typedef struct fused {
     cbk_linear_cross_entropy_args *a;
@@ -125,8 +120,8 @@ static const void *chunk_input(const fused *f, int64_t first, int64_t n, bool *i
     if (*in_place)
         return (const char *)a->x + bytes_of(a->x_dtype, f->row[first] * a->c);
     for (int64_t i = 0; i < n; i++)
-        memcpy((char *)f->x + bytes_of(a->x_dtype, i * a->c),
-               (const char *)a->x + bytes_of(a->x_dtype, f->row[first + i] * a->c), (size_t)bytes_of(a->x_dtype, a->c));
+        memcpy((char *)f->x + bytes_of(a->x_dtype, i * a->c), (const char *)a->x + bytes_of(a->x_dtype, f->row[first + i] * a->c),
+               (size_t)bytes_of(a->x_dtype, a->c));
     return f->x;
 }
 
@@ -140,11 +135,9 @@ static void chunk_losses(const fused *f, int64_t first, int64_t n, bool gradient
         int64_t target = target_at(a->targets, a->target_dtype, f->row[first + i]);
         cbk_cross_entropy_row row = {a->v, target, (float)a->label_smoothing, (float)f->scale};
         if (f->logits_dtype == CB_F64)
-            f->losses[first + i] =
-                row_f64(&row, f->scale, a->label_smoothing, (void *)logits, gradients ? (void *)logits : NULL);
+            f->losses[first + i] = row_f64(&row, f->scale, a->label_smoothing, (void *)logits, gradients ? (void *)logits : NULL);
         else
-            f->losses[first + i] =
-                cbk_vector()->cross_entropy(&row, CB_F32, logits, f->gradient_dtype, gradients ? logits : NULL);
+            f->losses[first + i] = cbk_vector()->cross_entropy(&row, CB_F32, logits, f->gradient_dtype, gradients ? logits : NULL);
     }
 }
 

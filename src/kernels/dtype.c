@@ -8,14 +8,9 @@ static const struct {
     size_t size;
     const char *names[3]; /* ours first */
 } types[CB_DTYPE_COUNT] = {
-    [CB_F32] = {4, {"f32", "float32", "float"} },
-      [CB_BF16] = {2, {"bf16", "bfloat16", NULL}  },
-    [CB_F16] = {2, {"f16", "float16", "half"}  },
-      [CB_F64] = {8, {"f64", "float64", "double"}},
-    [CB_I32] = {4, {"i32", "int32", "int"}     },
-      [CB_I64] = {8, {"i64", "int64", "long"}    },
-    [CB_U8] = {1, {"u8", "uint8", "byte"}     },
-      [CB_BOOL] = {1, {"bool", NULL, NULL}        },
+    [CB_F32] = {4, {"f32", "float32", "float"}},  [CB_BF16] = {2, {"bf16", "bfloat16", NULL}}, [CB_F16] = {2, {"f16", "float16", "half"}},
+    [CB_F64] = {8, {"f64", "float64", "double"}}, [CB_I32] = {4, {"i32", "int32", "int"}},     [CB_I64] = {8, {"i64", "int64", "long"}},
+    [CB_U8] = {1, {"u8", "uint8", "byte"}},       [CB_BOOL] = {1, {"bool", NULL, NULL}},
 };
 
 static bool known(cb_dtype dtype)

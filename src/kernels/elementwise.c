@@ -10,33 +10,32 @@ typedef struct binary_context {
     cb_dtype dtype;
 } binary_context;
 
-/* ---- plain loops -------------------------------------------------------------------------------- */
+/* ---- plain loops ---- */
 
-#define ROW(T, expression)                                                                                             \
-    for (int64_t i = 0; i < n; i++) {                                                                                  \
-        T x = a[i * sa], y = b[i * sb];                                                                                \
-        out[i * so] = (expression);                                                                                    \
-    }                                                                                                                  \
+#define ROW(T, expression)                                                                                                                 \
+    for (int64_t i = 0; i < n; i++) {                                                                                                      \
+        T x = a[i * sa], y = b[i * sb];                                                                                                    \
+        out[i * so] = (expression);                                                                                                        \
+    }                                                                                                                                      \
     break;
 
-#define DEFINE_COMPARE(T, name)                                                                                        \
-    static void compare_##name(cbk_binary_op op, uint8_t *out, int64_t so, const T *a, int64_t sa, const T *b,         \
-                               int64_t sb, int64_t n)                                                                  \
-    {                                                                                                                  \
-        switch (op) {                                                                                                  \
-        case CBK_EQ:                                                                                                   \
-            ROW(T, x == y)                                                                                             \
-        case CBK_NE:                                                                                                   \
-            ROW(T, x != y)                                                                                             \
-        case CBK_LT:                                                                                                   \
-            ROW(T, x < y)                                                                                              \
-        case CBK_LE:                                                                                                   \
-            ROW(T, x <= y)                                                                                             \
-        case CBK_GT:                                                                                                   \
-            ROW(T, x > y)                                                                                              \
-        default:                                                                                                       \
-            ROW(T, x >= y)                                                                                             \
-        }                                                                                                              \
+#define DEFINE_COMPARE(T, name)                                                                                                            \
+    static void compare_##name(cbk_binary_op op, uint8_t *out, int64_t so, const T *a, int64_t sa, const T *b, int64_t sb, int64_t n)      \
+    {                                                                                                                                      \
+        switch (op) {                                                                                                                      \
+        case CBK_EQ:                                                                                                                       \
+            ROW(T, x == y)                                                                                                                 \
+        case CBK_NE:                                                                                                                       \
+            ROW(T, x != y)                                                                                                                 \
+        case CBK_LT:                                                                                                                       \
+            ROW(T, x < y)                                                                                                                  \
+        case CBK_LE:                                                                                                                       \
+            ROW(T, x <= y)                                                                                                                 \
+        case CBK_GT:                                                                                                                       \
+            ROW(T, x > y)                                                                                                                  \
+        default:                                                                                                                           \
+            ROW(T, x >= y)                                                                                                                 \
+        }                                                                                                                                  \
     }
 DEFINE_COMPARE(float, f32)
 DEFINE_COMPARE(double, f64)
@@ -44,8 +43,7 @@ DEFINE_COMPARE(int32_t, i32)
 DEFINE_COMPARE(int64_t, i64)
 DEFINE_COMPARE(uint8_t, u8)
 
-static void binary_f32(cbk_binary_op op, float *out, int64_t so, const float *a, int64_t sa, const float *b, int64_t sb,
-                       int64_t n)
+static void binary_f32(cbk_binary_op op, float *out, int64_t so, const float *a, int64_t sa, const float *b, int64_t sb, int64_t n)
 {
     switch (op) {
     case CBK_ADD:
@@ -65,8 +63,7 @@ static void binary_f32(cbk_binary_op op, float *out, int64_t so, const float *a,
     }
 }
 
-static void binary_f64(cbk_binary_op op, double *out, int64_t so, const double *a, int64_t sa, const double *b,
-                       int64_t sb, int64_t n)
+static void binary_f64(cbk_binary_op op, double *out, int64_t so, const double *a, int64_t sa, const double *b, int64_t sb, int64_t n)
 {
     switch (op) {
     case CBK_ADD:
@@ -103,40 +100,39 @@ static int64_t integer_quotient(int64_t x, int64_t y)
     return y == 0 ? 0 : y == -1 ? (int64_t) - (uint64_t)x : x / y;
 }
 
-#define DEFINE_INTEGER(T, U, name)                                                                                     \
-    static void binary_##name(cbk_binary_op op, T *out, int64_t so, const T *a, int64_t sa, const T *b, int64_t sb,    \
-                              int64_t n)                                                                               \
-    {                                                                                                                  \
-        switch (op) {                                                                                                  \
-        case CBK_ADD:                                                                                                  \
-            ROW(T, (T)((U)x + (U)y))                                                                                   \
-        case CBK_SUB:                                                                                                  \
-            ROW(T, (T)((U)x - (U)y))                                                                                   \
-        case CBK_MUL:                                                                                                  \
-            ROW(T, (T)((U)x * (U)y))                                                                                   \
-        case CBK_DIV:                                                                                                  \
-            ROW(T, (T)integer_quotient(x, y))                                                                          \
-        case CBK_MAXIMUM:                                                                                              \
-            ROW(T, x > y ? x : y)                                                                                      \
-        case CBK_MINIMUM:                                                                                              \
-            ROW(T, x < y ? x : y)                                                                                      \
-        default:                                                                                                       \
-            ROW(T, (T)integer_power(x, y))                                                                             \
-        }                                                                                                              \
+#define DEFINE_INTEGER(T, U, name)                                                                                                         \
+    static void binary_##name(cbk_binary_op op, T *out, int64_t so, const T *a, int64_t sa, const T *b, int64_t sb, int64_t n)             \
+    {                                                                                                                                      \
+        switch (op) {                                                                                                                      \
+        case CBK_ADD:                                                                                                                      \
+            ROW(T, (T)((U)x + (U)y))                                                                                                       \
+        case CBK_SUB:                                                                                                                      \
+            ROW(T, (T)((U)x - (U)y))                                                                                                       \
+        case CBK_MUL:                                                                                                                      \
+            ROW(T, (T)((U)x * (U)y))                                                                                                       \
+        case CBK_DIV:                                                                                                                      \
+            ROW(T, (T)integer_quotient(x, y))                                                                                              \
+        case CBK_MAXIMUM:                                                                                                                  \
+            ROW(T, x > y ? x : y)                                                                                                          \
+        case CBK_MINIMUM:                                                                                                                  \
+            ROW(T, x < y ? x : y)                                                                                                          \
+        default:                                                                                                                           \
+            ROW(T, (T)integer_power(x, y))                                                                                                 \
+        }                                                                                                                                  \
     }
 DEFINE_INTEGER(int32_t, uint32_t, i32)
 DEFINE_INTEGER(int64_t, uint64_t, i64)
 DEFINE_INTEGER(uint8_t, uint32_t, u8)
 
-/* ---- rows --------------------------------------------------------------------------------------- */
+/* ---- rows ---- */
 
 static bool is_half(cb_dtype dtype)
 {
     return dtype == CB_BF16 || dtype == CB_F16;
 }
 
-static void plain_row(cbk_binary_op op, cb_dtype dtype, void *out, int64_t so, const void *a, int64_t sa, const void *b,
-                      int64_t sb, int64_t n)
+static void plain_row(cbk_binary_op op, cb_dtype dtype, void *out, int64_t so, const void *a, int64_t sa, const void *b, int64_t sb,
+                      int64_t n)
 {
     bool compare = op >= CBK_EQ;
     switch (dtype) {
@@ -196,12 +192,11 @@ static void binary_row(const void *context, char *const p[], const int64_t s[], 
         plain_row(c->op, c->dtype, p[0], s[0], p[1], s[1], p[2], s[2], n);
 }
 
-bool cbk_binary(cbk_binary_op op, cb_dtype dtype, void *out, const int64_t *out_stride, const void *a,
-                const int64_t *a_stride, const void *b, const int64_t *b_stride, int ndim, const int64_t *shape)
+bool cbk_binary(cbk_binary_op op, cb_dtype dtype, void *out, const int64_t *out_stride, const void *a, const int64_t *a_stride,
+                const void *b, const int64_t *b_stride, int ndim, const int64_t *shape)
 {
     if ((unsigned)op > CBK_GE || (unsigned)dtype >= CB_DTYPE_COUNT)
-        return cb_fail(CB_ERR_ARGUMENT, "binary operation %d on dtype %s does not exist", (int)op,
-                       cb_dtype_name(dtype)) == CB_OK;
+        return cb_fail(CB_ERR_ARGUMENT, "binary operation %d on dtype %s does not exist", (int)op, cb_dtype_name(dtype)) == CB_OK;
     int64_t size = (int64_t)cb_dtype_size(dtype);
     cbk_nd nd;
     cbk_nd_init(&nd, ndim, shape);
@@ -215,15 +210,15 @@ bool cbk_binary(cbk_binary_op op, cb_dtype dtype, void *out, const int64_t *out_
     return true;
 }
 
-/* ---- where -------------------------------------------------------------------------------------- */
+/* ---- where ---- */
 
-#define WHERE(T)                                                                                                       \
-    {                                                                                                                  \
-        T *out = (T *)(void *)p[0];                                                                                    \
-        const T *a = (const T *)(void *)p[2], *b = (const T *)(void *)p[3];                                            \
-        for (int64_t i = 0; i < n; i++)                                                                                \
-            out[i * s[0]] = condition[i * s[1]] ? a[i * s[2]] : b[i * s[3]];                                           \
-        break;                                                                                                         \
+#define WHERE(T)                                                                                                                           \
+    {                                                                                                                                      \
+        T *out = (T *)(void *)p[0];                                                                                                        \
+        const T *a = (const T *)(void *)p[2], *b = (const T *)(void *)p[3];                                                                \
+        for (int64_t i = 0; i < n; i++)                                                                                                    \
+            out[i * s[0]] = condition[i * s[1]] ? a[i * s[2]] : b[i * s[3]];                                                               \
+        break;                                                                                                                             \
     }
 
 static void where_row(const void *context, char *const p[], const int64_t s[], int64_t n)
@@ -241,9 +236,8 @@ static void where_row(const void *context, char *const p[], const int64_t s[], i
     }
 }
 
-bool cbk_where(cb_dtype dtype, void *out, const int64_t *out_stride, const void *condition,
-               const int64_t *condition_stride, const void *a, const int64_t *a_stride, const void *b,
-               const int64_t *b_stride, int ndim, const int64_t *shape)
+bool cbk_where(cb_dtype dtype, void *out, const int64_t *out_stride, const void *condition, const int64_t *condition_stride, const void *a,
+               const int64_t *a_stride, const void *b, const int64_t *b_stride, int ndim, const int64_t *shape)
 {
     int64_t size = (int64_t)cb_dtype_size(dtype);
     if (size == 0)

@@ -29,10 +29,8 @@ static bool check(const cbk_gemm_args *g)
     bool sizes = g->m >= 0 && g->n >= 0 && g->k >= 0 && g->batch >= 0 && g->lda >= (g->transa ? g->m : g->k) &&
                  g->ldb >= (g->transb ? g->k : g->n) && g->ldc >= g->n;
     if (!sizes)
-        return cb_fail(CB_ERR_ARGUMENT,
-                       "gemm: m %lld, n %lld, k %lld, leading dimensions %lld, %lld, %lld do not fit together",
-                       (long long)g->m, (long long)g->n, (long long)g->k, (long long)g->lda, (long long)g->ldb,
-                       (long long)g->ldc) == CB_OK;
+        return cb_fail(CB_ERR_ARGUMENT, "gemm: m %lld, n %lld, k %lld, leading dimensions %lld, %lld, %lld do not fit together",
+                       (long long)g->m, (long long)g->n, (long long)g->k, (long long)g->lda, (long long)g->ldb, (long long)g->ldc) == CB_OK;
     return true;
 }
 
@@ -41,7 +39,7 @@ static const char *at(const void *p, cb_dtype dtype, int64_t element)
     return (const char *)p + element * (int64_t)cb_dtype_size(dtype);
 }
 
-/* ---- nothing to multiply ------------------------------------------------------------------------ */
+/* ---- nothing to multiply ---- */
 
 static double element(const void *p, cb_dtype dtype, int64_t i)
 {
@@ -64,7 +62,7 @@ static void scale_only(const cbk_gemm_args *g)
             }
 }
 
-/* ---- f64 ---------------------------------------------------------------------------------------- */
+/* ---- f64 ---- */
 
 static void row_f64(const cbk_gemm_args *g, const double *a, const double *b, double *c, int64_t i)
 {
@@ -86,19 +84,17 @@ static void gemm_f64(const cbk_gemm_args *g)
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (int64_t u = 0; u < batch * g->m; u++) {
         int64_t e = u / g->m;
-        row_f64(g, (const double *)g->a + e * g->stride_a, (const double *)g->b + e * g->stride_b,
-                (double *)g->c + e * g->stride_c, u % g->m);
+        row_f64(g, (const double *)g->a + e * g->stride_a, (const double *)g->b + e * g->stride_b, (double *)g->c + e * g->stride_c,
+                u % g->m);
     }
 }
 
-/* ---- mixed dtypes, block by block --------------------------------------------------------------- */
+/* ---- mixed dtypes, block by block ---- */
 
 /* Rows and columns of a stored matrix into scratch, dense, in another dtype. */
-static void convert_block(const void *from, cb_dtype from_dtype, int64_t ld, int64_t rows, int64_t columns, void *to,
-                          cb_dtype to_dtype)
+static void convert_block(const void *from, cb_dtype from_dtype, int64_t ld, int64_t rows, int64_t columns, void *to, cb_dtype to_dtype)
 {
-    cbk_copy(to, to_dtype, (int64_t[]){columns, 1}, from, from_dtype, (int64_t[]){ld, 1}, 2,
-             (int64_t[]){rows, columns});
+    cbk_copy(to, to_dtype, (int64_t[]){columns, 1}, from, from_dtype, (int64_t[]){ld, 1}, 2, (int64_t[]){rows, columns});
 }
 
 /* Operand `which` of a block as the product wants it: its own memory or a converted copy in scratch. */
@@ -107,8 +103,8 @@ typedef struct block_operand {
     int64_t ld;
 } block_operand;
 
-static block_operand take(const void *p, cb_dtype dtype, int64_t ld, bool transposed, int64_t first, int64_t count,
-                          int64_t k, cb_dtype wanted, void *scratch)
+static block_operand take(const void *p, cb_dtype dtype, int64_t ld, bool transposed, int64_t first, int64_t count, int64_t k,
+                          cb_dtype wanted, void *scratch)
 {
     /* op(A) rows first.. of k elements; stored (rows, k), or (k, rows) if transposed.  B is the same seen from its
      * columns. */
@@ -127,8 +123,8 @@ static int64_t block_length(int64_t length, int64_t k, bool convert)
     return convert && length > most ? most : length;
 }
 
-static bool gemm_block(const cbk_gemm_args *g, cb_dtype compute, cb_dtype result, int64_t m0, int64_t m, int64_t n0,
-                       int64_t n, block_operand a, void *scratch_b, void *scratch_c)
+static bool gemm_block(const cbk_gemm_args *g, cb_dtype compute, cb_dtype result, int64_t m0, int64_t m, int64_t n0, int64_t n,
+                       block_operand a, void *scratch_b, void *scratch_c)
 {
     cbk_gemm_args s = *g;
     block_operand b = take(g->b, g->b_dtype, g->ldb, !g->transb, n0, n, g->k, compute, scratch_b);

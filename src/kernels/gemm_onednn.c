@@ -40,11 +40,11 @@ static dnnl_engine_t engine;
 
 static bool refuse(const char *step, dnnl_status_t status)
 {
-    return cb_fail(status == dnnl_out_of_memory ? CB_ERR_MEMORY : CB_ERR_UNSUPPORTED,
-                   "gemm: oneDNN refused to %s (status %d)", step, (int)status) == CB_OK;
+    return cb_fail(status == dnnl_out_of_memory ? CB_ERR_MEMORY : CB_ERR_UNSUPPORTED, "gemm: oneDNN refused to %s (status %d)", step,
+                   (int)status) == CB_OK;
 }
 
-/* ---- keys --------------------------------------------------------------------------------------- */
+/* ---- keys ---- */
 
 static gemm_key key_of(const cbk_gemm_args *g)
 {
@@ -84,7 +84,7 @@ static uint32_t hash_of(const gemm_key *key)
     return (uint32_t)(h >> 32);
 }
 
-/* ---- making and freeing ------------------------------------------------------------------------- */
+/* ---- making and freeing ---- */
 
 static dnnl_data_type_t type_of(int32_t dtype)
 {
@@ -92,8 +92,8 @@ static dnnl_data_type_t type_of(int32_t dtype)
 }
 
 /* A matrix (rows, columns) as oneDNN describes it; with a batch in front when there is one. */
-static dnnl_status_t describe(dnnl_memory_desc_t *md, const gemm_key *key, int32_t dtype, int64_t rows, int64_t columns,
-                              int64_t row_stride, int64_t column_stride, int64_t batch_stride)
+static dnnl_status_t describe(dnnl_memory_desc_t *md, const gemm_key *key, int32_t dtype, int64_t rows, int64_t columns, int64_t row_stride,
+                              int64_t column_stride, int64_t batch_stride)
 {
     bool batched = key->batch > 1;
     dnnl_dims_t dims = {batch_stride ? key->batch : 1, rows, columns};
@@ -126,11 +126,10 @@ static dnnl_status_t make_descriptor(const gemm_key *key, dnnl_primitive_desc_t 
 {
     dnnl_matmul_desc_t matmul;
     dnnl_primitive_attr_t attr = NULL;
-    dnnl_status_t status = describe(&md[0], key, key->dtype, key->m, key->k, key->transa ? 1 : key->lda,
-                                    key->transa ? key->lda : 1, key->stride_a);
+    dnnl_status_t status =
+        describe(&md[0], key, key->dtype, key->m, key->k, key->transa ? 1 : key->lda, key->transa ? key->lda : 1, key->stride_a);
     if (status == dnnl_success)
-        status = describe(&md[1], key, key->dtype, key->k, key->n, key->transb ? 1 : key->ldb,
-                          key->transb ? key->ldb : 1, key->stride_b);
+        status = describe(&md[1], key, key->dtype, key->k, key->n, key->transb ? 1 : key->ldb, key->transb ? key->ldb : 1, key->stride_b);
     if (status == dnnl_success)
         status = describe(&md[2], key, key->c_dtype, key->m, key->n, key->ldc, 1, key->stride_c);
     bool bias = key->bias_dtype >= 0;
@@ -190,7 +189,7 @@ static gemm_entry *entry_new(const gemm_key *key, uint32_t hash)
     return NULL;
 }
 
-/* ---- the cache (all under the lock) ------------------------------------------------------------- */
+/* ---- the cache (all under the lock) ---- */
 
 static void evict_oldest(void)
 {
@@ -254,7 +253,7 @@ void cbk_gemm_flush(void)
     pthread_mutex_unlock(&lock);
 }
 
-/* ---- running ------------------------------------------------------------------------------------ */
+/* ---- running ---- */
 
 static dnnl_status_t execute(gemm_entry *e, const cbk_gemm_args *g, const void *bias, void *scratch)
 {
@@ -265,11 +264,7 @@ static dnnl_status_t execute(gemm_entry *e, const cbk_gemm_args *g, const void *
     dnnl_memory_set_data_handle(e->a, (void *)(uintptr_t)g->a);
     dnnl_memory_set_data_handle(e->b, (void *)(uintptr_t)g->b);
     dnnl_memory_set_data_handle(e->c, g->c);
-    dnnl_exec_arg_t args[MAX_ARGS] = {
-        {DNNL_ARG_SRC,     e->a},
-        {DNNL_ARG_WEIGHTS, e->b},
-        {DNNL_ARG_DST,     e->c}
-    };
+    dnnl_exec_arg_t args[MAX_ARGS] = {{DNNL_ARG_SRC, e->a}, {DNNL_ARG_WEIGHTS, e->b}, {DNNL_ARG_DST, e->c}};
     int count = 3;
     if (e->bias) {
         dnnl_memory_set_data_handle(e->bias, (void *)(uintptr_t)bias);
@@ -298,8 +293,8 @@ bool cbk_gemm_onednn(const cbk_gemm_args *args)
 {
     cbk_gemm_args g = *args;
     float *bias = NULL;
-    if (g.bias && (g.alpha != 1 || (g.bias_dtype != CB_F32 && g.bias_dtype != CB_BF16) ||
-                   (g.bias_dtype == CB_BF16 && g.a_dtype == CB_F32))) {
+    if (g.bias &&
+        (g.alpha != 1 || (g.bias_dtype != CB_F32 && g.bias_dtype != CB_BF16) || (g.bias_dtype == CB_BF16 && g.a_dtype == CB_F32))) {
         bias = adapted_bias(&g);
         if (!bias)
             return false;

@@ -82,8 +82,7 @@ bool cbk_gemm_thin(const cbk_gemm_args *g)
     bool pairs = g->a_dtype == CB_BF16;
     if (g->bias || g->batch > 1 || level < (pairs ? 3 : 1) || (pairs && g->c_dtype != CB_BF16 && g->c_dtype != CB_F32))
         return false;
-    cbk_thin t = {
-        .pairs = pairs, .c_dtype = g->c_dtype, .c = g->c, .alpha = (float)g->alpha, .beta = (float)g->beta, .k = g->k};
+    cbk_thin t = {.pairs = pairs, .c_dtype = g->c_dtype, .c = g->c, .alpha = (float)g->alpha, .beta = (float)g->beta, .k = g->k};
     view a = view_of(g->a, g->lda, g->transa), b = view_of(g->b, g->ldb, g->transb);
     if (g->k < LEAST_LARGE)
         return false;

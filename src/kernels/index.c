@@ -18,14 +18,14 @@ static bool check(const char *what, const void *index, cb_dtype dtype, int64_t n
     for (int64_t i = 0; i < n; i++) {
         int64_t at = index_at(index, dtype, i);
         if (at < 0 || at >= size)
-            return cb_fail(CB_ERR_ARGUMENT, "%s: index %lld (number %lld) is outside 0..%lld", what, (long long)at,
-                           (long long)i, (long long)size - 1) == CB_OK;
+            return cb_fail(CB_ERR_ARGUMENT, "%s: index %lld (number %lld) is outside 0..%lld", what, (long long)at, (long long)i,
+                           (long long)size - 1) == CB_OK;
     }
     return true;
 }
 
-bool cbk_index_select(void *out, cb_dtype out_dtype, const void *x, cb_dtype dtype, const void *index,
-                      cb_dtype index_dtype, int64_t outer, int64_t size, int64_t n, int64_t inner)
+bool cbk_index_select(void *out, cb_dtype out_dtype, const void *x, cb_dtype dtype, const void *index, cb_dtype index_dtype, int64_t outer,
+                      int64_t size, int64_t n, int64_t inner)
 {
     if (!check("index_select", index, index_dtype, n, size))
         return false;
@@ -64,19 +64,17 @@ static void add_piece(void *x, cb_dtype dtype, const void *source, cb_dtype sour
     }
     for (int64_t i = 0; i < n; i++)
         if (dtype == CB_I32)
-            ((int32_t *)x)[i] = (int32_t)((uint32_t)((int32_t *)x)[i] +
-                                          (uint32_t)(int64_t)alpha * (uint32_t)((const int32_t *)source)[i]);
+            ((int32_t *)x)[i] = (int32_t)((uint32_t)((int32_t *)x)[i] + (uint32_t)(int64_t)alpha * (uint32_t)((const int32_t *)source)[i]);
         else
-            ((int64_t *)x)[i] = (int64_t)((uint64_t)((int64_t *)x)[i] +
-                                          (uint64_t)(int64_t)alpha * (uint64_t)((const int64_t *)source)[i]);
+            ((int64_t *)x)[i] = (int64_t)((uint64_t)((int64_t *)x)[i] + (uint64_t)(int64_t)alpha * (uint64_t)((const int64_t *)source)[i]);
 }
 
-bool cbk_index_add(void *x, cb_dtype dtype, const void *source, cb_dtype source_dtype, const void *index,
-                   cb_dtype index_dtype, int64_t outer, int64_t size, int64_t n, int64_t inner, double alpha)
+bool cbk_index_add(void *x, cb_dtype dtype, const void *source, cb_dtype source_dtype, const void *index, cb_dtype index_dtype,
+                   int64_t outer, int64_t size, int64_t n, int64_t inner, double alpha)
 {
     if (!can_add(dtype, source_dtype))
-        return cb_fail(CB_ERR_UNSUPPORTED, "index_add: %s into %s is not supported", cb_dtype_name(source_dtype),
-                       cb_dtype_name(dtype)) == CB_OK;
+        return cb_fail(CB_ERR_UNSUPPORTED, "index_add: %s into %s is not supported", cb_dtype_name(source_dtype), cb_dtype_name(dtype)) ==
+               CB_OK;
     if (!check("index_add", index, index_dtype, n, size))
         return false;
     int64_t to_size = (int64_t)cb_dtype_size(dtype), from_size = (int64_t)cb_dtype_size(source_dtype);
@@ -99,8 +97,8 @@ bool cbk_index_add(void *x, cb_dtype dtype, const void *source, cb_dtype source_
     return true;
 }
 
-bool cbk_gather(void *out, const void *x, cb_dtype dtype, const void *index, cb_dtype index_dtype, int64_t outer,
-                int64_t size, int64_t n, int64_t inner)
+bool cbk_gather(void *out, const void *x, cb_dtype dtype, const void *index, cb_dtype index_dtype, int64_t outer, int64_t size, int64_t n,
+                int64_t inner)
 {
     if (!check("gather", index, index_dtype, outer * n * inner, size))
         return false;
@@ -115,8 +113,8 @@ bool cbk_gather(void *out, const void *x, cb_dtype dtype, const void *index, cb_
     return true;
 }
 
-bool cbk_scatter_add(void *x, cb_dtype dtype, const void *source, const void *index, cb_dtype index_dtype,
-                     int64_t outer, int64_t size, int64_t n, int64_t inner)
+bool cbk_scatter_add(void *x, cb_dtype dtype, const void *source, const void *index, cb_dtype index_dtype, int64_t outer, int64_t size,
+                     int64_t n, int64_t inner)
 {
     if (!can_add(dtype, dtype))
         return cb_fail(CB_ERR_UNSUPPORTED, "scatter_add: dtype %s is not supported", cb_dtype_name(dtype)) == CB_OK;

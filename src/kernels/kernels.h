@@ -24,7 +24,7 @@ const char *cbk_isa(void);
  * less. */
 bool cbk_isa_select(const char *cap);
 
-/* ---- Matrix products (gemm.c) ------------------------------------------------------------------- */
+/* ---- Matrix products (gemm.c) ---- */
 
 /* C (m, n) = alpha op(A) op(B) + beta C + bias, for each of `batch` triples.  op(A) is (m, k): A is stored (m, k) with
  * row stride lda, or, with transa, (k, m) with row stride lda.  Likewise op(B) (k, n).  bias (n) is added to every row
@@ -40,11 +40,10 @@ typedef struct cbk_gemm_args {
     bool transa, transb;
     cb_dtype a_dtype, b_dtype, c_dtype;
     double alpha, beta;
-    const void *bias;    /* NULL: none */
-    cb_dtype bias_dtype; /* a float dtype */
-    int64_t batch;       /* 0 counts as 1 */
-    int64_t stride_a, stride_b,
-        stride_c; /* elements from one batch entry to the next; 0 (not for C) repeats the operand */
+    const void *bias;                     /* NULL: none */
+    cb_dtype bias_dtype;                  /* a float dtype */
+    int64_t batch;                        /* 0 counts as 1 */
+    int64_t stride_a, stride_b, stride_c; /* elements from one batch entry to the next; 0 (not for C) repeats the operand */
 } cbk_gemm_args;
 bool cbk_gemm(const cbk_gemm_args *args);
 /* Gives back cached primitives and scratch memory. */
@@ -52,15 +51,15 @@ void cbk_gemm_flush(void);
 /* Rate in GF/s of such a product (median of repeated runs on memory of its own, about `seconds` long); 0 on failure. */
 double cbk_gemm_rate(cb_dtype dtype, bool transa, bool transb, int64_t m, int64_t n, int64_t k, double seconds);
 
-/* ---- Conversion, copies, element-wise (convert.c, copy.c, elementwise.c, unary.c) ------------------------ */
+/* ---- Conversion, copies, element-wise (convert.c, copy.c, elementwise.c, unary.c) ---- */
 
 /* count elements, any dtype to any dtype; floats round to nearest even, float to integer truncates (NaN gives 0, out of
  * range saturates), anything to bool is "not zero".  In place only when the dtypes are equal in size. */
 void cbk_convert(const void *from, cb_dtype from_dtype, void *to, cb_dtype to_dtype, int64_t count);
 void cbk_fill(void *to, cb_dtype dtype, double value, int64_t count);
 /* Strided n-d copy with conversion; strides may be 0 in `from` (broadcast) and negative in both. */
-void cbk_copy(void *to, cb_dtype to_dtype, const int64_t *to_stride, const void *from, cb_dtype from_dtype,
-              const int64_t *from_stride, int ndim, const int64_t *shape);
+void cbk_copy(void *to, cb_dtype to_dtype, const int64_t *to_stride, const void *from, cb_dtype from_dtype, const int64_t *from_stride,
+              int ndim, const int64_t *shape);
 
 typedef enum cbk_binary_op {
     CBK_ADD,
@@ -80,12 +79,11 @@ typedef enum cbk_binary_op {
 } cbk_binary_op;
 /* out = a op b over an n-d index space; `dtype` is that of a and b, and of out but for comparisons.  Any dtype.  In
  * place (same strides). */
-bool cbk_binary(cbk_binary_op op, cb_dtype dtype, void *out, const int64_t *out_stride, const void *a,
-                const int64_t *a_stride, const void *b, const int64_t *b_stride, int ndim, const int64_t *shape);
+bool cbk_binary(cbk_binary_op op, cb_dtype dtype, void *out, const int64_t *out_stride, const void *a, const int64_t *a_stride,
+                const void *b, const int64_t *b_stride, int ndim, const int64_t *shape);
 /* out = condition ? a : b; condition bool or u8; any dtype. */
-bool cbk_where(cb_dtype dtype, void *out, const int64_t *out_stride, const void *condition,
-               const int64_t *condition_stride, const void *a, const int64_t *a_stride, const void *b,
-               const int64_t *b_stride, int ndim, const int64_t *shape);
+bool cbk_where(cb_dtype dtype, void *out, const int64_t *out_stride, const void *condition, const int64_t *condition_stride, const void *a,
+               const int64_t *a_stride, const void *b, const int64_t *b_stride, int ndim, const int64_t *shape);
 
 typedef enum cbk_unary_op {
     CBK_NEG,
@@ -123,24 +121,23 @@ typedef enum cbk_unary_op {
  * (but pow) also i32 and i64.  In place. */
 bool cbk_unary(cbk_unary_op op, cb_dtype dtype, void *y, const void *x, int64_t count, double p, double q);
 /* dx = dy op'(x) (added to dx when `accumulate`); float dtypes, every op that has a derivative; in place (dx = dy). */
-bool cbk_unary_backward(cbk_unary_op op, cb_dtype dtype, void *dx, const void *dy, const void *x, int64_t count,
-                        double p, double q, bool accumulate);
+bool cbk_unary_backward(cbk_unary_op op, cb_dtype dtype, void *dx, const void *dy, const void *x, int64_t count, double p, double q,
+                        bool accumulate);
 /* y = alpha x + beta y, contiguous, float dtype (beta 0: y is not read).  EMA and lerp are calls of this. */
 void cbk_axpby(cb_dtype dtype, void *y, double alpha, const void *x, double beta, int64_t count);
 
-/* ---- Reductions and scans (reduce.c) ------------------------------------------------------------ */
+/* ---- Reductions and scans (reduce.c) ---- */
 
 typedef enum cbk_reduce_op { CBK_SUM, CBK_MEAN, CBK_MAX, CBK_MIN, CBK_PROD, CBK_ARGMAX, CBK_ARGMIN } cbk_reduce_op;
 /* x (outer, reduce, inner) -> out (outer, inner).  dtype: float, i32, i64 (not mean).  Accumulates in f32 or wider
  * (integers in i64). out_dtype: dtype itself, or f32 for half types; i64 for argmax and argmin (the first at a tie; NaN
  * counts as largest for max and as smallest for min).  An empty reduction gives 0, NaN (mean), -inf, +inf, 1; the arg-
  * ones fail. */
-bool cbk_reduce(cbk_reduce_op op, void *out, cb_dtype out_dtype, const void *x, cb_dtype dtype, int64_t outer,
-                int64_t reduce, int64_t inner);
+bool cbk_reduce(cbk_reduce_op op, void *out, cb_dtype out_dtype, const void *x, cb_dtype dtype, int64_t outer, int64_t reduce,
+                int64_t inner);
 /* Running sum (CBK_SUM) or product (CBK_PROD) along the middle dimension of (outer, n, inner), from the end when
  * `reverse`; float, i32, i64. In place. */
-bool cbk_cumulate(cbk_reduce_op op, cb_dtype dtype, void *out, const void *x, int64_t outer, int64_t n, int64_t inner,
-                  bool reverse);
+bool cbk_cumulate(cbk_reduce_op op, cb_dtype dtype, void *out, const void *x, int64_t outer, int64_t n, int64_t inner, bool reverse);
 /* Sum of squares, accumulated in f64; sum of a float array likewise. */
 double cbk_sum_squares(cb_dtype dtype, const void *x, int64_t count);
 double cbk_sum(cb_dtype dtype, const void *x, int64_t count);
@@ -151,64 +148,61 @@ bool cbk_all_finite(cb_dtype dtype, const void *x, int64_t count);
 
 /* out (outer, n, inner) = x (outer, size, inner) at index (n).  An embedding is outer 1, size V, inner C.  Any dtype,
  * converted to out_dtype. */
-bool cbk_index_select(void *out, cb_dtype out_dtype, const void *x, cb_dtype dtype, const void *index,
-                      cb_dtype index_dtype, int64_t outer, int64_t size, int64_t n, int64_t inner);
+bool cbk_index_select(void *out, cb_dtype out_dtype, const void *x, cb_dtype dtype, const void *index, cb_dtype index_dtype, int64_t outer,
+                      int64_t size, int64_t n, int64_t inner);
 /* x (outer, size, inner) += alpha source (outer, n, inner) at index (n), in index order (deterministic); float dtypes,
  * i32, i64. x may be f32 where source is a half type (an embedding's gradient). */
-bool cbk_index_add(void *x, cb_dtype dtype, const void *source, cb_dtype source_dtype, const void *index,
-                   cb_dtype index_dtype, int64_t outer, int64_t size, int64_t n, int64_t inner, double alpha);
+bool cbk_index_add(void *x, cb_dtype dtype, const void *source, cb_dtype source_dtype, const void *index, cb_dtype index_dtype,
+                   int64_t outer, int64_t size, int64_t n, int64_t inner, double alpha);
 /* out[o, i, j] = x[o, index[o, i, j], j]: x (outer, size, inner), index and out (outer, n, inner). Any dtype. */
-bool cbk_gather(void *out, const void *x, cb_dtype dtype, const void *index, cb_dtype index_dtype, int64_t outer,
-                int64_t size, int64_t n, int64_t inner);
+bool cbk_gather(void *out, const void *x, cb_dtype dtype, const void *index, cb_dtype index_dtype, int64_t outer, int64_t size, int64_t n,
+                int64_t inner);
 /* x[o, index[o, i, j], j] += source[o, i, j], in order of i (deterministic); float dtypes, i32, i64. */
-bool cbk_scatter_add(void *x, cb_dtype dtype, const void *source, const void *index, cb_dtype index_dtype,
-                     int64_t outer, int64_t size, int64_t n, int64_t inner);
+bool cbk_scatter_add(void *x, cb_dtype dtype, const void *source, const void *index, cb_dtype index_dtype, int64_t outer, int64_t size,
+                     int64_t n, int64_t inner);
 
-/* ---- Random numbers (random.c) ------------------------------------------------------------------ */
+/* ---- Random numbers (random.c) ---- */
 
 /* Element i of an f32 or half array takes word i % 4 of cb_philox(seed, stream, counter + i / 4), an f64 one words
  * 2 (i % 2) and 2 (i %
  * 2) + 1 of counter + i / 2.  Each gives the number of counters used up, to be added to the generator's counter. */
-uint64_t cbk_uniform(cb_dtype dtype, void *out, int64_t count, uint64_t seed, uint64_t stream,
-                     uint64_t counter); /* [0, 1) */
-uint64_t cbk_normal(cb_dtype dtype, void *out, int64_t count, uint64_t seed, uint64_t stream,
-                    uint64_t counter); /* Box-Muller on pairs */
+uint64_t cbk_uniform(cb_dtype dtype, void *out, int64_t count, uint64_t seed, uint64_t stream, uint64_t counter); /* [0, 1) */
+uint64_t cbk_normal(cb_dtype dtype, void *out, int64_t count, uint64_t seed, uint64_t stream, uint64_t counter);  /* Box-Muller on pairs */
 /* y = keep ? x / (1 - p) : 0, where element i is kept if its (32-bit) word >= p 2^32.  The same call on dy is the
  * backward pass: nothing needs saving.  `mask` (u8, 1 = kept) may be NULL.  Float dtypes; in place. */
-uint64_t cbk_dropout(cb_dtype dtype, void *y, const void *x, uint8_t *mask, int64_t count, double p, uint64_t seed,
-                     uint64_t stream, uint64_t counter);
+uint64_t cbk_dropout(cb_dtype dtype, void *y, const void *x, uint8_t *mask, int64_t count, double p, uint64_t seed, uint64_t stream,
+                     uint64_t counter);
 
-/* ---- Normalisation (norm.c): x (N, C); weight and bias (C) of a float dtype, may be NULL -------- */
+/* ---- Normalisation (norm.c): x (N, C); weight and bias (C) of a float dtype, may be NULL ---- */
 
 /* y = x rstd weight, rstd (N) = 1 / sqrt(mean(x^2) + eps). `rstd` may be NULL. */
-bool cbk_rms_norm_forward(cb_dtype dtype, void *y, void *rstd, const void *x, const void *weight, cb_dtype weight_dtype,
-                          int64_t n, int64_t c, double eps);
+bool cbk_rms_norm_forward(cb_dtype dtype, void *y, void *rstd, const void *x, const void *weight, cb_dtype weight_dtype, int64_t n,
+                          int64_t c, double eps);
 /* dx (written, or added to when `accumulate`; may be NULL) and dweight (C, statistics dtype, added to; may be NULL). dx
  * may be dy in place. */
-bool cbk_rms_norm_backward(cb_dtype dtype, void *dx, bool accumulate, void *dweight, const void *dy, const void *x,
-                           const void *weight, cb_dtype weight_dtype, const void *rstd, int64_t n, int64_t c);
+bool cbk_rms_norm_backward(cb_dtype dtype, void *dx, bool accumulate, void *dweight, const void *dy, const void *x, const void *weight,
+                           cb_dtype weight_dtype, const void *rstd, int64_t n, int64_t c);
 /* y = (x - mean) rstd weight + bias; mean and rstd (N) may be NULL. */
-bool cbk_layer_norm_forward(cb_dtype dtype, void *y, void *mean, void *rstd, const void *x, const void *weight,
-                            const void *bias, cb_dtype weight_dtype, int64_t n, int64_t c, double eps);
-bool cbk_layer_norm_backward(cb_dtype dtype, void *dx, bool accumulate, void *dweight, void *dbias, const void *dy,
-                             const void *x, const void *weight, cb_dtype weight_dtype, const void *mean,
-                             const void *rstd, int64_t n, int64_t c);
+bool cbk_layer_norm_forward(cb_dtype dtype, void *y, void *mean, void *rstd, const void *x, const void *weight, const void *bias,
+                            cb_dtype weight_dtype, int64_t n, int64_t c, double eps);
+bool cbk_layer_norm_backward(cb_dtype dtype, void *dx, bool accumulate, void *dweight, void *dbias, const void *dy, const void *x,
+                             const void *weight, cb_dtype weight_dtype, const void *mean, const void *rstd, int64_t n, int64_t c);
 
-/* ---- Softmax over the last dimension (norm.c): x (N, K); in place ------------------------------- */
+/* ---- Softmax over the last dimension (norm.c): x (N, K); in place ---- */
 
 bool cbk_softmax_forward(cb_dtype dtype, void *y, const void *x, int64_t n, int64_t k, bool log);
 bool cbk_softmax_backward(cb_dtype dtype, void *dx, const void *dy, const void *y, int64_t n, int64_t k, bool log);
 
-/* ---- Gated activations (unary.c) ---------------------------------------------------------------- */
+/* ---- Gated activations (unary.c) ---- */
 
 /* y = act(gate) up; op is CBK_SILU, CBK_GELU, CBK_GELU_TANH, CBK_RELU or CBK_SIGMOID */
 
 bool cbk_gated_forward(cbk_unary_op op, cb_dtype dtype, void *y, const void *gate, const void *up, int64_t count);
 /* dgate or dup may be NULL; dgate may be gate and dup may be up or dy in place. */
-bool cbk_gated_backward(cbk_unary_op op, cb_dtype dtype, void *dgate, void *dup, const void *dy, const void *gate,
-                        const void *up, int64_t count);
+bool cbk_gated_backward(cbk_unary_op op, cb_dtype dtype, void *dgate, void *dup, const void *dy, const void *gate, const void *up,
+                        int64_t count);
 
-/* ---- Rotary embedding (rope.c), "rotate half" layout -------------------------------------------- */
+/* ---- Rotary embedding (rope.c), "rotate half" layout ---- */
 
 typedef struct cbk_rope_args {
     cb_dtype dtype;
@@ -218,14 +212,13 @@ typedef struct cbk_rope_args {
     int64_t y_token_stride, y_head_stride;
     const float *cos, *sin; /* (table_rows, rotary / 2) */
     int64_t table_rows;
-    const int32_t *positions; /* (tokens), each below table_rows, or the call fails */
-    int64_t tokens, heads, head_size,
-        rotary;   /* the first `rotary` (even) elements of a head turn, the others are copied */
-    bool inverse; /* the backward pass */
+    const int32_t *positions;                 /* (tokens), each below table_rows, or the call fails */
+    int64_t tokens, heads, head_size, rotary; /* the first `rotary` (even) elements of a head turn, the others are copied */
+    bool inverse;                             /* the backward pass */
 } cbk_rope_args;
 bool cbk_rope(const cbk_rope_args *args);
 
-/* ---- Attention (attention.c, attention_f64.c) ---------------------------------------------- */
+/* ---- Attention (attention.c, attention_f64.c) ---- */
 
 typedef struct cbk_attention_strides {
     int64_t batch, time, head;
@@ -266,7 +259,7 @@ typedef struct cbk_attention_gradients {
 /* Probabilities are computed again from q, k and lse; `out` and `lse` are the forward results. */
 bool cbk_attention_backward(const cbk_attention_args *args, const cbk_attention_gradients *gradients);
 
-/* ---- Cross-entropy (cross_entropy.c) ------------------------------------------------------------ */
+/* ---- Cross-entropy (cross_entropy.c) ---- */
 
 /* Sum over rows with target != ignore_index of  -(1 - s) log p[target] - s mean_v log p[v],  p = softmax(X W^T + bias),
  * s label_smoothing. Rows are taken a chunk at a time, so no (N, V) array exists.  x, w float dtypes as cbk_gemm
@@ -318,17 +311,15 @@ typedef struct cbk_adamw_args {
     double grad_scale; /* gradients are multiplied by this first */
 } cbk_adamw_args;
 /* One array of pointers per role, `count` tensors of size[i] elements, in one parallel region. */
-void cbk_adamw(int64_t count, float *const *parameter, float *const *exp_avg, float *const *exp_avg_sq,
-               const float *const *gradient, const int64_t *size, const double *weight_decay,
-               const cbk_adamw_args *args); /* weight_decay[i] or NULL: args' for all */
+void cbk_adamw(int64_t count, float *const *parameter, float *const *exp_avg, float *const *exp_avg_sq, const float *const *gradient,
+               const int64_t *size, const double *weight_decay, const cbk_adamw_args *args); /* weight_decay[i] or NULL: args' for all */
 
 typedef struct cbk_sgd_args {
     double learning_rate, momentum, weight_decay, grad_scale;
     bool nesterov;
     bool first; /* the momentum buffer is set to the gradient */
 } cbk_sgd_args;
-void cbk_sgd(int64_t count, float *const *parameter, float *const *momentum_buffer, const float *const *gradient,
-             const int64_t *size, const double *weight_decay,
-             const cbk_sgd_args *args); /* momentum_buffer NULL when momentum is 0 */
+void cbk_sgd(int64_t count, float *const *parameter, float *const *momentum_buffer, const float *const *gradient, const int64_t *size,
+             const double *weight_decay, const cbk_sgd_args *args); /* momentum_buffer NULL when momentum is 0 */
 
 #endif

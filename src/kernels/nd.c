@@ -77,8 +77,7 @@ void cbk_nd_simplify(cbk_nd *nd)
 }
 
 /* Rows first..last-1 of the flattened outer dimensions, elements begin..end-1 of each. */
-static void run_rows(const cbk_nd *nd, int64_t first, int64_t last, int64_t begin, int64_t end, cbk_nd_row *row,
-                     const void *context)
+static void run_rows(const cbk_nd *nd, int64_t first, int64_t last, int64_t begin, int64_t end, cbk_nd_row *row, const void *context)
 {
     int inner = nd->ndim - 1;
     int64_t index[CBK_MAX_DIMS] = {0}, step[CBK_ND_OPERANDS] = {0}, rest = first;

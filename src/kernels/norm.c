@@ -59,10 +59,10 @@ static void add_partials(float *total, const float *partial, int64_t blocks, int
     }
 }
 
-/* ---- RMS norm ----------------------------------------------------------------------------------- */
+/* ---- RMS norm ---- */
 
-bool cbk_rms_norm_forward(cb_dtype dtype, void *y, void *rstd, const void *x, const void *weight, cb_dtype weight_dtype,
-                          int64_t n, int64_t c, double eps)
+bool cbk_rms_norm_forward(cb_dtype dtype, void *y, void *rstd, const void *x, const void *weight, cb_dtype weight_dtype, int64_t n,
+                          int64_t c, double eps)
 {
     void *copy;
     if (!check("rms_norm", dtype, weight, weight_dtype))
@@ -83,8 +83,8 @@ bool cbk_rms_norm_forward(cb_dtype dtype, void *y, void *rstd, const void *x, co
     return true;
 }
 
-bool cbk_rms_norm_backward(cb_dtype dtype, void *dx, bool accumulate, void *dweight, const void *dy, const void *x,
-                           const void *weight, cb_dtype weight_dtype, const void *rstd, int64_t n, int64_t c)
+bool cbk_rms_norm_backward(cb_dtype dtype, void *dx, bool accumulate, void *dweight, const void *dy, const void *x, const void *weight,
+                           cb_dtype weight_dtype, const void *rstd, int64_t n, int64_t c)
 {
     void *copy;
     if (!check("rms_norm", dtype, weight, weight_dtype))
@@ -107,8 +107,7 @@ bool cbk_rms_norm_backward(cb_dtype dtype, void *dx, bool accumulate, void *dwei
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (int64_t b = 0; b < blocks; b++) {
         int64_t last = (b + 1) * rows < n ? (b + 1) * rows : n;
-        cbk_vector()->rms_norm_backward(dtype, dx, accumulate, partial ? partial + b * c : NULL, dy, x, w, rstd,
-                                        b * rows, last, c);
+        cbk_vector()->rms_norm_backward(dtype, dx, accumulate, partial ? partial + b * c : NULL, dy, x, w, rstd, b * rows, last, c);
     }
     if (dweight)
         add_partials(dweight, partial, blocks, c);
@@ -117,10 +116,10 @@ bool cbk_rms_norm_backward(cb_dtype dtype, void *dx, bool accumulate, void *dwei
     return true;
 }
 
-/* ---- layer norm --------------------------------------------------------------------------------- */
+/* ---- layer norm ---- */
 
-bool cbk_layer_norm_forward(cb_dtype dtype, void *y, void *mean, void *rstd, const void *x, const void *weight,
-                            const void *bias, cb_dtype weight_dtype, int64_t n, int64_t c, double eps)
+bool cbk_layer_norm_forward(cb_dtype dtype, void *y, void *mean, void *rstd, const void *x, const void *weight, const void *bias,
+                            cb_dtype weight_dtype, int64_t n, int64_t c, double eps)
 {
     void *copy, *bias_copy;
     if (!check("layer_norm", dtype, weight ? weight : bias, weight_dtype))
@@ -142,9 +141,8 @@ bool cbk_layer_norm_forward(cb_dtype dtype, void *y, void *mean, void *rstd, con
     return ok;
 }
 
-bool cbk_layer_norm_backward(cb_dtype dtype, void *dx, bool accumulate, void *dweight, void *dbias, const void *dy,
-                             const void *x, const void *weight, cb_dtype weight_dtype, const void *mean,
-                             const void *rstd, int64_t n, int64_t c)
+bool cbk_layer_norm_backward(cb_dtype dtype, void *dx, bool accumulate, void *dweight, void *dbias, const void *dy, const void *x,
+                             const void *weight, cb_dtype weight_dtype, const void *mean, const void *rstd, int64_t n, int64_t c)
 {
     void *copy;
     if (!check("layer_norm", dtype, weight, weight_dtype))
@@ -169,8 +167,8 @@ bool cbk_layer_norm_backward(cb_dtype dtype, void *dx, bool accumulate, void *dw
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (int64_t b = 0; b < blocks; b++) {
         int64_t last = (b + 1) * rows < n ? (b + 1) * rows : n;
-        cbk_vector()->layer_norm_backward(dtype, dx, accumulate, dweight ? partial + b * c : NULL,
-                                          dbias ? bias_partial + b * c : NULL, dy, x, w, mean, rstd, b * rows, last, c);
+        cbk_vector()->layer_norm_backward(dtype, dx, accumulate, dweight ? partial + b * c : NULL, dbias ? bias_partial + b * c : NULL, dy,
+                                          x, w, mean, rstd, b * rows, last, c);
     }
     if (dweight)
         add_partials(dweight, partial, blocks, c);
@@ -181,7 +179,7 @@ bool cbk_layer_norm_backward(cb_dtype dtype, void *dx, bool accumulate, void *dw
     return true;
 }
 
-/* ---- softmax ------------------------------------------------------------------------------------ */
+/* ---- softmax ---- */
 
 bool cbk_softmax_forward(cb_dtype dtype, void *y, const void *x, int64_t n, int64_t k, bool log)
 {

@@ -3,8 +3,8 @@
 
 #include <math.h>
 
-void cbk_rms_norm_forward_f64(double *y, double *rstd, const double *x, const double *weight, int64_t first,
-                              int64_t last, int64_t c, double eps)
+void cbk_rms_norm_forward_f64(double *y, double *rstd, const double *x, const double *weight, int64_t first, int64_t last, int64_t c,
+                              double eps)
 {
     for (int64_t row = first; row < last; row++) {
         double s = 0;
@@ -18,8 +18,8 @@ void cbk_rms_norm_forward_f64(double *y, double *rstd, const double *x, const do
     }
 }
 
-void cbk_rms_norm_backward_f64(double *dx, bool accumulate, double *dweight, const double *dy, const double *x,
-                               const double *weight, const double *rstd, int64_t n, int64_t c)
+void cbk_rms_norm_backward_f64(double *dx, bool accumulate, double *dweight, const double *dy, const double *x, const double *weight,
+                               const double *rstd, int64_t n, int64_t c)
 {
     for (int64_t row = 0; row < n; row++) {
         const double *g = dy + row * c, *a = x + row * c;
@@ -36,8 +36,8 @@ void cbk_rms_norm_backward_f64(double *dx, bool accumulate, double *dweight, con
     }
 }
 
-void cbk_layer_norm_forward_f64(double *y, double *mean, double *rstd, const double *x, const double *weight,
-                                const double *bias, int64_t first, int64_t last, int64_t c, double eps)
+void cbk_layer_norm_forward_f64(double *y, double *mean, double *rstd, const double *x, const double *weight, const double *bias,
+                                int64_t first, int64_t last, int64_t c, double eps)
 {
     for (int64_t row = first; row < last; row++) {
         const double *a = x + row * c;
@@ -56,9 +56,8 @@ void cbk_layer_norm_forward_f64(double *y, double *mean, double *rstd, const dou
     }
 }
 
-void cbk_layer_norm_backward_f64(double *dx, bool accumulate, double *dweight, double *dbias, const double *dy,
-                                 const double *x, const double *weight, const double *mean, const double *rstd,
-                                 int64_t n, int64_t c)
+void cbk_layer_norm_backward_f64(double *dx, bool accumulate, double *dweight, double *dbias, const double *dy, const double *x,
+                                 const double *weight, const double *mean, const double *rstd, int64_t n, int64_t c)
 {
     for (int64_t row = 0; row < n; row++) {
         const double *a = x + row * c, *d = dy + row * c;
@@ -93,8 +92,7 @@ void cbk_softmax_forward_f64(double *y, const double *x, int64_t first, int64_t 
     }
 }
 
-void cbk_softmax_backward_f64(double *dx, const double *dy, const double *y, int64_t first, int64_t last, int64_t k,
-                              bool log_form)
+void cbk_softmax_backward_f64(double *dx, const double *dy, const double *y, int64_t first, int64_t last, int64_t k, bool log_form)
 {
     for (int64_t row = first; row < last; row++) {
         const double *g = dy + row * k, *p = y + row * k;

@@ -22,8 +22,8 @@ static cbk_range part_of(cbk_range r, int64_t offset, int64_t size)
     return part;
 }
 
-void cbk_adamw(int64_t count, float *const *parameter, float *const *exp_avg, float *const *exp_avg_sq,
-               const float *const *gradient, const int64_t *size, const double *weight_decay, const cbk_adamw_args *a)
+void cbk_adamw(int64_t count, float *const *parameter, float *const *exp_avg, float *const *exp_avg_sq, const float *const *gradient,
+               const int64_t *size, const double *weight_decay, const cbk_adamw_args *a)
 {
     int64_t total = total_of(count, size);
     double correction1 = 1 - pow(a->beta1, (double)a->step), correction2 = 1 - pow(a->beta2, (double)a->step);
@@ -45,14 +45,14 @@ void cbk_adamw(int64_t count, float *const *parameter, float *const *exp_avg, fl
                 continue;
             cbk_adamw_constants own = k;
             own.decay = (float)(1 - a->learning_rate * (weight_decay ? weight_decay[i] : a->weight_decay));
-            cbk_vector()->adamw(&own, parameter[i] + p.begin, exp_avg[i] + p.begin, exp_avg_sq[i] + p.begin,
-                                gradient[i] + p.begin, p.end - p.begin);
+            cbk_vector()->adamw(&own, parameter[i] + p.begin, exp_avg[i] + p.begin, exp_avg_sq[i] + p.begin, gradient[i] + p.begin,
+                                p.end - p.begin);
         }
     }
 }
 
-void cbk_sgd(int64_t count, float *const *parameter, float *const *momentum_buffer, const float *const *gradient,
-             const int64_t *size, const double *weight_decay, const cbk_sgd_args *a)
+void cbk_sgd(int64_t count, float *const *parameter, float *const *momentum_buffer, const float *const *gradient, const int64_t *size,
+             const double *weight_decay, const cbk_sgd_args *a)
 {
     int64_t total = total_of(count, size);
     int threads = cbk_threads(total * 2);
@@ -69,8 +69,8 @@ void cbk_sgd(int64_t count, float *const *parameter, float *const *momentum_buff
                                    .grad_scale = (float)a->grad_scale,
                                    .nesterov = a->nesterov,
                                    .first = a->first};
-            cbk_vector()->sgd(&k, parameter[i] + p.begin, momentum_buffer ? momentum_buffer[i] + p.begin : NULL,
-                              gradient[i] + p.begin, p.end - p.begin);
+            cbk_vector()->sgd(&k, parameter[i] + p.begin, momentum_buffer ? momentum_buffer[i] + p.begin : NULL, gradient[i] + p.begin,
+                              p.end - p.begin);
         }
     }
 }

@@ -93,8 +93,8 @@ static void dropout_piece(const dropout *d, const uint32_t *words, int64_t begin
             d->mask[begin + i] = !d->all && words[i] >= d->threshold;
     if (d->dtype == CB_F64) {
         for (int64_t i = 0; i < n; i++)
-            ((double *)d->y)[begin + i] = words[i] >= d->threshold ? ((const double *)d->x)[begin + i] * d->scale
-                                                                   : 0; /* scale 0 when all are dropped */
+            ((double *)d->y)[begin + i] =
+                words[i] >= d->threshold ? ((const double *)d->x)[begin + i] * d->scale : 0; /* scale 0 when all are dropped */
         return;
     }
     float scale = (float)d->scale;
@@ -104,8 +104,8 @@ static void dropout_piece(const dropout *d, const uint32_t *words, int64_t begin
     cbk_convert(values, CB_F32, (char *)d->y + begin * size, d->dtype, n);
 }
 
-uint64_t cbk_dropout(cb_dtype dtype, void *y, const void *x, uint8_t *mask, int64_t count, double p, uint64_t seed,
-                     uint64_t stream, uint64_t counter)
+uint64_t cbk_dropout(cb_dtype dtype, void *y, const void *x, uint8_t *mask, int64_t count, double p, uint64_t seed, uint64_t stream,
+                     uint64_t counter)
 {
     dropout d = {dtype, y, x, mask, p < 1 ? (uint32_t)ceil(p * 0x1p32) : 0, !(p < 1), p < 1 ? 1 / (1 - p) : 0};
     int threads = cbk_threads(count * 8);

@@ -16,7 +16,7 @@ static bool is_half(cb_dtype dtype)
     return dtype == CB_BF16 || dtype == CB_F16;
 }
 
-/* ---- whole arrays ------------------------------------------------------------------------------- */
+/* ---- whole arrays ---- */
 
 static double sum_block(cb_dtype dtype, const void *x, int64_t begin, int64_t end, bool squares)
 {
@@ -82,7 +82,7 @@ bool cbk_all_finite(cb_dtype dtype, const void *x, int64_t count)
     return finite;
 }
 
-/* ---- (outer, reduce, inner) --------------------------------------------------------------------- */
+/* ---- (outer, reduce, inner) ---- */
 
 typedef struct job {
     cbk_reduce_op op;
@@ -160,8 +160,7 @@ static void reduce_columns(const job *j, int64_t o, int64_t begin, int64_t end)
                     best[i] = r;
                 }
             } else if (r == 0 ||
-                       (total[i] == total[i] &&
-                        (row[i] != row[i] || (j->op == CBK_ARGMAX ? row[i] > total[i] : row[i] < total[i])))) {
+                       (total[i] == total[i] && (row[i] != row[i] || (j->op == CBK_ARGMAX ? row[i] > total[i] : row[i] < total[i])))) {
                 total[i] = row[i];
                 best[i] = r;
             }
@@ -173,8 +172,7 @@ static void reduce_columns(const job *j, int64_t o, int64_t begin, int64_t end)
     if (arg)
         memcpy(out, best, (size_t)n * sizeof *best);
     else
-        cbk_convert(integer ? (const void *)itotal : (const void *)total, integer ? CB_I64 : CB_F64, out, j->out_dtype,
-                    n);
+        cbk_convert(integer ? (const void *)itotal : (const void *)total, integer ? CB_I64 : CB_F64, out, j->out_dtype, n);
 }
 
 /* Sum of columns begin..end-1 over the rows of one slice by whole vectors, f32 accumulation over runs of 64 rows, f64
@@ -195,8 +193,7 @@ static void sum_columns(const job *j, int64_t o, int64_t begin, int64_t end)
     }
     for (int64_t i = 0; i < n && j->op == CBK_MEAN; i++)
         total[i] /= (double)j->reduce;
-    cbk_convert(total, CB_F64, (char *)j->out + (o * j->inner + begin) * (int64_t)cb_dtype_size(j->out_dtype),
-                j->out_dtype, n);
+    cbk_convert(total, CB_F64, (char *)j->out + (o * j->inner + begin) * (int64_t)cb_dtype_size(j->out_dtype), j->out_dtype, n);
 }
 
 static void arg_row(const job *j, int64_t o)
@@ -207,15 +204,13 @@ static void arg_row(const job *j, int64_t o)
     const char *x = (const char *)j->x + o * j->reduce * (int64_t)cb_dtype_size(j->dtype);
     for (int64_t r = 0; r < j->reduce; r += PIECE) {
         int64_t n = j->reduce - r < PIECE ? j->reduce - r : PIECE;
-        cbk_convert(x + r * (int64_t)cb_dtype_size(j->dtype), j->dtype, integer ? (void *)irow : (void *)row,
-                    integer ? CB_I64 : CB_F64, n);
+        cbk_convert(x + r * (int64_t)cb_dtype_size(j->dtype), j->dtype, integer ? (void *)irow : (void *)row, integer ? CB_I64 : CB_F64, n);
         for (int64_t i = 0; i < n; i++) {
             bool better;
             if (integer)
                 better = largest ? irow[i] > best_integer : irow[i] < best_integer;
             else
-                better = best_value == best_value &&
-                         (row[i] != row[i] || (largest ? row[i] > best_value : row[i] < best_value));
+                better = best_value == best_value && (row[i] != row[i] || (largest ? row[i] > best_value : row[i] < best_value));
             if (better || r + i == 0) {
                 best = r + i;
                 best_integer = integer ? irow[i] : 0;
@@ -264,8 +259,8 @@ static void reduce_row(const job *j, int64_t o)
         cbk_convert(&total, CB_F64, out, j->out_dtype, 1);
 }
 
-bool cbk_reduce(cbk_reduce_op op, void *out, cb_dtype out_dtype, const void *x, cb_dtype dtype, int64_t outer,
-                int64_t reduce, int64_t inner)
+bool cbk_reduce(cbk_reduce_op op, void *out, cb_dtype out_dtype, const void *x, cb_dtype dtype, int64_t outer, int64_t reduce,
+                int64_t inner)
 {
     bool arg = op >= CBK_ARGMAX;
     bool fits = arg ? out_dtype == CB_I64 : out_dtype == dtype || (is_half(dtype) && out_dtype == CB_F32);
@@ -299,10 +294,10 @@ bool cbk_reduce(cbk_reduce_op op, void *out, cb_dtype out_dtype, const void *x, 
     return true;
 }
 
-/* ---- running sums and products ------------------------------------------------------------------ */
+/* ---- running sums and products ---- */
 
-static void cumulate_columns(cbk_reduce_op op, cb_dtype dtype, char *out, const char *x, int64_t n, int64_t inner,
-                             int64_t columns, bool reverse)
+static void cumulate_columns(cbk_reduce_op op, cb_dtype dtype, char *out, const char *x, int64_t n, int64_t inner, int64_t columns,
+                             bool reverse)
 {
     double total[PIECE], row[PIECE];
     int64_t itotal[PIECE], irow[PIECE], size = (int64_t)cb_dtype_size(dtype);
@@ -320,17 +315,14 @@ static void cumulate_columns(cbk_reduce_op op, cb_dtype dtype, char *out, const 
             else
                 combine_f64(op, &total[i], row[i]);
         }
-        cbk_convert(integer ? (const void *)itotal : (const void *)total, integer ? CB_I64 : CB_F64, out + at, dtype,
-                    columns);
+        cbk_convert(integer ? (const void *)itotal : (const void *)total, integer ? CB_I64 : CB_F64, out + at, dtype, columns);
     }
 }
 
-bool cbk_cumulate(cbk_reduce_op op, cb_dtype dtype, void *out, const void *x, int64_t outer, int64_t n, int64_t inner,
-                  bool reverse)
+bool cbk_cumulate(cbk_reduce_op op, cb_dtype dtype, void *out, const void *x, int64_t outer, int64_t n, int64_t inner, bool reverse)
 {
     if (dtype > CB_I64 || (op != CBK_SUM && op != CBK_PROD))
-        return cb_fail(CB_ERR_UNSUPPORTED, "running reduction %d of %s is not supported", (int)op,
-                       cb_dtype_name(dtype)) == CB_OK;
+        return cb_fail(CB_ERR_UNSUPPORTED, "running reduction %d of %s is not supported", (int)op, cb_dtype_name(dtype)) == CB_OK;
     int64_t pieces = (inner + PIECE - 1) / PIECE, size = (int64_t)cb_dtype_size(dtype);
     int threads = cbk_threads(outer * n * inner * 4);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)

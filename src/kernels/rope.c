@@ -10,8 +10,7 @@ static void rope_token_f64(const cbk_rope_args *a, int64_t token, const float *c
         const double *x = (const double *)a->x + token * a->x_token_stride + head * a->x_head_stride;
         double *y = (double *)a->y + token * a->y_token_stride + head * a->y_head_stride;
         for (int64_t i = 0; i < half; i++) {
-            double first = x[i], second = x[half + i], c = (double)cosines[i],
-                   s = a->inverse ? -(double)sines[i] : (double)sines[i];
+            double first = x[i], second = x[half + i], c = (double)cosines[i], s = a->inverse ? -(double)sines[i] : (double)sines[i];
             y[i] = first * c - second * s;
             y[half + i] = second * c + first * s;
         }
@@ -29,21 +28,19 @@ static void rope_token(const cbk_rope_args *a, int64_t token)
         return;
     }
     cbk_vector()->rope(a->dtype, (char *)a->y + token * a->y_token_stride * size, a->y_head_stride,
-                       (const char *)a->x + token * a->x_token_stride * size, a->x_head_stride, a->heads, a->head_size,
-                       half, cosines, sines, a->inverse);
+                       (const char *)a->x + token * a->x_token_stride * size, a->x_head_stride, a->heads, a->head_size, half, cosines,
+                       sines, a->inverse);
 }
 
 bool cbk_rope(const cbk_rope_args *a)
 {
     if (a->dtype > CB_F64 || a->rotary < 0 || a->rotary % 2 || a->rotary > a->head_size)
-        return cb_fail(
-                   CB_ERR_ARGUMENT,
-                   "rope: dtype %s, %lld of %lld elements rotary: expected a float dtype and an even part of the head",
-                   cb_dtype_name(a->dtype), (long long)a->rotary, (long long)a->head_size) == CB_OK;
+        return cb_fail(CB_ERR_ARGUMENT, "rope: dtype %s, %lld of %lld elements rotary: expected a float dtype and an even part of the head",
+                       cb_dtype_name(a->dtype), (long long)a->rotary, (long long)a->head_size) == CB_OK;
     for (int64_t t = 0; t < a->tokens; t++)
         if (a->positions[t] < 0 || a->positions[t] >= a->table_rows)
-            return cb_fail(CB_ERR_ARGUMENT, "rope: position %d of token %lld is outside the table of %lld",
-                           a->positions[t], (long long)t, (long long)a->table_rows) == CB_OK;
+            return cb_fail(CB_ERR_ARGUMENT, "rope: position %d of token %lld is outside the table of %lld", a->positions[t], (long long)t,
+                           (long long)a->table_rows) == CB_OK;
     int threads = cbk_threads(a->tokens * a->heads * a->head_size * 2);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (int64_t t = 0; t < a->tokens; t++)

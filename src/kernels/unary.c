@@ -151,7 +151,7 @@ double cbk_unary_slope(cbk_unary_op op, double x, double p, double q)
     return NAN;
 }
 
-/* ---- dispatch ----------------------------------------------------------------------------------- */
+/* ---- dispatch ---- */
 
 static bool vector_dtype(cb_dtype dtype)
 {
@@ -193,8 +193,7 @@ static int64_t integer_value(cbk_unary_op op, int64_t x, double p, double q)
     }
 }
 
-static void integer_range(cbk_unary_op op, cb_dtype dtype, void *y, const void *x, int64_t begin, int64_t end, double p,
-                          double q)
+static void integer_range(cbk_unary_op op, cb_dtype dtype, void *y, const void *x, int64_t begin, int64_t end, double p, double q)
 {
     for (int64_t i = begin; i < end; i++)
         if (dtype == CB_I32)
@@ -205,9 +204,8 @@ static void integer_range(cbk_unary_op op, cb_dtype dtype, void *y, const void *
 
 bool cbk_unary(cbk_unary_op op, cb_dtype dtype, void *y, const void *x, int64_t count, double p, double q)
 {
-    bool integer = (dtype == CB_I32 || dtype == CB_I64) &&
-                   (op <= CBK_SIGN || op == CBK_SQUARE || op == CBK_RELU || op == CBK_SCALE || op == CBK_ADD_SCALAR ||
-                    op == CBK_AFFINE || op == CBK_CLAMP);
+    bool integer = (dtype == CB_I32 || dtype == CB_I64) && (op <= CBK_SIGN || op == CBK_SQUARE || op == CBK_RELU || op == CBK_SCALE ||
+                                                            op == CBK_ADD_SCALAR || op == CBK_AFFINE || op == CBK_CLAMP);
     if (!vector_dtype(dtype) && dtype != CB_F64 && !integer)
         return refuse("unary operation", dtype);
     int64_t size = (int64_t)cb_dtype_size(dtype);
@@ -216,8 +214,8 @@ bool cbk_unary(cbk_unary_op op, cb_dtype dtype, void *y, const void *x, int64_t 
     {
         cbk_range r = cbk_share(count, 64);
         if (vector_dtype(dtype))
-            cbk_vector()->unary(op, dtype, (char *)y + r.begin * size, (const char *)x + r.begin * size,
-                                r.end - r.begin, (float)p, (float)q);
+            cbk_vector()->unary(op, dtype, (char *)y + r.begin * size, (const char *)x + r.begin * size, r.end - r.begin, (float)p,
+                                (float)q);
         else if (integer)
             integer_range(op, dtype, y, x, r.begin, r.end, p, q);
         else
@@ -227,8 +225,7 @@ bool cbk_unary(cbk_unary_op op, cb_dtype dtype, void *y, const void *x, int64_t 
     return true;
 }
 
-static void slope_f64(cbk_unary_op op, double *dx, const double *dy, const double *x, cbk_range r, double p, double q,
-                      bool accumulate)
+static void slope_f64(cbk_unary_op op, double *dx, const double *dy, const double *x, cbk_range r, double p, double q, bool accumulate)
 {
     for (int64_t i = r.begin; i < r.end; i++) {
         double g = dy[i] * cbk_unary_slope(op, x[i], p, q);
@@ -236,8 +233,8 @@ static void slope_f64(cbk_unary_op op, double *dx, const double *dy, const doubl
     }
 }
 
-bool cbk_unary_backward(cbk_unary_op op, cb_dtype dtype, void *dx, const void *dy, const void *x, int64_t count,
-                        double p, double q, bool accumulate)
+bool cbk_unary_backward(cbk_unary_op op, cb_dtype dtype, void *dx, const void *dy, const void *x, int64_t count, double p, double q,
+                        bool accumulate)
 {
     if (!vector_dtype(dtype) && dtype != CB_F64)
         return refuse("unary derivative", dtype);
@@ -248,8 +245,7 @@ bool cbk_unary_backward(cbk_unary_op op, cb_dtype dtype, void *dx, const void *d
         cbk_range r = cbk_share(count, 64);
         if (vector_dtype(dtype))
             cbk_vector()->unary_backward(op, dtype, (char *)dx + r.begin * size, (const char *)dy + r.begin * size,
-                                         (const char *)x + r.begin * size, r.end - r.begin, (float)p, (float)q,
-                                         accumulate);
+                                         (const char *)x + r.begin * size, r.end - r.begin, (float)p, (float)q, accumulate);
         else
             slope_f64(op, dx, dy, x, r, p, q, accumulate);
     }
@@ -269,12 +265,12 @@ void cbk_axpby(cb_dtype dtype, void *y, double alpha, const void *x, double beta
                 ((double *)y)[i] = beta == 0 ? scaled : scaled + beta * ((double *)y)[i];
             }
         else
-            cbk_vector()->axpby(dtype, (char *)y + r.begin * size, (float)alpha, (const char *)x + r.begin * size,
-                                (float)beta, r.end - r.begin);
+            cbk_vector()->axpby(dtype, (char *)y + r.begin * size, (float)alpha, (const char *)x + r.begin * size, (float)beta,
+                                r.end - r.begin);
     }
 }
 
-/* ---- gated activations -------------------------------------------------------------------------- */
+/* ---- gated activations ---- */
 
 bool cbk_gated_forward(cbk_unary_op op, cb_dtype dtype, void *y, const void *gate, const void *up, int64_t count)
 {
@@ -290,14 +286,13 @@ bool cbk_gated_forward(cbk_unary_op op, cb_dtype dtype, void *y, const void *gat
             for (int64_t i = r.begin; i < r.end; i++)
                 ((double *)y)[i] = cbk_unary_value(op, ((const double *)gate)[i], 0, 0) * ((const double *)up)[i];
         else
-            cbk_vector()->gated_forward(op, dtype, (char *)y + at, (const char *)gate + at, (const char *)up + at,
-                                        r.end - r.begin);
+            cbk_vector()->gated_forward(op, dtype, (char *)y + at, (const char *)gate + at, (const char *)up + at, r.end - r.begin);
     }
     return true;
 }
 
-static void gated_backward_f64(cbk_unary_op op, double *dgate, double *dup, const double *dy, const double *gate,
-                               const double *up, cbk_range r)
+static void gated_backward_f64(cbk_unary_op op, double *dgate, double *dup, const double *dy, const double *gate, const double *up,
+                               cbk_range r)
 {
     for (int64_t i = r.begin; i < r.end; i++) {
         double g = dy[i], x = gate[i], u = up[i];
@@ -308,8 +303,8 @@ static void gated_backward_f64(cbk_unary_op op, double *dgate, double *dup, cons
     }
 }
 
-bool cbk_gated_backward(cbk_unary_op op, cb_dtype dtype, void *dgate, void *dup, const void *dy, const void *gate,
-                        const void *up, int64_t count)
+bool cbk_gated_backward(cbk_unary_op op, cb_dtype dtype, void *dgate, void *dup, const void *dy, const void *gate, const void *up,
+                        int64_t count)
 {
     if (!vector_dtype(dtype) && dtype != CB_F64)
         return refuse("gated activation", dtype);
@@ -322,9 +317,8 @@ bool cbk_gated_backward(cbk_unary_op op, cb_dtype dtype, void *dgate, void *dup,
         if (dtype == CB_F64)
             gated_backward_f64(op, dgate, dup, dy, gate, up, r);
         else
-            cbk_vector()->gated_backward(op, dtype, dgate ? (char *)dgate + at : NULL, dup ? (char *)dup + at : NULL,
-                                         (const char *)dy + at, (const char *)gate + at, (const char *)up + at,
-                                         r.end - r.begin);
+            cbk_vector()->gated_backward(op, dtype, dgate ? (char *)dgate + at : NULL, dup ? (char *)dup + at : NULL, (const char *)dy + at,
+                                         (const char *)gate + at, (const char *)up + at, r.end - r.begin);
     }
     return true;
 }

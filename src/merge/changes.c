@@ -46,8 +46,8 @@ static bool adds_bias(const cb_module *m, bool *adds)
 static bool collect_module(cb_changes *changes, cb_module *m)
 {
     if (!m->kind->delta)
-        return cb_fail(CB_ERR_UNSUPPORTED, "layer %s: a module of kind %s is no change of its weight and cannot be merged",
-                       m->layer->name, m->kind->name),
+        return cb_fail(CB_ERR_UNSUPPORTED, "layer %s: a module of kind %s is no change of its weight and cannot be merged", m->layer->name,
+                       m->kind->name),
                false;
     bool bias = false;
     if (!adds_bias(m, &bias) || !add_module(changes, m, "weight"))

@@ -38,7 +38,7 @@ typedef struct planned {
 } planned;
 
 typedef struct planned_file {
-    char *name;              /* "model-00001-of-00002.safetensors" */
+    char *name; /* "model-00001-of-00002.safetensors" */
     cb_safetensors *base;
     planned *tensors;
     size_t count, capacity;
@@ -48,16 +48,16 @@ typedef struct fold_plan {
     cb_model *model;
     const cb_merge_options *options;
     const char *input, *output;
-    char *partial;           /* the directory written to, beside output */
+    char *partial; /* the directory written to, beside output */
     cb_changes changes;
-    bool *found;             /* one per change: a tensor of the base is it */
+    bool *found; /* one per change: a tensor of the base is it */
     planned_file *files;
     size_t file_count, file_capacity;
-    cb_string_list others;   /* carried over as they are */
+    cb_string_list others; /* carried over as they are */
     bool sharded, untied;
 } fold_plan;
 
-/* ---- plan: tensors ------------------------------------------------------------------------------------------------------- */
+/* ---- plan: tensors ---- */
 
 static bool add_file(fold_plan *plan, const char *name)
 {
@@ -85,7 +85,8 @@ static bool plan_files(fold_plan *plan)
         ok = cb_fail(CB_ERR_FORMAT, "%s: weight_map: expected an object", path) == CB_OK;
     json_object_foreach(json_object_get(index, "weight_map"), tensor, file)
     {
-        ok = ok && (json_is_string(file) || cb_fail(CB_ERR_FORMAT, "%s: weight_map: %.200s: expected a file name", path, tensor) == CB_OK) &&
+        ok = ok &&
+             (json_is_string(file) || cb_fail(CB_ERR_FORMAT, "%s: weight_map: %.200s: expected a file name", path, tensor) == CB_OK) &&
              add_file(plan, json_string_value(file));
     }
     ok = ok && (plan->sharded || add_file(plan, "model.safetensors"));
@@ -201,14 +202,15 @@ static bool check_full_names(const fold_plan *plan)
     for (size_t f = 0; plan->untied && f < plan->file_count; f++)
         for (size_t i = 0; i < plan->files[f].count; i++)
             for (size_t k = 0; k < root->child_count; k++)
-                if (root->children[k]->child_count && strncmp(plan->files[f].tensors[i].name, root->children[k]->name, strlen(root->children[k]->name)) == 0)
+                if (root->children[k]->child_count &&
+                    strncmp(plan->files[f].tensors[i].name, root->children[k]->name, strlen(root->children[k]->name)) == 0)
                     return true;
     if (plan->untied)
         cb_fail(CB_ERR_UNSUPPORTED, "%s: holds a model without head, so a head that is no longer tied cannot be added to it", plan->input);
     return !plan->untied;
 }
 
-/* ---- plan: the rest ---------------------------------------------------------------------------------------------------------- */
+/* ---- plan: the rest ---- */
 
 static bool ends_with(const char *text, const char *end)
 {
@@ -219,7 +221,8 @@ static bool ends_with(const char *text, const char *end)
 /* Weights in any form would be those of the base. */
 static bool is_weights(const char *name)
 {
-    static const char *const ends[] = {".safetensors", ".index.json", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx", NULL};
+    static const char *const ends[] = {".safetensors", ".index.json", ".bin",  ".pt",   ".pth", ".ckpt",
+                                       ".h5",          ".msgpack",    ".gguf", ".onnx", NULL};
     for (int i = 0; ends[i]; i++)
         if (ends_with(name, ends[i]))
             return true;

@@ -7,8 +7,8 @@
 /* One weight of the base that the adapters change: modules add to it, or it was trained whole, or both. */
 typedef struct cb_change {
     cb_layer *layer;
-    const char *name;     /* "weight", "bias" */
-    cb_module **modules;  /* those that add to it */
+    const char *name;    /* "weight", "bias" */
+    cb_module **modules; /* those that add to it */
     size_t module_count, module_capacity;
 } cb_change;
 

@@ -19,20 +19,15 @@ cb_cache *cb_cache_new(const cb_model *model, int64_t batch, int64_t capacity)
     if (!model)
         return NULL;
     if (batch < 1 || capacity < 1) {
-        cb_fail(CB_ERR_ARGUMENT, "cache: %lld rows of %lld tokens, expected positive numbers", (long long)batch,
-                (long long)capacity);
+        cb_fail(CB_ERR_ARGUMENT, "cache: %lld rows of %lld tokens, expected positive numbers", (long long)batch, (long long)capacity);
         return NULL;
     }
     cb_cache *cache = cb_calloc(1, sizeof *cache);
     if (!cache)
         return NULL;
     const cb_model_config *c = &model->config;
-    *cache = (cb_cache){.batch = batch,
-                        .capacity = capacity,
-                        .layers = c->layers,
-                        .heads = c->kv_heads,
-                        .head_dim = c->head_dim,
-                        .dtype = model->dtype};
+    *cache = (cb_cache){
+        .batch = batch, .capacity = capacity, .layers = c->layers, .heads = c->kv_heads, .head_dim = c->head_dim, .dtype = model->dtype};
     cache->k = cb_calloc((size_t)c->layers, sizeof *cache->k);
     cache->v = cb_calloc((size_t)c->layers, sizeof *cache->v);
     if (cache->k && cache->v)
@@ -71,8 +66,7 @@ int64_t cb_cache_length(const cb_cache *cache)
 bool cb_cache_begin(cb_cache *cache, const cb_model *model, int64_t batch, int64_t length)
 {
     const cb_model_config *c = &model->config;
-    if (cache->layers != c->layers || cache->heads != c->kv_heads || cache->head_dim != c->head_dim ||
-        cache->dtype != model->dtype) {
+    if (cache->layers != c->layers || cache->heads != c->kv_heads || cache->head_dim != c->head_dim || cache->dtype != model->dtype) {
         cb_fail(CB_ERR_ARGUMENT, "cache: made for another model");
         return false;
     }
@@ -100,8 +94,7 @@ static bool reserve(cb_cache *cache, cb_tensor **buffer, cb_dtype dtype, int ndi
     cb_tensor *larger = cb_empty_nd(dtype, ndim, shape);
     if (!larger)
         return false;
-    if (old && cache->length &&
-        !cb_copy_into(cb_slice(larger, 1, 0, cache->length, 1), cb_slice(old, 1, 0, cache->length, 1)))
+    if (old && cache->length && !cb_copy_into(cb_slice(larger, 1, 0, cache->length, 1), cb_slice(old, 1, 0, cache->length, 1)))
         return false;
     cb_release(old);
     *buffer = cb_keep(larger);
@@ -123,16 +116,14 @@ bool cb_cache_extend(cb_cache *cache, int64_t layer, cb_tensor **k, cb_tensor **
     if (!*k || !*v)
         return false;
     const int64_t shape[] = {cache->batch, cache->capacity, cache->heads, cache->head_dim};
-    return reserve(cache, &cache->k[layer], cache->dtype, 4, shape) &&
-           reserve(cache, &cache->v[layer], cache->dtype, 4, shape) && extend(cache, cache->k[layer], k) &&
-           extend(cache, cache->v[layer], v);
+    return reserve(cache, &cache->k[layer], cache->dtype, 4, shape) && reserve(cache, &cache->v[layer], cache->dtype, 4, shape) &&
+           extend(cache, cache->k[layer], k) && extend(cache, cache->v[layer], v);
 }
 
 bool cb_cache_segments(cb_cache *cache, cb_tensor **segments)
 {
     if (cache->length && !cache->segments != !*segments) {
-        cb_fail(CB_ERR_ARGUMENT, "cache: segments %s, and earlier passes did the opposite",
-                *segments ? "given" : "not given");
+        cb_fail(CB_ERR_ARGUMENT, "cache: segments %s, and earlier passes did the opposite", *segments ? "given" : "not given");
         return false;
     }
     if (!*segments) {

@@ -26,8 +26,8 @@ static bool read_integer(cb_model *model, const cb_config_field *field)
     if (!cb_ok())
         return false;
     if (given && (number < field->min || number > field->max))
-        return cb_config_error(model, "%s is %lld, expected %lld to %lld", field->key, (long long)number,
-                               (long long)field->min, (long long)field->max);
+        return cb_config_error(model, "%s is %lld, expected %lld to %lld", field->key, (long long)number, (long long)field->min,
+                               (long long)field->max);
     *(int64_t *)((char *)&model->config + field->offset) = number;
     return true;
 }
@@ -46,10 +46,10 @@ bool cb_config_activation(cb_model *model, const char *key, const char *otherwis
         const char *name;
         cb_activation activation;
     } known[] = {
-        {"silu",              CB_ACT_SILU     },
-        {"swish",             CB_ACT_SILU     },
-        {"gelu",              CB_ACT_GELU     },
-        {"gelu_new",          CB_ACT_GELU_TANH},
+        {"silu", CB_ACT_SILU},
+        {"swish", CB_ACT_SILU},
+        {"gelu", CB_ACT_GELU},
+        {"gelu_new", CB_ACT_GELU_TANH},
         {"gelu_pytorch_tanh", CB_ACT_GELU_TANH},
     };
     const char *name = cb_json_string(model->config_path, model->json, key, otherwise);
@@ -61,7 +61,7 @@ bool cb_config_activation(cb_model *model, const char *key, const char *otherwis
         model->config.activation = known[i].activation;
         return true;
     }
-    cb_fail(CB_ERR_UNSUPPORTED, "%s: %s is \"%s\", expected silu, swish, gelu, gelu_new or gelu_pytorch_tanh",
-            model->config_path, key, name);
+    cb_fail(CB_ERR_UNSUPPORTED, "%s: %s is \"%s\", expected silu, swish, gelu, gelu_new or gelu_pytorch_tanh", model->config_path, key,
+            name);
     return false;
 }

@@ -23,8 +23,8 @@ cb_tensor *cb_in_scope(cb_branch *branch, const cb_model *model, int64_t index, 
     return y;
 }
 
-cb_tensor *cb_close_branch(const cb_layer *host, const cb_layer *projection, cb_tensor *residual, cb_tensor *x,
-                           cb_tensor *inner, const cb_context *ctx)
+cb_tensor *cb_close_branch(const cb_layer *host, const cb_layer *projection, cb_tensor *residual, cb_tensor *x, cb_tensor *inner,
+                           const cb_context *ctx)
 {
     if (!inner)
         return NULL;
@@ -33,8 +33,7 @@ cb_tensor *cb_close_branch(const cb_layer *host, const cb_layer *projection, cb_
     return cb_add(residual, cb_layer_after(host, x, cb_linear_forward(projection, inner, ctx), ctx));
 }
 
-/* ---- one block
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- one block ---- */
 
 static cb_tensor *block_run(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass)
 {
@@ -103,8 +102,7 @@ static bool takes_gradient(const cb_layer *layer)
 static cb_tensor *block_in_scope(const cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass)
 {
     cb_model *m = (cb_model *)(uintptr_t)model;
-    bool checkpoint =
-        pass->ctx.checkpoint && cb_grad_enabled() && (x->requires_grad || takes_gradient(m->blocks[index].layer));
+    bool checkpoint = pass->ctx.checkpoint && cb_grad_enabled() && (x->requires_grad || takes_gradient(m->blocks[index].layer));
     return checkpoint ? block_checkpointed(m, index, x, pass) : block_run(m, index, x, pass);
 }
 
@@ -122,15 +120,13 @@ static cb_tensor *move_on(cb_scope **scope, cb_tensor *y)
     return moved;
 }
 
-/* ---- before the first block
- * ------------------------------------------------------------------------------------------------ */
+/* ---- before the first block ---- */
 
 static bool same_layout(const char *what, const cb_tensor *t, const cb_tensor *ids)
 {
     if (t->ndim == 2 && t->shape[0] == ids->shape[0] && t->shape[1] == ids->shape[1] && t->dtype == CB_I32)
         return true;
-    cb_fail(CB_ERR_SHAPE, "model: %s are %s for ids %s, expected i32 of the same shape", what, cb_shape_text(t),
-            cb_shape_text(ids));
+    cb_fail(CB_ERR_SHAPE, "model: %s are %s for ids %s, expected i32 of the same shape", what, cb_shape_text(t), cb_shape_text(ids));
     return false;
 }
 
@@ -197,8 +193,7 @@ static bool pass_begin(cb_pass *pass, cb_model *model, const cb_tensor *ids)
     return !cache || cb_cache_segments(cache, &pass->ctx.segments);
 }
 
-/* ---- hidden states and logits
- * ------------------------------------------------------------------------------------------------ */
+/* ---- hidden states and logits ---- */
 
 static cb_tensor *hidden_run(cb_model *model, cb_tensor *ids, const cb_context *ctx)
 {
@@ -249,9 +244,7 @@ cb_tensor *cb_model_logits(cb_model *model, cb_tensor *ids, const cb_context *ct
     return logits;
 }
 
-/* ---- loss
- * -----------------------------------------------------------------------------------------------------------------------
- */
+/* ---- loss ---- */
 
 typedef struct head_call {
     cb_model *model;
@@ -284,8 +277,7 @@ static int64_t count_targets(cb_tensor *targets)
 }
 
 /* The head has modules of its own: rows go through it in pieces, each forgotten and made again in the backward pass. */
-static cb_tensor *loss_in_pieces(cb_model *model, cb_tensor *hidden, cb_tensor *targets, double normalizer,
-                                 const cb_context *ctx)
+static cb_tensor *loss_in_pieces(cb_model *model, cb_tensor *hidden, cb_tensor *targets, double normalizer, const cb_context *ctx)
 {
     hidden = cb_reshape(hidden, -1, model->config.width);
     targets = cb_reshape(targets, -1);
@@ -313,15 +305,13 @@ static cb_tensor *loss_in_pieces(cb_model *model, cb_tensor *hidden, cb_tensor *
     return total;
 }
 
-static cb_tensor *loss_run(cb_model *model, cb_tensor *ids, cb_tensor *targets, double normalizer,
-                           const cb_context *ctx)
+static cb_tensor *loss_run(cb_model *model, cb_tensor *ids, cb_tensor *targets, double normalizer, const cb_context *ctx)
 {
     cb_tensor *hidden = cb_model_hidden(model, ids, ctx);
     if (!hidden)
         return NULL;
     if (!cb_same_shape(ids, targets)) {
-        cb_fail(CB_ERR_SHAPE, "model: targets are %s for ids %s, expected the same shape", cb_shape_text(targets),
-                cb_shape_text(ids));
+        cb_fail(CB_ERR_SHAPE, "model: targets are %s for ids %s, expected the same shape", cb_shape_text(targets), cb_shape_text(ids));
         return NULL;
     }
     if (model->head->module_count)

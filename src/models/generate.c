@@ -16,8 +16,7 @@ const cb_option cb_generate_option_table[] = {
     CB_OPT_INT(cb_generate_options, max_new_tokens, 128, 1, 1e9, "most tokens to generate"),
     CB_OPT_FLOAT(cb_generate_options, temperature, 0, 0, 1e3, "sampling temperature; 0 takes the likeliest token"),
     CB_OPT_INT(cb_generate_options, top_k, 0, 0, 1e9, "sample from the k likeliest tokens; 0 turns it off"),
-    CB_OPT_FLOAT(cb_generate_options, top_p, 1, 0, 1,
-                 "sample from the likeliest tokens that hold this much probability"),
+    CB_OPT_FLOAT(cb_generate_options, top_p, 1, 0, 1, "sample from the likeliest tokens that hold this much probability"),
     CB_OPT_FLOAT(cb_generate_options, repetition_penalty, 1, 0, 1e3, "divides the logits of tokens already seen"),
     CB_OPT_INT(cb_generate_options, seed, 0, 0, 9e18, "seed of the random numbers"),
     CB_OPT_LIST(cb_generate_options, stop, NULL, "TEXT,...", "strings before which generation ends"),
@@ -34,8 +33,7 @@ void cb_generation_free(cb_generation *g)
     *g = (cb_generation){0};
 }
 
-/* ---- text
- * ------------------------------------------------------------------------------------------------------------------ */
+/* ---- text ---- */
 
 typedef struct text_output {
     const cb_string_list *stop;
@@ -65,8 +63,7 @@ static size_t stop_find(const text_output *out)
     size_t first = out->text->length;
     for (size_t i = 0; i < out->stop->count && out->text->data; i++) {
         const char *stop = out->stop->items[i];
-        const char *found =
-            memmem(out->text->data + out->searched, out->text->length - out->searched, stop, strlen(stop));
+        const char *found = memmem(out->text->data + out->searched, out->text->length - out->searched, stop, strlen(stop));
         if (found && (size_t)(found - out->text->data) < first)
             first = (size_t)(found - out->text->data);
     }
@@ -113,8 +110,7 @@ static void text_added(text_output *out, bool last)
     emit(out, certain);
 }
 
-/* ---- tokens
- * ------------------------------------------------------------------------------------------------------------------ */
+/* ---- tokens ---- */
 
 /* Runs ids through the model into the cache; the logits of the last position, (V). */
 static cb_tensor *step_logits(cb_model *model, cb_cache *cache, const int32_t *ids, size_t count)
@@ -224,8 +220,7 @@ static int64_t room(const cb_model *model, size_t count, int64_t most)
         return 0;
     }
     if (count >= (size_t)limit) {
-        cb_fail(CB_ERR_ARGUMENT,
-                "generate: the prompt has %zu tokens, expected less than the %lld positions of the model", count,
+        cb_fail(CB_ERR_ARGUMENT, "generate: the prompt has %zu tokens, expected less than the %lld positions of the model", count,
                 (long long)limit);
         return 0;
     }
@@ -248,15 +243,13 @@ bool cb_generate_ids(cb_model *model, const cb_tokenizer *tokenizer, const int32
         return false;
     int64_t capacity = (int64_t)count + (most < 256 ? most : 256);
     bool old = cb_set_grad_enabled(false);
-    run r = {
-        .model = model,
-        .ignore_eos = options->ignore_eos,
-        .out = out,
-        .cache = cb_cache_new(model, 1, capacity),
-        .sampler = cb_sampler_new(model->config.vocab_size, options),
-        .stream = tokenizer ? cb_token_stream_open(tokenizer, true) : NULL,
-        .output = {.stop = &options->stop, .callback = callback, .user = user, .text = &out->text}
-    };
+    run r = {.model = model,
+             .ignore_eos = options->ignore_eos,
+             .out = out,
+             .cache = cb_cache_new(model, 1, capacity),
+             .sampler = cb_sampler_new(model->config.vocab_size, options),
+             .stream = tokenizer ? cb_token_stream_open(tokenizer, true) : NULL,
+             .output = {.stop = &options->stop, .callback = callback, .user = user, .text = &out->text}};
     bool ok = r.cache && r.sampler && (r.stream || !tokenizer) && generate(&r, prompt, count, most);
     cb_token_stream_free(r.stream);
     cb_sampler_free(r.sampler);

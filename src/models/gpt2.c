@@ -6,9 +6,9 @@
 
 #include "models/internal.h"
 
-#define FIELD(key, field, otherwise, most)                                                                             \
-    {                                                                                                                  \
-        key, offsetof(cb_model_config, field), otherwise, 1, most                                                      \
+#define FIELD(key, field, otherwise, most)                                                                                                 \
+    {                                                                                                                                      \
+        key, offsetof(cb_model_config, field), otherwise, 1, most                                                                          \
     }
 
 static bool configure(cb_model *model)
@@ -27,8 +27,7 @@ static bool configure(cb_model *model)
     if (!cb_config_integers(model, fields))
         return false;
     if (c->width % c->heads)
-        return cb_config_error(model, "n_embd is %lld, expected a multiple of n_head (%lld)", (long long)c->width,
-                               (long long)c->heads);
+        return cb_config_error(model, "n_embd is %lld, expected a multiple of n_head (%lld)", (long long)c->width, (long long)c->heads);
     if (cb_json_bool(file, model->json, "add_cross_attention", false)) {
         cb_fail(CB_ERR_UNSUPPORTED, "%s: add_cross_attention is true, expected false", file);
         return false;
@@ -84,8 +83,7 @@ static bool build(cb_model *model, cb_weight_source *source)
     if (!top)
         return false;
     model->embedding = cb_source_embedding(source, top, "wte", c->vocab_size, c->width);
-    model->position_embedding =
-        model->embedding ? cb_source_embedding(source, top, "wpe", c->max_positions, c->width) : NULL;
+    model->position_embedding = model->embedding ? cb_source_embedding(source, top, "wpe", c->max_positions, c->width) : NULL;
     cb_layer *blocks = model->position_embedding ? cb_layer_new(top, "h", CB_LAYER_GROUP) : NULL;
     if (!blocks)
         return false;
@@ -100,8 +98,7 @@ static bool build(cb_model *model, cb_weight_source *source)
 static cb_tensor *embed(cb_model *model, cb_tensor *ids, const cb_pass *pass)
 {
     cb_tensor *tokens = cb_embedding_forward(model->embedding, ids, model->dtype, &pass->ctx);
-    return cb_add(tokens,
-                  cb_embedding_forward(model->position_embedding, pass->ctx.positions, model->dtype, &pass->ctx));
+    return cb_add(tokens, cb_embedding_forward(model->position_embedding, pass->ctx.positions, model->dtype, &pass->ctx));
 }
 
 static cb_tensor *attention(const cb_model *model, int64_t index, cb_tensor *residual, const cb_pass *pass)

@@ -13,14 +13,12 @@
 
 typedef enum cb_activation { CB_ACT_SILU, CB_ACT_GELU, CB_ACT_GELU_TANH } cb_activation;
 
-/* ---- rotary tables
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- rotary tables ---- */
 
 typedef struct cb_rope_table {
     int kind;     /* index into the kinds of rope.c */
     int64_t dims; /* R: how many of a head's dimensions turn */
-    double theta, factor, low_freq_factor, high_freq_factor, attention_factor, beta_fast, beta_slow, mscale,
-        mscale_all_dim;
+    double theta, factor, low_freq_factor, high_freq_factor, attention_factor, beta_fast, beta_slow, mscale, mscale_all_dim;
     bool truncate;
     int64_t original_max_positions, max_positions;
     cb_tensor *cos, *sin; /* (rows, R / 2) f32, or NULL so far */
@@ -29,14 +27,12 @@ typedef struct cb_rope_table {
 } cb_rope_table;
 
 /* Reads rope_parameters (transformers 5) or rope_theta and rope_scaling (4). */
-bool cb_rope_configure(cb_rope_table *rope, const char *file, const json_t *config, int64_t head_dim,
-                       int64_t max_positions);
+bool cb_rope_configure(cb_rope_table *rope, const char *file, const json_t *config, int64_t head_dim, int64_t max_positions);
 /* Makes sure the tables cover positions 0 .. positions - 1. */
 bool cb_rope_prepare(cb_rope_table *rope, int64_t positions);
 void cb_rope_clear(cb_rope_table *rope);
 
-/* ---- a model
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- a model ---- */
 
 typedef struct cb_model_config {
     int64_t vocab_size, width, layers, heads, kv_heads, head_dim, mlp_width, max_positions;
@@ -95,8 +91,7 @@ typedef struct cb_architecture {
 extern const cb_architecture cb_llama_family[]; /* ends with model_type NULL */
 extern const cb_architecture cb_gpt2_family[];
 
-/* ---- configuration
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- configuration ---- */
 
 #define CB_REQUIRED INT64_MIN
 
@@ -113,21 +108,17 @@ bool cb_config_activation(cb_model *model, const char *key, const char *otherwis
 /* Names file and field in front of what is said. */
 bool cb_config_error(const cb_model *model, const char *format, ...) CB_PRINTF(2, 3);
 
-/* ---- weights
- * ----------------------------------------------------------------------------------------------------------------- */
+/* ---- weights ---- */
 
 typedef enum cb_initial { CB_INITIAL_NORMAL, CB_INITIAL_RESIDUAL, CB_INITIAL_ONES, CB_INITIAL_ZEROS } cb_initial;
 
 /* Gives `layer` its weight `name` (a literal): from the checkpoint, checked, or random. */
-bool cb_source_weight(cb_weight_source *source, cb_layer *layer, const char *name, cb_initial initial, int ndim,
-                      const int64_t *shape);
+bool cb_source_weight(cb_weight_source *source, cb_layer *layer, const char *name, cb_initial initial, int ndim, const int64_t *shape);
 /* A new linear layer with its weight, and bias when wanted. */
-cb_layer *cb_source_linear(cb_weight_source *source, cb_layer *parent, const char *name, int64_t in, int64_t out,
-                           bool transposed, bool bias, cb_initial initial);
-cb_layer *cb_source_embedding(cb_weight_source *source, cb_layer *parent, const char *name, int64_t rows,
-                              int64_t width);
-cb_layer *cb_source_norm(cb_weight_source *source, cb_layer *parent, const char *name, int64_t width, double eps,
-                         bool bias);
+cb_layer *cb_source_linear(cb_weight_source *source, cb_layer *parent, const char *name, int64_t in, int64_t out, bool transposed,
+                           bool bias, cb_initial initial);
+cb_layer *cb_source_embedding(cb_weight_source *source, cb_layer *parent, const char *name, int64_t rows, int64_t width);
+cb_layer *cb_source_norm(cb_weight_source *source, cb_layer *parent, const char *name, int64_t width, double eps, bool bias);
 /* lm_head, which is tied to the embedding where the config says so. */
 cb_layer *cb_source_head(cb_weight_source *source, cb_model *model);
 /* Runs architecture->build with weights from model->file, or random ones from `seed` when there is none. */
@@ -135,13 +126,12 @@ bool cb_model_build(cb_model *model, uint64_t seed);
 /* The next block's slot, zeroed. */
 cb_block *cb_model_add_block(cb_model *model);
 
-/* ---- forward
- * ------------------------------------------------------------------------------------------------------------------ */
+/* ---- forward ---- */
 
 /* What attention and MLP end with: host's own modules around projection(inner), added to the residual stream.  x is
  * what went into host. */
-cb_tensor *cb_close_branch(const cb_layer *host, const cb_layer *projection, cb_tensor *residual, cb_tensor *x,
-                           cb_tensor *inner, const cb_context *ctx);
+cb_tensor *cb_close_branch(const cb_layer *host, const cb_layer *projection, cb_tensor *residual, cb_tensor *x, cb_tensor *inner,
+                           const cb_context *ctx);
 
 /* One half of a block. */
 typedef cb_tensor *cb_branch(const cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass);

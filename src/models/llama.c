@@ -28,27 +28,22 @@ typedef struct llama_variant {
 static const llama_variant llama = {.attention_bias = true, .mlp_bias = true, .max_positions = 2048};
 static const llama_variant mistral = {.window = WINDOW_ALWAYS, .kv_heads = 8, .max_positions = 131072};
 static const llama_variant qwen2 = {.qkv_bias = true, .window = WINDOW_CHOSEN, .kv_heads = 32, .max_positions = 32768};
-static const llama_variant qwen3 = {.attention_bias = true,
-                                    .qk_norm = true,
-                                    .window = WINDOW_CHOSEN,
-                                    .kv_heads = 32,
-                                    .head_dim = 128,
-                                    .max_positions = 32768};
+static const llama_variant qwen3 = {
+    .attention_bias = true, .qk_norm = true, .window = WINDOW_CHOSEN, .kv_heads = 32, .head_dim = 128, .max_positions = 32768};
 
-/* ---- configuration
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- configuration ---- */
 
-#define FIELD(key, field, otherwise, most)                                                                             \
-    {                                                                                                                  \
-        key, offsetof(cb_model_config, field), otherwise, 1, most                                                      \
+#define FIELD(key, field, otherwise, most)                                                                                                 \
+    {                                                                                                                                      \
+        key, offsetof(cb_model_config, field), otherwise, 1, most                                                                          \
     }
 
 static bool sizes_check(cb_model *model)
 {
     const cb_model_config *c = &model->config;
     if (c->heads % c->kv_heads)
-        return cb_config_error(model, "num_attention_heads is %lld, expected a multiple of num_key_value_heads (%lld)",
-                               (long long)c->heads, (long long)c->kv_heads);
+        return cb_config_error(model, "num_attention_heads is %lld, expected a multiple of num_key_value_heads (%lld)", (long long)c->heads,
+                               (long long)c->kv_heads);
     if (c->head_dim % 2)
         return cb_config_error(model, "head_dim is %lld, expected an even number", (long long)c->head_dim);
     if (!(c->eps > 0 && c->eps < 1))
@@ -66,9 +61,8 @@ static bool head_dim_derive(cb_model *model, const llama_variant *v)
     if (c->head_dim)
         return true;
     if (c->width % c->heads)
-        return cb_config_error(
-            model, "hidden_size is %lld, expected a multiple of num_attention_heads (%lld) without head_dim",
-            (long long)c->width, (long long)c->heads);
+        return cb_config_error(model, "hidden_size is %lld, expected a multiple of num_attention_heads (%lld) without head_dim",
+                               (long long)c->width, (long long)c->heads);
     c->head_dim = c->width / c->heads;
     return true;
 }
@@ -127,8 +121,7 @@ static int64_t window_of(const cb_model *model, int64_t index, window_rule rule)
     return -1;
 }
 
-/* ---- layers
- * --------------------------------------------------------------------------------------------------------------- */
+/* ---- layers ---- */
 
 static bool build_block(cb_model *model, cb_weight_source *source, cb_layer *layers, int64_t index)
 {
@@ -161,8 +154,7 @@ static bool build_block(cb_model *model, cb_weight_source *source, cb_layer *lay
     }
     b->gate = cb_source_linear(source, b->mlp, "gate_proj", c->width, c->mlp_width, false, mlp_bias, CB_INITIAL_NORMAL);
     b->up = cb_source_linear(source, b->mlp, "up_proj", c->width, c->mlp_width, false, mlp_bias, CB_INITIAL_NORMAL);
-    b->down =
-        cb_source_linear(source, b->mlp, "down_proj", c->mlp_width, c->width, false, mlp_bias, CB_INITIAL_RESIDUAL);
+    b->down = cb_source_linear(source, b->mlp, "down_proj", c->mlp_width, c->width, false, mlp_bias, CB_INITIAL_RESIDUAL);
     return cb_ok();
 }
 
@@ -184,8 +176,7 @@ static bool build(cb_model *model, cb_weight_source *source)
     return model->head != NULL;
 }
 
-/* ---- forward
- * --------------------------------------------------------------------------------------------------------------- */
+/* ---- forward ---- */
 
 static cb_tensor *embed(cb_model *model, cb_tensor *ids, const cb_pass *pass)
 {
@@ -193,8 +184,7 @@ static cb_tensor *embed(cb_model *model, cb_tensor *ids, const cb_pass *pass)
 }
 
 /* x (B, T, C) -> (B, T, heads, D), normalised over D where the model does, and turned. */
-static cb_tensor *heads_of(const cb_layer *projection, const cb_layer *norm, cb_tensor *x, int64_t head_dim,
-                           const cb_pass *pass)
+static cb_tensor *heads_of(const cb_layer *projection, const cb_layer *norm, cb_tensor *x, int64_t head_dim, const cb_pass *pass)
 {
     cb_tensor *y = cb_linear_forward(projection, x, &pass->ctx);
     if (!y)
@@ -252,10 +242,10 @@ static cb_tensor *block(cb_model *model, int64_t index, cb_tensor *x, const cb_p
     return cb_in_scope(mlp, model, index, cb_in_scope(attention, model, index, x, pass), pass);
 }
 
-#define MEMBER(type, class, facts)                                                                                     \
-    {                                                                                                                  \
-        .model_type = type, .class_name = class, .prefix = "model.", .variant = facts, .configure = configure,         \
-        .build = build, .embed = embed, .block = block, .norm = cb_rms_norm_forward                                    \
+#define MEMBER(type, class, facts)                                                                                                         \
+    {                                                                                                                                      \
+        .model_type = type, .class_name = class, .prefix = "model.", .variant = facts, .configure = configure, .build = build,             \
+        .embed = embed, .block = block, .norm = cb_rms_norm_forward                                                                        \
     }
 
 const cb_architecture cb_llama_family[] = {

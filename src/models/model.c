@@ -31,14 +31,12 @@ static const cb_architecture *architecture_find(const char *file, const char *mo
     cb_string known = {0};
     for (const char *const *type = cb_model_types(); *type; type++)
         cb_string_printf(&known, "%s%s", known.length ? ", " : "", *type);
-    cb_fail(CB_ERR_UNSUPPORTED, "%s: model_type is \"%s\", expected one of %s", file, model_type,
-            known.data ? known.data : "");
+    cb_fail(CB_ERR_UNSUPPORTED, "%s: model_type is \"%s\", expected one of %s", file, model_type, known.data ? known.data : "");
     cb_string_free(&known);
     return NULL;
 }
 
-/* ---- loading
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- loading ---- */
 
 /* eos_token_id is a number or a list of them; ids that are there already are not added again. */
 static bool eos_add(cb_model *model, const char *file, const json_t *value)
@@ -147,8 +145,7 @@ void cb_model_free(cb_model *model)
     cb_free(model);
 }
 
-/* ---- questions
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- questions ---- */
 
 cb_layer *cb_model_root(const cb_model *model)
 {

@@ -16,8 +16,7 @@
 enum { KIND_DEFAULT, KIND_LINEAR, KIND_DYNAMIC, KIND_LLAMA3, KIND_YARN, KIND_COUNT };
 static const char *const kind_names[KIND_COUNT] = {"default", "linear", "dynamic", "llama3", "yarn"};
 
-/* ---- configuration
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- configuration ---- */
 
 static bool bad(const char *file, const char *field, double found, const char *expected)
 {
@@ -39,8 +38,7 @@ static bool kind_read(cb_rope_table *rope, const char *file, const json_t *scali
         if (!strcmp(name, kind_names[i]))
             return true;
     }
-    cb_fail(CB_ERR_UNSUPPORTED, "%s: rope_type is \"%s\", expected default, linear, dynamic, llama3 or yarn", file,
-            name);
+    cb_fail(CB_ERR_UNSUPPORTED, "%s: rope_type is \"%s\", expected default, linear, dynamic, llama3 or yarn", file, name);
     return false;
 }
 
@@ -53,10 +51,8 @@ static bool factor_check(const cb_rope_table *rope, const char *file)
     if (!(rope->factor >= 1) || !isfinite(rope->factor))
         return bad(file, "factor of the rotary scaling", rope->factor, "a number of at least 1");
     if (rope->original_max_positions < 1)
-        return bad(file, "original_max_position_embeddings", (double)rope->original_max_positions,
-                   "a positive integer");
-    if (rope->kind == KIND_LLAMA3 &&
-        (!(rope->low_freq_factor > 0) || !(rope->high_freq_factor > rope->low_freq_factor)))
+        return bad(file, "original_max_position_embeddings", (double)rope->original_max_positions, "a positive integer");
+    if (rope->kind == KIND_LLAMA3 && (!(rope->low_freq_factor > 0) || !(rope->high_freq_factor > rope->low_freq_factor)))
         return bad(file, "high_freq_factor", rope->high_freq_factor, "more than low_freq_factor, both positive");
     if (rope->kind == KIND_YARN && (!(rope->beta_slow > 0) || !(rope->beta_fast >= rope->beta_slow)))
         return bad(file, "beta_fast", rope->beta_fast, "at least beta_slow, both positive");
@@ -92,8 +88,7 @@ static bool scaling_find(const char *file, const json_t *config, const json_t **
     return true;
 }
 
-bool cb_rope_configure(cb_rope_table *rope, const char *file, const json_t *config, int64_t head_dim,
-                       int64_t max_positions)
+bool cb_rope_configure(cb_rope_table *rope, const char *file, const json_t *config, int64_t head_dim, int64_t max_positions)
 {
     const json_t *s;
     if (!scaling_find(file, config, &s) || !kind_read(rope, file, s))
@@ -107,8 +102,7 @@ bool cb_rope_configure(cb_rope_table *rope, const char *file, const json_t *conf
         rope->theta = cb_json_float(file, s, "rope_theta", rope->theta);
         partial = cb_json_float(file, s, "partial_rotary_factor", partial);
         rope->original_max_positions = cb_json_int(file, s, "original_max_position_embeddings", original);
-        double ratio =
-            (double)max_positions / (double)(rope->original_max_positions > 0 ? rope->original_max_positions : 1);
+        double ratio = (double)max_positions / (double)(rope->original_max_positions > 0 ? rope->original_max_positions : 1);
         rope->factor = cb_json_float(file, s, "factor", rope->kind == KIND_YARN ? ratio : 0);
         rope->low_freq_factor = cb_json_float(file, s, "low_freq_factor", 0);
         rope->high_freq_factor = cb_json_float(file, s, "high_freq_factor", 0);
@@ -129,8 +123,7 @@ bool cb_rope_configure(cb_rope_table *rope, const char *file, const json_t *conf
     return true;
 }
 
-/* ---- frequencies
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- frequencies ---- */
 
 static double turns(const cb_rope_table *rope, int64_t i)
 {
@@ -140,8 +133,7 @@ static double turns(const cb_rope_table *rope, int64_t i)
 /* Which frequency turns `rotations` times within the original context: YaRN's find_correction_dim. */
 static double correction_dim(const cb_rope_table *rope, double rotations)
 {
-    return (double)rope->dims * log((double)rope->original_max_positions / (rotations * 2 * M_PI)) /
-           (2 * log(rope->theta));
+    return (double)rope->dims * log((double)rope->original_max_positions / (rotations * 2 * M_PI)) / (2 * log(rope->theta));
 }
 
 static void yarn_frequencies(const cb_rope_table *rope, float *frequency)
@@ -168,8 +160,7 @@ static void llama3_frequencies(const cb_rope_table *rope, float *frequency)
         double f = frequency[i], wavelength = 2 * M_PI / f;
         if (wavelength < context / rope->high_freq_factor)
             continue;
-        double smooth =
-            (context / wavelength - rope->low_freq_factor) / (rope->high_freq_factor - rope->low_freq_factor);
+        double smooth = (context / wavelength - rope->low_freq_factor) / (rope->high_freq_factor - rope->low_freq_factor);
         smooth = wavelength > context / rope->low_freq_factor ? 0 : smooth;
         frequency[i] = (float)((1 - smooth) * f / rope->factor + smooth * f);
     }
@@ -211,8 +202,7 @@ static double table_scale(const cb_rope_table *rope)
     return yarn_mscale(rope->factor, 1);
 }
 
-/* ---- tables
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- tables ---- */
 
 void cb_rope_clear(cb_rope_table *rope)
 {
@@ -239,8 +229,7 @@ static bool rebuild(cb_rope_table *rope, int64_t rows, int64_t length)
     int64_t half = rope->dims / 2;
     cb_scope *scope = cb_scope_open();
     float *frequency = cb_calloc((size_t)half, sizeof *frequency);
-    cb_tensor *cosine = scope ? cb_empty(CB_F32, rows, half) : NULL,
-              *sine = scope ? cb_empty(CB_F32, rows, half) : NULL;
+    cb_tensor *cosine = scope ? cb_empty(CB_F32, rows, half) : NULL, *sine = scope ? cb_empty(CB_F32, rows, half) : NULL;
     bool ok = frequency && cosine && sine;
     if (ok) {
         frequencies(rope, length, frequency);
@@ -260,8 +249,7 @@ static bool rebuild(cb_rope_table *rope, int64_t rows, int64_t length)
 bool cb_rope_prepare(cb_rope_table *rope, int64_t positions)
 {
     if (positions > MOST_POSITIONS) {
-        cb_fail(CB_ERR_ARGUMENT, "position %lld, expected less than %lld", (long long)positions - 1,
-                (long long)MOST_POSITIONS);
+        cb_fail(CB_ERR_ARGUMENT, "position %lld, expected less than %lld", (long long)positions - 1, (long long)MOST_POSITIONS);
         return false;
     }
     /* beyond the trained length dynamic NTK has other frequencies for every length, for all positions */

@@ -28,10 +28,10 @@ static bool option_check(const cb_generate_options *o)
         const char *name;
         double found, most;
     } numbers[] = {
-        {"temperature",        o->temperature,        1e9 },
-        {"top_k",              (double)o->top_k,      1e19},
-        {"top_p",              o->top_p,              1   },
-        {"repetition_penalty", o->repetition_penalty, 1e9 },
+        {"temperature", o->temperature, 1e9},
+        {"top_k", (double)o->top_k, 1e19},
+        {"top_p", o->top_p, 1},
+        {"repetition_penalty", o->repetition_penalty, 1e9},
     };
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
         if (numbers[i].found >= 0 && numbers[i].found <= numbers[i].most)
@@ -230,8 +230,7 @@ int32_t cb_sampler_next(cb_sampler *s, const cb_tensor *logits)
     if (!s || !logits)
         return -1;
     if (logits->count != s->vocab_size) {
-        cb_fail(CB_ERR_SHAPE, "sampler: logits are %s, expected %lld of them", cb_shape_text(logits),
-                (long long)s->vocab_size);
+        cb_fail(CB_ERR_SHAPE, "sampler: logits are %s, expected %lld of them", cb_shape_text(logits), (long long)s->vocab_size);
         return -1;
     }
     if (!cb_read(logits, CB_F32, s->scores))

@@ -12,8 +12,7 @@ struct cb_weight_source {
     uint64_t seed;
 };
 
-/* ---- from a checkpoint
- * ------------------------------------------------------------------------------------------------ */
+/* ---- from a checkpoint ---- */
 
 /* Files of the bare model leave the prefix out; both ways are in use. */
 static const cb_weight_entry *find(const cb_model *model, const char *name)
@@ -33,8 +32,7 @@ static void shape_text(int ndim, const int64_t *shape, char *text, size_t size)
         n += (size_t)snprintf(text + n, size - n, "%s%lld", i ? ", " : "", (long long)shape[i]);
 }
 
-static bool entry_check(const cb_model *model, const char *name, const cb_weight_entry *entry, int ndim,
-                        const int64_t *shape)
+static bool entry_check(const cb_model *model, const char *name, const cb_weight_entry *entry, int ndim, const int64_t *shape)
 {
     if (!entry) {
         cb_fail(CB_ERR_FORMAT, "%s: tensor %s is missing", model->directory, name);
@@ -47,13 +45,11 @@ static bool entry_check(const cb_model *model, const char *name, const cb_weight
         char found[160], expected[160];
         shape_text(entry->ndim, entry->shape, found, sizeof found);
         shape_text(ndim, shape, expected, sizeof expected);
-        cb_fail(CB_ERR_FORMAT, "%s: tensor %s has shape (%s), expected (%s) from config.json", model->directory, name,
-                found, expected);
+        cb_fail(CB_ERR_FORMAT, "%s: tensor %s has shape (%s), expected (%s) from config.json", model->directory, name, found, expected);
         return false;
     }
     if (entry->dtype != CB_F32 && entry->dtype != CB_BF16 && entry->dtype != CB_F16) {
-        cb_fail(CB_ERR_UNSUPPORTED, "%s: tensor %s is %s, expected f32, bf16 or f16", model->directory, name,
-                cb_dtype_name(entry->dtype));
+        cb_fail(CB_ERR_UNSUPPORTED, "%s: tensor %s is %s, expected f32, bf16 or f16", model->directory, name, cb_dtype_name(entry->dtype));
         return false;
     }
     return true;
@@ -85,8 +81,7 @@ static cb_tensor *from_file(const cb_model *model, const char *name, int ndim, c
     return converted && cb_copy_into(converted, mapped) ? converted : NULL;
 }
 
-/* ---- random
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- random ---- */
 
 /* FNV-1a */
 static uint64_t hash(const char *text)
@@ -97,8 +92,7 @@ static uint64_t hash(const char *text)
     return h;
 }
 
-static cb_tensor *from_random(const cb_weight_source *source, const char *name, cb_initial initial, int ndim,
-                              const int64_t *shape)
+static cb_tensor *from_random(const cb_weight_source *source, const char *name, cb_initial initial, int ndim, const int64_t *shape)
 {
     if (initial == CB_INITIAL_ONES || initial == CB_INITIAL_ZEROS)
         return cb_parameter(cb_full_nd(CB_F32, initial == CB_INITIAL_ONES, ndim, shape));
@@ -114,11 +108,9 @@ static cb_tensor *from_random(const cb_weight_source *source, const char *name, 
     return cb_parameter(t);
 }
 
-/* ---- layers with their weights
- * -------------------------------------------------------------------------------------------- */
+/* ---- layers with their weights ---- */
 
-bool cb_source_weight(cb_weight_source *source, cb_layer *layer, const char *name, cb_initial initial, int ndim,
-                      const int64_t *shape)
+bool cb_source_weight(cb_weight_source *source, cb_layer *layer, const char *name, cb_initial initial, int ndim, const int64_t *shape)
 {
     if (!layer || !cb_ok())
         return false;
@@ -126,8 +118,7 @@ bool cb_source_weight(cb_weight_source *source, cb_layer *layer, const char *nam
     cb_scope *scope = full ? cb_scope_open() : NULL;
     bool ok = false;
     if (scope) {
-        cb_tensor *t = source->model->file ? from_file(source->model, full, ndim, shape)
-                                           : from_random(source, full, initial, ndim, shape);
+        cb_tensor *t = source->model->file ? from_file(source->model, full, ndim, shape) : from_random(source, full, initial, ndim, shape);
         ok = cb_layer_add_weight(layer, name, t);
         cb_scope_close(scope);
     }
@@ -135,8 +126,8 @@ bool cb_source_weight(cb_weight_source *source, cb_layer *layer, const char *nam
     return ok;
 }
 
-cb_layer *cb_source_linear(cb_weight_source *source, cb_layer *parent, const char *name, int64_t in, int64_t out,
-                           bool transposed, bool bias, cb_initial initial)
+cb_layer *cb_source_linear(cb_weight_source *source, cb_layer *parent, const char *name, int64_t in, int64_t out, bool transposed,
+                           bool bias, cb_initial initial)
 {
     cb_layer *layer = cb_ok() ? cb_layer_new(parent, name, CB_LAYER_LINEAR) : NULL;
     if (!layer)
@@ -163,8 +154,7 @@ cb_layer *cb_source_embedding(cb_weight_source *source, cb_layer *parent, const 
     return cb_source_weight(source, layer, "weight", CB_INITIAL_NORMAL, 2, shape) ? layer : NULL;
 }
 
-cb_layer *cb_source_norm(cb_weight_source *source, cb_layer *parent, const char *name, int64_t width, double eps,
-                         bool bias)
+cb_layer *cb_source_norm(cb_weight_source *source, cb_layer *parent, const char *name, int64_t width, double eps, bool bias)
 {
     cb_layer *layer = cb_ok() ? cb_layer_new(parent, name, CB_LAYER_NORM) : NULL;
     if (!layer)
@@ -182,8 +172,7 @@ cb_layer *cb_source_head(cb_weight_source *source, cb_model *model)
 {
     const cb_model_config *c = &model->config;
     if (!c->tied) {
-        cb_layer *head =
-            cb_source_linear(source, model->root, "lm_head", c->width, c->vocab_size, false, false, CB_INITIAL_NORMAL);
+        cb_layer *head = cb_source_linear(source, model->root, "lm_head", c->width, c->vocab_size, false, false, CB_INITIAL_NORMAL);
         if (head)
             head->output = true;
         return head;

@@ -74,8 +74,8 @@ cb_tensor *cb_layer_norm_forward(const cb_layer *layer, cb_tensor *x, const cb_c
     return cb_layer_after(layer, x, y, ctx);
 }
 
-cb_tensor *cb_attention_forward(const cb_layer *layer, cb_tensor *q, cb_tensor *k, cb_tensor *v,
-                                cb_attention_options options, const cb_context *ctx)
+cb_tensor *cb_attention_forward(const cb_layer *layer, cb_tensor *q, cb_tensor *k, cb_tensor *v, cb_attention_options options,
+                                const cb_context *ctx)
 {
     for (size_t i = 0; i < layer->module_count; i++) {
         const cb_module *m = layer->modules[i];

@@ -60,8 +60,7 @@ void cb_layer_free(cb_layer *layer)
     cb_free(layer);
 }
 
-/* ---- weights ------------------------------------------------------------------------------------------------------
- */
+/* ---- weights ---- */
 
 static cb_weight *own_weight(const cb_layer *layer, const char *name)
 {
@@ -107,8 +106,7 @@ bool cb_layer_set_weight(cb_layer *layer, const char *name, cb_tensor *tensor)
     if (!weight)
         return missing(layer, name);
     if (!cb_same_shape(weight->tensor, tensor)) {
-        cb_fail(CB_ERR_SHAPE, "layer %s: %s is %s, found %s", layer->name, name, cb_shape_text(weight->tensor),
-                cb_shape_text(tensor));
+        cb_fail(CB_ERR_SHAPE, "layer %s: %s is %s, found %s", layer->name, name, cb_shape_text(weight->tensor), cb_shape_text(tensor));
         return false;
     }
     cb_keep(tensor);
@@ -165,8 +163,7 @@ bool cb_layer_train_copy(cb_layer *layer, const char *name, cb_dtype dtype, bool
     return true;
 }
 
-/* ---- modules --------------------------------------------------------------------------------------------------------
- */
+/* ---- modules ---- */
 
 bool cb_layer_attach(cb_layer *layer, cb_module *module)
 {
@@ -191,8 +188,7 @@ void cb_layer_detach(cb_layer *layer, cb_module *module)
     }
 }
 
-/* ---- the tree
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- the tree ---- */
 
 cb_layer *cb_layer_find(cb_layer *root, const char *name)
 {

@@ -30,7 +30,8 @@ static bool check_parameter(size_t i, const cb_tensor *p)
 {
     if (p && p->dtype == CB_F32 && p->requires_grad && cb_is_contiguous(p))
         return true;
-    cb_fail(CB_ERR_ARGUMENT, "optimizer: parameter %zu is %s, expected a contiguous f32 leaf that requires a gradient", i, cb_shape_text(p));
+    cb_fail(CB_ERR_ARGUMENT, "optimizer: parameter %zu is %s, expected a contiguous f32 leaf that requires a gradient", i,
+            cb_shape_text(p));
     return false;
 }
 
@@ -153,11 +154,18 @@ bool cb_optimizer_step(cb_optimizer *o, double learning_rate, double grad_scale)
         return false;
     o->steps++;
     if (adamw) {
-        cbk_adamw_args a = {.learning_rate = learning_rate, .beta1 = o->adamw.beta1, .beta2 = o->adamw.beta2, .eps = o->adamw.eps,
-                            .step = o->steps, .grad_scale = grad_scale};
+        cbk_adamw_args a = {.learning_rate = learning_rate,
+                            .beta1 = o->adamw.beta1,
+                            .beta2 = o->adamw.beta2,
+                            .eps = o->adamw.eps,
+                            .step = o->steps,
+                            .grad_scale = grad_scale};
         cbk_adamw(n, o->p, o->s0, o->s1, o->g, o->size, o->decay, &a);
     } else {
-        cbk_sgd_args a = {.learning_rate = learning_rate, .momentum = o->sgd.momentum, .grad_scale = grad_scale, .nesterov = o->sgd.nesterov,
+        cbk_sgd_args a = {.learning_rate = learning_rate,
+                          .momentum = o->sgd.momentum,
+                          .grad_scale = grad_scale,
+                          .nesterov = o->sgd.nesterov,
                           .first = o->steps == 1};
         cbk_sgd(n, o->p, o->slot_count ? o->s0 : NULL, o->g, o->size, o->decay, &a);
     }

@@ -6,18 +6,18 @@
 
 /* The memory behind one or more tensors. */
 typedef struct cb_storage {
-    void *bytes;       /* from cb_alloc(), or borrowed when read_only */
+    void *bytes; /* from cb_alloc(), or borrowed when read_only */
     size_t size;
     int references;
-    uint32_t version;  /* counts in-place writes */
-    bool borrowed;     /* not ours to free */
+    uint32_t version; /* counts in-place writes */
+    bool borrowed;    /* not ours to free */
     bool read_only;
 } cb_storage;
 
 typedef struct cb_saved {
     cb_tensor *tensor;
-    int output;        /* the node's own output saved as a bare alias, or -1 */
-    uint32_t version;  /* the storage's version when it was saved */
+    int output;       /* the node's own output saved as a bare alias, or -1 */
+    uint32_t version; /* the storage's version when it was saved */
 } cb_saved;
 
 typedef struct cb_node {
@@ -25,8 +25,8 @@ typedef struct cb_node {
     uint64_t sequence; /* later ops have larger numbers: the order of the backward pass */
     int references;
     int inputs, outputs, saved_count;
-    bool queued;       /* in the heap of a running backward pass */
-    bool released;     /* saved tensors are gone: the graph was consumed */
+    bool queued;   /* in the heap of a running backward pass */
+    bool released; /* saved tensors are gone: the graph was consumed */
     cb_edge *input;
     cb_saved *saved;
     cb_tensor **gradient; /* [outputs], while a backward pass runs */

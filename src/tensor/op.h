@@ -13,16 +13,16 @@ struct cb_backward_pass;
 
 typedef struct cb_op {
     const char *name;
-    bool twice;                                    /* the rule is made of public operations only */
+    bool twice; /* the rule is made of public operations only */
     void (*backward)(struct cb_backward_pass *pass);
-    bool reaches_leaves;                           /* the rule matters even when no input wants a gradient (checkpoint) */
+    bool reaches_leaves; /* the rule matters even when no input wants a gradient (checkpoint) */
 } cb_op;
 
 /* What a node remembers of one of its inputs. */
 typedef struct cb_edge {
-    struct cb_node *node;  /* the op that made it, or NULL */
-    int output;            /* which of that op's outputs */
-    cb_tensor *leaf;       /* the leaf itself when node is NULL and it requires a gradient */
+    struct cb_node *node; /* the op that made it, or NULL */
+    int output;           /* which of that op's outputs */
+    cb_tensor *leaf;      /* the leaf itself when node is NULL and it requires a gradient */
     cb_dtype dtype;
     int ndim;
     int64_t shape[CB_MAX_DIMS];
@@ -31,7 +31,7 @@ typedef struct cb_edge {
 /* The view of one node that a backward rule gets. */
 typedef struct cb_backward_pass {
     const cb_op *op;
-    const void *args;        /* the bytes given to cb_record() */
+    const void *args; /* the bytes given to cb_record() */
     int inputs, outputs, saved_count;
     cb_tensor *const *dy;    /* [outputs] gradient of each output; NULL means zero (at least one is not) */
     cb_tensor *const *saved; /* [saved_count] as given to cb_record(), NULLs included */
@@ -50,9 +50,9 @@ bool cb_record(const cb_op *op, int outputs, cb_tensor *const *output, int input
 /* True when cb_record() would record: lets an op skip work that only the backward pass needs. */
 bool cb_will_record(int inputs, cb_tensor *const *input);
 /* The common case of one output. */
-#define CB_RECORD(op, y, ins, saves, args_pointer, args_size)                                                             \
-    cb_record(op, 1, (cb_tensor *[]){y}, (int)(sizeof(ins) / sizeof(cb_tensor *)), ins,                                    \
-              (int)(sizeof(saves) / sizeof(cb_tensor *)), saves, args_pointer, args_size)
+#define CB_RECORD(op, y, ins, saves, args_pointer, args_size)                                                                              \
+    cb_record(op, 1, (cb_tensor *[]){y}, (int)(sizeof(ins) / sizeof(cb_tensor *)), ins, (int)(sizeof(saves) / sizeof(cb_tensor *)), saves, \
+              args_pointer, args_size)
 
 /* A view of x's storage with its own shape and strides (offset in elements from x->data). Not recorded. */
 cb_tensor *cb_view(cb_tensor *x, int ndim, const int64_t *shape, const int64_t *stride, int64_t offset);

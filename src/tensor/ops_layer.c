@@ -51,7 +51,7 @@ static cb_tensor *parameter_sum(cb_backward_pass *pass, int i, cb_dtype dtype)
     return pass->need[i] ? cb_full_nd(dtype, 0, pass->input[i].ndim, pass->input[i].shape) : NULL;
 }
 
-/* ---- norms ------------------------------------------------------------------------------------------------------------- */
+/* ---- norms ---- */
 
 static void rms_norm_backward(cb_backward_pass *pass)
 {
@@ -130,7 +130,7 @@ cb_tensor *cb_layer_norm(cb_tensor *x, cb_tensor *weight, cb_tensor *bias, doubl
     return CB_RECORD(&cb_op_layer_norm, y, ins, saves, NULL, 0) ? y : NULL;
 }
 
-/* ---- softmax ---------------------------------------------------------------------------------------------------------------- */
+/* ---- softmax ---- */
 
 static void softmax_backward(cb_backward_pass *pass)
 {
@@ -188,7 +188,7 @@ cb_tensor *cb_log_softmax(cb_tensor *x, int dim)
     return softmax_of(&cb_op_log_softmax, x, dim, true);
 }
 
-/* ---- gated activations -------------------------------------------------------------------------------------------------------- */
+/* ---- gated activations ---- */
 
 static void gated_backward(cb_backward_pass *pass, cbk_unary_op act)
 {
@@ -196,7 +196,8 @@ static void gated_backward(cb_backward_pass *pass, cbk_unary_op act)
     cb_tensor *dgate = pass->need[0] ? cb_empty_like(gate) : NULL, *dup = pass->need[1] ? cb_empty_like(up) : NULL;
     if (!dy || (pass->need[0] && !dgate) || (pass->need[1] && !dup))
         return;
-    if (!cbk_gated_backward(act, gate->dtype, dgate ? dgate->data : NULL, dup ? dup->data : NULL, dy->data, gate->data, up->data, gate->count))
+    if (!cbk_gated_backward(act, gate->dtype, dgate ? dgate->data : NULL, dup ? dup->data : NULL, dy->data, gate->data, up->data,
+                            gate->count))
         return;
     pass->dx[0] = dgate;
     pass->dx[1] = dup;
@@ -253,7 +254,7 @@ cb_tensor *cb_gelu_tanh_mul(cb_tensor *gate, cb_tensor *up)
     return gated(&cb_op_gelu_tanh_mul, CBK_GELU_TANH, gate, up);
 }
 
-/* ---- rotary embedding ------------------------------------------------------------------------------------------------------------ */
+/* ---- rotary embedding ---- */
 
 /* x (B, T, H, D) -> y, contiguous. */
 static cb_tensor *rope_run(cb_tensor *x, cb_tensor *cos, cb_tensor *sin, cb_tensor *positions, bool inverse)
@@ -263,10 +264,22 @@ static cb_tensor *rope_run(cb_tensor *x, cb_tensor *cos, cb_tensor *sin, cb_tens
     if (!y)
         return NULL;
     int64_t heads = x->shape[2], size = x->shape[3];
-    cbk_rope_args a = {.dtype = x->dtype, .y = y->data, .x = x->data, .x_token_stride = heads * size, .x_head_stride = size,
-                       .y_token_stride = heads * size, .y_head_stride = size, .cos = cos->data, .sin = sin->data,
-                       .table_rows = cos->shape[0], .positions = positions->data, .tokens = x->shape[0] * x->shape[1], .heads = heads,
-                       .head_size = size, .rotary = 2 * cos->shape[1], .inverse = inverse};
+    cbk_rope_args a = {.dtype = x->dtype,
+                       .y = y->data,
+                       .x = x->data,
+                       .x_token_stride = heads * size,
+                       .x_head_stride = size,
+                       .y_token_stride = heads * size,
+                       .y_head_stride = size,
+                       .cos = cos->data,
+                       .sin = sin->data,
+                       .table_rows = cos->shape[0],
+                       .positions = positions->data,
+                       .tokens = x->shape[0] * x->shape[1],
+                       .heads = heads,
+                       .head_size = size,
+                       .rotary = 2 * cos->shape[1],
+                       .inverse = inverse};
     return cbk_rope(&a) ? y : NULL;
 }
 
@@ -281,12 +294,12 @@ cb_tensor *cb_rope(cb_tensor *x, cb_tensor *cos, cb_tensor *sin, cb_tensor *posi
 {
     if (!x || !cos || !sin || !positions)
         return NULL;
-    bool fits = x->ndim == 4 && cb_is_float(x->dtype) && cos->ndim == 2 && cos->dtype == CB_F32 && sin->dtype == CB_F32 && cb_same_shape(cos, sin) &&
-                cb_is_contiguous(cos) && cb_is_contiguous(sin) && 2 * cos->shape[1] <= x->shape[3] && positions->dtype == CB_I32 &&
-                cb_is_contiguous(positions) && positions->count == x->shape[0] * x->shape[1];
+    bool fits = x->ndim == 4 && cb_is_float(x->dtype) && cos->ndim == 2 && cos->dtype == CB_F32 && sin->dtype == CB_F32 &&
+                cb_same_shape(cos, sin) && cb_is_contiguous(cos) && cb_is_contiguous(sin) && 2 * cos->shape[1] <= x->shape[3] &&
+                positions->dtype == CB_I32 && cb_is_contiguous(positions) && positions->count == x->shape[0] * x->shape[1];
     if (!fits) {
-        cb_fail(CB_ERR_SHAPE, "rope: x %s, cos %s, positions %s: expected (B, T, H, D), f32 (P, R/2) with R <= D, i32 (B, T)", cb_shape_text(x),
-                cb_shape_text(cos), cb_shape_text(positions));
+        cb_fail(CB_ERR_SHAPE, "rope: x %s, cos %s, positions %s: expected (B, T, H, D), f32 (P, R/2) with R <= D, i32 (B, T)",
+                cb_shape_text(x), cb_shape_text(cos), cb_shape_text(positions));
         return NULL;
     }
     cb_tensor *y = rope_run(x, cos, sin, positions, false);
@@ -296,7 +309,7 @@ cb_tensor *cb_rope(cb_tensor *x, cb_tensor *cos, cb_tensor *sin, cb_tensor *posi
     return CB_RECORD(&cb_op_rope, y, ins, saves, NULL, 0) ? y : NULL;
 }
 
-/* ---- attention ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- attention ---- */
 
 typedef struct attention_args {
     double scale;
@@ -314,10 +327,24 @@ static cbk_attention_strides strides_of(const cb_tensor *t)
 static cbk_attention_args kernel_args(cb_tensor *const *t, const attention_args *a)
 {
     const cb_tensor *q = t[Q], *k = t[K], *mask = t[MASK], *prefix = t[PREFIX_K], *segments = t[SEGMENTS];
-    cbk_attention_args g = {.dtype = q->dtype, .batch = q->shape[0], .tq = q->shape[1], .tk = k->shape[1], .heads = q->shape[2],
-                            .kv_heads = k->shape[2], .head_size = q->shape[3], .q = q->data, .k = k->data, .v = t[V]->data,
-                            .q_stride = strides_of(q), .k_stride = strides_of(k), .v_stride = strides_of(t[V]), .scale = a->scale,
-                            .causal = a->causal, .window = a->window, .out = t[OUT]->data, .out_stride = strides_of(t[OUT]),
+    cbk_attention_args g = {.dtype = q->dtype,
+                            .batch = q->shape[0],
+                            .tq = q->shape[1],
+                            .tk = k->shape[1],
+                            .heads = q->shape[2],
+                            .kv_heads = k->shape[2],
+                            .head_size = q->shape[3],
+                            .q = q->data,
+                            .k = k->data,
+                            .v = t[V]->data,
+                            .q_stride = strides_of(q),
+                            .k_stride = strides_of(k),
+                            .v_stride = strides_of(t[V]),
+                            .scale = a->scale,
+                            .causal = a->causal,
+                            .window = a->window,
+                            .out = t[OUT]->data,
+                            .out_stride = strides_of(t[OUT]),
                             .lse = t[LSE]->data};
     if (segments) { /* the queries are the last Tq of the Tk tokens; (B, Tq) wants rows of its own unless Tq = Tk */
         g.k_segments = segments->data;
@@ -343,7 +370,8 @@ static void attention_backward(cb_backward_pass *pass)
 {
     cb_tensor *const *t = pass->saved;
     cb_tensor *dout = cb_contiguous(pass->dy[0]);
-    cb_tensor *dq = cb_output(t[Q]->dtype, 4, t[Q]->shape), *dk = cb_output(t[K]->dtype, 4, t[K]->shape), *dv = cb_output(t[V]->dtype, 4, t[V]->shape);
+    cb_tensor *dq = cb_output(t[Q]->dtype, 4, t[Q]->shape), *dk = cb_output(t[K]->dtype, 4, t[K]->shape),
+              *dv = cb_output(t[V]->dtype, 4, t[V]->shape);
     cb_tensor *dpk = NULL, *dpv = NULL, *dmask = NULL;
     cb_dtype stats = statistics(t[Q]->dtype);
     if (t[PREFIX_K] && (pass->need[4] || pass->need[5])) {
@@ -355,9 +383,17 @@ static void attention_backward(cb_backward_pass *pass)
     if (!dout || !dq || !dk || !dv || !cb_ok())
         return;
     cbk_attention_args a = kernel_args(t, pass->args);
-    cbk_attention_gradients g = {.dout = dout->data, .dout_stride = strides_of(dout), .dq = dq->data, .dk = dk->data, .dv = dv->data,
-                                 .dq_stride = strides_of(dq), .dk_stride = strides_of(dk), .dv_stride = strides_of(dv),
-                                 .dprefix_k = dpk ? dpk->data : NULL, .dprefix_v = dpv ? dpv->data : NULL, .dmask = dmask ? dmask->data : NULL};
+    cbk_attention_gradients g = {.dout = dout->data,
+                                 .dout_stride = strides_of(dout),
+                                 .dq = dq->data,
+                                 .dk = dk->data,
+                                 .dv = dv->data,
+                                 .dq_stride = strides_of(dq),
+                                 .dk_stride = strides_of(dk),
+                                 .dv_stride = strides_of(dv),
+                                 .dprefix_k = dpk ? dpk->data : NULL,
+                                 .dprefix_v = dpv ? dpv->data : NULL,
+                                 .dmask = dmask ? dmask->data : NULL};
     if (!cbk_attention_backward(&a, &g))
         return;
     pass->dx[0] = dq;
@@ -379,23 +415,26 @@ static cb_tensor *heads_adjacent(cb_tensor *t)
 
 static bool check_attention(const cb_tensor *q, const cb_tensor *k, const cb_tensor *v, const cb_attention_options *o)
 {
-    bool fits = q->ndim == 4 && k->ndim == 4 && v->ndim == 4 && cb_same_shape(k, v) && q->shape[0] == k->shape[0] && q->shape[3] == k->shape[3] &&
-                k->shape[2] > 0 && q->shape[2] % k->shape[2] == 0 && q->dtype == k->dtype && q->dtype == v->dtype && cb_is_float(q->dtype);
+    bool fits = q->ndim == 4 && k->ndim == 4 && v->ndim == 4 && cb_same_shape(k, v) && q->shape[0] == k->shape[0] &&
+                q->shape[3] == k->shape[3] && k->shape[2] > 0 && q->shape[2] % k->shape[2] == 0 && q->dtype == k->dtype &&
+                q->dtype == v->dtype && cb_is_float(q->dtype);
     if (!fits) {
-        cb_fail(CB_ERR_SHAPE, "attention: q %s, k %s, v %s: expected (B, Tq, H, D), (B, Tk, Hkv, D) twice, H a multiple of Hkv", cb_shape_text(q),
-                cb_shape_text(k), cb_shape_text(v));
+        cb_fail(CB_ERR_SHAPE, "attention: q %s, k %s, v %s: expected (B, Tq, H, D), (B, Tk, Hkv, D) twice, H a multiple of Hkv",
+                cb_shape_text(q), cb_shape_text(k), cb_shape_text(v));
         return false;
     }
     const cb_tensor *s = o->segments, *pk = o->prefix_k, *pv = o->prefix_v;
-    if (s && !(s->ndim == 2 && s->dtype == CB_I32 && s->shape[0] == k->shape[0] && s->shape[1] == k->shape[1] && q->shape[1] == k->shape[1])) {
-        cb_fail(CB_ERR_SHAPE, "attention: segments %s for k %s: expected i32 (B, Tk) and as many queries as keys", cb_shape_text(s), cb_shape_text(k));
+    if (s &&
+        !(s->ndim == 2 && s->dtype == CB_I32 && s->shape[0] == k->shape[0] && s->shape[1] == k->shape[1] && q->shape[1] == k->shape[1])) {
+        cb_fail(CB_ERR_SHAPE, "attention: segments %s for k %s: expected i32 (B, Tk) and as many queries as keys", cb_shape_text(s),
+                cb_shape_text(k));
         return false;
     }
     bool prefix = !pk == !pv && (!pk || (pk->ndim == 4 && cb_same_shape(pk, pv) && (pk->shape[0] == 1 || pk->shape[0] == k->shape[0]) &&
                                          pk->shape[2] == k->shape[2] && pk->shape[3] == k->shape[3]));
     if (!prefix) {
-        cb_fail(CB_ERR_SHAPE, "attention: prefix %s and %s for k %s: expected (B or 1, P, Hkv, D) twice", cb_shape_text(pk), cb_shape_text(pv),
-                cb_shape_text(k));
+        cb_fail(CB_ERR_SHAPE, "attention: prefix %s and %s for k %s: expected (B or 1, P, Hkv, D) twice", cb_shape_text(pk),
+                cb_shape_text(pv), cb_shape_text(k));
         return false;
     }
     return true;
@@ -405,7 +444,8 @@ cb_tensor *cb_attention_with(cb_tensor *q, cb_tensor *k, cb_tensor *v, cb_attent
 {
     if (!q || !k || !v || !check_attention(q, k, v, &o))
         return NULL;
-    attention_args a = {.scale = o.scale != 0 ? o.scale : 1 / sqrt((double)(q->shape[3] > 0 ? q->shape[3] : 1)), .causal = o.causal, .window = o.window};
+    attention_args a = {
+        .scale = o.scale != 0 ? o.scale : 1 / sqrt((double)(q->shape[3] > 0 ? q->shape[3] : 1)), .causal = o.causal, .window = o.window};
     cb_tensor *t[SAVED] = {[Q] = heads_adjacent(q), [K] = heads_adjacent(k), [V] = heads_adjacent(v)};
     if (o.segments)
         t[SEGMENTS] = cb_contiguous(o.segments);
@@ -426,7 +466,7 @@ cb_tensor *cb_attention_with(cb_tensor *q, cb_tensor *k, cb_tensor *v, cb_attent
     return CB_RECORD(&cb_op_attention, t[OUT], ins, t, &a, sizeof a) ? t[OUT] : NULL;
 }
 
-/* ---- cross-entropy ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- cross-entropy ---- */
 
 static bool check_targets(const char *op, const cb_tensor *x, const cb_tensor *targets)
 {
@@ -475,11 +515,22 @@ cb_tensor *cb_linear_cross_entropy_with(cb_tensor *x, cb_tensor *w, cb_tensor *t
     bool record = cb_will_record(2, ins);
     cb_tensor *dx = record && x->requires_grad ? cb_empty_like(x) : NULL;
     cb_tensor *dw = record && w->requires_grad ? cb_full_nd(statistics(w->dtype), 0, 2, w->shape) : NULL;
-    cbk_linear_cross_entropy_args g = {.x = x->data, .x_dtype = x->dtype, .w = dense_w->data, .w_dtype = w->dtype, .targets = targets->data,
-                                       .target_dtype = targets->dtype, .n = rows_of(x), .c = w->shape[1], .v = w->shape[0],
-                                       .ignore_index = o.ignore_index, .label_smoothing = o.label_smoothing,
-                                       .gradient_scale = o.normalizer > 0 ? 1 / o.normalizer : 1, .mean = !(o.normalizer > 0),
-                                       .dx = dx ? dx->data : NULL, .dw = dw ? dw->data : NULL, .dw_dtype = dw ? dw->dtype : CB_F32};
+    cbk_linear_cross_entropy_args g = {.x = x->data,
+                                       .x_dtype = x->dtype,
+                                       .w = dense_w->data,
+                                       .w_dtype = w->dtype,
+                                       .targets = targets->data,
+                                       .target_dtype = targets->dtype,
+                                       .n = rows_of(x),
+                                       .c = w->shape[1],
+                                       .v = w->shape[0],
+                                       .ignore_index = o.ignore_index,
+                                       .label_smoothing = o.label_smoothing,
+                                       .gradient_scale = o.normalizer > 0 ? 1 / o.normalizer : 1,
+                                       .mean = !(o.normalizer > 0),
+                                       .dx = dx ? dx->data : NULL,
+                                       .dw = dw ? dw->data : NULL,
+                                       .dw_dtype = dw ? dw->dtype : CB_F32};
     if (!cb_ok() || !cbk_linear_cross_entropy(&g))
         return NULL;
     cb_tensor *loss = mean_loss(x->dtype, g.loss_sum, g.count, o.normalizer);
@@ -494,9 +545,16 @@ cb_tensor *cb_cross_entropy_with(cb_tensor *logits, cb_tensor *targets, cb_linea
         return NULL;
     cb_tensor *ins[] = {logits};
     cb_tensor *d = cb_will_record(1, ins) ? cb_empty_nd(x->dtype, x->ndim, x->shape) : NULL;
-    cbk_cross_entropy_args g = {.dtype = x->dtype, .logits = x->data, .targets = targets->data, .target_dtype = targets->dtype, .n = rows_of(x),
-                                .v = x->shape[x->ndim - 1], .ignore_index = o.ignore_index, .label_smoothing = o.label_smoothing,
-                                .gradient_scale = o.normalizer > 0 ? 1 / o.normalizer : 1, .mean = !(o.normalizer > 0),
+    cbk_cross_entropy_args g = {.dtype = x->dtype,
+                                .logits = x->data,
+                                .targets = targets->data,
+                                .target_dtype = targets->dtype,
+                                .n = rows_of(x),
+                                .v = x->shape[x->ndim - 1],
+                                .ignore_index = o.ignore_index,
+                                .label_smoothing = o.label_smoothing,
+                                .gradient_scale = o.normalizer > 0 ? 1 / o.normalizer : 1,
+                                .mean = !(o.normalizer > 0),
                                 .dlogits = d ? d->data : NULL};
     if (!cb_ok() || !cbk_cross_entropy(&g))
         return NULL;

@@ -7,7 +7,7 @@
 #include "kernels/kernels.h"
 #include "tensor/op.h"
 
-/* ---- matrices in tensors ------------------------------------------------------------------------------------------------ */
+/* ---- matrices in tensors ---- */
 
 /* The last two dimensions of a tensor as GEMM sees them. */
 typedef struct matrix {
@@ -62,10 +62,25 @@ static cb_tensor *dense_rows(cb_tensor *x, matrix *m)
 static bool product(const matrix *a, const matrix *b, void *c, cb_dtype c_dtype, int64_t ldc, double alpha, double beta,
                     const cb_tensor *bias)
 {
-    cbk_gemm_args g = {.m = a->rows, .n = b->columns, .k = a->columns, .a = a->data, .lda = a->ld, .transa = a->transposed,
-                       .a_dtype = a->dtype, .b = b->data, .ldb = b->ld, .transb = b->transposed, .b_dtype = b->dtype, .c = c, .ldc = ldc,
-                       .c_dtype = c_dtype, .alpha = alpha, .beta = beta, .bias = bias ? bias->data : NULL,
-                       .bias_dtype = bias ? bias->dtype : CB_F32, .batch = 1};
+    cbk_gemm_args g = {.m = a->rows,
+                       .n = b->columns,
+                       .k = a->columns,
+                       .a = a->data,
+                       .lda = a->ld,
+                       .transa = a->transposed,
+                       .a_dtype = a->dtype,
+                       .b = b->data,
+                       .ldb = b->ld,
+                       .transb = b->transposed,
+                       .b_dtype = b->dtype,
+                       .c = c,
+                       .ldc = ldc,
+                       .c_dtype = c_dtype,
+                       .alpha = alpha,
+                       .beta = beta,
+                       .bias = bias ? bias->data : NULL,
+                       .bias_dtype = bias ? bias->dtype : CB_F32,
+                       .batch = 1};
     return cbk_gemm(&g);
 }
 
@@ -78,7 +93,7 @@ static matrix turned(matrix m)
     return m;
 }
 
-/* ---- linear ---------------------------------------------------------------------------------------------------------------- */
+/* ---- linear ---- */
 
 /* A frozen f32 weight of a bf16 pass, or the other way about, is converted for the call when it is small; the kernel itself takes mixed
  * operands block by block. */
@@ -98,7 +113,8 @@ static bool check_linear(const char *op, const cb_tensor *x, const cb_tensor *w,
         return false;
     }
     if (!cb_is_float(x->dtype) || !cb_is_float(w->dtype) || ((x->dtype == CB_F64) != (w->dtype == CB_F64))) {
-        cb_fail(CB_ERR_SHAPE, "%s: input %s and weight %s: expected floating-point types of one family", op, cb_shape_text(x), cb_shape_text(w));
+        cb_fail(CB_ERR_SHAPE, "%s: input %s and weight %s: expected floating-point types of one family", op, cb_shape_text(x),
+                cb_shape_text(w));
         return false;
     }
     return true;
@@ -195,7 +211,7 @@ cb_tensor *cb_linear_t(cb_tensor *x, cb_tensor *w, cb_tensor *bias)
     return x && w ? cb_linear(x, cb_transpose(w, 0, 1), bias) : NULL;
 }
 
-/* ---- linear_add ------------------------------------------------------------------------------------------------------------- */
+/* ---- linear_add ---- */
 
 static void linear_add_backward(cb_backward_pass *pass)
 {
@@ -220,7 +236,8 @@ cb_tensor *cb_linear_add(cb_tensor *y, cb_tensor *x, cb_tensor *w, double scale)
     for (int i = 0; fits && i < y->ndim - 1; i++)
         fits = y->shape[i] == x->shape[i];
     if (!fits) {
-        cb_fail(CB_ERR_SHAPE, "linear_add: %s is not what input %s and weight %s give", cb_shape_text(y), cb_shape_text(x), cb_shape_text(w));
+        cb_fail(CB_ERR_SHAPE, "linear_add: %s is not what input %s and weight %s give", cb_shape_text(y), cb_shape_text(x),
+                cb_shape_text(w));
         return NULL;
     }
     cb_tensor *sum;
@@ -243,7 +260,7 @@ cb_tensor *cb_linear_add(cb_tensor *y, cb_tensor *x, cb_tensor *w, double scale)
     return CB_RECORD(&cb_op_linear_add, sum, ins, saves, &scale, sizeof scale) ? sum : NULL;
 }
 
-/* ---- matmul ------------------------------------------------------------------------------------------------------------------ */
+/* ---- matmul ---- */
 
 static void matmul_backward(cb_backward_pass *pass)
 {
@@ -280,9 +297,21 @@ static bool matmul_run(const cb_tensor *a, const cb_tensor *b, cb_tensor *y)
     for (int i = 0; i < batch - 1; i++)
         outer *= y->shape[i];
     int64_t area = ma.rows * mb.columns, size = (int64_t)cb_dtype_size(y->dtype), ia = 0, ib = 0;
-    cbk_gemm_args g = {.m = ma.rows, .n = mb.columns, .k = ma.columns, .lda = ma.ld, .transa = ma.transposed, .a_dtype = a->dtype,
-                       .ldb = mb.ld, .transb = mb.transposed, .b_dtype = b->dtype, .ldc = mb.columns > 0 ? mb.columns : 1, .c_dtype = y->dtype,
-                       .alpha = 1, .batch = inner, .stride_a = batch ? sa[batch - 1] : 0, .stride_b = batch ? sb[batch - 1] : 0,
+    cbk_gemm_args g = {.m = ma.rows,
+                       .n = mb.columns,
+                       .k = ma.columns,
+                       .lda = ma.ld,
+                       .transa = ma.transposed,
+                       .a_dtype = a->dtype,
+                       .ldb = mb.ld,
+                       .transb = mb.transposed,
+                       .b_dtype = b->dtype,
+                       .ldc = mb.columns > 0 ? mb.columns : 1,
+                       .c_dtype = y->dtype,
+                       .alpha = 1,
+                       .batch = inner,
+                       .stride_a = batch ? sa[batch - 1] : 0,
+                       .stride_b = batch ? sb[batch - 1] : 0,
                        .stride_c = area};
     for (int64_t o = 0; o < outer && y->count; o++) {
         g.a = (const char *)a->data + ia * size;
@@ -317,8 +346,8 @@ cb_tensor *cb_matmul(cb_tensor *a, cb_tensor *b)
         return cb_squeeze(cb_matmul(cb_unsqueeze(a, 0), b), b->ndim == 1 ? 0 : -2);
     if (b->ndim == 1 && a->ndim >= 2)
         return cb_squeeze(cb_matmul(a, cb_unsqueeze(b, 1)), -1);
-    bool fits = a->ndim >= 2 && b->ndim >= 2 && a->dtype == b->dtype && cb_is_float(a->dtype) &&
-                a->shape[a->ndim - 1] == b->shape[b->ndim - 2];
+    bool fits =
+        a->ndim >= 2 && b->ndim >= 2 && a->dtype == b->dtype && cb_is_float(a->dtype) && a->shape[a->ndim - 1] == b->shape[b->ndim - 2];
     int n = a->ndim > b->ndim ? a->ndim : b->ndim;
     int64_t shape[CB_MAX_DIMS];
     for (int i = 0; fits && i < n - 2; i++) {
@@ -328,7 +357,8 @@ cb_tensor *cb_matmul(cb_tensor *a, cb_tensor *b)
         shape[i] = da == 1 ? db : da;
     }
     if (!fits) {
-        cb_fail(CB_ERR_SHAPE, "matmul: %s and %s: expected (..., m, k) and (..., k, n) of one floating-point type", cb_shape_text(a), cb_shape_text(b));
+        cb_fail(CB_ERR_SHAPE, "matmul: %s and %s: expected (..., m, k) and (..., k, n) of one floating-point type", cb_shape_text(a),
+                cb_shape_text(b));
         return NULL;
     }
     shape[n - 2] = a->shape[a->ndim - 2];

@@ -23,7 +23,7 @@ bool cb_set_grad_enabled(bool on)
     return old;
 }
 
-/* ---- nodes ------------------------------------------------------------------------------------------------------ */
+/* ---- nodes ---- */
 
 void cb_node_reference(cb_node *node)
 {
@@ -171,7 +171,7 @@ bool cb_record(const cb_op *op, int outputs, cb_tensor *const *output, int input
     return record(op, outputs, output, inputs, input, saved, save, args, args_size);
 }
 
-/* ---- the backward pass ---------------------------------------------------------------------------------------------- */
+/* ---- the backward pass ---- */
 
 /* One running pass.  A checkpointed block starts a pass within a pass; leaves found there belong to the outer one's request. */
 typedef struct run {
@@ -358,8 +358,17 @@ static bool node_run(run *r, cb_node *node)
             into[i] = *slot;
     }
     if (ok && any) {
-        cb_backward_pass pass = {.op = node->op, .args = node->args, .inputs = n, .outputs = node->outputs, .saved_count = s,
-                                 .dy = node->gradient, .saved = saved, .input = node->input, .need = need, .dx = dx, .into = into};
+        cb_backward_pass pass = {.op = node->op,
+                                 .args = node->args,
+                                 .inputs = n,
+                                 .outputs = node->outputs,
+                                 .saved_count = s,
+                                 .dy = node->gradient,
+                                 .saved = saved,
+                                 .input = node->input,
+                                 .need = need,
+                                 .dx = dx,
+                                 .into = into};
         node->op->backward(&pass);
         ok = cb_ok();
         for (int i = 0; i < n && ok; i++)
@@ -378,8 +387,7 @@ static bool capture(run *r, cb_node *node)
 {
     for (int i = 0; i < r->nx; i++) {
         cb_tensor *x = r->xs[i];
-        if (x->node == node && node->gradient[x->node_output] &&
-            !add_gradient(&r->grads[i], node->gradient[x->node_output], true))
+        if (x->node == node && node->gradient[x->node_output] && !add_gradient(&r->grads[i], node->gradient[x->node_output], true))
             return false;
     }
     return true;
@@ -413,10 +421,12 @@ static bool seed(run *r, cb_tensor *y, cb_tensor *dy)
     if (!y)
         return cb_fail(CB_ERR_ARGUMENT, "backward: NULL result") == CB_OK;
     if (!y->requires_grad)
-        return cb_fail(CB_ERR_STATE, "backward: the result %s does not depend on anything that requires a gradient", cb_shape_text(y)) == CB_OK;
+        return cb_fail(CB_ERR_STATE, "backward: the result %s does not depend on anything that requires a gradient", cb_shape_text(y)) ==
+               CB_OK;
     if (!dy) {
         if (y->count != 1)
-            return cb_fail(CB_ERR_SHAPE, "backward: the result is %s, expected one element (or give its gradient)", cb_shape_text(y)) == CB_OK;
+            return cb_fail(CB_ERR_SHAPE, "backward: the result is %s, expected one element (or give its gradient)", cb_shape_text(y)) ==
+                   CB_OK;
         dy = cb_full_nd(y->dtype, 1, y->ndim, y->shape);
         if (!dy)
             return false;
@@ -463,7 +473,11 @@ bool cb_grad_of(int ny, cb_tensor *const *ys, cb_tensor *const *dys, int nx, cb_
             return cb_fail(CB_ERR_ARGUMENT, "gradient: input %d is %s", i, xs[i] ? "a tensor that requires no gradient" : "NULL") == CB_OK;
     if (!cb_ok())
         return false;
-    run r = {.nx = nx, .xs = xs, .grads = grads, .accumulate = options.accumulate, .create_graph = options.create_graph,
+    run r = {.nx = nx,
+             .xs = xs,
+             .grads = grads,
+             .accumulate = options.accumulate,
+             .create_graph = options.create_graph,
              .retain_graph = options.retain_graph || options.create_graph};
     bool ok = run_from(&r, ny, ys, dys);
     for (int i = 0; i < nx; i++) {
@@ -483,7 +497,7 @@ void cb_zero_grad(cb_tensor *x)
     x->grad = NULL;
 }
 
-/* ---- checkpointing ---------------------------------------------------------------------------------------------------- */
+/* ---- checkpointing ---- */
 
 typedef struct checkpoint_args {
     cb_checkpoint_function *fn;

@@ -1,13 +1,12 @@
 /* tensor.c: headers and storage: making, viewing, reading and writing tensors. */
-#include "tensor/internal.h"
-
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "kernels/kernels.h"
+#include "tensor/internal.h"
 
-/* ---- headers and storage -------------------------------------------------------------------------------------------- */
+/* ---- headers and storage ---- */
 
 void cb_tensor_reference(cb_tensor *t)
 {
@@ -145,7 +144,7 @@ cb_tensor *cb_parameter(cb_tensor *x)
     return x;
 }
 
-/* ---- questions --------------------------------------------------------------------------------------------------------- */
+/* ---- questions ---- */
 
 bool cb_is_float(cb_dtype dtype)
 {
@@ -234,7 +233,7 @@ bool cb_broadcast_shape(const char *op, const cb_tensor *a, const cb_tensor *b, 
     return true;
 }
 
-/* ---- values --------------------------------------------------------------------------------------------------------------- */
+/* ---- values ---- */
 
 static int64_t flat_offset(const cb_tensor *x, int64_t index)
 {
@@ -321,7 +320,7 @@ bool cb_accumulate(cb_tensor *a, const cb_tensor *b)
     return cbk_binary(CBK_ADD, a->dtype, a->data, a->stride, a->data, a->stride, b->data, b->stride, a->ndim, a->shape);
 }
 
-/* ---- making ------------------------------------------------------------------------------------------------------------------ */
+/* ---- making ---- */
 
 cb_tensor *cb_full_nd(cb_dtype dtype, double value, int ndim, const int64_t *shape)
 {

@@ -12,7 +12,7 @@ typedef struct train_state {
     double seconds;    /* spent so far */
     double first_loss; /* of step 1 */
     double last_loss;
-    double best_loss;  /* best validation loss so far; infinity before the first */
+    double best_loss; /* best validation loss so far; infinity before the first */
     int64_t best_step;
     int64_t bad_evaluations; /* since the best */
     uint64_t log_bytes;      /* length of log.jsonl at this step: a resumed run cuts what came after */
@@ -21,10 +21,10 @@ typedef struct train_state {
 
 /* checkpoint.c: one safetensors file, replaced atomically. */
 bool cb_train_state_write(const char *directory, const cb_trainee *what, cb_optimizer *optimizer, const train_state *state,
-                         const char *fingerprint);
+                          const char *fingerprint);
 /* False with cb_ok(): there is none.  `fingerprint` must equal the one it was written with. */
 bool cb_train_state_read(const char *directory, const cb_trainee *what, cb_optimizer *optimizer, train_state *state,
-                        const char *fingerprint);
+                         const char *fingerprint);
 
 /* log.c: log.jsonl, TensorBoard events, curves. */
 typedef struct train_log train_log;

@@ -53,7 +53,7 @@ typedef struct session {
     char *fingerprint;
     double started, counted_from; /* when this process began, and when the last report was made */
     int64_t tokens_counted;
-    double loss_sum;              /* since the last report */
+    double loss_sum; /* since the last report */
     int64_t loss_steps;
     bool stopped_early;
 } session;
@@ -74,13 +74,13 @@ static char *fingerprint(const session *s)
     int64_t weights = 0;
     for (size_t i = 0; i < s->what->count; i++)
         weights += s->what->parameters[i].tensor->count;
-    return cb_format("steps %lld, batch %lld x %lld, optimizer %s, learning rate %.9g (%s, warm-up %lld, floor %.9g), weight decay %.9g, clip %.9g, "
-                     "seed %llu, %lld documents of %lld tokens, %lld parameters",
-                     (long long)s->schedule.steps, (long long)o->batch_size, (long long)o->gradient_accumulation_steps,
-                     optimizer_names[o->optimizer], o->learning_rate, cb_schedule_names[o->lr_scheduler_type],
-                     (long long)s->schedule.warmup_steps, o->min_lr_ratio, o->weight_decay, o->max_grad_norm,
-                     (unsigned long long)o->seed, (long long)cb_dataset_documents(s->train),
-                     (long long)cb_dataset_tokens(s->train), (long long)weights);
+    return cb_format(
+        "steps %lld, batch %lld x %lld, optimizer %s, learning rate %.9g (%s, warm-up %lld, floor %.9g), weight decay %.9g, clip %.9g, "
+        "seed %llu, %lld documents of %lld tokens, %lld parameters",
+        (long long)s->schedule.steps, (long long)o->batch_size, (long long)o->gradient_accumulation_steps, optimizer_names[o->optimizer],
+        o->learning_rate, cb_schedule_names[o->lr_scheduler_type], (long long)s->schedule.warmup_steps, o->min_lr_ratio, o->weight_decay,
+        o->max_grad_norm, (unsigned long long)o->seed, (long long)cb_dataset_documents(s->train), (long long)cb_dataset_tokens(s->train),
+        (long long)weights);
 }
 
 static bool session_open(session *s)
@@ -97,13 +97,17 @@ static bool session_open(session *s)
         return false;
     for (size_t i = 0; i < n; i++)
         s->parameters[i] = s->what->parameters[i].tensor;
-    s->optimizer = o->optimizer == 0 ? cb_adamw(n, s->parameters, .beta1 = o->adam_beta1, .beta2 = o->adam_beta2,
-                                                .eps = o->adam_epsilon, .weight_decay = o->weight_decay)
+    s->optimizer = o->optimizer == 0 ? cb_adamw(n, s->parameters, .beta1 = o->adam_beta1, .beta2 = o->adam_beta2, .eps = o->adam_epsilon,
+                                                .weight_decay = o->weight_decay)
                                      : cb_sgd(n, s->parameters, .momentum = o->momentum, .weight_decay = o->weight_decay);
     int64_t steps = planned_steps(o, s->train);
     int64_t warmup = o->warmup_steps ? o->warmup_steps : (int64_t)(o->warmup_ratio * (double)steps);
-    s->schedule = (cb_schedule){.kind = (cb_schedule_kind)o->lr_scheduler_type, .learning_rate = o->learning_rate, .warmup_steps = warmup,
-                                .steps = steps, .min_ratio = o->min_lr_ratio, .decay_ratio = 0.2};
+    s->schedule = (cb_schedule){.kind = (cb_schedule_kind)o->lr_scheduler_type,
+                                .learning_rate = o->learning_rate,
+                                .warmup_steps = warmup,
+                                .steps = steps,
+                                .min_ratio = o->min_lr_ratio,
+                                .decay_ratio = 0.2};
     s->state = (train_state){.best_loss = INFINITY, .first_loss = NAN, .last_loss = NAN, .rng = {.seed = o->seed, .stream = 1}};
     s->fingerprint = fingerprint(s);
     if (!s->optimizer || !s->fingerprint)
@@ -130,8 +134,11 @@ static void session_close(session *s)
 /* Loss and gradients of one micro-batch; the loss is already divided by the whole step's count of targets. */
 static double micro_step(session *s, const cb_batch *batch, double targets)
 {
-    cb_context ctx = {.training = true, .checkpoint = s->options->gradient_checkpointing, .rng = &s->state.rng,
-                      .positions = batch->positions, .segments = batch->segments};
+    cb_context ctx = {.training = true,
+                      .checkpoint = s->options->gradient_checkpointing,
+                      .rng = &s->state.rng,
+                      .positions = batch->positions,
+                      .segments = batch->segments};
     cb_scope *scope = cb_scope_open();
     if (!scope)
         return NAN;
@@ -286,9 +293,15 @@ static void fill_result(const session *s, cb_train_result *result)
 {
     const train_state *t = &s->state;
     double here = cb_now() - s->started;
-    *result = (cb_train_result){.steps = t->step, .best_step = t->best_step, .first_loss = t->first_loss, .last_loss = t->last_loss,
-                                .best_eval_loss = t->best_loss, .seconds = t->seconds + here, .tokens = t->tokens,
-                                .stopped_early = s->stopped_early, .peak_memory = cb_peak_rss()};
+    *result = (cb_train_result){.steps = t->step,
+                                .best_step = t->best_step,
+                                .first_loss = t->first_loss,
+                                .last_loss = t->last_loss,
+                                .best_eval_loss = t->best_loss,
+                                .seconds = t->seconds + here,
+                                .tokens = t->tokens,
+                                .stopped_early = s->stopped_early,
+                                .peak_memory = cb_peak_rss()};
     result->tokens_per_second = result->seconds > 0 ? (double)t->tokens / result->seconds : 0;
     for (size_t i = 0; i < s->what->count; i++)
         result->parameters += s->what->parameters[i].tensor->count;

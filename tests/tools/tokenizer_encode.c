@@ -88,8 +88,7 @@ static bool check_entry(const cb_tokenizer *t, const json_t *entry, cb_encoding 
             ok = compare(plain ? "offsets_plain" : "offsets", shown_text, spans_of(e), offsets) && ok;
         }
     }
-    ok = ok && check_decoded(t, entry, e, "decoded", true, shown_text) &&
-         check_decoded(t, entry, e, "decoded_all", false, shown_text);
+    ok = ok && check_decoded(t, entry, e, "decoded", true, shown_text) && check_decoded(t, entry, e, "decoded_all", false, shown_text);
     free(shown_text);
     return ok;
 }
@@ -139,14 +138,12 @@ static int run_time(const cb_tokenizer *t, const char *path)
                 tokens += e.count;
                 at = stop;
             }
-            printf("lines%s: %.1f MB/s, %zu tokens\n", spans ? " with spans" : "", (double)length / 1e6 / (cb_now() - start),
-                   tokens);
+            printf("lines%s: %.1f MB/s, %zu tokens\n", spans ? " with spans" : "", (double)length / 1e6 / (cb_now() - start), tokens);
         }
         double start = cb_now();
         if (!cb_tokenizer_encode(t, text, length, false, &e))
             printf("%s\n", cb_error_message());
-        printf("whole%s: %.1f MB/s, %zu tokens\n", spans ? " with spans" : "", (double)length / 1e6 / (cb_now() - start),
-               e.count);
+        printf("whole%s: %.1f MB/s, %zu tokens\n", spans ? " with spans" : "", (double)length / 1e6 / (cb_now() - start), e.count);
         cb_encoding_free(&e);
     }
     cb_free(text);

@@ -9,8 +9,7 @@ static cb_rng rng = {2024, 0, 0};
 
 array array_new(cb_dtype dtype, int64_t count)
 {
-    array a = {dtype, count, cb_calloc((size_t)count + 1, cb_dtype_size(dtype)),
-               cb_calloc((size_t)count + 1, sizeof(double))};
+    array a = {dtype, count, cb_calloc((size_t)count + 1, cb_dtype_size(dtype)), cb_calloc((size_t)count + 1, sizeof(double))};
     assert_non_null(a.data);
     assert_non_null(a.exact);
     return a;
@@ -49,7 +48,7 @@ void array_expect(array *a, const double *expected, double absolute, double rela
     for (int64_t i = 0; i < a->count; i++) {
         double e = expected[i], got = a->exact[i], allowed = absolute + (relative + rounding(a->dtype)) * fabs(e);
         if (isnan(e) ? !isnan(got) : !(got == e || fabs(got - e) <= allowed))
-            fail_msg("%s (%s, %s): element %lld of %lld is %.9g, expected %.9g (within %.3g)", what,
-                     cb_dtype_name(a->dtype), cbk_isa(), (long long)i, (long long)a->count, got, e, allowed);
+            fail_msg("%s (%s, %s): element %lld of %lld is %.9g, expected %.9g (within %.3g)", what, cb_dtype_name(a->dtype), cbk_isa(),
+                     (long long)i, (long long)a->count, got, e, allowed);
     }
 }

@@ -33,8 +33,8 @@ void array_read(array *a); /* exact = data */
 void array_expect(array *a, const double *expected, double absolute, double relative, const char *what);
 
 /* Runs `body` under every instruction set the machine has, one after another. */
-#define FOR_EACH_ISA                                                                                                   \
-    for (int isa_ = 0; isa_ < 4; isa_++)                                                                               \
+#define FOR_EACH_ISA                                                                                                                       \
+    for (int isa_ = 0; isa_ < 4; isa_++)                                                                                                   \
         if (cbk_isa_select(isa_names[isa_]))
 extern const char *const isa_names[4];
 

@@ -1,5 +1,7 @@
 /* test_adapters.c: adapters against PEFT: which layers are hit, logits, loss and gradients of adapters that PEFT made, the files that are
  * written, and files that must be refused.  Reference values: tests/oracle/peft_adapters.py and peft_matching.py. */
+#include <cmocka.h>
+#include <jansson.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -7,9 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#include <cmocka.h>
-#include <jansson.h>
 
 #include "cambium/adapters.h"
 #include "cambium/formats.h"
@@ -25,10 +24,10 @@ static void keep_warning(void *user, cb_log_level level, const char *message)
         snprintf(last_warning, sizeof(last_warning), "%s", message);
 }
 
-#define assert_ok(condition)                                                                                                  \
-    do {                                                                                                                      \
-        if (!(condition))                                                                                                     \
-            fail_msg("%s: %s", #condition, cb_error_message());                                                               \
+#define assert_ok(condition)                                                                                                               \
+    do {                                                                                                                                   \
+        if (!(condition))                                                                                                                  \
+            fail_msg("%s: %s", #condition, cb_error_message());                                                                            \
     } while (0)
 
 /* The call failed with a message that has `text` in it; the error is cleared. */
@@ -73,7 +72,7 @@ static const char *scratch_path(const char *name)
     return p;
 }
 
-/* ---- expected values ---------------------------------------------------------------------------------------------------- */
+/* ---- expected values ---- */
 
 typedef struct expected {
     cb_safetensors *file;
@@ -158,11 +157,25 @@ static cb_tensor *some_ids(void)
     return cb_from(CB_I32, ids, 2, 9);
 }
 
-/* ---- what PEFT made -------------------------------------------------------------------------------------------------------- */
+/* ---- what PEFT made ---- */
 
-static const char *const adapters[] = {"lora_qv", "lora_all_linear", "lora_regex", "lora_rslora", "lora_patterns", "lora_layers",
-                                       "lora_modules_to_save", "lora_bias_all", "lora_bias_only", "lora_exclude", "lora_gpt2",
-                                       "lora_gpt2_bias_all", "lora_bias_b", "lora_qwen3", "lora_llama3", "lora_mistral", NULL};
+static const char *const adapters[] = {"lora_qv",
+                                       "lora_all_linear",
+                                       "lora_regex",
+                                       "lora_rslora",
+                                       "lora_patterns",
+                                       "lora_layers",
+                                       "lora_modules_to_save",
+                                       "lora_bias_all",
+                                       "lora_bias_only",
+                                       "lora_exclude",
+                                       "lora_gpt2",
+                                       "lora_gpt2_bias_all",
+                                       "lora_bias_b",
+                                       "lora_qwen3",
+                                       "lora_llama3",
+                                       "lora_mistral",
+                                       NULL};
 
 static cb_model *load_base_of(const char *name)
 {
@@ -219,7 +232,7 @@ static void logits_loss_and_gradients_are_pefts(void **state)
         check_adapter(adapters[i]);
 }
 
-/* ---- which layers ------------------------------------------------------------------------------------------------------------ */
+/* ---- which layers ---- */
 
 /* alpha / rank of a module, read off the change it makes to the weight when A and B pick one element. */
 static double scale_of(const cb_adapter *adapter, const cb_module *m)
@@ -295,7 +308,7 @@ static void layers_hit_are_pefts(void **state)
     json_decref(table);
 }
 
-/* ---- files that are written ---------------------------------------------------------------------------------------------------- */
+/* ---- files that are written ---- */
 
 static int by_text(const void *a, const void *b)
 {
@@ -383,7 +396,7 @@ static void saving_gives_back_what_was_loaded(void **state)
     }
 }
 
-/* ---- files from strangers --------------------------------------------------------------------------------------------------------- */
+/* ---- files from strangers ---- */
 
 /* One tensor of a file to write: f32 values 0.01, 0.02, ... */
 typedef struct fake {
@@ -565,7 +578,7 @@ static void dora_and_embeddings_are_refused_for_now(void **state)
     cb_model_free(model);
 }
 
-/* ---- a fresh adapter ----------------------------------------------------------------------------------------------------------------- */
+/* ---- a fresh adapter ---- */
 
 static cb_adapter *fresh(cb_model *model, const char *options, uint64_t seed)
 {
@@ -792,7 +805,7 @@ static void dropout_acts_while_training_only(void **state)
     cb_model_free(model);
 }
 
-/* ---- memory ---------------------------------------------------------------------------------------------------------------------------- */
+/* ---- memory ---- */
 
 static void failing_allocations_leave_nothing_behind(void **state)
 {

@@ -18,7 +18,7 @@
 #define POOLED true
 #endif
 
-/* ---- errors ----------------------------------------------------------------------------------------------------- */
+/* ---- errors ---- */
 
 static void first_failure_is_kept(void **state)
 {
@@ -80,7 +80,7 @@ static void each_thread_has_its_own_failure(void **state)
     assert_string_equal(cb_error_message(), "in this thread");
 }
 
-/* ---- memory ----------------------------------------------------------------------------------------------------- */
+/* ---- memory ---- */
 
 static void blocks_are_aligned_and_waste_little(void **state)
 {
@@ -244,7 +244,7 @@ static void threads_share_the_pool(void **state)
     assert_int_equal(cb_memory().live_bytes, live);
 }
 
-/* ---- strings ---------------------------------------------------------------------------------------------------- */
+/* ---- strings ---- */
 
 static void strings_grow(void **state)
 {
@@ -334,13 +334,7 @@ static void utf8_agrees_with_utf8proc(void **state)
     }
     /* every lead and second byte with some tails: overlong forms, surrogates and what lies beyond U+10FFFF among them
      */
-    static const unsigned char tails[][2] = {
-        {0x80, 0x80},
-        {0xBF, 0xBF},
-        {0x80, 0x41},
-        {0x41, 0x80},
-        {0xC2, 0x80}
-    };
+    static const unsigned char tails[][2] = {{0x80, 0x80}, {0xBF, 0xBF}, {0x80, 0x41}, {0x41, 0x80}, {0xC2, 0x80}};
     for (int first = 0; first < 256; first++)
         for (int second = 0; second < 256; second++)
             for (size_t t = 0; t < sizeof tails / sizeof *tails; t++) {
@@ -364,19 +358,16 @@ static void utf8_agrees_with_utf8proc(void **state)
     assert_true(cb_utf8_valid("", 0, NULL));
 }
 
-/* ---- random numbers --------------------------------------------------------------------------------------------- */
+/* ---- random numbers ---- */
 
 /* The three vectors for philox4x32-10 of Random123's kat_vectors: counter words, key words, result. */
 static void philox_matches_random123(void **state)
 {
     (void)state;
     static const uint32_t vectors[][10] = {
-        {0,          0,          0,          0,          0,          0,          0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8},
-        {0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0x408f276d, 0x41c83b0e, 0xa20bc7c6,
-         0x6d5451fd                                                                                                            },
-        {0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 0xa4093822, 0x299f31d0, 0xd16cfe09, 0x94fdcceb, 0x5001e420,
-         0x24126ea1                                                                                                            }
-    };
+        {0, 0, 0, 0, 0, 0, 0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8},
+        {0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd},
+        {0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 0xa4093822, 0x299f31d0, 0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}};
     for (size_t v = 0; v < 3; v++) {
         const uint32_t *w = vectors[v];
         uint32_t out[4];
@@ -449,7 +440,7 @@ static void bounded_draws_are_uniform(void **state)
     assert_in_range(low, 1000 - 5 * 26, 1000 + 5 * 26);
 }
 
-/* ---- threads, interruption, time, log --------------------------------------------------------------------------- */
+/* ---- threads, interruption, time, log ---- */
 
 static void thread_count_is_settable(void **state)
 {

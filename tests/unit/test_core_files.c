@@ -56,7 +56,7 @@ static int names_here(void)
     return n;
 }
 
-/* ---- reading and writing ---------------------------------------------------------------------------------------- */
+/* ---- reading and writing ---- */
 
 static void commit_replaces_the_file(void **state)
 {
@@ -205,7 +205,7 @@ static void maps_show_the_file(void **state)
     assert_message(CB_ERR_IO, "not a regular file");
 }
 
-/* ---- directories ------------------------------------------------------------------------------------------------ */
+/* ---- directories ---- */
 
 static void directories_are_made_with_their_parents(void **state)
 {
@@ -270,7 +270,7 @@ static void lists_are_sorted_and_finite(void **state)
     assert_message(CB_ERR_IO, "missing: cannot list");
 }
 
-/* ---- options ---------------------------------------------------------------------------------------------------- */
+/* ---- options ---- */
 
 typedef struct settings {
     bool shuffle, quick;
@@ -344,23 +344,21 @@ static void values_are_read_from_text(void **state)
 static void bad_values_say_what_was_expected(void **state)
 {
     (void)state;
-    static const char *const cases[][3] = {
-        {"quick",         "maybe",                "quick: found \"maybe\", expected true or false"                 },
-        {"rank",          "8x",                   "rank: found \"8x\", expected a whole number"                    },
-        {"rank",          "",                     "rank: found \"\", expected a whole number"                      },
-        {"rank",          "1.5",                  "rank: found \"1.5\", expected a whole number"                   },
-        {"rank",          "0",                    "rank: found 0, expected 1 to 65536"                             },
-        {"rank",          "99999999999999999999", "rank: found 99999999999999999999, expected 1 to 65536"          },
-        {"learning-rate", "-1",                   "learning_rate: found -1, expected 0 to 10"                      },
-        {"learning-rate", "nan",                  "learning_rate: found \"nan\", expected a number"                },
-        {"learning-rate", "1e999",                "learning_rate: found \"1e999\", expected a number"              },
-        {"learning-rate", "1,5",                  "learning_rate: found \"1,5\", expected a number"                },
-        {"bias",          "some",                 "bias: found \"some\", expected one of none, all, lora_only"     },
-        {"rank_pattern",  "x",                    "rank_pattern: found \"x\", expected key=number,key=number"      },
-        {"rank_pattern",  "a=1,=2",               "rank_pattern: found \"=2\", expected key=number,key=number"     },
-        {"ranc",          "8",                    "unknown option \"ranc\"; close names: rank, "                   },
-        {"targt-modules", "x",                    "unknown option \"targt-modules\"; close names: target_modules, "}
-    };
+    static const char *const cases[][3] = {{"quick", "maybe", "quick: found \"maybe\", expected true or false"},
+                                           {"rank", "8x", "rank: found \"8x\", expected a whole number"},
+                                           {"rank", "", "rank: found \"\", expected a whole number"},
+                                           {"rank", "1.5", "rank: found \"1.5\", expected a whole number"},
+                                           {"rank", "0", "rank: found 0, expected 1 to 65536"},
+                                           {"rank", "99999999999999999999", "rank: found 99999999999999999999, expected 1 to 65536"},
+                                           {"learning-rate", "-1", "learning_rate: found -1, expected 0 to 10"},
+                                           {"learning-rate", "nan", "learning_rate: found \"nan\", expected a number"},
+                                           {"learning-rate", "1e999", "learning_rate: found \"1e999\", expected a number"},
+                                           {"learning-rate", "1,5", "learning_rate: found \"1,5\", expected a number"},
+                                           {"bias", "some", "bias: found \"some\", expected one of none, all, lora_only"},
+                                           {"rank_pattern", "x", "rank_pattern: found \"x\", expected key=number,key=number"},
+                                           {"rank_pattern", "a=1,=2", "rank_pattern: found \"=2\", expected key=number,key=number"},
+                                           {"ranc", "8", "unknown option \"ranc\"; close names: rank, "},
+                                           {"targt-modules", "x", "unknown option \"targt-modules\"; close names: target_modules, "}};
     settings s;
     assert_true(cb_options_init(table, &s));
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -383,11 +381,10 @@ static void options_survive_json(void **state)
                 cb_options_set(table, &s, "bias", "all") && cb_options_set(table, &s, "target-modules", "k_proj") &&
                 cb_options_set(table, &s, "rank_pattern", "a=4,b=0.25"));
     char *text = cb_options_to_json(table, &s);
-    assert_string_equal(text,
-                        "{\n  \"shuffle\": false,\n  \"quick\": false,\n  \"rank\": 16,\n  \"learning_rate\": 0.1,\n"
-                        "  \"model\": null,\n  \"note\": \"é \\\"x\\\"\",\n  \"bias\": \"all\",\n"
-                        "  \"target_modules\": [\n    \"k_proj\"\n  ],\n"
-                        "  \"rank_pattern\": {\n    \"a\": 4,\n    \"b\": 0.25\n  }\n}");
+    assert_string_equal(text, "{\n  \"shuffle\": false,\n  \"quick\": false,\n  \"rank\": 16,\n  \"learning_rate\": 0.1,\n"
+                              "  \"model\": null,\n  \"note\": \"é \\\"x\\\"\",\n  \"bias\": \"all\",\n"
+                              "  \"target_modules\": [\n    \"k_proj\"\n  ],\n"
+                              "  \"rank_pattern\": {\n    \"a\": 4,\n    \"b\": 0.25\n  }\n}");
     json_t *object = cb_json_parse("text", text, strlen(text));
     assert_true(cb_options_from_json(table, &t, "text", object, true));
     char *again = cb_options_to_json(table, &t);
@@ -411,17 +408,16 @@ static void json_fields_are_checked(void **state)
 {
     (void)state;
     static const char *const cases[][2] = {
-        {"{\"rank\": \"8\"}",               "file: rank: found \"8\", expected a whole number"                },
-        {"{\"rank\": 0}",                   "file: rank: found 0, expected 1 to 65536"                        },
-        {"{\"rank\": 8.5}",                 "file: rank: found \"8.5\", expected a whole number"              },
-        {"{\"learning_rate\": []}",         "file: learning_rate: found \"[]\", expected a number"            },
-        {"{\"shuffle\": 1}",                "file: shuffle: found \"1\", expected true or false"              },
-        {"{\"bias\": \"some\"}",            "file: bias: found \"some\", expected one of none, all, lora_only"},
-        {"{\"model\": {}}",                 "file: model: found \"{}\", expected a string"                    },
-        {"{\"target_modules\": [null]}",    "file: target_modules: found \"an array element\", expected a str"},
-        {"{\"rank_pattern\": {\"a\": []}}", "file: rank_pattern: found \"a\", expected a number"              },
-        {"[]",                              "file: expected a JSON object"                                    }
-    };
+        {"{\"rank\": \"8\"}", "file: rank: found \"8\", expected a whole number"},
+        {"{\"rank\": 0}", "file: rank: found 0, expected 1 to 65536"},
+        {"{\"rank\": 8.5}", "file: rank: found \"8.5\", expected a whole number"},
+        {"{\"learning_rate\": []}", "file: learning_rate: found \"[]\", expected a number"},
+        {"{\"shuffle\": 1}", "file: shuffle: found \"1\", expected true or false"},
+        {"{\"bias\": \"some\"}", "file: bias: found \"some\", expected one of none, all, lora_only"},
+        {"{\"model\": {}}", "file: model: found \"{}\", expected a string"},
+        {"{\"target_modules\": [null]}", "file: target_modules: found \"an array element\", expected a str"},
+        {"{\"rank_pattern\": {\"a\": []}}", "file: rank_pattern: found \"a\", expected a number"},
+        {"[]", "file: expected a JSON object"}};
     settings s;
     assert_true(cb_options_init(table, &s));
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -452,18 +448,16 @@ static void help_is_aligned_and_complete(void **state)
     (void)state;
     cb_string out = {0};
     assert_true(cb_options_help(table, &out));
-    assert_non_null(
-        strstr(out.data, "  --rank N                        inner dimension of the update (default 8; 1 to 65536)\n"));
+    assert_non_null(strstr(out.data, "  --rank N                        inner dimension of the update (default 8; 1 to 65536)\n"));
     assert_non_null(strstr(out.data, "  --no-shuffle                    shuffle the rows (default on)\n"));
     assert_non_null(strstr(out.data, "  --target-modules NAME,...       layers to adapt (default q_proj,v_proj)\n"));
-    assert_non_null(strstr(
-        out.data, "  --bias NAME                     which biases are trained (none, all, lora_only; default none)\n"));
+    assert_non_null(strstr(out.data, "  --bias NAME                     which biases are trained (none, all, lora_only; default none)\n"));
     for (const cb_option *o = table; o->type; o++)
         assert_non_null(strstr(out.data, o->help));
     cb_string_free(&out);
 }
 
-/* ---- JSON ------------------------------------------------------------------------------------------------------- */
+/* ---- JSON ---- */
 
 static void broken_json_names_the_place(void **state)
 {
@@ -489,9 +483,8 @@ static void broken_json_names_the_place(void **state)
 static void whole_numbers_beyond_64_bits_are_reals(void **state)
 {
     (void)state;
-    const char *text =
-        "{\"model_max_length\": 1000000000000000019884624838656, \"x\": [-99999999999999999999,9223372036854775807],"
-        "\"99999999999999999999\": \"\\\"99999999999999999999\", \"y\": 99999999999999999999e1}";
+    const char *text = "{\"model_max_length\": 1000000000000000019884624838656, \"x\": [-99999999999999999999,9223372036854775807],"
+                       "\"99999999999999999999\": \"\\\"99999999999999999999\", \"y\": 99999999999999999999e1}";
     json_t *value = cb_json_parse("text", text, strlen(text));
     assert_non_null(value);
     assert_true(json_real_value(json_object_get(value, "model_max_length")) == 1e30);
@@ -549,19 +542,17 @@ static void getters_check_types(void **state)
     json_decref(o);
 }
 
-/* ---- every allocation fails in turn ----------------------------------------------------------------------------- */
+/* ---- every allocation fails in turn ---- */
 
 static bool do_options(void)
 {
     settings s;
-    json_t *object =
-        json_pack("{s:[s,s], s:{s:f}, s:s}", "target_modules", "a", "b", "rank_pattern", "x", 2.0, "model", "m");
+    json_t *object = json_pack("{s:[s,s], s:{s:f}, s:s}", "target_modules", "a", "b", "rank_pattern", "x", 2.0, "model", "m");
     cb_string help = {0};
     char *text = NULL;
     bool ok = cb_options_init(table, &s) && cb_options_from_json(table, &s, "f", object, false) &&
-              cb_options_set(table, &s, "target-modules", "c,d") &&
-              cb_options_set(table, &s, "rank_pattern", "q=1,r=2") && (text = cb_options_to_json(table, &s)) &&
-              cb_options_help(table, &help);
+              cb_options_set(table, &s, "target-modules", "c,d") && cb_options_set(table, &s, "rank_pattern", "q=1,r=2") &&
+              (text = cb_options_to_json(table, &s)) && cb_options_help(table, &help);
     cb_options_free(table, &s);
     cb_string_free(&help);
     cb_free(text);

@@ -4,8 +4,7 @@
 
 enum { PROMPT = 5, CONTINUATION = 12, VOCABULARY = 96 };
 
-/* ---- a tokenizer for the reference models: id 3 + n is byte '!' + n
- * ---------------------------------------------------- */
+/* ---- a tokenizer for the reference models: id 3 + n is byte '!' + n ---- */
 
 /* Byte-level BPE without merges.  The tokens `first` and `second` stand for the two bytes of U+00E9, so that they come
  * out together. */
@@ -15,23 +14,18 @@ static cb_tokenizer *byte_tokenizer(int32_t first, int32_t second)
     static const char *const special[] = {"<pad>", "<s>", "</s>"};
     for (int i = 0; i < 3; i++) {
         json_object_set_new(vocab, special[i], json_integer(i));
-        json_array_append_new(specials,
-                              json_pack("{s:i, s:s, s:b, s:b, s:b, s:b, s:b}", "id", i, "content", special[i],
-                                        "single_word", 0, "lstrip", 0, "rstrip", 0, "normalized", 0, "special", 1));
+        json_array_append_new(specials, json_pack("{s:i, s:s, s:b, s:b, s:b, s:b, s:b}", "id", i, "content", special[i], "single_word", 0,
+                                                  "lstrip", 0, "rstrip", 0, "normalized", 0, "special", 1));
     }
     for (int i = 3; i < VOCABULARY; i++) {
         char plain[2] = {(char)('!' + i - 3), 0};
-        const char *text = i == first    ? "\xC3\x83"
-                           : i == second ? "\xC2\xA9"
-                                         : plain; /* the alphabet's letters for C3 and A9 */
+        const char *text = i == first ? "\xC3\x83" : i == second ? "\xC2\xA9" : plain; /* the alphabet's letters for C3 and A9 */
         json_object_set_new(vocab, text, json_integer(i));
     }
     json_t *model = json_pack("{s:s, s:o, s:[]}", "type", "BPE", "vocab", vocab, "merges");
-    json_t *level = json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 1,
-                              "use_regex", 0);
-    json_t *file = json_pack("{s:s, s:n, s:n, s:o, s:n, s:o, s:n, s:O, s:o}", "version", "1.0", "truncation", "padding",
-                             "added_tokens", specials, "normalizer", "pre_tokenizer", level, "post_processor",
-                             "decoder", level, "model", model);
+    json_t *level = json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 1, "use_regex", 0);
+    json_t *file = json_pack("{s:s, s:n, s:n, s:o, s:n, s:o, s:n, s:O, s:o}", "version", "1.0", "truncation", "padding", "added_tokens",
+                             specials, "normalizer", "pre_tokenizer", level, "post_processor", "decoder", level, "model", model);
     assert_non_null(file);
     char *text = json_dumps(file, 0);
     cb_tokenizer *tokenizer = cb_tokenizer_parse("test", text, strlen(text));
@@ -75,9 +69,7 @@ static bool listen(void *user, const char *text, size_t length)
     return ++l->pieces != l->most;
 }
 
-/* ---- ids
- * -------------------------------------------------------------------------------------------------------------------
- */
+/* ---- ids ---- */
 
 static void greedy_ids_equal_transformers(void **state)
 {
@@ -184,9 +176,7 @@ static void an_interrupt_stops_generation(void **state)
     fixture_close(&f);
 }
 
-/* ---- text
- * -------------------------------------------------------------------------------------------------------------------
- */
+/* ---- text ---- */
 
 static void text_comes_in_whole_characters(void **state)
 {
@@ -321,8 +311,7 @@ static void a_listener_may_have_enough(void **state)
     fixture_close(&f);
 }
 
-/* ---- the sampler
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- the sampler ---- */
 
 typedef struct reference {
     double score; /* minus infinity: removed */
@@ -359,8 +348,7 @@ static int filter(const float *logits, int n, const cb_generate_options *o, cons
             ;
     double total = exp_sum(r, left), above = 0;
     if (o->top_p < 1)
-        for (int i = 0; i < left;
-             i++) { /* removed when what is left from the bottom is at most 1 - p; the first always stays */
+        for (int i = 0; i < left; i++) { /* removed when what is left from the bottom is at most 1 - p; the first always stays */
             if (i && above >= o->top_p * total)
                 left = i;
             else
@@ -377,20 +365,8 @@ static void candidates_equal_transformers_definitions(void **state)
         double temperature;
         int64_t top_k;
         double top_p, penalty;
-    } cases[] = {
-        {1,   0,   1,     1  },
-        {0.7, 0,   1,     1.3},
-        {1,   1,   1,     1  },
-        {1,   7,   1,     1  },
-        {2,   40,  1,     0.8},
-        {1,   600, 1,     1  },
-        {1,   0,   0.9,   1  },
-        {1,   0,   0.05,  1  },
-        {0.3, 0,   0.5,   1  },
-        {1.5, 50,  0.8,   1.2},
-        {1,   3,   0.99,  1  },
-        {1,   0,   0.999, 1  }
-    };
+    } cases[] = {{1, 0, 1, 1},   {0.7, 0, 1, 1.3}, {1, 1, 1, 1},     {1, 7, 1, 1},        {2, 40, 1, 0.8}, {1, 600, 1, 1},
+                 {1, 0, 0.9, 1}, {1, 0, 0.05, 1},  {0.3, 0, 0.5, 1}, {1.5, 50, 0.8, 1.2}, {1, 3, 0.99, 1}, {1, 0, 0.999, 1}};
     cb_rng rng = {.seed = 5};
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++)
         for (int repeat = 0; repeat < 5; repeat++) {
@@ -415,8 +391,7 @@ static void candidates_equal_transformers_definitions(void **state)
             assert_ok();
             const cb_candidate *list;
             size_t count = cb_sampler_candidates(sampler, &list);
-            if (repeat == 1 &&
-                o.top_p < 1) { /* which of equals falls out of the nucleus is nobody's promise; how many is */
+            if (repeat == 1 && o.top_p < 1) { /* which of equals falls out of the nucleus is nobody's promise; how many is */
                 assert_true(abs((int)count - left) <= 1);
             } else {
                 assert_int_equal(count, left);
@@ -498,8 +473,7 @@ static void bad_stop_strings_are_refused(void **state)
         cb_generate_options options = options_default();
         cb_generation out = {0};
         assert_true(cb_string_list_add(&options.stop, i < 2 ? bad[i] : "good"));
-        assert_false(
-            cb_generate_ids(f.model, i < 2 ? tokenizer : NULL, prompt_of(&f), PROMPT, &options, NULL, NULL, &out));
+        assert_false(cb_generate_ids(f.model, i < 2 ? tokenizer : NULL, prompt_of(&f), PROMPT, &options, NULL, NULL, &out));
         assert_int_equal(cb_error_status(), CB_ERR_ARGUMENT);
         cb_error_clear();
         cb_string_list_free(&options.stop);

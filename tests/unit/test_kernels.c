@@ -11,7 +11,7 @@ static const int64_t lengths[] = {0, 1, 3, 7, 16, 17, 31, 64, 100, 1037};
 enum { LENGTHS = sizeof lengths / sizeof *lengths };
 static const cb_dtype floats[] = {CB_F32, CB_BF16, CB_F16, CB_F64};
 
-/* ---- dtypes and conversion ---------------------------------------------------------------------- */
+/* ---- dtypes and conversion ---- */
 
 static void dtype_names_are_understood(void **state)
 {
@@ -63,8 +63,7 @@ static void rounding_is_to_nearest_even(void **state)
     const float in[] = {from_bits(0x3f808000), from_bits(0x3f818000), from_bits(0x3f808001), from_bits(0x3f80ffff),
                         from_bits(0x7f7fffff), from_bits(0x00008000), from_bits(0x00018000), -INFINITY};
     const uint16_t bf16[] = {0x3f80, 0x3f82, 0x3f81, 0x3f81, 0x7f80, 0x0000, 0x0002, 0xff80};
-    const float halves[] = {1.00048828125f, 1.00146484375f, 65519.99f,       65520.0f,
-                            0x1p-25f,       0x1.8p-24f,     0x1.000002p-25f, -0.0f};
+    const float halves[] = {1.00048828125f, 1.00146484375f, 65519.99f, 65520.0f, 0x1p-25f, 0x1.8p-24f, 0x1.000002p-25f, -0.0f};
     const uint16_t f16[] = {0x3c00, 0x3c02, 0x7bff, 0x7c00, 0x0000, 0x0002, 0x0001, 0x8000};
     uint16_t out[8];
     FOR_EACH_ISA
@@ -100,28 +99,15 @@ static void conversion_to_integers_truncates_and_saturates(void **state)
     assert_int_equal(out32[0], INT32_MAX);
 }
 
-/* ---- copies ------------------------------------------------------------------------------------- */
+/* ---- copies ---- */
 
 static void strided_copies_put_every_element_in_its_place(void **state)
 {
     (void)state;
     enum { A = 5, B = 37, C = 70 };
-    static const int orders[6][3] = {
-        {0, 1, 2},
-        {0, 2, 1},
-        {1, 0, 2},
-        {1, 2, 0},
-        {2, 0, 1},
-        {2, 1, 0}
-    };
-    static const cb_dtype pairs[][2] = {
-        {CB_F32,  CB_F32 },
-        {CB_BF16, CB_BF16},
-        {CB_F64,  CB_F64 },
-        {CB_U8,   CB_U8  },
-        {CB_F32,  CB_BF16},
-        {CB_BF16, CB_F64 }
-    };
+    static const int orders[6][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}};
+    static const cb_dtype pairs[][2] = {{CB_F32, CB_F32}, {CB_BF16, CB_BF16}, {CB_F64, CB_F64},
+                                        {CB_U8, CB_U8},   {CB_F32, CB_BF16},  {CB_BF16, CB_F64}};
     const int64_t size[3] = {A, B, C}, stride[3] = {B * C, C, 1};
     for (int p = 0; p < 6; p++)
         for (int o = 0; o < 6; o++) {
@@ -146,8 +132,7 @@ static void strided_copies_put_every_element_in_its_place(void **state)
             array_free(&to);
         }
     float source = 7, target[12];
-    cbk_copy(target, CB_F32, (int64_t[]){4, 1}, &source, CB_F32, (int64_t[]){0, 0}, 2,
-             (int64_t[]){3, 4}); /* broadcast */
+    cbk_copy(target, CB_F32, (int64_t[]){4, 1}, &source, CB_F32, (int64_t[]){0, 0}, 2, (int64_t[]){3, 4}); /* broadcast */
     for (int i = 0; i < 12; i++)
         assert_true(target[i] == 7);
     float up[5] = {0, 1, 2, 3, 4}, down[5];
@@ -173,7 +158,7 @@ static void fill_writes_every_dtype(void **state)
     }
 }
 
-/* ---- two operands ------------------------------------------------------------------------------- */
+/* ---- two operands ---- */
 
 static double binary_reference(cbk_binary_op op, double x, double y, bool integer)
 {
@@ -212,22 +197,14 @@ static void binary_operations_broadcast(void **state)
 {
     (void)state;
     enum { A = 4, B = 5, C = 33, N = A * B * C };
-    static const int64_t strides[][3] = {
-        {B * C,     C,     1    },
-        {0,         0,     1    },
-        {B,         1,     0    },
-        {0,         0,     0    },
-        {1,         A,     A * B},
-        {2 * B * C, 2 * C, 2    }
-    };
+    static const int64_t strides[][3] = {{B * C, C, 1}, {0, 0, 1}, {B, 1, 0}, {0, 0, 0}, {1, A, A * B}, {2 * B * C, 2 * C, 2}};
     static const cb_dtype dtypes[] = {CB_F32, CB_BF16, CB_F16, CB_F64, CB_I32, CB_I64};
     const int64_t shape[3] = {A, B, C}, dense[3] = {B * C, C, 1};
     double expected[N];
     FOR_EACH_ISA
     for (int t = 0; t < 6; t++) {
         bool integer = dtypes[t] >= CB_I32;
-        array a = array_random(dtypes[t], 2 * N, 1, integer ? 9 : 4),
-              b = array_random(dtypes[t], 2 * N, 1, integer ? 9 : 4);
+        array a = array_random(dtypes[t], 2 * N, 1, integer ? 9 : 4), b = array_random(dtypes[t], 2 * N, 1, integer ? 9 : 4);
         for (int op = CBK_ADD; op <= CBK_GE; op++)
             for (int u = 0; u < 36; u++) {
                 const int64_t *sa = strides[u / 6], *sb = strides[u % 6];
@@ -235,14 +212,12 @@ static void binary_operations_broadcast(void **state)
                 for (int64_t i = 0, n = 0; i < A; i++)
                     for (int64_t j = 0; j < B; j++)
                         for (int64_t k = 0; k < C; k++, n++)
-                            expected[n] =
-                                binary_reference((cbk_binary_op)op, a.exact[i * sa[0] + j * sa[1] + k * sa[2]],
-                                                 b.exact[i * sb[0] + j * sb[1] + k * sb[2]], integer);
+                            expected[n] = binary_reference((cbk_binary_op)op, a.exact[i * sa[0] + j * sa[1] + k * sa[2]],
+                                                           b.exact[i * sb[0] + j * sb[1] + k * sb[2]], integer);
                 if (op == CBK_POW && dtypes[t] == CB_I32) /* overflows wrap around */
                     for (int n = 0; n < N; n++)
                         expected[n] = (double)(int32_t)(uint32_t)(uint64_t)expected[n];
-                assert_true(
-                    cbk_binary((cbk_binary_op)op, dtypes[t], out.data, dense, a.data, sa, b.data, sb, 3, shape));
+                assert_true(cbk_binary((cbk_binary_op)op, dtypes[t], out.data, dense, a.data, sa, b.data, sb, 3, shape));
                 array_expect(&out, expected, 0, 1e-6, "binary");
                 array_free(&out);
             }
@@ -262,13 +237,13 @@ static void where_chooses(void **state)
     (void)state;
     uint8_t condition[3] = {1, 0, 1};
     float a[3] = {1, 2, 3}, b = 9, out[6];
-    assert_true(cbk_where(CB_F32, out, (int64_t[]){3, 1}, condition, (int64_t[]){0, 1}, a, (int64_t[]){0, 1}, &b,
-                          (int64_t[]){0, 0}, 2, (int64_t[]){2, 3}));
+    assert_true(cbk_where(CB_F32, out, (int64_t[]){3, 1}, condition, (int64_t[]){0, 1}, a, (int64_t[]){0, 1}, &b, (int64_t[]){0, 0}, 2,
+                          (int64_t[]){2, 3}));
     const float expected[6] = {1, 9, 3, 1, 9, 3};
     assert_memory_equal(out, expected, sizeof out);
 }
 
-/* ---- one operand -------------------------------------------------------------------------------- */
+/* ---- one operand ---- */
 
 /* Independent of the library's own f64 functions: written from other formulas. */
 static double unary_reference(cbk_unary_op op, double x, double p, double q)
@@ -337,8 +312,7 @@ static double unary_reference(cbk_unary_op op, double x, double p, double q)
 
 static bool wants_positive(int op)
 {
-    return op == CBK_SQRT || op == CBK_RSQRT || op == CBK_LOG || op == CBK_LOG1P || op == CBK_POW_SCALAR ||
-           op == CBK_RECIPROCAL;
+    return op == CBK_SQRT || op == CBK_RSQRT || op == CBK_LOG || op == CBK_LOG1P || op == CBK_POW_SCALAR || op == CBK_RECIPROCAL;
 }
 
 static void unary_operations_match_their_formulas(void **state)
@@ -348,16 +322,13 @@ static void unary_operations_match_their_formulas(void **state)
     for (int t = 0; t < 4; t++)
         for (int op = CBK_NEG; op <= CBK_CLAMP; op++)
             for (int l = 0; l < LENGTHS; l++) {
-                array x = array_random(floats[t], lengths[l], wants_positive(op) ? 0.1 : -6, 6),
-                      y = array_new(floats[t], lengths[l]);
-                double p = op == CBK_CLAMP ? -1.5 : 1.5, q = 2.25,
-                       *expected = cb_alloc((size_t)(lengths[l] + 1) * sizeof *expected);
+                array x = array_random(floats[t], lengths[l], wants_positive(op) ? 0.1 : -6, 6), y = array_new(floats[t], lengths[l]);
+                double p = op == CBK_CLAMP ? -1.5 : 1.5, q = 2.25, *expected = cb_alloc((size_t)(lengths[l] + 1) * sizeof *expected);
                 for (int64_t i = 0; i < lengths[l]; i++)
                     expected[i] = unary_reference((cbk_unary_op)op, x.exact[i], p, q);
                 assert_true(cbk_unary((cbk_unary_op)op, floats[t], y.data, x.data, lengths[l], p, q));
                 /* 1 + erf(x) near 0 has lost all but 1e-7 of 1, and gelu multiplies it by x */
-                array_expect(&y, expected, floats[t] == CB_F64 ? 1e-12 : 1e-6, floats[t] == CB_F64 ? 1e-12 : 1e-6,
-                             "unary");
+                array_expect(&y, expected, floats[t] == CB_F64 ? 1e-12 : 1e-6, floats[t] == CB_F64 ? 1e-12 : 1e-6, "unary");
                 cb_free(expected);
                 array_free(&x);
                 array_free(&y);
@@ -373,12 +344,10 @@ static void slopes_match_differences(void **state)
         for (int op = CBK_NEG; op <= CBK_CLAMP; op++) {
             if (op >= CBK_SIGN && op <= CBK_ROUND)
                 continue;
-            array x = array_random(floats[t], N, wants_positive(op) ? 0.3 : -5, 5),
-                  dy = array_random(floats[t], N, -1, 1);
+            array x = array_random(floats[t], N, wants_positive(op) ? 0.3 : -5, 5), dy = array_random(floats[t], N, -1, 1);
             array dx = array_random(floats[t], N, -1, 1), sum = array_new(floats[t], N);
             memcpy(sum.data, dx.data, N * cb_dtype_size(floats[t]));
-            double p = op == CBK_CLAMP ? -1.5012345 : 1.5, q = 2.2512345, expected[N], added[N],
-                   h = 1e-5; /* no element lies at a kink */
+            double p = op == CBK_CLAMP ? -1.5012345 : 1.5, q = 2.2512345, expected[N], added[N], h = 1e-5; /* no element lies at a kink */
             for (int i = 0; i < N; i++) {
                 double up = unary_reference((cbk_unary_op)op, x.exact[i] + h, p, q),
                        down = unary_reference((cbk_unary_op)op, x.exact[i] - h, p, q);
@@ -410,8 +379,7 @@ static void special_values_go_through(void **state)
         assert_true(cbk_unary(CBK_SIGMOID, CB_F32, y, x, 8, 0, 0));
         assert_true(fabsf(y[0] - 1) < 1e-6f && y[1] < 1e-37f && isnan(y[2]) && y[5] == 0.5f);
         assert_true(cbk_unary(CBK_LOG, CB_F32, y, x, 8, 0, 0));
-        assert_true(y[0] == INFINITY && isnan(y[1]) && isnan(y[2]) && y[5] == -INFINITY &&
-                    fabsf(y[7] + 92.1034f) < 1e-3f);
+        assert_true(y[0] == INFINITY && isnan(y[1]) && isnan(y[2]) && y[5] == -INFINITY && fabsf(y[7] + 92.1034f) < 1e-3f);
         assert_true(cbk_unary(CBK_RELU, CB_F32, y, x, 8, 0, 0));
         assert_true(y[0] == INFINITY && y[1] == 0 && isnan(y[2]) && y[4] == 0);
         assert_false(cbk_all_finite(CB_F32, x, 8));
@@ -433,15 +401,13 @@ static void gated_activations_match(void **state)
     FOR_EACH_ISA
     for (int t = 0; t < 4; t++)
         for (int k = 0; k < 5; k++) {
-            array gate = array_random(floats[t], N, -5, 5), up = array_random(floats[t], N, -2, 2),
-                  dy = array_random(floats[t], N, -1, 1);
+            array gate = array_random(floats[t], N, -5, 5), up = array_random(floats[t], N, -2, 2), dy = array_random(floats[t], N, -1, 1);
             array y = array_new(floats[t], N), dgate = array_new(floats[t], N), dup = array_new(floats[t], N);
             double ey[N], eg[N], eu[N], h = 1e-5;
             for (int i = 0; i < N; i++) {
                 double act = unary_reference(acts[k], gate.exact[i], 0, 0);
-                double slope = (unary_reference(acts[k], gate.exact[i] + h, 0, 0) -
-                                unary_reference(acts[k], gate.exact[i] - h, 0, 0)) /
-                               (2 * h);
+                double slope =
+                    (unary_reference(acts[k], gate.exact[i] + h, 0, 0) - unary_reference(acts[k], gate.exact[i] - h, 0, 0)) / (2 * h);
                 ey[i] = act * up.exact[i];
                 eg[i] = dy.exact[i] * up.exact[i] * slope;
                 eu[i] = dy.exact[i] * act;
@@ -475,7 +441,7 @@ static void axpby_scales_and_adds(void **state)
         }
 }
 
-/* ---- reductions --------------------------------------------------------------------------------- */
+/* ---- reductions ---- */
 
 static double reduce_reference(cbk_reduce_op op, const double *x, int64_t n, int64_t stride)
 {
@@ -487,10 +453,7 @@ static double reduce_reference(cbk_reduce_op op, const double *x, int64_t n, int
             best = v;
             at = i;
         }
-        total = op == CBK_PROD  ? total * v
-                : op == CBK_MAX ? fmax(total, v)
-                : op == CBK_MIN ? fmin(total, v)
-                                : total + v;
+        total = op == CBK_PROD ? total * v : op == CBK_MAX ? fmax(total, v) : op == CBK_MIN ? fmin(total, v) : total + v;
     }
     return op >= CBK_ARGMAX ? (double)at : op == CBK_MEAN ? total / (double)n : total;
 }
@@ -498,15 +461,7 @@ static double reduce_reference(cbk_reduce_op op, const double *x, int64_t n, int
 static void reductions_over_any_dimension(void **state)
 {
     (void)state;
-    static const int64_t shapes[][3] = {
-        {1, 5000, 1  },
-        {7, 33,   1  },
-        {3, 17,   5  },
-        {2, 40,   300},
-        {1, 1,    9  },
-        {5, 1,    1  },
-        {1, 70,   129}
-    };
+    static const int64_t shapes[][3] = {{1, 5000, 1}, {7, 33, 1}, {3, 17, 5}, {2, 40, 300}, {1, 1, 9}, {5, 1, 1}, {1, 70, 129}};
     static const cb_dtype dtypes[] = {CB_F32, CB_BF16, CB_F16, CB_F64, CB_I32, CB_I64};
     FOR_EACH_ISA
     for (int t = 0; t < 6; t++)
@@ -530,8 +485,7 @@ static void reductions_over_any_dimension(void **state)
                 double *expected = cb_alloc((size_t)(outer * inner) * sizeof *expected);
                 for (int64_t o = 0; o < outer; o++)
                     for (int64_t i = 0; i < inner; i++)
-                        expected[o * inner + i] =
-                            reduce_reference((cbk_reduce_op)op, x.exact + o * n * inner + i, n, inner);
+                        expected[o * inner + i] = reduce_reference((cbk_reduce_op)op, x.exact + o * n * inner + i, n, inner);
                 assert_true(cbk_reduce((cbk_reduce_op)op, out.data, out.dtype, x.data, dtypes[t], outer, n, inner));
                 array_expect(&out, expected, dtypes[t] == CB_F32 ? 2e-5 : 1e-5, 1e-5, "reduce");
                 cb_free(expected);
@@ -563,8 +517,7 @@ static void cumulation_runs_both_ways(void **state)
                         for (int n = 0; n < N; n++) {
                             double total = product;
                             for (int m = reverse ? n : 0; m < (reverse ? N : n + 1); m++)
-                                total = product ? total * x.exact[(o * N + m) * I + i]
-                                                : total + x.exact[(o * N + m) * I + i];
+                                total = product ? total * x.exact[(o * N + m) * I + i] : total + x.exact[(o * N + m) * I + i];
                             expected[(o * N + n) * I + i] = total;
                         }
                 assert_true(cbk_cumulate(product ? CBK_PROD : CBK_SUM, floats[t], x.data, x.data, O, N, I, reverse));
@@ -593,7 +546,7 @@ static void sums_are_the_same_for_any_number_of_threads(void **state)
     array_free(&x);
 }
 
-/* ---- indexing ----------------------------------------------------------------------------------- */
+/* ---- indexing ---- */
 
 static void indexing_reads_and_adds(void **state)
 {
@@ -641,7 +594,7 @@ static void indexing_reads_and_adds(void **state)
     cb_error_clear();
 }
 
-/* ---- random numbers ----------------------------------------------------------------------------- */
+/* ---- random numbers ---- */
 
 static void random_arrays_follow_the_generator(void **state)
 {
@@ -690,7 +643,7 @@ static void random_arrays_follow_the_generator(void **state)
     array_free(&many);
 }
 
-/* ---- optimisers --------------------------------------------------------------------------------- */
+/* ---- optimisers ---- */
 
 static void adamw_and_sgd_follow_their_papers(void **state)
 {
@@ -715,13 +668,9 @@ static void adamw_and_sgd_follow_their_papers(void **state)
             pg[t] = g[t].data;
         }
         for (int step = 1; step <= STEPS; step++) {
-            cbk_adamw_args a = {
-                .learning_rate = 0.01, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .step = step, .grad_scale = 0.5};
-            cbk_sgd_args s = {.learning_rate = 0.01,
-                              .momentum = kind == 2 ? 0.9 : 0,
-                              .grad_scale = 0.5,
-                              .nesterov = kind == 2,
-                              .first = step == 1};
+            cbk_adamw_args a = {.learning_rate = 0.01, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .step = step, .grad_scale = 0.5};
+            cbk_sgd_args s = {
+                .learning_rate = 0.01, .momentum = kind == 2 ? 0.9 : 0, .grad_scale = 0.5, .nesterov = kind == 2, .first = step == 1};
             if (kind == 0)
                 cbk_adamw(TENSORS, pp, pm, pv, pg, size, decay, &a);
             else
@@ -733,8 +682,7 @@ static void adamw_and_sgd_follow_their_papers(void **state)
                         rp[t][i] -= 0.01 * decay[t] * rp[t][i];
                         rm[t][i] = 0.9 * rm[t][i] + 0.1 * grad;
                         rv[t][i] = 0.99 * rv[t][i] + 0.01 * grad * grad;
-                        rp[t][i] -=
-                            0.01 * (rm[t][i] / (1 - pow(0.9, step))) / (sqrt(rv[t][i] / (1 - pow(0.99, step))) + 1e-8);
+                        rp[t][i] -= 0.01 * (rm[t][i] / (1 - pow(0.9, step))) / (sqrt(rv[t][i] / (1 - pow(0.99, step))) + 1e-8);
                     } else {
                         grad += decay[t] * rp[t][i];
                         rm[t][i] = step == 1 ? grad : 0.9 * rm[t][i] + grad;

@@ -10,7 +10,7 @@
 
 static const cb_dtype floats[] = {CB_F32, CB_BF16, CB_F16, CB_F64};
 
-/* ---- products ----------------------------------------------------------------------------------- */
+/* ---- products ---- */
 
 typedef struct product_case {
     int64_t m, n, k, batch;
@@ -27,8 +27,7 @@ static void check_product(const product_case *p)
     int64_t lda = (p->transa ? p->m : p->k) + p->pad, ldb = (p->transb ? p->k : p->n) + p->pad, ldc = p->n + p->pad;
     int64_t sa = (p->transa ? p->k : p->m) * lda, sb = (p->transb ? p->n : p->k) * ldb, sc = p->m * ldc;
     array a = array_random(p->a, sa * p->batch + 1, -1, 1), b = array_random(p->b, sb * p->batch + 1, -1, 1);
-    array c = array_random(p->c, sc * p->batch + 1, -1, 1),
-          bias = array_random(p->bias < 0 ? CB_F32 : (cb_dtype)p->bias, p->n, -1, 1);
+    array c = array_random(p->c, sc * p->batch + 1, -1, 1), bias = array_random(p->bias < 0 ? CB_F32 : (cb_dtype)p->bias, p->n, -1, 1);
     double *expected = cb_alloc((size_t)c.count * sizeof *expected), *scale = cb_alloc((size_t)c.count * sizeof *scale);
     memcpy(expected, c.exact, (size_t)c.count * sizeof *expected);
     for (int64_t e = 0; e < p->batch; e++)
@@ -70,10 +69,9 @@ static void check_product(const product_case *p)
     double absolute = p->a == CB_F64 ? 1e-12 : rounds ? 0x1p-8 * sqrt((double)p->k + 1) : 1e-5 * sqrt((double)p->k + 1);
     absolute *= fabs(p->alpha);
     char what[160];
-    snprintf(what, sizeof what, "gemm %lldx%lldx%lld batch %lld %c%c %s %s alpha %g beta %g bias %d pad %lld",
-             (long long)p->m, (long long)p->n, (long long)p->k, (long long)p->batch, p->transa ? 'T' : 'N',
-             p->transb ? 'T' : 'N', cb_dtype_name(p->a), cb_dtype_name(p->b), p->alpha, p->beta, p->bias,
-             (long long)p->pad);
+    snprintf(what, sizeof what, "gemm %lldx%lldx%lld batch %lld %c%c %s %s alpha %g beta %g bias %d pad %lld", (long long)p->m,
+             (long long)p->n, (long long)p->k, (long long)p->batch, p->transa ? 'T' : 'N', p->transb ? 'T' : 'N', cb_dtype_name(p->a),
+             cb_dtype_name(p->b), p->alpha, p->beta, p->bias, (long long)p->pad);
     array_expect(&c, expected, absolute, 0, what);
     cb_free(expected);
     cb_free(scale);
@@ -86,35 +84,12 @@ static void check_product(const product_case *p)
 static void products_of_every_shape_and_kind(void **state)
 {
     (void)state;
-    static const int64_t shapes[][3] = {
-        {1,   1,   1  },
-        {7,   5,   3  },
-        {17,  33,  65 },
-        {64,  64,  64 },
-        {1,   70,  300},
-        {130, 1,   40 },
-        {3,   257, 16 },
-        {100, 8,   200},
-        {90,  200, 8  },
-        {8,   90,  129},
-        {65,  2,   7  },
-        {0,   5,   3  },
-        {4,   0,   3  },
-        {5,   6,   0  },
-        {4,   300, 130},
-        {200, 16,  333}
-    };
-    static const cb_dtype kinds[][3] = {
-        {CB_F32,  CB_F32,  CB_F32 },
-        {CB_BF16, CB_BF16, CB_BF16},
-        {CB_BF16, CB_BF16, CB_F32 },
-        {CB_F64,  CB_F64,  CB_F64 },
-        {CB_F16,  CB_F16,  CB_F16 },
-        {CB_F32,  CB_BF16, CB_F32 },
-        {CB_BF16, CB_F32,  CB_BF16},
-        {CB_F32,  CB_F32,  CB_BF16},
-        {CB_F16,  CB_BF16, CB_F32 }
-    };
+    static const int64_t shapes[][3] = {{1, 1, 1},    {7, 5, 3},     {17, 33, 65},  {64, 64, 64},  {1, 70, 300}, {130, 1, 40},
+                                        {3, 257, 16}, {100, 8, 200}, {90, 200, 8},  {8, 90, 129},  {65, 2, 7},   {0, 5, 3},
+                                        {4, 0, 3},    {5, 6, 0},     {4, 300, 130}, {200, 16, 333}};
+    static const cb_dtype kinds[][3] = {{CB_F32, CB_F32, CB_F32},   {CB_BF16, CB_BF16, CB_BF16}, {CB_BF16, CB_BF16, CB_F32},
+                                        {CB_F64, CB_F64, CB_F64},   {CB_F16, CB_F16, CB_F16},    {CB_F32, CB_BF16, CB_F32},
+                                        {CB_BF16, CB_F32, CB_BF16}, {CB_F32, CB_F32, CB_BF16},   {CB_F16, CB_BF16, CB_F32}};
     FOR_EACH_ISA
     for (int k = 0; k < 9; k++)
         for (int s = 0; s < 16; s++)
@@ -153,25 +128,9 @@ static void products_of_every_shape_and_kind(void **state)
 static void thin_products(void **state)
 {
     (void)state;
-    static const int64_t shapes[][3] = {
-        {150, 8,   200},
-        {67,  1,   65 },
-        {100, 17,  131},
-        {64,  32,  64 },
-        {8,   150, 200},
-        {1,   300, 129},
-        {3,   131, 77 },
-        {32,  97,  150},
-        {150, 200, 8  },
-        {67,  193, 1  },
-        {70,  130, 31 },
-        {129, 300, 16 }
-    };
-    static const cb_dtype kinds[][3] = {
-        {CB_F32,  CB_F32,  CB_F32 },
-        {CB_BF16, CB_BF16, CB_BF16},
-        {CB_BF16, CB_BF16, CB_F32 }
-    };
+    static const int64_t shapes[][3] = {{150, 8, 200}, {67, 1, 65},   {100, 17, 131}, {64, 32, 64}, {8, 150, 200}, {1, 300, 129},
+                                        {3, 131, 77},  {32, 97, 150}, {150, 200, 8},  {67, 193, 1}, {70, 130, 31}, {129, 300, 16}};
+    static const cb_dtype kinds[][3] = {{CB_F32, CB_F32, CB_F32}, {CB_BF16, CB_BF16, CB_BF16}, {CB_BF16, CB_BF16, CB_F32}};
     FOR_EACH_ISA
     for (int k = 0; k < 3; k++)
         for (int s = 0; s < 12; s++)
@@ -199,16 +158,8 @@ static void product_blocks_of_converted_operands_fit_together(void **state)
     (void)state;
     FOR_EACH_ISA
     {
-        check_product(&(product_case){.m = 3,
-                                      .n = 2500,
-                                      .k = 1024,
-                                      .batch = 1,
-                                      .transb = true,
-                                      .a = CB_F32,
-                                      .b = CB_BF16,
-                                      .c = CB_F32,
-                                      .alpha = 1,
-                                      .bias = CB_F32});
+        check_product(&(product_case){
+            .m = 3, .n = 2500, .k = 1024, .batch = 1, .transb = true, .a = CB_F32, .b = CB_BF16, .c = CB_F32, .alpha = 1, .bias = CB_F32});
         check_product(&(product_case){.m = 2300,
                                       .n = 3,
                                       .k = 1024,
@@ -221,16 +172,8 @@ static void product_blocks_of_converted_operands_fit_together(void **state)
                                       .beta = 1,
                                       .bias = -1});
     }
-    cbk_gemm_args bad = {.m = 2,
-                         .n = 2,
-                         .k = 3,
-                         .a_dtype = CB_F32,
-                         .b_dtype = CB_F32,
-                         .c_dtype = CB_F32,
-                         .lda = 2,
-                         .ldb = 2,
-                         .ldc = 2,
-                         .alpha = 1};
+    cbk_gemm_args bad = {
+        .m = 2, .n = 2, .k = 3, .a_dtype = CB_F32, .b_dtype = CB_F32, .c_dtype = CB_F32, .lda = 2, .ldb = 2, .ldc = 2, .alpha = 1};
     assert_false(cbk_gemm(&bad));
     cb_error_clear();
     bad.a_dtype = CB_I32;
@@ -241,8 +184,7 @@ static void product_blocks_of_converted_operands_fit_together(void **state)
 static void repeated_products_allocate_nothing_new(void **state)
 {
     (void)state;
-    product_case p = {
-        .m = 64, .n = 64, .k = 64, .batch = 1, .a = CB_F32, .b = CB_F32, .c = CB_F32, .alpha = 1, .bias = -1};
+    product_case p = {.m = 64, .n = 64, .k = 64, .batch = 1, .a = CB_F32, .b = CB_F32, .c = CB_F32, .alpha = 1, .bias = -1};
     check_product(&p);
     uint64_t before = cb_memory().system_allocations;
     for (int i = 0; i < 20; i++)
@@ -262,10 +204,9 @@ static void repeated_products_allocate_nothing_new(void **state)
     assert_true(cb_memory().live_bytes < live);
 }
 
-/* ---- norms -------------------------------------------------------------------------------------- */
+/* ---- norms ---- */
 
-static double norm_value(bool layer, const double *x, const double *w, const double *b, int64_t c, int64_t at,
-                         double eps)
+static double norm_value(bool layer, const double *x, const double *w, const double *b, int64_t c, int64_t at, double eps)
 {
     double mean = 0, square = 0;
     for (int64_t i = 0; i < c; i++)
@@ -276,8 +217,7 @@ static double norm_value(bool layer, const double *x, const double *w, const dou
 }
 
 /* sum of dy * y for one row */
-static double norm_loss(bool layer, const double *x, const double *w, const double *b, const double *dy, int64_t c,
-                        double eps)
+static double norm_loss(bool layer, const double *x, const double *w, const double *b, const double *dy, int64_t c, double eps)
 {
     double loss = 0;
     for (int64_t i = 0; i < c; i++)
@@ -289,18 +229,16 @@ static void check_norm(bool layer, cb_dtype dtype, cb_dtype weight_dtype, bool w
 {
     double eps = 1e-3, h = 1e-5;
     cb_dtype stats = dtype == CB_F64 ? CB_F64 : CB_F32;
-    array x = array_random(dtype, n * c, -2, 2), dy = array_random(dtype, n * c, -1, 1),
-          w = array_random(weight_dtype, c, 0.5, 1.5), b = array_random(weight_dtype, c, -1, 1),
-          y = array_new(dtype, n * c), mean = array_new(stats, n), rstd = array_new(stats, n),
+    array x = array_random(dtype, n * c, -2, 2), dy = array_random(dtype, n * c, -1, 1), w = array_random(weight_dtype, c, 0.5, 1.5),
+          b = array_random(weight_dtype, c, -1, 1), y = array_new(dtype, n * c), mean = array_new(stats, n), rstd = array_new(stats, n),
           dx = array_new(dtype, n * c), dw = array_random(stats, c, -1, 1), db = array_random(stats, c, -1, 1);
     void *wp = weighted ? w.data : NULL, *bp = weighted && layer ? b.data : NULL;
     const double *we = weighted ? w.exact : NULL, *be = weighted && layer ? b.exact : NULL;
     double *expected = cb_alloc((size_t)(n * c + 1) * sizeof *expected), *row = cb_alloc((size_t)(c + 1) * sizeof *row);
     for (int64_t i = 0; i < n * c; i++)
         expected[i] = norm_value(layer, x.exact + i / c * c, we, be, c, i % c, eps);
-    assert_true(
-        layer ? cbk_layer_norm_forward(dtype, y.data, mean.data, rstd.data, x.data, wp, bp, weight_dtype, n, c, eps)
-              : cbk_rms_norm_forward(dtype, y.data, rstd.data, x.data, wp, weight_dtype, n, c, eps));
+    assert_true(layer ? cbk_layer_norm_forward(dtype, y.data, mean.data, rstd.data, x.data, wp, bp, weight_dtype, n, c, eps)
+                      : cbk_rms_norm_forward(dtype, y.data, rstd.data, x.data, wp, weight_dtype, n, c, eps));
     array_expect(&y, expected, 2e-6, 3e-6, "norm");
     double *ew = cb_alloc((size_t)(c + 1) * sizeof *ew), *eb = cb_alloc((size_t)(c + 1) * sizeof *eb);
     memcpy(ew, dw.exact, (size_t)c * sizeof *ew);
@@ -316,11 +254,10 @@ static void check_norm(bool layer, cb_dtype dtype, cb_dtype weight_dtype, bool w
             eb[i] += dy.exact[r * c + i];
         }
     for (int accumulate = 0; accumulate < 2; accumulate++) {
-        assert_true(layer ? cbk_layer_norm_backward(dtype, dx.data, accumulate, accumulate ? NULL : dw.data,
-                                                    accumulate ? NULL : db.data, dy.data, x.data, wp, weight_dtype,
-                                                    mean.data, rstd.data, n, c)
-                          : cbk_rms_norm_backward(dtype, dx.data, accumulate, accumulate ? NULL : dw.data, dy.data,
-                                                  x.data, wp, weight_dtype, rstd.data, n, c));
+        assert_true(layer ? cbk_layer_norm_backward(dtype, dx.data, accumulate, accumulate ? NULL : dw.data, accumulate ? NULL : db.data,
+                                                    dy.data, x.data, wp, weight_dtype, mean.data, rstd.data, n, c)
+                          : cbk_rms_norm_backward(dtype, dx.data, accumulate, accumulate ? NULL : dw.data, dy.data, x.data, wp,
+                                                  weight_dtype, rstd.data, n, c));
         array_expect(&dx, expected, dtype == CB_F64 ? 1e-7 : 3e-5, dtype == CB_BF16 ? 0.01 : 1e-3,
                      accumulate ? "norm, dx added" : "norm, dx");
         for (int64_t i = 0; i < n * c; i++)
@@ -341,14 +278,7 @@ static void check_norm(bool layer, cb_dtype dtype, cb_dtype weight_dtype, bool w
 static void norms_and_their_gradients(void **state)
 {
     (void)state;
-    static const int64_t shapes[][2] = {
-        {1,  1  },
-        {3,  7  },
-        {40, 16 },
-        {5,  33 },
-        {2,  130},
-        {0,  8  }
-    };
+    static const int64_t shapes[][2] = {{1, 1}, {3, 7}, {40, 16}, {5, 33}, {2, 130}, {0, 8}};
     FOR_EACH_ISA
     for (int t = 0; t < 4; t++)
         for (int s = 0; s < 6; s++)
@@ -379,7 +309,7 @@ static void parameter_gradients_do_not_depend_on_threads(void **state)
         array_free(all[i]);
 }
 
-/* ---- softmax ------------------------------------------------------------------------------------ */
+/* ---- softmax ---- */
 
 static void softmax_both_ways(void **state)
 {
@@ -426,7 +356,7 @@ static void softmax_both_ways(void **state)
     }
 }
 
-/* ---- rotary embedding --------------------------------------------------------------------------- */
+/* ---- rotary embedding ---- */
 
 static void rotary_embedding_turns_and_turns_back(void **state)
 {
@@ -499,16 +429,14 @@ static void rotary_embedding_turns_and_turns_back(void **state)
     cb_error_clear();
 }
 
-/* ---- cross-entropy ------------------------------------------------------------------------------ */
+/* ---- cross-entropy ---- */
 
-static void check_cross_entropy(cb_dtype dtype, cb_dtype w_dtype, int64_t n, int64_t c, int64_t v, double smoothing,
-                                bool mean, bool ignore)
+static void check_cross_entropy(cb_dtype dtype, cb_dtype w_dtype, int64_t n, int64_t c, int64_t v, double smoothing, bool mean, bool ignore)
 {
-    array x = array_random(dtype, n * c, -1, 1), w = array_random(w_dtype, v * c, -1, 1),
-          bias = array_random(CB_F32, v, -1, 1);
+    array x = array_random(dtype, n * c, -1, 1), w = array_random(w_dtype, v * c, -1, 1), bias = array_random(CB_F32, v, -1, 1);
     cb_dtype stats = dtype == CB_F64 ? CB_F64 : CB_F32;
-    array dx = array_random(dtype, n * c, -1, 1), dw = array_new(stats, v * c), db = array_new(CB_F32, v),
-          logits = array_new(stats, n * v), dl = array_new(stats, n * v), row_loss = array_new(CB_F32, n);
+    array dx = array_random(dtype, n * c, -1, 1), dw = array_new(stats, v * c), db = array_new(CB_F32, v), logits = array_new(stats, n * v),
+          dl = array_new(stats, n * v), row_loss = array_new(CB_F32, n);
     int64_t *targets = cb_calloc((size_t)n + 1, sizeof *targets), count = 0;
     double *edx = cb_calloc((size_t)(n * c), sizeof *edx), *edw = cb_calloc((size_t)(v * c), sizeof *edw),
            *edb = cb_calloc((size_t)v, sizeof *edb);
@@ -628,7 +556,7 @@ static void cross_entropy_and_its_gradients(void **state)
     assert_true(bad.count == 0 && bad.loss_sum == 0);
 }
 
-/* ---- attention ---------------------------------------------------------------------------------- */
+/* ---- attention ---- */
 
 typedef struct attention_case {
     int64_t batch, tq, tk, heads, kv_heads, size, window, prefix;
@@ -667,28 +595,26 @@ static attention_arrays attention_inputs(const attention_case *c, cb_dtype dtype
 static cbk_attention_args attention_arguments(const attention_case *c, attention_arrays *s, cb_dtype dtype)
 {
     int64_t q_time = c->heads * c->size, k_time = c->kv_heads * c->size;
-    cbk_attention_args a = {
-        .dtype = dtype,
-        .batch = c->batch,
-        .tq = c->tq,
-        .tk = c->tk,
-        .heads = c->heads,
-        .kv_heads = c->kv_heads,
-        .head_size = c->size,
-        .q = s->q.data,
-        .k = s->k.data,
-        .v = s->v.data,
-        .q_stride = {c->tq * q_time, q_time, c->size},
-        .k_stride = {c->tk * k_time, k_time, c->size},
-        .v_stride = {c->tk * k_time, k_time, c->size},
-        .scale = 1 / sqrt((double)c->size),
-        .causal = c->causal,
-        .window = c->window,
-        .prefix = c->prefix,
-        .out = s->out.data,
-        .out_stride = {c->tq * q_time, q_time, c->size},
-        .lse = s->lse.data
-    };
+    cbk_attention_args a = {.dtype = dtype,
+                            .batch = c->batch,
+                            .tq = c->tq,
+                            .tk = c->tk,
+                            .heads = c->heads,
+                            .kv_heads = c->kv_heads,
+                            .head_size = c->size,
+                            .q = s->q.data,
+                            .k = s->k.data,
+                            .v = s->v.data,
+                            .q_stride = {c->tq * q_time, q_time, c->size},
+                            .k_stride = {c->tk * k_time, k_time, c->size},
+                            .v_stride = {c->tk * k_time, k_time, c->size},
+                            .scale = 1 / sqrt((double)c->size),
+                            .causal = c->causal,
+                            .window = c->window,
+                            .prefix = c->prefix,
+                            .out = s->out.data,
+                            .out_stride = {c->tq * q_time, q_time, c->size},
+                            .lse = s->lse.data};
     if (c->segments) {
         a.q_segments = s->q_segments;
         a.k_segments = s->k_segments;
@@ -712,21 +638,19 @@ typedef struct attention_reference {
     double *out, *dq, *dk, *dv, *dpk, *dpv, *dmask;
 } attention_reference;
 
-static void reference_query(const attention_case *c, const attention_arrays *s, attention_reference *r, int64_t b,
-                            int64_t h, int64_t t)
+static void reference_query(const attention_case *c, const attention_arrays *s, attention_reference *r, int64_t b, int64_t h, int64_t t)
 {
-    int64_t keys = c->prefix + c->tk, g = h / (c->heads / c->kv_heads), d = c->size,
-            q_at = ((b * c->tq + t) * c->heads + h) * d;
+    int64_t keys = c->prefix + c->tk, g = h / (c->heads / c->kv_heads), d = c->size, q_at = ((b * c->tq + t) * c->heads + h) * d;
     double *p = cb_calloc((size_t)keys + 1, sizeof *p), sum = 0, scale = 1 / sqrt((double)d), delta = 0;
     int64_t *at = cb_calloc((size_t)keys + 1, sizeof *at);
     for (int64_t j = 0; j < keys; j++) {
         bool prefix = j < c->prefix;
         int64_t key = j - c->prefix, now = t + c->tk - c->tq;
-        at[j] = prefix ? (((c->shared_prefix ? 0 : b) * c->prefix + j) * c->kv_heads + g) * d
-                       : ((b * c->tk + key) * c->kv_heads + g) * d;
-        bool seen = prefix || ((!c->causal || key <= now) && (c->window == 0 || key > now - c->window) &&
-                               (!c->segments || (s->q_segments[b * c->tq + t] >= 0 &&
-                                                 s->q_segments[b * c->tq + t] == s->k_segments[b * c->tk + key])));
+        at[j] = prefix ? (((c->shared_prefix ? 0 : b) * c->prefix + j) * c->kv_heads + g) * d : ((b * c->tk + key) * c->kv_heads + g) * d;
+        bool seen =
+            prefix ||
+            ((!c->causal || key <= now) && (c->window == 0 || key > now - c->window) &&
+             (!c->segments || (s->q_segments[b * c->tq + t] >= 0 && s->q_segments[b * c->tq + t] == s->k_segments[b * c->tk + key])));
         const double *k = (prefix ? s->pk.exact : s->k.exact) + at[j];
         double x = 0;
         for (int64_t i = 0; i < d; i++)
@@ -782,10 +706,9 @@ static void check_attention(const attention_case *c, cb_dtype dtype)
     if (!cbk_attention_forward(&a))
         fail_msg("attention: %s", cb_error_message());
     char what[120];
-    snprintf(what, sizeof what,
-             "attention tq %lld tk %lld H %lld/%lld D %lld window %lld prefix %lld causal %d segments %d mask %d",
-             (long long)c->tq, (long long)c->tk, (long long)c->heads, (long long)c->kv_heads, (long long)c->size,
-             (long long)c->window, (long long)c->prefix, c->causal, c->segments, c->mask);
+    snprintf(what, sizeof what, "attention tq %lld tk %lld H %lld/%lld D %lld window %lld prefix %lld causal %d segments %d mask %d",
+             (long long)c->tq, (long long)c->tk, (long long)c->heads, (long long)c->kv_heads, (long long)c->size, (long long)c->window,
+             (long long)c->prefix, c->causal, c->segments, c->mask);
     /* bf16: weights (relative error 2^-9 each) and results are rounded */
     double absolute = dtype == CB_F64   ? 1e-12
                       : dtype == CB_F32 ? 2e-6
@@ -816,8 +739,7 @@ static void check_attention(const attention_case *c, cb_dtype dtype)
     array_expect(&dpv, r.dpv, absolute, relative, what);
     if (c->mask)
         array_expect(&dmask, r.dmask, dtype == CB_F64 ? 1e-6 : absolute, relative, what);
-    array *all[] = {&s.q,    &s.k, &s.v, &s.pk, &s.pv, &s.mask, &s.out, &s.lse,
-                    &s.dout, &dq,  &dk,  &dv,   &dpk,  &dpv,    &dmask};
+    array *all[] = {&s.q, &s.k, &s.v, &s.pk, &s.pv, &s.mask, &s.out, &s.lse, &s.dout, &dq, &dk, &dv, &dpk, &dpv, &dmask};
     for (int i = 0; i < 15; i++)
         array_free(all[i]);
     void *blocks[] = {s.q_segments, s.k_segments, r.out, r.dq, r.dk, r.dv, r.dpk, r.dpv, r.dmask};
@@ -829,36 +751,20 @@ static void attention_and_its_gradients(void **state)
 {
     (void)state;
     static const attention_case cases[] = {
-        {.batch = 1,     .tq = 1,     .tk = 1,                  .heads = 1,                                          .kv_heads = 1,.size = 8     },
-        {                 .batch = 2,      .tq = 70,    .tk = 70,               .heads = 2,                                       .kv_heads = 2,.size = 64, .causal = true},
-        {                 .batch = 1,     .tq = 130,   .tk = 130,               .heads = 4,                                       .kv_heads = 2,.size = 16, .causal = true, .segments = true},
-        { .batch = 2,     .tq = 65,    .tk = 65,                 .heads = 2,                                          .kv_heads = 1,.size = 40,     .segments = true},
-        {.batch = 1,     .tq = 5,     .tk = 200,                .heads = 3,                                          .kv_heads = 3,.size = 17,     .causal = true},
-        {   .batch = 1,     .tq = 200,   .tk = 200,                .heads = 1,                                          .kv_heads = 1,.size = 32,     .causal = true, .window = 20},
-        {.batch = 2,              .tq = 33,                .tk = 33,                   .heads = 2,                                               .kv_heads = 1,.size = 24,.causal = true, .prefix = 5},
-        {.batch = 3,
-         .tq = 20,
-         .tk = 20,
-         .heads = 2,
-         .kv_heads = 2,
-         .size = 16,
-         .causal = true,
-         .prefix = 66,
-         .shared_prefix = true},
-        {.batch = 2, .tq = 40,                .tk = 70,                                 .heads = 2,                                                                                    .kv_heads = 2,.size = 128,.mask = true},
-        {.batch = 1,
-         .tq = 9,
-         .tk = 9,
-         .heads = 1,
-         .kv_heads = 1,
-         .size = 256,
-         .mask = true,
-         .causal = true,
-         .prefix = 3},
-        {.batch = 2,  .tq = 64,                 .tk = 128,                                          .heads = 1,                                                                                             .kv_heads = 1,.size = 80},
-        {.batch = 1,     .tq = 3,.tk = 0,.heads = 1,.kv_heads = 1,.size = 8},
-        {.batch = 1,    .tq = 0,  .tk = 4,                                                          .heads = 1,                                                                                                                                                                                                         .kv_heads = 1,                                                                                                                                                                                              .size = 8                                                                                                                                                                                                                                                                                                         },
-        {                                                                                                                                                                                                                                                                                                                                                                                                   .batch = 1, .tq = 6,   .tk = 4,                           .heads = 1,.kv_heads = 1,.size = 8,.causal = true}, /* the first two queries
+        {.batch = 1, .tq = 1, .tk = 1, .heads = 1, .kv_heads = 1, .size = 8},
+        {.batch = 2, .tq = 70, .tk = 70, .heads = 2, .kv_heads = 2, .size = 64, .causal = true},
+        {.batch = 1, .tq = 130, .tk = 130, .heads = 4, .kv_heads = 2, .size = 16, .causal = true, .segments = true},
+        {.batch = 2, .tq = 65, .tk = 65, .heads = 2, .kv_heads = 1, .size = 40, .segments = true},
+        {.batch = 1, .tq = 5, .tk = 200, .heads = 3, .kv_heads = 3, .size = 17, .causal = true},
+        {.batch = 1, .tq = 200, .tk = 200, .heads = 1, .kv_heads = 1, .size = 32, .causal = true, .window = 20},
+        {.batch = 2, .tq = 33, .tk = 33, .heads = 2, .kv_heads = 1, .size = 24, .causal = true, .prefix = 5},
+        {.batch = 3, .tq = 20, .tk = 20, .heads = 2, .kv_heads = 2, .size = 16, .causal = true, .prefix = 66, .shared_prefix = true},
+        {.batch = 2, .tq = 40, .tk = 70, .heads = 2, .kv_heads = 2, .size = 128, .mask = true},
+        {.batch = 1, .tq = 9, .tk = 9, .heads = 1, .kv_heads = 1, .size = 256, .mask = true, .causal = true, .prefix = 3},
+        {.batch = 2, .tq = 64, .tk = 128, .heads = 1, .kv_heads = 1, .size = 80},
+        {.batch = 1, .tq = 3, .tk = 0, .heads = 1, .kv_heads = 1, .size = 8},
+        {.batch = 1, .tq = 0, .tk = 4, .heads = 1, .kv_heads = 1, .size = 8},
+        {.batch = 1, .tq = 6, .tk = 4, .heads = 1, .kv_heads = 1, .size = 8, .causal = true}, /* the first two queries
   see nothing */
     };
     FOR_EACH_ISA
@@ -880,25 +786,23 @@ static void attention_reads_views_and_lets_nan_through(void **state)
     for (int t = 0; t < T; t++)
         for (int part = 0; part < 3; part++)
             memcpy(apart[part] + t * H * D, f + t * FUSED + part * H * D, H * D * sizeof *f);
-    cbk_attention_args a = {
-        .dtype = CB_F32,
-        .batch = 1,
-        .tq = T,
-        .tk = T,
-        .heads = H,
-        .kv_heads = H,
-        .head_size = D,
-        .q = f,
-        .k = f + H * D,
-        .v = f + 2 * H * D,
-        .q_stride = {0, FUSED, D},
-        .k_stride = {0, FUSED, D},
-        .v_stride = {0, FUSED, D},
-        .scale = 0.25,
-        .causal = true,
-        .out = out[0],
-        .out_stride = {0, H * D, D}
-    };
+    cbk_attention_args a = {.dtype = CB_F32,
+                            .batch = 1,
+                            .tq = T,
+                            .tk = T,
+                            .heads = H,
+                            .kv_heads = H,
+                            .head_size = D,
+                            .q = f,
+                            .k = f + H * D,
+                            .v = f + 2 * H * D,
+                            .q_stride = {0, FUSED, D},
+                            .k_stride = {0, FUSED, D},
+                            .v_stride = {0, FUSED, D},
+                            .scale = 0.25,
+                            .causal = true,
+                            .out = out[0],
+                            .out_stride = {0, H * D, D}};
     assert_true(cbk_attention_forward(&a));
     a.q = apart[0];
     a.k = apart[1];

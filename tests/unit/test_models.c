@@ -2,8 +2,7 @@
  * themselves: with and without cache, checkpointing and bf16; saving; and configs and files that must be refused. */
 #include "model_fixtures.h"
 
-/* ---- against transformers
- * --------------------------------------------------------------------------------------------- */
+/* ---- against transformers ---- */
 
 /* HF shifts labels inside its loss: position t predicts label t + 1. */
 static cb_tensor *shifted(const cb_tensor *labels)
@@ -21,8 +20,7 @@ static void logits_equal_transformers(void **state)
     (void)state;
     for (size_t i = 0; i < REFERENCE_COUNT; i++) {
         fixture f = fixture_open(reference_models[i]);
-        assert_close(reference_models[i], cb_model_logits(f.model, f.ids, &(cb_context){0}),
-                     expected_tensor(&f, "logits"), 1e-4);
+        assert_close(reference_models[i], cb_model_logits(f.model, f.ids, &(cb_context){0}), expected_tensor(&f, "logits"), 1e-4);
         fixture_close(&f);
     }
 }
@@ -124,8 +122,7 @@ static void padded_batches_equal_transformers(void **state)
     }
 }
 
-/* ---- against itself
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- against itself ---- */
 
 static void cache_gives_the_same_logits(void **state)
 {
@@ -186,20 +183,15 @@ static void sliding_windows_follow_the_config(void **state)
     (void)state;
     fixture f = fixture_open("qwen2");
     cb_tensor *plain = cb_model_logits(f.model, f.ids, NULL);
-    cb_tensor *off =
-        logits_with("qwen2", "{\"sliding_window\": 4, \"max_window_layers\": 0, \"layer_types\": null}", f.ids);
+    cb_tensor *off = logits_with("qwen2", "{\"sliding_window\": 4, \"max_window_layers\": 0, \"layer_types\": null}", f.ids);
     cb_tensor *counted = logits_with(
-        "qwen2",
-        "{\"use_sliding_window\": true, \"sliding_window\": 4, \"max_window_layers\": 1, \"layer_types\": null}",
-        f.ids);
+        "qwen2", "{\"use_sliding_window\": true, \"sliding_window\": 4, \"max_window_layers\": 1, \"layer_types\": null}", f.ids);
     cb_tensor *listed = logits_with("qwen2",
                                     "{\"use_sliding_window\": true, \"sliding_window\": 4, \"max_window_layers\": 0,"
                                     " \"layer_types\": [\"full_attention\", \"sliding_attention\"]}",
                                     f.ids);
     cb_tensor *both = logits_with(
-        "qwen2",
-        "{\"use_sliding_window\": true, \"sliding_window\": 4, \"max_window_layers\": 0, \"layer_types\": null}",
-        f.ids);
+        "qwen2", "{\"use_sliding_window\": true, \"sliding_window\": 4, \"max_window_layers\": 0, \"layer_types\": null}", f.ids);
     assert_close("window not in use", off, plain, 0);
     assert_close("counted and listed", counted, listed, 0);
     assert_close("before the window", cb_slice(counted, 1, 0, 4, 1), cb_slice(plain, 1, 0, 4, 1), 1e-6);
@@ -213,9 +205,8 @@ static void sliding_windows_follow_the_config(void **state)
 static void dynamic_rope_is_a_longer_base(void **state)
 {
     (void)state;
-    static const char *const dynamic =
-        "{\"rope_parameters\": {\"rope_type\": \"dynamic\", \"rope_theta\": 10000.0, \"factor\": 2.0},"
-        " \"max_position_embeddings\": 8}";
+    static const char *const dynamic = "{\"rope_parameters\": {\"rope_type\": \"dynamic\", \"rope_theta\": 10000.0, \"factor\": 2.0},"
+                                       " \"max_position_embeddings\": 8}";
     fixture f = fixture_open("llama2"); /* D = 12 */
     char base[200];
     snprintf(base, sizeof base, "{\"rope_parameters\": {\"rope_type\": \"default\", \"rope_theta\": %.17g}}",
@@ -247,12 +238,10 @@ static void checkpointing_gives_the_same_bits(void **state)
     (void)state;
     static const struct {
         const char *model, *layer;
-    } cases[] = {
-        {"llama2",  "model.layers.0.self_attn.q_proj"},
-        {"qwen2",   "model.embed_tokens"             },
-        {"mistral", "model.layers.1.mlp.gate_proj"   },
-        {"gpt2",    "transformer.h.0.mlp.c_fc"       }
-    };
+    } cases[] = {{"llama2", "model.layers.0.self_attn.q_proj"},
+                 {"qwen2", "model.embed_tokens"},
+                 {"mistral", "model.layers.1.mlp.gate_proj"},
+                 {"gpt2", "transformer.h.0.mlp.c_fc"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         fixture f = fixture_open(cases[i].model);
         cb_tensor *plain = gradient_of(&f, cases[i].layer, false), *again = gradient_of(&f, cases[i].layer, true);
@@ -287,15 +276,14 @@ static void loss_with_a_normalizer_adds_up(void **state)
     for (int64_t i = 0; i < targets->count; i++)
         count += cb_get(targets, i) >= 0;
     for (int64_t row = 0; row < 2; row++)
-        sum += cb_item(cb_model_loss(f.model, cb_slice(f.ids, 0, row, row + 1, 1),
-                                     cb_slice(targets, 0, row, row + 1, 1), (double)count, NULL));
+        sum += cb_item(
+            cb_model_loss(f.model, cb_slice(f.ids, 0, row, row + 1, 1), cb_slice(targets, 0, row, row + 1, 1), (double)count, NULL));
     assert_ok();
     assert_true(fabs(sum - whole) < 1e-5 * whole);
     fixture_close(&f);
 }
 
-/* ---- modules
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- modules ---- */
 
 static cb_tensor *double_input(const cb_module *m, cb_tensor *x, const cb_context *ctx)
 {
@@ -329,10 +317,7 @@ static void modules_act_where_they_say(void **state)
 {
     (void)state;
     static const cb_module_kind kinds[] = {
-        {.name = "input",  .before = double_input },
-        {.name = "weight", .weight = scale_weight },
-        {.name = "result", .forward = scale_result}
-    };
+        {.name = "input", .before = double_input}, {.name = "weight", .weight = scale_weight}, {.name = "result", .forward = scale_result}};
     static const char *const hosts[] = {"model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj", "lm_head",
                                         "model.layers.1.self_attn.o_proj"};
     double two = 2, half = 0.5;
@@ -398,8 +383,7 @@ static void a_tied_head_can_be_trained_alone(void **state)
 {
     (void)state;
     fixture f = fixture_open("qwen2");
-    cb_layer *head = cb_model_head_layer(f.model),
-             *embedding = cb_layer_find(cb_model_root(f.model), "model.embed_tokens");
+    cb_layer *head = cb_model_head_layer(f.model), *embedding = cb_layer_find(cb_model_root(f.model), "model.embed_tokens");
     int64_t parameters = cb_model_parameter_count(f.model);
     assert_ptr_equal(cb_layer_weight(head, "weight"), cb_layer_weight(embedding, "weight"));
     assert_true(cb_layer_train_copy(head, "weight", CB_F32, true));
@@ -412,8 +396,7 @@ static void a_tied_head_can_be_trained_alone(void **state)
     fixture_close(&f);
 }
 
-/* ---- facts, new models, saving
- * ----------------------------------------------------------------------------------------------- */
+/* ---- facts, new models, saving ---- */
 
 static void a_model_knows_its_sizes(void **state)
 {
@@ -428,8 +411,7 @@ static void a_model_knows_its_sizes(void **state)
      * last norm */
     int64_t block = 2 * 32 * 48 + 2 * 32 * 24 + 2 * 12 + 3 * 32 * 56 + 2 * 32;
     assert_int_equal(cb_model_parameter_count(f.model), 2 * 96 * 32 + 2 * block + 32);
-    double products = 2.0 * (96 * 32 + 2 * (2 * 32 * 48 + 2 * 32 * 24 + 3 * 32 * 56)),
-           attention = 2 * 4 * 10 * 48 / 2.0;
+    double products = 2.0 * (96 * 32 + 2 * (2 * 32 * 48 + 2 * 32 * 24 + 3 * 32 * 56)), attention = 2 * 4 * 10 * 48 / 2.0;
     assert_true(fabs(cb_model_flops_per_token(f.model, 10) - products - attention) < 0.5);
     int32_t eos[4];
     assert_int_equal(cb_model_eos_ids(f.model, eos, 4), 1);
@@ -499,8 +481,7 @@ static void saving_and_loading_changes_nothing(void **state)
 static void saving_keeps_what_it_does_not_know(void **state)
 {
     (void)state;
-    char *from = changed_model("llama2", "{\"something_of_mine\": {\"a\": [1, 2]}}"),
-         *to = strdup("/tmp/cambium-test-XXXXXX");
+    char *from = changed_model("llama2", "{\"something_of_mine\": {\"a\": [1, 2]}}"), *to = strdup("/tmp/cambium-test-XXXXXX");
     assert_non_null(mkdtemp(to));
     fixture f = fixture_open_with("llama2", from, CB_F32);
     assert_true(cb_model_save(f.model, to, CB_F16));
@@ -517,8 +498,7 @@ static void saving_keeps_what_it_does_not_know(void **state)
     remove_model(to);
 }
 
-/* ---- what must be refused
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- what must be refused ---- */
 
 static void refused(const char *reference, const char *changes, cb_status status, const char *part_of_message)
 {
@@ -529,8 +509,7 @@ static void refused(const char *reference, const char *changes, cb_status status
     if (model)
         fail_msg("%s was loaded with %s", reference, changes);
     if (cb_error_status() != status || !strstr(cb_error_message(), part_of_message))
-        fail_msg("%s: status %d, \"%s\"; expected \"%s\"", changes, cb_error_status(), cb_error_message(),
-                 part_of_message);
+        fail_msg("%s: status %d, \"%s\"; expected \"%s\"", changes, cb_error_status(), cb_error_message(), part_of_message);
     cb_error_clear();
     cb_memory_stats after = cb_memory();
     assert_int_equal(after.live_bytes, before);
@@ -543,10 +522,8 @@ static void configs_that_do_not_fit_are_refused(void **state)
     (void)state;
     refused("llama2", "{\"intermediate_size\": 64}", CB_ERR_FORMAT, "expected (64, 48)");
     refused("llama2", "{\"num_hidden_layers\": 3}", CB_ERR_FORMAT, "model.layers.2.input_layernorm.weight is missing");
-    refused("llama2", "{\"vocab_size\": 97}", CB_ERR_FORMAT,
-            "model.embed_tokens.weight has shape (96, 48), expected (97, 48)");
-    refused("llama2", "{\"model_type\": \"nosuch\"}", CB_ERR_UNSUPPORTED,
-            "expected one of llama, mistral, qwen2, qwen3, gpt2");
+    refused("llama2", "{\"vocab_size\": 97}", CB_ERR_FORMAT, "model.embed_tokens.weight has shape (96, 48), expected (97, 48)");
+    refused("llama2", "{\"model_type\": \"nosuch\"}", CB_ERR_UNSUPPORTED, "expected one of llama, mistral, qwen2, qwen3, gpt2");
     refused("llama2", "{\"model_type\": null}", CB_ERR_FORMAT, "model_type is missing");
     refused("llama2", "{\"model_type\": 3}", CB_ERR_FORMAT, "model_type");
     refused("llama2", "{\"hidden_size\": null}", CB_ERR_FORMAT, "hidden_size is missing");
@@ -561,14 +538,13 @@ static void configs_that_do_not_fit_are_refused(void **state)
     refused("llama2", "{\"hidden_act\": \"nosuch\"}", CB_ERR_UNSUPPORTED, "hidden_act is \"nosuch\"");
     refused("llama2", "{\"attention_bias\": true}", CB_ERR_FORMAT, "q_proj.bias is missing");
     refused("llama2", "{\"eos_token_id\": \"x\"}", CB_ERR_FORMAT, "eos_token_id");
-    refused("llama2", "{\"rope_parameters\": {\"rope_type\": \"nosuch\"}}", CB_ERR_UNSUPPORTED,
-            "rope_type is \"nosuch\"");
+    refused("llama2", "{\"rope_parameters\": {\"rope_type\": \"nosuch\"}}", CB_ERR_UNSUPPORTED, "rope_type is \"nosuch\"");
     refused("llama2", "{\"rope_parameters\": {\"rope_type\": \"linear\", \"factor\": 0}}", CB_ERR_FORMAT, "factor");
     refused("llama2", "{\"rope_parameters\": {\"rope_theta\": -1}}", CB_ERR_FORMAT, "rope_theta is -1");
     refused("llama2", "{\"rope_parameters\": [1]}", CB_ERR_FORMAT, "rope_parameters is not an object");
     refused("mistral", "{\"sliding_window\": -4}", CB_ERR_FORMAT, "sliding_window is -4");
-    refused("qwen2", "{\"use_sliding_window\": true, \"sliding_window\": 4, \"layer_types\": [\"full_attention\"]}",
-            CB_ERR_FORMAT, "layer_types[1]");
+    refused("qwen2", "{\"use_sliding_window\": true, \"sliding_window\": 4, \"layer_types\": [\"full_attention\"]}", CB_ERR_FORMAT,
+            "layer_types[1]");
     refused("gpt2", "{\"n_head\": 5}", CB_ERR_FORMAT, "n_embd is 32");
     refused("gpt2", "{\"add_cross_attention\": true}", CB_ERR_UNSUPPORTED, "add_cross_attention");
 }
@@ -581,8 +557,7 @@ static void hostile_sizes_cost_nothing(void **state)
     refused("llama2", "{\"num_hidden_layers\": 65536}", CB_ERR_FORMAT, "missing");
     refused("llama2", "{\"num_hidden_layers\": 9223372036854775807}", CB_ERR_FORMAT, "num_hidden_layers");
     refused("llama2", "{\"intermediate_size\": 16777216}", CB_ERR_FORMAT, "gate_proj");
-    refused("llama2", "{\"head_dim\": 65536, \"num_attention_heads\": 65536, \"num_key_value_heads\": 65536}",
-            CB_ERR_FORMAT, "q_proj");
+    refused("llama2", "{\"head_dim\": 65536, \"num_attention_heads\": 65536, \"num_key_value_heads\": 65536}", CB_ERR_FORMAT, "q_proj");
     refused("gpt2", "{\"n_positions\": 2147483647}", CB_ERR_FORMAT, "wpe");
 }
 

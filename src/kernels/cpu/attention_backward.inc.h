@@ -46,18 +46,16 @@ INLINE void words_along_rows(cb_dtype dtype, uint32_t *to, const uint32_t *rows,
 }
 
 /* Q, dO, lse and delta of a tile of queries. */
-INLINE void load_queries(cb_dtype dtype, const cbk_attention_job *job, backward_state *s, int64_t batch, int64_t head,
-                         int64_t t, int64_t rows)
+INLINE void load_queries(cb_dtype dtype, const cbk_attention_job *job, backward_state *s, int64_t batch, int64_t head, int64_t t,
+                         int64_t rows)
 {
     const cbk_attention_args *a = job->args;
     const cbk_attention_gradients *g = job->gradients;
     int64_t element = dtype == CB_F32 ? 4 : 2, words = job->depth / job->step;
-    const char *q =
-        (const char *)a->q + (batch * a->q_stride.batch + t * a->q_stride.time + head * a->q_stride.head) * element;
-    const char *dout = (const char *)g->dout +
-                       (batch * g->dout_stride.batch + t * g->dout_stride.time + head * g->dout_stride.head) * element;
-    const char *out = (const char *)a->out +
-                      (batch * a->out_stride.batch + t * a->out_stride.time + head * a->out_stride.head) * element;
+    const char *q = (const char *)a->q + (batch * a->q_stride.batch + t * a->q_stride.time + head * a->q_stride.head) * element;
+    const char *dout =
+        (const char *)g->dout + (batch * g->dout_stride.batch + t * g->dout_stride.time + head * g->dout_stride.head) * element;
+    const char *out = (const char *)a->out + (batch * a->out_stride.batch + t * a->out_stride.time + head * a->out_stride.head) * element;
     pack_rows(dtype, s->rows, q, a->q_stride.time, rows, a->head_size, job->depth);
     pack_rows(dtype, s->out_rows, dout, g->dout_stride.time, rows, a->head_size, job->depth);
     transpose_words(s->queries_t, s->rows, CBK_TILE, words);
@@ -74,8 +72,8 @@ INLINE void load_queries(cb_dtype dtype, const cbk_attention_job *job, backward_
             s->lse[i] = lse;
         vf d = {0};
         FOR_VECTORS(j, left, a->head_size)
-        d = d + load(dtype, dout + i * g->dout_stride.time * element, j, left) *
-                    load(dtype, out + i * a->out_stride.time * element, j, left);
+        d = d +
+            load(dtype, dout + i * g->dout_stride.time * element, j, left) * load(dtype, out + i * a->out_stride.time * element, j, left);
         s->delta[i] = sum_of(d);
     }
 }
@@ -89,8 +87,8 @@ INLINE void seeing_queries(const cbk_attention_args *a, int64_t key, int64_t *lo
 }
 
 /* P^T and dS^T of one key against the tile's queries t.. */
-INLINE void weights_of_key(bool pairs, const cbk_attention_job *job, backward_state *s, int64_t batch, int64_t head,
-                           int64_t t, cbk_key_block block, int64_t i, bool partly)
+INLINE void weights_of_key(bool pairs, const cbk_attention_job *job, backward_state *s, int64_t batch, int64_t head, int64_t t,
+                           cbk_key_block block, int64_t i, bool partly)
 {
     const cbk_attention_args *a = job->args;
     float *scores = s->scores + i * CBK_TILE, *dweights = s->dweights + i * CBK_TILE, scale = (float)a->scale;
@@ -132,8 +130,8 @@ INLINE void weights_of_key(bool pairs, const cbk_attention_job *job, backward_st
     }
 }
 
-INLINE void backward_block(cb_dtype dtype, const cbk_attention_job *job, backward_state *s, int64_t batch, int64_t head,
-                           int64_t t, int64_t rows, int64_t index)
+INLINE void backward_block(cb_dtype dtype, const cbk_attention_job *job, backward_state *s, int64_t batch, int64_t head, int64_t t,
+                           int64_t rows, int64_t index)
 {
     const cbk_attention_args *a = job->args;
     bool pairs = uses_pairs(dtype);
@@ -141,46 +139,41 @@ INLINE void backward_block(cb_dtype dtype, const cbk_attention_job *job, backwar
     cbk_sight sight = cbk_attention_sight(a, batch, t, rows, block);
     if (sight == CBK_SEES_NONE)
         return;
-    int64_t kv_head = head / (a->heads / a->kv_heads), depth = job->depth, words = depth / job->step,
-            row_words = CBK_TILE / job->step;
-    TILE_PRODUCT(pairs, CBK_TILE, CBK_TILE, words, cbk_attention_form(job, batch, kv_head, index, 0), words,
-                 s->queries_t, CBK_TILE, s->scores, CBK_TILE, false);
-    TILE_PRODUCT(pairs, CBK_TILE, CBK_TILE, words, cbk_attention_form(job, batch, kv_head, index, 1), words, s->dout_t,
-                 CBK_TILE, s->dweights, CBK_TILE, false);
+    int64_t kv_head = head / (a->heads / a->kv_heads), depth = job->depth, words = depth / job->step, row_words = CBK_TILE / job->step;
+    TILE_PRODUCT(pairs, CBK_TILE, CBK_TILE, words, cbk_attention_form(job, batch, kv_head, index, 0), words, s->queries_t, CBK_TILE,
+                 s->scores, CBK_TILE, false);
+    TILE_PRODUCT(pairs, CBK_TILE, CBK_TILE, words, cbk_attention_form(job, batch, kv_head, index, 1), words, s->dout_t, CBK_TILE,
+                 s->dweights, CBK_TILE, false);
     if (sight == CBK_SEES_SOME)
         for (int64_t i = 0; i < CBK_TILE; i++)
             weights_of_key(pairs, job, s, batch, head, t, block, i, true);
     else
         for (int64_t i = 0; i < CBK_TILE; i++)
             weights_of_key(pairs, job, s, batch, head, t, block, i, false);
-    TILE_PRODUCT(pairs, CBK_TILE, depth, row_words, s->weights, row_words, s->dout, depth,
-                 s->dv + index * CBK_TILE * depth, depth, true);
-    TILE_PRODUCT(pairs, CBK_TILE, depth, row_words, s->dscores, row_words, s->queries, depth,
-                 s->dk + index * CBK_TILE * depth, depth, true);
+    TILE_PRODUCT(pairs, CBK_TILE, depth, row_words, s->weights, row_words, s->dout, depth, s->dv + index * CBK_TILE * depth, depth, true);
+    TILE_PRODUCT(pairs, CBK_TILE, depth, row_words, s->dscores, row_words, s->queries, depth, s->dk + index * CBK_TILE * depth, depth,
+                 true);
     words_along_rows(dtype, s->dscores_by_key, s->dscores, CBK_TILE);
-    TILE_PRODUCT(pairs, depth, CBK_TILE, row_words, cbk_attention_form(job, batch, kv_head, index, 2), row_words,
-                 s->dscores_by_key, CBK_TILE, s->dq_t, CBK_TILE, true);
+    TILE_PRODUCT(pairs, depth, CBK_TILE, row_words, cbk_attention_form(job, batch, kv_head, index, 2), row_words, s->dscores_by_key,
+                 CBK_TILE, s->dq_t, CBK_TILE, true);
 }
 
-INLINE void store_dq(cb_dtype dtype, const cbk_attention_job *job, backward_state *s, int64_t batch, int64_t head,
-                     int64_t t, int64_t rows)
+INLINE void store_dq(cb_dtype dtype, const cbk_attention_job *job, backward_state *s, int64_t batch, int64_t head, int64_t t, int64_t rows)
 {
     const cbk_attention_args *a = job->args;
     const cbk_attention_gradients *g = job->gradients;
     int64_t element = dtype == CB_F32 ? 4 : 2;
     transpose_words(s->rows, (const uint32_t *)s->dq_t, job->depth, CBK_TILE);
     for (int64_t i = 0; i < rows; i++) {
-        char *to = (char *)g->dq +
-                   (batch * g->dq_stride.batch + (t + i) * g->dq_stride.time + head * g->dq_stride.head) * element;
+        char *to = (char *)g->dq + (batch * g->dq_stride.batch + (t + i) * g->dq_stride.time + head * g->dq_stride.head) * element;
         FOR_VECTORS(j, left, a->head_size)
         store(dtype, to, j, load_f32((const float *)s->rows + i * job->depth + j, V), left);
     }
 }
 
 /* Rows of dK or dV of one block: to the array of dtype, or added to the prefix's f32 gradient. */
-INLINE void store_key_gradient(cb_dtype dtype, const cbk_attention_job *job, const float *from, int64_t index,
-                               int64_t batch, int64_t kv_head, void *to, const cbk_attention_strides *stride,
-                               void *prefix)
+INLINE void store_key_gradient(cb_dtype dtype, const cbk_attention_job *job, const float *from, int64_t index, int64_t batch,
+                               int64_t kv_head, void *to, const cbk_attention_strides *stride, void *prefix)
 {
     const cbk_attention_args *a = job->args;
     cbk_key_block block = cbk_attention_block(job, index);
@@ -190,13 +183,11 @@ INLINE void store_key_gradient(cb_dtype dtype, const cbk_attention_job *job, con
     for (int64_t i = 0; i < block.count; i++) {
         const float *row = from + (index * CBK_TILE + i) * job->depth;
         if (block.prefix) { /* (batch, P, Hkv, D) */
-            float *target =
-                (float *)prefix + ((batch * a->prefix + block.first + i) * a->kv_heads + kv_head) * a->head_size;
+            float *target = (float *)prefix + ((batch * a->prefix + block.first + i) * a->kv_heads + kv_head) * a->head_size;
             memcpy(target, row, (size_t)a->head_size * sizeof *row);
             continue;
         }
-        char *target =
-            (char *)to + (batch * stride->batch + (block.first + i) * stride->time + kv_head * stride->head) * element;
+        char *target = (char *)to + (batch * stride->batch + (block.first + i) * stride->time + kv_head * stride->head) * element;
         FOR_VECTORS(j, left, a->head_size)
         store(dtype, target, j, load_f32(row + j, V), left);
     }

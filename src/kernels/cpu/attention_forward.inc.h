@@ -5,10 +5,9 @@
  * O e^(m_old - m) + P V; l = l e^(m_old - m) + row sums of P.  At the end O / l is the result and m + log l its
  * log-sum-exp. */
 
-/* ---- the forms of K and V ----------------------------------------------------------------------- */
+/* ---- the forms of K and V ---- */
 
-INLINE const void *key_rows(const cbk_attention_args *a, bool values, int64_t batch, int64_t kv_head,
-                            cbk_key_block block, int64_t *stride)
+INLINE const void *key_rows(const cbk_attention_args *a, bool values, int64_t batch, int64_t kv_head, cbk_key_block block, int64_t *stride)
 {
     int64_t element = a->dtype == CB_F32 ? 4 : 2, offset;
     const void *base;
@@ -31,8 +30,7 @@ INLINE void pack_block(cb_dtype dtype, const cbk_attention_job *job, int64_t bat
     const cbk_attention_args *a = job->args;
     cbk_key_block block = cbk_attention_block(job, index);
     int64_t k_stride, v_stride, depth = job->depth, words = depth / job->step;
-    const void *k = key_rows(a, false, batch, kv_head, block, &k_stride),
-               *v = key_rows(a, true, batch, kv_head, block, &v_stride);
+    const void *k = key_rows(a, false, batch, kv_head, block, &k_stride), *v = key_rows(a, true, batch, kv_head, block, &v_stride);
     uint32_t *form[CBK_BACKWARD_FORMS];
     for (int i = 0; i < (job->gradients ? CBK_BACKWARD_FORMS : CBK_FORWARD_FORMS); i++)
         form[i] = cbk_attention_form(job, batch, kv_head, index, i);
@@ -65,7 +63,7 @@ static void attention_pack(const struct cbk_attention_job *job, int64_t batch, i
         pack_block(CB_BF16, job, batch, kv_head, block);
 }
 
-/* ---- masks -------------------------------------------------------------------------------------- */
+/* ---- masks ---- */
 
 /* Lanes first..first+V-1 that lie in low..high-1 and whose segment is `segment` (lane_segments NULL: any). */
 INLINE vi visible_lanes(int64_t first, int64_t low, int64_t high, const int32_t *lane_segments, int32_t segment)
@@ -73,12 +71,7 @@ INLINE vi visible_lanes(int64_t first, int64_t low, int64_t high, const int32_t 
     vi lane;
     for (int j = 0; j < V; j++)
         lane[j] = j;
-    int64_t from = low - first < 0   ? 0
-                   : low - first > V ? V
-                                     : low - first,
-            to = high - first < 0   ? 0
-                 : high - first > V ? V
-                                    : high - first;
+    int64_t from = low - first < 0 ? 0 : low - first > V ? V : low - first, to = high - first < 0 ? 0 : high - first > V ? V : high - first;
     vi visible = (vi)(lane >= splat_int((int32_t)from)) & (vi)(lane < splat_int((int32_t)to));
     if (lane_segments && to > from) {
         vi ids = splat_int(-1);
@@ -98,8 +91,7 @@ INLINE void visible_keys(const cbk_attention_args *a, int64_t t, int64_t *low, i
 }
 
 /* One row of scores against a block of ordinary keys: adds the mask and takes out what query t may not see. */
-INLINE void mask_row(const cbk_attention_args *a, float *scores, int64_t batch, int64_t head, int64_t t,
-                     cbk_key_block block, bool partly)
+INLINE void mask_row(const cbk_attention_args *a, float *scores, int64_t batch, int64_t head, int64_t t, cbk_key_block block, bool partly)
 {
     if (a->mask) {
         const float *m = a->mask + batch * a->mask_batch_stride + head * a->mask_head_stride + t * a->mask_query_stride;
@@ -118,7 +110,7 @@ INLINE void mask_row(const cbk_attention_args *a, float *scores, int64_t batch, 
     }
 }
 
-/* ---- one tile ----------------------------------------------------------------------------------- */
+/* ---- one tile ---- */
 
 typedef struct forward_state {
     uint32_t *queries; /* (CBK_TILE, words) */
@@ -199,8 +191,8 @@ INLINE void softmax_row(bool pairs, const cbk_attention_job *job, forward_state 
     s->sum[i] += row_weights(pairs, s->weights + i * (CBK_TILE / job->step), scores, m, scale);
 }
 
-INLINE void forward_block(cb_dtype dtype, const cbk_attention_job *job, forward_state *s, int64_t batch, int64_t head,
-                          int64_t t, int64_t rows, int64_t index)
+INLINE void forward_block(cb_dtype dtype, const cbk_attention_job *job, forward_state *s, int64_t batch, int64_t head, int64_t t,
+                          int64_t rows, int64_t index)
 {
     const cbk_attention_args *a = job->args;
     bool pairs = uses_pairs(dtype);
@@ -210,8 +202,8 @@ INLINE void forward_block(cb_dtype dtype, const cbk_attention_job *job, forward_
         return;
     int64_t kv_head = head / (a->heads / a->kv_heads), words = job->depth / job->step, key_words = CBK_TILE / job->step;
     float scale = (float)a->scale;
-    TILE_PRODUCT(pairs, rows, CBK_TILE, words, s->queries, words, cbk_attention_form(job, batch, kv_head, index, 0),
-                 CBK_TILE, s->scores, CBK_TILE, false);
+    TILE_PRODUCT(pairs, rows, CBK_TILE, words, s->queries, words, cbk_attention_form(job, batch, kv_head, index, 0), CBK_TILE, s->scores,
+                 CBK_TILE, false);
     bool masked = a->mask && !block.prefix, negative = scale < 0;
     for (int64_t i = 0; i < rows; i++) {
         float *scores = s->scores + i * CBK_TILE;
@@ -223,18 +215,16 @@ INLINE void forward_block(cb_dtype dtype, const cbk_attention_job *job, forward_
             scores[j] = -INFINITY;
         softmax_row(pairs, job, s, i, masked || negative ? 1 : scale);
     }
-    TILE_PRODUCT(pairs, rows, job->depth, key_words, s->weights, key_words,
-                 cbk_attention_form(job, batch, kv_head, index, 1), job->depth, s->out, job->depth, true);
+    TILE_PRODUCT(pairs, rows, job->depth, key_words, s->weights, key_words, cbk_attention_form(job, batch, kv_head, index, 1), job->depth,
+                 s->out, job->depth, true);
 }
 
-INLINE void forward_tile(cb_dtype dtype, const cbk_attention_job *job, int64_t batch, int64_t head, int64_t t,
-                         void *scratch)
+INLINE void forward_tile(cb_dtype dtype, const cbk_attention_job *job, int64_t batch, int64_t head, int64_t t, void *scratch)
 {
     const cbk_attention_args *a = job->args;
     forward_state s = forward_scratch(job, scratch);
     int64_t rows = a->tq - t < CBK_TILE ? a->tq - t : CBK_TILE, element = dtype == CB_F32 ? 4 : 2;
-    const char *q =
-        (const char *)a->q + (batch * a->q_stride.batch + t * a->q_stride.time + head * a->q_stride.head) * element;
+    const char *q = (const char *)a->q + (batch * a->q_stride.batch + t * a->q_stride.time + head * a->q_stride.head) * element;
     pack_rows(dtype, s.queries, q, a->q_stride.time, rows, a->head_size, job->depth);
     memset(s.out, 0, (size_t)(CBK_TILE * job->depth) * sizeof *s.out);
     for (int i = 0; i < CBK_TILE; i++) {
@@ -245,18 +235,15 @@ INLINE void forward_tile(cb_dtype dtype, const cbk_attention_job *job, int64_t b
         forward_block(dtype, job, &s, batch, head, t, rows, j);
     for (int64_t i = 0; i < rows; i++) {
         float l = s.sum[i], inverse = l > 0 || l != l ? 1 / l : 0;
-        char *out = (char *)a->out +
-                    (batch * a->out_stride.batch + (t + i) * a->out_stride.time + head * a->out_stride.head) * element;
+        char *out = (char *)a->out + (batch * a->out_stride.batch + (t + i) * a->out_stride.time + head * a->out_stride.head) * element;
         FOR_VECTORS(j, left, a->head_size)
         store(dtype, out, j, load_f32(s.out + i * job->depth + j, V) * inverse, left);
         if (a->lse)
-            ((float *)a->lse)[(batch * a->heads + head) * a->tq + t + i] =
-                l > 0 || l != l ? s.largest[i] + logf(l) : -INFINITY;
+            ((float *)a->lse)[(batch * a->heads + head) * a->tq + t + i] = l > 0 || l != l ? s.largest[i] + logf(l) : -INFINITY;
     }
 }
 
-static void attention_forward(const struct cbk_attention_job *job, int64_t batch, int64_t head, int64_t first_query,
-                              void *scratch)
+static void attention_forward(const struct cbk_attention_job *job, int64_t batch, int64_t head, int64_t first_query, void *scratch)
 {
     if (job->args->dtype == CB_F32)
         forward_tile(CB_F32, job, batch, head, first_query, scratch);

@@ -24,12 +24,10 @@ typedef struct cbk_attention_job {
  * words along depth, K by (depth, key). */
 enum { CBK_FORWARD_FORMS = 2, CBK_BACKWARD_FORMS = 3 };
 
-static inline uint32_t *cbk_attention_form(const cbk_attention_job *job, int64_t batch, int64_t kv_head, int64_t block,
-                                           int form)
+static inline uint32_t *cbk_attention_form(const cbk_attention_job *job, int64_t batch, int64_t kv_head, int64_t block, int form)
 {
     int64_t forms = job->gradients ? CBK_BACKWARD_FORMS : CBK_FORWARD_FORMS;
-    return job->forms +
-           (((batch * job->args->kv_heads + kv_head) * job->blocks + block) * forms + form) * job->tile_words;
+    return job->forms + (((batch * job->args->kv_heads + kv_head) * job->blocks + block) * forms + form) * job->tile_words;
 }
 
 /* Keys first..first+count-1 of the prefix or of the others. */
@@ -41,8 +39,7 @@ typedef struct cbk_key_block {
 static inline cbk_key_block cbk_attention_block(const cbk_attention_job *job, int64_t block)
 {
     bool prefix = block < job->prefix_blocks;
-    int64_t first = (prefix ? block : block - job->prefix_blocks) * CBK_TILE,
-            total = prefix ? job->args->prefix : job->args->tk;
+    int64_t first = (prefix ? block : block - job->prefix_blocks) * CBK_TILE, total = prefix ? job->args->prefix : job->args->tk;
     return (cbk_key_block){prefix, first, total - first < CBK_TILE ? total - first : CBK_TILE};
 }
 
@@ -60,7 +57,6 @@ cbk_segment_span cbk_attention_span(const int32_t *segments, int64_t count);
 
 /* Whether queries t.. (count of them) of a batch entry see any, and all, of a block's keys. */
 typedef enum cbk_sight { CBK_SEES_NONE, CBK_SEES_SOME, CBK_SEES_ALL } cbk_sight;
-cbk_sight cbk_attention_sight(const cbk_attention_args *args, int64_t batch, int64_t t, int64_t count,
-                              cbk_key_block block);
+cbk_sight cbk_attention_sight(const cbk_attention_args *args, int64_t batch, int64_t t, int64_t count, cbk_key_block block);
 
 #endif

@@ -16,7 +16,7 @@ static void from_f32(cb_dtype dtype, void *to, const float *from, int64_t n)
     WITH_DTYPE(dtype, FOR_VECTORS(i, c, n) store(DT, to, i, load_f32(from + i, c), c));
 }
 
-/* ---- two operands ------------------------------------------------------------------------------- */
+/* ---- two operands ---- */
 
 /* NaN if either is */
 INLINE vf binary_v(cbk_binary_op op, vf a, vf b)
@@ -41,8 +41,7 @@ INLINE vf binary_v(cbk_binary_op op, vf a, vf b)
     }
 }
 
-INLINE void binary_loop(cbk_binary_op op, cb_dtype dtype, void *out, const void *a, int a_step, const void *b,
-                        int b_step, int64_t n)
+INLINE void binary_loop(cbk_binary_op op, cb_dtype dtype, void *out, const void *a, int a_step, const void *b, int b_step, int64_t n)
 {
     vf a0 = splat(load(dtype, a, 0, 1)[0]), b0 = splat(load(dtype, b, 0, 1)[0]);
     if (a_step && b_step) {
@@ -54,13 +53,12 @@ INLINE void binary_loop(cbk_binary_op op, cb_dtype dtype, void *out, const void 
     }
 }
 
-#define BINARY_CASE(name)                                                                                              \
-    case name:                                                                                                         \
-        WITH_DTYPE(dtype, binary_loop(name, DT, out, a, a_step, b, b_step, n));                                        \
+#define BINARY_CASE(name)                                                                                                                  \
+    case name:                                                                                                                             \
+        WITH_DTYPE(dtype, binary_loop(name, DT, out, a, a_step, b, b_step, n));                                                            \
         break
 
-static void binary(cbk_binary_op op, cb_dtype dtype, void *out, const void *a, int a_step, const void *b, int b_step,
-                   int64_t n)
+static void binary(cbk_binary_op op, cb_dtype dtype, void *out, const void *a, int a_step, const void *b, int b_step, int64_t n)
 {
     switch (op) {
         BINARY_CASE(CBK_ADD);
@@ -79,11 +77,10 @@ static void axpby(cb_dtype dtype, void *y, float alpha, const void *x, float bet
     if (beta == 0)
         WITH_DTYPE(dtype, FOR_VECTORS(i, c, n) store(DT, y, i, alpha * load(DT, x, i, c), c));
     else
-        WITH_DTYPE(dtype,
-                   FOR_VECTORS(i, c, n) store(DT, y, i, alpha * load(DT, x, i, c) + beta * load(DT, y, i, c), c));
+        WITH_DTYPE(dtype, FOR_VECTORS(i, c, n) store(DT, y, i, alpha * load(DT, x, i, c) + beta * load(DT, y, i, c), c));
 }
 
-/* ---- one operand -------------------------------------------------------------------------------- */
+/* ---- one operand ---- */
 
 #define GELU_TANH_FACTOR 0.79788456080286536f /* sqrt(2 / pi) */
 #define GELU_TANH_CUBE   0.044715f
@@ -191,8 +188,8 @@ INLINE void unary_loop(cbk_unary_op op, cb_dtype dtype, void *y, const void *x, 
     FOR_VECTORS(i, c, n) store(dtype, y, i, unary_v(op, load(dtype, x, i, c), p, q), c);
 }
 
-INLINE void unary_backward_loop(cbk_unary_op op, cb_dtype dtype, void *dx, const void *dy, const void *x, int64_t n,
-                                float p, float q, bool accumulate)
+INLINE void unary_backward_loop(cbk_unary_op op, cb_dtype dtype, void *dx, const void *dy, const void *x, int64_t n, float p, float q,
+                                bool accumulate)
 {
     FOR_VECTORS(i, c, n)
     {
@@ -203,9 +200,9 @@ INLINE void unary_backward_loop(cbk_unary_op op, cb_dtype dtype, void *dx, const
     }
 }
 
-#define UNARY_CASE(name)                                                                                               \
-    case name:                                                                                                         \
-        WITH_DTYPE(dtype, unary_loop(name, DT, y, x, n, p, q));                                                        \
+#define UNARY_CASE(name)                                                                                                                   \
+    case name:                                                                                                                             \
+        WITH_DTYPE(dtype, unary_loop(name, DT, y, x, n, p, q));                                                                            \
         break
 
 static void unary(cbk_unary_op op, cb_dtype dtype, void *y, const void *x, int64_t n, float p, float q)
@@ -235,13 +232,13 @@ static void unary(cbk_unary_op op, cb_dtype dtype, void *y, const void *x, int64
     }
 }
 
-#define SLOPE_CASE(name)                                                                                               \
-    case name:                                                                                                         \
-        WITH_DTYPE(dtype, unary_backward_loop(name, DT, dx, dy, x, n, p, q, accumulate));                              \
+#define SLOPE_CASE(name)                                                                                                                   \
+    case name:                                                                                                                             \
+        WITH_DTYPE(dtype, unary_backward_loop(name, DT, dx, dy, x, n, p, q, accumulate));                                                  \
         break
 
-static void unary_backward(cbk_unary_op op, cb_dtype dtype, void *dx, const void *dy, const void *x, int64_t n, float p,
-                           float q, bool accumulate)
+static void unary_backward(cbk_unary_op op, cb_dtype dtype, void *dx, const void *dy, const void *x, int64_t n, float p, float q,
+                           bool accumulate)
 {
     switch (op) {
         SLOPE_CASE(CBK_SQUARE);
@@ -257,7 +254,7 @@ static void unary_backward(cbk_unary_op op, cb_dtype dtype, void *dx, const void
     }
 }
 
-/* ---- gated activations -------------------------------------------------------------------------- */
+/* ---- gated activations ---- */
 
 /* act(x) and act'(x) together: they share the expensive part. */
 INLINE void value_and_slope(cbk_unary_op op, vf x, vf *value, vf *slope)
@@ -277,8 +274,7 @@ INLINE void value_and_slope(cbk_unary_op op, vf x, vf *value, vf *slope)
     case CBK_GELU_TANH:
         s = tanh_v(GELU_TANH_FACTOR * (x + GELU_TANH_CUBE * (x * x * x)));
         *value = 0.5f * x * (1.0f + s);
-        *slope =
-            0.5f * (1.0f + s) + 0.5f * x * (1.0f - s * s) * GELU_TANH_FACTOR * (1.0f + 3 * GELU_TANH_CUBE * (x * x));
+        *slope = 0.5f * (1.0f + s) + 0.5f * x * (1.0f - s * s) * GELU_TANH_FACTOR * (1.0f + 3 * GELU_TANH_CUBE * (x * x));
         return;
     default:
         *value = unary_v(op, x, 0, 0);
@@ -291,8 +287,8 @@ INLINE void gated_forward_loop(cbk_unary_op op, cb_dtype dtype, void *y, const v
     FOR_VECTORS(i, c, n) store(dtype, y, i, unary_v(op, load(dtype, gate, i, c), 0, 0) * load(dtype, up, i, c), c);
 }
 
-INLINE void gated_backward_loop(cbk_unary_op op, cb_dtype dtype, void *dgate, void *dup, const void *dy,
-                                const void *gate, const void *up, int64_t n)
+INLINE void gated_backward_loop(cbk_unary_op op, cb_dtype dtype, void *dgate, void *dup, const void *dy, const void *gate, const void *up,
+                                int64_t n)
 {
     FOR_VECTORS(i, c, n)
     {
@@ -305,9 +301,9 @@ INLINE void gated_backward_loop(cbk_unary_op op, cb_dtype dtype, void *dgate, vo
     }
 }
 
-#define GATED_CASE(name, loop, ...)                                                                                    \
-    case name:                                                                                                         \
-        WITH_DTYPE(dtype, loop(name, DT, __VA_ARGS__));                                                                \
+#define GATED_CASE(name, loop, ...)                                                                                                        \
+    case name:                                                                                                                             \
+        WITH_DTYPE(dtype, loop(name, DT, __VA_ARGS__));                                                                                    \
         break
 
 static void gated_forward(cbk_unary_op op, cb_dtype dtype, void *y, const void *gate, const void *up, int64_t n)
@@ -321,8 +317,8 @@ static void gated_forward(cbk_unary_op op, cb_dtype dtype, void *y, const void *
     }
 }
 
-static void gated_backward(cbk_unary_op op, cb_dtype dtype, void *dgate, void *dup, const void *dy, const void *gate,
-                           const void *up, int64_t n)
+static void gated_backward(cbk_unary_op op, cb_dtype dtype, void *dgate, void *dup, const void *dy, const void *gate, const void *up,
+                           int64_t n)
 {
     switch (op) {
         GATED_CASE(CBK_SILU, gated_backward_loop, dgate, dup, dy, gate, up, n);

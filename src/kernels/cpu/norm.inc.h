@@ -6,10 +6,10 @@ INLINE vf weight_at(const float *weight, int64_t i, int64_t c)
     return weight ? load_f32(weight + i, c) : splat(1);
 }
 
-/* ---- RMS norm ----------------------------------------------------------------------------------- */
+/* ---- RMS norm ---- */
 
-INLINE void rms_norm_forward_rows(cb_dtype dtype, void *y, float *rstd, const void *x, const float *weight,
-                                  int64_t first, int64_t last, int64_t c, float eps)
+INLINE void rms_norm_forward_rows(cb_dtype dtype, void *y, float *rstd, const void *x, const float *weight, int64_t first, int64_t last,
+                                  int64_t c, float eps)
 {
     for (int64_t row = first; row < last; row++) {
         vf s0 = {0}, s1 = {0};
@@ -32,16 +32,15 @@ INLINE void rms_norm_forward_rows(cb_dtype dtype, void *y, float *rstd, const vo
     }
 }
 
-static void rms_norm_forward(cb_dtype dtype, void *y, float *rstd, const void *x, const float *weight, int64_t first,
-                             int64_t last, int64_t c, float eps)
+static void rms_norm_forward(cb_dtype dtype, void *y, float *rstd, const void *x, const float *weight, int64_t first, int64_t last,
+                             int64_t c, float eps)
 {
     WITH_DTYPE(dtype, rms_norm_forward_rows(DT, y, rstd, x, weight, first, last, c, eps));
 }
 
 /* dx = r (w dy) - x r^3 / C sum(w dy x);  dw = sum over rows of dy x r */
-INLINE void rms_norm_backward_rows(cb_dtype dtype, void *dx, bool accumulate, float *dweight, const void *dy,
-                                   const void *x, const float *weight, const float *rstd, int64_t first, int64_t last,
-                                   int64_t c)
+INLINE void rms_norm_backward_rows(cb_dtype dtype, void *dx, bool accumulate, float *dweight, const void *dy, const void *x,
+                                   const float *weight, const float *rstd, int64_t first, int64_t last, int64_t c)
 {
     for (int64_t row = first; row < last; row++) {
         int64_t base = row * c;
@@ -61,8 +60,7 @@ INLINE void rms_norm_backward_rows(cb_dtype dtype, void *dx, bool accumulate, fl
         float t = sum_of(s) * r * r * r / (float)c;
         FOR_VECTORS(j, left, c)
         {
-            vf g =
-                load(dtype, dy, base + j, left) * weight_at(weight, j, left) * r - load(dtype, x, base + j, left) * t;
+            vf g = load(dtype, dy, base + j, left) * weight_at(weight, j, left) * r - load(dtype, x, base + j, left) * t;
             if (accumulate)
                 g = g + load(dtype, dx, base + j, left);
             store(dtype, dx, base + j, g, left);
@@ -70,17 +68,16 @@ INLINE void rms_norm_backward_rows(cb_dtype dtype, void *dx, bool accumulate, fl
     }
 }
 
-static void rms_norm_backward(cb_dtype dtype, void *dx, bool accumulate, float *dweight, const void *dy, const void *x,
-                              const float *weight, const float *rstd, int64_t first, int64_t last, int64_t c)
+static void rms_norm_backward(cb_dtype dtype, void *dx, bool accumulate, float *dweight, const void *dy, const void *x, const float *weight,
+                              const float *rstd, int64_t first, int64_t last, int64_t c)
 {
     WITH_DTYPE(dtype, rms_norm_backward_rows(DT, dx, accumulate, dweight, dy, x, weight, rstd, first, last, c));
 }
 
-/* ---- Layer norm --------------------------------------------------------------------------------- */
+/* ---- Layer norm ---- */
 
-INLINE void layer_norm_forward_rows(cb_dtype dtype, void *y, float *mean, float *rstd, const void *x,
-                                    const float *weight, const float *bias, int64_t first, int64_t last, int64_t c,
-                                    float eps)
+INLINE void layer_norm_forward_rows(cb_dtype dtype, void *y, float *mean, float *rstd, const void *x, const float *weight,
+                                    const float *bias, int64_t first, int64_t last, int64_t c, float eps)
 {
     for (int64_t row = first; row < last; row++) {
         int64_t base = row * c;
@@ -107,16 +104,15 @@ INLINE void layer_norm_forward_rows(cb_dtype dtype, void *y, float *mean, float 
     }
 }
 
-static void layer_norm_forward(cb_dtype dtype, void *y, float *mean, float *rstd, const void *x, const float *weight,
-                               const float *bias, int64_t first, int64_t last, int64_t c, float eps)
+static void layer_norm_forward(cb_dtype dtype, void *y, float *mean, float *rstd, const void *x, const float *weight, const float *bias,
+                               int64_t first, int64_t last, int64_t c, float eps)
 {
     WITH_DTYPE(dtype, layer_norm_forward_rows(DT, y, mean, rstd, x, weight, bias, first, last, c, eps));
 }
 
 /* n = (x - mean) r;  dx = r (w dy - mean(w dy) - n mean(w dy n));  dw = sum of dy n, db = sum of dy */
-INLINE void layer_norm_backward_rows(cb_dtype dtype, void *dx, bool accumulate, float *dweight, float *dbias,
-                                     const void *dy, const void *x, const float *weight, const float *mean,
-                                     const float *rstd, int64_t first, int64_t last, int64_t c)
+INLINE void layer_norm_backward_rows(cb_dtype dtype, void *dx, bool accumulate, float *dweight, float *dbias, const void *dy, const void *x,
+                                     const float *weight, const float *mean, const float *rstd, int64_t first, int64_t last, int64_t c)
 {
     for (int64_t row = first; row < last; row++) {
         int64_t base = row * c;
@@ -147,15 +143,13 @@ INLINE void layer_norm_backward_rows(cb_dtype dtype, void *dx, bool accumulate, 
     }
 }
 
-static void layer_norm_backward(cb_dtype dtype, void *dx, bool accumulate, float *dweight, float *dbias, const void *dy,
-                                const void *x, const float *weight, const float *mean, const float *rstd, int64_t first,
-                                int64_t last, int64_t c)
+static void layer_norm_backward(cb_dtype dtype, void *dx, bool accumulate, float *dweight, float *dbias, const void *dy, const void *x,
+                                const float *weight, const float *mean, const float *rstd, int64_t first, int64_t last, int64_t c)
 {
-    WITH_DTYPE(dtype,
-               layer_norm_backward_rows(DT, dx, accumulate, dweight, dbias, dy, x, weight, mean, rstd, first, last, c));
+    WITH_DTYPE(dtype, layer_norm_backward_rows(DT, dx, accumulate, dweight, dbias, dy, x, weight, mean, rstd, first, last, c));
 }
 
-/* ---- Softmax ------------------------------------------------------------------------------------ */
+/* ---- Softmax ---- */
 
 INLINE float row_max(cb_dtype dtype, const void *x, int64_t base, int64_t k)
 {
@@ -174,8 +168,7 @@ INLINE float row_exp_sum(cb_dtype dtype, const void *x, int64_t base, int64_t k,
     return sum_of(s);
 }
 
-INLINE void softmax_forward_rows(cb_dtype dtype, void *y, const void *x, int64_t first, int64_t last, int64_t k,
-                                 bool log)
+INLINE void softmax_forward_rows(cb_dtype dtype, void *y, const void *x, int64_t first, int64_t last, int64_t k, bool log)
 {
     for (int64_t row = first; row < last; row++) {
         int64_t base = row * k;
@@ -199,8 +192,7 @@ static void softmax_forward(cb_dtype dtype, void *y, const void *x, int64_t firs
 }
 
 /* softmax: dx = y (dy - sum(dy y));  log-softmax: dx = dy - e^y sum(dy) */
-INLINE void softmax_backward_rows(cb_dtype dtype, void *dx, const void *dy, const void *y, int64_t first, int64_t last,
-                                  int64_t k, bool log)
+INLINE void softmax_backward_rows(cb_dtype dtype, void *dx, const void *dy, const void *y, int64_t first, int64_t last, int64_t k, bool log)
 {
     for (int64_t row = first; row < last; row++) {
         int64_t base = row * k;
@@ -219,16 +211,15 @@ INLINE void softmax_backward_rows(cb_dtype dtype, void *dx, const void *dy, cons
     }
 }
 
-static void softmax_backward(cb_dtype dtype, void *dx, const void *dy, const void *y, int64_t first, int64_t last,
-                             int64_t k, bool log)
+static void softmax_backward(cb_dtype dtype, void *dx, const void *dy, const void *y, int64_t first, int64_t last, int64_t k, bool log)
 {
     WITH_DTYPE(dtype, softmax_backward_rows(DT, dx, dy, y, first, last, k, log));
 }
 
-/* ---- Rotary embedding --------------------------------------------------------------------------- */
+/* ---- Rotary embedding ---- */
 
-INLINE void rope_heads(cb_dtype dtype, void *y, int64_t y_stride, const void *x, int64_t x_stride, int64_t heads,
-                       int64_t size, int64_t half, const float *cosines, const float *sines, bool inverse)
+INLINE void rope_heads(cb_dtype dtype, void *y, int64_t y_stride, const void *x, int64_t x_stride, int64_t heads, int64_t size,
+                       int64_t half, const float *cosines, const float *sines, bool inverse)
 {
     for (int64_t head = 0; head < heads; head++) {
         int64_t xb = head * x_stride, yb = head * y_stride;
@@ -248,13 +239,13 @@ INLINE void rope_heads(cb_dtype dtype, void *y, int64_t y_stride, const void *x,
     }
 }
 
-static void rope(cb_dtype dtype, void *y, int64_t y_stride, const void *x, int64_t x_stride, int64_t heads,
-                 int64_t size, int64_t half, const float *cosines, const float *sines, bool inverse)
+static void rope(cb_dtype dtype, void *y, int64_t y_stride, const void *x, int64_t x_stride, int64_t heads, int64_t size, int64_t half,
+                 const float *cosines, const float *sines, bool inverse)
 {
     WITH_DTYPE(dtype, rope_heads(DT, y, y_stride, x, x_stride, heads, size, half, cosines, sines, inverse));
 }
 
-/* ---- Cross-entropy ------------------------------------------------------------------------------ */
+/* ---- Cross-entropy ---- */
 
 /* Largest value and sum of exponentials in one walk: pieces that stay in the first cache are looked at twice. */
 INLINE void row_statistics(cb_dtype dtype, const void *x, int64_t v, float *largest, float *exp_sum)
@@ -279,8 +270,7 @@ INLINE float row_sum(cb_dtype dtype, const void *x, int64_t v)
 }
 
 /* loss = lse - (1 - s) x[target] - s mean(x);  dx = softmax - (1 - s) [v = target] - s / V */
-INLINE double cross_entropy_of(const cbk_cross_entropy_row *row, cb_dtype dtype, const void *x, cb_dtype out_dtype,
-                               void *dx)
+INLINE double cross_entropy_of(const cbk_cross_entropy_row *row, cb_dtype dtype, const void *x, cb_dtype out_dtype, void *dx)
 {
     float m, s, smoothing = row->label_smoothing;
     row_statistics(dtype, x, row->v, &m, &s);
@@ -298,8 +288,7 @@ INLINE double cross_entropy_of(const cbk_cross_entropy_row *row, cb_dtype dtype,
     return isnan(m - m) ? NAN : loss;
 }
 
-static double cross_entropy(const cbk_cross_entropy_row *row, cb_dtype dtype, const void *logits, cb_dtype out_dtype,
-                            void *dlogits)
+static double cross_entropy(const cbk_cross_entropy_row *row, cb_dtype dtype, const void *logits, cb_dtype out_dtype, void *dlogits)
 {
     double loss = 0;
     if (dtype == CB_F32 && out_dtype == CB_BF16)

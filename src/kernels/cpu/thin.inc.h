@@ -22,7 +22,7 @@ INLINE void put(const cbk_thin *t, cb_dtype dtype, int64_t at, float sum)
         store(dtype, t->c, at, splat(x), 1);
 }
 
-/* ---- dots --------------------------------------------------------------------------------------- */
+/* ---- dots ---- */
 
 enum { DOT_ROWS = V >= 16 ? 2 : 1 };
 
@@ -61,13 +61,11 @@ INLINE void sums_of(float *sums, const vf *v, int count)
         UNROLL
         for (int i = 0; i < 4; i++) {
             __m512d a = _mm512_castps_pd(t[2 * i]), b = _mm512_castps_pd(t[2 * i + 1]);
-            u[i] =
-                _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+            u[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
         }
         __m512 low = _mm512_add_ps(_mm512_shuffle_f32x4(u[0], u[1], 0x88), _mm512_shuffle_f32x4(u[0], u[1], 0xdd));
         __m512 high = _mm512_add_ps(_mm512_shuffle_f32x4(u[2], u[3], 0x88), _mm512_shuffle_f32x4(u[2], u[3], 0xdd));
-        _mm512_storeu_ps(sums,
-                         _mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd)));
+        _mm512_storeu_ps(sums, _mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd)));
         return;
     }
 #endif
@@ -76,8 +74,7 @@ INLINE void sums_of(float *sums, const vf *v, int count)
 }
 
 /* `rows` of x (1 or DOT_ROWS) against THIN rows of s; constants: pairs, rows */
-INLINE void dots_block(bool pairs, int rows, const char *x, int64_t row_bytes, int64_t k, const uint32_t *s,
-                       int64_t s_words, float *sums)
+INLINE void dots_block(bool pairs, int rows, const char *x, int64_t row_bytes, int64_t k, const uint32_t *s, int64_t s_words, float *sums)
 {
     vf sum[DOT_ROWS * THIN];
     UNROLL
@@ -143,7 +140,7 @@ INLINE void dots(bool pairs, const cbk_thin *t, cb_dtype c_dtype, int64_t first,
     }
 }
 
-/* ---- columns ------------------------------------------------------------------------------------ */
+/* ---- columns ---- */
 
 /* Two neighbouring bf16 rows as words, 2 V columns; the order of columns is put right at the end by in_order(). */
 INLINE void two_rows(bool pairs, const char *x, int64_t row_bytes, bool second, vu *low, vu *high)
@@ -249,11 +246,11 @@ INLINE void columns(bool pairs, const cbk_thin *t, cb_dtype c_dtype, int64_t fir
     columns_rest(pairs, t, c_dtype, column, last);
 }
 
-/* ---- packing ------------------------------------------------------------------------------------ */
+/* ---- packing ---- */
 
 /* Words (rows, depth words) of op: element (i, p) at from[i * row + p * step]; rows up to `padded` are zeros. */
-INLINE void thin_pack(bool pairs, uint32_t *to, int64_t words, int64_t padded, const void *from, int64_t row,
-                      int64_t step, int64_t rows, int64_t k)
+INLINE void thin_pack(bool pairs, uint32_t *to, int64_t words, int64_t padded, const void *from, int64_t row, int64_t step, int64_t rows,
+                      int64_t k)
 {
     memset(to, 0, (size_t)(padded * words) * 4);
     int64_t size = pairs ? 2 : 4;
@@ -273,8 +270,7 @@ INLINE void thin_pack(bool pairs, uint32_t *to, int64_t words, int64_t padded, c
 
 /* Words along the summed dimension p, which comes first: to[p][i], ld words a row; element (p, i) at from[p * step + i
  * * row]. */
-INLINE void thin_pack_across(bool pairs, uint32_t *to, int64_t ld, const void *from, int64_t row, int64_t step,
-                             int64_t rows, int64_t k)
+INLINE void thin_pack_across(bool pairs, uint32_t *to, int64_t ld, const void *from, int64_t row, int64_t step, int64_t rows, int64_t k)
 {
     if (!pairs) {
         for (int64_t p = 0; p < k; p++)
@@ -296,16 +292,16 @@ INLINE void thin_pack_across(bool pairs, uint32_t *to, int64_t ld, const void *f
     }
 }
 
-/* ---- entry points ------------------------------------------------------------------------------- */
+/* ---- entry points ---- */
 
-#define THIN_CALL(name, ...)                                                                                           \
-    do {                                                                                                               \
-        if (!t->pairs)                                                                                                 \
-            name(false, t, CB_F32, __VA_ARGS__);                                                                       \
-        else if (t->c_dtype == CB_BF16)                                                                                \
-            name(CBK_LEVEL >= 3, t, CB_BF16, __VA_ARGS__);                                                             \
-        else                                                                                                           \
-            name(CBK_LEVEL >= 3, t, CB_F32, __VA_ARGS__);                                                              \
+#define THIN_CALL(name, ...)                                                                                                               \
+    do {                                                                                                                                   \
+        if (!t->pairs)                                                                                                                     \
+            name(false, t, CB_F32, __VA_ARGS__);                                                                                           \
+        else if (t->c_dtype == CB_BF16)                                                                                                    \
+            name(CBK_LEVEL >= 3, t, CB_BF16, __VA_ARGS__);                                                                                 \
+        else                                                                                                                               \
+            name(CBK_LEVEL >= 3, t, CB_F32, __VA_ARGS__);                                                                                  \
     } while (0)
 
 static void thin_dots(const cbk_thin *t, int64_t first, int64_t last)
@@ -318,8 +314,8 @@ static void thin_columns(const cbk_thin *t, int64_t first, int64_t last)
     THIN_CALL(columns, first, last);
 }
 
-static void thin_pack_rows(bool pairs, uint32_t *to, int64_t words, int64_t padded, const void *from, int64_t row,
-                           int64_t step, int64_t rows, int64_t k)
+static void thin_pack_rows(bool pairs, uint32_t *to, int64_t words, int64_t padded, const void *from, int64_t row, int64_t step,
+                           int64_t rows, int64_t k)
 {
     if (pairs)
         thin_pack(true, to, words, padded, from, row, step, rows, k);
@@ -327,8 +323,7 @@ static void thin_pack_rows(bool pairs, uint32_t *to, int64_t words, int64_t padd
         thin_pack(false, to, words, padded, from, row, step, rows, k);
 }
 
-static void thin_pack_columns(bool pairs, uint32_t *to, int64_t ld, const void *from, int64_t row, int64_t step,
-                              int64_t rows, int64_t k)
+static void thin_pack_columns(bool pairs, uint32_t *to, int64_t ld, const void *from, int64_t row, int64_t step, int64_t rows, int64_t k)
 {
     if (pairs)
         thin_pack_across(true, to, ld, from, row, step, rows, k);

@@ -26,8 +26,8 @@ INLINE vf multiply_add(bool pairs, vf sum, const uint32_t *a, vu b)
 }
 
 /* `rows` and `vectors` are constants. */
-INLINE void micro_product(bool pairs, int rows, int vectors, int64_t k, const uint32_t *a, int64_t lda,
-                          const uint32_t *b, int64_t ldb, float *c, int64_t ldc, bool accumulate)
+INLINE void micro_product(bool pairs, int rows, int vectors, int64_t k, const uint32_t *a, int64_t lda, const uint32_t *b, int64_t ldb,
+                          float *c, int64_t ldc, bool accumulate)
 {
     vf sum[MICRO_ROWS][MICRO_VECTORS];
     UNROLL
@@ -57,16 +57,16 @@ INLINE void micro_product(bool pairs, int rows, int vectors, int64_t k, const ui
             store_f32(c + i * ldc + j * V, sum[i][j], V);
 }
 
-#define MICRO(r)                                                                                                       \
-    if (left >= MICRO_VECTORS)                                                                                         \
-        micro_product(pairs, r, MICRO_VECTORS, k, ai, lda, b + j, ldb, ci + j, ldc, accumulate);                       \
-    else                                                                                                               \
-        for (int64_t one = 0; one < left; one++)                                                                       \
+#define MICRO(r)                                                                                                                           \
+    if (left >= MICRO_VECTORS)                                                                                                             \
+        micro_product(pairs, r, MICRO_VECTORS, k, ai, lda, b + j, ldb, ci + j, ldc, accumulate);                                           \
+    else                                                                                                                                   \
+        for (int64_t one = 0; one < left; one++)                                                                                           \
         micro_product(pairs, r, 1, k, ai, lda, b + j + one * V, ldb, ci + j + one * V, ldc, accumulate)
 
 /* C (rows, columns) (+)= A (rows, k words) B (k words, columns); columns is a multiple of V. */
-INLINE void tile_product(bool pairs, int64_t rows, int64_t columns, int64_t k, const uint32_t *a, int64_t lda,
-                         const uint32_t *b, int64_t ldb, float *c, int64_t ldc, bool accumulate)
+INLINE void tile_product(bool pairs, int64_t rows, int64_t columns, int64_t k, const uint32_t *a, int64_t lda, const uint32_t *b,
+                         int64_t ldb, float *c, int64_t ldc, bool accumulate)
 {
     for (int64_t j = 0; j < columns; j += MICRO_VECTORS * V) {
         int64_t left = (columns - j) / V, i = 0;
@@ -85,9 +85,8 @@ INLINE void tile_product(bool pairs, int64_t rows, int64_t columns, int64_t k, c
 }
 
 /* Two kinds of word, two compiled products. */
-static __attribute__((noinline)) void tile_product_f32(int64_t rows, int64_t columns, int64_t k, const uint32_t *a,
-                                                       int64_t lda, const uint32_t *b, int64_t ldb, float *c,
-                                                       int64_t ldc, bool accumulate)
+static __attribute__((noinline)) void tile_product_f32(int64_t rows, int64_t columns, int64_t k, const uint32_t *a, int64_t lda,
+                                                       const uint32_t *b, int64_t ldb, float *c, int64_t ldc, bool accumulate)
 {
     if (accumulate)
         tile_product(false, rows, columns, k, a, lda, b, ldb, c, ldc, true);
@@ -96,9 +95,8 @@ static __attribute__((noinline)) void tile_product_f32(int64_t rows, int64_t col
 }
 
 #if CBK_LEVEL >= 3
-static __attribute__((noinline)) void tile_product_bf16(int64_t rows, int64_t columns, int64_t k, const uint32_t *a,
-                                                        int64_t lda, const uint32_t *b, int64_t ldb, float *c,
-                                                        int64_t ldc, bool accumulate)
+static __attribute__((noinline)) void tile_product_bf16(int64_t rows, int64_t columns, int64_t k, const uint32_t *a, int64_t lda,
+                                                        const uint32_t *b, int64_t ldb, float *c, int64_t ldc, bool accumulate)
 {
     if (accumulate)
         tile_product(true, rows, columns, k, a, lda, b, ldb, c, ldc, true);
@@ -110,7 +108,7 @@ static __attribute__((noinline)) void tile_product_bf16(int64_t rows, int64_t co
 #define TILE_PRODUCT(pairs, ...) tile_product_f32(__VA_ARGS__)
 #endif
 
-/* ---- packing ------------------------------------------------------------------------------------ */
+/* ---- packing ---- */
 
 /* bf16 arrays stay bf16 where the machine multiplies bf16; all else becomes f32. */
 INLINE bool uses_pairs(cb_dtype dtype)
@@ -120,8 +118,7 @@ INLINE bool uses_pairs(cb_dtype dtype)
 
 /* rows x depth elements (zeros beyond `size` and beyond `rows`) of a strided array: words along depth, CBK_TILE rows.
  */
-INLINE void pack_rows(cb_dtype dtype, uint32_t *to, const void *from, int64_t stride, int64_t rows, int64_t size,
-                      int64_t depth)
+INLINE void pack_rows(cb_dtype dtype, uint32_t *to, const void *from, int64_t stride, int64_t rows, int64_t size, int64_t depth)
 {
     int64_t element = dtype == CB_F32 ? 4 : 2, words = uses_pairs(dtype) ? depth / 2 : depth;
     for (int64_t i = 0; i < CBK_TILE; i++) {
@@ -145,8 +142,7 @@ INLINE void pack_rows(cb_dtype dtype, uint32_t *to, const void *from, int64_t st
 INLINE void interleave(uint32_t *to, const uint32_t *rows, int64_t depth)
 {
     for (int64_t i = 0; i < CBK_TILE; i += 2) {
-        const uint16_t *first = (const uint16_t *)(rows + i * (depth / 2)),
-                       *second = (const uint16_t *)(rows + (i + 1) * (depth / 2));
+        const uint16_t *first = (const uint16_t *)(rows + i * (depth / 2)), *second = (const uint16_t *)(rows + (i + 1) * (depth / 2));
         for (int64_t j = 0; j < depth; j += V) {
             vu a = __builtin_convertvector(*(const vh_unaligned *)(first + j), vu);
             vu b = __builtin_convertvector(*(const vh_unaligned *)(second + j), vu);

@@ -125,7 +125,7 @@ INLINE float max_of(vf x)
 #endif
 }
 
-/* ---- half types --------------------------------------------------------------------------------- */
+/* ---- half types ---- */
 
 INLINE vf from_bf16(vh h)
 {
@@ -218,7 +218,7 @@ INLINE vh to_f16(vf x)
 #endif
 }
 
-/* ---- memory ------------------------------------------------------------------------------------- */
+/* ---- memory ---- */
 
 INLINE vf load_f32(const float *p, int64_t c)
 {
@@ -297,21 +297,21 @@ INLINE vf keep_lanes(vf x, int64_t c, float fill)
 }
 
 /* Runs `call`, which must use the constant DT, for the float dtype a run-time value names. */
-#define WITH_DTYPE(dtype, call)                                                                                        \
-    do {                                                                                                               \
-        if ((dtype) == CB_F32) {                                                                                       \
-            const cb_dtype DT = CB_F32;                                                                                \
-            call;                                                                                                      \
-        } else if ((dtype) == CB_BF16) {                                                                               \
-            const cb_dtype DT = CB_BF16;                                                                               \
-            call;                                                                                                      \
-        } else {                                                                                                       \
-            const cb_dtype DT = CB_F16;                                                                                \
-            call;                                                                                                      \
-        }                                                                                                              \
+#define WITH_DTYPE(dtype, call)                                                                                                            \
+    do {                                                                                                                                   \
+        if ((dtype) == CB_F32) {                                                                                                           \
+            const cb_dtype DT = CB_F32;                                                                                                    \
+            call;                                                                                                                          \
+        } else if ((dtype) == CB_BF16) {                                                                                                   \
+            const cb_dtype DT = CB_BF16;                                                                                                   \
+            call;                                                                                                                          \
+        } else {                                                                                                                           \
+            const cb_dtype DT = CB_F16;                                                                                                    \
+            call;                                                                                                                          \
+        }                                                                                                                                  \
     } while (0)
 
-/* ---- functions ---------------------------------------------------------------------------------- */
+/* ---- functions ---- */
 
 /* 2^n for integers n in -126..127, given as floats */
 INLINE vf power_of_two(vf n)
@@ -363,8 +363,7 @@ INLINE vf exp_negative(vf x)
 {
     vf n, p = exp_polynomial(max2(splat(-87.3f), x), &n);
 #if CBK_LEVEL >= 2
-    return (vf)_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-87.3f), _CMP_NLT_UQ), (__m512)p,
-                                      (__m512)n);
+    return (vf)_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-87.3f), _CMP_NLT_UQ), (__m512)p, (__m512)n);
 #else
     return (vf)((vi)(p * power_of_two(n)) & ~(vi)(x < -87.3f));
 #endif

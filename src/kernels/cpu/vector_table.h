@@ -48,15 +48,14 @@ typedef struct cbk_vector_table {
     void (*to_f32)(cb_dtype dtype, float *to, const void *from, int64_t n);
     void (*from_f32)(cb_dtype dtype, void *to, const float *from, int64_t n);
     /* step 0 repeats the operand's first element */
-    void (*binary)(cbk_binary_op op, cb_dtype dtype, void *out, const void *a, int a_step, const void *b, int b_step,
-                   int64_t n);
+    void (*binary)(cbk_binary_op op, cb_dtype dtype, void *out, const void *a, int a_step, const void *b, int b_step, int64_t n);
     void (*unary)(cbk_unary_op op, cb_dtype dtype, void *y, const void *x, int64_t n, float p, float q);
-    void (*unary_backward)(cbk_unary_op op, cb_dtype dtype, void *dx, const void *dy, const void *x, int64_t n, float p,
-                           float q, bool accumulate);
+    void (*unary_backward)(cbk_unary_op op, cb_dtype dtype, void *dx, const void *dy, const void *x, int64_t n, float p, float q,
+                           bool accumulate);
     void (*axpby)(cb_dtype dtype, void *y, float alpha, const void *x, float beta, int64_t n);
     void (*gated_forward)(cbk_unary_op op, cb_dtype dtype, void *y, const void *gate, const void *up, int64_t n);
-    void (*gated_backward)(cbk_unary_op op, cb_dtype dtype, void *dgate, void *dup, const void *dy, const void *gate,
-                           const void *up, int64_t n);
+    void (*gated_backward)(cbk_unary_op op, cb_dtype dtype, void *dgate, void *dup, const void *dy, const void *gate, const void *up,
+                           int64_t n);
 
     /* reduce.inc.h */
     double (*sum)(cb_dtype dtype, const void *x, int64_t n, bool squares);
@@ -65,24 +64,21 @@ typedef struct cbk_vector_table {
     void (*add_rows)(cb_dtype dtype, float *sum, const void *x, int64_t rows, int64_t n, int64_t ld);
 
     /* norm.inc.h; rows first..last-1, weights as f32 */
-    void (*rms_norm_forward)(cb_dtype dtype, void *y, float *rstd, const void *x, const float *weight, int64_t first,
-                             int64_t last, int64_t c, float eps);
-    void (*rms_norm_backward)(cb_dtype dtype, void *dx, bool accumulate, float *dweight, const void *dy, const void *x,
-                              const float *weight, const float *rstd, int64_t first, int64_t last, int64_t c);
-    void (*layer_norm_forward)(cb_dtype dtype, void *y, float *mean, float *rstd, const void *x, const float *weight,
-                               const float *bias, int64_t first, int64_t last, int64_t c, float eps);
-    void (*layer_norm_backward)(cb_dtype dtype, void *dx, bool accumulate, float *dweight, float *dbias, const void *dy,
-                                const void *x, const float *weight, const float *mean, const float *rstd, int64_t first,
-                                int64_t last, int64_t c);
+    void (*rms_norm_forward)(cb_dtype dtype, void *y, float *rstd, const void *x, const float *weight, int64_t first, int64_t last,
+                             int64_t c, float eps);
+    void (*rms_norm_backward)(cb_dtype dtype, void *dx, bool accumulate, float *dweight, const void *dy, const void *x, const float *weight,
+                              const float *rstd, int64_t first, int64_t last, int64_t c);
+    void (*layer_norm_forward)(cb_dtype dtype, void *y, float *mean, float *rstd, const void *x, const float *weight, const float *bias,
+                               int64_t first, int64_t last, int64_t c, float eps);
+    void (*layer_norm_backward)(cb_dtype dtype, void *dx, bool accumulate, float *dweight, float *dbias, const void *dy, const void *x,
+                                const float *weight, const float *mean, const float *rstd, int64_t first, int64_t last, int64_t c);
     void (*softmax_forward)(cb_dtype dtype, void *y, const void *x, int64_t first, int64_t last, int64_t k, bool log);
-    void (*softmax_backward)(cb_dtype dtype, void *dx, const void *dy, const void *y, int64_t first, int64_t last,
-                             int64_t k, bool log);
+    void (*softmax_backward)(cb_dtype dtype, void *dx, const void *dy, const void *y, int64_t first, int64_t last, int64_t k, bool log);
     /* one token: heads of `size` elements, of which 2 * half turn */
-    void (*rope)(cb_dtype dtype, void *y, int64_t y_stride, const void *x, int64_t x_stride, int64_t heads,
-                 int64_t size, int64_t half, const float *cos, const float *sin, bool inverse);
+    void (*rope)(cb_dtype dtype, void *y, int64_t y_stride, const void *x, int64_t x_stride, int64_t heads, int64_t size, int64_t half,
+                 const float *cos, const float *sin, bool inverse);
     /* loss of a row of logits; dlogits (of out_dtype; may be logits in place, also when narrower) unless NULL */
-    double (*cross_entropy)(const cbk_cross_entropy_row *row, cb_dtype dtype, const void *logits, cb_dtype out_dtype,
-                            void *dlogits);
+    double (*cross_entropy)(const cbk_cross_entropy_row *row, cb_dtype dtype, const void *logits, cb_dtype out_dtype, void *dlogits);
 
     /* optimizer.inc.h */
     void (*adamw)(const cbk_adamw_constants *k, float *p, float *m, float *v, const float *g, int64_t n);
@@ -98,16 +94,14 @@ typedef struct cbk_vector_table {
     void (*thin_columns)(const cbk_thin *t, int64_t first, int64_t last);
     /* element (i, p) of a small operand is from[i * row + p * step]: rows of words along p (`padded` rows, zeros
      * behind), or words along p in rows of `ld` over i */
-    void (*thin_pack_rows)(bool pairs, uint32_t *to, int64_t words, int64_t padded, const void *from, int64_t row,
-                           int64_t step, int64_t rows, int64_t k);
-    void (*thin_pack_columns)(bool pairs, uint32_t *to, int64_t ld, const void *from, int64_t row, int64_t step,
-                              int64_t rows, int64_t k);
+    void (*thin_pack_rows)(bool pairs, uint32_t *to, int64_t words, int64_t padded, const void *from, int64_t row, int64_t step,
+                           int64_t rows, int64_t k);
+    void (*thin_pack_columns)(bool pairs, uint32_t *to, int64_t ld, const void *from, int64_t row, int64_t step, int64_t rows, int64_t k);
 
     /* attention_forward.inc.h, attention_backward.inc.h: one block's forms; one tile of queries of one head; all of one
      * key-value head */
     void (*attention_pack)(const struct cbk_attention_job *job, int64_t batch, int64_t kv_head, int64_t block);
-    void (*attention_forward)(const struct cbk_attention_job *job, int64_t batch, int64_t head, int64_t first_query,
-                              void *scratch);
+    void (*attention_forward)(const struct cbk_attention_job *job, int64_t batch, int64_t head, int64_t first_query, void *scratch);
     void (*attention_backward)(const struct cbk_attention_job *job, int64_t batch, int64_t kv_head, void *scratch);
 } cbk_vector_table;
 
