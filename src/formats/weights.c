@@ -1,0 +1,344 @@
+/* weights.c: a checkpoint of a model directory: model.safetensors, or shards and their model.safetensors.index.json
+ *
+ *     {"metadata": {"total_size": bytes}, "weight_map": {"tensor": "file", ...}}
+ *
+ * Reading holds the index against the files, both ways, so a directory in which shards of two checkpoints meet is found
+ * out.  Where both forms lie side by side the single file counts, as it does for transformers; the writer relies on it:
+ * shards and index are complete before the single file that they replace goes away. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cambium/formats.h"
+#include "core/json.h"
+
+#define SINGLE_NAME "model.safetensors"
+#define INDEX_NAME  "model.safetensors.index.json"
+
+/* ---- reading ---- */
+
+typedef struct shard {
+    char *name;
+    cb_safetensors *file;
+    size_t first; /* index of its first tensor in the checkpoint */
+} shard;
+
+struct cb_weights {
+    shard *shards; /* sorted by name */
+    size_t shard_count, shard_capacity, count;
+};
+
+static bool add_shard(cb_weights *weights, const char *name)
+{
+    if (!cb_grow(&weights->shards, &weights->shard_capacity, weights->shard_count + 1, sizeof *weights->shards))
+        return false;
+    shard *s = &weights->shards[weights->shard_count++];
+    *s = (shard){.name = cb_strdup(name)};
+    return s->name;
+}
+
+static bool open_shards(cb_weights *weights, const char *directory)
+{
+    for (size_t i = 0; i < weights->shard_count; i++) {
+        shard *s = &weights->shards[i];
+        char *path = cb_path_join(directory, s->name);
+        s->file = path ? cb_safetensors_open(path) : NULL;
+        cb_free(path);
+        if (!s->file)
+            return false;
+        s->first = weights->count;
+        weights->count += cb_safetensors_count(s->file);
+    }
+    return true;
+}
+
+static int by_shard_name(const void *a, const void *b)
+{
+    return strcmp(((const shard *)a)->name, ((const shard *)b)->name);
+}
+
+static const shard *find_shard(const cb_weights *weights, const char *name)
+{
+    shard wanted = {.name = (char *)(uintptr_t)name};
+    return weights->shard_count ? bsearch(&wanted, weights->shards, weights->shard_count, sizeof wanted, by_shard_name) : NULL;
+}
+
+static int by_text(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* The files that the map names, each once, in order. */
+static bool collect_shards(cb_weights *weights, const char *path, const json_t *map)
+{
+    size_t count = 0, total = json_object_size(map);
+    const char *key, **names = cb_calloc(total + 1, sizeof *names);
+    json_t *value;
+    bool ok = names;
+    json_object_foreach((json_t *)(uintptr_t)map, key, value)
+    {
+        const char *name = ok ? json_string_value(value) : NULL;
+        if (ok && (!name || !*name || strchr(name, '/') || strlen(name) != json_string_length(value)))
+            ok = cb_fail(CB_ERR_FORMAT, "%s: weight_map: %.200s: found no name of a file, expected one without a directory", path, key) ==
+                 CB_OK;
+        if (ok)
+            names[count++] = name;
+    }
+    if (ok)
+        qsort(names, count, sizeof *names, by_text);
+    for (size_t i = 0; ok && i < count; i++)
+        if (i == 0 || strcmp(names[i - 1], names[i]) != 0)
+            ok = add_shard(weights, names[i]);
+    cb_free(names);
+    return ok;
+}
+
+/* Every tensor of the map must be in its file, and there may be no others. */
+static bool check_map(const cb_weights *weights, const char *path, const json_t *map)
+{
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)(uintptr_t)map, key, value)
+    {
+        const shard *s = find_shard(weights, json_string_value(value));
+        if (!s || !cb_safetensors_find(s->file, key))
+            return cb_fail(CB_ERR_FORMAT, "%s: weight_map: %.200s: not found in %.200s, where it is expected", path, key,
+                           json_string_value(value)) == CB_OK;
+    }
+    for (size_t i = 0; i < weights->shard_count && weights->count != json_object_size(map); i++)
+        for (size_t k = 0; k < cb_safetensors_count(weights->shards[i].file); k++) {
+            const char *name = cb_safetensors_at(weights->shards[i].file, k)->name;
+            const char *place = json_string_value(json_object_get(map, name));
+            if (!place || strcmp(place, weights->shards[i].name) != 0)
+                return cb_fail(CB_ERR_FORMAT, "%s: weight_map: %.200s: found in %.200s, where it is not expected", path, name,
+                               weights->shards[i].name) == CB_OK;
+        }
+    return true;
+}
+
+static bool open_index(cb_weights *weights, const char *directory, const char *path)
+{
+    json_t *index = cb_json_load(path, 0);
+    if (!index)
+        return false;
+    const json_t *map = json_object_get(index, "weight_map");
+    bool ok = json_object_size(map) || cb_fail(CB_ERR_FORMAT, "%s: weight_map: expected an object of tensor and file names", path) == CB_OK;
+    ok = ok && collect_shards(weights, path, map) && open_shards(weights, directory) && check_map(weights, path, map);
+    json_decref(index);
+    return ok;
+}
+
+/* Names what a directory without safetensors holds instead, so that the message helps. */
+static bool refuse_directory(const char *directory)
+{
+    char *pickle = cb_path_join(directory, "pytorch_model.bin"), *pickle_index = cb_path_join(directory, "pytorch_model.bin.index.json");
+    bool pickled = pickle && pickle_index && (cb_is_file(pickle) || cb_is_file(pickle_index));
+    if (pickled)
+        cb_fail(CB_ERR_UNSUPPORTED, "%s: found pickled weights (pytorch_model.bin), expected " SINGLE_NAME ": save the model again",
+                directory);
+    else
+        cb_fail(CB_ERR_IO, "%s: found neither " SINGLE_NAME " nor " INDEX_NAME, directory);
+    cb_free(pickle);
+    cb_free(pickle_index);
+    return false;
+}
+
+static bool open_checkpoint(cb_weights *weights, const char *directory)
+{
+    char *single = cb_path_join(directory, SINGLE_NAME), *index = cb_path_join(directory, INDEX_NAME);
+    bool ok = single && index;
+    if (ok && cb_is_file(single))
+        ok = add_shard(weights, SINGLE_NAME) && open_shards(weights, directory);
+    else if (ok && cb_is_file(index))
+        ok = open_index(weights, directory, index);
+    else if (ok)
+        ok = refuse_directory(directory);
+    cb_free(single);
+    cb_free(index);
+    return ok;
+}
+
+cb_weights *cb_weights_open(const char *directory)
+{
+    cb_weights *weights = cb_calloc(1, sizeof *weights);
+    if (!weights || open_checkpoint(weights, directory))
+        return weights;
+    cb_weights_close(weights);
+    return NULL;
+}
+
+void cb_weights_close(cb_weights *weights)
+{
+    if (!weights)
+        return;
+    for (size_t i = 0; i < weights->shard_count; i++) {
+        cb_free(weights->shards[i].name);
+        cb_safetensors_close(weights->shards[i].file);
+    }
+    cb_free(weights->shards);
+    cb_free(weights);
+}
+
+size_t cb_weights_count(const cb_weights *weights)
+{
+    return weights->count;
+}
+
+const cb_weight_entry *cb_weights_at(const cb_weights *weights, size_t index)
+{
+    size_t i = weights->shard_count;
+    while (i && weights->shards[i - 1].first > index)
+        i--;
+    return i ? cb_safetensors_at(weights->shards[i - 1].file, index - weights->shards[i - 1].first) : NULL;
+}
+
+const cb_weight_entry *cb_weights_find(const cb_weights *weights, const char *name)
+{
+    const cb_weight_entry *found = NULL;
+    for (size_t i = 0; !found && i < weights->shard_count; i++)
+        found = cb_safetensors_find(weights->shards[i].file, name);
+    return found;
+}
+
+/* ---- writing ---- */
+
+#define DEFAULT_SHARD UINT64_C(5000000000)
+
+typedef struct write_job {
+    const char *directory;
+    const cb_weight_entry *entries;
+    size_t count, first; /* first: of the shard being written */
+    uint64_t limit;
+    cb_weight_provider *provide;
+    void *user;
+    cb_string_list written; /* names of files */
+} write_job;
+
+/* One past the last tensor of the shard that begins at `first`. A tensor larger than the limit gets a shard of its own. */
+static size_t shard_end(const write_job *job, size_t first)
+{
+    uint64_t size = 0;
+    size_t end = first;
+    while (end < job->count && (end == first || (size <= job->limit && job->entries[end].size <= job->limit - size)))
+        size += job->entries[end++].size;
+    return end;
+}
+
+static const void *provide_from_shard(void *user, size_t index)
+{
+    write_job *job = user;
+    return job->provide(job->user, job->first + index);
+}
+
+static bool write_shard(write_job *job, const char *name, size_t first, size_t end)
+{
+    char *path = cb_path_join(job->directory, name);
+    job->first = first;
+    bool ok = path && cb_string_list_add(&job->written, name) &&
+              cb_safetensors_write(path, job->entries + first, end - first, NULL, job->provide ? provide_from_shard : NULL, job);
+    cb_free(path);
+    return ok;
+}
+
+static bool put(json_t *object, const char *key, json_t *value)
+{
+    return json_object_set_new(object, key, value) == 0 || cb_fail(CB_ERR_MEMORY, "out of memory: the index of a checkpoint") == CB_OK;
+}
+
+static bool write_index(write_job *job, json_t *map)
+{
+    json_int_t total = 0;
+    for (size_t i = 0; i < job->count; i++)
+        total += (json_int_t)job->entries[i].size;
+    char *path = cb_path_join(job->directory, INDEX_NAME);
+    json_t *index = json_object(), *metadata = json_object();
+    bool ok = path && put(metadata, "total_size", json_integer(total)) && put(index, "metadata", json_incref(metadata)) &&
+              put(index, "weight_map", json_incref(map)) && cb_string_list_add(&job->written, INDEX_NAME) &&
+              cb_json_save(path, index, true);
+    json_decref(metadata);
+    json_decref(index);
+    cb_free(path);
+    return ok;
+}
+
+static bool write_shards(write_job *job, size_t shards)
+{
+    json_t *map = json_object();
+    bool ok = map;
+    size_t number = 0;
+    for (size_t first = 0, end; ok && first < job->count; first = end) {
+        end = shard_end(job, first);
+        char *name = cb_format("model-%05zu-of-%05zu.safetensors", ++number, shards);
+        ok = name && write_shard(job, name, first, end);
+        for (size_t i = first; ok && i < end; i++)
+            ok = put(map, job->entries[i].name, json_string(name));
+        cb_free(name);
+    }
+    ok = ok && write_index(job, map);
+    json_decref(map);
+    return ok;
+}
+
+/* True for a name that a checkpoint of ours or of transformers has. */
+static bool is_checkpoint(const char *name)
+{
+    unsigned number, of;
+    int end = 0;
+    if (strcmp(name, SINGLE_NAME) == 0 || strcmp(name, INDEX_NAME) == 0)
+        return true;
+    return sscanf(name, "model-%5u-of-%5u.safetensors%n", &number, &of, &end) == 2 && end && name[end] == '\0';
+}
+
+static bool is_written(const write_job *job, const char *name)
+{
+    for (size_t i = 0; i < job->written.count; i++)
+        if (strcmp(job->written.items[i], name) == 0)
+            return true;
+    return false;
+}
+
+static bool remove_file(const char *directory, const char *name)
+{
+    char *path = cb_path_join(directory, name);
+    bool ok = path && (unlink(path) == 0 || errno == ENOENT ||
+                       cb_fail(CB_ERR_IO, "%s: cannot remove the former checkpoint: %s", path, strerror(errno)) == CB_OK);
+    cb_free(path);
+    return ok;
+}
+
+/* The single file and the index, which say what counts, go before the shards. */
+static bool remove_former(const write_job *job)
+{
+    cb_string_list names = {0};
+    bool ok = cb_directory_list(job->directory, false, &names), any = false;
+    for (int shards = 0; shards < 2; shards++)
+        for (size_t i = 0; ok && i < names.count; i++) {
+            const char *name = names.items[i];
+            if (!is_checkpoint(name) || is_written(job, name) || (strncmp(name, "model-", 6) == 0) != shards)
+                continue;
+            any = true;
+            ok = remove_file(job->directory, name);
+        }
+    cb_string_list_free(&names);
+    return ok && (!any || cb_directory_sync(job->directory));
+}
+
+bool cb_weights_write(const char *directory, const cb_weight_entry *entries, size_t count, uint64_t shard_bytes,
+                      cb_weight_provider *provide, void *user)
+{
+    write_job job = {.directory = directory,
+                     .entries = entries,
+                     .count = count,
+                     .limit = shard_bytes ? shard_bytes : DEFAULT_SHARD,
+                     .provide = provide,
+                     .user = user};
+    size_t shards = 0;
+    for (size_t first = 0; first < count; first = shard_end(&job, first))
+        shards++;
+    bool ok = shards > 1 ? write_shards(&job, shards) : write_shard(&job, SINGLE_NAME, 0, count);
+    ok = ok && remove_former(&job);
+    cb_string_list_free(&job.written);
+    return ok;
+}
