@@ -5,11 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static bool save(void *adapter, const char *directory)
-{
-    return cb_adapter_save(adapter, directory, "base");
-}
-
 static void progress(void *user, const cb_train_report *r)
 {
     (void)user;
@@ -43,9 +38,7 @@ int main(int argc, char **argv)
     options.steps = argc > 4 ? atoll(argv[4]) : 50;
     options.learning_rate = 1e-3;
     options.seed = 1;
-    cb_trainee what = {.model = model, .save = save, .user = adapter};
-    if (cb_ok())
-        what.count = cb_adapter_parameters(adapter, &what.parameters);
+    cb_trainee what = cb_train_adapter(model, adapter);
     if (cb_ok())
         cb_train(&what, data, NULL, &options, progress, NULL, NULL);
     /* generate */

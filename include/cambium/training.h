@@ -1,6 +1,6 @@
 /* training.h: floor 5: the training loop, its checkpoints and its records.
  *
- *     cb_trainee what = cb_train_adapter(model, adapter, "base-name");
+ *     cb_trainee what = cb_train_adapter(model, adapter);
  *     cb_train(&what, train_data, validation_data, &options, progress, user, &result);
  *
  * One output directory holds everything a run leaves: the adapter or model (the best by validation loss when there is one),
@@ -44,13 +44,16 @@ typedef struct cb_train_options {
 extern CB_API const cb_option cb_train_option_table[]; /* all but output and seed */
 
 /* What is trained: named f32 parameters, and how to write the artefact. */
-typedef struct cb_trainee {
+typedef struct cb_trainee cb_trainee;
+struct cb_trainee {
     cb_model *model;
     size_t count;
     const cb_named_tensor *parameters;
-    bool (*save)(void *user, const char *directory);
-    void *user;
-} cb_trainee;
+    bool (*save)(const cb_trainee *what, const char *directory);
+    void *user; /* for save */
+};
+/* An attached adapter, saved as a PEFT adapter of the directory that the model was loaded from. */
+CB_API cb_trainee cb_train_adapter(cb_model *model, cb_adapter *adapter);
 
 typedef struct cb_train_report {
     int64_t step, steps; /* finished, planned */
@@ -82,14 +85,15 @@ typedef struct cb_train_result {
 CB_API bool cb_train(const cb_trainee *what, cb_dataset *train, cb_dataset *validation, const cb_train_options *options,
                      cb_train_callback *callback, void *user, cb_train_result *result);
 
-/* Mean token cross-entropy over the dataset in order, and how many tokens were predicted. */
 typedef struct cb_perplexity_result {
-    double loss;       /* nats per token */
-    double perplexity; /* exp(loss) */
-    double bits_per_byte;
-    int64_t tokens;
+    double loss;          /* nats per token */
+    double perplexity;    /* exp(loss) */
+    double bits_per_byte; /* of source text: comparable between tokenizers */
+    int64_t tokens;       /* predicted */
     double seconds;
 } cb_perplexity_result;
+/* Mean cross-entropy of predicting the tokens of the dataset, row by row in its order, without any gradient; at most
+ * `max_batches` batches (0: all).  A mean that is no finite number: CB_ERR_NUMERIC. */
 CB_API bool cb_evaluate_perplexity(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches,
                                    cb_perplexity_result *result);
 

@@ -65,7 +65,6 @@ static void parameters_free(parameter_list *list)
 /* ---- saving ---- */
 
 typedef struct saver {
-    const cb_model *model;
     const cb_tokenizer *tokenizer;
     const char *tokenizer_path; /* a directory's other tokenizer files are carried over */
     cb_dtype dtype;
@@ -86,17 +85,17 @@ static bool copy_beside(const char *from, const char *to, const char *name)
     return ok;
 }
 
-static bool save(void *user, const char *directory)
+static bool save(const cb_trainee *what, const char *directory)
 {
     static const char *const beside[] = {"tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
                                          "generation_config.json"};
-    const saver *s = user;
+    const saver *s = what->user;
     char *path = cb_path_join(directory, "tokenizer.json");
     bool ok = path && cb_tokenizer_save(s->tokenizer, path);
     cb_free(path);
     for (size_t i = 0; ok && i < sizeof beside / sizeof *beside && cb_is_directory(s->tokenizer_path); i++)
         ok = copy_beside(s->tokenizer_path, directory, beside[i]);
-    return ok && cb_model_save(s->model, directory, s->dtype);
+    return ok && cb_model_save(what->model, directory, s->dtype);
 }
 
 /* ---- the command ---- */
@@ -107,7 +106,7 @@ static bool pretrain(cli_call *call, settings *s, cb_model *model)
     cb_tokenizer *tokenizer = cli_tokenizer(path, model);
     parameter_list list = {0};
     cli_corpus corpus = {0};
-    saver saving = {model, tokenizer, path, save_dtypes[s->save_dtype]};
+    saver saving = {tokenizer, path, save_dtypes[s->save_dtype]};
     cb_trainee what = {.model = model, .save = save, .user = &saving};
     s->train.output = s->output;
     s->train.seed = (uint64_t)s->seed;

@@ -52,24 +52,11 @@ static cb_adapter *attach(const settings *s, cb_adapter *fresh, cb_model *model)
     return cb_adapter_attach(fresh, cb_model_root(model), cb_model_type(model), (uint64_t)s->seed) ? fresh : NULL;
 }
 
-typedef struct saver {
-    const cb_adapter *adapter;
-    const char *base;
-} saver;
-
-static bool save(void *user, const char *directory)
-{
-    const saver *s = user;
-    return cb_adapter_save(s->adapter, directory, s->base);
-}
-
 static bool train(cli_call *call, settings *s, cb_model *model, cb_adapter *adapter)
 {
     cb_tokenizer *tokenizer = cli_tokenizer(s->tokenizer, model);
     cli_corpus corpus = {0};
-    saver saving = {adapter, call->arguments[0]};
-    cb_trainee what = {.model = model, .save = save, .user = &saving};
-    what.count = cb_adapter_parameters(adapter, &what.parameters);
+    cb_trainee what = cb_train_adapter(model, adapter);
     s->train.output = s->output;
     s->train.seed = (uint64_t)s->seed;
     bool ok = tokenizer && cli_corpus_open(&corpus, call, &s->corpus, model, tokenizer, s->seed) &&

@@ -35,19 +35,20 @@ static int detect(const cb_tokenizer *tokenizer)
     return -1;
 }
 
-bool cb_chat_render(const cb_tokenizer *tokenizer, int template_index, size_t messages, const char *const *roles,
-                    const char *const *contents, cb_string *text, text_span_list *learned)
+bool cb_chat_render(const cb_tokenizer *tokenizer, int template_index, size_t count, const cb_message *messages, cb_string *text,
+                    text_span_list *learned, bool *framed)
 {
     int which = template_index == CHAT_AUTO ? detect(tokenizer) : template_index;
     if (which < 0)
         return false;
     const chat_format *f = &formats[which];
+    *framed = which != CHAT_PLAIN;
     bool ok = cb_string_puts(text, f->start);
-    for (size_t i = 0; i < messages && ok; i++) {
-        bool assistant = strcmp(roles[i], "assistant") == 0;
-        ok = cb_string_printf(text, "%s%s%s", f->role_before, roles[i], f->role_after);
+    for (size_t i = 0; i < count && ok; i++) {
+        bool assistant = strcmp(messages[i].role, "assistant") == 0;
+        ok = cb_string_printf(text, "%s%s%s", f->role_before, messages[i].role, f->role_after);
         size_t begin = text->length;
-        ok = ok && cb_string_puts(text, contents[i]) && cb_string_puts(text, f->message_after);
+        ok = ok && cb_string_puts(text, messages[i].content) && cb_string_puts(text, f->message_after);
         if (ok && assistant) {
             ok = cb_grow(&learned->items, &learned->capacity, learned->count + 1, sizeof *learned->items);
             if (ok)

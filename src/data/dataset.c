@@ -133,13 +133,13 @@ static void shuffle(int64_t *items, int64_t count, uint64_t seed, uint64_t strea
     }
 }
 
-/* Few documents: each is cut near its end.  Many: whole documents are drawn until the share is reached. */
+/* A few long texts: each is cut near its end.  Else whole documents are drawn until the share is reached. */
 static bool split_documents(cb_dataset *data, cb_dataset *part, double share, uint64_t seed)
 {
     enum { FEW = 20 };
     document_list *all = &data->documents;
     int64_t n = (int64_t)all->count, kept = 0, want = (int64_t)llround((double)data->tokens * share), have = 0;
-    if (n < FEW) {
+    if (n < FEW && !all->items[0].whole) {
         for (int64_t i = 0; i < n; i++) {
             document *d = &all->items[i];
             int64_t cut = (int64_t)llround((double)d->length * share);

@@ -3,6 +3,7 @@
 #define CB_DATA_DATASET_H
 
 #include "cambium/data.h"
+#include "cambium/formats.h"
 
 /* All tokens of all documents, one after another.  A split shares the store of what it was split from. */
 typedef struct token_store {
@@ -35,8 +36,9 @@ typedef struct text_span_list {
     size_t count, capacity;
 } text_span_list;
 
-/* chat.c: writes a conversation in one of the known formats and notes the assistant's stretches. `template_index`: cb_chat_template_names. */
-bool cb_chat_render(const cb_tokenizer *tokenizer, int template_index, size_t messages, const char *const *roles,
-                    const char *const *contents, cb_string *text, text_span_list *learned);
+/* chat.c: writes a conversation in one of the known formats and notes the assistant's stretches.  `template_index`: of
+ * cb_chat_template_names.  *framed: the format has marks of its own at both ends, so bos and eos are not put around it. */
+bool cb_chat_render(const cb_tokenizer *tokenizer, int template_index, size_t count, const cb_message *messages, cb_string *text,
+                    text_span_list *learned, bool *framed);
 
 #endif

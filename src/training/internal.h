@@ -34,4 +34,8 @@ uint64_t cb_train_log_bytes(const train_log *r);
 bool cb_train_log_plot(train_log *r);
 void cb_train_log_close(train_log *r);
 
+/* evaluate.c: cb_evaluate_perplexity(), which cb_interrupt() stops only when `interruptible`. */
+bool cb_train_validate(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches, bool interruptible,
+                       cb_perplexity_result *result);
+
 #endif

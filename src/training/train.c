@@ -75,18 +75,28 @@ static char *fingerprint(const session *s)
     for (size_t i = 0; i < s->what->count; i++)
         weights += s->what->parameters[i].tensor->count;
     return cb_format(
-        "steps %lld, batch %lld x %lld, optimizer %s, learning rate %.9g (%s, warm-up %lld, floor %.9g), weight decay %.9g, clip %.9g, "
-        "seed %llu, %lld documents of %lld tokens, %lld parameters",
+        "steps %lld, batch %lld x %lld, optimizer %s, beta1 %.9g, beta2 %.9g, epsilon %.9g, momentum %.9g, learning rate %.9g, "
+        "schedule %s, warm-up %lld, floor %.9g, weight decay %.9g, clip %.9g, seed %llu, %lld documents, %lld tokens, %lld rows, "
+        "%lld parameters, activations %s",
         (long long)s->schedule.steps, (long long)o->batch_size, (long long)o->gradient_accumulation_steps, optimizer_names[o->optimizer],
-        o->learning_rate, cb_schedule_names[o->lr_scheduler_type], (long long)s->schedule.warmup_steps, o->min_lr_ratio, o->weight_decay,
-        o->max_grad_norm, (unsigned long long)o->seed, (long long)cb_dataset_documents(s->train), (long long)cb_dataset_tokens(s->train),
-        (long long)weights);
+        o->adam_beta1, o->adam_beta2, o->adam_epsilon, o->momentum, o->learning_rate, cb_schedule_names[o->lr_scheduler_type],
+        (long long)s->schedule.warmup_steps, o->min_lr_ratio, o->weight_decay, o->max_grad_norm, (unsigned long long)o->seed,
+        (long long)cb_dataset_documents(s->train), (long long)cb_dataset_tokens(s->train), (long long)cb_dataset_rows(s->train, 0),
+        (long long)weights, cb_dtype_name(cb_model_dtype(s->what->model)));
+}
+
+static bool out_of_patience(const session *s)
+{
+    int64_t patience = s->options->early_stopping_patience;
+    return patience > 0 && s->state.bad_evaluations >= patience;
 }
 
 static bool session_open(session *s)
 {
     const cb_train_options *o = s->options;
     size_t n = s->what->count;
+    if (!cb_ok() || !s->what->model || !s->train)
+        return false;
     if (n == 0)
         return cb_fail(CB_ERR_ARGUMENT, "train: there is nothing to train (no parameters)") == CB_OK;
     if (!cb_directory_make(o->output))
@@ -112,9 +122,11 @@ static bool session_open(session *s)
     s->fingerprint = fingerprint(s);
     if (!s->optimizer || !s->fingerprint)
         return false;
+    cb_optimizer_zero_grad(s->optimizer);
     bool resumed = o->resume && cb_train_state_read(o->output, s->what, s->optimizer, &s->state, s->fingerprint);
     if (!cb_ok())
         return false;
+    s->stopped_early = out_of_patience(s);
     s->log = cb_train_log_open(o->output, s->state.log_bytes, resumed);
     s->started = s->counted_from = cb_now();
     return s->log;
@@ -125,6 +137,7 @@ static void session_close(session *s)
     for (int64_t i = 0; s->batches && i < s->options->gradient_accumulation_steps; i++)
         cb_batch_free(&s->batches[i]);
     cb_free(s->batches);
+    cb_optimizer_zero_grad(s->optimizer); /* a step that failed leaves some */
     cb_optimizer_free(s->optimizer);
     cb_free(s->parameters);
     cb_free(s->fingerprint);
@@ -186,11 +199,12 @@ static bool train_step(session *s, cb_train_report *report)
     return true;
 }
 
-/* Validates, and saves the artefact when it is the best so far. */
+/* Validates, and saves the artefact when it is the best so far.  An interruption waits until it is through: a checkpoint
+ * stands between steps, and a step ends with its validation. */
 static bool validate(session *s, cb_train_report *report)
 {
     cb_perplexity_result r;
-    if (!cb_evaluate_perplexity(s->what->model, s->validation, s->options->batch_size, s->options->eval_batches, &r))
+    if (!cb_train_validate(s->what->model, s->validation, s->options->batch_size, s->options->eval_batches, false, &r))
         return false;
     report->evaluated = true;
     report->eval_loss = r.loss;
@@ -198,13 +212,12 @@ static bool validate(session *s, cb_train_report *report)
         s->state.best_loss = r.loss;
         s->state.best_step = s->state.step;
         s->state.bad_evaluations = 0;
-        if (!s->what->save(s->what->user, s->options->output))
+        if (!s->what->save(s->what, s->options->output))
             return false;
     } else {
         s->state.bad_evaluations++;
     }
-    int64_t patience = s->options->early_stopping_patience;
-    s->stopped_early = patience > 0 && s->state.bad_evaluations >= patience;
+    s->stopped_early = out_of_patience(s);
     return true;
 }
 
@@ -263,7 +276,7 @@ static bool one_step(session *s, cb_train_callback *callback, void *user)
 /* Without validation the last parameters are the artefact; with it the best ones were saved when they were met. */
 static bool finish(session *s)
 {
-    if (!s->validation && !s->what->save(s->what->user, s->options->output))
+    if (!s->validation && !s->what->save(s->what, s->options->output))
         return false;
     return cb_train_log_plot(s->log);
 }
@@ -305,6 +318,19 @@ static void fill_result(const session *s, cb_train_result *result)
     result->tokens_per_second = result->seconds > 0 ? (double)t->tokens / result->seconds : 0;
     for (size_t i = 0; i < s->what->count; i++)
         result->parameters += s->what->parameters[i].tensor->count;
+}
+
+static bool save_adapter(const cb_trainee *what, const char *directory)
+{
+    return cb_adapter_save(what->user, directory, cb_model_directory(what->model));
+}
+
+cb_trainee cb_train_adapter(cb_model *model, cb_adapter *adapter)
+{
+    cb_trainee what = {.model = model, .save = save_adapter, .user = adapter};
+    if (adapter)
+        what.count = cb_adapter_parameters(adapter, &what.parameters);
+    return what;
 }
 
 bool cb_train(const cb_trainee *what, cb_dataset *train, cb_dataset *validation, const cb_train_options *options,

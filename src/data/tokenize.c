@@ -1,0 +1,253 @@
+/* tokenize.c: from records to the token store.
+ *
+ * Records are read one after another into a window of jobs, the window's texts are encoded by all threads at once, and
+ * the results are appended in the order of the records: the store does not depend on the number of threads.  A text is
+ * always encoded whole, prompt and answer together, so ids are those the model would see; what is to be learned of it
+ * is a stretch of bytes, and a token belongs to the stretch it begins in. */
+#include <stdio.h>
+#include <string.h>
+
+#include "data/dataset.h"
+
+#define OPT cb_data_options
+const cb_option cb_data_option_table[] = {
+    CB_OPT_INT(OPT, sequence_length, 512, 1, 1 << 24, "tokens in a row"),
+    CB_OPT_BOOL(OPT, packing, 1, "fill rows with several documents, which do not see each other"),
+    CB_OPT_BOOL(OPT, completion_only, 1, "learn completions and assistant messages only, not what prompts them"),
+    CB_OPT_ENUM(OPT, chat_template, 0, cb_chat_template_names, "how conversations are written out; auto: read off the tokenizer"),
+    CB_OPT_BOOL(OPT, shuffle, 1, "another order of documents and rows in every epoch"),
+    CB_OPT_BOOL(OPT, add_bos, 1, "begin documents with the tokenizer's bos token, unless it has none or declines it"),
+    CB_OPT_BOOL(OPT, add_eos, 1, "end documents with the tokenizer's eos token, where it has one"),
+    CB_OPT_STRING(OPT, separator, NULL, "TEXT", "plain text: what stands between documents; without it a file is one document"),
+    CB_OPT_BOOL(OPT, lines, 0, "plain text: every line is a document"),
+    CB_OPT_INT(OPT, max_records, 0, 0, 9e15, "records to read at most (0: all)"),
+    CB_OPT_END};
+#undef OPT
+
+enum {
+    WINDOW_JOBS = 256,
+    WINDOW_BYTES = 4 << 20,
+    MESSAGE_SIZE = 512 /* of a failure carried from one thread to another */
+};
+
+/* One record on its way to tokens. */
+typedef struct job {
+    cb_string copy;
+    const char *text; /* the copy's, or a long record's own */
+    size_t length;
+    text_span_list learned; /* in bytes, ascending; used when partly */
+    bool partly;            /* else every token is learned */
+    bool whole, bos, eos;
+    char *path; /* where it came from */
+    int64_t line;
+    cb_encoding encoding;
+    cb_status status; /* of encoding it */
+    char message[MESSAGE_SIZE];
+} job;
+
+typedef struct tokenization {
+    const cb_tokenizer *tokenizer;
+    const cb_data_options *options;
+    token_store *store;
+    document_list *documents;
+    job *jobs;
+    size_t count, bytes; /* in the window */
+    int32_t bos, eos;    /* -1: none is added */
+    int64_t records, skipped;
+} tokenization;
+
+/* ---- encoding, on any thread ---- */
+
+/* Failures are kept by thread, so one of a worker is taken along in the job. */
+static void encode(const cb_tokenizer *tokenizer, job *j)
+{
+    j->encoding.want_spans = j->partly;
+    j->status = CB_OK;
+    if (cb_tokenizer_encode(tokenizer, j->text, j->length, false, &j->encoding))
+        return;
+    j->status = cb_ok() ? CB_ERR_FORMAT : cb_error_status();
+    snprintf(j->message, sizeof j->message, "%s", cb_error_message());
+    cb_error_clear();
+}
+
+/* ---- appending, in order ---- */
+
+static bool append(token_store *store, int32_t id, bool learned)
+{
+    if (!cb_grow(&store->ids, &store->capacity, store->count + 1, sizeof *store->ids) ||
+        !cb_grow(&store->learned, &store->learned_capacity, store->count + 1, sizeof *store->learned))
+        return false;
+    store->ids[store->count] = id;
+    store->learned[store->count++] = learned;
+    return true;
+}
+
+static bool append_text(token_store *store, const job *j)
+{
+    const cb_encoding *e = &j->encoding;
+    size_t span = 0;
+    for (size_t i = 0; i < e->count; i++) {
+        while (j->partly && span < j->learned.count && e->spans[i].begin >= j->learned.items[span].end)
+            span++;
+        bool learned = !j->partly || (span < j->learned.count && e->spans[i].begin >= j->learned.items[span].begin);
+        if (!append(store, e->ids[i], learned))
+            return false;
+    }
+    return true;
+}
+
+/* The first token of a document is never predicted. */
+static bool has_targets(const token_store *store, const document *d)
+{
+    for (int64_t i = 1; i < d->length; i++)
+        if (store->learned[d->start + i])
+            return true;
+    return false;
+}
+
+static bool append_document(tokenization *t, const job *j)
+{
+    token_store *store = t->store;
+    document_list *list = t->documents;
+    const cb_encoding *e = &j->encoding;
+    size_t start = store->count, n = e->count;
+    bool bos = t->bos >= 0 && j->bos && !(n && e->ids[0] == t->bos), eos = t->eos >= 0 && j->eos && !(n && e->ids[n - 1] == t->eos);
+    if ((bos && !append(store, t->bos, !j->partly)) || !append_text(store, j) || (eos && !append(store, t->eos, true)))
+        return false;
+    document d = {.start = (int64_t)start, .length = (int64_t)(store->count - start), .whole = j->whole};
+    if (!n || !has_targets(store, &d)) {
+        store->count = start;
+        t->skipped++;
+        return true;
+    }
+    if (!cb_grow(&list->items, &list->capacity, list->count + 1, sizeof *list->items))
+        return false;
+    list->items[list->count++] = d;
+    store->bytes += j->length;
+    return true;
+}
+
+/* Encodes the window and empties it. */
+static bool flush(tokenization *t)
+{
+    int64_t count = (int64_t)t->count;
+#pragma omp parallel for schedule(dynamic) if (count > 1)
+    for (int64_t i = 0; i < count; i++)
+        encode(t->tokenizer, &t->jobs[i]);
+    bool ok = true;
+    for (int64_t i = 0; ok && i < count; i++) {
+        job *j = &t->jobs[i];
+        if (j->status != CB_OK)
+            ok = cb_fail(j->status, "%s:%lld: %s", j->path, (long long)j->line, j->message) == CB_OK;
+        else
+            ok = append_document(t, j);
+    }
+    t->count = t->bytes = 0;
+    return ok;
+}
+
+/* ---- records to jobs ---- */
+
+static bool learn_from(job *j, size_t begin, size_t end)
+{
+    if (!cb_grow(&j->learned.items, &j->learned.capacity, j->learned.count + 1, sizeof *j->learned.items))
+        return false;
+    j->learned.items[j->learned.count++] = (text_span){begin, end};
+    return true;
+}
+
+/* The record as one text, and which parts of it are learned.  Its strings live until the next one is read: a long plain
+ * text is not copied, and takes the window with it. */
+static bool fill_job(const tokenization *t, job *j, const cb_record_text *r)
+{
+    bool ok = true, framed = false;
+    j->partly = t->options->completion_only && !r->text;
+    j->whole = !r->text;
+    if (r->text && r->text_length < WINDOW_BYTES) {
+        ok = cb_string_append(&j->copy, r->text, r->text_length);
+    } else if (r->messages) {
+        ok = cb_chat_render(t->tokenizer, t->options->chat_template, r->message_count, r->messages, &j->copy, &j->learned, &framed);
+    } else if (r->prompt) {
+        size_t begin = strlen(r->prompt);
+        ok = cb_string_puts(&j->copy, r->prompt) && cb_string_puts(&j->copy, r->completion) && learn_from(j, begin, j->copy.length);
+    }
+    bool borrowed = r->text && r->text_length >= WINDOW_BYTES;
+    j->text = borrowed ? r->text : j->copy.data ? j->copy.data : "";
+    j->length = borrowed ? r->text_length : j->copy.length;
+    j->bos = j->eos = !framed;
+    return ok;
+}
+
+static bool add_record(tokenization *t, const cb_record_text *r)
+{
+    job *j = &t->jobs[t->count];
+    cb_string_clear(&j->copy);
+    j->learned.count = 0;
+    j->line = r->line;
+    if (!j->path || strcmp(j->path, r->path) != 0) {
+        cb_free(j->path);
+        j->path = cb_strdup(r->path);
+    }
+    if (!j->path)
+        return false;
+    if (!fill_job(t, j, r)) {
+        cb_error_prefix("%s:%lld", r->path, (long long)r->line);
+        return false;
+    }
+    t->records++;
+    t->count++;
+    t->bytes += j->length;
+    if (t->count < WINDOW_JOBS && t->bytes < WINDOW_BYTES)
+        return true;
+    return flush(t);
+}
+
+static bool read_records(tokenization *t)
+{
+    cb_records_options options = {.separator = t->options->separator, .lines = t->options->lines, .max_records = t->options->max_records};
+    cb_records *records = cb_records_open(&t->options->data, &options);
+    cb_record_text record;
+    bool ok = records;
+    while (ok && cb_records_next(records, &record))
+        ok = add_record(t, &record);
+    ok = ok && cb_ok() && flush(t);
+    cb_records_close(records);
+    return ok;
+}
+
+/* ---- the whole ---- */
+
+static void free_jobs(job *jobs)
+{
+    for (int i = 0; jobs && i < WINDOW_JOBS; i++) {
+        cb_string_free(&jobs[i].copy);
+        cb_free(jobs[i].learned.items);
+        cb_free(jobs[i].path);
+        cb_encoding_free(&jobs[i].encoding);
+    }
+    cb_free(jobs);
+}
+
+static bool check_documents(const tokenization *t)
+{
+    const cb_string_list *paths = &t->options->data;
+    const char *first = paths->count ? paths->items[0] : "data", *more = paths->count > 1 ? ", ..." : "";
+    if (!t->documents->count)
+        return cb_fail(CB_ERR_FORMAT, "%s%s: found nothing to learn in %lld records, expected text of two tokens or more", first, more,
+                       (long long)t->records) == CB_OK;
+    if (t->skipped)
+        cb_log_message(CB_LOG_WARNING, "%s%s: %lld of %lld records have nothing to learn and are left out", first, more,
+                       (long long)t->skipped, (long long)t->records);
+    return true;
+}
+
+bool cb_data_tokenize(const cb_tokenizer *tokenizer, const cb_data_options *options, token_store *store, document_list *documents)
+{
+    tokenization t = {.tokenizer = tokenizer, .options = options, .store = store, .documents = documents};
+    t.bos = options->add_bos && cb_tokenizer_add_bos(tokenizer) != 0 ? cb_tokenizer_bos(tokenizer) : -1;
+    t.eos = options->add_eos ? cb_tokenizer_eos(tokenizer) : -1;
+    t.jobs = cb_calloc(WINDOW_JOBS, sizeof *t.jobs);
+    bool ok = t.jobs && read_records(&t) && check_documents(&t);
+    free_jobs(t.jobs);
+    return ok;
+}

@@ -1,0 +1,51 @@
+/* evaluate.c: perplexity: how well a model predicts a text. */
+#include <math.h>
+
+#include "training/internal.h"
+
+/* Mean loss of one batch; NaN on failure. */
+static double batch_loss(cb_model *model, const cb_batch *batch)
+{
+    cb_context ctx = {.positions = batch->positions, .segments = batch->segments};
+    double loss = NAN;
+    cb_scope *scope = cb_scope_open();
+    if (!scope)
+        return NAN;
+    cb_no_grad loss = cb_item(cb_model_loss(model, batch->ids, batch->targets, (double)batch->predicted, &ctx));
+    cb_scope_close(scope);
+    return loss;
+}
+
+bool cb_train_validate(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches, bool interruptible,
+                       cb_perplexity_result *result)
+{
+    *result = (cb_perplexity_result){0};
+    double begin = cb_now(), sum = 0;
+    cb_batch batch = {0};
+    bool ok = true;
+    for (int64_t i = 0; ok && (!max_batches || i < max_batches) && cb_dataset_sequential(data, i, batch_size, &batch); i++) {
+        if (batch.predicted)
+            sum += batch_loss(model, &batch) * (double)batch.predicted;
+        result->tokens += batch.predicted;
+        ok = cb_ok();
+        if (ok && interruptible && cb_interrupted())
+            ok = cb_fail(CB_ERR_INTERRUPTED, "interrupted after %lld batches of evaluation", (long long)i + 1) == CB_OK;
+    }
+    cb_batch_free(&batch);
+    if (!ok || !cb_ok())
+        return false;
+    if (!result->tokens)
+        return cb_fail(CB_ERR_ARGUMENT, "evaluation: the data has no token to predict") == CB_OK;
+    result->loss = sum / (double)result->tokens;
+    if (!isfinite(result->loss))
+        return cb_fail(CB_ERR_NUMERIC, "evaluation: the mean loss of %lld tokens is %g", (long long)result->tokens, result->loss) == CB_OK;
+    result->perplexity = exp(result->loss);
+    result->bits_per_byte = result->loss / M_LN2 / cb_dataset_bytes_per_token(data);
+    result->seconds = cb_now() - begin;
+    return true;
+}
+
+bool cb_evaluate_perplexity(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches, cb_perplexity_result *result)
+{
+    return cb_train_validate(model, data, batch_size, max_batches, true, result);
+}

@@ -1,0 +1,235 @@
+/* log.c: the records of a run: log.jsonl, TensorBoard events, and a picture of the curves.
+ *
+ * log.jsonl is the one that counts: one object a report, written with one call, and cut back to where the checkpoint
+ * stood when a run resumes, so that it reads like the log of a run that never stopped.  The picture is drawn from it. */
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "cambium/eval.h"
+#include "cambium/formats.h"
+#include "training/internal.h"
+
+#define LOG_NAME      "log.jsonl"
+#define CURVES_NAME   "curves.png"
+#define EVENTS_PREFIX "events.out.tfevents."
+#define EVENTS_SUFFIX ".cambium"
+#define LOG_LIMIT     ((size_t)1 << 30)
+
+struct train_log {
+    char *directory, *path;
+    int fd;
+    uint64_t bytes;
+    cb_events *events;
+};
+
+static bool io_error(const char *path, const char *what)
+{
+    int reason = errno;
+    return cb_fail(CB_ERR_IO, "%s: %s: %s", path, what, strerror(reason)) == CB_OK;
+}
+
+/* ---- opening ---- */
+
+/* The end of the last whole line among the first `limit` bytes. */
+static bool end_of_lines(const train_log *r, uint64_t limit, uint64_t *end)
+{
+    struct stat st;
+    if (fstat(r->fd, &st) != 0)
+        return io_error(r->path, "cannot stat");
+    uint64_t at = (uint64_t)st.st_size < limit ? (uint64_t)st.st_size : limit;
+    for (; at > 0; at--) {
+        char c;
+        if (pread(r->fd, &c, 1, (off_t)(at - 1)) != 1)
+            return io_error(r->path, "cannot read");
+        if (c == '\n')
+            break;
+    }
+    *end = at;
+    return true;
+}
+
+static bool open_lines(train_log *r, uint64_t resume_bytes, bool resume)
+{
+    r->fd = open(r->path, O_RDWR | O_CREAT | O_CLOEXEC | O_APPEND, 0666);
+    if (r->fd < 0)
+        return io_error(r->path, "cannot open");
+    if (resume && !end_of_lines(r, resume_bytes, &r->bytes))
+        return false;
+    return ftruncate(r->fd, (off_t)r->bytes) == 0 || io_error(r->path, "cannot cut");
+}
+
+static bool is_ours(const char *name)
+{
+    size_t length = strlen(name), suffix = strlen(EVENTS_SUFFIX);
+    return strncmp(name, EVENTS_PREFIX, strlen(EVENTS_PREFIX)) == 0 && length > suffix &&
+           strcmp(name + length - suffix, EVENTS_SUFFIX) == 0;
+}
+
+/* A new run in the directory of an older one: TensorBoard would draw both as one curve. */
+static bool remove_old_events(const train_log *r)
+{
+    cb_string_list names = {0};
+    bool ok = cb_directory_list(r->directory, false, &names);
+    for (size_t i = 0; ok && i < names.count; i++) {
+        char *path = is_ours(names.items[i]) ? cb_path_join(r->directory, names.items[i]) : NULL;
+        if (path && unlink(path) != 0)
+            ok = io_error(path, "cannot remove");
+        cb_free(path);
+    }
+    cb_string_list_free(&names);
+    return ok && cb_ok();
+}
+
+train_log *cb_train_log_open(const char *directory, uint64_t resume_bytes, bool resume)
+{
+    train_log *r = cb_calloc(1, sizeof *r);
+    if (!r)
+        return NULL;
+    r->fd = -1;
+    r->directory = cb_strdup(directory);
+    r->path = r->directory ? cb_path_join(directory, LOG_NAME) : NULL;
+    bool ok = r->path && open_lines(r, resume_bytes, resume) && (resume || remove_old_events(r));
+    r->events = ok ? cb_events_open(directory, EVENTS_SUFFIX) : NULL;
+    if (r->events)
+        return r;
+    cb_train_log_close(r);
+    return NULL;
+}
+
+void cb_train_log_close(train_log *r)
+{
+    if (!r)
+        return;
+    if (r->fd >= 0)
+        close(r->fd);
+    cb_events_close(r->events);
+    cb_free(r->directory);
+    cb_free(r->path);
+    cb_free(r);
+}
+
+uint64_t cb_train_log_bytes(const train_log *r)
+{
+    return r->bytes;
+}
+
+/* ---- adding ---- */
+
+/* JSON has no NaN. */
+static json_t *number(double x)
+{
+    return isfinite(x) ? json_real(x) : json_null();
+}
+
+static char *line_of(const cb_train_report *p)
+{
+    enum { DIGITS = 9 };
+    json_t *line =
+        json_pack("{s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:I}", "step", (json_int_t)p->step, "steps", (json_int_t)p->steps, "loss",
+                  number(p->loss), "learning_rate", number(p->learning_rate), "grad_norm", number(p->grad_norm), "tokens_per_second",
+                  number(p->tokens_per_second), "seconds", number(p->seconds), "memory", (json_int_t)p->memory);
+    if (line && p->evaluated) {
+        json_object_set_new(line, "eval_loss", number(p->eval_loss));
+        json_object_set_new(line, "best_loss", number(p->best_loss));
+    }
+    char *text = line ? json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(DIGITS)) : NULL;
+    char *copy = text ? cb_format("%s\n", text) : NULL;
+    if (!text)
+        cb_fail(CB_ERR_MEMORY, "no memory for a line of the log");
+    free(text);
+    json_decref(line);
+    return copy;
+}
+
+static bool write_line(train_log *r, const char *line)
+{
+    for (size_t left = strlen(line); left;) {
+        ssize_t n = write(r->fd, line, left);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return io_error(r->path, "cannot write");
+        line += n;
+        left -= (size_t)n;
+        r->bytes += (uint64_t)n;
+    }
+    return true;
+}
+
+bool cb_train_log_add(train_log *r, const cb_train_report *p)
+{
+    char *line = line_of(p);
+    bool ok = line && write_line(r, line);
+    cb_free(line);
+    ok = ok && cb_events_scalar(r->events, p->step, "train/loss", p->loss) &&
+         cb_events_scalar(r->events, p->step, "train/learning_rate", p->learning_rate) &&
+         cb_events_scalar(r->events, p->step, "train/grad_norm", p->grad_norm) &&
+         cb_events_scalar(r->events, p->step, "train/tokens_per_second", p->tokens_per_second);
+    return ok && (!p->evaluated || cb_events_scalar(r->events, p->step, "eval/loss", p->eval_loss));
+}
+
+/* ---- the picture ---- */
+
+typedef struct curve {
+    double *x, *y;
+    size_t count, x_capacity, y_capacity;
+} curve;
+
+static bool add_point(curve *c, const json_t *line, const char *key)
+{
+    const json_t *step = json_object_get(line, "step"), *value = json_object_get(line, key);
+    if (!json_is_number(step) || !json_is_number(value))
+        return true;
+    if (!cb_grow(&c->x, &c->x_capacity, c->count + 1, sizeof *c->x) || !cb_grow(&c->y, &c->y_capacity, c->count + 1, sizeof *c->y))
+        return false;
+    c->x[c->count] = json_number_value(step);
+    c->y[c->count++] = json_number_value(value);
+    return true;
+}
+
+/* A line that is no object of ours draws nothing. */
+static bool read_curves(const char *text, size_t length, curve *train, curve *eval)
+{
+    for (const char *at = text, *end = text + length; at < end;) {
+        const char *stop = memchr(at, '\n', (size_t)(end - at));
+        size_t n = stop ? (size_t)(stop - at) : (size_t)(end - at);
+        json_t *line = json_loadb(at, n, 0, NULL);
+        bool ok = add_point(train, line, "loss") && add_point(eval, line, "eval_loss");
+        json_decref(line);
+        if (!ok)
+            return false;
+        at += n + 1;
+    }
+    return true;
+}
+
+static bool plot(const train_log *r, const curve *train, const curve *eval)
+{
+    const cb_series series[] = {{.name = "training", .x = train->x, .y = train->y, .count = train->count},
+                                {.name = "validation", .x = eval->x, .y = eval->y, .count = eval->count, .markers = true}};
+    const cb_plot_options options = {.title = "Loss", .x_label = "step", .y_label = "nats per token"};
+    char *path = cb_path_join(r->directory, CURVES_NAME);
+    bool ok = path && cb_plot_png(path, series, eval->count ? 2 : 1, &options);
+    cb_free(path);
+    return ok;
+}
+
+bool cb_train_log_plot(train_log *r)
+{
+    size_t length = 0;
+    curve train = {0}, eval = {0};
+    char *text = cb_file_read(r->path, LOG_LIMIT, &length);
+    bool ok = text && read_curves(text, length, &train, &eval) && (!train.count || plot(r, &train, &eval));
+    cb_free(text);
+    cb_free(train.x);
+    cb_free(train.y);
+    cb_free(eval.x);
+    cb_free(eval.y);
+    return ok;
+}
