@@ -53,6 +53,13 @@ static void shift(const int32_t *ids, int32_t *targets, int64_t rows, int64_t le
             targets[r * length + t] = t + 1 < length ? ids[r * length + t + 1] : -100;
 }
 
+/* Per token: 2 forward and 2 backward for a frozen weight, three times the forward work of attention, 6 for an adapter's weight. */
+static double necessary_flops(const cb_model *model, const cb_adapter *adapter, int64_t length)
+{
+    double weights = cb_model_flops_per_token(model, 0), attention = cb_model_flops_per_token(model, length) - weights;
+    return 2 * weights + 3 * attention + 6 * (double)cb_adapter_parameter_count(adapter);
+}
+
 static bool run(const settings *s)
 {
     cb_set_threads((int)s->threads);
@@ -105,7 +112,7 @@ static bool run(const settings *s)
            (double)tokens / typical, typical, first_step, started, (unsigned long long)cb_peak_rss(),
            (long long)cb_adapter_parameter_count(adapter),
            (unsigned long long)(s->steps > 3 ? cb_memory().system_allocations - after_warm_up : 0),
-           cb_model_flops_per_token(model, s->sequence_length));
+           necessary_flops(model, adapter, s->sequence_length));
     cb_optimizer_free(optimizer);
     cb_adapter_free(adapter);
     cb_model_free(model);
