@@ -107,7 +107,7 @@ static void dropout_piece(const dropout *d, const uint32_t *words, int64_t begin
 uint64_t cbk_dropout(cb_dtype dtype, void *y, const void *x, uint8_t *mask, int64_t count, double p, uint64_t seed, uint64_t stream,
                      uint64_t counter)
 {
-    dropout d = {dtype, y, x, mask, p < 1 ? (uint32_t)ceil(p * 0x1p32) : 0, !(p < 1), p < 1 ? 1 / (1 - p) : 0};
+    dropout d = {dtype, y, x, mask, p < 1 ? (uint32_t)fmin(ceil(p * 0x1p32), UINT32_MAX) : 0, !(p < 1), p < 1 ? 1 / (1 - p) : 0};
     int threads = cbk_threads(count * 8);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {

@@ -73,6 +73,10 @@ bool cb_can_overwrite(const cb_tensor *x);
  * a tensor on the same memory whose node is still unset. */
 cb_tensor *cb_alias(cb_tensor *x);
 
+/* The linear recurrence y_t = a_t y_(t-1) + b_t along `dim`, y_(-1) = 0, or from the end, y_t = a_t y_(t+1) + b_t, when `reverse`; a and b of
+ * one shape, both f32 or both f64.  What the gradients of running products are made of. */
+cb_tensor *cb_linear_scan(cb_tensor *a, cb_tensor *b, int dim, bool reverse);
+
 /* Every op of the library, for tests and tools. */
 extern const cb_op *const cb_op_table[];
 extern const size_t cb_op_table_count;

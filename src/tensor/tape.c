@@ -234,7 +234,7 @@ static bool add_gradient(cb_tensor **slot, cb_tensor *dx, bool create_graph)
         *slot = cb_keep(dx);
         return true;
     }
-    if (!create_graph && cb_exclusive(*slot))
+    if (!create_graph && cb_exclusive(*slot) && cb_is_contiguous(*slot)) /* a broadcast view has fewer elements in memory */
         return cb_accumulate(*slot, dx);
     cb_tensor *sum = cb_add(*slot, dx);
     if (!sum)
@@ -536,7 +536,7 @@ static void checkpoint_backward(cb_backward_pass *pass)
     cb_free(inputs);
 }
 
-static const cb_op op_checkpoint = {.name = "checkpoint", .backward = checkpoint_backward, .reaches_leaves = true};
+const cb_op cb_op_checkpoint = {.name = "checkpoint", .backward = checkpoint_backward, .reaches_leaves = true};
 
 cb_tensor *cb_checkpoint(cb_checkpoint_function *fn, void *user, int count, cb_tensor *const *inputs, cb_rng *rng)
 {
@@ -556,7 +556,7 @@ cb_tensor *cb_checkpoint(cb_checkpoint_function *fn, void *user, int count, cb_t
     y = cb_scope_return(scope, y);
     cb_scope_close(scope);
     /* recorded whatever the inputs need: fn may reach trainable parameters */
-    if (y && !record(&op_checkpoint, 1, &y, count, inputs, count, inputs, &a, sizeof a))
+    if (y && !record(&cb_op_checkpoint, 1, &y, count, inputs, count, inputs, &a, sizeof a))
         return NULL;
     return y;
 }
