@@ -4,6 +4,7 @@
  * shapes are compared before anything is allocated, so a file cannot ask for more memory than it brings along.
  * Writing replaces each file atomically, weights first.  A config that does not fit the new weights is removed before them: a crash leaves
  * a directory without config, which nobody takes for an adapter, never a mismatched pair. */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -178,4 +179,71 @@ cb_adapter *cb_adapter_load(const char *directory, cb_layer *root, const char *m
     cb_free(config);
     cb_free(weights);
     return adapter;
+}
+
+/* ---- writing ---- */
+
+/* Removes the config of a directory unless it is the very text to be written. */
+static bool remove_other(const char *path, const char *text, size_t length)
+{
+    if (!cb_is_file(path))
+        return true;
+    cb_file_map there;
+    if (!cb_file_map_open(&there, path))
+        return false;
+    bool same = there.size == length && memcmp(there.data, text, length) == 0;
+    cb_file_map_close(&there);
+    if (same || unlink(path) == 0)
+        return true;
+    int reason = errno;
+    return cb_fail(CB_ERR_IO, "%s: cannot remove: %s", path, strerror(reason)), false;
+}
+
+static bool write_weights(const cb_adapter *adapter, const char *path)
+{
+    cb_weight_entry *entries = cb_calloc(adapter->entry_count, sizeof(*entries));
+    if (!entries)
+        return false;
+    for (size_t i = 0; i < adapter->entry_count; i++) {
+        const cb_adapter_entry *entry = &adapter->entries[i];
+        const cb_tensor *t = cb_adapter_entry_tensor(adapter, entry);
+        entries[i] = (cb_weight_entry){
+            .name = entry->name, .dtype = CB_F32, .ndim = entry->ndim, .data = t->data, .size = (size_t)t->count * sizeof(float)};
+        memcpy(entries[i].shape, entry->shape, sizeof(entries[i].shape));
+    }
+    bool ok = cb_safetensors_write(path, entries, adapter->entry_count, NULL, NULL, NULL);
+    cb_free(entries);
+    return ok;
+}
+
+/* As PEFT writes it: two spaces, keys sorted; with a newline at the end. */
+static char *config_text(const cb_adapter *adapter, const char *base_model)
+{
+    json_t *object = cb_adapter_to_json(adapter);
+    if (object && (!base_model || json_object_set_new(object, "base_model_name_or_path", json_string(base_model)) == 0)) {
+        char *text = cb_json_dump(object, false), *line = text ? cb_format("%s\n", text) : NULL;
+        cb_free(text);
+        json_decref(object);
+        return line;
+    }
+    json_decref(object);
+    cb_fail(CB_ERR_ARGUMENT, "base_model_name_or_path: not UTF-8, or no memory for the adapter's config");
+    return NULL;
+}
+
+bool cb_adapter_save(const cb_adapter *adapter, const char *directory, const char *base_model)
+{
+    if (!adapter || !cb_ok())
+        return false;
+    if (!adapter->attached)
+        return cb_fail(CB_ERR_STATE, "adapter %s is not attached, so there is nothing to save", adapter->name), false;
+    char *config = cb_path_join(directory, CONFIG_NAME), *weights = cb_path_join(directory, WEIGHTS_NAME);
+    char *text = config && weights ? config_text(adapter, base_model) : NULL;
+    size_t length = text ? strlen(text) : 0;
+    bool ok = text && cb_directory_make(directory) && remove_other(config, text, length) && write_weights(adapter, weights) &&
+              cb_file_write(config, text, length);
+    cb_free(config);
+    cb_free(weights);
+    cb_free(text);
+    return ok;
 }

@@ -4,6 +4,7 @@
  * of the result is compared with the room there is.  Write: into a directory beside the output, tensor by tensor, in the base's files and
  * order, then the other files.  Keep: the new model is loaded and compared with the adapted one, and only then the directory gets its name.
  * A failure anywhere removes what was written. */
+#include <dirent.h>
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -330,7 +331,7 @@ static bool make_plan(fold_plan *plan, cb_adapter *const *adapters, size_t count
     for (size_t i = 0; i < plan->changes.count; i++)
         if (!plan->found[i] && !plan_untied(plan, &plan->changes.list[i]))
             return false;
-    return check_full_names(plan) && plan_others(plan) && check_output(plan) && check_room(plan);
+    return cb_ok() && check_full_names(plan) && plan_others(plan) && check_output(plan) && check_room(plan);
 }
 
 static void free_plan(fold_plan *plan)
@@ -347,4 +348,222 @@ static void free_plan(fold_plan *plan)
     cb_free(plan->partial);
     cb_string_list_free(&plan->others);
     cb_changes_free(&plan->changes);
+}
+
+/* ---- write ---- */
+
+/* One file being written, and the memory its tensors are made in, one after another. */
+typedef struct file_writing {
+    const planned_file *file;
+    void *buffer;
+    size_t capacity;
+} file_writing;
+
+static cb_tensor *stored_tensor(const cb_weight_entry *entry)
+{
+    bool aligned = (uintptr_t)entry->data % cb_dtype_size(entry->dtype) == 0;
+    return aligned ? cb_wrap_nd(entry->dtype, entry->data, entry->ndim, entry->shape)
+                   : cb_from_nd(entry->dtype, entry->data, entry->ndim, entry->shape);
+}
+
+/* f16 ends at 65504: what is beyond became infinite. */
+static bool check_f16(const planned *t, const uint16_t *values, size_t count)
+{
+    enum { EXPONENT = 0x7c00 };
+    for (size_t i = 0; i < count; i++)
+        if ((values[i] & EXPONENT) == EXPONENT)
+            return cb_fail(CB_ERR_NUMERIC, "%s: element %zu is more than f16 can hold; merge with another --dtype", t->name, i) == CB_OK;
+    return true;
+}
+
+/* Fills the buffer with the tensor's new value. */
+static bool make_tensor(const planned *t, void *buffer)
+{
+    cb_scope *scope = cb_scope_open();
+    cb_tensor *value = scope ? stored_tensor(t->from) : NULL;
+    if (value && t->change)
+        value = cb_change_apply(t->change, value);
+    bool ok = value && cb_read(value, t->dtype, buffer);
+    if (scope)
+        cb_scope_close(scope);
+    return ok && (t->dtype != CB_F16 || check_f16(t, buffer, tensor_bytes(t) / 2));
+}
+
+static const void *provide(void *user, size_t index)
+{
+    file_writing *w = user;
+    const planned *t = &w->file->tensors[index];
+    if (cb_interrupted()) {
+        cb_fail(CB_ERR_INTERRUPTED, "interrupted while merging %s; nothing is kept", t->name);
+        return NULL;
+    }
+    if (!t->change && t->dtype == t->from->dtype)
+        return t->from->data;
+    if (!cb_grow(&w->buffer, &w->capacity, tensor_bytes(t), 1))
+        return NULL;
+    return make_tensor(t, w->buffer) ? w->buffer : NULL;
+}
+
+static bool write_file(const fold_plan *plan, const planned_file *file)
+{
+    file_writing w = {.file = file};
+    char *path = cb_path_join(plan->partial, file->name);
+    cb_weight_entry *entries = cb_calloc(file->count, sizeof(*entries));
+    bool ok = path && entries;
+    for (size_t i = 0; ok && i < file->count; i++) {
+        const planned *t = &file->tensors[i];
+        entries[i] = *t->from;
+        entries[i].name = t->name;
+        entries[i].dtype = t->dtype;
+        entries[i].size = tensor_bytes(t);
+    }
+    ok = ok && cb_safetensors_write(path, entries, file->count, NULL, provide, &w);
+    cb_free(w.buffer);
+    cb_free(entries);
+    cb_free(path);
+    return ok;
+}
+
+static bool write_index(const fold_plan *plan)
+{
+    json_t *map = json_object(), *index;
+    uint64_t total = 0;
+    bool ok = map != NULL;
+    for (size_t f = 0; f < plan->file_count; f++)
+        for (size_t i = 0; ok && i < plan->files[f].count; i++) {
+            total += tensor_bytes(&plan->files[f].tensors[i]);
+            ok = json_object_set_new(map, plan->files[f].tensors[i].name, json_string(plan->files[f].name)) == 0;
+        }
+    index = json_pack("{s:{s:I}, s:o}", "metadata", "total_size", (json_int_t)total, "weight_map", map);
+    char *path = cb_path_join(plan->partial, INDEX_NAME);
+    ok = ok && index && path && cb_json_save(path, index, false);
+    if (!ok)
+        cb_fail(CB_ERR_MEMORY, "no memory for " INDEX_NAME);
+    json_decref(index);
+    cb_free(path);
+    return ok;
+}
+
+static bool copy_file(const fold_plan *plan, const char *name)
+{
+    char *from = cb_path_join(plan->input, name), *to = cb_path_join(plan->partial, name);
+    cb_file_map map;
+    bool ok = from && to && cb_file_map_open(&map, from);
+    if (ok) {
+        ok = cb_file_write(to, map.data, map.size);
+        cb_file_map_close(&map);
+    }
+    cb_free(from);
+    cb_free(to);
+    return ok;
+}
+
+/* config.json, changed only in what is no longer so. */
+static bool write_config(const fold_plan *plan)
+{
+    static const char *const names[] = {NULL, "float32", "bfloat16", "float16"};
+    const char *dtype = names[plan->options->dtype];
+    if (!plan->untied && !dtype)
+        return copy_file(plan, "config.json");
+    char *from = cb_path_join(plan->input, "config.json"), *to = cb_path_join(plan->partial, "config.json");
+    json_t *config = from && to ? cb_json_load(from, 1u << 24) : NULL;
+    bool ok = config != NULL;
+    if (ok && plan->untied)
+        ok = json_object_set_new(config, "tie_word_embeddings", json_false()) == 0;
+    /* transformers 5 says dtype, 4 says torch_dtype */
+    if (ok && dtype && json_object_get(config, "torch_dtype"))
+        ok = json_object_set_new(config, "torch_dtype", json_string(dtype)) == 0;
+    if (ok && dtype && (json_object_get(config, "dtype") || !json_object_get(config, "torch_dtype")))
+        ok = json_object_set_new(config, "dtype", json_string(dtype)) == 0;
+    ok = ok && cb_json_save(to, config, false);
+    if (!ok)
+        cb_fail(CB_ERR_MEMORY, "no memory for config.json");
+    json_decref(config);
+    cb_free(from);
+    cb_free(to);
+    return ok;
+}
+
+static bool write_model(const fold_plan *plan)
+{
+    for (size_t f = 0; f < plan->file_count; f++)
+        if (!write_file(plan, &plan->files[f]))
+            return false;
+    for (size_t i = 0; i < plan->others.count; i++)
+        if (!copy_file(plan, plan->others.items[i]))
+            return false;
+    return (!plan->sharded || write_index(plan)) && write_config(plan);
+}
+
+/* ---- keep ---- */
+
+static bool verify(const fold_plan *plan, cb_difference *difference)
+{
+    const cb_merge_options *o = plan->options;
+    cb_model *merged = cb_model_load(plan->partial, .dtype = cb_model_dtype(plan->model));
+    bool ok = merged && cb_merge_difference(plan->model, merged, o->probe, (uint64_t)o->seed, difference);
+    cb_model_free(merged);
+    if (!ok)
+        return false;
+    if (!(difference->mean_kl <= o->max_kl))
+        return cb_fail(CB_ERR_NUMERIC, "%s: not kept: the merged model's next tokens differ by %.3g nats (mean KL), allowed are %.3g",
+                       plan->output, difference->mean_kl, o->max_kl) == CB_OK;
+    if (!(difference->agreement >= o->min_agreement))
+        return cb_fail(CB_ERR_NUMERIC, "%s: not kept: the merged model's likeliest token is the same at %.4f of positions, wanted are %.4f",
+                       plan->output, difference->agreement, o->min_agreement) == CB_OK;
+    return true;
+}
+
+/* The finished directory gets its name.  An empty directory of that name is replaced. */
+static bool publish(const fold_plan *plan)
+{
+    if (!cb_directory_sync(plan->partial))
+        return false;
+    if (rename(plan->partial, plan->output) != 0) {
+        int reason = errno;
+        return cb_fail(CB_ERR_IO, "%s: cannot take its name: %s", plan->output, strerror(reason)) == CB_OK;
+    }
+    char *parent = parent_of(plan->output);
+    if (parent)
+        cb_directory_sync(parent); /* the model is in place; a failure is said all the same */
+    cb_free(parent);
+    return cb_ok();
+}
+
+/* Only files were made in it. */
+static void remove_partial(const fold_plan *plan)
+{
+    DIR *directory = opendir(plan->partial);
+    for (struct dirent *entry; directory && (entry = readdir(directory));)
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+            unlinkat(dirfd(directory), entry->d_name, 0);
+    if (directory)
+        closedir(directory);
+    rmdir(plan->partial);
+}
+
+static bool carry_out(const fold_plan *plan, cb_difference *difference)
+{
+    if (mkdir(plan->partial, 0777) != 0) {
+        int reason = errno;
+        return cb_fail(CB_ERR_IO, "%s: cannot make this directory: %s", plan->partial, strerror(reason)) == CB_OK;
+    }
+    if (write_model(plan) && (!plan->options->verify || verify(plan, difference)) && publish(plan))
+        return true;
+    remove_partial(plan);
+    return false;
+}
+
+bool cb_merge_fold(cb_model *model, cb_adapter *const *adapters, size_t count, const char *output, const cb_merge_options *options,
+                   cb_difference *difference)
+{
+    if (!model || !cb_ok())
+        return false;
+    cb_difference found = {0};
+    fold_plan plan = {.model = model, .options = options, .input = cb_model_directory(model), .output = output};
+    bool ok = make_plan(&plan, adapters, count) && carry_out(&plan, &found);
+    if (difference)
+        *difference = found;
+    free_plan(&plan);
+    return ok;
 }
