@@ -161,6 +161,13 @@ bool cbk_gather(void *out, const void *x, cb_dtype dtype, const void *index, cb_
 bool cbk_scatter_add(void *x, cb_dtype dtype, const void *source, const void *index, cb_dtype index_dtype, int64_t outer, int64_t size,
                      int64_t n, int64_t inner);
 
+/* ---- Sorting (sort.c): each of `rows` rows of n adjacent elements; any dtype; NaN counts as the largest, -0 equals 0 ---- */
+
+/* values and indices (rows, n), either may be NULL.  Stable in both directions: equal elements keep their order. */
+bool cbk_sort(cb_dtype dtype, void *values, int64_t *indices, const void *x, int64_t rows, int64_t n, bool descending);
+/* The first k <= n columns of cbk_sort(), descending if `largest`: values and indices (rows, k). */
+bool cbk_topk(cb_dtype dtype, void *values, int64_t *indices, const void *x, int64_t rows, int64_t n, int64_t k, bool largest);
+
 /* ---- Random numbers (random.c) ---- */
 
 /* Element i of an f32 or half array takes word i % 4 of cb_philox(seed, stream, counter + i / 4), an f64 one words

@@ -1,0 +1,322 @@
+/* ops_linalg.c: singular values and QR through LAPACK; f32 and f64.
+ *
+ * LAPACK stores matrices column by column, so a row-major (m, n) array is to it the transposed matrix (n, m).  Nothing is transposed for
+ * it: if A^T = V S U^T, the factors of A are the same with their roles exchanged, and A^T = L Q gives A = Q^T L^T, an upper triangle
+ * behind orthonormal columns.  What LAPACK writes is row-major where it lies.
+ *
+ * Shape letters: m rows, n columns, k = min(m, n). */
+#include <float.h>
+#include <lapacke.h>
+#include <limits.h>
+#include <math.h>
+#include <string.h>
+
+#include "kernels/kernels.h"
+#include "tensor/internal.h"
+
+static bool check_matrix(const char *op, const cb_tensor *x)
+{
+    if (x->ndim != 2 || (x->dtype != CB_F32 && x->dtype != CB_F64) || x->shape[0] > INT_MAX || x->shape[1] > INT_MAX)
+        return cb_fail(CB_ERR_SHAPE, "%s: %s, expected an f32 or f64 matrix", op, cb_shape_text(x)) == CB_OK;
+    return true;
+}
+
+/* A contiguous copy of x that LAPACK may overwrite; fails on NaN and infinity, which it does not survive. */
+static cb_tensor *working_copy(const char *op, cb_tensor *x)
+{
+    cb_tensor *a = cb_empty_like(x);
+    if (!a || !cb_copy_into(a, x))
+        return NULL;
+    if (!cbk_all_finite(a->dtype, a->data, a->count)) {
+        cb_fail(CB_ERR_NUMERIC, "%s: %s has elements that are not finite", op, cb_shape_text(x));
+        return NULL;
+    }
+    return a;
+}
+
+/* What a LAPACK workspace query wrote, as a block of that many elements.  An f32 query may have been rounded down. */
+static void *workspace(const char *op, cb_dtype dtype, const void *query, lapack_int *length)
+{
+    double wanted = dtype == CB_F64 ? *(const double *)query : (double)*(const float *)query * (1 + 4 * FLT_EPSILON);
+    if (!(wanted >= 0 && wanted < INT_MAX - 1)) {
+        cb_fail(CB_ERR_UNSUPPORTED, "%s: the matrix is too large for LAPACK's 32-bit sizes", op);
+        return NULL;
+    }
+    *length = (lapack_int)wanted + 1;
+    return cb_alloc((size_t)*length * cb_dtype_size(dtype));
+}
+
+static bool report(const char *op, lapack_int info)
+{
+    if (info > 0)
+        cb_fail(CB_ERR_NUMERIC, "%s: did not converge", op);
+    else if (info < 0)
+        cb_fail(CB_ERR_STATE, "%s: LAPACK refused argument %d", op, (int)-info);
+    return info == 0;
+}
+
+/* n by n: `below`, `diagonal` and `above` it */
+static cb_tensor *triangle(cb_dtype dtype, int64_t n, double below, double diagonal, double above)
+{
+    cb_tensor *t = cb_empty(dtype, n, n);
+    for (int64_t at = 0; t && at < n * n; at++) {
+        int64_t i = at / n, j = at % n;
+        double value = i > j ? below : i < j ? above : diagonal;
+        cbk_convert(&value, CB_F64, (char *)t->data + at * (int64_t)cb_dtype_size(dtype), dtype, 1);
+    }
+    return t;
+}
+
+static cb_tensor *turned(cb_tensor *x)
+{
+    return cb_transpose(x, 0, 1);
+}
+
+/* Absent terms are NULL. */
+static cb_tensor *sum_of(cb_tensor *a, cb_tensor *b)
+{
+    return a && b ? cb_add(a, b) : a ? a : b;
+}
+
+/* ---- singular values ---- */
+
+/* Differences of singular values, and singular values, up to this are rounding. */
+static double resolution(const cb_tensor *s)
+{
+    return (s->dtype == CB_F64 ? DBL_EPSILON : (double)FLT_EPSILON) * (double)s->count * cb_get(s, 0);
+}
+
+/* 1 / x, and 0 where |size| is below the resolution */
+static cb_tensor *safe_reciprocal(cb_tensor *x, cb_tensor *size, double limit)
+{
+    cb_tensor *tiny = cb_le(cb_abs(size), cb_scalar(x->dtype, limit));
+    return cb_reciprocal(cb_where(tiny, cb_scalar(x->dtype, INFINITY), x));
+}
+
+/* (skew(U^T dU) F) S + S (skew(V^T dV) F), F_ij = 1 / (s_j^2 - s_i^2), from p = U^T dU and q = V^T dV (k, k); either may be NULL */
+static cb_tensor *rotation(cb_tensor *s, cb_tensor *p, cb_tensor *q)
+{
+    cb_tensor *column = cb_unsqueeze(s, 1), *difference = cb_sub(s, column);
+    cb_tensor *f = difference ? safe_reciprocal(cb_mul(difference, cb_add(s, column)), difference, resolution(s)) : NULL;
+    cb_tensor *left = p ? cb_mul(cb_mul(cb_sub(p, turned(p)), f), s) : NULL;
+    cb_tensor *right = q ? cb_mul(cb_mul(cb_sub(q, turned(q)), f), column) : NULL;
+    return sum_of(left, right);
+}
+
+/* dA = U (diag(ds) + rotation) V^T + (I - U U^T) dU S^-1 V^T + U S^-1 dV^T (I - V V^T)
+ * Wan and Zhang 2019, arXiv:1909.02659, and torch's svd_backward.  The singular vectors of equal singular values can turn among
+ * themselves, so their gradient does not exist; what a loss does not see of that turn is all that is left out when pairs closer than
+ * the resolution contribute nothing.  The same holds for s = 0 in S^-1 (needed when m != n). */
+static void svd_backward(cb_backward_pass *pass)
+{
+    cb_tensor *u = pass->saved[0], *s = pass->saved[1], *vt = pass->saved[2];
+    cb_tensor *du = pass->dy[0], *ds = pass->dy[1], *dvt = pass->dy[2];
+    int64_t m = pass->input[0].shape[0], n = pass->input[0].shape[1], k = s->count;
+    if (k == 0)
+        return;
+    cb_tensor *p = du ? cb_matmul(turned(u), du) : NULL, *q = dvt ? cb_matmul(vt, turned(dvt)) : NULL;
+    cb_tensor *inverse = (du && m > k) || (dvt && n > k) ? safe_reciprocal(s, s, resolution(s)) : NULL;
+    cb_tensor *left = ds ? cb_mul(u, ds) : NULL; /* (m, k), to stand before V^T */
+    if (p || q)
+        left = sum_of(left, cb_matmul(u, rotation(s, p, q)));
+    if (du && m > k)
+        left = sum_of(left, cb_mul(cb_sub(du, cb_matmul(u, p)), inverse));
+    cb_tensor *dx = left ? cb_matmul(left, vt) : NULL;
+    if (dvt && n > k)
+        dx = sum_of(dx, cb_matmul(cb_mul(u, inverse), cb_sub(dvt, cb_matmul(turned(q), vt))));
+    pass->dx[0] = dx;
+}
+
+const cb_op cb_op_svd = {.name = "svd", .twice = true, .backward = svd_backward};
+
+typedef struct svd_call {
+    cb_dtype dtype;
+    lapack_int m, n;
+    void *a, *u, *s, *vt;
+    lapack_int *integers; /* 8 k */
+} svd_call;
+
+static lapack_int gesdd(const svd_call *c, void *work, lapack_int length)
+{
+    lapack_int k = c->m < c->n ? c->m : c->n;
+    if (c->dtype == CB_F64)
+        return LAPACKE_dgesdd_work(LAPACK_COL_MAJOR, 'S', c->n, c->m, c->a, c->n, c->s, c->vt, c->n, c->u, k, work, length, c->integers);
+    return LAPACKE_sgesdd_work(LAPACK_COL_MAJOR, 'S', c->n, c->m, c->a, c->n, c->s, c->vt, c->n, c->u, k, work, length, c->integers);
+}
+
+static bool svd_run(cb_tensor *a, cb_tensor *u, cb_tensor *s, cb_tensor *vt)
+{
+    svd_call c = {.dtype = a->dtype,
+                  .m = (lapack_int)a->shape[0],
+                  .n = (lapack_int)a->shape[1],
+                  .a = a->data,
+                  .u = u->data,
+                  .s = s->data,
+                  .vt = vt->data};
+    double query = 0;
+    lapack_int length = 0;
+    c.integers = cb_calloc((size_t)s->count * 8, sizeof *c.integers);
+    bool ok = c.integers && report("svd", gesdd(&c, &query, -1));
+    void *work = ok ? workspace("svd", a->dtype, &query, &length) : NULL;
+    ok = work && report("svd", gesdd(&c, work, length));
+    cb_free(work);
+    cb_free(c.integers);
+    return ok;
+}
+
+bool cb_svd(cb_tensor *x, cb_tensor **u, cb_tensor **s, cb_tensor **vt)
+{
+    *u = *s = *vt = NULL;
+    if (!x || !check_matrix("svd", x))
+        return false;
+    int64_t m = x->shape[0], n = x->shape[1], k = m < n ? m : n;
+    cb_tensor *a = working_copy("svd", x), *out[] = {cb_empty(x->dtype, m, k), cb_empty(x->dtype, k), cb_empty(x->dtype, k, n)};
+    if (!a || !out[0] || !out[1] || !out[2] || (k && !svd_run(a, out[0], out[1], out[2])))
+        return false;
+    if (!cb_record(&cb_op_svd, 3, out, 1, &x, 3, out, NULL, 0))
+        return false;
+    *u = out[0];
+    *s = out[1];
+    *vt = out[2];
+    return true;
+}
+
+/* ---- triangular systems, for the gradient of qr ---- */
+
+static cb_tensor *solve_triangular(cb_tensor *x, cb_tensor *r, bool transposed);
+
+/* y = x op(R)^-1, so dx = dy op(R)^-T and d op(R) = -y^T dx, of which R's upper triangle exists */
+static void solve_triangular_backward(cb_backward_pass *pass)
+{
+    bool transposed = *(const bool *)pass->args;
+    cb_tensor *r = pass->saved[0], *y = pass->saved[1], *dx = solve_triangular(pass->dy[0], r, !transposed);
+    if (pass->need[0])
+        pass->dx[0] = dx;
+    if (pass->need[1]) {
+        cb_tensor *dr = transposed ? cb_matmul(turned(dx), y) : cb_matmul(turned(y), dx);
+        pass->dx[1] = cb_mul(dr, triangle(r->dtype, r->shape[0], 0, -1, -1));
+    }
+}
+
+const cb_op cb_op_solve_triangular = {.name = "solve_triangular", .twice = true, .backward = solve_triangular_backward};
+
+/* x (m, n) times the inverse of R (n, n), an upper triangle, or of R^T; n > 0.  To LAPACK, which sees the transposed arrays, R is a
+ * lower triangle and the system is op(R)^T y^T = x^T. */
+static cb_tensor *solve_triangular(cb_tensor *x, cb_tensor *r, bool transposed)
+{
+    cb_tensor *y = x && r ? cb_empty_like(x) : NULL, *dense = y ? cb_contiguous(r) : NULL;
+    if (!dense || !cb_copy_into(y, x))
+        return NULL;
+    lapack_int m = (lapack_int)x->shape[0], n = (lapack_int)r->shape[0], info;
+    char trans = transposed ? 'T' : 'N';
+    if (x->dtype == CB_F64)
+        info = LAPACKE_dtrtrs_work(LAPACK_COL_MAJOR, 'L', trans, 'N', n, m, dense->data, n, y->data, n);
+    else
+        info = LAPACKE_strtrs_work(LAPACK_COL_MAJOR, 'L', trans, 'N', n, m, dense->data, n, y->data, n);
+    if (info > 0) {
+        cb_fail(CB_ERR_NUMERIC, "backward of qr: the columns of the matrix depend on each other (R is 0 at diagonal element %d)",
+                (int)info);
+        return NULL;
+    }
+    if (!report("backward of qr", info))
+        return NULL;
+    cb_tensor *ins[] = {x, r}, *saves[] = {r, y};
+    return CB_RECORD(&cb_op_solve_triangular, y, ins, saves, &transposed, sizeof transposed) ? y : NULL;
+}
+
+/* ---- QR ---- */
+
+/* dA = (dQ + Q copyltu(M)) R^-T, M = R dR^T - dQ^T Q, copyltu(M): its lower triangle, mirrored.
+ * Walter and Lehmann 2010, arXiv:1001.1654; in this form Liao et al. 2019, arXiv:1903.09650. */
+static void qr_backward(cb_backward_pass *pass)
+{
+    cb_tensor *q = pass->saved[0], *r = pass->saved[1], *dq = pass->dy[0], *dr = pass->dy[1];
+    int64_t m = pass->input[0].shape[0], n = pass->input[0].shape[1];
+    if (m == 0 || n == 0)
+        return;
+    if (m < n) {
+        cb_fail(CB_ERR_UNSUPPORTED, "backward of qr: x is (%lld, %lld), expected at least as many rows as columns", (long long)m,
+                (long long)n);
+        return;
+    }
+    cb_tensor *mixed = sum_of(dr ? cb_matmul(r, turned(dr)) : NULL, dq ? cb_neg(cb_matmul(turned(dq), q)) : NULL);
+    cb_tensor *half = cb_mul(mixed, triangle(r->dtype, n, 1, 0.5, 0));
+    cb_tensor *lifted = cb_matmul(q, cb_add(half, turned(half)));
+    pass->dx[0] = solve_triangular(dq ? cb_add(dq, lifted) : lifted, r, true);
+}
+
+const cb_op cb_op_qr = {.name = "qr", .twice = true, .backward = qr_backward};
+
+typedef struct qr_call {
+    cb_dtype dtype;
+    lapack_int m, n, k;
+    void *a, *q, *tau;
+} qr_call;
+
+static lapack_int gelqf(const qr_call *c, void *work, lapack_int length)
+{
+    if (c->dtype == CB_F64)
+        return LAPACKE_dgelqf_work(LAPACK_COL_MAJOR, c->n, c->m, c->a, c->n, c->tau, work, length);
+    return LAPACKE_sgelqf_work(LAPACK_COL_MAJOR, c->n, c->m, c->a, c->n, c->tau, work, length);
+}
+
+static lapack_int orglq(const qr_call *c, void *work, lapack_int length)
+{
+    if (c->dtype == CB_F64)
+        return LAPACKE_dorglq_work(LAPACK_COL_MAJOR, c->k, c->m, c->k, c->q, c->k, c->tau, work, length);
+    return LAPACKE_sorglq_work(LAPACK_COL_MAJOR, c->k, c->m, c->k, c->q, c->k, c->tau, work, length);
+}
+
+typedef lapack_int qr_step(const qr_call *call, void *work, lapack_int length);
+
+static bool qr_do(qr_step *step, const qr_call *c)
+{
+    double query = 0;
+    lapack_int length = 0;
+    void *work = report("qr", step(c, &query, -1)) ? workspace("qr", c->dtype, &query, &length) : NULL;
+    bool ok = work && report("qr", step(c, work, length));
+    cb_free(work);
+    return ok;
+}
+
+/* a (m, n) is overwritten; q (m, k), r (k, n) */
+static bool qr_run(cb_tensor *a, cb_tensor *q, cb_tensor *r)
+{
+    cb_tensor *tau = cb_empty(a->dtype, q->shape[1]);
+    if (!tau)
+        return false;
+    qr_call c = {.dtype = a->dtype,
+                 .m = (lapack_int)a->shape[0],
+                 .n = (lapack_int)a->shape[1],
+                 .k = (lapack_int)q->shape[1],
+                 .a = a->data,
+                 .q = q->data,
+                 .tau = tau->data};
+    if (!qr_do(gelqf, &c))
+        return false;
+    /* the upper triangle of a's first k rows is R; the reflectors stand below the diagonal of its first k columns */
+    size_t size = cb_dtype_size(a->dtype), n = (size_t)c.n, k = (size_t)c.k;
+    for (size_t i = 0; i < (size_t)c.m; i++)
+        memcpy((char *)q->data + i * k * size, (char *)a->data + i * n * size, k * size);
+    for (size_t i = 0; i < k; i++) {
+        memset((char *)r->data + i * n * size, 0, i * size);
+        memcpy((char *)r->data + (i * n + i) * size, (char *)a->data + (i * n + i) * size, (n - i) * size);
+    }
+    return qr_do(orglq, &c);
+}
+
+bool cb_qr(cb_tensor *x, cb_tensor **q, cb_tensor **r)
+{
+    *q = *r = NULL;
+    if (!x || !check_matrix("qr", x))
+        return false;
+    int64_t m = x->shape[0], n = x->shape[1], k = m < n ? m : n;
+    cb_tensor *a = working_copy("qr", x), *out[] = {cb_empty(x->dtype, m, k), cb_empty(x->dtype, k, n)};
+    if (!a || !out[0] || !out[1] || (k && !qr_run(a, out[0], out[1])))
+        return false;
+    if (!cb_record(&cb_op_qr, 2, out, 1, &x, 2, out, NULL, 0))
+        return false;
+    *q = out[0];
+    *r = out[1];
+    return true;
+}
