@@ -75,6 +75,7 @@ CB_OP(sort)
 /* ops_linalg.c */
 CB_OP(svd)
 CB_OP(qr)
+CB_OP(solve_triangular)
 /* ops_matmul.c */
 CB_OP(matmul)
 CB_OP(linear)
