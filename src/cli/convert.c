@@ -9,11 +9,21 @@ static const cb_option table[] = {CB_OPT_STRING(settings, tokenizer, NULL, "FILE
                                   CB_OPT_STRING(settings, output, NULL, "DIR", "model directory to write"), CB_OPT_END};
 static const cli_group groups[] = {{"Input and output", table, 0}, {0}};
 
+static bool print_result(cli_call *call, const settings *s, double seconds)
+{
+    if (call->common.json)
+        return cli_json(json_pack("{s:s, s:s, s:s, s:o}", "model", call->arguments[0], "tokenizer", s->tokenizer, "output", s->output,
+                                  "seconds", cli_real(seconds)));
+    cli_field("model directory", "%s", s->output);
+    return true;
+}
+
 static bool run(cli_call *call, void *settings_)
 {
-    (void)call;
-    (void)settings_;
-    return false;
+    const settings *s = settings_;
+    double begin = cb_now();
+    return cli_output_directory(s->output, NULL) && cb_llama2c_convert(call->arguments[0], s->tokenizer, s->output) &&
+           print_result(call, s, cb_now() - begin);
 }
 
 const cli_command cli_convert = {
