@@ -36,7 +36,7 @@ static const char *const reference_models[] = {"llama2", "llama3",        "mistr
 typedef struct fixture {
     cb_scope *scope;
     cb_model *model;
-    cb_tensors *expected;
+    cb_safetensors *expected;
     cb_tensor *ids; /* (2, 17) i32 */
 } fixture;
 
@@ -60,7 +60,10 @@ static inline const char *model_path(const char *name)
 
 static inline cb_tensor *expected_tensor(const fixture *f, const char *name)
 {
-    cb_tensor *t = cb_tensors_get(f->expected, name);
+    const cb_weight_entry *entry = cb_safetensors_find(f->expected, name);
+    if (!entry)
+        fail_msg("expected.safetensors has no %s", name);
+    cb_tensor *t = cb_from_nd(entry->dtype, entry->data, entry->ndim, entry->shape);
     assert_ok();
     assert_non_null(t);
     return t;
@@ -81,7 +84,7 @@ static inline fixture fixture_open_with(const char *name, const char *directory,
     assert_ok();
     assert_non_null(f.model);
     snprintf(path, sizeof path, "%s/expected.safetensors", model_path(name));
-    f.expected = cb_tensors_open(path);
+    f.expected = cb_safetensors_open(path);
     assert_ok();
     f.ids = as_i32(expected_tensor(&f, "input_ids"));
     return f;
@@ -96,7 +99,7 @@ static inline void fixture_close(fixture *f)
 {
     cb_scope_close(f->scope);
     cb_model_free(f->model);
-    cb_tensors_close(f->expected);
+    cb_safetensors_close(f->expected);
     assert_ok();
 }
 

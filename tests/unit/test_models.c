@@ -48,11 +48,11 @@ static void both_config_styles_mean_the_same(void **state)
 static void loss_and_gradients_of(const char *name, bool checkpoint)
 {
     fixture f = fixture_open(name);
-    size_t count = cb_tensors_count(f.expected), compared = 0;
+    size_t count = cb_safetensors_count(f.expected), compared = 0;
     char layer_name[256];
     for (int turn = 0; turn < 2; turn++) { /* first make trainable, then compare */
         for (size_t i = 0; i < count; i++) {
-            const char *key = cb_tensors_name(f.expected, i);
+            const char *key = cb_safetensors_at(f.expected, i)->name;
             if (strncmp(key, "grad.", 5) != 0)
                 continue;
             snprintf(layer_name, sizeof layer_name, "%s", key + 5);
