@@ -60,16 +60,14 @@ static int reduced_shape(int ndim, const int64_t *shape, int dim, bool keep, int
 /* x is contiguous; the result is not recorded yet. */
 static cb_tensor *reduce(const char *op, cbk_reduce_op kernel, const cb_tensor *x, const span *s, bool keep)
 {
+    if (x->dtype > CB_I64 || (kernel == CBK_MEAN && !cb_is_float(x->dtype))) {
+        cb_fail(CB_ERR_SHAPE, "%s: %s, expected %s", op, cb_shape_text(x), kernel == CBK_MEAN ? "a floating-point array" : "numbers");
+        return NULL;
+    }
     int64_t shape[CB_MAX_DIMS];
     int ndim = reduced_shape(x->ndim, x->shape, s->dim, keep, shape);
     cb_tensor *y = cb_output(kernel >= CBK_ARGMAX ? CB_I64 : x->dtype, ndim, shape);
-    if (!y)
-        return NULL;
-    if (!cbk_reduce(kernel, y->data, y->dtype, x->data, x->dtype, s->outer, s->reduce, s->inner)) {
-        cb_error_prefix("%s of %s", op, cb_shape_text(x));
-        return NULL;
-    }
-    return y;
+    return y && cbk_reduce(kernel, y->data, y->dtype, x->data, x->dtype, s->outer, s->reduce, s->inner) ? y : NULL;
 }
 
 /* There is no largest of no elements. */
@@ -347,7 +345,7 @@ static bool repeated_dimensions(const cb_tensor *x, int ndim, const int64_t *sha
 }
 
 /* Sums runs of repeated dimensions, the last run first, each as one (outer, reduce, inner); sums stay in `dtype` between them. */
-static cb_tensor *sum_runs(cb_tensor *x, const bool *repeated, cb_dtype dtype)
+static const cb_tensor *sum_runs(const cb_tensor *x, const bool *repeated, cb_dtype dtype)
 {
     int64_t inner = 1;
     for (int last = x->ndim - 1, first; last >= 0; last = first - 1) {
@@ -388,7 +386,7 @@ cb_tensor *cb_sum_to_nd(cb_tensor *x, int ndim, const int64_t *shape)
     if (!any)
         return x;
     x = cb_contiguous(x);
-    cb_tensor *sum = x ? sum_runs(cb_detach(x), repeated, is_half(x->dtype) ? CB_F32 : x->dtype) : NULL;
+    const cb_tensor *sum = x ? sum_runs(x, repeated, is_half(x->dtype) ? CB_F32 : x->dtype) : NULL;
     cb_tensor *y = sum ? cb_output(x->dtype, ndim, shape) : NULL;
     if (!y)
         return NULL;
