@@ -124,7 +124,7 @@ CB_API cb_tensor *cb_checkpoint(cb_checkpoint_function *fn, void *user, int coun
 
 /* ---- Operations ----------------------------------------------------------------------------------------------------
  * Dimensions may be negative (counted from the end).  Binary operations broadcast as NumPy does and want equal dtypes, but for a
- * 0-d operand, which takes the other's.  Views (no copy): reshape of contiguous, permute, transpose, expand, slice, squeeze, unsqueeze, split. */
+ * 0-d operand, which takes the other's.  Views (no copy): reshape where strides allow, permute, transpose, expand, slice, squeeze, unsqueeze, split. */
 
 /* element-wise, two operands */
 CB_API cb_tensor *cb_add(cb_tensor *a, cb_tensor *b);
@@ -203,13 +203,13 @@ CB_API cb_tensor *cb_repeat_nd(cb_tensor *x, int ndim, const int64_t *times); /*
 #define cb_permute(x, ...) cb_permute_nd(x, CB_LIST(int, __VA_ARGS__))
 #define cb_repeat(x, ...)  cb_repeat_nd(x, CB_SHAPE(__VA_ARGS__))
 CB_API cb_tensor *cb_transpose(cb_tensor *x, int dim0, int dim1);
-CB_API cb_tensor *cb_squeeze(cb_tensor *x, int dim);
+CB_API cb_tensor *cb_squeeze(cb_tensor *x, int dim); /* a dimension of size 1; another is refused */
 CB_API cb_tensor *cb_unsqueeze(cb_tensor *x, int dim);
 CB_API cb_tensor *cb_slice(cb_tensor *x, int dim, int64_t start, int64_t stop, int64_t step); /* as Python's start:stop:step, step > 0 */
 CB_API cb_tensor *cb_cat(int count, cb_tensor *const *xs, int dim);
 CB_API cb_tensor *cb_stack(int count, cb_tensor *const *xs, int dim);
-CB_API bool cb_split(cb_tensor *x, int dim, int count, const int64_t *sizes, cb_tensor **parts);
-CB_API cb_tensor *cb_pad(cb_tensor *x, int dim, int64_t before, int64_t after, double value);
+CB_API bool cb_split(cb_tensor *x, int dim, int count, const int64_t *sizes, cb_tensor **parts); /* sizes add up to the dimension */
+CB_API cb_tensor *cb_pad(cb_tensor *x, int dim, int64_t before, int64_t after, double value);    /* sizes from 0: cb_slice crops */
 CB_API cb_tensor *cb_roll(cb_tensor *x, int dim, int64_t shift);
 CB_API cb_tensor *cb_flip(cb_tensor *x, int dim);
 CB_API cb_tensor *cb_contiguous(cb_tensor *x); /* x itself when it is */
@@ -221,6 +221,7 @@ CB_API cb_tensor *cb_gather(cb_tensor *x, int dim, cb_tensor *index);
 CB_API cb_tensor *cb_scatter_add(cb_tensor *x, int dim, cb_tensor *index, cb_tensor *source);
 CB_API cb_tensor *cb_index_select(cb_tensor *x, int dim, cb_tensor *index); /* index (n) */
 CB_API cb_tensor *cb_index_add(cb_tensor *x, int dim, cb_tensor *index, cb_tensor *source);
+/* NaN counts as the largest; among equals the first comes first */
 CB_API bool cb_topk(cb_tensor *x, int64_t k, int dim, bool largest, cb_tensor **values, cb_tensor **indices);
 CB_API bool cb_sort(cb_tensor *x, int dim, bool descending, cb_tensor **values, cb_tensor **indices); /* stable */
 
@@ -270,7 +271,9 @@ CB_API cb_tensor *cb_cross_entropy_with(cb_tensor *logits, cb_tensor *targets, c
 
 CB_API cb_tensor *cb_dropout(cb_tensor *x, double p, cb_rng *rng); /* scaled by 1 / (1 - p); x itself when p is 0 */
 
-/* linear algebra through LAPACK; f32 and f64 */
+/* linear algebra through LAPACK; f32 and f64; NaN and infinity are refused.  Singular vectors of singular values that are equal to
+ * working precision have no gradient of their own: such pairs contribute nothing (a loss that does not see them turn is differentiated
+ * rightly). */
 CB_API bool cb_svd(cb_tensor *x, cb_tensor **u, cb_tensor **s, cb_tensor **vt); /* thin: (m, n) -> (m, k) (k) (k, n), k = min(m, n) */
 CB_API bool cb_qr(cb_tensor *x, cb_tensor **q, cb_tensor **r);                  /* thin; the gradient wants m >= n */
 
