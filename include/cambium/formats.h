@@ -80,7 +80,8 @@ typedef struct cb_message {
     const char *role, *content;
 } cb_message;
 
-/* One example: plain text, a prompt with its completion, or a conversation.  Those that it is not are NULL and 0. */
+/* One example: plain text, a prompt with its completion, or a conversation.  Those that it is not are NULL and 0.  The
+ * text has text_length bytes and no NUL after them; the others end with one. */
 typedef struct cb_record_text {
     const char *text;
     size_t text_length;
@@ -97,12 +98,18 @@ typedef struct cb_records_options {
     int64_t max_records;   /* 0: all */
 } cb_records_options;
 
-/* Walks files, directories (sorted, recursively; hidden files left out) and "-" (standard input, whose first byte tells
- * JSONL from plain text).  By extension: .jsonl, .ndjson (one object a line) and .json (an array of objects, or one
- * object a line) with the fields text, prompt + completion (also instruction + output) or messages (role, content); .csv and .tsv with a
- * header naming the same columns (RFC 4180 quoting); anything else is UTF-8 text.  Compressed files are refused by name.
- * A leading byte-order mark is dropped. Line ends \r\n in CSV fields and JSON are kept as they are. */
+/* Walks files, directories (sorted, recursively; hidden files left out) and "-" (standard input; there and in a pipe the
+ * first byte tells JSONL from plain text).  By extension: .jsonl, .ndjson (one object a line), .json (an array of objects,
+ * or objects one after another), .csv and .tsv (RFC 4180 quoting, a header names the columns); anything else is UTF-8
+ * text.  Packed files are refused by name.  A leading byte-order mark is dropped; line ends within texts stay as they are.
+ *
+ * Fields of an object: messages (an array of objects with role and content), else prompt + completion, else instruction +
+ * output, else text: the first of these that is there counts, what else is there is passed over, null is nothing.  Columns
+ * of a table: the same without messages.  The prompt of an instruction is the instruction, a blank line and, when `input`
+ * is there and not empty, the input and another blank line.  Texts that hold a NUL are refused, but for plain text.
+ * Plain text of white space alone is no record. */
 typedef struct cb_records cb_records;
+/* options NULL: a file is one document, all are read. */
 CB_API cb_records *cb_records_open(const cb_string_list *paths, const cb_records_options *options);
 /* True and a record, whose strings live until the next call or until closing (UTF-8, checked); false at the end (cb_ok())
  * or on failure (CB_ERR_FORMAT: file, line, field, found, expected). */

@@ -143,12 +143,71 @@ static const cb_option train_table[] = {
 static const cli_group train_groups[] = {
     {"Input and output", train_table, 0}, {"Training", cb_tokenizer_train_options, offsetof(train_settings, config)}, {0}};
 
+/* The texts of the records, one after another: of a pair both, of a conversation each message. */
+typedef struct corpus {
+    cb_records *records;
+    cb_record_text record;
+    size_t part;   /* of the record, the next to give */
+    int64_t count; /* of records */
+} corpus;
+
+/* Text number `part` of a record, or NULL. */
+static const char *part_of(const cb_record_text *r, size_t part, size_t *length)
+{
+    const char *text = NULL;
+    if (r->text) {
+        *length = r->text_length;
+        return part == 0 ? r->text : NULL;
+    }
+    if (r->messages)
+        text = part < r->message_count ? r->messages[part].content : NULL;
+    else if (part < 2)
+        text = part == 0 ? r->prompt : r->completion;
+    *length = text ? strlen(text) : 0;
+    return text;
+}
+
+static bool next_text(void *user, const char **utf8, size_t *length)
+{
+    corpus *c = user;
+    while (!c->count || !(*utf8 = part_of(&c->record, c->part, length))) {
+        if (!cb_records_next(c->records, &c->record))
+            return c->count || !cb_ok() ? false : cli_refuse("--data: found no text, expected some to learn from");
+        c->count++;
+        c->part = 0;
+    }
+    c->part++;
+    return true;
+}
+
+static bool print_trained(cli_call *call, const char *output, int64_t records, double seconds)
+{
+    cb_tokenizer *tokenizer = cb_tokenizer_load(output);
+    if (!tokenizer)
+        return false;
+    size_t size = cb_tokenizer_vocab_size(tokenizer);
+    cb_tokenizer_free(tokenizer);
+    if (call->common.json)
+        return cli_json(json_pack("{s:s, s:I, s:I, s:o}", "output", output, "vocabulary", (json_int_t)size, "records", (json_int_t)records,
+                                  "seconds", cli_real(seconds)));
+    cli_field("tokenizer", "%s", output);
+    cli_field("vocabulary", "%s tokens, from %s records", cli_thousands((int64_t)size), cli_thousands(records));
+    cli_field("time", "%s", cli_seconds(seconds));
+    return true;
+}
+
 static bool train_run(cli_call *call, void *settings_)
 {
-    (void)call;
-    (void)settings_;
-    return false;
+    train_settings *s = settings_;
+    double begin = cb_now();
+    if (!cli_output_file(s->output))
+        return false;
+    corpus c = {.records = cb_records_open(&s->data, NULL)};
+    bool ok = c.records && cb_tokenizer_train(&s->config, next_text, &c, s->output);
+    cb_records_close(c.records);
+    return ok && print_trained(call, s->output, c.count, cb_now() - begin);
 }
+
 const cli_command cli_tokenizer_train = {
     .name = "tokenizer train",
     .summary = "make a byte-level BPE tokenizer from text",

@@ -1,0 +1,284 @@
+/* records.c: training text from files, directories and standard input, one record at a time.
+ *
+ * A file is mapped and given out piece by piece: a text without being copied, an object or a row after it was parsed.
+ * Memory is bounded by the largest record. */
+#define _GNU_SOURCE /* memmem */
+#include "formats/records.h"
+
+#include <string.h>
+#include <strings.h>
+
+/* ---- input ---- */
+
+void cb_input_move(cb_input *input, size_t to)
+{
+    const char *at = input->bytes + input->at, *end = input->bytes + to;
+    while (at < end && (at = memchr(at, '\n', (size_t)(end - at)))) {
+        input->line++;
+        at++;
+    }
+    input->at = to;
+}
+
+bool cb_input_check(const cb_input *input, size_t end)
+{
+    size_t bad;
+    if (cb_utf8_valid(input->bytes + input->at, end - input->at, &bad))
+        return true;
+    cb_input where = *input;
+    cb_input_move(&where, input->at + bad);
+    return cb_fail(CB_ERR_FORMAT, "%s:%lld: byte %zu: found 0x%02x, expected text in UTF-8", input->path, (long long)where.line, where.at,
+                   (unsigned char)input->bytes[where.at]) == CB_OK;
+}
+
+static void close_input(cb_records *records)
+{
+    cb_file_map_close(&records->input.map);
+    cb_free(records->input.owned);
+    records->input = (cb_input){0};
+    records->open = false;
+}
+
+/* ---- plain text ---- */
+
+static bool is_blank(const char *text, size_t length)
+{
+    for (size_t i = 0; i < length; i++)
+        if (!strchr(" \t\r\n", text[i]) || !text[i])
+            return false;
+    return true;
+}
+
+/* Where the text that begins at `at` ends, and where the next one begins. */
+static size_t text_end(const cb_records *records, size_t *next)
+{
+    const cb_input *in = &records->input;
+    const char *at = in->bytes + in->at, *found = NULL;
+    size_t left = in->size - in->at, skip = 1;
+    if (records->options.lines) {
+        found = memchr(at, '\n', left);
+    } else if (records->separator) {
+        skip = strlen(records->separator);
+        found = memmem(at, left, records->separator, skip);
+    }
+    *next = found ? in->at + (size_t)(found - at) + skip : in->size;
+    return found ? in->at + (size_t)(found - at) : in->size;
+}
+
+static cb_record_step read_text(cb_records *records, cb_record_text *record)
+{
+    cb_input *in = &records->input;
+    while (in->at < in->size) {
+        size_t next, end = text_end(records, &next);
+        const char *text = in->bytes + in->at;
+        size_t length = end - in->at;
+        if (!cb_input_check(in, end))
+            return CB_RECORD_FAILED;
+        if (records->options.lines && length && text[length - 1] == '\r')
+            length--;
+        *record = (cb_record_text){.text = text, .text_length = length, .path = in->path, .line = in->line};
+        cb_input_move(in, next);
+        if (!is_blank(text, length))
+            return CB_RECORD_FOUND;
+    }
+    return CB_RECORD_NONE;
+}
+
+/* ---- forms of a record ---- */
+
+const char *const cb_record_fields[CB_FIELDS] = {"text", "prompt", "completion", "instruction", "input", "output"};
+
+/* The instruction, the input where there is one, and a blank line after each. */
+static bool fill_instruction(cb_records *records, const char *instruction, const char *input)
+{
+    cb_string *s = &records->prompt;
+    cb_string_clear(s);
+    return cb_string_printf(s, "%s\n\n", instruction) && (!input || !*input || cb_string_printf(s, "%s\n\n", input));
+}
+
+static CB_COLD cb_record_step refuse_fields(const cb_records *records, int64_t line, const char *const values[CB_FIELDS])
+{
+    static const int pairs[][2] = {{CB_FIELD_PROMPT, CB_FIELD_COMPLETION}, {CB_FIELD_INSTRUCTION, CB_FIELD_OUTPUT}};
+    const char *path = records->input.path;
+    for (int i = 0; i < 2; i++)
+        for (int k = 0; k < 2; k++)
+            if (values[pairs[i][k]] && !values[pairs[i][1 - k]])
+                cb_fail(CB_ERR_FORMAT, "%s:%lld: %s: found none beside %s, expected both", path, (long long)line,
+                        cb_record_fields[pairs[i][1 - k]], cb_record_fields[pairs[i][k]]);
+    cb_fail(CB_ERR_FORMAT, "%s:%lld: found none of the fields that are read, expected text, prompt and completion, or messages", path,
+            (long long)line);
+    return CB_RECORD_FAILED;
+}
+
+cb_record_step cb_record_fill(cb_records *records, int64_t line, const char *const values[CB_FIELDS], cb_record_text *record)
+{
+    *record = (cb_record_text){.path = records->input.path, .line = line};
+    if (values[CB_FIELD_PROMPT] && values[CB_FIELD_COMPLETION]) {
+        record->prompt = values[CB_FIELD_PROMPT];
+        record->completion = values[CB_FIELD_COMPLETION];
+    } else if (values[CB_FIELD_INSTRUCTION] && values[CB_FIELD_OUTPUT]) {
+        if (!fill_instruction(records, values[CB_FIELD_INSTRUCTION], values[CB_FIELD_INPUT]))
+            return CB_RECORD_FAILED;
+        record->prompt = records->prompt.data;
+        record->completion = values[CB_FIELD_OUTPUT];
+    } else if (values[CB_FIELD_TEXT]) {
+        record->text = values[CB_FIELD_TEXT];
+        record->text_length = strlen(record->text);
+    } else {
+        return refuse_fields(records, line, values);
+    }
+    return CB_RECORD_FOUND;
+}
+
+/* ---- which files, and how each is read ---- */
+
+static bool has_extension(const char *path, const char *extension)
+{
+    const char *dot = strrchr(cb_path_base(path), '.');
+    return dot && strcasecmp(dot + 1, extension) == 0;
+}
+
+static bool check_name(const char *path)
+{
+    static const char *const packed[] = {"gz", "bz2", "xz", "zst", "lz4", "zip", "7z", "tar", "tgz", "parquet", "arrow"};
+    for (size_t i = 0; i < sizeof packed / sizeof *packed; i++)
+        if (has_extension(path, packed[i]))
+            return cb_fail(CB_ERR_UNSUPPORTED, "%s: found a packed file (.%s), expected text, JSON, CSV or TSV: unpack it first", path,
+                           packed[i]) == CB_OK;
+    return true;
+}
+
+static bool add_file(cb_records *records, const char *path)
+{
+    return check_name(path) && cb_string_list_add(&records->files, path);
+}
+
+static bool add_directory(cb_records *records, const char *path)
+{
+    cb_string_list names = {0};
+    bool ok = cb_directory_list(path, true, &names);
+    for (size_t i = 0; ok && i < names.count; i++) {
+        char *file = cb_path_join(path, names.items[i]);
+        ok = file && add_file(records, file);
+        cb_free(file);
+    }
+    cb_string_list_free(&names);
+    return ok;
+}
+
+/* True for what has to be read from beginning to end: standard input, a pipe, a device. */
+static bool is_stream(const char *path)
+{
+    return strcmp(path, "-") == 0 || !cb_is_file(path);
+}
+
+static cb_record_reader *reader_of(const char *path, const cb_input *input, bool stream)
+{
+    static const struct {
+        const char *extension;
+        cb_record_reader *read;
+    } readers[] = {{"jsonl", cb_records_read_lines},
+                   {"ndjson", cb_records_read_lines},
+                   {"json", cb_records_read_json},
+                   {"csv", cb_records_read_csv},
+                   {"tsv", cb_records_read_tsv}};
+    for (size_t i = 0; i < sizeof readers / sizeof *readers; i++)
+        if (has_extension(path, readers[i].extension))
+            return readers[i].read;
+    return stream && input->size && input->bytes[0] == '{' ? cb_records_read_lines : read_text;
+}
+
+static bool open_input(cb_records *records, const char *path)
+{
+    static const char mark[] = "\xef\xbb\xbf";
+    cb_input *in = &records->input;
+    bool stream = is_stream(path);
+    *in = (cb_input){.path = strcmp(path, "-") == 0 ? "standard input" : path, .line = 1};
+    if (stream) {
+        in->bytes = in->owned = cb_file_read(path, SIZE_MAX / 2, &in->size);
+    } else if (cb_file_map_open(&in->map, path)) {
+        in->bytes = in->map.data ? (const char *)in->map.data : "";
+        in->size = in->map.size;
+    }
+    if (!in->bytes)
+        return false;
+    if (in->size >= 3 && memcmp(in->bytes, mark, 3) == 0) {
+        in->bytes += 3;
+        in->size -= 3;
+    }
+    records->open = true;
+    records->read = reader_of(path, in, stream);
+    records->begun = records->array = false;
+    records->csv.columns = 0;
+    return true;
+}
+
+/* ---- the interface ---- */
+
+static bool check_options(const cb_records_options *options)
+{
+    if (options->separator && !*options->separator)
+        return cb_fail(CB_ERR_ARGUMENT, "separator: found an empty text, expected what stands between documents") == CB_OK;
+    if (options->separator && options->lines)
+        return cb_fail(CB_ERR_ARGUMENT, "separator: found together with lines, expected one of them") == CB_OK;
+    return true;
+}
+
+cb_records *cb_records_open(const cb_string_list *paths, const cb_records_options *options)
+{
+    static const cb_records_options none = {0};
+    if (!check_options(options ? options : &none))
+        return NULL;
+    cb_records *records = cb_calloc(1, sizeof *records);
+    if (!records)
+        return NULL;
+    records->options = options ? *options : none;
+    records->separator = cb_strdup(records->options.separator);
+    bool ok = records->separator || !records->options.separator;
+    records->options.separator = records->separator;
+    for (size_t i = 0; ok && i < paths->count; i++)
+        ok = cb_is_directory(paths->items[i]) ? add_directory(records, paths->items[i]) : add_file(records, paths->items[i]);
+    if (ok)
+        return records;
+    cb_records_close(records);
+    return NULL;
+}
+
+bool cb_records_next(cb_records *records, cb_record_text *record)
+{
+    if (records->options.max_records > 0 && records->given >= records->options.max_records)
+        return false;
+    for (;;) {
+        if (!records->open) {
+            if (records->next_file == records->files.count)
+                return false;
+            if (!open_input(records, records->files.items[records->next_file++]))
+                return false;
+        }
+        cb_record_step step = records->read(records, record);
+        if (step == CB_RECORD_FOUND) {
+            records->given++;
+            return true;
+        }
+        close_input(records);
+        if (step == CB_RECORD_FAILED) {
+            records->next_file = records->files.count;
+            return false;
+        }
+    }
+}
+
+void cb_records_close(cb_records *records)
+{
+    if (!records)
+        return;
+    close_input(records);
+    json_decref(records->value);
+    cb_free(records->messages);
+    cb_string_free(&records->prompt);
+    cb_string_free(&records->csv.row);
+    cb_free(records->csv.starts);
+    cb_free(records->separator);
+    cb_string_list_free(&records->files);
+    cb_free(records);
+}

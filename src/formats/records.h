@@ -1,0 +1,66 @@
+/* records.h: what the readers of training text share: the input they read from and the forms a record may have. */
+#ifndef CB_FORMATS_RECORDS_H
+#define CB_FORMATS_RECORDS_H
+
+#include <jansson.h>
+
+#include "cambium/formats.h"
+
+/* A file in memory: mapped, or read whole where it cannot be mapped (standard input, a pipe). */
+typedef struct cb_input {
+    const char *path;  /* for messages */
+    const char *bytes; /* without a byte-order mark */
+    size_t size, at;
+    int64_t line; /* the line `at` lies in, from 1 */
+    cb_file_map map;
+    char *owned;
+} cb_input;
+
+/* Moves `at` forward and keeps `line` right. */
+void cb_input_move(cb_input *input, size_t to);
+/* Whether bytes [at, end) are UTF-8; an error says where they are not. */
+bool cb_input_check(const cb_input *input, size_t end);
+
+typedef enum cb_record_step { CB_RECORD_NONE, CB_RECORD_FOUND, CB_RECORD_FAILED } cb_record_step;
+
+typedef cb_record_step cb_record_reader(cb_records *records, cb_record_text *record);
+
+/* The fields of a record that are one text each; names in cb_record_fields. */
+enum { CB_FIELD_TEXT, CB_FIELD_PROMPT, CB_FIELD_COMPLETION, CB_FIELD_INSTRUCTION, CB_FIELD_INPUT, CB_FIELD_OUTPUT, CB_FIELDS };
+extern const char *const cb_record_fields[CB_FIELDS];
+
+/* State of the CSV reader: columns of the header, and where each field of a row begins in `row`. */
+typedef struct cb_csv {
+    cb_string row;
+    size_t *starts, count, capacity;
+    size_t columns;        /* 0: the header is yet to be read */
+    int column[CB_FIELDS]; /* -1: not there */
+} cb_csv;
+
+struct cb_records {
+    cb_string_list files;
+    size_t next_file;
+    cb_records_options options;
+    char *separator; /* options.separator */
+    int64_t given;
+    bool open; /* a file is */
+    cb_input input;
+    cb_record_reader *read;
+    /* what the last record's strings live in */
+    json_t *value;
+    cb_message *messages;
+    size_t message_capacity;
+    cb_string prompt;
+    bool array, begun; /* .json: the objects are in an array; the first has been read */
+    cb_csv csv;
+};
+
+/* Fills a record from the texts of its fields (NULL: not there): of several forms the pairs go before `text`. */
+cb_record_step cb_record_fill(cb_records *records, int64_t line, const char *const values[CB_FIELDS], cb_record_text *record);
+
+cb_record_reader cb_records_read_lines; /* one JSON object a line */
+cb_record_reader cb_records_read_json;  /* an array of objects, or objects one after another */
+cb_record_reader cb_records_read_csv;
+cb_record_reader cb_records_read_tsv;
+
+#endif
