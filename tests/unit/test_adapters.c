@@ -1,6 +1,5 @@
 /* test_adapters.c: adapters against PEFT: which layers are hit, logits, loss and gradients of adapters that PEFT made, the files that are
  * written, and files that must be refused.  Reference values: tests/oracle/peft_adapters.py and peft_matching.py. */
-#include <cmocka.h>
 #include <jansson.h>
 #include <math.h>
 #include <setjmp.h>
@@ -9,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#include <cmocka.h>
 
 #include "cambium/adapters.h"
 #include "cambium/formats.h"
