@@ -194,11 +194,11 @@ cb_tensor *cb_linear(cb_tensor *x, cb_tensor *w, cb_tensor *bias)
     shape[x->ndim - 1] = w->shape[0];
     cb_tensor *y = cb_output(x->dtype, x->ndim, shape);
     matrix a, b;
-    cb_tensor *rows = dense_rows(x, &a);
-    if (!y || !rows || !weight_matrix(w, x->dtype, &b))
+    cb_tensor *rows = dense_rows(x, &a), *dense_bias = cb_contiguous(bias);
+    if (!y || !rows || (bias && !dense_bias) || !weight_matrix(w, x->dtype, &b))
         return NULL;
     b = turned(b);
-    if (!product(&a, &b, y->data, y->dtype, w->shape[0] > 0 ? w->shape[0] : 1, 1, 0, bias))
+    if (!product(&a, &b, y->data, y->dtype, w->shape[0] > 0 ? w->shape[0] : 1, 1, 0, dense_bias))
         return NULL;
     /* a frozen weight needs no x, a frozen x no w: save only what the rule will read */
     cb_tensor *ins[] = {x, w, bias};
@@ -241,7 +241,7 @@ cb_tensor *cb_linear_add(cb_tensor *y, cb_tensor *x, cb_tensor *w, double scale)
         return NULL;
     }
     cb_tensor *sum;
-    if (cb_can_overwrite(y) && cb_is_contiguous(y)) {
+    if (y != x && y != w && cb_can_overwrite(y) && cb_is_contiguous(y)) {
         sum = cb_will_write("linear_add", y) ? cb_alias(y) : NULL;
     } else {
         sum = cb_empty_like(y);

@@ -225,7 +225,7 @@ static cb_node *heap_pop(run *r)
     return top;
 }
 
-/* Adds dx to *slot, which owns what it holds.  `settle`: the result must be memory of its own (a leaf's gradient outlives the pass). */
+/* Adds dx to *slot, which owns what it holds: in place when nobody else sees that memory. */
 static bool add_gradient(cb_tensor **slot, cb_tensor *dx, bool create_graph)
 {
     if (*slot == dx)
@@ -262,8 +262,10 @@ static bool deliver_leaf(run *r, cb_tensor *leaf, cb_tensor *dx)
     cb_tensor **slot = leaf_slot(r, leaf);
     if (!slot || *slot == dx)
         return true;
-    /* dx may be a broadcast view or be shared with another input's gradient: a leaf's gradient is memory of its own */
-    if (!*slot && !r->create_graph && !(cb_is_contiguous(dx) && dx->storage->references == 1)) {
+    /* dx may be a broadcast view, be another input's gradient as well or a saved tensor of a graph that stays: a leaf's gradient is memory
+     * of its own */
+    bool own = !r->retain_graph && cb_is_contiguous(dx) && cb_exclusive(dx);
+    if (!*slot && !r->create_graph && !own) {
         cb_tensor *copy = cb_empty_like(dx);
         if (!copy || !cb_copy_into(copy, dx))
             return false;
@@ -283,7 +285,8 @@ static bool deliver(run *r, const cb_op *op, const cb_edge *edge, cb_tensor *dx)
     }
     if (edge->leaf)
         return deliver_leaf(r, edge->leaf, dx);
-    return add_gradient(&edge->node->gradient[edge->output], dx, r->create_graph) && heap_push(r, edge->node);
+    /* queued first: whatever happens then, the node's turn comes and its gradient is let go */
+    return heap_push(r, edge->node) && add_gradient(&edge->node->gradient[edge->output], dx, r->create_graph);
 }
 
 #define MANY 8
@@ -393,9 +396,9 @@ static bool capture(run *r, cb_node *node)
     return true;
 }
 
-static bool run_all(run *r)
+/* Runs every waiting node, or only lets go of it when not `ok`. */
+static bool run_all(run *r, bool ok)
 {
-    bool ok = true;
     while (r->count) {
         cb_node *node = heap_pop(r);
         if (ok) {
@@ -448,7 +451,7 @@ static bool run_from(run *r, int ny, cb_tensor *const *ys, cb_tensor *const *dys
     bool ok = true;
     for (int i = 0; i < ny && ok; i++)
         ok = seed(r, ys[i], dys ? dys[i] : NULL);
-    ok = run_all(r) && ok;
+    ok = run_all(r, ok);
     running = interrupted;
     cb_set_grad_enabled(old);
     cb_scope_close(scope);
@@ -485,6 +488,7 @@ bool cb_grad_of(int ny, cb_tensor *const *ys, cb_tensor *const *dys, int nx, cb_
         if (g && !ok)
             cb_release(g);
         grads[i] = ok ? cb_scope_own(g) : NULL;
+        ok = ok && !g == !grads[i];
     }
     return ok;
 }
@@ -505,17 +509,22 @@ typedef struct checkpoint_args {
     cb_rng *rng, start; /* start: the generator as it stood before the first run */
 } checkpoint_args;
 
-static void checkpoint_backward(cb_backward_pass *pass)
+/* The inputs of the first run as leaves, where their gradients are wanted. */
+static bool checkpoint_inputs(const cb_backward_pass *pass, cb_tensor **inputs)
 {
-    const checkpoint_args *a = pass->args;
-    cb_tensor **inputs = cb_calloc((size_t)pass->inputs + 1, sizeof *inputs);
-    if (!inputs)
-        return;
     for (int i = 0; i < pass->inputs; i++) {
         inputs[i] = cb_detach(pass->saved[i]);
-        if (inputs[i] && pass->need[i])
+        if (pass->saved[i] && !inputs[i])
+            return false;
+        if (pass->need[i])
             cb_parameter(inputs[i]);
     }
+    return true;
+}
+
+/* Runs fn again, from the state of the generator that the first run had. */
+static cb_tensor *checkpoint_again(const checkpoint_args *a, cb_tensor *const *inputs)
+{
     cb_rng now = {0};
     if (a->rng) {
         now = *a->rng;
@@ -526,10 +535,16 @@ static void checkpoint_backward(cb_backward_pass *pass)
     cb_set_grad_enabled(old);
     if (a->rng)
         *a->rng = now;
+    return y;
+}
+
+static void checkpoint_backward(cb_backward_pass *pass)
+{
+    cb_tensor **inputs = cb_calloc((size_t)pass->inputs + 1, sizeof *inputs);
+    cb_tensor *y = inputs && checkpoint_inputs(pass, inputs) ? checkpoint_again(pass->args, inputs) : NULL;
     if (y && y->requires_grad) {
         run r = {.nx = pass->inputs, .xs = inputs, .grads = pass->dx, .outer = running};
-        if (!run_from(&r, 1, &y, pass->dy))
-            memset(pass->dx, 0, (size_t)pass->inputs * sizeof *pass->dx);
+        run_from(&r, 1, &y, pass->dy);
         for (int i = 0; i < pass->inputs; i++)
             pass->dx[i] = cb_scope_own(pass->dx[i]);
     }

@@ -38,15 +38,18 @@ cb_tensor *cb_tensor_header(cb_dtype dtype, int ndim, const int64_t *shape)
         cb_fail(CB_ERR_SHAPE, "a tensor of %d dimensions, expected 0 to %d", ndim, CB_MAX_DIMS);
         return NULL;
     }
-    int64_t count = 1, bytes = 0;
-    for (int i = 0; i < ndim; i++)
-        if (shape[i] < 0 || __builtin_mul_overflow(count, shape[i], &count)) {
+    /* a size of 0 does not excuse the others: strides, and products of some of the sizes, must be numbers too */
+    int64_t count = 1, bytes = (int64_t)cb_dtype_size(dtype);
+    if (!bytes) {
+        cb_fail(CB_ERR_ARGUMENT, "a tensor of dtype %d, which is none", (int)dtype);
+        return NULL;
+    }
+    for (int i = 0; i < ndim; i++) {
+        if (shape[i] < 0 || __builtin_mul_overflow(bytes, shape[i] ? shape[i] : 1, &bytes)) {
             cb_fail(CB_ERR_SHAPE, "a tensor dimension of %lld: negative or too large", (long long)shape[i]);
             return NULL;
         }
-    if (__builtin_mul_overflow(count, (int64_t)cb_dtype_size(dtype), &bytes)) {
-        cb_fail(CB_ERR_SHAPE, "a tensor of %lld elements is too large", (long long)count);
-        return NULL;
+        count *= shape[i];
     }
     cb_tensor *t = cb_alloc(sizeof *t);
     if (!t)
