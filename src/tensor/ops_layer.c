@@ -361,7 +361,7 @@ static cbk_attention_args kernel_args(cb_tensor *const *t, const attention_args 
         g.prefix = prefix->shape[1];
         g.prefix_k = prefix->data;
         g.prefix_v = t[PREFIX_V]->data;
-        g.prefix_batch_stride = prefix->shape[0] > 1 ? prefix->stride[0] : 0;
+        g.prefix_batch_stride = prefix->shape[0] != 1 ? prefix->stride[0] : 0;
     }
     return g;
 }
