@@ -259,7 +259,8 @@ static bool one_step(session *s, cb_train_callback *callback, void *user)
         return false;
     last = last || s->stopped_early;
     report.saved = last || every(o->save_steps, step);
-    if (last || report.evaluated || report.saved || every(o->logging_steps, step)) {
+    bool told = last || report.evaluated || report.saved || every(o->logging_steps, step);
+    if (told) {
         fill_report(s, &report);
         if (!cb_train_log_add(s->log, &report))
             return false;
@@ -267,10 +268,12 @@ static bool one_step(session *s, cb_train_callback *callback, void *user)
         s->tokens_counted = 0;
         s->loss_sum = 0;
         s->loss_steps = 0;
-        if (callback)
-            callback(user, &report);
     }
-    return !report.saved || checkpoint(s);
+    if (report.saved && !checkpoint(s))
+        return false;
+    if (told && callback)
+        callback(user, &report);
+    return true;
 }
 
 /* Without validation the last parameters are the artefact; with it the best ones were saved when they were met. */
