@@ -53,7 +53,8 @@ static void refuse_data(const cb_tokenizer *tokenizer, const char *path, cb_stat
     if (cb_error_status() != status || !strstr(cb_error_message(), part))
         fail_msg("%s: status %d, \"%s\"; expected \"%s\"", path, cb_error_status(), cb_error_message(), part);
     cb_error_clear();
-    assert_int_equal(cb_memory().live_bytes, before);
+    if (cb_memory().live_bytes != before)
+        fail_msg("%s: %lld bytes were left", path, (long long)(cb_memory().live_bytes - before));
     data_options_free(&o);
 }
 
@@ -148,7 +149,7 @@ static void only_completions_are_learned(void **state)
     (void)state;
     cb_tokenizer *tokenizer = characters(false, true);
     cb_data_options o = data_options(
-        write_file("pairs.jsonl", "{\"prompt\": \"2+2=\", \"completion\": \"4\"}\n{\"instruction\": \"hi\", \"output\": \" yo\"}\n"));
+        write_file("pairs.jsonl", "{\"prompt\": \"2+2=\", \"completion\": \"4\"}\n{\"prompt\": \"hi\", \"completion\": \" yo\"}\n"));
     o.shuffle = o.packing = false;
     o.sequence_length = 8;
     cb_batch batch = {0};
@@ -199,7 +200,7 @@ static void only_the_assistants_messages_are_learned(void **state)
     cb_batch batch = {0};
     cb_dataset *data = open_data(tokenizer, &o);
     assert_true(cb_dataset_batch(data, 0, 1, &batch));
-    assert_row(&batch, 0, "<user: a|assistant: b|user: c|assistant: d|>__", "____________________b|___________________d|>__");
+    assert_row(&batch, 0, "<user: a|assistant: b|user: c|assistant: d|>__", "___________________b|___________________d|>___");
     cb_dataset_free(data);
     /* the marks of ChatML are its own begin and end */
     assert_true(cb_options_set(cb_data_option_table, &o, "chat_template", "chatml"));
@@ -470,6 +471,9 @@ static void bad_data_is_refused_with_file_and_line(void **state)
 {
     (void)state;
     cb_tokenizer *tokenizer = characters(false, true);
+    cb_encoding first = {0}; /* what a tokenizer makes once is made */
+    assert_true(cb_tokenizer_encode(tokenizer, "a", 1, false, &first));
+    cb_encoding_free(&first);
     refuse_data(tokenizer, write_file("empty.txt", ""), CB_ERR_FORMAT, "empty.txt");
     refuse_data(tokenizer, write_file("empty.jsonl", "{\"text\": \"\"}\n"), CB_ERR_FORMAT, "empty.jsonl");
     refuse_data(tokenizer, write_file("wrong.jsonl", "{\"text\": \"fine\"}\n{\"text\": 5}\n"), CB_ERR_FORMAT, "wrong.jsonl:2");
@@ -484,6 +488,8 @@ static void bad_data_is_refused_with_file_and_line(void **state)
     write_file("tokenizer/tokenizer_config.json", "{\"chat_template\": \"[INST]{{ messages }}[/INST]\"}");
     tokenizer = cb_tokenizer_load(scratch_path("tokenizer"));
     assert_ok();
+    assert_true(cb_tokenizer_encode(tokenizer, "a", 1, false, &first));
+    cb_encoding_free(&first);
     refuse_data(tokenizer, write_file("chat.jsonl", "\n{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}\n"), CB_ERR_UNSUPPORTED,
                 "chat.jsonl:2: the tokenizer's chat_template");
     cb_tokenizer_free(tokenizer);

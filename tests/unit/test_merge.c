@@ -47,6 +47,14 @@ static cb_tensor *logits_of(cb_model *model)
     return y;
 }
 
+/* What a model makes at its first pass (rotary tables) is not what is looked for. */
+static void warm_up(cb_model *model)
+{
+    cb_difference d;
+    assert_true(cb_merge_difference(model, model, NULL, 0, &d));
+    assert_true(d.max_absolute == 0 && d.mean_kl == 0 && d.agreement == 1);
+}
+
 static cb_merge_options merge_options(void)
 {
     cb_merge_options o = {0};
@@ -300,7 +308,8 @@ static void refuse_merge(cb_model *model, cb_adapter *adapter, const char *outpu
     if (cb_error_status() != status || !strstr(cb_error_message(), part))
         fail_msg("status %d, \"%s\"; expected \"%s\"", cb_error_status(), cb_error_message(), part);
     cb_error_clear();
-    assert_int_equal(cb_memory().live_bytes, before);
+    if (cb_memory().live_bytes != before)
+        fail_msg("%s: %lld bytes were left", part, (long long)(cb_memory().live_bytes - before));
     assert_nothing_left("merged");
 }
 
@@ -310,6 +319,7 @@ static void merges_that_differ_too_much_are_not_kept(void **state)
     cb_model *model = load(model_path("llama2"));
     cb_adapter *adapter = random_adapter(model, "{\"r\": 4, \"target_modules\": \"all-linear\"}", 7);
     cb_merge_options o = merge_options();
+    warm_up(model);
     o.dtype = CB_MERGE_BF16;
     o.max_kl = 1e-9;
     refuse_merge(model, adapter, scratch_path("merged"), &o, CB_ERR_NUMERIC, "not kept");
