@@ -52,12 +52,12 @@ struct cb_adapter {
 #define CB_PEFT_PREFIX "base_model.model."
 
 /* ---- match.c ---- */
-typedef struct cb_pattern cb_pattern;
+typedef struct cb_name_pattern cb_name_pattern;
 /* Compiles a regular expression from a stranger; `field` names it in messages. */
-cb_pattern *cb_pattern_new(const char *field, const char *text);
-void cb_pattern_free(cb_pattern *pattern);
+cb_name_pattern *cb_name_pattern_new(const char *field, const char *text);
+void cb_name_pattern_free(cb_name_pattern *pattern);
 /* 1 it matches (from the start; up to the end when whole), 0 not, -1 an error: too expensive. */
-int cb_pattern_test(const cb_pattern *pattern, const char *subject, bool whole);
+int cb_name_pattern_test(const cb_name_pattern *pattern, const char *subject, bool whole);
 bool cb_is_pattern_text(const char *text); /* has characters that no layer name has */
 bool cb_match_saved(const cb_adapter *adapter, cb_layer *root, bool strict, cb_layer ***list, size_t *count);
 /* The same as cb_adapter_match(), and fills in what an automatic target resolved to. */

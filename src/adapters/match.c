@@ -21,7 +21,7 @@
 
 /* ---- patterns ---- */
 
-struct cb_pattern {
+struct cb_name_pattern {
     pcre2_general_context *memory;
     pcre2_match_context *limits;
     pcre2_match_data *match;
@@ -41,7 +41,7 @@ static void pattern_free(void *block, void *user)
     cb_free(block);
 }
 
-void cb_pattern_free(cb_pattern *pattern)
+void cb_name_pattern_free(cb_name_pattern *pattern)
 {
     if (!pattern)
         return;
@@ -54,7 +54,7 @@ void cb_pattern_free(cb_pattern *pattern)
     cb_free(pattern);
 }
 
-static bool pattern_compile(cb_pattern *pattern)
+static bool pattern_compile(cb_name_pattern *pattern)
 {
     pattern->memory = pcre2_general_context_create(pattern_malloc, pattern_free, NULL);
     pcre2_compile_context *compile = pattern->memory ? pcre2_compile_context_create(pattern->memory) : NULL;
@@ -82,7 +82,7 @@ static bool pattern_compile(cb_pattern *pattern)
     return true;
 }
 
-cb_pattern *cb_pattern_new(const char *field, const char *text)
+cb_name_pattern *cb_name_pattern_new(const char *field, const char *text)
 {
     size_t length = strlen(text);
     if (length > PATTERN_MAX_LENGTH) {
@@ -90,19 +90,19 @@ cb_pattern *cb_pattern_new(const char *field, const char *text)
                 PATTERN_MAX_LENGTH);
         return NULL;
     }
-    cb_pattern *pattern = cb_calloc(1, sizeof(*pattern));
+    cb_name_pattern *pattern = cb_calloc(1, sizeof(*pattern));
     if (!pattern)
         return NULL;
     pattern->field = cb_strdup(field);
     pattern->text = cb_strdup(text);
     if (!pattern->field || !pattern->text || !pattern_compile(pattern)) {
-        cb_pattern_free(pattern);
+        cb_name_pattern_free(pattern);
         return NULL;
     }
     return pattern;
 }
 
-int cb_pattern_test(const cb_pattern *pattern, const char *subject, bool whole)
+int cb_name_pattern_test(const cb_name_pattern *pattern, const char *subject, bool whole)
 {
     uint32_t options = PCRE2_ANCHORED | (whole ? PCRE2_ENDANCHORED : 0);
     int found = pcre2_match(pattern->code, (PCRE2_SPTR)subject, strlen(subject), 0, options, pattern->match, pattern->limits);
@@ -118,7 +118,7 @@ int cb_pattern_test(const cb_pattern *pattern, const char *subject, bool whole)
 }
 
 /* The group `idx` of the last match as a number; -1 when it is none or does not fit. */
-static int64_t pattern_index(const cb_pattern *pattern)
+static int64_t pattern_index(const cb_name_pattern *pattern)
 {
     char digits[20];
     PCRE2_SIZE length = sizeof(digits);
@@ -152,9 +152,9 @@ static int key_matches(const char *option, const char *key, const char *name)
     if (!cb_is_pattern_text(key))
         return plain_key_matches(key, name);
     char *text = cb_format("(.*\\.)?(%s)$", key);
-    cb_pattern *pattern = text ? cb_pattern_new(option, text) : NULL;
-    int found = pattern ? cb_pattern_test(pattern, name, false) : -1;
-    cb_pattern_free(pattern);
+    cb_name_pattern *pattern = text ? cb_name_pattern_new(option, text) : NULL;
+    int found = pattern ? cb_name_pattern_test(pattern, name, false) : -1;
+    cb_name_pattern_free(pattern);
     cb_free(text);
     return found;
 }
@@ -179,9 +179,9 @@ typedef struct cb_matcher {
     const cb_adapter *adapter;
     const cb_string_list *targets;
     bool all_linear, is_pattern;
-    cb_pattern *target, *exclude;
-    cb_pattern **saved;  /* one per modules_to_save */
-    cb_pattern **layers; /* one per layers_pattern, or one for any */
+    cb_name_pattern *target, *exclude;
+    cb_name_pattern **saved;  /* one per modules_to_save */
+    cb_name_pattern **layers; /* one per layers_pattern, or one for any */
     size_t layers_count;
     int64_t *numbers; /* layers_to_transform */
     bool *used;       /* one per target item: some layer was hit by it */
@@ -192,12 +192,12 @@ typedef struct cb_matcher {
 
 static void matcher_free(cb_matcher *m)
 {
-    cb_pattern_free(m->target);
-    cb_pattern_free(m->exclude);
+    cb_name_pattern_free(m->target);
+    cb_name_pattern_free(m->exclude);
     for (size_t i = 0; m->saved && i < m->adapter->target.modules_to_save.count; i++)
-        cb_pattern_free(m->saved[i]);
+        cb_name_pattern_free(m->saved[i]);
     for (size_t i = 0; m->layers && i < m->layers_count; i++)
-        cb_pattern_free(m->layers[i]);
+        cb_name_pattern_free(m->layers[i]);
     cb_free(m->saved);
     cb_free(m->layers);
     cb_free(m->numbers);
@@ -206,10 +206,10 @@ static void matcher_free(cb_matcher *m)
     cb_string_list_free(&m->near);
 }
 
-static cb_pattern *pattern_format(const char *field, const char *before, const char *middle, const char *after)
+static cb_name_pattern *pattern_format(const char *field, const char *before, const char *middle, const char *after)
 {
     char *text = cb_format("%s%s%s", before, middle, after);
-    cb_pattern *pattern = text ? cb_pattern_new(field, text) : NULL;
+    cb_name_pattern *pattern = text ? cb_name_pattern_new(field, text) : NULL;
     cb_free(text);
     return pattern;
 }
@@ -241,7 +241,7 @@ static bool matcher_layer_numbers(cb_matcher *m)
         return false;
     /* lazy, so that the first number counts and not that of an expert further down */
     if (!patterns->count)
-        m->layers[0] = cb_pattern_new("layers_to_transform", ".*?\\.[^.]*\\.(?P<idx>\\d+)\\.");
+        m->layers[0] = cb_name_pattern_new("layers_to_transform", ".*?\\.[^.]*\\.(?P<idx>\\d+)\\.");
     for (size_t i = 0; i < patterns->count; i++)
         if (!(m->layers[i] = pattern_format("layers_pattern", "(?:^|.*?\\.)", patterns->items[i], "\\.(?P<idx>\\d+)\\.")))
             return false;
@@ -255,10 +255,10 @@ static bool matcher_init(cb_matcher *m, const cb_adapter *adapter, const cb_stri
     m->all_linear = targets->count == 1 && strcasecmp(targets->items[0], "all-linear") == 0;
     if (is_pattern && targets->count != 1)
         return cb_fail(CB_ERR_ARGUMENT, "target_modules: found %zu patterns, expected one", targets->count), false;
-    if (is_pattern && !m->all_linear && !(m->target = cb_pattern_new("target_modules", targets->items[0])))
+    if (is_pattern && !m->all_linear && !(m->target = cb_name_pattern_new("target_modules", targets->items[0])))
         return false;
     if (target->exclude_is_pattern && target->exclude_modules.count &&
-        !(m->exclude = cb_pattern_new("exclude_modules", target->exclude_modules.items[0])))
+        !(m->exclude = cb_name_pattern_new("exclude_modules", target->exclude_modules.items[0])))
         return false;
     if (target->modules_to_save.count && !(m->saved = cb_calloc(target->modules_to_save.count, sizeof(*m->saved))))
         return false;
@@ -280,7 +280,7 @@ static int matcher_excludes(const cb_matcher *m, const char *name)
 {
     const cb_target *target = &m->adapter->target;
     if (m->exclude) {
-        int found = cb_pattern_test(m->exclude, name, true);
+        int found = cb_name_pattern_test(m->exclude, name, true);
         if (found)
             return found;
     }
@@ -288,7 +288,7 @@ static int matcher_excludes(const cb_matcher *m, const char *name)
         if (strcmp(name, target->exclude_modules.items[i]) == 0 || ends_with_item(name, target->exclude_modules.items[i]))
             return 1;
     for (size_t i = 0; i < target->modules_to_save.count; i++) {
-        int found = cb_pattern_test(m->saved[i], name, false);
+        int found = cb_name_pattern_test(m->saved[i], name, false);
         if (found)
             return found;
     }
@@ -299,7 +299,7 @@ static int matcher_excludes(const cb_matcher *m, const char *name)
 static int matcher_number_fits(const cb_matcher *m, const char *name)
 {
     for (size_t i = 0; i < m->layers_count; i++) {
-        int found = cb_pattern_test(m->layers[i], name, false);
+        int found = cb_name_pattern_test(m->layers[i], name, false);
         if (found < 0)
             return -1;
         if (!found)
@@ -338,7 +338,7 @@ static int matcher_hits(cb_matcher *m, const cb_layer *layer)
     if (m->all_linear)
         hit = layer->kind == CB_LAYER_LINEAR && !layer->output;
     else if (m->target)
-        hit = cb_pattern_test(m->target, layer->name, true);
+        hit = cb_name_pattern_test(m->target, layer->name, true);
     else
         hit = matcher_list_hits(m, layer->name);
     if (hit == 1 && excluded)
