@@ -228,8 +228,6 @@ static cb_node *heap_pop(run *r)
 /* Adds dx to *slot, which owns what it holds: in place when nobody else sees that memory. */
 static bool add_gradient(cb_tensor **slot, cb_tensor *dx, bool create_graph)
 {
-    if (*slot == dx)
-        return true;
     if (!*slot) {
         *slot = cb_keep(dx);
         return true;
@@ -260,7 +258,7 @@ static cb_tensor **leaf_slot(run *r, cb_tensor *leaf)
 static bool deliver_leaf(run *r, cb_tensor *leaf, cb_tensor *dx)
 {
     cb_tensor **slot = leaf_slot(r, leaf);
-    if (!slot || *slot == dx)
+    if (!slot)
         return true;
     /* dx may be a broadcast view, be another input's gradient as well or a saved tensor of a graph that stays: a leaf's gradient is memory
      * of its own */
@@ -375,7 +373,7 @@ static bool node_run(run *r, cb_node *node)
         node->op->backward(&pass);
         ok = cb_ok();
         for (int i = 0; i < n && ok; i++)
-            if (need[i] && dx[i])
+            if (need[i] && dx[i] && dx[i] != into[i]) /* what was added in place is there already */
                 ok = deliver(r, node->op, &node->input[i], dx[i]);
     }
     if (most > MANY) {
@@ -489,6 +487,9 @@ bool cb_grad_of(int ny, cb_tensor *const *ys, cb_tensor *const *dys, int nx, cb_
             cb_release(g);
         grads[i] = ok ? cb_scope_own(g) : NULL;
         ok = ok && !g == !grads[i];
+        for (int j = 0; !g && j < i; j++) /* asked for twice */
+            if (xs[j] == xs[i])
+                grads[i] = grads[j];
     }
     return ok;
 }
