@@ -89,15 +89,15 @@ static double resolution(const cb_tensor *s)
 /* 1 / x, and 0 where |size| is below the resolution */
 static cb_tensor *safe_reciprocal(cb_tensor *x, cb_tensor *size, double limit)
 {
-    cb_tensor *tiny = cb_le(cb_abs(size), cb_scalar(x->dtype, limit));
-    return cb_reciprocal(cb_where(tiny, cb_scalar(x->dtype, INFINITY), x));
+    cb_tensor *tiny = x && size ? cb_le(cb_abs(size), cb_scalar(x->dtype, limit)) : NULL;
+    return tiny ? cb_reciprocal(cb_where(tiny, cb_scalar(x->dtype, INFINITY), x)) : NULL;
 }
 
 /* (skew(U^T dU) F) S + S (skew(V^T dV) F), F_ij = 1 / (s_j^2 - s_i^2), from p = U^T dU and q = V^T dV (k, k); either may be NULL */
 static cb_tensor *rotation(cb_tensor *s, cb_tensor *p, cb_tensor *q)
 {
     cb_tensor *column = cb_unsqueeze(s, 1), *difference = cb_sub(s, column);
-    cb_tensor *f = difference ? safe_reciprocal(cb_mul(difference, cb_add(s, column)), difference, resolution(s)) : NULL;
+    cb_tensor *f = safe_reciprocal(cb_mul(difference, cb_add(s, column)), difference, resolution(s));
     cb_tensor *left = p ? cb_mul(cb_mul(cb_sub(p, turned(p)), f), s) : NULL;
     cb_tensor *right = q ? cb_mul(cb_mul(cb_sub(q, turned(q)), f), column) : NULL;
     return sum_of(left, right);
