@@ -113,15 +113,14 @@ static bool set_string(const cb_option *o, void *config, const char *value)
 
 static bool set_enum(const cb_option *o, void *config, const char *value)
 {
-    cb_string names = {0};
-    for (int i = 0; o->choices[i]; i++) {
+    for (int i = 0; o->choices[i]; i++)
         if (strcmp(o->choices[i], value) == 0) {
             FIELD(int, config, o) = i;
-            cb_string_free(&names);
             return true;
         }
+    cb_string names = {0};
+    for (int i = 0; o->choices[i]; i++)
         cb_string_printf(&names, "%s%s", i ? ", " : "", o->choices[i]);
-    }
     cb_fail(CB_ERR_ARGUMENT, "%s: found \"%s\", expected one of %s", o->name, value, names.data ? names.data : "");
     cb_string_free(&names);
     return false;
