@@ -470,7 +470,7 @@ cb_tensor *cb_attention_with(cb_tensor *q, cb_tensor *k, cb_tensor *v, cb_attent
 
 static bool check_targets(const char *op, const cb_tensor *x, const cb_tensor *targets)
 {
-    if ((targets->dtype == CB_I32 || targets->dtype == CB_I64) && cb_is_contiguous(targets) && targets->count == rows_of(x))
+    if ((targets->dtype == CB_I32 || targets->dtype == CB_I64) && targets->count == rows_of(x))
         return true;
     cb_fail(CB_ERR_SHAPE, "%s: targets %s for %s: expected one i32 or i64 a row", op, cb_shape_text(targets), cb_shape_text(x));
     return false;
@@ -504,6 +504,7 @@ static cb_tensor *mean_loss(cb_dtype dtype, double sum, int64_t count, double no
 cb_tensor *cb_linear_cross_entropy_with(cb_tensor *x, cb_tensor *w, cb_tensor *targets, cb_linear_cross_entropy_options o)
 {
     x = x ? cb_contiguous(x) : NULL;
+    targets = targets ? cb_contiguous(targets) : NULL;
     cb_tensor *dense_w = w ? cb_contiguous(w) : NULL;
     if (!x || !dense_w || !targets || !need_float("linear_cross_entropy", x) || !check_targets("linear_cross_entropy", x, targets))
         return NULL;
@@ -541,6 +542,7 @@ cb_tensor *cb_linear_cross_entropy_with(cb_tensor *x, cb_tensor *w, cb_tensor *t
 cb_tensor *cb_cross_entropy_with(cb_tensor *logits, cb_tensor *targets, cb_linear_cross_entropy_options o)
 {
     cb_tensor *x = logits ? cb_contiguous(logits) : NULL;
+    targets = targets ? cb_contiguous(targets) : NULL;
     if (!x || !targets || !need_float("cross_entropy", x) || !check_targets("cross_entropy", x, targets))
         return NULL;
     cb_tensor *ins[] = {logits};

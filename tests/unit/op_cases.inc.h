@@ -1,0 +1,258 @@
+/* op_cases.inc.h: the cases of the public operations, in the order of tensor.h.  CASE: an expression that gives one
+ * output; CASE_MANY: one that fills y[] and gives their number.  x[] are the inputs. */
+
+/* ---- element-wise, two operands ---- */
+
+CASE(add, cb_add(x[0], x[1]), .op = "add", .integers = true, .input = {{"ABC"}, {"ABC"}})
+CASE(add_broadcast, cb_add(x[0], x[1]), .op = "add", .integers = true, .input = {{"A1C"}, {"BC"}})
+CASE(add_0d, cb_add(x[0], x[1]), .op = "add", .input = {{"ABC"}, {""}})
+CASE(sub, cb_sub(x[0], x[1]), .op = "sub", .integers = true, .input = {{"ABC"}, {"ABC"}})
+CASE(sub_broadcast, cb_sub(x[0], x[1]), .op = "sub", .integers = true, .input = {{"BC"}, {"AB1"}})
+CASE(mul, cb_mul(x[0], x[1]), .op = "mul", .integers = true, .input = {{"ABC"}, {"ABC"}})
+CASE(mul_broadcast, cb_mul(x[0], x[1]), .op = "mul", .integers = true, .input = {{"A1C"}, {"1B1"}})
+CASE(mul_itself, cb_mul(x[0], x[0]), .op = "mul", .input = {{"ABC"}})
+CASE(div, cb_div(x[0], x[1]), .op = "div", .input = {{"ABC"}, {"ABC", POSITIVE}})
+CASE(div_broadcast, cb_div(x[0], x[1]), .op = "div", .input = {{"B1"}, {"A1C", POSITIVE}})
+CASE(pow, cb_pow(x[0], x[1]), .op = "pow", .input = {{"ABC", POSITIVE}, {"ABC"}}, .loose = 4)
+CASE(pow_broadcast, cb_pow(x[0], x[1]), .op = "pow", .input = {{"B1", POSITIVE}, {"AB1"}}, .loose = 4)
+CASE(maximum, cb_maximum(x[0], x[1]), .op = "maximum", .integers = true, .input = {{"ABC", DISTINCT}, {"ABC", DISTINCT}})
+CASE(maximum_broadcast, cb_maximum(x[0], x[1]), .op = "maximum", .input = {{"AB1", DISTINCT}, {"C", DISTINCT}})
+CASE(maximum_ties, cb_maximum(x[0], x[1]), .op = "maximum", .kinks = true, .input = {{"ABC", LEVELS}, {"ABC", LEVELS}})
+CASE(minimum, cb_minimum(x[0], x[1]), .op = "minimum", .integers = true, .input = {{"ABC", DISTINCT}, {"ABC", DISTINCT}})
+CASE(minimum_broadcast, cb_minimum(x[0], x[1]), .op = "minimum", .input = {{"BC", DISTINCT}, {"A1C", DISTINCT}})
+CASE(minimum_ties, cb_minimum(x[0], x[1]), .op = "minimum", .kinks = true, .input = {{"ABC", LEVELS}, {"ABC", LEVELS}})
+CASE(where, cb_where(x[0], x[1], x[2]), .op = "where", .integers = true, .input = {{"ABC", BOOLEAN}, {"ABC"}, {"ABC"}})
+CASE(where_broadcast, cb_where(x[0], x[1], x[2]), .op = "where", .input = {{"B1", BOOLEAN}, {"A1C"}, {"BC"}})
+CASE(lerp, cb_lerp(x[0], x[1], 0.3), .op = "lerp", .input = {{"ABC"}, {"ABC"}})
+CASE(eq, cb_eq(x[0], x[1]), .integers = true, .input = {{"ABC", LEVELS}, {"BC", LEVELS}})
+CASE(ne, cb_ne(x[0], x[1]), .integers = true, .input = {{"ABC", LEVELS}, {"BC", LEVELS}})
+CASE(lt, cb_lt(x[0], x[1]), .integers = true, .input = {{"ABC", LEVELS}, {"BC", LEVELS}})
+CASE(le, cb_le(x[0], x[1]), .integers = true, .input = {{"ABC", LEVELS}, {"BC", LEVELS}})
+CASE(gt, cb_gt(x[0], x[1]), .integers = true, .input = {{"ABC", LEVELS}, {"BC", LEVELS}})
+CASE(ge, cb_ge(x[0], x[1]), .integers = true, .input = {{"ABC", LEVELS}, {"BC", LEVELS}})
+
+/* ---- with a number ---- */
+
+CASE(scale, cb_scale(x[0], -1.5), .op = "scale", .input = {{"ABC"}})
+CASE(add_scalar, cb_add_scalar(x[0], 0.75), .op = "add_scalar", .input = {{"ABC"}})
+CASE(pow_scalar, cb_pow_scalar(x[0], 2.5), .op = "pow_scalar", .input = {{"ABC", POSITIVE}}, .loose = 2)
+CASE(pow_scalar_cube, cb_pow_scalar(x[0], 3), .op = "pow_scalar", .input = {{"ABC", DISTINCT}}, .fixed = true)
+CASE(pow_scalar_square, cb_pow_scalar(x[0], 2), .op = "square", .kinks = true, .input = {{"ABC", LEVELS}})
+CASE(pow_scalar_one, cb_pow_scalar(x[0], 1), .op = "pow_scalar", .kinks = true, .input = {{"ABC", LEVELS}})
+CASE(pow_scalar_zero, cb_pow_scalar(x[0], 0), .op = "pow_scalar", .kinks = true, .input = {{"ABC", LEVELS}})
+CASE(pow_scalar_inverse, cb_pow_scalar(x[0], -1), .op = "pow_scalar", .input = {{"ABC", POSITIVE}}, .loose = 4)
+CASE(clamp, cb_clamp(x[0], -1, 1), .op = "clamp", .integers = true, .input = {{"ABC", DISTINCT}})
+CASE(clamp_ties, cb_clamp(x[0], -1, 0), .op = "clamp", .kinks = true, .integers = true, .input = {{"ABC", LEVELS}})
+
+/* ---- element-wise, one operand ---- */
+
+CASE(neg, cb_neg(x[0]), .op = "neg", .integers = true, .input = {{"ABC"}})
+CASE(abs, cb_abs(x[0]), .op = "abs", .integers = true, .input = {{"ABC", DISTINCT}})
+CASE(abs_ties, cb_abs(x[0]), .op = "abs", .kinks = true, .input = {{"ABC", LEVELS}})
+CASE(sign, cb_sign(x[0]), .op = "sign", .kinks = true, .integers = true, .input = {{"ABC", LEVELS}})
+CASE(floor, cb_floor(x[0]), .op = "floor", .input = {{"ABC", DISTINCT}})
+CASE(round, cb_round(x[0]), .op = "round", .input = {{"ABC", DISTINCT}})
+CASE(round_ties, cb_round(cb_scale(x[0], 0.5)), .op = "round", .input = {{"ABC", LEVELS}}, .kinks = true)
+CASE(reciprocal, cb_reciprocal(x[0]), .op = "reciprocal", .input = {{"ABC", POSITIVE}})
+CASE(square, cb_square(x[0]), .op = "square", .integers = true, .input = {{"ABC"}})
+CASE(sqrt, cb_sqrt(x[0]), .op = "sqrt", .input = {{"ABC", POSITIVE}})
+CASE(rsqrt, cb_rsqrt(x[0]), .op = "rsqrt", .input = {{"ABC", POSITIVE}})
+CASE(exp, cb_exp(x[0]), .op = "exp", .input = {{"ABC"}})
+CASE(expm1, cb_expm1(x[0]), .op = "expm1", .input = {{"ABC"}})
+CASE(log, cb_log(x[0]), .op = "log", .input = {{"ABC", POSITIVE}})
+CASE(log1p, cb_log1p(x[0]), .op = "log1p", .input = {{"ABC", UNIT}})
+CASE(sin, cb_sin(x[0]), .op = "sin", .input = {{"ABC"}})
+CASE(cos, cb_cos(x[0]), .op = "cos", .input = {{"ABC"}})
+CASE(erf, cb_erf(x[0]), .op = "erf", .input = {{"ABC"}})
+CASE(tanh, cb_tanh(x[0]), .op = "tanh", .input = {{"ABC"}})
+CASE(sigmoid, cb_sigmoid(x[0]), .op = "sigmoid", .input = {{"ABC"}})
+CASE(sigmoid_far, cb_sigmoid(cb_scale(x[0], 40)), .op = "sigmoid", .kinks = true, .input = {{"ABC"}}, .loose = 40)
+CASE(softplus, cb_softplus(x[0]), .op = "softplus", .input = {{"ABC"}})
+CASE(softplus_far, cb_softplus(cb_scale(x[0], 400)), .op = "softplus", .kinks = true, .input = {{"ABC"}}, .loose = 4)
+CASE(relu, cb_relu(x[0]), .op = "relu", .input = {{"ABC", DISTINCT}})
+CASE(relu_ties, cb_relu(x[0]), .op = "relu", .kinks = true, .input = {{"ABC", LEVELS}})
+CASE(silu, cb_silu(x[0]), .op = "silu", .input = {{"ABC"}})
+CASE(gelu, cb_gelu(x[0]), .op = "gelu", .input = {{"ABC"}})
+CASE(gelu_tanh, cb_gelu_tanh(x[0]), .op = "gelu_tanh", .input = {{"ABC"}})
+CASE(silu_mul, cb_silu_mul(x[0], x[1]), .op = "silu_mul", .input = {{"ABC"}, {"ABC"}})
+CASE(gelu_mul, cb_gelu_mul(x[0], x[1]), .op = "gelu_mul", .input = {{"ABC"}, {"ABC"}})
+CASE(gelu_tanh_mul, cb_gelu_tanh_mul(x[0], x[1]), .op = "gelu_tanh_mul", .input = {{"ABC"}, {"ABC"}})
+
+/* ---- reductions ---- */
+
+CASE(sum_last, cb_sum(x[0], -1, true), .op = "sum", .integers = true, .input = {{"ABC"}})
+CASE(sum_middle, cb_sum(x[0], 1, false), .op = "sum", .integers = true, .input = {{"ABC"}})
+CASE(sum_first, cb_sum(x[0], 0, false), .op = "sum", .input = {{"ABC"}})
+CASE(sum_all, cb_sum(x[0], CB_ALL, false), .op = "sum", .integers = true, .input = {{"ABC"}})
+CASE(sum_all_keep, cb_sum(x[0], CB_ALL, true), .op = "sum", .input = {{"ABC"}})
+CASE(mean_last, cb_mean(x[0], -1, false), .op = "mean", .nonzero = "C", .input = {{"ABC"}})
+CASE(mean_middle, cb_mean(x[0], 1, true), .op = "mean", .nonzero = "B", .input = {{"ABC"}})
+CASE(mean_all, cb_mean(x[0], CB_ALL, false), .op = "mean", .nonzero = "ABC", .input = {{"ABC"}})
+CASE(max_last, cb_max(x[0], -1, true), .op = "max", .nonzero = "C", .integers = true, .input = {{"ABC", DISTINCT}})
+CASE(max_middle, cb_max(x[0], 1, false), .op = "max", .nonzero = "B", .input = {{"ABC", DISTINCT}})
+CASE(max_all, cb_max(x[0], CB_ALL, false), .op = "max", .nonzero = "ABC", .input = {{"ABC", DISTINCT}})
+CASE(max_ties, cb_max(x[0], -1, false), .op = "max", .nonzero = "C", .kinks = true, .input = {{"ABC", LEVELS}})
+CASE(min_last, cb_min(x[0], -1, false), .op = "min", .nonzero = "C", .integers = true, .input = {{"ABC", DISTINCT}})
+CASE(min_middle, cb_min(x[0], 1, true), .op = "min", .nonzero = "B", .input = {{"ABC", DISTINCT}})
+CASE(min_all, cb_min(x[0], CB_ALL, false), .op = "min", .nonzero = "ABC", .input = {{"ABC", DISTINCT}})
+CASE(min_ties, cb_min(x[0], 1, false), .op = "min", .nonzero = "B", .kinks = true, .input = {{"ABC", LEVELS}})
+CASE(prod_last, cb_prod(x[0], -1, true), .op = "prod", .input = {{"ABC"}}, .fixed = true, .loose = 4)
+CASE(prod_middle, cb_prod(x[0], 1, false), .op = "prod", .input = {{"ABC"}}, .loose = 4)
+CASE(prod_all, cb_prod(x[0], CB_ALL, false), .op = "prod", .input = {{"AB"}}, .loose = 4)
+CASE(prod_zeros, cb_prod(x[0], -1, false), .op = "prod", .integers = true, .input = {{"ABC", LEVELS}})
+CASE(logsumexp_last, cb_logsumexp(x[0], -1, true), .op = "logsumexp", .nonzero = "C", .input = {{"ABC"}})
+CASE(logsumexp_middle, cb_logsumexp(x[0], 1, false), .op = "logsumexp", .nonzero = "B", .input = {{"ABC"}})
+CASE(logsumexp_all, cb_logsumexp(x[0], CB_ALL, false), .op = "logsumexp", .nonzero = "ABC", .input = {{"ABC"}})
+CASE(logsumexp_far, cb_logsumexp(cb_scale(x[0], 512), -1, false), .op = "logsumexp", .nonzero = "C", .kinks = true, .no_half = true,
+     .input = {{"ABC"}}, .loose = 500)
+CASE(var_last, cb_var(x[0], -1, true, 1), .op = "var", .fixed = true, .input = {{"ABC"}})
+CASE(var_middle, cb_var(x[0], 1, false, 0), .op = "var", .nonzero = "B", .input = {{"ABC"}})
+CASE(var_all, cb_var(x[0], CB_ALL, false, 0), .op = "var", .nonzero = "ABC", .input = {{"ABC"}})
+CASE(argmax, cb_argmax(x[0], -1, false), .nonzero = "C", .integers = true, .input = {{"ABC", DISTINCT}})
+CASE(argmax_all, cb_argmax(x[0], CB_ALL, false), .nonzero = "ABC", .input = {{"ABC", DISTINCT}})
+CASE(argmin, cb_argmin(x[0], 1, true), .nonzero = "B", .integers = true, .input = {{"ABC", DISTINCT}})
+CASE(sum_to, cb_sum_to_nd(x[0], 2, (int64_t[]){x[0]->shape[1], 1}), .op = "sum_to", .input = {{"ABC"}})
+CASE(cumsum_last, cb_cumsum(x[0], -1), .op = "cumsum", .integers = true, .input = {{"ABC"}})
+CASE(cumsum_middle, cb_cumsum(x[0], 1), .op = "cumsum", .input = {{"ABC"}})
+CASE(cumprod_last, cb_cumprod(x[0], -1), .op = "cumprod", .input = {{"ABC"}}, .fixed = true, .loose = 4)
+CASE(cumprod_middle, cb_cumprod(x[0], 1), .op = "cumprod", .input = {{"ABC"}}, .loose = 4)
+CASE(cumprod_zeros, cb_cumprod(x[0], -1), .op = "cumprod", .integers = true, .input = {{"ABC", LEVELS}})
+CASE(softmax_last, cb_softmax(x[0], -1), .op = "softmax", .input = {{"ABC"}})
+CASE(softmax_middle, cb_softmax(x[0], 1), .op = "softmax", .input = {{"ABC"}})
+CASE(log_softmax_last, cb_log_softmax(x[0], -1), .op = "log_softmax", .input = {{"ABC"}})
+CASE(log_softmax_first, cb_log_softmax(x[0], 0), .op = "log_softmax", .input = {{"ABC"}})
+
+/* ---- shape ---- */
+
+CASE(reshape, cb_reshape(x[0], x[0]->shape[0] * x[0]->shape[1], x[0]->shape[2]), .op = "reshape", .integers = true, .input = {{"ABC"}})
+CASE(reshape_infer, cb_reshape(x[0], -1, x[0]->shape[2], 1), .op = "reshape", .nonzero = "C", .input = {{"ABC"}})
+CASE(expand, cb_expand(x[0], 4, -1, 3, -1), .op = "expand", .input = {{"B1C"}})
+CASE(permute, cb_permute(x[0], 2, 0, 1), .op = "permute", .integers = true, .input = {{"ABC"}})
+CASE(repeat, cb_repeat(x[0], 2, 1, 3), .op = "reshape", .input = {{"BC"}})
+CASE(repeat_none, cb_repeat(x[0], 2, 0), .op = "reshape", .input = {{"BC"}})
+CASE(transpose, cb_transpose(x[0], 0, -1), .op = "permute", .input = {{"ABC"}})
+CASE(squeeze, cb_squeeze(x[0], 1), .op = "reshape", .input = {{"A1C"}})
+CASE(unsqueeze, cb_unsqueeze(x[0], -1), .op = "reshape", .input = {{"AC"}})
+CASE(slice, cb_slice(x[0], -1, 1, 5, 2), .op = "slice", .integers = true, .fixed = true, .input = {{"ABC"}})
+CASE(slice_negative, cb_slice(x[0], 1, -2, 99, 1), .op = "slice", .input = {{"ABC"}})
+CASE(slice_empty, cb_slice(x[0], 0, 2, 1, 1), .op = "slice", .input = {{"ABC"}})
+CASE(cat_middle, cb_cat(3, x, 1), .op = "cat", .integers = true, .input = {{"AMC"}, {"ANC"}, {"A1C"}})
+CASE(cat_last, cb_cat(2, x, -1), .op = "cat", .input = {{"AM"}, {"AN"}})
+CASE(cat_itself, cb_cat(2, ((cb_tensor *[]){x[0], x[0]}), 0), .op = "cat", .input = {{"AB"}})
+CASE(stack_first, cb_stack(2, x, 0), .op = "stack", .input = {{"AB"}, {"AB"}})
+CASE(stack_last, cb_stack(3, x, -1), .op = "stack", .input = {{"AB"}, {"AB"}, {"AB"}})
+CASE_MANY(split, cb_split(x[0], 1, 3, (int64_t[]){1, 0, x[0]->shape[1] - 1}, y) ? 3 : 0, .op = "split", .nonzero = "B", .input = {{"ABC"}})
+CASE(pad, cb_pad(x[0], 1, 2, 1, 3), .op = "pad", .integers = true, .input = {{"ABC"}})
+CASE(pad_last, cb_pad(x[0], -1, 0, 3, 0), .op = "pad", .input = {{"ABC"}})
+CASE(roll, cb_roll(x[0], 1, 1), .op = "roll", .integers = true, .input = {{"ABC"}})
+CASE(roll_back, cb_roll(x[0], -1, -7), .op = "roll", .input = {{"ABC"}})
+CASE(flip, cb_flip(x[0], 1), .op = "flip", .integers = true, .input = {{"ABC"}})
+CASE(contiguous, cb_contiguous(x[0]), .op = "contiguous", .input = {{"ABC"}})
+CASE(cast, cb_cast(x[0], CB_F32), .op = "cast", .input = {{"ABC"}})
+
+/* ---- indexing ---- */
+
+CASE(embedding, cb_embedding(x[0], x[1]), .op = "embedding", .nonzero = "V", .input = {{"VC"}, {"AB", INDEX, 'V'}})
+CASE(embedding_i32, cb_embedding(x[0], x[1]), .op = "embedding", .nonzero = "V", .input = {{"VC"}, {"M", INDEX32, 'V'}})
+CASE(gather_last, cb_gather(x[0], -1, x[1]), .op = "gather", .nonzero = "C", .integers = true, .input = {{"ABC"}, {"ABM", INDEX, 'C'}})
+CASE(gather_middle, cb_gather(x[0], 1, x[1]), .op = "gather", .nonzero = "B", .input = {{"ABC"}, {"AMC", INDEX32, 'B'}})
+CASE(scatter_add, cb_scatter_add(x[0], 1, x[1], x[2]), .op = "scatter_add", .nonzero = "B", .integers = true,
+     .input = {{"ABC"}, {"AMC", INDEX, 'B'}, {"AMC"}}, .loose = 4)
+CASE(scatter_add_last, cb_scatter_add(x[0], -1, x[1], x[2]), .op = "scatter_add", .nonzero = "C",
+     .input = {{"AC"}, {"AM", INDEX32, 'C'}, {"AM"}}, .loose = 4)
+CASE(index_select, cb_index_select(x[0], 1, x[1]), .op = "index_select", .nonzero = "B", .integers = true,
+     .input = {{"ABC"}, {"M", INDEX, 'B'}})
+CASE(index_select_last, cb_index_select(x[0], -1, x[1]), .op = "index_select", .nonzero = "C", .input = {{"ABC"}, {"M", INDEX32, 'C'}})
+CASE(index_add, cb_index_add(x[0], 1, x[1], x[2]), .op = "index_add", .nonzero = "B", .integers = true,
+     .input = {{"ABC"}, {"M", INDEX, 'B'}, {"AMC"}}, .loose = 4)
+CASE(index_add_first, cb_index_add(x[0], 0, x[1], x[2]), .op = "index_add", .nonzero = "A", .input = {{"AB"}, {"M", INDEX32, 'A'}, {"MB"}},
+     .loose = 4)
+CASE_MANY(topk, cb_topk(x[0], x[0]->shape[2] > 1 ? 2 : x[0]->shape[2], -1, true, &y[0], &y[1]) ? 2 : 0, .op = "topk", .integers = true,
+          .nonzero = "C", .input = {{"ABC", DISTINCT}})
+CASE_MANY(topk_smallest, cb_topk(x[0], 1, 1, false, &y[0], &y[1]) ? 2 : 0, .op = "topk", .nonzero = "B", .input = {{"ABC", DISTINCT}})
+CASE_MANY(sort, cb_sort(x[0], -1, false, &y[0], &y[1]) ? 2 : 0, .op = "sort", .nonzero = "C", .integers = true,
+          .input = {{"ABC", DISTINCT}})
+CASE_MANY(sort_descending, cb_sort(x[0], 1, true, &y[0], &y[1]) ? 2 : 0, .op = "sort", .nonzero = "B", .input = {{"ABC", DISTINCT}})
+CASE_MANY(sort_ties, cb_sort(x[0], -1, true, &y[0], &y[1]) ? 2 : 0, .op = "sort", .nonzero = "C", .kinks = true, .input = {{"ABC", LEVELS}})
+
+/* ---- products ---- */
+
+CASE(matmul, cb_matmul(x[0], x[1]), .op = "matmul", .input = {{"MK"}, {"KN"}})
+CASE(matmul_batch, cb_matmul(x[0], x[1]), .op = "matmul", .input = {{"ABMK"}, {"ABKN"}})
+CASE(matmul_broadcast, cb_matmul(x[0], x[1]), .op = "matmul", .input = {{"A1MK"}, {"BKN"}})
+CASE(matmul_shared, cb_matmul(x[0], x[1]), .op = "matmul", .input = {{"ABMK"}, {"KN"}})
+CASE(matmul_vectors, cb_matmul(x[0], x[1]), .op = "matmul", .input = {{"K"}, {"K"}})
+CASE(matmul_row, cb_matmul(x[0], x[1]), .op = "matmul", .input = {{"K"}, {"AKN"}})
+CASE(matmul_column, cb_matmul(x[0], x[1]), .op = "matmul", .input = {{"AMK"}, {"K"}})
+CASE(linear, cb_linear(x[0], x[1], NULL), .op = "linear", .input = {{"AMK"}, {"NK"}})
+CASE(linear_bias, cb_linear(x[0], x[1], x[2]), .op = "linear", .input = {{"AMK"}, {"NK"}, {"N"}})
+CASE(linear_vector, cb_linear(x[0], x[1], x[2]), .op = "linear", .input = {{"K"}, {"NK"}, {"N"}})
+CASE(linear_t, cb_linear_t(x[0], x[1], NULL), .op = "linear", .input = {{"AMK"}, {"KN"}})
+CASE(linear_t_bias, cb_linear_t(x[0], x[1], x[2]), .op = "linear", .input = {{"MK"}, {"KN"}, {"N"}})
+CASE(linear_add, cb_linear_add(x[0], x[1], x[2], 0.5), .op = "linear_add", .input = {{"AMN"}, {"AMK"}, {"NK"}})
+CASE(linear_add_in_place, cb_linear_add(cb_scale(x[0], 2), x[1], x[2], -1), .op = "linear_add", .input = {{"AMN"}, {"AMK"}, {"NK"}})
+CASE(linear_low_rank, cb_linear_add(cb_linear(x[0], x[1], NULL), cb_linear(x[0], x[2], NULL), x[3], 2), .op = "linear_add", .loose = 2,
+     .input = {{"MK"}, {"NK"}, {"PK"}, {"NP"}})
+
+/* ---- layers ---- */
+
+CASE(rms_norm, cb_rms_norm(x[0], x[1], 1e-5), .op = "rms_norm", .input = {{"ABC"}, {"C"}}, .loose = 2)
+CASE(rms_norm_plain, cb_rms_norm(x[0], NULL, 1e-2), .op = "rms_norm", .input = {{"ABC"}}, .loose = 2)
+CASE(layer_norm, cb_layer_norm(x[0], x[1], x[2], 1e-2), .op = "layer_norm", .input = {{"ABC"}, {"C"}, {"C"}}, .loose = 2)
+CASE(layer_norm_weight, cb_layer_norm(x[0], x[1], NULL, 1e-2), .op = "layer_norm", .input = {{"ABC"}, {"C"}}, .loose = 2)
+CASE(layer_norm_bias, cb_layer_norm(x[0], NULL, x[1], 1e-2), .op = "layer_norm", .input = {{"ABC"}, {"C"}}, .loose = 2)
+CASE(layer_norm_plain, cb_layer_norm(x[0], NULL, NULL, 1e-2), .op = "layer_norm", .input = {{"ABC"}}, .loose = 2)
+CASE(rope, cb_rope(x[0], x[1], x[2], x[3]), .op = "rope", .nonzero = "VD",
+     .input = {{"ATHD"}, {"VR", TABLE}, {"VR", TABLE}, {"AT", POSITIONS, 'V'}})
+CASE(attention, cb_attention(x[0], x[1], x[2], .scale = 0.7), .op = "attention", .nonzero = "HD", .no_f16 = true, .loose = 2,
+     .input = {{"ATHD"}, {"ASHD"}, {"ASHD"}})
+CASE(attention_causal, cb_attention(x[0], x[1], x[2], .causal = true), .op = "attention", .nonzero = "GD", .no_f16 = true, .loose = 2,
+     .input = {{"ATHD"}, {"ATGD"}, {"ATGD"}})
+CASE(attention_tail, cb_attention(x[0], x[1], x[2], .causal = true), .op = "attention", .nonzero = "GD", .no_f16 = true, .loose = 2,
+     .input = {{"ATHD"}, {"ASGD"}, {"ASGD"}})
+CASE(attention_window, cb_attention(x[0], x[1], x[2], .causal = true, .window = 2), .op = "attention", .nonzero = "GD", .no_f16 = true,
+     .loose = 2, .input = {{"ATHD"}, {"ATGD"}, {"ATGD"}})
+CASE(attention_segments, cb_attention(x[0], x[1], x[2], .causal = true, .segments = x[3]), .op = "attention", .nonzero = "GD",
+     .no_f16 = true, .loose = 2, .input = {{"ATHD"}, {"ATGD"}, {"ATGD"}, {"AT", SEGMENTS}})
+CASE(attention_mask, cb_attention(x[0], x[1], x[2], .mask = x[3]), .op = "attention", .nonzero = "GD", .no_f16 = true, .loose = 2,
+     .input = {{"ATHD"}, {"ASGD"}, {"ASGD"}, {"AHTS"}})
+CASE(attention_mask_broadcast, cb_attention(x[0], x[1], x[2], .mask = x[3], .causal = true), .op = "attention", .nonzero = "GD",
+     .no_f16 = true, .loose = 2, .input = {{"ATHD"}, {"ATGD"}, {"ATGD"}, {"H1T"}})
+CASE(attention_prefix, cb_attention(x[0], x[1], x[2], .causal = true, .prefix_k = x[3], .prefix_v = x[4]), .op = "attention",
+     .nonzero = "GD", .no_f16 = true, .loose = 2, .input = {{"ATHD"}, {"ATGD"}, {"ATGD"}, {"1PGD"}, {"1PGD"}})
+CASE(attention_everything,
+     cb_attention(x[0], x[1], x[2], .scale = 0.5, .causal = true, .window = 3, .mask = x[3], .prefix_k = x[4], .prefix_v = x[5],
+                  .segments = x[6]),
+     .op = "attention", .nonzero = "GD", .no_f16 = true, .loose = 2,
+     .input = {{"ATHD"}, {"ATGD"}, {"ATGD"}, {"A11T"}, {"APGD"}, {"APGD"}, {"AT", SEGMENTS}})
+CASE(linear_cross_entropy, cb_linear_cross_entropy(x[0], x[1], x[2]), .op = "linear_cross_entropy", .nonzero = "AMKV", .loose = 2,
+     .input = {{"AMK"}, {"VK"}, {"AM", TARGETS, 'V'}})
+CASE(linear_cross_entropy_smooth, cb_linear_cross_entropy(x[0], x[1], x[2], .label_smoothing = 0.1, .normalizer = 7),
+     .op = "linear_cross_entropy", .nonzero = "KV", .loose = 2, .input = {{"ZK"}, {"VK"}, {"Z", TARGETS32, 'V'}})
+CASE(linear_cross_entropy_scaled,
+     cb_scale(cb_linear_cross_entropy_with(x[0], x[1], x[2], (cb_linear_cross_entropy_options){.ignore_index = 0}), 3),
+     .op = "linear_cross_entropy", .fixed = true, .loose = 2, .input = {{"MK"}, {"VK"}, {"M", INDEX, 'V'}})
+CASE(cross_entropy, cb_cross_entropy_with(x[0], x[1], (cb_linear_cross_entropy_options){.ignore_index = -100}), .op = "cross_entropy",
+     .nonzero = "MV", .input = {{"MV"}, {"M", TARGETS, 'V'}})
+CASE(cross_entropy_smooth,
+     cb_cross_entropy_with(x[0], x[1], (cb_linear_cross_entropy_options){.ignore_index = -100, .label_smoothing = 0.2, .normalizer = 5}),
+     .op = "cross_entropy", .nonzero = "V", .input = {{"ZV"}, {"Z", TARGETS32, 'V'}})
+CASE(dropout, cb_dropout(x[0], 0.4, &(cb_rng){.seed = 7}), .op = "dropout", .own = true, .input = {{"ABC"}})
+
+/* ---- linear algebra ---- */
+
+/* what does not depend on the signs that a factorisation may choose */
+CASE_MANY(svd, svd_invariants(x[0], y), .op = "svd", .fixed = true, .no_half = true, .loose = 64, .input = {{"CB", DISTINCT}})
+CASE_MANY(svd_wide, svd_invariants(x[0], y), .op = "svd", .fixed = true, .no_half = true, .loose = 64, .input = {{"BC", DISTINCT}})
+CASE_MANY(svd_factors, cb_svd(x[0], &y[0], &y[1], &y[2]) ? 3 : 0, .op = "svd", .fixed = true, .own = true, .no_half = true, .loose = 64,
+          .input = {{"CB", DISTINCT}})
+CASE_MANY(qr, cb_qr(x[0], &y[0], &y[1]) ? 2 : 0, .op = "qr", .fixed = true, .no_half = true, .loose = 64, .input = {{"CB", DISTINCT}})
+CASE_MANY(qr_square, cb_qr(x[0], &y[0], &y[1]) ? 2 : 0, .op = "qr", .fixed = true, .no_half = true, .loose = 64,
+          .input = {{"BB", DISTINCT}})
+
+/* ---- gradient surgery ---- */
+
+CASE(detach, cb_mul(x[0], cb_detach(x[0])), .op = "mul", .kinks = true, .input = {{"ABC"}})
+CASE(straight_through, cb_straight_through(cb_round(x[0]), cb_tanh(x[0])), .op = "straight_through", .kinks = true, .input = {{"ABC"}})
+CASE(reverse_gradient, cb_reverse_gradient(x[0], 0.3), .op = "reverse_gradient", .kinks = true, .input = {{"ABC"}})
+CASE(checkpoint, cb_checkpoint(checkpointed, NULL, 2, x, NULL), .op = "checkpoint", .input = {{"ABC"}, {"C"}})
