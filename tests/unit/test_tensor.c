@@ -403,6 +403,17 @@ static void what_is_already_so_comes_back_itself(void **state)
     ASSERT_VALUES(t, 1, 3, 2, 4);
 }
 
+static void a_strided_bias_is_read_by_its_stride(void **state)
+{
+    (void)state;
+    cb_tensor *table = cb_parameter(cb_reshape(VECTOR(1, 100, 2, 200), 2, 2)), *w = cb_zeros(CB_F64, 2, 3);
+    cb_tensor *bias = cb_squeeze(cb_slice(table, 1, 1, 2, 1), 1); /* its second column */
+    cb_tensor *y = cb_linear(cb_ones(CB_F64, 1, 3), w, bias);
+    ASSERT_VALUES(y, 100, 200);
+    assert_true(cb_backward(sum(y)));
+    ASSERT_VALUES(table->grad, 0, 1, 0, 1);
+}
+
 /* ---- gradients ---- */
 
 static void gradients_add_up_until_they_are_zeroed(void **state)
@@ -429,6 +440,18 @@ static void a_tensor_used_often_gets_every_gradient(void **state)
     cb_tensor *loss = sum(cb_add(cb_mul(y, x), cb_add(y, cb_mul(y, y)))); /* x^3 + x^2 + x^4 */
     assert_true(cb_backward(loss));
     ASSERT_VALUES(x->grad, 12 + 4 + 32, 27 + 6 + 108);
+}
+
+/* add hands its own gradient on, here to one place twice */
+static void a_tensor_added_to_itself_counts_twice(void **state)
+{
+    (void)state;
+    cb_tensor *x = LEAF(1, 2), *y = cb_scale(x, 3);
+    assert_true(cb_backward(sum(cb_square(cb_add(y, y)))));
+    ASSERT_VALUES(x->grad, 72, 144);
+    cb_zero_grad(x);
+    assert_true(cb_backward(sum(cb_add(x, x))));
+    ASSERT_VALUES(x->grad, 2, 2);
 }
 
 /* sum's gradient is one element seen as many; a second gradient must not be added to it in place */
@@ -528,6 +551,11 @@ static void gradients_of_anything_with_respect_to_anything(void **state)
     ASSERT_VALUES(g[3], 2 * 3 * 1, 10 * 2 * 8 * 2);
     assert_null(a->grad);
     assert_null(b->grad);
+    cb_tensor *twice[] = {a, a};
+    y = sum(cb_square(a));
+    assert_true(cb_grad_of(1, &y, NULL, 2, twice, g, (cb_grad_options){0}));
+    ASSERT_VALUES(g[0], 2, 4);
+    ASSERT_VALUES(g[1], 2, 4);
 }
 
 static void leaves_nobody_named_accumulate_when_asked(void **state)
@@ -1085,8 +1113,10 @@ int main(void)
         TENSOR_TEST(what_does_not_reshape_is_refused),
         TENSOR_TEST(slices_follow_python),
         TENSOR_TEST(what_is_already_so_comes_back_itself),
+        TENSOR_TEST(a_strided_bias_is_read_by_its_stride),
         TENSOR_TEST(gradients_add_up_until_they_are_zeroed),
         TENSOR_TEST(a_tensor_used_often_gets_every_gradient),
+        TENSOR_TEST(a_tensor_added_to_itself_counts_twice),
         TENSOR_TEST(gradients_are_not_added_into_broadcast_views),
         TENSOR_TEST(leaves_share_no_gradient_memory),
         TENSOR_TEST(a_graph_is_consumed_unless_it_is_retained),
