@@ -26,11 +26,11 @@ fail() {
 
 # expect NAME COMMAND...: the command succeeds; its output is kept in NAME.out, and standard error must stay empty.
 expect() {
-    name=$1
+    check=$1
     shift
     checks=$((checks + 1))
-    "$@" >"$name.out" 2>"$name.err" || fail "$name: exit status $?: $(cat "$name.err")"
-    [ -s "$name.err" ] && fail "$name: found on standard error: $(cat "$name.err")"
+    "$@" >"$check.out" 2>"$check.err" || fail "$check: exit status $?: $(cat "$check.err")"
+    [ -s "$check.err" ] && fail "$check: found on standard error: $(cat "$check.err")"
 }
 
 # bad STATUS TEXT ARGUMENTS...: the program ends with STATUS, says exactly one line on standard error that contains TEXT, nothing on
@@ -405,8 +405,8 @@ bad 1 'adapter_config.json' generate llama2 --adapter empty --prompt x
 bad 1 'expected DIR or DIR=weight' generate llama2 --adapter adapter=heavy --prompt x
 mkdir -p cut && cp adapter/adapter_config.json cut && head -c 1000 adapter/adapter_model.safetensors >cut/adapter_model.safetensors
 bad 1 'adapter_model.safetensors' generate llama2 --adapter cut --prompt x
-bad 1 'gpt2' generate gpt2 --adapter adapter --prompt x
-bad 1 'tokenizer.json' eval empty --data text.txt --tokenizer tokenizer.json 2>/dev/null || :
+bad 1 "no layer matches 'q_proj'" generate gpt2 --adapter adapter --prompt x
+bad 1 'empty/config.json' eval empty --data text.txt --tokenizer tokenizer.json
 bad 1 'found "x", expected token ids' tokenizer decode tokenizer.json 1 x
 bad 1 'nothing.json' pretrain --config nothing.json --tokenizer tokenizer.json --data text.txt --output never
 bad 1 'there is no directory' tokenizer train --data text.txt --vocab-size 300 --output never/tokenizer.json
