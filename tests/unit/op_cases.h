@@ -61,6 +61,7 @@ typedef struct op_case {
     op_input input[OP_INPUTS];
     const char *nonzero;  /* letters that may not be 0 */
     bool fixed;           /* only small sizes: the expression contains numbers that depend on them */
+    bool plain_f64;       /* its f64 kernel knows no vectors or tiles: large sizes add nothing to finite differences */
     bool kinks;           /* at these inputs, or on purpose, the gradient is not the derivative */
     bool own;             /* has no counterpart in PyTorch */
     bool integers;        /* also for i32 and i64 */
@@ -102,6 +103,7 @@ bool second_gradient_is_the_derivative(const op_case *c);
 bool every_dtype_agrees_with_f64(const op_case *c);
 bool values_are_pytorchs(const op_case *c, const cb_safetensors *reference);
 bool survives_failed_allocations(const op_case *c);
+bool threads_change_no_bit(const op_case *c);
 /* Marks the ops that the graphs of this case's samples contain, in the order of cb_op_table. */
 bool records_its_op(const op_case *c, bool *seen);
 
