@@ -388,7 +388,7 @@ static bool capture(run *r, cb_node *node)
 {
     for (int i = 0; i < r->nx; i++) {
         cb_tensor *x = r->xs[i];
-        if (x->node == node && node->gradient[x->node_output] && !add_gradient(&r->grads[i], node->gradient[x->node_output], true))
+        if (x && x->node == node && node->gradient[x->node_output] && !add_gradient(&r->grads[i], node->gradient[x->node_output], true))
             return false;
     }
     return true;

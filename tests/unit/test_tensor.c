@@ -962,6 +962,20 @@ static void a_checkpoint_reaches_leaves_when_its_inputs_are_frozen(void **state)
     assert_null(w->grad);
 }
 
+static cb_tensor *scaled_if_given(void *user, cb_tensor *const *inputs)
+{
+    (void)user;
+    return inputs[1] ? cb_mul(inputs[0], inputs[1]) : cb_scale(inputs[0], 2);
+}
+
+static void a_checkpoint_may_be_given_null(void **state)
+{
+    (void)state;
+    cb_tensor *x = LEAF(1, 2), *inputs[] = {x, NULL};
+    assert_true(cb_backward(sum(cb_square(cb_checkpoint(scaled_if_given, NULL, 2, inputs, NULL)))));
+    ASSERT_VALUES(x->grad, 8, 16);
+}
+
 static void a_checkpoint_is_not_differentiated_twice(void **state)
 {
     (void)state;
@@ -1144,6 +1158,7 @@ int main(void)
         TENSOR_TEST(checkpoints_nest),
         TENSOR_TEST(a_checkpoint_keeps_only_its_inputs),
         TENSOR_TEST(a_checkpoint_reaches_leaves_when_its_inputs_are_frozen),
+        TENSOR_TEST(a_checkpoint_may_be_given_null),
         TENSOR_TEST(a_checkpoint_is_not_differentiated_twice),
         TENSOR_TEST(a_failure_inside_a_checkpoint_is_reported),
         TENSOR_TEST(any_allocation_of_a_training_step_may_fail),
