@@ -156,10 +156,13 @@ CASE(embedding, cb_embedding(x[0], x[1]), .op = "embedding", .nonzero = "V", .in
 CASE(embedding_i32, cb_embedding(x[0], x[1]), .op = "embedding", .nonzero = "V", .input = {{"VC"}, {"M", INDEX32, 'V'}})
 CASE(gather_last, cb_gather(x[0], -1, x[1]), .op = "gather", .nonzero = "C", .integers = true, .input = {{"ABC"}, {"ABM", INDEX, 'C'}})
 CASE(gather_middle, cb_gather(x[0], 1, x[1]), .op = "gather", .nonzero = "B", .input = {{"ABC"}, {"AMC", INDEX32, 'B'}})
+CASE(gather_part, cb_gather(x[0], 1, x[1]), .op = "gather", .fixed = true, .input = {{"ABC"}, {"1M3", INDEX, 'B'}})
 CASE(scatter_add, cb_scatter_add(x[0], 1, x[1], x[2]), .op = "scatter_add", .nonzero = "B", .integers = true,
      .input = {{"ABC"}, {"AMC", INDEX, 'B'}, {"AMC"}}, .loose = 4)
 CASE(scatter_add_last, cb_scatter_add(x[0], -1, x[1], x[2]), .op = "scatter_add", .nonzero = "C",
      .input = {{"AC"}, {"AM", INDEX32, 'C'}, {"AM"}}, .loose = 4)
+CASE(scatter_add_part, cb_scatter_add(x[0], 1, x[1], x[2]), .op = "scatter_add", .fixed = true,
+     .input = {{"ABC"}, {"1M3", INDEX, 'B'}, {"1M3"}}, .loose = 4)
 CASE(index_select, cb_index_select(x[0], 1, x[1]), .op = "index_select", .nonzero = "B", .integers = true,
      .input = {{"ABC"}, {"M", INDEX, 'B'}})
 CASE(index_select_last, cb_index_select(x[0], -1, x[1]), .op = "index_select", .nonzero = "C", .input = {{"ABC"}, {"M", INDEX32, 'C'}})

@@ -50,6 +50,12 @@ static void a_failed_allocation_is_an_error_and_leaks_nothing(void **state)
 
 /* ---- edges ---- */
 
+static void assert_near(double got, double expected, double allowed)
+{
+    if (!(fabs(got - expected) <= allowed))
+        fail_msg("%.9g, expected %.9g within %.3g", got, expected, allowed);
+}
+
 static double gradient_of(cb_tensor *loss, cb_tensor *x, int64_t index)
 {
     cb_tensor *g = NULL;
@@ -65,10 +71,10 @@ static void a_zero_probability_costs_nothing(void **state)
     const double p[] = {0, 1}, half[] = {log(0.5), log(0.5)};
     cb_tensor *input = cb_parameter(cb_from(CB_F64, half, 1, 2)), *target = cb_parameter(cb_from(CB_F64, p, 1, 2));
     cb_tensor *loss = cb_kl_div_loss(input, target, false, CB_REDUCE_SUM);
-    assert_float_equal(cb_item(loss), log(2), 1e-15);
+    assert_near(cb_item(loss), log(2), 1e-15);
     assert_true(isfinite(gradient_of(loss, target, 0)));
     loss = cb_kl_div_loss(input, target, false, CB_REDUCE_SUM);
-    assert_float_equal(gradient_of(loss, input, 0), 0, 0);
+    assert_near(gradient_of(loss, input, 0), 0, 0);
     cb_scope_close(scope);
 }
 
@@ -79,10 +85,10 @@ static void zero_vectors_have_finite_gradients(void **state)
     cb_scope *scope = cb_scope_open();
     cb_tensor *a = cb_parameter(cb_zeros(CB_F32, 1, 3)), *b = cb_ones(CB_F32, 1, 3), *target = cb_ones(CB_F32, 1);
     cb_tensor *cosine = cb_cosine_similarity(a, b, -1, 1e-8);
-    assert_float_equal(cb_item(cosine), 0, 0);
+    assert_near(cb_item(cosine), 0, 0);
     assert_true(isfinite(gradient_of(cosine, a, 0)));
     cb_tensor *loss = cb_cosine_embedding_loss(a, b, target, 0, CB_REDUCE_MEAN);
-    assert_float_equal(cb_item(loss), 1, 0);
+    assert_near(cb_item(loss), 1, 0);
     assert_true(isfinite(gradient_of(loss, a, 0)));
     cb_scope_close(scope);
 }
@@ -96,10 +102,10 @@ static void large_logits_do_not_overflow(void **state)
     cb_tensor *x = cb_from(CB_F32, logits, 4), *t = cb_from(CB_F32, target, 4);
     cb_tensor *loss = cb_bce_with_logits_loss(x, t, 1, CB_REDUCE_NONE);
     for (int i = 0; i < 4; i++)
-        assert_float_equal(cb_get(loss, i), expected[i], 0);
+        assert_near(cb_get(loss, i), expected[i], 0);
     const float rows[] = {0, 1e4f, -1e4f}, onto[] = {0, 1, 0};
     loss = cb_soft_cross_entropy(cb_from(CB_F32, rows, 1, 3), cb_from(CB_F32, onto, 1, 3), 0, CB_REDUCE_MEAN);
-    assert_float_equal(cb_item(loss), 0, 0);
+    assert_near(cb_item(loss), 0, 0);
     cb_scope_close(scope);
 }
 
