@@ -272,6 +272,11 @@ expect generate_made "$program" generate made_further --prompt "The" --max-new-t
 # shellcheck disable=SC2086
 expect train_made "$program" train made --data text.txt --output made_adapter --steps 3 $small
 
+expect convert "$program" convert "$reference/formats/llama2c.bin" --tokenizer "$reference/formats/llama2c_tokenizer.bin" --output converted --json
+json convert.out
+same_file converted/model.safetensors "$reference/formats/llama2c.safetensors"
+expect generate_converted "$program" generate converted --prompt "the" --max-new-tokens 4 --json
+
 # ---- interruption and resume ----------------------------------------------------------------------------------------------------
 
 long="--data text.txt --steps 60 --save-steps 4 --rank 4 --dropout 0.1 --target-modules all-linear --validation-data held-out.txt --eval-steps 20 $small"
