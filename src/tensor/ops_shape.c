@@ -187,7 +187,7 @@ static cb_tensor *repeat_dimension(cb_tensor *x, int d, int64_t times)
         outer *= i < d ? shape[i] : 1;
         inner *= i > d ? shape[i] : 1;
     }
-    if (times < 0 || __builtin_mul_overflow(shape[d], times, &shape[d])) {
+    if (times < 0 || __builtin_mul_overflow(x->shape[d], times, &shape[d])) {
         cb_fail(CB_ERR_SHAPE, "repeat: %s %lld times", cb_shape_text(x), (long long)times);
         return NULL;
     }
