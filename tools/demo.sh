@@ -5,7 +5,7 @@
 #     tools/demo.sh [OUTPUT_DIRECTORY]         `cambium` must be on the PATH; `make demo` sees to that
 set -euo pipefail
 cd "$(dirname "$0")/.."
-base=models/sprig-7m
+base=models/sprig-5m
 text=examples/data/king-james.txt
 unseen=examples/data/king-james-held-out.txt
 out=${1:-build/demo}

@@ -16,8 +16,9 @@ typedef struct cb_storage {
 
 typedef struct cb_saved {
     cb_tensor *tensor;
-    int output;       /* the node's own output saved as a bare alias, or -1 */
-    uint32_t version; /* the storage's version when it was saved */
+    struct cb_node *source; /* instead of a tensor: the node that makes it again (cb_op.again) */
+    int output;             /* the node's own output saved as a bare alias, or -1 */
+    uint32_t version;       /* the storage's version when it was saved */
 } cb_saved;
 
 typedef struct cb_node {
@@ -30,6 +31,7 @@ typedef struct cb_node {
     cb_edge *input;
     cb_saved *saved;
     cb_tensor **gradient; /* [outputs], while a backward pass runs */
+    cb_tensor *remade;    /* its output made again, from the first op that reads it until its own turn comes */
     void *args;
     struct cb_node *next; /* in the list of nodes about to be freed */
 } cb_node;

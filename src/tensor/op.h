@@ -16,6 +16,9 @@ typedef struct cb_op {
     bool twice; /* the rule is made of public operations only */
     void (*backward)(struct cb_backward_pass *pass);
     bool reaches_leaves; /* the rule matters even when no input wants a gradient (checkpoint) */
+    /* Makes the (only) output once more, bit for bit, out of args and saved; dy, need, dx and into are not there.  An op has it when that
+     * costs little beside the products around it: a later op that saves the output then keeps no memory for it. */
+    cb_tensor *(*again)(const struct cb_backward_pass *pass);
 } cb_op;
 
 /* What a node remembers of one of its inputs. */

@@ -68,7 +68,19 @@ static void rms_norm_backward(cb_backward_pass *pass)
     pass->dx[1] = dw ? cb_cast(dw, pass->input[1].dtype) : NULL;
 }
 
-const cb_op cb_op_rms_norm = {.name = "rms_norm", .backward = rms_norm_backward};
+static bool rms_norm_run(cb_tensor *y, cb_tensor *rstd, const cb_tensor *x, const cb_tensor *w, double eps)
+{
+    return cbk_rms_norm_forward(x->dtype, y->data, rstd ? rstd->data : NULL, x->data, w ? w->data : NULL, w ? w->dtype : CB_F32, rows_of(x),
+                                x->shape[x->ndim - 1], eps);
+}
+
+static cb_tensor *rms_norm_again(const cb_backward_pass *pass)
+{
+    cb_tensor *y = cb_empty_like(pass->saved[0]);
+    return y && rms_norm_run(y, NULL, pass->saved[0], pass->saved[1], *(const double *)pass->args) ? y : NULL;
+}
+
+const cb_op cb_op_rms_norm = {.name = "rms_norm", .backward = rms_norm_backward, .again = rms_norm_again};
 
 cb_tensor *cb_rms_norm(cb_tensor *x, cb_tensor *weight, double eps)
 {
@@ -80,11 +92,10 @@ cb_tensor *cb_rms_norm(cb_tensor *x, cb_tensor *weight, double eps)
     cb_tensor *y = cb_empty_like(x), *rstd = cb_empty_nd(statistics(x->dtype), x->ndim - 1, x->shape);
     if (!y || !rstd || (weight && !w))
         return NULL;
-    if (!cbk_rms_norm_forward(x->dtype, y->data, rstd->data, x->data, w ? w->data : NULL, w ? w->dtype : CB_F32, rows_of(x),
-                              x->shape[x->ndim - 1], eps))
+    if (!rms_norm_run(y, rstd, x, w, eps))
         return NULL;
     cb_tensor *saves[] = {x, w, rstd};
-    return CB_RECORD(&cb_op_rms_norm, y, ins, saves, NULL, 0) ? y : NULL;
+    return CB_RECORD(&cb_op_rms_norm, y, ins, saves, &eps, sizeof eps) ? y : NULL;
 }
 
 static void layer_norm_backward(cb_backward_pass *pass)
@@ -203,24 +214,27 @@ static void gated_backward(cb_backward_pass *pass, cbk_unary_op act)
     pass->dx[1] = dup;
 }
 
-static void silu_mul_backward(cb_backward_pass *pass)
+static cb_tensor *gated_again(const cb_backward_pass *pass, cbk_unary_op act)
 {
-    gated_backward(pass, CBK_SILU);
+    const cb_tensor *gate = pass->saved[0], *up = pass->saved[1];
+    cb_tensor *y = cb_empty_like(gate);
+    return y && cbk_gated_forward(act, y->dtype, y->data, gate->data, up->data, y->count) ? y : NULL;
 }
 
-static void gelu_mul_backward(cb_backward_pass *pass)
-{
-    gated_backward(pass, CBK_GELU);
-}
+#define GATED(name_, act)                                                                                                                  \
+    static void name_##_backward(cb_backward_pass *pass)                                                                                   \
+    {                                                                                                                                      \
+        gated_backward(pass, act);                                                                                                         \
+    }                                                                                                                                      \
+    static cb_tensor *name_##_again(const cb_backward_pass *pass)                                                                          \
+    {                                                                                                                                      \
+        return gated_again(pass, act);                                                                                                     \
+    }                                                                                                                                      \
+    const cb_op cb_op_##name_ = {.name = #name_, .backward = name_##_backward, .again = name_##_again};
 
-static void gelu_tanh_mul_backward(cb_backward_pass *pass)
-{
-    gated_backward(pass, CBK_GELU_TANH);
-}
-
-const cb_op cb_op_silu_mul = {.name = "silu_mul", .backward = silu_mul_backward};
-const cb_op cb_op_gelu_mul = {.name = "gelu_mul", .backward = gelu_mul_backward};
-const cb_op cb_op_gelu_tanh_mul = {.name = "gelu_tanh_mul", .backward = gelu_tanh_mul_backward};
+GATED(silu_mul, CBK_SILU)
+GATED(gelu_mul, CBK_GELU)
+GATED(gelu_tanh_mul, CBK_GELU_TANH)
 
 static cb_tensor *gated(const cb_op *op, cbk_unary_op act, cb_tensor *gate, cb_tensor *up)
 {

@@ -30,11 +30,18 @@ void cb_node_reference(cb_node *node)
     __atomic_fetch_add(&node->references, 1, __ATOMIC_RELAXED);
 }
 
+static void drop_remade(cb_node *node)
+{
+    cb_release(node->remade);
+    node->remade = NULL;
+}
+
 static void drop_saved(cb_node *node)
 {
     for (int i = 0; i < node->saved_count; i++) {
         cb_release(node->saved[i].tensor);
-        node->saved[i].tensor = NULL;
+        cb_node_release(node->saved[i].source);
+        node->saved[i] = (cb_saved){.output = -1};
     }
     node->released = true;
 }
@@ -56,6 +63,7 @@ void cb_node_release(cb_node *node)
         node = doomed;
         doomed = node->next;
         drop_saved(node);
+        drop_remade(node);
         for (int i = 0; i < node->inputs; i++) {
             cb_node_release(node->input[i].node);
             cb_release(node->input[i].leaf);
@@ -124,6 +132,12 @@ static void edge_set(cb_edge *edge, cb_tensor *input)
     }
 }
 
+/* Whether t, as it is now, is what its node can make again. */
+static bool can_be_remade(const cb_tensor *t)
+{
+    return t->node && t->node->op->again && !t->node->released && t->storage->version == 0;
+}
+
 /* An output that is saved would keep its own node alive for ever; a bare alias of it does not. */
 static bool save_set(cb_saved *slot, cb_tensor *t, int outputs, cb_tensor *const *output)
 {
@@ -133,6 +147,11 @@ static bool save_set(cb_saved *slot, cb_tensor *t, int outputs, cb_tensor *const
     for (int i = 0; i < outputs; i++)
         if (output[i] == t)
             slot->output = i;
+    if (slot->output < 0 && can_be_remade(t)) {
+        slot->source = t->node;
+        cb_node_reference(t->node);
+        return true;
+    }
     slot->tensor = slot->output >= 0 ? cb_tensor_bare_alias(t) : cb_keep(t);
     if (!slot->tensor)
         return false;
@@ -294,26 +313,74 @@ static bool wanted(run *r, const cb_edge *edge)
     return edge->node || (edge->leaf && leaf_slot(r, edge->leaf));
 }
 
-/* What a rule sees of saved tensor s: itself, or for a saved output under create_graph an alias that knows its history. */
-static cb_tensor *unpack(run *r, cb_node *node, const cb_saved *s)
+static cb_tensor *with_history(cb_tensor *t, cb_node *node, int output)
 {
-    if (!s->tensor)
-        return NULL;
-    if (s->version != s->tensor->storage->version) {
-        cb_fail(CB_ERR_STATE, "backward of %s: a tensor it saved, %s, was changed in place since", node->op->name,
-                cb_shape_text(s->tensor));
-        return NULL;
-    }
-    if (s->output < 0 || !r->create_graph)
-        return s->tensor;
-    cb_tensor *alias = cb_scope_own(cb_tensor_bare_alias(s->tensor));
+    cb_tensor *alias = cb_scope_own(cb_tensor_bare_alias(t));
     if (alias) {
         alias->node = node;
-        alias->node_output = s->output;
+        alias->node_output = output;
         alias->requires_grad = true;
         cb_node_reference(node);
     }
     return alias;
+}
+
+static bool unpack_all(run *r, cb_node *node, cb_tensor **saved);
+
+/* The output of a node whose op can make it again. */
+static cb_tensor *remake(run *r, cb_node *node)
+{
+    enum { MOST = 8 }; /* saved by any such op */
+    cb_tensor *saved[MOST] = {0};
+    if (node->remade)
+        return node->remade;
+    if (node->released || node->saved_count > MOST) {
+        cb_fail(CB_ERR_STATE, "backward of %s: its graph was consumed by an earlier pass (use retain_graph)", node->op->name);
+        return NULL;
+    }
+    bool old = cb_set_grad_enabled(false);
+    cb_scope *scope = cb_scope_open();
+    if (scope && unpack_all(r, node, saved)) {
+        cb_backward_pass pass = {.op = node->op,
+                                 .args = node->args,
+                                 .inputs = node->inputs,
+                                 .outputs = node->outputs,
+                                 .saved_count = node->saved_count,
+                                 .saved = saved,
+                                 .input = node->input};
+        cb_tensor *y = node->op->again(&pass);
+        node->remade = y ? cb_keep(y) : NULL;
+    }
+    if (scope)
+        cb_scope_close(scope);
+    cb_set_grad_enabled(old);
+    return node->remade;
+}
+
+/* What a rule sees of saved tensor s: itself, made again if it was not kept; under create_graph a node's output comes as an alias that
+ * knows its history. */
+static bool unpack(run *r, cb_node *node, const cb_saved *s, cb_tensor **t)
+{
+    *t = s->source ? remake(r, s->source) : s->tensor;
+    if (!*t)
+        return !s->source;
+    if (s->tensor && s->version != s->tensor->storage->version) {
+        cb_fail(CB_ERR_STATE, "backward of %s: a tensor it saved, %s, was changed in place since", node->op->name,
+                cb_shape_text(s->tensor));
+        return false;
+    }
+    if (!r->create_graph || (s->output < 0 && !s->source))
+        return true;
+    *t = s->source ? with_history(*t, s->source, 0) : with_history(*t, node, s->output);
+    return *t;
+}
+
+static bool unpack_all(run *r, cb_node *node, cb_tensor **saved)
+{
+    for (int i = 0; i < node->saved_count; i++)
+        if (!unpack(r, node, &node->saved[i], &saved[i]))
+            return false;
+    return true;
 }
 
 static bool node_run(run *r, cb_node *node)
@@ -342,11 +409,7 @@ static bool node_run(run *r, cb_node *node)
         dx = many + most;
         into = many + 2 * most;
     }
-    bool ok = true;
-    for (int i = 0; i < s && ok; i++) {
-        saved[i] = unpack(r, node, &node->saved[i]);
-        ok = saved[i] || !node->saved[i].tensor;
-    }
+    bool ok = unpack_all(r, node, saved);
     bool any = node->op->reaches_leaves;
     for (int i = 0; i < n && ok; i++) {
         const cb_edge *edge = &node->input[i];
@@ -402,6 +465,7 @@ static bool run_all(run *r, bool ok)
         if (ok) {
             cb_scope *scope = cb_scope_open();
             ok = scope && capture(r, node) && node_run(r, node);
+            drop_remade(node);
             if (ok && !r->retain_graph)
                 drop_saved(node);
             if (scope)
