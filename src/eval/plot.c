@@ -321,7 +321,7 @@ static void draw_legend(plot *p)
         cb_canvas_text(&p->canvas, x, y, s->name, &name);
         cb_canvas_line(&p->canvas, begin, middle, begin + LEGEND_LINE * unit, middle, unit);
         if (s->markers)
-            cb_canvas_line(&p->canvas, begin + LEGEND_LINE / 2 * unit, middle, begin + LEGEND_LINE / 2 * unit, middle, 3.6 * unit);
+            cb_canvas_line(&p->canvas, begin + 0.5 * LEGEND_LINE * unit, middle, begin + 0.5 * LEGEND_LINE * unit, middle, 3.6 * unit);
         cb_canvas_paint(&p->canvas, palette[k % COLORS]);
         x = begin - LEGEND_SPACE * unit;
     }

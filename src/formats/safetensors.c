@@ -272,7 +272,7 @@ static CB_COLD bool refuse(const cursor *c, const char *field, const char *probl
 
 static bool read_field(cursor *c, const char *key, description *d)
 {
-    int two;
+    int two = 0;
     if (strcmp(key, "dtype") == 0 && !d->type)
         return read_string(c, &d->type);
     if (strcmp(key, "shape") == 0 && !d->has_shape) {
@@ -315,7 +315,7 @@ static bool read_tensor(cursor *c, cb_safetensors *file, const uint8_t *data, si
 {
     description d = {0};
     bool first = true, ok = true;
-    const char *key;
+    const char *key = NULL;
     if (!take(c, '{'))
         return expected(c, "'{'");
     while (ok && next_key(c, &first, &key, &ok))
@@ -357,7 +357,7 @@ static bool read_header(cb_safetensors *file, size_t length, const uint8_t *data
 {
     cursor c = {.path = file->map.path, .at = file->header, .end = file->header + length, .start = file->header};
     bool first = true, ok = true;
-    const char *key;
+    const char *key = NULL;
     if (*c.at != '{')
         return expected(&c, "'{'");
     take(&c, '{');
