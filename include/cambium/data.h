@@ -5,7 +5,8 @@
  *     for (step ...) cb_dataset_batch(data, step, rows, &batch);      random access: a resumed run asks for the same rows
  *
  * Records (formats.h) become token sequences once; rows of `sequence_length` are cut from them.  With packing a row holds
- * several documents, kept apart by segment ids, so that no position is wasted and no token attends across documents. */
+ * several documents, kept apart by segment ids, so that few positions are wasted and no token attends across documents;
+ * plain text goes on in the next row, a prompt with its completion and a conversation stay in one. */
 #ifndef CAMBIUM_DATA_H
 #define CAMBIUM_DATA_H
 

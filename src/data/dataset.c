@@ -1,8 +1,9 @@
 /* dataset.c: rows of token ids out of documents.
  *
- * A layout is the order of one epoch: with packing, the documents in shuffled order laid end to end and cut every T tokens, the rows then
- * shuffled too (a single long book is mixed as well as a thousand notes); without, each document cut into rows of its own.  Every row is a
- * function of (seed, epoch, row number), so any row can be made at any time: that is what makes resuming exact. */
+ * A layout is the order of one epoch.  With packing, plain texts are laid end to end in shuffled order and cut every T tokens, whole
+ * examples are put together as they fit (pack.c), and the rows of both are shuffled (a single long book is mixed as well as a thousand
+ * notes); without, each document is cut into rows of its own.  Every row is a function of (seed, epoch, row number), so any row can be
+ * made at any time: that is what makes resuming exact. */
 #include "data/dataset.h"
 
 #include <math.h>
@@ -11,8 +12,8 @@
 /* The order of one epoch. */
 typedef struct layout {
     int64_t epoch;      /* -1: not made yet; -2: the unshuffled order */
-    int64_t *documents; /* shuffled document numbers */
-    int64_t *starts;    /* documents + 1: where each begins in the packed stream */
+    int64_t *documents; /* shuffled numbers of the documents of the stream */
+    int64_t *starts;    /* one more than those: where each begins in the stream */
     int64_t *rows;      /* shuffled row numbers */
 } layout;
 
@@ -26,7 +27,9 @@ struct cb_dataset {
     document_list documents;
     cb_data_options options; /* scalars only; its strings belong to the caller and are not read after opening */
     int64_t tokens, rows;
-    row_start *row_starts;
+    row_start *row_starts;                 /* without packing */
+    int64_t stream_documents, stream_rows; /* with packing: of plain texts; their rows come first */
+    document_rows packed;                  /* and those of whole examples */
     layout shuffled, sequential;
 };
 
@@ -44,6 +47,19 @@ static void layout_free(layout *l)
     cb_free(l->documents);
     cb_free(l->starts);
     cb_free(l->rows);
+    *l = (layout){.epoch = -1};
+}
+
+/* Forgets which rows there are. */
+static void rows_free(cb_dataset *data)
+{
+    cb_free(data->row_starts);
+    cb_free(data->packed.documents);
+    cb_free(data->packed.starts);
+    data->row_starts = NULL;
+    data->packed = (document_rows){0};
+    layout_free(&data->shuffled);
+    layout_free(&data->sequential);
 }
 
 void cb_dataset_free(cb_dataset *data)
@@ -52,9 +68,7 @@ void cb_dataset_free(cb_dataset *data)
         return;
     store_release(data->store);
     cb_free(data->documents.items);
-    cb_free(data->row_starts);
-    layout_free(&data->shuffled);
-    layout_free(&data->sequential);
+    rows_free(data);
     cb_free(data);
 }
 
@@ -67,28 +81,45 @@ static int64_t rows_of(const document *d, int64_t length)
     return (d->length - 1 + length - 1) / length; /* the last token is only ever a target */
 }
 
-/* Counts rows once the documents are known. */
-static bool count_rows(cb_dataset *data)
+static bool pack_rows(cb_dataset *data)
 {
-    int64_t length = data->options.sequence_length;
-    data->shuffled.epoch = data->sequential.epoch = -1;
-    data->tokens = data->rows = 0;
-    for (size_t i = 0; i < data->documents.count; i++) {
-        data->tokens += data->documents.items[i].length;
-        data->rows += rows_of(&data->documents.items[i], length);
-    }
-    if (data->options.packing) {
-        data->rows = (data->tokens + length - 1) / length;
-        return true;
-    }
-    data->row_starts = cb_calloc((size_t)data->rows + 1, sizeof *data->row_starts);
+    int64_t length = data->options.sequence_length, stream_tokens = 0;
+    data->stream_documents = 0;
+    for (size_t i = 0; i < data->documents.count; i++)
+        if (!data->documents.items[i].whole) {
+            data->stream_documents++;
+            stream_tokens += data->documents.items[i].length;
+        }
+    data->stream_rows = (stream_tokens + length - 1) / length;
+    if (!cb_data_pack(&data->documents, length, &data->packed))
+        return false;
+    data->rows = data->stream_rows + data->packed.count;
+    return true;
+}
+
+static bool list_row_starts(cb_dataset *data)
+{
+    int64_t length = data->options.sequence_length, rows = 0, r = 0;
+    for (size_t i = 0; i < data->documents.count; i++)
+        rows += rows_of(&data->documents.items[i], length);
+    data->row_starts = cb_alloc(((size_t)rows + 1) * sizeof *data->row_starts);
     if (!data->row_starts)
         return false;
-    int64_t r = 0;
+    data->rows = rows;
     for (size_t i = 0; i < data->documents.count; i++)
         for (int64_t k = 0; k < rows_of(&data->documents.items[i], length); k++)
             data->row_starts[r++] = (row_start){(int64_t)i, k * length};
     return true;
+}
+
+/* Finds the rows once the documents are known. */
+static bool make_rows(cb_dataset *data)
+{
+    rows_free(data);
+    data->tokens = data->rows = 0;
+    for (size_t i = 0; i < data->documents.count; i++)
+        data->tokens += data->documents.items[i].length;
+    return data->options.packing ? pack_rows(data) : list_row_starts(data);
 }
 
 cb_dataset *cb_dataset_open(const cb_tokenizer *tokenizer, const cb_data_options *options)
@@ -107,7 +138,7 @@ cb_dataset *cb_dataset_open(const cb_tokenizer *tokenizer, const cb_data_options
     store->references = 1;
     data->store = store;
     data->options = *options;
-    if (!cb_data_tokenize(tokenizer, options, store, &data->documents) || !count_rows(data)) {
+    if (!cb_data_tokenize(tokenizer, options, store, &data->documents) || !make_rows(data)) {
         cb_dataset_free(data);
         return NULL;
     }
@@ -191,9 +222,7 @@ cb_dataset *cb_dataset_split(cb_dataset *data, double share, uint64_t seed)
     if (ok && part->documents.count == 0)
         ok = cb_fail(CB_ERR_ARGUMENT, "data: %lld tokens are too few to set aside a share of %g for validation", (long long)data->tokens,
                      share) == CB_OK;
-    cb_free(data->row_starts);
-    data->row_starts = NULL;
-    if (!ok || !count_rows(data) || !count_rows(part)) {
+    if (!ok || !make_rows(data) || !make_rows(part)) {
         cb_dataset_free(part);
         return NULL;
     }
@@ -204,23 +233,25 @@ cb_dataset *cb_dataset_split(cb_dataset *data, double share, uint64_t seed)
 
 static bool layout_make(cb_dataset *data, layout *l, int64_t epoch, bool shuffled)
 {
-    int64_t documents = (int64_t)data->documents.count;
+    int64_t documents = data->stream_documents, at = 0, n = 0;
     if (!l->documents) {
         l->documents = cb_alloc((size_t)(documents + 1) * sizeof *l->documents);
         l->starts = cb_alloc((size_t)(documents + 1) * sizeof *l->starts);
         l->rows = cb_alloc((size_t)(data->rows + 1) * sizeof *l->rows);
-        if (!l->documents || !l->starts || !l->rows)
+        if (!l->documents || !l->starts || !l->rows) {
+            layout_free(l);
             return false;
+        }
     }
-    for (int64_t i = 0; i < documents; i++)
-        l->documents[i] = i;
+    for (size_t i = 0; data->options.packing && i < data->documents.count; i++)
+        if (!data->documents.items[i].whole)
+            l->documents[n++] = (int64_t)i;
     for (int64_t i = 0; i < data->rows; i++)
         l->rows[i] = i;
     if (shuffled) {
         shuffle(l->documents, documents, data->options.seed, 2 * (uint64_t)epoch + 16);
         shuffle(l->rows, data->rows, data->options.seed, 2 * (uint64_t)epoch + 17);
     }
-    int64_t at = 0;
     for (int64_t i = 0; i < documents; i++) {
         l->starts[i] = at;
         at += data->documents.items[l->documents[i]].length;
@@ -286,22 +317,27 @@ static void pad(row *r)
     }
 }
 
+/* Tokens [offset, ...) of a document, as many as there is room for. */
+static void put_rest(const cb_dataset *data, row *r, int64_t document_number, int64_t offset, cb_batch *batch)
+{
+    const document *d = &data->documents.items[document_number];
+    int64_t n = d->length - offset, room = r->length - r->filled;
+    if (n > 0 && room > 0)
+        put(data, r, d, offset, n < room ? n : room, batch);
+}
+
 static void fill_row(const cb_dataset *data, const layout *l, int64_t number, row *r, cb_batch *batch)
 {
-    const document *documents = data->documents.items;
     if (!data->options.packing) {
-        row_start s = data->row_starts[number];
-        const document *d = &documents[s.document];
-        int64_t n = d->length - s.offset;
-        put(data, r, d, s.offset, n < r->length ? n : r->length, batch);
+        put_rest(data, r, data->row_starts[number].document, data->row_starts[number].offset, batch);
+    } else if (number < data->stream_rows) {
+        int64_t count = data->stream_documents, position = number * r->length;
+        for (int64_t i = document_at(l, count, position); i < count && r->filled < r->length; i++)
+            put_rest(data, r, l->documents[i], position + r->filled - l->starts[i], batch);
     } else {
-        int64_t count = (int64_t)data->documents.count, position = number * r->length;
-        for (int64_t i = document_at(l, count, position); i < count && r->filled < r->length; i++) {
-            const document *d = &documents[l->documents[i]];
-            int64_t offset = position + r->filled - l->starts[i], n = d->length - offset, room = r->length - r->filled;
-            if (n > 0)
-                put(data, r, d, offset, n < room ? n : room, batch);
-        }
+        const document_rows *p = &data->packed;
+        for (int64_t i = p->starts[number - data->stream_rows]; i < p->starts[number - data->stream_rows + 1]; i++)
+            put_rest(data, r, p->documents[i], 0, batch);
     }
     pad(r);
 }
@@ -340,6 +376,8 @@ static void fill_at(const cb_dataset *data, const layout *l, int64_t number, int
 
 bool cb_dataset_batch(cb_dataset *data, int64_t index, int64_t rows, cb_batch *batch)
 {
+    if (!data->rows)
+        return cb_fail(CB_ERR_STATE, "data: there are no rows (a split of it failed)") == CB_OK;
     if (!batch_ready(data, rows, batch))
         return false;
     for (int64_t i = 0; i < rows; i++) {

@@ -16,7 +16,7 @@ typedef struct token_store {
 
 typedef struct document {
     int64_t start, length; /* in the store */
-    bool whole;            /* prompt and answer: cut at the row's end instead of continued in the next row */
+    bool whole;            /* prompt and answer: never continued in another row, but cut where it is longer than one */
 } document;
 
 typedef struct document_list {
@@ -26,6 +26,16 @@ typedef struct document_list {
 
 /* tokenize.c: reads every record named by the options into the store. */
 bool cb_data_tokenize(const cb_tokenizer *tokenizer, const cb_data_options *options, token_store *store, document_list *documents);
+
+/* Rows that hold whole documents: those of row i are documents[starts[i]] to documents[starts[i + 1] - 1]. */
+typedef struct document_rows {
+    int64_t *documents, *starts;
+    int64_t count;
+} document_rows;
+
+/* pack.c: puts the whole documents into as few rows of `row_length` as it can; the arrays are the caller's to free, on
+ * failure too. */
+bool cb_data_pack(const document_list *documents, int64_t row_length, document_rows *rows);
 
 /* A stretch of rendered conversation that the model is to learn, in bytes [begin, end). */
 typedef struct text_span {

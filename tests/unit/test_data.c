@@ -142,6 +142,74 @@ static void bos_and_eos_are_added_where_wanted_and_missing(void **state)
     cb_tokenizer_free(tokenizer);
 }
 
+/* Completions are never parted from their prompts: examples fill rows as they fit, the best fit first, and what is longer than a
+ * row is cut.  Plain text beside them is a stream as ever. */
+static void packed_examples_stay_whole(void **state)
+{
+    (void)state;
+    cb_tokenizer *tokenizer = characters(false, false);
+    cb_data_options o = data_options(write_file("mixed.jsonl", "{\"prompt\": \"ab\", \"completion\": \"c\"}\n"
+                                                               "{\"text\": \"THE STREAM IS CUT\"}\n"
+                                                               "{\"prompt\": \"defg\", \"completion\": \"hi\"}\n"
+                                                               "{\"prompt\": \"j\", \"completion\": \"kl\"}\n"
+                                                               "{\"prompt\": \"m\", \"completion\": \"nop\"}\n"
+                                                               "{\"prompt\": \"q\", \"completion\": \"rstuvwxyz!\"}\n"));
+    o.shuffle = false;
+    o.sequence_length = 10;
+    cb_dataset *data = open_data(tokenizer, &o);
+    assert_int_equal(cb_dataset_rows(data, 0), 5);
+    cb_batch batch = {0};
+    assert_true(cb_dataset_batch(data, 0, 5, &batch));
+    assert_row(&batch, 0, "THE STREAM", "HE STREAM ");
+    assert_row(&batch, 1, " IS CUT___", "IS CUT____");
+    assert_row(&batch, 2, "qrstuvwxyz", "rstuvwxyz!"); /* eleven tokens: the last is still predicted */
+    assert_row(&batch, 3, "defghimnop", "___hi_nop_"); /* 6 + 4 */
+    assert_row(&batch, 4, "abcjkl____", "_c_kl_____"); /* 3 + 3 */
+    static const int32_t segments[10] = {0, 0, 0, 1, 1, 1, -1, -1, -1, -1}, positions[10] = {0, 1, 2, 0, 1, 2, 0, 0, 0, 0};
+    assert_memory_equal(row_of(batch.segments, 4), segments, sizeof segments);
+    assert_memory_equal(row_of(batch.positions, 4), positions, sizeof positions);
+    cb_batch_free(&batch);
+    cb_dataset_free(data);
+    data_options_free(&o);
+    cb_tokenizer_free(tokenizer);
+}
+
+/* Best-fit decreasing needs at most 11/9 of the least number of rows, and 1 (Johnson 1973); no example is lost or twice. */
+static void packed_examples_waste_little(void **state)
+{
+    (void)state;
+    enum { EXAMPLES = 300, ROW = 64 };
+    static char text[EXAMPLES * 128];
+    char *at = text;
+    int64_t total = 0;
+    cb_rng rng = {.seed = 1};
+    for (int i = 0; i < EXAMPLES; i++) {
+        int n = 2 + (int)cb_rng_below(&rng, 50);
+        total += n;
+        at += sprintf(at, "{\"prompt\": \"a\", \"completion\": \"%.*s\"}\n", n - 1,
+                      "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb");
+    }
+    cb_tokenizer *tokenizer = characters(false, false);
+    cb_data_options o = data_options(write_file("examples.jsonl", text));
+    o.sequence_length = ROW;
+    cb_dataset *data = open_data(tokenizer, &o);
+    int64_t rows = cb_dataset_rows(data, 0), least = (total + ROW - 1) / ROW, prompts[2] = {0};
+    assert_true(rows >= least && rows <= least * 11 / 9 + 1);
+    cb_batch batch = {0};
+    for (int epoch = 0; epoch < 2; epoch++) {
+        assert_true(cb_dataset_batch(data, epoch, rows, &batch));
+        assert_int_equal(batch.tokens, total);
+        assert_int_equal(batch.predicted, total - EXAMPLES);
+        for (int64_t i = 0; i < batch.ids->count; i++)
+            prompts[epoch] += ((const int32_t *)batch.ids->data)[i] == id_of('a');
+        assert_int_equal(prompts[epoch], EXAMPLES);
+    }
+    cb_batch_free(&batch);
+    cb_dataset_free(data);
+    data_options_free(&o);
+    cb_tokenizer_free(tokenizer);
+}
+
 /* ---- what is learned ---- */
 
 static void only_completions_are_learned(void **state)
@@ -562,6 +630,8 @@ int main(void)
         cmocka_unit_test_setup(packed_rows_keep_documents_apart, without_errors),
         cmocka_unit_test_setup(without_packing_every_document_begins_a_row, without_errors),
         cmocka_unit_test_setup(bos_and_eos_are_added_where_wanted_and_missing, without_errors),
+        cmocka_unit_test_setup(packed_examples_stay_whole, without_errors),
+        cmocka_unit_test_setup(packed_examples_waste_little, without_errors),
         cmocka_unit_test_setup(only_completions_are_learned, without_errors),
         cmocka_unit_test_setup(a_token_across_the_boundary_belongs_to_the_prompt, without_errors),
         cmocka_unit_test_setup(only_the_assistants_messages_are_learned, without_errors),

@@ -1,0 +1,134 @@
+/* pack.c: rows of several whole examples.
+ *
+ * An example that is asked and answered in one piece must not be cut in the middle, so examples are put into rows as
+ * into bins, by best-fit decreasing: from the longest to the shortest, each goes into the row with the least room that
+ * is enough.  Rows are found by their room: a list of rows for each, and a bit set of those that are not empty. */
+#include <string.h>
+
+#include "data/dataset.h"
+
+enum { WORD = 64, NONE = -1 };
+
+typedef struct packing {
+    const document_list *documents;
+    int64_t count;       /* of whole documents */
+    int64_t capacity;    /* of a row */
+    int64_t *order;      /* whole documents, the longest first */
+    int64_t *row_of;     /* of every document */
+    int64_t *head;       /* the first row with so much room */
+    int64_t *next;       /* the next row with the same */
+    uint64_t *available; /* bit r: there is a row with room r */
+    int64_t rows;
+} packing;
+
+static int64_t needed(const packing *p, int64_t number)
+{
+    int64_t length = p->documents->items[number].length;
+    return length < p->capacity ? length : p->capacity;
+}
+
+/* Counting sort by length; of equals the earlier one first. */
+static bool sort_documents(packing *p)
+{
+    int64_t *start = cb_calloc((size_t)p->capacity + 2, sizeof *start), total = (int64_t)p->documents->count;
+    if (!start)
+        return false;
+    for (int64_t i = 0; i < total; i++)
+        if (p->documents->items[i].whole)
+            start[p->capacity - needed(p, i) + 1]++;
+    for (int64_t r = 0; r <= p->capacity; r++)
+        start[r + 1] += start[r];
+    for (int64_t i = 0; i < total; i++)
+        if (p->documents->items[i].whole)
+            p->order[start[p->capacity - needed(p, i)]++] = i;
+    cb_free(start);
+    return true;
+}
+
+/* The least room of `from` or more that some row has; -1: none. */
+static int64_t find_room(const packing *p, int64_t from)
+{
+    int64_t words = p->capacity / WORD + 1, w = from / WORD;
+    uint64_t bits = p->available[w] & ~0ull << from % WORD;
+    while (!bits && ++w < words)
+        bits = p->available[w];
+    return bits ? w * WORD + __builtin_ctzll(bits) : NONE;
+}
+
+static int64_t take_row(packing *p, int64_t room)
+{
+    int64_t row = p->head[room];
+    p->head[room] = p->next[row];
+    if (p->head[room] == NONE)
+        p->available[room / WORD] &= ~(1ull << room % WORD);
+    return row;
+}
+
+static void give_row(packing *p, int64_t row, int64_t room)
+{
+    p->next[row] = p->head[room];
+    p->head[room] = row;
+    p->available[room / WORD] |= 1ull << room % WORD;
+}
+
+static void place_documents(packing *p)
+{
+    memset(p->head, 0xff, ((size_t)p->capacity + 1) * sizeof *p->head); /* NONE */
+    for (int64_t i = 0; i < p->count; i++) {
+        int64_t length = needed(p, p->order[i]), room = find_room(p, length);
+        int64_t row = room == NONE ? p->rows++ : take_row(p, room);
+        p->row_of[p->order[i]] = row;
+        give_row(p, row, (room == NONE ? p->capacity : room) - length);
+    }
+}
+
+/* Lists the documents of each row, in their own order. */
+static bool list_rows(const packing *p, document_rows *rows)
+{
+    rows->documents = cb_alloc((size_t)p->count * sizeof *rows->documents);
+    rows->starts = cb_calloc((size_t)p->rows + 2, sizeof *rows->starts);
+    if (!rows->documents || !rows->starts)
+        return false;
+    rows->count = p->rows;
+    int64_t total = (int64_t)p->documents->count;
+    for (int64_t i = 0; i < total; i++)
+        if (p->documents->items[i].whole)
+            rows->starts[p->row_of[i] + 2]++;
+    for (int64_t r = 0; r < p->rows; r++)
+        rows->starts[r + 2] += rows->starts[r + 1];
+    for (int64_t i = 0; i < total; i++)
+        if (p->documents->items[i].whole)
+            rows->documents[rows->starts[p->row_of[i] + 1]++] = i;
+    return true;
+}
+
+bool cb_data_pack(const document_list *documents, int64_t row_length, document_rows *rows)
+{
+    packing p = {.documents = documents};
+    int64_t tokens = 0;
+    for (size_t i = 0; i < documents->count; i++)
+        if (documents->items[i].whole) {
+            p.count++;
+            tokens += documents->items[i].length;
+        }
+    *rows = (document_rows){0};
+    if (!p.count)
+        return true;
+    p.capacity = row_length < tokens ? row_length : tokens; /* more room than there are tokens is never used */
+    p.order = cb_alloc((size_t)p.count * sizeof *p.order);
+    p.row_of = cb_alloc(documents->count * sizeof *p.row_of);
+    p.next = cb_alloc((size_t)p.count * sizeof *p.next);
+    p.head = cb_alloc(((size_t)p.capacity + 1) * sizeof *p.head);
+    p.available = cb_calloc((size_t)(p.capacity / WORD + 1), sizeof *p.available);
+    bool ok = p.order && p.row_of && p.next && p.head && p.available && sort_documents(&p);
+    if (ok) {
+        place_documents(&p);
+        ok = list_rows(&p, rows);
+    }
+    cb_free(p.order);
+    cb_free(p.row_of);
+    cb_free(p.next);
+    cb_free(p.head);
+    cb_free(p.available);
+    return ok;
+}
