@@ -499,6 +499,64 @@ static void saving_keeps_what_it_does_not_know(void **state)
     remove_model(to);
 }
 
+/* A head that is trained apart from the embedding it was tied to is saved beside it, and the config says so. */
+static void saving_writes_a_head_of_its_own(void **state)
+{
+    (void)state;
+    char *directory = strdup("/tmp/cambium-test-XXXXXX");
+    assert_non_null(mkdtemp(directory));
+    fixture f = fixture_open("qwen2");
+    assert_true(cb_layer_train_copy(cb_model_head_layer(f.model), "weight", CB_F32, true));
+    ((float *)cb_layer_weight(cb_model_head_layer(f.model), "weight")->data)[5] += 1;
+    cb_tensor *before = cb_model_logits(f.model, f.ids, NULL);
+    assert_true(cb_model_save(f.model, directory, CB_F32));
+    fixture g = fixture_open_with("qwen2", directory, CB_F32);
+    assert_close("logits", cb_model_logits(g.model, f.ids, NULL), before, 0);
+    assert_true(relative_difference(before, expected_tensor(&f, "logits")) > 1e-3);
+    char path[600];
+    snprintf(path, sizeof path, "%s/config.json", directory);
+    json_t *config = json_load_file(path, 0, NULL);
+    assert_true(json_is_false(json_object_get(config, "tie_word_embeddings")));
+    json_decref(config);
+    fixture_close(&g);
+    fixture_close(&f);
+    remove_model(directory);
+}
+
+/* Saving over another model: at whatever allocation it fails, the directory holds the old model, the new one, or none. */
+static void saving_that_fails_leaves_no_mixture(void **state)
+{
+    (void)state;
+    char *directory = strdup("/tmp/cambium-test-XXXXXX");
+    assert_non_null(mkdtemp(directory));
+    fixture f = fixture_open("qwen2"), other = fixture_open("gpt2");
+    uint64_t before = cb_memory().live_bytes;
+    bool done = false;
+    for (uint64_t n = 1; !done; n++) {
+        assert_true(cb_model_save(other.model, directory, CB_F32));
+        cb_memory_fail_after(n);
+        done = cb_model_save(f.model, directory, CB_BF16);
+        cb_memory_fail_after(0);
+        if (!done)
+            assert_int_equal(cb_error_status(), CB_ERR_MEMORY);
+        cb_error_clear();
+        assert_int_equal(cb_memory().live_bytes, before);
+        cb_model *model = cb_model_load(directory); /* every tensor's shape is held against the config */
+        if (!model)
+            assert_non_null(strstr(cb_error_message(), "config.json: cannot open"));
+        assert_true(!done || (model && !strcmp(cb_model_type(model), "qwen2")));
+        cb_error_clear();
+        cb_model_free(model);
+        assert_true(n < 10000);
+    }
+    assert_false(cb_model_save(f.model, directory, CB_I32));
+    assert_int_equal(cb_error_status(), CB_ERR_ARGUMENT);
+    cb_error_clear();
+    fixture_close(&f);
+    fixture_close(&other);
+    remove_model(directory);
+}
+
 /* ---- what must be refused ---- */
 
 static void refused(const char *reference, const char *changes, cb_status status, const char *part_of_message)
@@ -656,6 +714,8 @@ int main(void)
         cmocka_unit_test_setup(a_new_model_depends_on_its_seed_only, without_errors),
         cmocka_unit_test_setup(saving_and_loading_changes_nothing, without_errors),
         cmocka_unit_test_setup(saving_keeps_what_it_does_not_know, without_errors),
+        cmocka_unit_test_setup(saving_writes_a_head_of_its_own, without_errors),
+        cmocka_unit_test_setup(saving_that_fails_leaves_no_mixture, without_errors),
         cmocka_unit_test_setup(configs_that_do_not_fit_are_refused, without_errors),
         cmocka_unit_test_setup(hostile_sizes_cost_nothing, without_errors),
         cmocka_unit_test_setup(missing_files_are_named, without_errors),
