@@ -552,8 +552,8 @@ static void saving_that_fails_leaves_no_mixture(void **state)
     assert_false(cb_model_save(f.model, directory, CB_I32));
     assert_int_equal(cb_error_status(), CB_ERR_ARGUMENT);
     cb_error_clear();
-    fixture_close(&f);
     fixture_close(&other);
+    fixture_close(&f);
     remove_model(directory);
 }
 
