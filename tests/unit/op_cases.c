@@ -12,7 +12,7 @@ static int one(cb_tensor **y, cb_tensor *result)
     return result != NULL;
 }
 
-/* s, u v^T and u * u, v^T * v^T element by element would all do; the polar factor and s determine x. */
+/* What the signs of singular vectors do not change: s, the polar factor u v^T and u element by element squared. */
 static int svd_invariants(cb_tensor *x, cb_tensor **y)
 {
     cb_tensor *u, *vt;
@@ -101,8 +101,9 @@ static int64_t below(cb_rng *rng, int64_t bound)
 /* A permutation of values 96/1024 apart; 16 + 32 i modulo 96 and 512 keeps inputs apart, and all of them from multiples of 1/2. */
 static void distinct(double *v, int64_t n, int input, cb_rng *rng)
 {
+    int64_t middle = n / 2;
     for (int64_t i = 0; i < n; i++)
-        v[i] = (double)(96 * (i - n / 2) + 16 + 32 * input) / 1024;
+        v[i] = (double)(96 * (i - middle) + 16 + 32 * input) / 1024;
     for (int64_t i = n - 1; i > 0; i--) {
         int64_t j = below(rng, i + 1);
         double swap = v[i];
@@ -145,7 +146,7 @@ static double value_of(domain d, int64_t limit, int64_t index, int64_t row, cb_r
     case TARGETS32:
         return index % 4 == 1 ? -100 : (double)below(rng, limit);
     case SEGMENTS:
-        return index % row == row - 1 && row > 1 ? -1 : (double)(index % row * 2 / row);
+        return index % row == row - 1 && row > 1 ? -1 : 2 * (index % row) >= row;
     default:
         return quantized(4 * cb_rng_uniform(rng) - 2);
     }
