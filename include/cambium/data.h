@@ -28,7 +28,8 @@ typedef struct cb_data_options {
     bool completion_only; /* prompt/completion and messages: no loss on what the model did not have to say */
     int chat_template;    /* index into cb_chat_template_names: auto, chatml, llama3, plain */
     bool shuffle;
-    bool add_bos, add_eos; /* around documents, where the tokenizer has such tokens */
+    bool add_bos, add_eos; /* around documents (not conversations with marks of their own), where the tokenizer has such
+                            * tokens and does not say add_bos_token: false, and they do not stand there already */
     int64_t max_records;   /* 0: all */
     uint64_t seed;
 } cb_data_options;

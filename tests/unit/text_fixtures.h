@@ -64,8 +64,8 @@ static inline cb_tokenizer *characters(bool merge, bool special)
                       "\"end_of_word_suffix\":null,\"fuse_unk\":false,\"byte_fallback\":false,\"ignore_merges\":false,\"vocab\":{");
     for (int c = 33; c < 127; c++)
         at += sprintf(at, "\"%s%c\":%d,", c == '"' || c == '\\' ? "\\" : "", c, c - 33);
-    at += sprintf(at, "\"\\u0120\":%d,\"\\u010a\":%d%s},\"merges\":[%s]}}", ID_SPACE, ID_NEWLINE, merge ? ",\"ab\":98" : "",
-                  merge ? "\"a b\"" : "");
+    sprintf(at, "\"\\u0120\":%d,\"\\u010a\":%d%s},\"merges\":[%s]}}", ID_SPACE, ID_NEWLINE, merge ? ",\"ab\":98" : "",
+            merge ? "\"a b\"" : "");
     const char *directory = scratch_path("tokenizer");
     assert_true(cb_directory_make(directory));
     write_file("tokenizer/tokenizer.json", json);
