@@ -9,7 +9,7 @@ CTEST_FLAGS ?=
 MAKEFLAGS += --no-print-directory
 SOURCES = $(shell find include src tests bench examples -name '*.c' -o -name '*.h')
 
-.PHONY: all build setup demo check bench install format lint clean help
+.PHONY: all build setup demo check bench install docs format lint clean help
 
 all: build
 
@@ -33,6 +33,9 @@ bench: ## rates of matrix products on this machine
 
 install: build ## install under PREFIX (/usr/local); DESTDIR is honoured
 	cmake --install build --prefix $(PREFIX)
+
+docs: build ## write docs/commands.md from the option tables
+	build/cambium help --markdown > docs/commands.md
 
 format: ## clang-format every source file
 	clang-format -i $(SOURCES)

@@ -6,6 +6,7 @@ set(reference ${CMAKE_CURRENT_SOURCE_DIR}/tests/reference)
 set(suppressions ${CMAKE_CURRENT_SOURCE_DIR}/cmake/suppressions)
 set(test_environment
   OMP_NUM_THREADS=2
+  GOMP_SPINCOUNT=1000
   ASAN_OPTIONS=allocator_may_return_null=1
   UBSAN_OPTIONS=print_stacktrace=1
   LSAN_OPTIONS=suppressions=${suppressions}/leak.txt:print_suppressions=0
@@ -48,6 +49,8 @@ set(scratch ${CMAKE_BINARY_DIR}/tests/scratch)
 file(MAKE_DIRECTORY ${scratch})
 if(TARGET cambium AND EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/run.sh)
   register_test(cli sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/run.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
+  register_test(stories260k sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/stories260k.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
+  set_tests_properties(stories260k PROPERTIES SKIP_RETURN_CODE 77)
 endif()
 if(CAMBIUM_EXTRAS)
   file(GLOB example_scripts CONFIGURE_DEPENDS tests/examples/*.sh)
