@@ -21,7 +21,6 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer-python", required=True, help="a Python with torch, transformers and peft")
     parser.add_argument("--program", required=True, help="the built bench/lora program")
-    parser.add_argument("--gemm-rate", type=float, default=0, help="GF/s of `cambium bench gemm`, to print the share reached")
     parser.add_argument("--shape", nargs="+", default=["15m", "125m"])
     parser.add_argument("--dtype", nargs="+", default=["bf16", "f32"])
     parser.add_argument("--adapter-dtype", default="f32", help="f32: PEFT's default; base: PEFT's fastest")
@@ -40,8 +39,12 @@ def run(command):
 def main():
     args = arguments()
     work = pathlib.Path(args.work or tempfile.mkdtemp())
-    print("| shape | dtype | tokens/s us | peer | ratio | peak MB us | peer | share | first step s us | peer | share | largest loss difference |")
-    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
+    print("Cambium and PyTorch + PEFT side by side: LoRA rank 8 on every linear layer, batch 4 x 256, plain AdamW.")
+    print(f"Medians of {args.rounds} rounds of {args.steps} steps, {args.threads} threads; ratios within a round. Start: from the process's start to the "
+          "beginning of the first step, and to its end.\n")
+    print("| shape | dtype | tokens/s: us | peer | ratio | peak MB: us | peer | share | start s: us | peer | share | first step done s: us | peer | share "
+          "| necessary GF/s | of the product rate | allocations a step | largest loss difference |")
+    print("|" + "---|" * 18)
     for shape in args.shape:
         base = work / shape
         if not (base / "ids.bin").exists():
@@ -62,14 +65,25 @@ def main():
             def both(key, scale=1.0):
                 return middle(lambda u, p: u[key] * scale), middle(lambda u, p: p[key] * scale), middle(lambda u, p: u[key] / p[key])
 
-            speed, memory, first = both("tokens_per_second"), both("peak_rss_bytes", 1e-6), both("seconds_to_first_step")
+            speed, memory = both("tokens_per_second"), both("peak_rss_bytes", 1e-6)
+            start, first = both("seconds_to_step_start"), both("seconds_to_first_step")
             worst = max(abs(a - b) for us, peer in pairs for a, b in zip(us["losses"], peer["losses"]))
-            print(f"| {shape} | {dtype} | {speed[0]:.0f} | {speed[1]:.0f} | {speed[2]:.2f}x | {memory[0]:.0f} | {memory[1]:.0f} | 1/{1 / memory[2]:.1f} "
-                  f"| {first[0]:.3f} | {first[1]:.2f} | 1/{1 / first[2]:.1f} | {worst:.4f} |", flush=True)
             us = pairs[-1][0]
             rate = speed[0] * us["flops_per_token"] * 1e-9
-            print(f"  necessary FLOPs: {rate:.0f} GF/s" + (f", {100 * rate / args.gemm_rate:.0f} % of the measured product rate" if args.gemm_rate else "")
-                  + f"; allocations per run after warm-up: {us['allocations_after_warm_up']}; start to first step's beginning {us['seconds_to_step_start']:.3f} s", flush=True)
+            product = gemm_rate(args, dtype)
+            print(f"| {shape} | {dtype} | {speed[0]:.0f} | {speed[1]:.0f} | {speed[2]:.2f}x | {memory[0]:.0f} | {memory[1]:.0f} | 1/{1 / memory[2]:.1f} "
+                  f"| {start[0]:.3f} | {start[1]:.2f} | 1/{1 / start[2]:.0f} | {first[0]:.2f} | {first[1]:.2f} | 1/{1 / first[2]:.1f} "
+                  f"| {rate:.0f} | {100 * rate / product:.0f} % | {us['allocations_after_warm_up']} | {worst:.4f} |", flush=True)
+    versions = pairs[-1][1]["versions"]
+    print(f"\nPeer: torch {versions['torch']}, transformers {versions['transformers']}, peft {versions['peft']}, adapter weights {pairs[-1][1]['adapter_dtype']}.")
+
+
+def gemm_rate(args, dtype):
+    """GF/s of the 125 M shape's largest frozen product on this machine, by the benchmark beside ours."""
+    program = pathlib.Path(args.program).parent / "gemm"
+    lines = subprocess.run([program, "--threads", str(args.threads)], check=True, capture_output=True, text=True).stdout.splitlines()
+    rates = [float(f) for line in lines for f in line.split()[4:] if line.split()[:4] == ["1024", "768", "2048", dtype]]
+    return max(rates)
 
 
 if __name__ == "__main__":

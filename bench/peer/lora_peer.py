@@ -74,6 +74,7 @@ def main():
     batches = ids[:needed].view(args.steps, args.batch_size, args.sequence_length)
 
     losses, seconds, first_step = [], [], None
+    step_start = seconds_since_process_start()
     for batch in batches:
         start = time.perf_counter()
         loss = model(input_ids=batch, labels=batch).loss
@@ -87,7 +88,7 @@ def main():
     timed = seconds[WARM_UP:] or seconds
     report = dict(
         losses=losses, tokens_per_second=args.batch_size * args.sequence_length / statistics.median(timed),
-        seconds_per_step=statistics.median(timed), seconds_to_first_step=first_step,
+        seconds_per_step=statistics.median(timed), seconds_to_first_step=first_step, seconds_to_step_start=step_start,
         peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         trainable_parameters=sum(p.numel() for p in trained), adapter_dtype=str(trained[0].dtype).removeprefix("torch."),
         dtype=args.dtype, batch_size=args.batch_size, sequence_length=args.sequence_length, steps=args.steps,
