@@ -47,6 +47,9 @@ CB_API int64_t cb_dataset_documents(const cb_dataset *data);
 CB_API int64_t cb_dataset_rows(const cb_dataset *data, int64_t epoch); /* of sequence_length, in that epoch's order */
 CB_API double cb_dataset_bytes_per_token(const cb_dataset *data);      /* of source text: turns perplexity into bits per byte */
 
+/* Of all token ids, in order, and which of them are to be predicted: tells one dataset from another. */
+CB_API uint64_t cb_dataset_hash(const cb_dataset *data);
+
 /* Rows as tensors of (rows, sequence_length) i32, refilled in place at each call. */
 typedef struct cb_batch {
     cb_tensor *ids;

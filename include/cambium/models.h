@@ -18,6 +18,7 @@ typedef struct cb_model cb_model;
 
 typedef struct cb_model_options {
     cb_dtype dtype;       /* of activations: CB_F32 (0, the default) or CB_BF16 */
+    bool keep_weights;    /* weights stay in the dtype of the file, whatever the activations: for those that will be trained whole */
     const char *revision; /* unused unless models come from a registry: NULL */
 } cb_model_options;
 /* Loads a directory with config.json and model.safetensors (or shards).  Weights stay mapped in their own dtype; where

@@ -50,7 +50,10 @@ struct cb_trainee {
     size_t count;
     const cb_named_tensor *parameters;
     bool (*save)(const cb_trainee *what, const char *directory);
-    void *user; /* for save */
+    /* Settings that the run's course depends on besides the options (dropout, ...), as text to be freed; may be NULL.  A checkpoint written
+     * under other ones is not gone on with. */
+    char *(*describe)(const cb_trainee *what);
+    void *user; /* for both */
 };
 /* An attached adapter, saved as a PEFT adapter of the directory that the model was loaded from. */
 CB_API cb_trainee cb_train_adapter(cb_model *model, cb_adapter *adapter);

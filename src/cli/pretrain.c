@@ -130,7 +130,7 @@ static bool run(cli_call *call, void *settings_)
         return cli_usage(call, "--tokenizer is needed with --config");
     if (!cli_output_directory(s->output, s->model))
         return false;
-    cb_model_options options = {.dtype = cli_dtype(s->dtype)};
+    cb_model_options options = {.dtype = cli_dtype(s->dtype), .keep_weights = true};
     cb_model *model = s->config ? cb_model_create(s->config, (uint64_t)s->seed, options) : cb_model_load_with(s->model, options);
     bool ok = model && pretrain(call, s, model);
     cb_model_free(model);

@@ -418,6 +418,18 @@ int64_t cb_dataset_tokens(const cb_dataset *data)
     return data->tokens;
 }
 
+uint64_t cb_dataset_hash(const cb_dataset *data)
+{
+    uint64_t h = 0xcbf29ce484222325u; /* FNV-1a over tokens instead of bytes */
+    for (size_t i = 0; i < data->documents.count; i++) {
+        const document *d = &data->documents.items[i];
+        h = (h ^ (uint64_t)d->length) * 0x100000001b3u;
+        for (int64_t t = d->start; t < d->start + d->length; t++)
+            h = (h ^ ((uint64_t)(uint32_t)data->store->ids[t] << 1 | data->store->learned[t])) * 0x100000001b3u;
+    }
+    return h;
+}
+
 int64_t cb_dataset_documents(const cb_dataset *data)
 {
     return (int64_t)data->documents.count;

@@ -60,6 +60,7 @@ struct cb_model {
     json_t *json; /* config.json as read; saving keeps what we do not know */
     cb_model_config config;
     cb_dtype dtype;
+    bool keep_weights;
     cb_weights *file; /* the mapped checkpoint; NULL for a new model */
     cb_layer *root, *embedding, *position_embedding, *norm, *head;
     cb_block *blocks;

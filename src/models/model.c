@@ -77,13 +77,15 @@ static bool eos_read(cb_model *model)
     return ok;
 }
 
-static bool configure(cb_model *model, const char *path, cb_dtype dtype)
+static bool configure(cb_model *model, const char *path, cb_model_options options)
 {
+    cb_dtype dtype = options.dtype;
     if (dtype != CB_F32 && dtype != CB_BF16) {
         cb_fail(CB_ERR_ARGUMENT, "model: activations of dtype %s, expected f32 or bf16", cb_dtype_name(dtype));
         return false;
     }
     model->dtype = dtype;
+    model->keep_weights = options.keep_weights;
     model->config_path = cb_strdup(path);
     model->json = model->config_path ? cb_json_load(path, 1 << 24) : NULL;
     if (!model->json)
@@ -111,7 +113,7 @@ cb_model *cb_model_load_with(const char *directory, cb_model_options options)
         return NULL;
     cb_model *model = cb_calloc(1, sizeof *model);
     char *path = model ? cb_path_join(directory, "config.json") : NULL;
-    bool ok = path && (model->directory = cb_strdup(directory)) && configure(model, path, options.dtype);
+    bool ok = path && (model->directory = cb_strdup(directory)) && configure(model, path, options);
     ok = ok && (model->file = cb_weights_open(directory)) && cb_model_build(model, 0);
     cb_free(path);
     if (ok)
@@ -125,7 +127,7 @@ cb_model *cb_model_create(const char *config_json_path, uint64_t seed, cb_model_
     if (!config_json_path || !cb_ok())
         return NULL;
     cb_model *model = cb_calloc(1, sizeof *model);
-    if (model && configure(model, config_json_path, options.dtype) && cb_model_build(model, seed))
+    if (model && configure(model, config_json_path, options) && cb_model_build(model, seed))
         return model;
     cb_model_free(model);
     return NULL;

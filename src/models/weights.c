@@ -59,6 +59,8 @@ static bool entry_check(const cb_model *model, const char *name, const cb_weight
  * conversion; vectors are small and kept exact. */
 static cb_dtype kept_dtype(const cb_model *model, cb_dtype stored, int ndim)
 {
+    if (model->keep_weights)
+        return stored;
     if (ndim == 1)
         return CB_F32;
     return model->dtype == CB_BF16 ? CB_BF16 : stored;

@@ -53,8 +53,6 @@ typedef struct session {
     char *fingerprint;
     double started, counted_from; /* when this process began, and when the last report was made */
     int64_t tokens_counted;
-    double loss_sum; /* since the last report */
-    int64_t loss_steps;
     bool stopped_early;
 } session;
 
@@ -67,6 +65,14 @@ static int64_t planned_steps(const cb_train_options *o, const cb_dataset *data)
     return steps < 1 ? 1 : (int64_t)steps;
 }
 
+static uint64_t hash(const char *text) /* FNV-1a */
+{
+    uint64_t h = 0xcbf29ce484222325u;
+    for (; text && *text; text++)
+        h = (h ^ (uint8_t)*text) * 0x100000001b3u;
+    return h;
+}
+
 /* A resumed run must be the same run: what its course depends on, in words. */
 static char *fingerprint(const session *s)
 {
@@ -74,15 +80,21 @@ static char *fingerprint(const session *s)
     int64_t weights = 0;
     for (size_t i = 0; i < s->what->count; i++)
         weights += s->what->parameters[i].tensor->count;
+    char *settings = s->what->describe ? s->what->describe(s->what) : NULL;
+    uint64_t settings_hash = hash(settings);
+    cb_free(settings);
+    if (!cb_ok())
+        return NULL;
     return cb_format(
         "steps %lld, batch %lld x %lld, optimizer %s, beta1 %.9g, beta2 %.9g, epsilon %.9g, momentum %.9g, learning rate %.9g, "
         "schedule %s, warm-up %lld, floor %.9g, weight decay %.9g, clip %.9g, seed %llu, %lld documents, %lld tokens, %lld rows, "
-        "%lld parameters, activations %s",
+        "data #%016llx, %lld parameters, adapter options #%016llx, activations %s",
         (long long)s->schedule.steps, (long long)o->batch_size, (long long)o->gradient_accumulation_steps, optimizer_names[o->optimizer],
         o->adam_beta1, o->adam_beta2, o->adam_epsilon, o->momentum, o->learning_rate, cb_schedule_names[o->lr_scheduler_type],
         (long long)s->schedule.warmup_steps, o->min_lr_ratio, o->weight_decay, o->max_grad_norm, (unsigned long long)o->seed,
         (long long)cb_dataset_documents(s->train), (long long)cb_dataset_tokens(s->train), (long long)cb_dataset_rows(s->train, 0),
-        (long long)weights, cb_dtype_name(cb_model_dtype(s->what->model)));
+        (unsigned long long)cb_dataset_hash(s->train), (long long)weights, (unsigned long long)settings_hash,
+        cb_dtype_name(cb_model_dtype(s->what->model)));
 }
 
 static bool out_of_patience(const session *s)
@@ -194,8 +206,8 @@ static bool train_step(session *s, cb_train_report *report)
         s->state.first_loss = loss;
     s->state.last_loss = loss;
     s->state.step++;
-    s->loss_sum += loss;
-    s->loss_steps++;
+    s->state.loss_sum += loss;
+    s->state.loss_steps++;
     return true;
 }
 
@@ -226,7 +238,7 @@ static void fill_report(session *s, cb_train_report *report)
     double now = cb_now(), spent = now - s->counted_from, here = now - s->started;
     report->step = s->state.step;
     report->steps = s->schedule.steps;
-    report->loss = s->loss_sum / (double)(s->loss_steps ? s->loss_steps : 1);
+    report->loss = s->state.loss_sum / (double)(s->state.loss_steps ? s->state.loss_steps : 1);
     report->tokens_per_second = spent > 0 ? (double)s->tokens_counted / spent : 0;
     report->seconds = s->state.seconds + here;
     report->seconds_left = s->state.step ? report->seconds / (double)s->state.step * (double)(s->schedule.steps - s->state.step) : 0;
@@ -266,8 +278,8 @@ static bool one_step(session *s, cb_train_callback *callback, void *user)
             return false;
         s->counted_from = cb_now();
         s->tokens_counted = 0;
-        s->loss_sum = 0;
-        s->loss_steps = 0;
+        s->state.loss_sum = 0;
+        s->state.loss_steps = 0;
     }
     if (report.saved && !checkpoint(s))
         return false;
@@ -328,9 +340,14 @@ static bool save_adapter(const cb_trainee *what, const char *directory)
     return cb_adapter_save(what->user, directory, cb_model_directory(what->model));
 }
 
+static char *describe_adapter(const cb_trainee *what)
+{
+    return cb_adapter_json(what->user);
+}
+
 cb_trainee cb_train_adapter(cb_model *model, cb_adapter *adapter)
 {
-    cb_trainee what = {.model = model, .save = save_adapter, .user = adapter};
+    cb_trainee what = {.model = model, .save = save_adapter, .describe = describe_adapter, .user = adapter};
     if (adapter)
         what.count = cb_adapter_parameters(adapter, &what.parameters);
     return what;
