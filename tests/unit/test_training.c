@@ -259,6 +259,47 @@ static void resuming_a_finished_run_changes_nothing(void **state)
     assert_same_file(scratch_path("finished/adapter_model.safetensors"), scratch_path("kept.safetensors"));
 }
 
+static void refuse_to_resume(rig *r, const char *what)
+{
+    assert_false(cb_train(&r->what, r->train, r->validation, &r->options, NULL, NULL, NULL));
+    assert_int_equal(cb_error_status(), CB_ERR_STATE);
+    assert_non_null(strstr(cb_error_message(), what));
+    cb_error_clear();
+    rig_close(r);
+}
+
+/* Every size is the same; what differs is one letter of the text, or how the adapter is trained. */
+static void a_run_is_not_resumed_on_other_data_or_with_another_adapter(void **state)
+{
+    (void)state;
+    run_until("course", (stopper){.stop_after = 4});
+    size_t length;
+    char *text = read_file(story(), &length);
+    text[0] = 't';
+    write_bytes(scratch_path("other-story.txt"), text, length);
+    cb_free(text);
+    rig r;
+    resumable(&r, "course");
+    cb_dataset_free(r.validation);
+    cb_dataset_free(r.train);
+    data_options_free(&r.text);
+    r.text = data_options(scratch_path("other-story.txt"));
+    r.text.lines = true;
+    r.text.sequence_length = 16;
+    r.text.seed = 5;
+    r.train = cb_dataset_open(r.tokenizer, &r.text);
+    r.validation = cb_dataset_split(r.train, 0.2, 1);
+    assert_ok();
+    refuse_to_resume(&r, "data #");
+
+    resumable(&r, "course");
+    cb_adapter_detach(r.adapter);
+    assert_true(cb_adapter_set(r.adapter, "dropout", "0.3"));
+    assert_true(cb_adapter_attach(r.adapter, cb_model_root(r.model), cb_model_type(r.model), 3));
+    r.what = cb_train_adapter(r.model, r.adapter);
+    refuse_to_resume(&r, "adapter options #");
+}
+
 /* ---- equal ways ---- */
 
 static void assert_near(const rig *a, const rig *b, double tolerance)
@@ -736,6 +777,7 @@ int main(void)
         cmocka_unit_test_setup(a_killed_run_resumes_from_its_last_checkpoint, without_errors),
         cmocka_unit_test_setup(the_log_of_a_resumed_run_may_be_gone, without_errors),
         cmocka_unit_test_setup(resuming_a_finished_run_changes_nothing, without_errors),
+        cmocka_unit_test_setup(a_run_is_not_resumed_on_other_data_or_with_another_adapter, without_errors),
         cmocka_unit_test_setup(accumulation_is_a_larger_batch, without_errors),
         cmocka_unit_test_setup(gradient_checkpointing_changes_no_bit, without_errors),
         cmocka_unit_test_setup(seeds_decide, without_errors),
