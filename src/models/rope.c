@@ -147,22 +147,23 @@ static void yarn_frequencies(const cb_rope_table *rope, float *frequency)
     high = fmin(high, (double)(rope->dims - 1));
     if (low == high)
         high += 0.001;
+    float start = (float)low, width = (float)(high - low), factor = (float)rope->factor;
     for (int64_t i = 0; i < rope->dims / 2; i++) {
-        double interpolated = fmin(fmax(((double)i - low) / (high - low), 0), 1), period = turns(rope, i);
-        frequency[i] = (float)(interpolated / (rope->factor * period) + (1 - interpolated) / period);
+        float period = (float)turns(rope, i), kept = 1 - fminf(fmaxf(((float)i - start) / width, 0), 1);
+        frequency[i] = 1 / (factor * period) * (1 - kept) + 1 / period * kept;
     }
 }
 
 static void llama3_frequencies(const cb_rope_table *rope, float *frequency)
 {
-    double context = (double)rope->original_max_positions;
+    float context = (float)rope->original_max_positions, factor = (float)rope->factor;
+    float low = (float)rope->low_freq_factor, high = (float)rope->high_freq_factor;
     for (int64_t i = 0; i < rope->dims / 2; i++) {
-        double f = frequency[i], wavelength = 2 * M_PI / f;
-        if (wavelength < context / rope->high_freq_factor)
+        float f = frequency[i], wavelength = (float)(2 * M_PI) / f;
+        if (wavelength < context / high)
             continue;
-        double smooth = (context / wavelength - rope->low_freq_factor) / (rope->high_freq_factor - rope->low_freq_factor);
-        smooth = wavelength > context / rope->low_freq_factor ? 0 : smooth;
-        frequency[i] = (float)((1 - smooth) * f / rope->factor + smooth * f);
+        float smooth = (context / wavelength - low) / (high - low);
+        frequency[i] = wavelength > context / low ? f / factor : (1 - smooth) * f / factor + smooth * f;
     }
 }
 
@@ -171,8 +172,8 @@ static void frequencies(const cb_rope_table *rope, int64_t length, float *freque
 {
     cb_rope_table base = *rope;
     if (rope->kind == KIND_DYNAMIC && rope->dims > 2) {
-        double stretch = rope->factor * (double)length / (double)rope->max_positions - (rope->factor - 1);
-        base.theta *= pow(stretch, (double)rope->dims / (double)(rope->dims - 2));
+        float stretch = (float)rope->factor * (float)length / (float)rope->max_positions - (float)(rope->factor - 1);
+        base.theta = (float)rope->theta * powf(stretch, (float)rope->dims / (float)(rope->dims - 2));
     }
     for (int64_t i = 0; i < rope->dims / 2; i++)
         frequency[i] = 1.0f / (float)turns(&base, i);
