@@ -67,6 +67,61 @@ static bool claimed(const cb_weight_entry *tensor, const cb_weight_entry *const 
     return false;
 }
 
+static bool same_bytes(cb_tensor *a, cb_tensor *b)
+{
+    b = a ? cb_cast(b, a->dtype) : NULL;
+    return b && memcmp(a->data, b->data, (size_t)a->count * cb_dtype_size(a->dtype)) == 0;
+}
+
+/* PEFT also saves the frozen weight of an adapted head.  It must be the model's, as the file or as the model rounds it. */
+static bool check_base_weight(const char *path, const cb_layer *layer, const cb_weight_entry *tensor)
+{
+    cb_tensor *weight = cb_layer_weight(layer, "weight");
+    cb_adapter_entry entry = {.name = (char *)(uintptr_t)tensor->name, .ndim = weight->ndim};
+    memcpy(entry.shape, weight->shape, sizeof(entry.shape));
+    cb_scope *scope = check_entry(path, &entry, tensor) ? cb_scope_open() : NULL;
+    if (!scope)
+        return false;
+    bool same = false;
+    cb_no_grad
+    {
+        cb_tensor *saved = cb_from_nd(tensor->dtype, tensor->data, entry.ndim, entry.shape);
+        weight = cb_contiguous(weight);
+        same = same_bytes(saved, weight) || same_bytes(weight, saved);
+    }
+    cb_scope_close(scope);
+    if (!same)
+        cb_fail(CB_ERR_FORMAT, "%s: %s: found other values than in the given model, which cannot be the adapter's base", path,
+                tensor->name);
+    return same;
+}
+
+/* The layer we adapt whose own weight a tensor of the file is; NULL: none. */
+static const cb_layer *layer_of_base_weight(const cb_adapter *adapter, const char *name)
+{
+    size_t prefix = strlen(CB_PEFT_PREFIX);
+    if (strncmp(name, CB_PEFT_PREFIX, prefix) != 0)
+        return NULL;
+    for (size_t i = 0; i < adapter->module_count; i++) {
+        const cb_layer *layer = adapter->modules[i]->layer;
+        size_t length = strlen(layer->name);
+        if (strncmp(name + prefix, layer->name, length) == 0 && strcmp(name + prefix + length, ".base_layer.weight") == 0)
+            return layer;
+    }
+    return NULL;
+}
+
+/* A tensor of the file that is no parameter of the adapter. */
+static bool check_other(const cb_adapter *adapter, const char *path, const cb_safetensors *file, const cb_weight_entry *tensor)
+{
+    const cb_layer *layer = layer_of_base_weight(adapter, tensor->name);
+    if (layer)
+        return check_base_weight(path, layer, tensor);
+    return cb_fail(CB_ERR_FORMAT, "%s: %.300s has no place in this %s adapter of the given model (%zu tensors expected, %zu found)", path,
+                   tensor->name, adapter->kind->name, adapter->entry_count, cb_safetensors_count(file)),
+           false;
+}
+
 /* Fills found[] with the file's tensors in the order of the entries. */
 static bool match_file(const cb_adapter *adapter, const char *path, const cb_safetensors *file, const cb_weight_entry **found)
 {
@@ -77,10 +132,8 @@ static bool match_file(const cb_adapter *adapter, const char *path, const cb_saf
     }
     for (size_t i = 0; i < cb_safetensors_count(file); i++) {
         const cb_weight_entry *tensor = cb_safetensors_at(file, i);
-        if (!claimed(tensor, found, adapter->entry_count))
-            return cb_fail(CB_ERR_FORMAT, "%s: %.300s has no place in this %s adapter of the given model (%zu tensors expected, %zu found)",
-                           path, tensor->name, adapter->kind->name, adapter->entry_count, cb_safetensors_count(file)),
-                   false;
+        if (!claimed(tensor, found, adapter->entry_count) && !check_other(adapter, path, file, tensor))
+            return false;
     }
     return true;
 }

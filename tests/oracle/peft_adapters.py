@@ -46,6 +46,7 @@ ADAPTERS = {
     "lora_mistral": ("mistral", dict(r=4, lora_alpha=8, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])),
     "lora_embedding": ("llama2", dict(r=4, lora_alpha=8, target_modules=["embed_tokens", "q_proj"])),
     "dora_qv": ("llama2", dict(r=4, lora_alpha=8, target_modules=QV, use_dora=True)),
+    "lora_head": ("smollm", dict(r=4, lora_alpha=8, target_modules=["q_proj", "lm_head"])),
 }
 GRADIENTS_KEPT = 5  # per adapter, spread over its keys
 
