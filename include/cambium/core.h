@@ -92,7 +92,12 @@ CB_API void cb_string_free(cb_string *s);
 CB_API char *cb_strdup(const char *text); /* free with cb_free() */
 CB_API char *cb_strndup(const char *text, size_t length);
 CB_API char *cb_format(const char *format, ...) CB_PRINTF(1, 2); /* free with cb_free() */
-/* The n names nearest to `name` by edit distance as "a, b, c" in out, for messages; returns how many it wrote. */
+CB_API bool cb_ends_with(const char *text, const char *end);
+/* FNV-1a, 64 bits, of a text, going on from `hash` (CB_HASH_START at first): for random streams that belong to a name and
+ * for fingerprints, not against forgery. */
+#define CB_HASH_START UINT64_C(0xcbf29ce484222325)
+CB_API uint64_t cb_hash_text(uint64_t hash, const char *text);
+/* The n names (8 at most) nearest to `name` by edit distance as "a, b, c" in out, for messages; returns how many it wrote. */
 CB_API size_t cb_closest_names(const char *name, const char *const *names, size_t count, size_t n, cb_string *out);
 /* True when `bytes` is well-formed UTF-8 (no surrogates, no overlong forms); *bad (optional) gets the first bad offset. */
 CB_API bool cb_utf8_valid(const char *bytes, size_t length, size_t *bad);
@@ -135,8 +140,12 @@ CB_API bool cb_directory_sync(const char *path);
 CB_API bool cb_is_file(const char *path);
 CB_API bool cb_is_directory(const char *path);
 CB_API char *cb_path_join(const char *directory, const char *name); /* free with cb_free() */
-CB_API const char *cb_path_base(const char *path);
-/* Regular files below `directory`, sorted by path, recursively when asked; names relative to it. */
+CB_API const char *cb_path_base(const char *path);                 /* what follows the last slash */
+/* The directory that `path` lies in, "." when it names none; slashes at its end do not count.  Free with cb_free(). */
+CB_API char *cb_path_parent(const char *path);
+CB_API bool cb_file_remove(const char *path); /* one that is not there is no error */
+/* Regular files below `directory`, sorted by path, recursively when asked (CB_ERR_UNSUPPORTED beyond 64 levels); names
+ * relative to it.  Hidden files and directories are left out, and links to directories are not followed. */
 CB_API bool cb_directory_list(const char *directory, bool recursive, cb_string_list *names);
 
 /* ---- Options: one table drives JSON, command line, --help, validation and the reference page ---- */
@@ -242,8 +251,10 @@ CB_API uint64_t cb_current_rss(void);
 /* ---- Log and progress ---- */
 
 typedef enum cb_log_level { CB_LOG_DEBUG, CB_LOG_INFO, CB_LOG_WARNING } cb_log_level;
+/* Called on the thread that has something to say. */
 typedef void cb_log_function(void *user, cb_log_level level, const char *message);
-CB_API void cb_log_set(cb_log_function *function, void *user); /* NULL (the start state): messages are dropped */
+/* NULL (the start state): messages are dropped.  Not while another thread is in the library. */
+CB_API void cb_log_set(cb_log_function *function, void *user);
 CB_API void cb_log_message(cb_log_level level, const char *format, ...) CB_PRINTF(2, 3);
 
 #ifdef __cplusplus

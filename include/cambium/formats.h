@@ -25,6 +25,8 @@ typedef struct cb_weight_entry {
     size_t size;
 } cb_weight_entry;
 
+CB_API bool cb_weight_entry_fits(const cb_weight_entry *entry, int ndim, const int64_t *shape); /* the same sizes */
+
 /* A mapped file.  Entries, names and data live until it is closed. */
 typedef struct cb_safetensors cb_safetensors;
 CB_API cb_safetensors *cb_safetensors_open(const char *path);

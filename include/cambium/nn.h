@@ -40,8 +40,7 @@ typedef enum cb_layer_kind {
     CB_LAYER_BLOCK /* one transformer block */
 } cb_layer_kind;
 
-/* One parameter of a layer.  `tensor` is what forward passes use: the frozen, mapped weight, or a trainable copy of it.
- */
+/* One parameter of a layer.  `tensor` is what forward passes use: the frozen, mapped weight or a trainable copy of it. */
 typedef struct cb_weight {
     const char *name;  /* "weight", "bias": the layer's name, a dot and this is the checkpoint's tensor name */
     cb_tensor *tensor; /* kept by the layer */
@@ -78,11 +77,11 @@ typedef struct cb_module_kind {
     cb_tensor *(*forward)(const cb_module *m, cb_tensor *x, cb_tensor *y, const cb_context *ctx);
     /* inside attention: changes the options of the attention about to run (extra keys and values, masks) */
     bool (*attend)(const cb_module *m, cb_attention_options *options, const cb_context *ctx);
-    /* the change of the layer's weight that this module amounts to, as (out, in) f32 (transposed layers: (in, out)), or
-     * NULL when it is none: what merging adds */
-    cb_tensor *(*delta)(const cb_module *m);
-    /* the change of the layer's bias, (out) f32, or NULL */
-    cb_tensor *(*delta_bias)(const cb_module *m);
+    /* what merging adds to the weight: the change that this module makes to `weight`, the layer's with the modules before
+     * it merged, as (out, in) f32 (transposed layers: (in, out)).  The kind has none: it cannot be merged */
+    cb_tensor *(*delta)(const cb_module *m, cb_tensor *weight);
+    /* the same for the bias, (out) f32, which is NULL where the layer has none; NULL (no error): it stays as it is */
+    cb_tensor *(*delta_bias)(const cb_module *m, cb_tensor *bias);
 } cb_module_kind;
 
 struct cb_module {
@@ -98,9 +97,10 @@ struct cb_module {
 CB_API cb_layer *cb_layer_new(cb_layer *parent, const char *name, cb_layer_kind kind);
 CB_API void cb_layer_free(cb_layer *layer); /* with everything below it; modules are detached, not freed */
 CB_API bool cb_layer_add_weight(cb_layer *layer, const char *name, cb_tensor *tensor); /* keeps tensor; name is a literal */
-/* What forward passes use; of the layer this one is tied to if it has none of its own; NULL (no error) when there is
- * none. */
+/* What forward passes use; of the layer this one is tied to if it has none of its own; NULL (no error): there is none. */
 CB_API cb_tensor *cb_layer_weight(const cb_layer *layer, const char *name);
+/* The layer's own, tied or not; NULL (no error): it has none. */
+CB_API cb_weight *cb_layer_own_weight(const cb_layer *layer, const char *name);
 CB_API bool cb_layer_set_weight(cb_layer *layer, const char *name, cb_tensor *tensor); /* shape as before */
 /* Replaces the layer's frozen parameter by a trainable copy of dtype `dtype` (or takes it back with train = false).  A
  * layer that is tied to another gets a copy of its own, and is tied again when it is taken back. */
@@ -124,8 +124,7 @@ CB_API cb_tensor *cb_linear_forward_add(const cb_layer *layer, cb_tensor *residu
 CB_API cb_tensor *cb_embedding_forward(const cb_layer *layer, cb_tensor *ids, cb_dtype dtype, const cb_context *ctx);
 CB_API cb_tensor *cb_rms_norm_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx);
 CB_API cb_tensor *cb_layer_norm_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx);
-/* Runs the modules of an attention, mlp or block layer around its own result y (their `forward`) and before its input.
- */
+/* Runs the modules of an attention, mlp or block layer on its input (their `before`) and on its result y (their `forward`). */
 CB_API cb_tensor *cb_layer_before(const cb_layer *layer, cb_tensor *x, const cb_context *ctx);
 CB_API cb_tensor *cb_layer_after(const cb_layer *layer, cb_tensor *x, cb_tensor *y, const cb_context *ctx);
 /* Attention with the modules of `layer` allowed to change the options first. */

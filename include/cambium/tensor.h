@@ -94,7 +94,9 @@ CB_API bool cb_write(cb_tensor *x, cb_dtype dtype, const void *in); /* overwrite
 CB_API bool cb_copy_into(cb_tensor *to, const cb_tensor *from);     /* same shape, any dtype; not recorded */
 CB_API bool cb_is_contiguous(const cb_tensor *x);
 CB_API bool cb_same_shape(const cb_tensor *a, const cb_tensor *b);
-CB_API const char *cb_shape_text(const cb_tensor *x); /* "f32(2, 3)"; thread-local, a few at a time, for messages */
+/* For messages, "f32(2, 3)" and "(2, 3)": thread-local, the last four stay valid. */
+CB_API const char *cb_shape_text(const cb_tensor *x);
+CB_API const char *cb_shape_text_nd(int ndim, const int64_t *shape);
 
 /* ---- Gradients ---- */
 

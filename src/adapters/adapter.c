@@ -2,7 +2,6 @@
  *
  * Attaching goes in steps that loading shares: plan (match layers, make modules without tensors, list what a file holds), allocate, set
  * values (fresh, or from a file), connect.  Until the last step forward passes do not notice; a failure anywhere detaches. */
-#include <math.h>
 #include <string.h>
 
 #include "adapters/internal.h"
@@ -168,20 +167,12 @@ static bool plan_module(cb_adapter *adapter, cb_layer *layer, bool fresh)
     return !kind->create || kind->create(m, adapter->config, layer);
 }
 
-static const cb_weight *own_weight(const cb_layer *layer, const char *name)
-{
-    for (int i = 0; i < layer->weight_count; i++)
-        if (strcmp(layer->weights[i].name, name) == 0)
-            return &layer->weights[i];
-    return NULL;
-}
-
 static bool plan_weight(cb_adapter *adapter, cb_layer *layer, const char *name, bool pinned)
 {
     for (size_t i = 0; i < adapter->trained_count; i++)
         if (adapter->trained[i].layer == layer && strcmp(adapter->trained[i].name, name) == 0)
             return true;
-    const cb_weight *weight = own_weight(layer, name);
+    const cb_weight *weight = cb_layer_own_weight(layer, name);
     if (weight && weight->frozen)
         return cb_fail(CB_ERR_STATE, "layer %s: another adapter already trains its %s", layer->name, name), false;
     if (!cb_grow(&adapter->trained, &adapter->trained_capacity, adapter->trained_count + 1, sizeof(*adapter->trained)))
@@ -196,14 +187,14 @@ static bool plan_saved_layer(void *user, cb_layer *layer)
     for (int i = 0; i < layer->weight_count; i++)
         if (!plan_weight(adapter, layer, layer->weights[i].name, false))
             return false;
-    if (layer->tied && !own_weight(layer, "weight") && cb_layer_weight(layer->tied, "weight"))
+    if (layer->tied && !cb_layer_own_weight(layer, "weight") && cb_layer_weight(layer->tied, "weight"))
         return plan_weight(adapter, layer, "weight", false);
     return true;
 }
 
 static bool plan_bias_of_layer(void *user, cb_layer *layer)
 {
-    return !own_weight(layer, "bias") || plan_weight(user, layer, "bias", false);
+    return !cb_layer_own_weight(layer, "bias") || plan_weight(user, layer, "bias", false);
 }
 
 static bool plan_biases(cb_adapter *adapter, cb_layer *root)
@@ -228,7 +219,7 @@ static bool plan_biases(cb_adapter *adapter, cb_layer *root)
 static bool plan_pin(void *user, cb_layer *layer)
 {
     cb_adapter *adapter = user;
-    if (!layer->tied || own_weight(layer, "weight"))
+    if (!layer->tied || cb_layer_own_weight(layer, "weight"))
         return true;
     for (size_t i = 0; i < adapter->trained_count; i++)
         if (adapter->trained[i].layer == layer->tied && strcmp(adapter->trained[i].name, "weight") == 0)
@@ -386,7 +377,7 @@ static void show_weight(cb_trained_weight *trained, bool show)
 {
     if (!trained->active || show == !trained->hidden)
         return;
-    cb_weight *weight = (cb_weight *)own_weight(trained->layer, trained->name);
+    cb_weight *weight = cb_layer_own_weight(trained->layer, trained->name);
     if (show && weight->frozen) {
         cb_fail(CB_ERR_STATE, "layer %s: another adapter already trains its %s", trained->layer->name, trained->name);
     } else if (show) {
@@ -478,18 +469,10 @@ size_t cb_adapter_saved_layers(const cb_adapter *adapter, cb_layer *const **list
 
 /* ---- for kinds ---- */
 
-/* FNV-1a, 64 bits */
-static uint64_t hash_text(uint64_t hash, const char *text)
-{
-    for (; *text; text++)
-        hash = (hash ^ (uint8_t)*text) * 0x100000001b3u;
-    return hash;
-}
-
 cb_rng cb_adapter_rng(uint64_t seed, const cb_module *m, const char *suffix)
 {
-    uint64_t hash = hash_text(0xcbf29ce484222325u, m->layer->name);
-    return (cb_rng){.seed = seed, .stream = hash_text(hash_text(hash, "."), suffix)};
+    uint64_t hash = cb_hash_text(cb_hash_text(CB_HASH_START, m->layer->name), ".");
+    return (cb_rng){.seed = seed, .stream = cb_hash_text(hash, suffix)};
 }
 
 bool cb_init_uniform(cb_tensor *t, cb_rng rng, double bound)

@@ -143,16 +143,18 @@ static cb_tensor *lora_forward(const cb_module *m, cb_tensor *x, cb_tensor *y, c
     return y;
 }
 
-static cb_tensor *lora_delta(const cb_module *m)
+static cb_tensor *lora_delta(const cb_module *m, cb_tensor *weight)
 {
+    (void)weight;
     const lora_state *lora = m->state;
     cb_tensor *product =
         m->layer->transposed ? cb_matmul(cb_transpose(lora->a, 0, 1), cb_transpose(lora->b, 0, 1)) : cb_matmul(lora->b, lora->a);
     return cb_scale(product, lora->scale * m->strength);
 }
 
-static cb_tensor *lora_delta_bias(const cb_module *m)
+static cb_tensor *lora_delta_bias(const cb_module *m, cb_tensor *bias)
 {
+    (void)bias;
     const lora_state *lora = m->state;
     return lora->has_bias ? cb_scale(lora->b_bias, lora->scale * m->strength) : NULL;
 }

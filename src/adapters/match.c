@@ -272,7 +272,7 @@ static bool matcher_init(cb_matcher *m, const cb_adapter *adapter, const cb_stri
 static bool ends_with_item(const char *name, const char *item)
 {
     size_t length = strlen(name), item_length = strlen(item);
-    return length > item_length && name[length - item_length - 1] == '.' && strcmp(name + length - item_length, item) == 0;
+    return length > item_length && name[length - item_length - 1] == '.' && cb_ends_with(name, item);
 }
 
 /* 1 excluded, 0 not, -1 an error */
@@ -529,17 +529,14 @@ static bool below_listed(const saved_search *search, const cb_layer *layer)
 static bool saved_visit(void *user, cb_layer *layer)
 {
     saved_search *search = user;
-    size_t length = strlen(layer->name);
-    if (!length)
+    if (!*layer->name)
         return true;
     if (layer->weight_count && !add_once(&search->near, last_part(layer->name)))
         return false;
     bool hit = false;
-    for (size_t i = 0; i < search->items->count; i++) {
-        size_t item_length = strlen(search->items->items[i]);
-        if (item_length <= length && strcmp(layer->name + length - item_length, search->items->items[i]) == 0)
+    for (size_t i = 0; i < search->items->count; i++)
+        if (cb_ends_with(layer->name, search->items->items[i]))
             hit = search->used[i] = true;
-    }
     if (!hit || below_listed(search, layer))
         return true;
     if (!cb_grow(&search->list, &search->capacity, search->count + 1, sizeof(*search->list)))

@@ -4,10 +4,7 @@
  * shapes are compared before anything is allocated, so a file cannot ask for more memory than it brings along.
  * Writing replaces each file atomically, weights first.  A config that does not fit the new weights is removed before them: a crash leaves
  * a directory without config, which nobody takes for an adapter, never a mismatched pair. */
-#include <errno.h>
-#include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "adapters/internal.h"
 #include "cambium/formats.h"
@@ -17,15 +14,6 @@
 #define CONFIG_LIMIT (16u << 20)
 
 /* ---- reading ---- */
-
-static void shape_text(int ndim, const int64_t *shape, char *text, size_t size)
-{
-    size_t used = (size_t)snprintf(text, size, "(");
-    for (int i = 0; i < ndim && used < size; i++)
-        used += (size_t)snprintf(text + used, size - used, "%s%lld", i ? ", " : "", (long long)shape[i]);
-    if (used < size)
-        snprintf(text + used, size - used, ")");
-}
 
 /* The file's tensor for an entry.  Before PEFT wrapped layers, their biases were saved without ".base_layer". */
 static const cb_weight_entry *find_entry(const cb_safetensors *file, const cb_adapter_entry *entry)
@@ -44,15 +32,10 @@ static bool check_entry(const char *path, const cb_adapter_entry *entry, const c
 {
     if (!found)
         return cb_fail(CB_ERR_FORMAT, "%s: %s is missing", path, entry->name), false;
-    bool same = found->ndim == entry->ndim;
-    for (int i = 0; same && i < entry->ndim; i++)
-        same = found->shape[i] == entry->shape[i];
-    if (!same) {
-        char f[200], e[200];
-        shape_text(found->ndim, found->shape, f, sizeof(f));
-        shape_text(entry->ndim, entry->shape, e, sizeof(e));
-        return cb_fail(CB_ERR_SHAPE, "%s: %s: found shape %s, expected %s", path, entry->name, f, e), false;
-    }
+    if (!cb_weight_entry_fits(found, entry->ndim, entry->shape))
+        return cb_fail(CB_ERR_SHAPE, "%s: %s: found shape %s, expected %s", path, entry->name, cb_shape_text_nd(found->ndim, found->shape),
+                       cb_shape_text_nd(entry->ndim, entry->shape)),
+               false;
     if (found->dtype != CB_F32 && found->dtype != CB_BF16 && found->dtype != CB_F16)
         return cb_fail(CB_ERR_UNSUPPORTED, "%s: %s: found %s, expected f32, bf16 or f16", path, entry->name, cb_dtype_name(found->dtype)),
                false;
@@ -159,15 +142,13 @@ static bool add_saved_embeddings(cb_adapter *adapter, cb_layer *root, const cb_s
     for (size_t i = 0; i < cb_safetensors_count(file); i++) {
         const char *key = cb_safetensors_at(file, i)->name;
         size_t length = strlen(key);
-        if (length <= prefix + suffix || strncmp(key, CB_PEFT_PREFIX, prefix) != 0 || strcmp(key + length - suffix, ".weight") != 0)
+        if (length <= prefix + suffix || strncmp(key, CB_PEFT_PREFIX, prefix) != 0 || !cb_ends_with(key, ".weight"))
             continue;
         char *name = cb_strndup(key + prefix, length - prefix - suffix);
         const cb_layer *layer = name ? cb_layer_find(root, name) : NULL;
         bool whole = layer && (layer->kind == CB_LAYER_EMBEDDING || layer->output);
-        for (size_t k = 0; whole && k < adapter->target.modules_to_save.count; k++) {
-            size_t item = strlen(adapter->target.modules_to_save.items[k]), all = strlen(name);
-            whole = item > all || strcmp(name + all - item, adapter->target.modules_to_save.items[k]) != 0;
-        }
+        for (size_t k = 0; whole && k < adapter->target.modules_to_save.count; k++)
+            whole = !cb_ends_with(name, adapter->target.modules_to_save.items[k]);
         bool ok = name && (!whole || cb_string_list_add(&adapter->target.modules_to_save, name));
         cb_free(name);
         if (!ok)
@@ -246,10 +227,7 @@ static bool remove_other(const char *path, const char *text, size_t length)
         return false;
     bool same = there.size == length && memcmp(there.data, text, length) == 0;
     cb_file_map_close(&there);
-    if (same || unlink(path) == 0)
-        return true;
-    int reason = errno;
-    return cb_fail(CB_ERR_IO, "%s: cannot remove: %s", path, strerror(reason)), false;
+    return same || cb_file_remove(path);
 }
 
 static bool write_weights(const cb_adapter *adapter, const char *path)

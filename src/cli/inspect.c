@@ -40,12 +40,6 @@ static json_t *weights_json(const char *path)
     return json_pack("{s:s, s:I, s:o}", "file", cb_path_base(path), "bytes", (json_int_t)st.st_size, "tensors", tensors);
 }
 
-static bool ends_with(const char *text, const char *end)
-{
-    size_t a = strlen(text), b = strlen(end);
-    return a >= b && strcmp(text + a - b, end) == 0;
-}
-
 /* The safetensors files of a directory whose names begin with `prefix`: not the checkpoints beside them. */
 static json_t *all_weights(const char *directory, const char *prefix)
 {
@@ -53,7 +47,7 @@ static json_t *all_weights(const char *directory, const char *prefix)
     json_t *files = json_array();
     bool ok = cb_directory_list(directory, false, &names);
     for (size_t i = 0; ok && i < names.count; i++) {
-        if (!ends_with(names.items[i], ".safetensors") || strncmp(names.items[i], prefix, strlen(prefix)) != 0)
+        if (!cb_ends_with(names.items[i], ".safetensors") || strncmp(names.items[i], prefix, strlen(prefix)) != 0)
             continue;
         char *path = cb_path_join(directory, names.items[i]);
         json_t *file = path ? weights_json(path) : NULL;
@@ -119,7 +113,7 @@ static bool inspect_directory(const char *path, json_t *result)
 
 static bool inspect_file(const char *path, json_t *result)
 {
-    if (ends_with(path, ".json"))
+    if (cb_ends_with(path, ".json"))
         return put(result, "kind", json_string("tokenizer")) && put(result, "tokenizer", tokenizer_json(path));
     json_t *file = weights_json(path), *files = json_array();
     bool ok = file && json_array_append_new(files, file) == 0;

@@ -4,31 +4,18 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cli/cli.h"
 
 /* ---- outputs ---- */
 
-static char *parent_of(const char *path)
-{
-    size_t length = strlen(path);
-    while (length > 1 && path[length - 1] == '/')
-        length--;
-    while (length && path[length - 1] != '/')
-        length--;
-    while (length > 1 && path[length - 1] == '/')
-        length--;
-    return length ? cb_strndup(path, length) : cb_strdup(".");
-}
-
 /* The nearest directory above `path` (or itself) that exists. */
 static char *existing_above(const char *path)
 {
     char *at = cb_strdup(path);
     while (at && access(at, F_OK) != 0 && strcmp(at, ".") != 0 && strcmp(at, "/") != 0) {
-        char *up = parent_of(at);
+        char *up = cb_path_parent(at);
         cb_free(at);
         at = up;
     }
@@ -84,7 +71,7 @@ bool cli_output_file(const char *path)
         return cli_refuse("--output: found an empty name, expected a file");
     if (cb_is_directory(path))
         return cli_refuse("%s: is a directory, expected a file", path);
-    char *parent = parent_of(path);
+    char *parent = cb_path_parent(path);
     bool ok = parent;
     if (ok && !cb_is_directory(parent))
         ok = cli_refuse("%s: there is no directory %s", path, parent);

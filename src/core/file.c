@@ -23,6 +23,35 @@ static bool refuse(const char *what, const char *path)
     return false;
 }
 
+/* ---- names ---- */
+
+char *cb_path_join(const char *directory, const char *name)
+{
+    size_t n = strlen(directory);
+    return cb_format("%s%s%s", directory, !n || directory[n - 1] == '/' ? "" : "/", name);
+}
+
+const char *cb_path_base(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+static size_t without_slashes(const char *path, size_t length)
+{
+    while (length > 1 && path[length - 1] == '/')
+        length--;
+    return length;
+}
+
+char *cb_path_parent(const char *path)
+{
+    size_t length = without_slashes(path, strlen(path));
+    while (length && path[length - 1] != '/')
+        length--;
+    return length ? cb_strndup(path, without_slashes(path, length)) : cb_strdup(".");
+}
+
 /* ---- reading ---- */
 
 bool cb_file_map_open(cb_file_map *map, const char *path)
@@ -108,27 +137,6 @@ struct cb_writer {
     char buffer[BUFFER];
 };
 
-char *cb_path_join(const char *directory, const char *name)
-{
-    size_t n = strlen(directory);
-    return cb_format("%s%s%s", directory, !n || directory[n - 1] == '/' ? "" : "/", name);
-}
-
-const char *cb_path_base(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    return slash ? slash + 1 : path;
-}
-
-/* The part of `path` before its last component; "." when there is none. */
-static char *parent_of(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    if (!slash)
-        return cb_strdup(".");
-    return cb_strndup(path, slash == path ? 1 : (size_t)(slash - path));
-}
-
 static void writer_free(cb_writer *w)
 {
     if (w->fd >= 0)
@@ -158,7 +166,7 @@ static bool open_target(cb_writer *w)
         w->fd = open(w->path, O_WRONLY | O_CLOEXEC);
         return w->fd >= 0 || refuse("cannot write here", w->path);
     }
-    char *parent = parent_of(w->path);
+    char *parent = cb_path_parent(w->path);
     if (parent)
         w->temporary = cb_format("%s/.%.*s.tmp-%ld-%u", parent, BASE, cb_path_base(w->path), (long)getpid(),
                                  __atomic_add_fetch(&serial, 1, __ATOMIC_RELAXED));
@@ -266,7 +274,7 @@ bool cb_writer_commit(cb_writer *w)
     if (ok && w->temporary && rename(w->temporary, w->path) != 0)
         ok = refuse("cannot rename the finished file to its name", w->path);
     if (ok && w->temporary) {
-        char *parent = parent_of(w->path);
+        char *parent = cb_path_parent(w->path);
         ok = parent && cb_directory_sync(parent);
         cb_free(parent);
     } else if (w->temporary) {
@@ -294,6 +302,11 @@ bool cb_file_write(const char *path, const void *bytes, size_t length)
         return cb_writer_commit(w);
     cb_writer_abort(w);
     return false;
+}
+
+bool cb_file_remove(const char *path)
+{
+    return unlink(path) == 0 || errno == ENOENT || refuse("cannot remove", path);
 }
 
 /* ---- directories ---- */
@@ -331,10 +344,12 @@ bool cb_directory_make(const char *path)
     return ok;
 }
 
-enum { DEPTH = 32 };
+enum { DEPTH = 64 };
 
 static bool list_into(const char *root, const char *relative, bool recursive, int depth, cb_string_list *names)
 {
+    if (depth > DEPTH)
+        return cb_fail(CB_ERR_UNSUPPORTED, "%s: directories are nested more than %d deep", root, DEPTH) == CB_OK;
     char *path = *relative ? cb_path_join(root, relative) : cb_strdup(root);
     DIR *dir = path ? opendir(path) : NULL;
     if (path && !dir)
@@ -350,7 +365,7 @@ static bool list_into(const char *root, const char *relative, bool recursive, in
         ok = whole;
         /* a directory is entered only when it is one itself: links to directories could lead round in circles */
         if (ok && lstat(whole, &st) == 0 && S_ISDIR(st.st_mode))
-            ok = !recursive || depth >= DEPTH || list_into(root, name, recursive, depth + 1, names);
+            ok = !recursive || list_into(root, name, recursive, depth + 1, names);
         else if (ok && stat(whole, &st) == 0 && S_ISREG(st.st_mode))
             ok = cb_string_list_add(names, name);
         cb_free(whole);

@@ -1,7 +1,6 @@
 /* string.c: byte strings, lists of strings, edit distance and UTF-8. */
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "cambium/core.h"
@@ -105,6 +104,19 @@ char *cb_format(const char *format, ...)
     if (!ok)
         cb_string_free(&s);
     return s.data;
+}
+
+bool cb_ends_with(const char *text, const char *end)
+{
+    size_t length = strlen(text), end_length = strlen(end);
+    return length >= end_length && memcmp(text + length - end_length, end, end_length) == 0;
+}
+
+uint64_t cb_hash_text(uint64_t hash, const char *text)
+{
+    for (; *text; text++)
+        hash = (hash ^ (uint8_t)*text) * UINT64_C(0x100000001b3);
+    return hash;
 }
 
 /* ---- lists ---- */

@@ -420,7 +420,7 @@ int64_t cb_dataset_tokens(const cb_dataset *data)
 
 uint64_t cb_dataset_hash(const cb_dataset *data)
 {
-    uint64_t h = 0xcbf29ce484222325u; /* FNV-1a over tokens instead of bytes */
+    uint64_t h = CB_HASH_START; /* as cb_hash_text(), over tokens instead of bytes */
     for (size_t i = 0; i < data->documents.count; i++) {
         const document *d = &data->documents.items[i];
         h = (h ^ (uint64_t)d->length) * 0x100000001b3u;

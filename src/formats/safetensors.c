@@ -460,6 +460,11 @@ static bool make_table(cb_safetensors *file)
 
 /* ---- the interface ---- */
 
+bool cb_weight_entry_fits(const cb_weight_entry *entry, int ndim, const int64_t *shape)
+{
+    return entry->ndim == ndim && (ndim == 0 || memcmp(entry->shape, shape, (size_t)ndim * sizeof *shape) == 0);
+}
+
 static bool read_file(cb_safetensors *file)
 {
     const uint8_t *bytes = file->map.data;

@@ -5,11 +5,9 @@
  * Reading holds the index against the files, both ways, so a directory in which shards of two checkpoints meet is found
  * out.  Where both forms lie side by side the single file counts, as it does for transformers; the writer relies on it:
  * shards and index are complete before the single file that they replace goes away. */
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "cambium/formats.h"
 #include "core/json.h"
@@ -299,15 +297,6 @@ static bool is_written(const write_job *job, const char *name)
     return false;
 }
 
-static bool remove_file(const char *directory, const char *name)
-{
-    char *path = cb_path_join(directory, name);
-    bool ok = path && (unlink(path) == 0 || errno == ENOENT ||
-                       cb_fail(CB_ERR_IO, "%s: cannot remove the former checkpoint: %s", path, strerror(errno)) == CB_OK);
-    cb_free(path);
-    return ok;
-}
-
 /* The single file and the index, which say what counts, go before the shards. */
 static bool remove_former(const write_job *job)
 {
@@ -319,7 +308,9 @@ static bool remove_former(const write_job *job)
             if (!is_checkpoint(name) || is_written(job, name) || (strncmp(name, "model-", 6) == 0) != shards)
                 continue;
             any = true;
-            ok = remove_file(job->directory, name);
+            char *path = cb_path_join(job->directory, name);
+            ok = path && cb_file_remove(path);
+            cb_free(path);
         }
     cb_string_list_free(&names);
     return ok && (!any || cb_directory_sync(job->directory));

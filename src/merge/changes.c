@@ -3,14 +3,6 @@
 
 #include "merge/internal.h"
 
-cb_weight *cb_own_weight(const cb_layer *layer, const char *name)
-{
-    for (int i = 0; i < layer->weight_count; i++)
-        if (strcmp(layer->weights[i].name, name) == 0)
-            return (cb_weight *)&layer->weights[i];
-    return NULL;
-}
-
 static cb_change *change_of(cb_changes *changes, cb_layer *layer, const char *name)
 {
     for (size_t i = 0; i < changes->count; i++)
@@ -31,16 +23,18 @@ static bool add_module(cb_changes *changes, cb_module *m, const char *name)
     return true;
 }
 
-/* Whether a module adds to the bias is known by asking it. */
-static bool adds_bias(const cb_module *m, bool *adds)
+/* Whether a module changes the bias is known by asking it. */
+static bool changes_bias(const cb_module *m, bool *changes)
 {
+    *changes = false;
+    if (!m->kind->delta_bias)
+        return true;
     cb_scope *scope = cb_scope_open();
-    bool ok = scope != NULL;
-    if (ok)
-        cb_no_grad *adds = m->kind->delta_bias && m->kind->delta_bias(m) != NULL;
-    if (scope)
-        cb_scope_close(scope);
-    return ok && cb_ok();
+    if (!scope)
+        return false;
+    cb_no_grad *changes = m->kind->delta_bias(m, cb_cast(cb_layer_weight(m->layer, "bias"), CB_F32)) != NULL;
+    cb_scope_close(scope);
+    return cb_ok();
 }
 
 static bool collect_module(cb_changes *changes, cb_module *m)
@@ -49,12 +43,12 @@ static bool collect_module(cb_changes *changes, cb_module *m)
         return cb_fail(CB_ERR_UNSUPPORTED, "layer %s: a module of kind %s is no change of its weight and cannot be merged", m->layer->name,
                        m->kind->name),
                false;
-    bool bias = false;
-    if (!adds_bias(m, &bias) || !add_module(changes, m, "weight"))
+    bool bias;
+    if (!changes_bias(m, &bias) || !add_module(changes, m, "weight"))
         return false;
     if (!bias)
         return true;
-    if (!cb_own_weight(m->layer, "bias"))
+    if (!cb_layer_own_weight(m->layer, "bias"))
         return cb_fail(CB_ERR_UNSUPPORTED, "layer %s: its %s adds a bias, and the layer of the base has none to merge it into",
                        m->layer->name, m->kind->name),
                false;
@@ -125,7 +119,7 @@ void cb_changes_free(cb_changes *changes)
 
 cb_tensor *cb_change_apply(const cb_change *change, cb_tensor *base)
 {
-    const cb_weight *own = cb_own_weight(change->layer, change->name);
+    const cb_weight *own = cb_layer_own_weight(change->layer, change->name);
     cb_tensor *value = own && own->frozen ? own->tensor : base;
     bool is_bias = strcmp(change->name, "bias") == 0;
     cb_no_grad
@@ -133,7 +127,7 @@ cb_tensor *cb_change_apply(const cb_change *change, cb_tensor *base)
         value = cb_detach(cb_cast(value, CB_F32));
         for (size_t i = 0; value && i < change->module_count; i++) {
             const cb_module *m = change->modules[i];
-            cb_tensor *delta = is_bias ? m->kind->delta_bias(m) : m->kind->delta(m);
+            cb_tensor *delta = is_bias ? m->kind->delta_bias(m, value) : m->kind->delta(m, value);
             if (delta)
                 value = cb_add(value, delta);
             else if (!cb_ok())

@@ -148,10 +148,7 @@ static cb_dtype output_dtype(const fold_plan *plan, cb_dtype stored)
 static bool check_change(const fold_plan *plan, const cb_weight_entry *entry, const cb_change *change)
 {
     const cb_tensor *weight = cb_layer_weight(change->layer, change->name);
-    bool same = weight && entry->ndim == weight->ndim && is_float(entry->dtype);
-    for (int i = 0; same && i < entry->ndim; i++)
-        same = entry->shape[i] == weight->shape[i];
-    if (!same)
+    if (!weight || !is_float(entry->dtype) || !cb_weight_entry_fits(entry, weight->ndim, weight->shape))
         return cb_fail(CB_ERR_SHAPE, "%s: %s does not fit %s of layer %s", plan->input, entry->name,
                        weight ? cb_shape_text(weight) : "the missing weight", change->layer->name),
                false;
@@ -213,19 +210,13 @@ static bool check_full_names(const fold_plan *plan)
 
 /* ---- plan: the rest ---- */
 
-static bool ends_with(const char *text, const char *end)
-{
-    size_t a = strlen(text), b = strlen(end);
-    return a >= b && strcmp(text + a - b, end) == 0;
-}
-
 /* Weights in any form would be those of the base. */
 static bool is_weights(const char *name)
 {
     static const char *const ends[] = {".safetensors", ".index.json", ".bin",  ".pt",   ".pth", ".ckpt",
                                        ".h5",          ".msgpack",    ".gguf", ".onnx", NULL};
     for (int i = 0; ends[i]; i++)
-        if (ends_with(name, ends[i]))
+        if (cb_ends_with(name, ends[i]))
             return true;
     return false;
 }
@@ -249,17 +240,6 @@ static bool directory_is_empty(const char *path, bool *empty)
     return ok;
 }
 
-/* The parent of a path that may not exist yet. */
-static char *parent_of(const char *path)
-{
-    size_t length = strlen(path);
-    while (length > 1 && path[length - 1] == '/')
-        length--;
-    while (length && path[length - 1] != '/')
-        length--;
-    return length ? cb_strndup(path, length) : cb_strdup(".");
-}
-
 static bool inside(const char *path, const char *directory)
 {
     size_t length = strlen(directory);
@@ -271,7 +251,7 @@ static bool check_output(fold_plan *plan)
     bool empty = true;
     if (cb_is_file(plan->output) || (cb_is_directory(plan->output) && (!directory_is_empty(plan->output, &empty) || !empty)))
         return cb_fail(CB_ERR_ARGUMENT, "%s: exists and is not an empty directory", plan->output), false;
-    char *parent = parent_of(plan->output), real_parent[PATH_MAX], real_input[PATH_MAX];
+    char *parent = cb_path_parent(plan->output), real_parent[PATH_MAX], real_input[PATH_MAX];
     bool ok = parent && cb_directory_make(parent);
     if (ok && (!realpath(parent, real_parent) || !realpath(plan->input, real_input)))
         ok = cb_fail(CB_ERR_IO, "%s: cannot be reached: %s", plan->output, strerror(errno)) == CB_OK;
@@ -304,7 +284,7 @@ static bool check_room(const fold_plan *plan)
         need += path && stat(path, &st) == 0 ? (uint64_t)st.st_size : 0;
         cb_free(path);
     }
-    char *parent = parent_of(plan->output);
+    char *parent = cb_path_parent(plan->output);
     struct statvfs room;
     bool known = parent && statvfs(parent, &room) == 0;
     cb_free(parent);
@@ -523,7 +503,7 @@ static bool publish(const fold_plan *plan)
         int reason = errno;
         return cb_fail(CB_ERR_IO, "%s: cannot take its name: %s", plan->output, strerror(reason)) == CB_OK;
     }
-    char *parent = parent_of(plan->output);
+    char *parent = cb_path_parent(plan->output);
     if (parent)
         cb_directory_sync(parent); /* the model is in place; a failure is said all the same */
     cb_free(parent);

@@ -16,7 +16,7 @@ struct cb_fold {
 
 static bool replace_weight(const cb_change *change, cb_tensor *value, folded_weight *folded)
 {
-    const cb_weight *own = cb_own_weight(change->layer, change->name);
+    const cb_weight *own = cb_layer_own_weight(change->layer, change->name);
     if (own) {
         folded->original = cb_keep(own->tensor);
         folded->done = cb_layer_set_weight(change->layer, change->name, value);

@@ -24,7 +24,5 @@ void cb_changes_free(cb_changes *changes);
 /* The new value as f32, in the innermost scope: `base` (any float dtype, the shape of the weight) or, where it was trained, the trained
  * copy, plus what the modules add. */
 cb_tensor *cb_change_apply(const cb_change *change, cb_tensor *base);
-/* The layer's own weight, or NULL. */
-cb_weight *cb_own_weight(const cb_layer *layer, const char *name);
 
 #endif

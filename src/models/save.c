@@ -3,9 +3,7 @@
  * Weights are converted one at a time while they are written, so saving needs the memory of the largest of them.  A
  * config that does not fit the new weights is removed before them: a crash leaves a directory that is no model, never
  * a mismatched pair. */
-#include <errno.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "models/internal.h"
 
@@ -105,10 +103,7 @@ static bool remove_other(const char *path, const json_t *config)
     json_t *there = json_load_file(path, 0, NULL);
     bool same = json_equal(there, config);
     json_decref(there);
-    if (same || unlink(path) == 0)
-        return true;
-    int reason = errno;
-    return cb_fail(CB_ERR_IO, "%s: cannot remove: %s", path, strerror(reason)) == CB_OK;
+    return same || cb_file_remove(path);
 }
 
 bool cb_model_save(const cb_model *model, const char *directory, cb_dtype dtype)

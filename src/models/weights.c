@@ -2,7 +2,6 @@
  * it is used, or a random generator whose stream is a hash of the tensor's name, so that a weight's values depend on
  * nothing but seed and name. */
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "models/internal.h"
@@ -24,28 +23,15 @@ static const cb_weight_entry *find(const cb_model *model, const char *name)
     return entry;
 }
 
-static void shape_text(int ndim, const int64_t *shape, char *text, size_t size)
-{
-    size_t n = 0;
-    text[0] = 0;
-    for (int i = 0; i < ndim && n < size; i++)
-        n += (size_t)snprintf(text + n, size - n, "%s%lld", i ? ", " : "", (long long)shape[i]);
-}
-
 static bool entry_check(const cb_model *model, const char *name, const cb_weight_entry *entry, int ndim, const int64_t *shape)
 {
     if (!entry) {
         cb_fail(CB_ERR_FORMAT, "%s: tensor %s is missing", model->directory, name);
         return false;
     }
-    bool same = entry->ndim == ndim;
-    for (int i = 0; same && i < ndim; i++)
-        same = entry->shape[i] == shape[i];
-    if (!same) {
-        char found[160], expected[160];
-        shape_text(entry->ndim, entry->shape, found, sizeof found);
-        shape_text(ndim, shape, expected, sizeof expected);
-        cb_fail(CB_ERR_FORMAT, "%s: tensor %s has shape (%s), expected (%s) from config.json", model->directory, name, found, expected);
+    if (!cb_weight_entry_fits(entry, ndim, shape)) {
+        cb_fail(CB_ERR_FORMAT, "%s: tensor %s has shape %s, expected %s from config.json", model->directory, name,
+                cb_shape_text_nd(entry->ndim, entry->shape), cb_shape_text_nd(ndim, shape));
         return false;
     }
     if (entry->dtype != CB_F32 && entry->dtype != CB_BF16 && entry->dtype != CB_F16) {
@@ -85,21 +71,12 @@ static cb_tensor *from_file(const cb_model *model, const char *name, int ndim, c
 
 /* ---- random ---- */
 
-/* FNV-1a */
-static uint64_t hash(const char *text)
-{
-    uint64_t h = 0xcbf29ce484222325u;
-    for (; *text; text++)
-        h = (h ^ (uint8_t)*text) * 0x100000001b3u;
-    return h;
-}
-
 static cb_tensor *from_random(const cb_weight_source *source, const char *name, cb_initial initial, int ndim, const int64_t *shape)
 {
     if (initial == CB_INITIAL_ONES || initial == CB_INITIAL_ZEROS)
         return cb_parameter(cb_full_nd(CB_F32, initial == CB_INITIAL_ONES, ndim, shape));
     const cb_model_config *c = &source->model->config;
-    cb_rng rng = {.seed = source->seed, .stream = hash(name)};
+    cb_rng rng = {.seed = source->seed, .stream = cb_hash_text(CB_HASH_START, name)};
     cb_tensor *t = cb_randn_nd(CB_F32, &rng, ndim, shape);
     float deviation = (float)c->initializer_range;
     if (initial == CB_INITIAL_RESIDUAL)

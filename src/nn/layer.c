@@ -62,7 +62,7 @@ void cb_layer_free(cb_layer *layer)
 
 /* ---- weights ---- */
 
-static cb_weight *own_weight(const cb_layer *layer, const char *name)
+cb_weight *cb_layer_own_weight(const cb_layer *layer, const char *name)
 {
     for (int i = 0; i < layer->weight_count; i++)
         if (!strcmp(layer->weights[i].name, name))
@@ -73,7 +73,7 @@ static cb_weight *own_weight(const cb_layer *layer, const char *name)
 cb_tensor *cb_layer_weight(const cb_layer *layer, const char *name)
 {
     for (; layer; layer = layer->tied) {
-        const cb_weight *weight = own_weight(layer, name);
+        const cb_weight *weight = cb_layer_own_weight(layer, name);
         if (weight)
             return weight->tensor;
     }
@@ -84,7 +84,7 @@ bool cb_layer_add_weight(cb_layer *layer, const char *name, cb_tensor *tensor)
 {
     if (!layer || !tensor)
         return false;
-    if (own_weight(layer, name) || layer->weight_count == CB_LAYER_WEIGHTS) {
+    if (cb_layer_own_weight(layer, name) || layer->weight_count == CB_LAYER_WEIGHTS) {
         cb_fail(CB_ERR_ARGUMENT, "layer %s cannot take another weight named %s", layer->name, name);
         return false;
     }
@@ -102,7 +102,7 @@ bool cb_layer_set_weight(cb_layer *layer, const char *name, cb_tensor *tensor)
 {
     if (!layer || !tensor)
         return false;
-    cb_weight *weight = own_weight(layer, name);
+    cb_weight *weight = cb_layer_own_weight(layer, name);
     if (!weight)
         return missing(layer, name);
     if (!cb_same_shape(weight->tensor, tensor)) {
@@ -123,7 +123,7 @@ static bool train(cb_layer *layer, const char *name, cb_dtype dtype)
     cb_scope *scope = cb_scope_open();
     cb_tensor *copy = scope ? cb_empty_nd(dtype, frozen->ndim, frozen->shape) : NULL;
     bool ok = copy && cb_copy_into(copy, frozen) && cb_parameter(copy);
-    cb_weight *weight = own_weight(layer, name);
+    cb_weight *weight = cb_layer_own_weight(layer, name);
     if (ok && !weight) {
         ok = cb_layer_add_weight(layer, name, copy);
         if (ok)
@@ -154,7 +154,7 @@ bool cb_layer_train_copy(cb_layer *layer, const char *name, cb_dtype dtype, bool
 {
     if (!layer)
         return false;
-    cb_weight *weight = own_weight(layer, name);
+    cb_weight *weight = cb_layer_own_weight(layer, name);
     bool trained = weight && weight->frozen;
     if (on)
         return trained || train(layer, name, dtype);

@@ -15,11 +15,7 @@ static cb_tensor *recorded(const cb_op *op, cb_tensor *y, cb_tensor *x, const vo
 
 static cb_tensor *shape_error(const char *op, const cb_tensor *x, int ndim, const int64_t *shape)
 {
-    cb_string text = {0};
-    for (int i = 0; i < ndim; i++)
-        cb_string_printf(&text, "%s%lld", i ? ", " : "", (long long)shape[i]);
-    cb_fail(CB_ERR_SHAPE, "%s: %s does not fit (%s)", op, cb_shape_text(x), text.data ? text.data : "");
-    cb_string_free(&text);
+    cb_fail(CB_ERR_SHAPE, "%s: %s does not fit %s", op, cb_shape_text(x), cb_shape_text_nd(ndim, shape));
     return NULL;
 }
 

@@ -195,19 +195,28 @@ bool cb_will_write(const char *op, cb_tensor *x)
     return true;
 }
 
-const char *cb_shape_text(const cb_tensor *x)
+static const char *shape_text(const char *before, int ndim, const int64_t *shape)
 {
-    static _Thread_local char ring[4][160];
+    enum { SIZE = 192 };
+    static _Thread_local char ring[4][SIZE];
     static _Thread_local unsigned turn;
     char *text = ring[turn++ % 4];
-    if (!x)
-        return "NULL";
-    size_t n = (size_t)snprintf(text, sizeof ring[0], "%s(", cb_dtype_name(x->dtype));
-    for (int i = 0; i < x->ndim && n < sizeof ring[0]; i++)
-        n += (size_t)snprintf(text + n, sizeof ring[0] - n, "%s%lld", i ? ", " : "", (long long)x->shape[i]);
-    if (n < sizeof ring[0])
-        snprintf(text + n, sizeof ring[0] - n, ")");
+    size_t n = (size_t)snprintf(text, SIZE, "%s(", before);
+    for (int i = 0; i < ndim && n < SIZE; i++)
+        n += (size_t)snprintf(text + n, SIZE - n, "%s%lld", i ? ", " : "", (long long)shape[i]);
+    if (n < SIZE)
+        snprintf(text + n, SIZE - n, ")");
     return text;
+}
+
+const char *cb_shape_text(const cb_tensor *x)
+{
+    return x ? shape_text(cb_dtype_name(x->dtype), x->ndim, x->shape) : "NULL";
+}
+
+const char *cb_shape_text_nd(int ndim, const int64_t *shape)
+{
+    return shape_text("", ndim, shape);
 }
 
 int cb_dim(const char *op, const cb_tensor *x, int dim)

@@ -7,7 +7,6 @@
  *
  * Numbers are stored as they are in memory, so a resumed run goes on with the same bits.  Everything about a file is
  * checked before anything of the run is touched. */
-#include <stdio.h>
 #include <string.h>
 
 #include "cambium/formats.h"
@@ -146,28 +145,15 @@ static bool refuse_other_run(const char *path, const char *found, const char *ex
     return false;
 }
 
-static void shape_text(const cb_weight_entry *entry, char *text, size_t size)
-{
-    size_t used = (size_t)snprintf(text, size, "%s(", entry->type_name ? entry->type_name : cb_dtype_name(entry->dtype));
-    for (int i = 0; i < entry->ndim && used < size; i++)
-        used += (size_t)snprintf(text + used, size - used, "%s%lld", i ? ", " : "", (long long)entry->shape[i]);
-    if (used < size)
-        snprintf(text + used, size - used, ")");
-}
-
 static bool check_entry(const char *path, const cb_weight_entry *found, const cb_weight_entry *wanted)
 {
     if (!found)
         return cb_fail(CB_ERR_FORMAT, "%s: tensor %s is missing", path, wanted->name) == CB_OK;
-    bool same = found->dtype == wanted->dtype && found->ndim == wanted->ndim && found->size == wanted->size;
-    for (int i = 0; same && i < wanted->ndim; i++)
-        same = found->shape[i] == wanted->shape[i];
-    if (same)
+    if (found->dtype == wanted->dtype && cb_weight_entry_fits(found, wanted->ndim, wanted->shape))
         return true;
-    char f[200], e[200];
-    shape_text(found, f, sizeof f);
-    shape_text(wanted, e, sizeof e);
-    return cb_fail(CB_ERR_FORMAT, "%s: tensor %s: found %s, expected %s", path, wanted->name, f, e) == CB_OK;
+    return cb_fail(CB_ERR_FORMAT, "%s: tensor %s: found %s%s, expected %s%s", path, wanted->name, found->type_name,
+                   cb_shape_text_nd(found->ndim, found->shape), cb_dtype_name(wanted->dtype),
+                   cb_shape_text_nd(wanted->ndim, wanted->shape)) == CB_OK;
 }
 
 static bool check_file(const char *path, const cb_safetensors *file, const layout *l, const char *fingerprint)

@@ -66,9 +66,7 @@ static bool open_lines(train_log *r, uint64_t resume_bytes, bool resume)
 
 static bool is_ours(const char *name)
 {
-    size_t length = strlen(name), suffix = strlen(EVENTS_SUFFIX);
-    return strncmp(name, EVENTS_PREFIX, strlen(EVENTS_PREFIX)) == 0 && length > suffix &&
-           strcmp(name + length - suffix, EVENTS_SUFFIX) == 0;
+    return strncmp(name, EVENTS_PREFIX, strlen(EVENTS_PREFIX)) == 0 && cb_ends_with(name, EVENTS_SUFFIX);
 }
 
 /* A new run in the directory of an older one: TensorBoard would draw both as one curve. */
@@ -78,8 +76,7 @@ static bool remove_old_events(const train_log *r)
     bool ok = cb_directory_list(r->directory, false, &names);
     for (size_t i = 0; ok && i < names.count; i++) {
         char *path = is_ours(names.items[i]) ? cb_path_join(r->directory, names.items[i]) : NULL;
-        if (path && unlink(path) != 0)
-            ok = io_error(path, "cannot remove");
+        ok = !path || cb_file_remove(path);
         cb_free(path);
     }
     cb_string_list_free(&names);

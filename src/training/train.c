@@ -65,14 +65,6 @@ static int64_t planned_steps(const cb_train_options *o, const cb_dataset *data)
     return steps < 1 ? 1 : (int64_t)steps;
 }
 
-static uint64_t hash(const char *text) /* FNV-1a */
-{
-    uint64_t h = 0xcbf29ce484222325u;
-    for (; text && *text; text++)
-        h = (h ^ (uint8_t)*text) * 0x100000001b3u;
-    return h;
-}
-
 /* A resumed run must be the same run: what its course depends on, in words. */
 static char *fingerprint(const session *s)
 {
@@ -81,7 +73,7 @@ static char *fingerprint(const session *s)
     for (size_t i = 0; i < s->what->count; i++)
         weights += s->what->parameters[i].tensor->count;
     char *settings = s->what->describe ? s->what->describe(s->what) : NULL;
-    uint64_t settings_hash = hash(settings);
+    uint64_t settings_hash = cb_hash_text(CB_HASH_START, settings ? settings : "");
     cb_free(settings);
     if (!cb_ok())
         return NULL;

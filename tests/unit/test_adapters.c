@@ -232,7 +232,7 @@ static double scale_of(const cb_adapter *adapter, const cb_module *m)
             ((float *)list[i].tensor->data)[0] = 1;
     double corner = 0;
     cb_scope *scope = cb_scope_open();
-    cb_no_grad corner = cb_get(m->kind->delta(m), 0);
+    cb_no_grad corner = cb_get(m->kind->delta(m, NULL), 0);
     cb_scope_close(scope);
     return corner;
 }
@@ -779,7 +779,7 @@ static void forward_is_the_delta(void **state)
             cb_adapter_set_strength(adapter, 0);
             z = cb_linear_forward(layer, x, &(cb_context){0});
             cb_adapter_set_strength(adapter, 0.75);
-            cb_tensor *delta = modules[0]->kind->delta(modules[0]), *bias = modules[0]->kind->delta_bias(modules[0]);
+            cb_tensor *delta = modules[0]->kind->delta(modules[0], NULL), *bias = modules[0]->kind->delta_bias(modules[0], NULL);
             z = cb_add(z, layer->transposed ? cb_linear_t(x, delta, bias) : cb_linear(x, delta, bias));
         }
         assert_close(y, z, cases[i / 2]);

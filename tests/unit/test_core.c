@@ -282,6 +282,17 @@ static void copies_of_texts(void **state)
     cb_free(c);
 }
 
+/* Values of FNV-1a from its authors' test vectors. */
+static void texts_are_hashed_and_their_ends_compared(void **state)
+{
+    (void)state;
+    assert_true(cb_hash_text(CB_HASH_START, "") == UINT64_C(0xcbf29ce484222325));
+    assert_true(cb_hash_text(CB_HASH_START, "a") == UINT64_C(0xaf63dc4c8601ec8c));
+    assert_true(cb_hash_text(cb_hash_text(CB_HASH_START, "foo"), "bar") == UINT64_C(0x85944171f73967e8));
+    assert_true(cb_ends_with("a.json", ".json") && cb_ends_with("x", "") && cb_ends_with("x", "x"));
+    assert_false(cb_ends_with("json", ".json") || cb_ends_with("a.jsonl", ".json") || cb_ends_with("", "x"));
+}
+
 static void arrays_grow_by_at_least_half(void **state)
 {
     (void)state;
@@ -520,6 +531,7 @@ int main(void)
         CORE_TEST(strings_grow),
         CORE_TEST(copies_of_texts),
         CORE_TEST(arrays_grow_by_at_least_half),
+        CORE_TEST(texts_are_hashed_and_their_ends_compared),
         CORE_TEST(closest_names_come_first),
         CORE_TEST(utf8_agrees_with_utf8proc),
         CORE_TEST(philox_matches_random123),

@@ -241,6 +241,25 @@ static void paths_are_joined_and_cut(void **state)
     cb_free(c);
     assert_string_equal(cb_path_base("a/b.c"), "b.c");
     assert_string_equal(cb_path_base("b.c"), "b.c");
+    static const char *const parents[][2] = {{"a/b/c", "a/b"}, {"a/b/", "a"}, {"a//b", "a"}, {"a", "."},
+                                             {"/a", "/"},      {"/", "/"},    {"", "."}};
+    for (size_t i = 0; i < sizeof parents / sizeof *parents; i++) {
+        char *parent = cb_path_parent(parents[i][0]);
+        assert_string_equal(parent, parents[i][1]);
+        cb_free(parent);
+    }
+}
+
+static void files_are_removed_and_may_be_missing(void **state)
+{
+    (void)state;
+    put("old", "x");
+    assert_true(cb_file_remove("old"));
+    assert_false(cb_is_file("old"));
+    assert_true(cb_file_remove("old"));
+    assert_true(cb_directory_make("d"));
+    assert_false(cb_file_remove("d"));
+    assert_message(CB_ERR_IO, "d: cannot remove");
 }
 
 static void lists_are_sorted_and_finite(void **state)
@@ -624,6 +643,7 @@ int main(void)
         FILE_TEST(maps_show_the_file),
         FILE_TEST(directories_are_made_with_their_parents),
         FILE_TEST(paths_are_joined_and_cut),
+        FILE_TEST(files_are_removed_and_may_be_missing),
         FILE_TEST(lists_are_sorted_and_finite),
         CORE_TEST(defaults_come_from_the_table),
         CORE_TEST(values_are_read_from_text),
