@@ -17,21 +17,19 @@ extern "C" {
 typedef struct cb_model cb_model;
 
 typedef struct cb_model_options {
-    cb_dtype dtype;       /* of activations: CB_F32 (0, the default) or CB_BF16 */
-    bool keep_weights;    /* weights stay in the dtype of the file, whatever the activations: for those that will be trained whole */
-    const char *revision; /* unused unless models come from a registry: NULL */
+    cb_dtype dtype;    /* of activations: CB_F32 (0, the default) or CB_BF16 */
+    bool keep_weights; /* weights stay in the dtype of the file, whatever the activations: for those that will be trained whole */
 } cb_model_options;
 /* Loads a directory with config.json and model.safetensors (or shards).  Weights stay mapped in their own dtype; where
- * activations are bf16 and a weight is f32, or f16, it is converted once.  Errors name file, tensor, found and
- * expected. */
+ * activations are bf16 and a weight is f32 or f16, it is converted once.  Errors name file, tensor, found and expected. */
 CB_API cb_model *cb_model_load_with(const char *directory, cb_model_options options);
 #define cb_model_load(directory, ...) cb_model_load_with(directory, (cb_model_options){__VA_ARGS__})
-/* A new model with random weights (normal, `initializer_range` of the config; output projections scaled by 1/sqrt(2
- * layers)), all f32 and trainable, from a config.json. */
+/* A new model from a config.json, with random weights (normal, with the config's `initializer_range`; what ends a branch
+ * is scaled by 1 / sqrt(2 layers)), all f32 and trainable. */
 CB_API cb_model *cb_model_create(const char *config_json_path, uint64_t seed, cb_model_options options);
 CB_API void cb_model_free(cb_model *model);
-/* Writes config.json and model.safetensors (weights as `dtype`; shards of at most 5 GB) atomically into a directory;
- * tied weights once. */
+/* Writes config.json and model.safetensors (weights as `dtype`; shards of at most 5 GB) into a directory, each file
+ * atomically; tied weights once. */
 CB_API bool cb_model_save(const cb_model *model, const char *directory, cb_dtype dtype);
 
 CB_API cb_layer *cb_model_root(const cb_model *model);
@@ -43,8 +41,8 @@ CB_API int64_t cb_model_layers(const cb_model *model);
 CB_API int64_t cb_model_width(const cb_model *model);
 CB_API cb_dtype cb_model_dtype(const cb_model *model);
 CB_API int64_t cb_model_parameter_count(const cb_model *model); /* tied weights once */
-/* Necessary floating-point operations of a forward pass per token at context length T (2 a weight, 4 T width a layer
- * for attention, halved by causality); used for rates. */
+/* Necessary floating-point operations of a forward pass per token at context length T: 2 a weight of a linear layer, and
+ * for attention 4 T width a layer, halved by causality. */
 CB_API double cb_model_flops_per_token(const cb_model *model, int64_t context_length);
 /* End-of-sequence ids from generation_config.json and config.json. */
 CB_API size_t cb_model_eos_ids(const cb_model *model, int32_t *ids, size_t most);
@@ -60,7 +58,6 @@ CB_API cb_tensor *cb_model_logits(cb_model *model, cb_tensor *ids, const cb_cont
 CB_API cb_tensor *cb_model_loss(cb_model *model, cb_tensor *ids, cb_tensor *targets, double normalizer, const cb_context *ctx);
 /* Hidden states to logits, with the modules of lm_head. */
 CB_API cb_tensor *cb_model_head(cb_model *model, cb_tensor *hidden, const cb_context *ctx);
-
 /* The layer that does so: its weight is (vocabulary, width); tied to the embedding where the model ties them. */
 CB_API cb_layer *cb_model_head_layer(const cb_model *model);
 
@@ -88,23 +85,22 @@ typedef struct cb_generate_options {
 extern CB_API const cb_option cb_generate_option_table[];
 
 /* Picks tokens from logits with the definitions and the order of transformers: repetition penalty, temperature, top-k,
- * top-p. One pass over the vocabulary and a selection, no sort of it. */
+ * top-p.  One pass over the vocabulary and a selection, no sort of it. */
 typedef struct cb_sampler cb_sampler;
 CB_API cb_sampler *cb_sampler_new(int64_t vocab_size, const cb_generate_options *options);
 CB_API void cb_sampler_free(cb_sampler *sampler);
 CB_API bool cb_sampler_see(cb_sampler *sampler, const int32_t *ids, size_t count); /* tokens that the repetition penalty is for */
-/* The next token for `vocab_size` logits of any shape and dtype, which it also sees; -1 on failure (CB_ERR_NUMERIC: not
- * a number). */
+/* The next token for `vocab_size` logits of any shape and dtype, which it also sees; -1 on failure (CB_ERR_NUMERIC: they
+ * are no finite numbers). */
 CB_API int32_t cb_sampler_next(cb_sampler *sampler, const cb_tensor *logits);
-/* What the last sampled token was drawn from: ids and probabilities, in the order of the draw; greedy: the one token.
- */
 typedef struct cb_candidate {
-    float weight; /* not normalised: exp(score - best score) */
+    float weight; /* not normalised: exp((score - best score) / temperature) */
     int32_t id;
 } cb_candidate;
+/* What the last token was drawn from, in the order of the draw (greedy: the one token); valid until the next one. */
 CB_API size_t cb_sampler_candidates(const cb_sampler *sampler, const cb_candidate **list);
 
-/* Called with each piece of complete UTF-8 text as it becomes certain (after stop strings are excluded); false ends
+/* Called with each piece of complete UTF-8 text as it becomes certain (after stop strings are excluded); false ends the
  * generation. */
 typedef bool cb_generate_callback(void *user, const char *text, size_t length);
 typedef struct cb_generation {
@@ -115,8 +111,8 @@ typedef struct cb_generation {
     double prompt_seconds, generate_seconds;
     int64_t prompt_tokens;
 } cb_generation;
-/* Continues a prompt, to which the tokenizer adds its special tokens.  A prompt that leaves no room for a token is
- * CB_ERR_ARGUMENT. */
+/* Continues a prompt, to which the tokenizer adds its special tokens.  `out` is zero-initialised or from an earlier call,
+ * and freed by the caller, also on failure.  A prompt that leaves no room for a token is CB_ERR_ARGUMENT. */
 CB_API bool cb_generate(cb_model *model, const cb_tokenizer *tokenizer, const char *prompt, const cb_generate_options *options,
                         cb_generate_callback *callback, void *user, cb_generation *out);
 /* The same for a prompt of ids; `tokenizer` may be NULL: ids come out, no text, and stop strings are refused. */

@@ -234,15 +234,16 @@ static int by_name(const void *a, const void *b)
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-/* Keys in order as in PEFT's files, but not those of nested objects: in rank_pattern the first match counts. */
+/* Keys in order as in PEFT's files, but not those of nested objects: in rank_pattern the first match counts.  Takes the
+ * reference; NULL when there is no memory. */
 static json_t *sorted(json_t *object)
 {
     const char **keys = cb_calloc(json_object_size(object), sizeof(*keys));
-    json_t *out = json_object();
+    json_t *out = keys ? json_object() : NULL;
     size_t count = 0;
     const char *key;
     json_t *value;
-    if (keys && out) {
+    if (out) {
         json_object_foreach(object, key, value) keys[count++] = key;
         qsort(keys, count, sizeof(*keys), by_name);
         for (size_t i = 0; i < count; i++)
@@ -274,9 +275,7 @@ json_t *cb_adapter_to_json(const cb_adapter *adapter)
 char *cb_adapter_json(const cb_adapter *adapter)
 {
     json_t *object = cb_adapter_to_json(adapter);
-    char *text = object ? json_dumps(object, JSON_INDENT(2)) : NULL;
-    char *copy = text ? cb_strdup(text) : NULL;
-    free(text);
+    char *text = cb_json_dump(object, false);
     json_decref(object);
-    return copy;
+    return text;
 }

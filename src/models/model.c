@@ -3,7 +3,7 @@
  * config.json names a model_type, the table of architectures gives what belongs to it, and its layers take their
  * weights from the mapped checkpoint.  Sizes in the config are checked against the file tensor by tensor before
  * anything is made from them. */
-#include <stdio.h>
+#include <pthread.h>
 #include <string.h>
 
 #include "models/internal.h"
@@ -12,13 +12,20 @@ static const cb_architecture *const families[] = {cb_llama_family, cb_gpt2_famil
 #define FAMILY_COUNT (sizeof families / sizeof *families)
 #define MOST_TYPES   32
 
-const char *const *cb_model_types(void)
+static const char *types[MOST_TYPES + 1];
+
+static void list_types(void)
 {
-    static const char *types[MOST_TYPES + 1];
     size_t count = 0;
     for (size_t f = 0; f < FAMILY_COUNT; f++)
         for (const cb_architecture *a = families[f]; a->model_type && count < MOST_TYPES; a++)
-            types[count++] = a->model_type; /* the same values whichever thread writes them */
+            types[count++] = a->model_type;
+}
+
+const char *const *cb_model_types(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, list_types);
     return types;
 }
 
