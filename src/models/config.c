@@ -49,8 +49,13 @@ bool cb_config_activation(cb_model *model, const char *key, const char *otherwis
         {"silu", CB_ACT_SILU},
         {"swish", CB_ACT_SILU},
         {"gelu", CB_ACT_GELU},
+        {"gelu_python", CB_ACT_GELU},
         {"gelu_new", CB_ACT_GELU_TANH},
+        {"gelu_fast", CB_ACT_GELU_TANH},
         {"gelu_pytorch_tanh", CB_ACT_GELU_TANH},
+        {"quick_gelu", CB_ACT_QUICK_GELU},
+        {"relu", CB_ACT_RELU},
+        {"tanh", CB_ACT_TANH},
     };
     const char *name = cb_json_string(model->config_path, model->json, key, otherwise);
     if (!cb_ok())
@@ -61,7 +66,10 @@ bool cb_config_activation(cb_model *model, const char *key, const char *otherwis
         model->config.activation = known[i].activation;
         return true;
     }
-    cb_fail(CB_ERR_UNSUPPORTED, "%s: %s is \"%s\", expected silu, swish, gelu, gelu_new or gelu_pytorch_tanh", model->config_path, key,
-            name);
+    cb_string names = {0};
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        cb_string_printf(&names, "%s%s", i ? ", " : "", known[i].name);
+    cb_fail(CB_ERR_UNSUPPORTED, "%s: %s is \"%s\", expected one of %s", model->config_path, key, name, names.data ? names.data : "");
+    cb_string_free(&names);
     return false;
 }

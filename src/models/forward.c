@@ -23,6 +23,26 @@ cb_tensor *cb_in_scope(cb_branch *branch, const cb_model *model, int64_t index, 
     return y;
 }
 
+cb_tensor *cb_activate(cb_activation activation, cb_tensor *x)
+{
+    const double slope = 1.702; /* "quick": x sigmoid(1.702 x) */
+    switch (activation) {
+    case CB_ACT_SILU:
+        return cb_silu(x);
+    case CB_ACT_GELU:
+        return cb_gelu(x);
+    case CB_ACT_GELU_TANH:
+        return cb_gelu_tanh(x);
+    case CB_ACT_QUICK_GELU:
+        return cb_scale(cb_silu(cb_scale(x, slope)), 1 / slope);
+    case CB_ACT_RELU:
+        return cb_relu(x);
+    case CB_ACT_TANH:
+        return cb_tanh(x);
+    }
+    return NULL;
+}
+
 cb_tensor *cb_close_branch(const cb_layer *host, const cb_layer *projection, cb_tensor *residual, cb_tensor *x, cb_tensor *inner,
                            const cb_context *ctx)
 {

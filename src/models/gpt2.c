@@ -124,24 +124,12 @@ static cb_tensor *attention(const cb_model *model, int64_t index, cb_tensor *res
     return cb_close_branch(b->attention, b->o, residual, x, y, ctx);
 }
 
-static cb_tensor *activated(cb_activation activation, cb_tensor *x)
-{
-    switch (activation) {
-    case CB_ACT_SILU:
-        return cb_silu(x);
-    case CB_ACT_GELU:
-        return cb_gelu(x);
-    default:
-        return cb_gelu_tanh(x);
-    }
-}
-
 static cb_tensor *mlp(const cb_model *model, int64_t index, cb_tensor *residual, const cb_pass *pass)
 {
     const cb_block *b = &model->blocks[index];
     const cb_context *ctx = &pass->ctx;
     cb_tensor *x = cb_layer_before(b->mlp, cb_layer_norm_forward(b->mlp_norm, residual, ctx), ctx);
-    cb_tensor *inner = activated(model->config.activation, cb_linear_forward(b->up, x, ctx));
+    cb_tensor *inner = cb_activate(model->config.activation, cb_linear_forward(b->up, x, ctx));
     return cb_close_branch(b->mlp, b->down, residual, x, inner, ctx);
 }
 

@@ -11,7 +11,7 @@
 #include "cambium/models.h"
 #include "core/json.h"
 
-typedef enum cb_activation { CB_ACT_SILU, CB_ACT_GELU, CB_ACT_GELU_TANH } cb_activation;
+typedef enum cb_activation { CB_ACT_SILU, CB_ACT_GELU, CB_ACT_GELU_TANH, CB_ACT_QUICK_GELU, CB_ACT_RELU, CB_ACT_TANH } cb_activation;
 
 /* ---- rotary tables ---- */
 
@@ -26,7 +26,7 @@ typedef struct cb_rope_table {
     int64_t scaled_for; /* dynamic: the length the frequencies are for */
 } cb_rope_table;
 
-/* Reads rope_parameters (transformers 5) or rope_theta and rope_scaling (4). */
+/* Reads rope_theta and rope_scaling (transformers 4) or rope_parameters (5). */
 bool cb_rope_configure(cb_rope_table *rope, const char *file, const json_t *config, int64_t head_dim, int64_t max_positions);
 /* Makes sure the tables cover positions 0 .. positions - 1. */
 bool cb_rope_prepare(cb_rope_table *rope, int64_t positions);
@@ -128,6 +128,8 @@ bool cb_model_build(cb_model *model, uint64_t seed);
 cb_block *cb_model_add_block(cb_model *model);
 
 /* ---- forward ---- */
+
+cb_tensor *cb_activate(cb_activation activation, cb_tensor *x);
 
 /* What attention and MLP end with: host's own modules around projection(inner), added to the residual stream.  x is
  * what went into host. */

@@ -54,8 +54,9 @@ static bool sizes_check(cb_model *model)
 static bool head_dim_derive(cb_model *model, const llama_variant *v)
 {
     cb_model_config *c = &model->config;
+    bool is_null = json_is_null(json_object_get(model->json, "num_key_value_heads")); /* as many as heads, whatever the default */
     if (!c->kv_heads)
-        c->kv_heads = v->kv_heads ? v->kv_heads : c->heads;
+        c->kv_heads = v->kv_heads && !is_null ? v->kv_heads : c->heads;
     if (!c->head_dim)
         c->head_dim = v->head_dim;
     if (c->head_dim)
@@ -222,8 +223,10 @@ static cb_tensor *gated(cb_activation activation, cb_tensor *gate, cb_tensor *up
         return cb_gelu_mul(gate, up);
     case CB_ACT_GELU_TANH:
         return cb_gelu_tanh_mul(gate, up);
-    default:
+    case CB_ACT_SILU:
         return cb_silu_mul(gate, up);
+    default:
+        return cb_mul(cb_activate(activation, gate), up);
     }
 }
 

@@ -62,10 +62,10 @@ static bool factor_check(const cb_rope_table *rope, const char *file)
 /* The object that describes the scaling; false and an error when it is no object or has one entry a layer type. */
 static bool scaling_find(const char *file, const json_t *config, const json_t **scaling)
 {
-    const char *field = "rope_parameters";
+    const char *field = "rope_scaling"; /* counts where both are there, as in transformers */
     const json_t *found = json_object_get(config, field);
-    if (!found || json_is_null(found)) {
-        field = "rope_scaling";
+    if (!found || json_is_null(found) || (json_is_object(found) && !json_object_size(found))) {
+        field = "rope_parameters";
         found = json_object_get(config, field);
     }
     *scaling = NULL;
@@ -95,13 +95,13 @@ bool cb_rope_configure(cb_rope_table *rope, const char *file, const json_t *conf
         return false;
     rope->theta = cb_json_float(file, config, "rope_theta", 10000);
     double partial = cb_json_float(file, config, "partial_rotary_factor", 1);
-    int64_t original = cb_json_int(file, config, "original_max_position_embeddings", max_positions);
     rope->max_positions = max_positions;
-    rope->original_max_positions = original;
+    rope->original_max_positions = max_positions;
     if (s) {
         rope->theta = cb_json_float(file, s, "rope_theta", rope->theta);
         partial = cb_json_float(file, s, "partial_rotary_factor", partial);
-        rope->original_max_positions = cb_json_int(file, s, "original_max_position_embeddings", original);
+        int64_t original = cb_json_int(file, s, "original_max_position_embeddings", max_positions);
+        rope->original_max_positions = cb_json_int(file, config, "original_max_position_embeddings", original);
         double ratio = (double)max_positions / (double)(rope->original_max_positions > 0 ? rope->original_max_positions : 1);
         rope->factor = cb_json_float(file, s, "factor", rope->kind == KIND_YARN ? ratio : 0);
         rope->low_freq_factor = cb_json_float(file, s, "low_freq_factor", 0);

@@ -13,7 +13,7 @@ Some config.json are rewritten in the style of transformers 4 (OLD_STYLE), or ha
 Weights are drawn larger than a default initialisation so that a wrong term shows; they are stored in the
 dtype named in the table and raised to f32 for the arithmetic (eager attention).
 
-The mask is right-padded for gpt2 and left-padded elsewhere; position ids follow transformers' forward, which
+The mask is right-padded for GPT-2 and left-padded elsewhere; position ids follow transformers' forward, which
 counts 0..T-1 whatever the mask says (generate() would shift them).
 """
 import argparse
@@ -56,6 +56,12 @@ MODELS = {
                              original_max_position_embeddings=16))), torch.float32, None),
     "gpt2": (GPT2Config(vocab_size=96, n_positions=32, n_embd=32, n_layer=2, n_head=4, resid_pdrop=0.0, embd_pdrop=0.0,
                         attn_pdrop=0.0, bos_token_id=1, eos_token_id=2), torch.float32, None),
+    "llama_biases": (LlamaConfig(**common(
+        vocab_size=48, hidden_size=24, num_attention_heads=3, num_key_value_heads=1, head_dim=10, intermediate_size=20,
+        attention_bias=True, mlp_bias=True, hidden_act="relu")), torch.float32, None),
+    "gpt2_scaled": (GPT2Config(vocab_size=48, n_positions=32, n_embd=30, n_layer=2, n_head=3, n_inner=17, activation_function="relu",
+                               scale_attn_by_inverse_layer_idx=True, reorder_and_upcast_attn=True, tie_word_embeddings=False,
+                               resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=1, eos_token_id=2), torch.float32, None),
 }
 
 OLD_STYLE = ["mistral", "smollm", "llama_linear_rope"]  # config.json rewritten with the keys of transformers 4
@@ -178,7 +184,7 @@ def main():
             os.remove(extra)
         if name in OLD_STYLE + BOTH_STYLES:
             write_old_style(path, name)
-        tensors = expected(load_f32(path), generator, pad_right=name == "gpt2")
+        tensors = expected(load_f32(path), generator, pad_right=name.startswith("gpt2"))
         save_file(tensors, os.path.join(path, "expected.safetensors"))
         for file in os.listdir(path):
             os.chmod(os.path.join(path, file), 0o644)

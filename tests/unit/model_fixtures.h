@@ -28,8 +28,9 @@
             fail_msg("%s", cb_error_message());                                                                                            \
     } while (0)
 
-static const char *const reference_models[] = {"llama2", "llama3",        "mistral",           "qwen2",           "qwen3",
-                                               "smollm", "llama_sharded", "llama_linear_rope", "llama_yarn_rope", "gpt2"};
+static const char *const reference_models[] = {"llama2",          "llama3", "mistral",       "qwen2",
+                                               "qwen3",           "smollm", "llama_sharded", "llama_linear_rope",
+                                               "llama_yarn_rope", "gpt2",   "llama_biases",  "gpt2_scaled"};
 #define REFERENCE_COUNT (sizeof reference_models / sizeof *reference_models)
 
 /* A reference model with what was computed from it. */

@@ -220,6 +220,24 @@ static void dynamic_rope_is_a_longer_base(void **state)
     fixture_close(&f);
 }
 
+/* Someone who stretches a model by hand adds rope_scaling to what is there; the context it was trained for may stand outside. */
+static void rope_scaling_counts_beside_rope_parameters(void **state)
+{
+    (void)state;
+    fixture f = fixture_open("llama2");
+    cb_tensor *both = logits_with("llama2",
+                                  "{\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4.0, \"original_max_position_embeddings\": 64},"
+                                  " \"original_max_position_embeddings\": 8}",
+                                  f.ids);
+    cb_tensor *one = logits_with("llama2",
+                                 "{\"rope_parameters\": {\"rope_type\": \"yarn\", \"rope_theta\": 10000.0, \"factor\": 4.0,"
+                                 " \"original_max_position_embeddings\": 8}}",
+                                 f.ids);
+    assert_close("stretched", both, one, 0);
+    assert_true(relative_difference(both, expected_tensor(&f, "logits")) > 1e-3);
+    fixture_close(&f);
+}
+
 static cb_tensor *gradient_of(fixture *f, const char *layer_name, bool checkpoint)
 {
     cb_layer *layer = cb_layer_find(cb_model_root(f->model), layer_name);
@@ -703,6 +721,7 @@ int main(void)
         cmocka_unit_test_setup(packed_documents_do_not_see_each_other, without_errors),
         cmocka_unit_test_setup(sliding_windows_follow_the_config, without_errors),
         cmocka_unit_test_setup(dynamic_rope_is_a_longer_base, without_errors),
+        cmocka_unit_test_setup(rope_scaling_counts_beside_rope_parameters, without_errors),
         cmocka_unit_test_setup(checkpointing_gives_the_same_bits, without_errors),
         cmocka_unit_test_setup(bf16_activations_come_close, without_errors),
         cmocka_unit_test_setup(loss_with_a_normalizer_adds_up, without_errors),
