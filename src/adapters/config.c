@@ -188,7 +188,8 @@ static bool write_options(const cb_adapter *adapter, json_t *out)
         const cb_option *option = cb_options_find(kind->options, key);
         const char *word = option->type == CB_OPTION_ENUM ? json_string_value(value) : NULL;
         bool truth = word && (strcmp(word, "true") == 0 || strcmp(word, "false") == 0);
-        json_t *written = truth ? json_boolean(word[0] == 't') : whole_numbers(value);
+        bool nothing = option->type == CB_OPTION_LIST && !json_array_size(value); /* to PEFT [] is something */
+        json_t *written = truth ? json_boolean(word[0] == 't') : nothing ? json_null() : whole_numbers(value);
         json_object_set_new(out, cb_adapter_peft_name(kind, key), written);
     }
     bool ok = options != NULL;

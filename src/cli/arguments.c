@@ -1,8 +1,8 @@
 /* arguments.c: a command line becomes a settings struct, by the option tables of the command.
  *
  * --name value, --name=value; --name and --no-name for what is on or off; "--" ends options.  Dashes and underscores
- * are the same.  A list or map given more than once is joined.  Options of adapter kinds are kept as text, since the
- * kind may be named after them; cb_adapter_set() checks them. */
+ * are the same.  A list or map given more than once is joined.  Options of adapter kinds are kept as text, since there is
+ * no adapter yet; cb_adapter_set() checks them. */
 #include <stdarg.h>
 #include <string.h>
 
@@ -54,18 +54,42 @@ static const cb_option *find_peft_name(const cb_adapter_kind *kind, const char *
     return found;
 }
 
+/* The adapter kind that the line names; NULL: none. */
+static const char *kind_on_line(int count, char **words)
+{
+    for (int i = 0; i < count && strcmp(words[i], "--") != 0; i++) {
+        if (strncmp(words[i], "--kind=", 7) == 0)
+            return words[i] + 7;
+        if (strcmp(words[i], "--kind") == 0 && i + 1 < count)
+            return words[i + 1];
+    }
+    return NULL;
+}
+
+/* Several kinds may have an option of one name and different types: those of the kind on the line go before the others'. */
 static match find(cli_call *call, const char *name)
 {
     cli_section sections[CLI_MOST_SECTIONS];
     int count = cli_sections(call->command, call->settings, &call->common, sections);
-    for (int i = 0; i < count; i++) {
-        const cb_option *option = cb_options_find(sections[i].table, name);
-        if (!option && sections[i].kind)
-            option = find_peft_name(sections[i].kind, name);
-        if (option)
-            return (match){option, sections[i].config};
-    }
+    for (int others = 0; others < 2; others++)
+        for (int i = 0; i < count; i++) {
+            const cb_adapter_kind *kind = sections[i].kind;
+            bool other = kind && call->kind && strcmp(kind->name, call->kind) != 0;
+            const cb_option *option = other == others ? cb_options_find(sections[i].table, name) : NULL;
+            if (!option && other == others && kind)
+                option = find_peft_name(kind, name);
+            if (option)
+                return (match){option, sections[i].config};
+        }
     return (match){0};
+}
+
+static bool add_once(cb_string_list *list, const char *text)
+{
+    for (size_t i = 0; i < list->count; i++)
+        if (strcmp(list->items[i], text) == 0)
+            return true;
+    return cb_string_list_add(list, text);
 }
 
 static void unknown(cli_call *call, const char *name)
@@ -75,7 +99,7 @@ static void unknown(cli_call *call, const char *name)
     cb_string_list names = {0};
     for (int i = 0; i < count; i++)
         for (const cb_option *o = sections[i].table; o->type; o++)
-            cb_string_list_add(&names, o->name);
+            add_once(&names, o->name);
     cb_string close = {0}, flags = {0};
     cb_closest_names(name, (const char *const *)names.items, names.count, 3, &close);
     for (size_t i = 0; i < close.length; i++) {
@@ -247,6 +271,7 @@ static bool check(cli_call *call)
 bool cli_parse(cli_call *call, const cli_command *command, int count, char **words)
 {
     *call = (cli_call){.command = command, .settings = cb_calloc(1, command->settings_size)};
+    call->kind = command->adapter_options ? kind_on_line(count, words) : NULL;
     call->arguments = cb_calloc((size_t)count + 1, sizeof *call->arguments);
     if (!call->settings || !call->arguments)
         return false;

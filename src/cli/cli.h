@@ -63,9 +63,8 @@ typedef struct cli_section {
     void *config;                /* NULL: adapter options, kept as text until the kind is known */
     const cb_adapter_kind *kind; /* of adapter options; NULL for where they go */
 } cli_section;
-enum { CLI_MOST_SECTIONS = 24 };
-/* Fills `sections` (CLI_MOST_SECTIONS) and returns how many; `settings` and `common` may be NULL when only tables are
- * wanted. */
+enum { CLI_MOST_SECTIONS = 128 };
+/* Fills `sections` (CLI_MOST_SECTIONS) and returns how many; `settings` and `common` are NULL when only tables are wanted. */
 int cli_sections(const cli_command *command, void *settings, cli_common *common, cli_section *sections);
 
 /* ---- a command line, taken apart (arguments.c) ---- */
@@ -84,7 +83,8 @@ struct cli_call {
     size_t given_count, given_capacity;
     cli_pair *adapter; /* adapter options as text, in order */
     size_t adapter_count, adapter_capacity;
-    bool usage; /* the failure is one of usage */
+    const char *kind; /* of adapters, as --kind says; NULL: it does not */
+    bool usage;       /* the failure is one of usage */
 };
 
 /* False with a message when the line is not one of the command's; call->usage is then set. */
