@@ -252,10 +252,14 @@ INLINE vh load_half(const uint16_t *p, int64_t c)
 {
     if (__builtin_expect(c >= V, 1))
         return *(const vh_unaligned *)p;
+#if CBK_LEVEL >= 2
+    return (vh)_mm256_maskz_loadu_epi16((__mmask16)((1u << c) - 1), p);
+#else
     uint16_t part[V] = {0};
     for (int64_t j = 0; j < c; j++)
         part[j] = p[j];
     return *(const vh_unaligned *)part;
+#endif
 }
 
 INLINE void store_half(uint16_t *p, vh x, int64_t c)
@@ -264,8 +268,12 @@ INLINE void store_half(uint16_t *p, vh x, int64_t c)
         *(vh_unaligned *)p = x;
         return;
     }
+#if CBK_LEVEL >= 2
+    _mm256_mask_storeu_epi16(p, (__mmask16)((1u << c) - 1), (__m256i)x);
+#else
     for (int64_t j = 0; j < c; j++)
         p[j] = x[j];
+#endif
 }
 
 /* Elements i.. of an f32, bf16 or f16 array; c of them matter. */
