@@ -140,7 +140,7 @@ CB_API bool cb_directory_sync(const char *path);
 CB_API bool cb_is_file(const char *path);
 CB_API bool cb_is_directory(const char *path);
 CB_API char *cb_path_join(const char *directory, const char *name); /* free with cb_free() */
-CB_API const char *cb_path_base(const char *path);                 /* what follows the last slash */
+CB_API const char *cb_path_base(const char *path);                  /* what follows the last slash */
 /* The directory that `path` lies in, "." when it names none; slashes at its end do not count.  Free with cb_free(). */
 CB_API char *cb_path_parent(const char *path);
 CB_API bool cb_file_remove(const char *path); /* one that is not there is no error */
@@ -180,38 +180,24 @@ typedef struct cb_option {
     const char *help;           /* one sentence, lower case, no full stop */
 } cb_option;
 
-#define CB_OPT_BOOL(T, field, def, help)                                                                                                   \
+/* Rows of a table for the fields of a struct T.  Ranges are inclusive; an ENUM's default is an index. */
+#define CB_OPTION_ROW(...)                                                                                                                 \
     {                                                                                                                                      \
-#field, CB_OPTION_BOOL, offsetof(T, field), def, NULL, 0, 1, NULL, NULL, help                                                      \
+        __VA_ARGS__                                                                                                                        \
     }
+#define CB_OPT_BOOL(T, field, def, help) CB_OPTION_ROW(#field, CB_OPTION_BOOL, offsetof(T, field), def, NULL, 0, 1, NULL, NULL, help)
 #define CB_OPT_INT(T, field, def, min, max, help)                                                                                          \
-    {                                                                                                                                      \
-#field, CB_OPTION_INT, offsetof(T, field), def, NULL, min, max, NULL, "N", help                                                    \
-    }
+    CB_OPTION_ROW(#field, CB_OPTION_INT, offsetof(T, field), def, NULL, min, max, NULL, "N", help)
 #define CB_OPT_FLOAT(T, field, def, min, max, help)                                                                                        \
-    {                                                                                                                                      \
-#field, CB_OPTION_FLOAT, offsetof(T, field), def, NULL, min, max, NULL, "X", help                                                  \
-    }
+    CB_OPTION_ROW(#field, CB_OPTION_FLOAT, offsetof(T, field), def, NULL, min, max, NULL, "X", help)
 #define CB_OPT_STRING(T, field, def, metavar, help)                                                                                        \
-    {                                                                                                                                      \
-#field, CB_OPTION_STRING, offsetof(T, field), 0, def, 0, 0, NULL, metavar, help                                                    \
-    }
+    CB_OPTION_ROW(#field, CB_OPTION_STRING, offsetof(T, field), 0, def, 0, 0, NULL, metavar, help)
 #define CB_OPT_ENUM(T, field, def, choices, help)                                                                                          \
-    {                                                                                                                                      \
-#field, CB_OPTION_ENUM, offsetof(T, field), def, NULL, 0, 0, choices, "NAME", help                                                 \
-    }
+    CB_OPTION_ROW(#field, CB_OPTION_ENUM, offsetof(T, field), def, NULL, 0, 0, choices, "NAME", help)
 #define CB_OPT_LIST(T, field, def, metavar, help)                                                                                          \
-    {                                                                                                                                      \
-#field, CB_OPTION_LIST, offsetof(T, field), 0, def, 0, 0, NULL, metavar, help                                                      \
-    }
-#define CB_OPT_MAP(T, field, help)                                                                                                         \
-    {                                                                                                                                      \
-#field, CB_OPTION_MAP, offsetof(T, field), 0, NULL, 0, 0, NULL, "KEY=X,...", help                                                  \
-    }
-#define CB_OPT_END                                                                                                                         \
-    {                                                                                                                                      \
-        0                                                                                                                                  \
-    }
+    CB_OPTION_ROW(#field, CB_OPTION_LIST, offsetof(T, field), 0, def, 0, 0, NULL, metavar, help)
+#define CB_OPT_MAP(T, field, help) CB_OPTION_ROW(#field, CB_OPTION_MAP, offsetof(T, field), 0, NULL, 0, 0, NULL, "KEY=X,...", help)
+#define CB_OPT_END                 CB_OPTION_ROW(0)
 
 /* Fills a configuration struct with the table's defaults (the struct's former contents are not read). */
 CB_API bool cb_options_init(const cb_option *table, void *config);

@@ -72,8 +72,8 @@ INLINE void load_queries(cb_dtype dtype, const cbk_attention_job *job, backward_
             s->lse[i] = lse;
         vf d = {0};
         FOR_VECTORS(j, left, a->head_size)
-        d = d +
-            load(dtype, dout + i * g->dout_stride.time * element, j, left) * load(dtype, out + i * a->out_stride.time * element, j, left);
+            d = d + load(dtype, dout + i * g->dout_stride.time * element, j, left) *
+                        load(dtype, out + i * a->out_stride.time * element, j, left);
         s->delta[i] = sum_of(d);
     }
 }
@@ -167,7 +167,7 @@ INLINE void store_dq(cb_dtype dtype, const cbk_attention_job *job, backward_stat
     for (int64_t i = 0; i < rows; i++) {
         char *to = (char *)g->dq + (batch * g->dq_stride.batch + (t + i) * g->dq_stride.time + head * g->dq_stride.head) * element;
         FOR_VECTORS(j, left, a->head_size)
-        store(dtype, to, j, load_f32((const float *)s->rows + i * job->depth + j, V), left);
+            store(dtype, to, j, load_f32((const float *)s->rows + i * job->depth + j, V), left);
     }
 }
 
@@ -189,7 +189,7 @@ INLINE void store_key_gradient(cb_dtype dtype, const cbk_attention_job *job, con
         }
         char *target = (char *)to + (batch * stride->batch + (block.first + i) * stride->time + kv_head * stride->head) * element;
         FOR_VECTORS(j, left, a->head_size)
-        store(dtype, target, j, load_f32(row + j, V), left);
+            store(dtype, target, j, load_f32(row + j, V), left);
     }
 }
 

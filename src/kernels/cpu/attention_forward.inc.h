@@ -237,7 +237,7 @@ INLINE void forward_tile(cb_dtype dtype, const cbk_attention_job *job, int64_t b
         float l = s.sum[i], inverse = l > 0 || l != l ? 1 / l : 0;
         char *out = (char *)a->out + (batch * a->out_stride.batch + (t + i) * a->out_stride.time + head * a->out_stride.head) * element;
         FOR_VECTORS(j, left, a->head_size)
-        store(dtype, out, j, load_f32(s.out + i * job->depth + j, V) * inverse, left);
+            store(dtype, out, j, load_f32(s.out + i * job->depth + j, V) * inverse, left);
         if (a->lse)
             ((float *)a->lse)[(batch * a->heads + head) * a->tq + t + i] = l > 0 || l != l ? s.largest[i] + logf(l) : -INFINITY;
     }

@@ -10,7 +10,7 @@ static void from_f32(cb_dtype dtype, void *to, const float *from, int64_t n)
 {
     if (dtype == CB_BF16) {
         FOR_VECTORS(i, c, n)
-        store_half((uint16_t *)to + i, to_bf16_exact(load_f32(from + i, c)), c);
+            store_half((uint16_t *)to + i, to_bf16_exact(load_f32(from + i, c)), c);
         return;
     }
     WITH_DTYPE(dtype, FOR_VECTORS(i, c, n) store(DT, to, i, load_f32(from + i, c), c));
@@ -45,11 +45,14 @@ INLINE void binary_loop(cbk_binary_op op, cb_dtype dtype, void *out, const void 
 {
     vf a0 = splat(load(dtype, a, 0, 1)[0]), b0 = splat(load(dtype, b, 0, 1)[0]);
     if (a_step && b_step) {
-        FOR_VECTORS(i, c, n) store(dtype, out, i, binary_v(op, load(dtype, a, i, c), load(dtype, b, i, c)), c);
+        FOR_VECTORS(i, c, n)
+            store(dtype, out, i, binary_v(op, load(dtype, a, i, c), load(dtype, b, i, c)), c);
     } else if (a_step) {
-        FOR_VECTORS(i, c, n) store(dtype, out, i, binary_v(op, load(dtype, a, i, c), b0), c);
+        FOR_VECTORS(i, c, n)
+            store(dtype, out, i, binary_v(op, load(dtype, a, i, c), b0), c);
     } else {
-        FOR_VECTORS(i, c, n) store(dtype, out, i, binary_v(op, a0, b_step ? load(dtype, b, i, c) : b0), c);
+        FOR_VECTORS(i, c, n)
+            store(dtype, out, i, binary_v(op, a0, b_step ? load(dtype, b, i, c) : b0), c);
     }
 }
 
@@ -185,14 +188,14 @@ INLINE vf slope_v(cbk_unary_op op, vf x, float p, float q)
 
 INLINE void unary_loop(cbk_unary_op op, cb_dtype dtype, void *y, const void *x, int64_t n, float p, float q)
 {
-    FOR_VECTORS(i, c, n) store(dtype, y, i, unary_v(op, load(dtype, x, i, c), p, q), c);
+    FOR_VECTORS(i, c, n)
+        store(dtype, y, i, unary_v(op, load(dtype, x, i, c), p, q), c);
 }
 
 INLINE void unary_backward_loop(cbk_unary_op op, cb_dtype dtype, void *dx, const void *dy, const void *x, int64_t n, float p, float q,
                                 bool accumulate)
 {
-    FOR_VECTORS(i, c, n)
-    {
+    FOR_VECTORS(i, c, n) {
         vf g = load(dtype, dy, i, c) * slope_v(op, load(dtype, x, i, c), p, q);
         if (accumulate)
             g = g + load(dtype, dx, i, c);
@@ -284,14 +287,14 @@ INLINE void value_and_slope(cbk_unary_op op, vf x, vf *value, vf *slope)
 
 INLINE void gated_forward_loop(cbk_unary_op op, cb_dtype dtype, void *y, const void *gate, const void *up, int64_t n)
 {
-    FOR_VECTORS(i, c, n) store(dtype, y, i, unary_v(op, load(dtype, gate, i, c), 0, 0) * load(dtype, up, i, c), c);
+    FOR_VECTORS(i, c, n)
+        store(dtype, y, i, unary_v(op, load(dtype, gate, i, c), 0, 0) * load(dtype, up, i, c), c);
 }
 
 INLINE void gated_backward_loop(cbk_unary_op op, cb_dtype dtype, void *dgate, void *dup, const void *dy, const void *gate, const void *up,
                                 int64_t n)
 {
-    FOR_VECTORS(i, c, n)
-    {
+    FOR_VECTORS(i, c, n) {
         vf g = load(dtype, dy, i, c), u = load(dtype, up, i, c), value, slope;
         value_and_slope(op, load(dtype, gate, i, c), &value, &slope);
         if (dgate)

@@ -19,8 +19,7 @@ INLINE void rms_norm_forward_rows(cb_dtype dtype, void *y, float *rstd, const vo
             s0 = s0 + a * a;
             s1 = s1 + b * b;
         }
-        FOR_VECTORS(j, left, c - i)
-        {
+        FOR_VECTORS(j, left, c - i) {
             vf a = load(dtype, x, base + i + j, left);
             s0 = s0 + a * a;
         }
@@ -28,7 +27,7 @@ INLINE void rms_norm_forward_rows(cb_dtype dtype, void *y, float *rstd, const vo
         if (rstd)
             rstd[row] = r;
         FOR_VECTORS(j, left, c)
-        store(dtype, y, base + j, load(dtype, x, base + j, left) * r * weight_at(weight, j, left), left);
+            store(dtype, y, base + j, load(dtype, x, base + j, left) * r * weight_at(weight, j, left), left);
     }
 }
 
@@ -46,8 +45,7 @@ INLINE void rms_norm_backward_rows(cb_dtype dtype, void *dx, bool accumulate, fl
         int64_t base = row * c;
         float r = rstd[row];
         if (dweight) {
-            FOR_VECTORS(j, left, c)
-            {
+            FOR_VECTORS(j, left, c) {
                 vf g = load(dtype, dy, base + j, left) * load(dtype, x, base + j, left);
                 store_f32(dweight + j, load_f32(dweight + j, left) + g * r, left);
             }
@@ -56,10 +54,9 @@ INLINE void rms_norm_backward_rows(cb_dtype dtype, void *dx, bool accumulate, fl
             continue;
         vf s = {0};
         FOR_VECTORS(j, left, c)
-        s = s + load(dtype, dy, base + j, left) * weight_at(weight, j, left) * load(dtype, x, base + j, left);
+            s = s + load(dtype, dy, base + j, left) * weight_at(weight, j, left) * load(dtype, x, base + j, left);
         float t = sum_of(s) * r * r * r / (float)c;
-        FOR_VECTORS(j, left, c)
-        {
+        FOR_VECTORS(j, left, c) {
             vf g = load(dtype, dy, base + j, left) * weight_at(weight, j, left) * r - load(dtype, x, base + j, left) * t;
             if (accumulate)
                 g = g + load(dtype, dx, base + j, left);
@@ -83,11 +80,10 @@ INLINE void layer_norm_forward_rows(cb_dtype dtype, void *y, float *mean, float 
         int64_t base = row * c;
         vf s = {0};
         FOR_VECTORS(j, left, c)
-        s = s + load(dtype, x, base + j, left);
+            s = s + load(dtype, x, base + j, left);
         float m = sum_of(s) / (float)c;
         vf v = {0};
-        FOR_VECTORS(j, left, c)
-        {
+        FOR_VECTORS(j, left, c) {
             vf d = keep_lanes(load(dtype, x, base + j, left) - m, left, 0);
             v = v + d * d;
         }
@@ -96,8 +92,7 @@ INLINE void layer_norm_forward_rows(cb_dtype dtype, void *y, float *mean, float 
             mean[row] = m;
         if (rstd)
             rstd[row] = r;
-        FOR_VECTORS(j, left, c)
-        {
+        FOR_VECTORS(j, left, c) {
             vf n = (load(dtype, x, base + j, left) - m) * r * weight_at(weight, j, left);
             store(dtype, y, base + j, bias ? n + load_f32(bias + j, left) : n, left);
         }
@@ -118,8 +113,7 @@ INLINE void layer_norm_backward_rows(cb_dtype dtype, void *dx, bool accumulate, 
         int64_t base = row * c;
         float r = rstd[row], m = mean[row];
         vf s = {0}, t = {0};
-        FOR_VECTORS(j, left, c)
-        {
+        FOR_VECTORS(j, left, c) {
             vf g = load(dtype, dy, base + j, left), n = (load(dtype, x, base + j, left) - m) * r;
             if (dweight)
                 store_f32(dweight + j, load_f32(dweight + j, left) + g * n, left);
@@ -132,8 +126,7 @@ INLINE void layer_norm_backward_rows(cb_dtype dtype, void *dx, bool accumulate, 
         if (!dx)
             continue;
         float mean_g = sum_of(s) / (float)c, mean_gn = sum_of(t) / (float)c;
-        FOR_VECTORS(j, left, c)
-        {
+        FOR_VECTORS(j, left, c) {
             vf n = (load(dtype, x, base + j, left) - m) * r;
             vf g = (load(dtype, dy, base + j, left) * weight_at(weight, j, left) - mean_g - n * mean_gn) * r;
             if (accumulate)
@@ -155,7 +148,7 @@ INLINE float row_max(cb_dtype dtype, const void *x, int64_t base, int64_t k)
 {
     vf m = splat(-INFINITY);
     FOR_VECTORS(j, left, k)
-    m = max2(m, keep_lanes(load(dtype, x, base + j, left), left, -INFINITY));
+        m = max2(m, keep_lanes(load(dtype, x, base + j, left), left, -INFINITY));
     return max_of(m);
 }
 
@@ -164,7 +157,7 @@ INLINE float row_exp_sum(cb_dtype dtype, const void *x, int64_t base, int64_t k,
 {
     vf s = {0};
     FOR_VECTORS(j, left, k)
-    s = s + keep_lanes(exp_negative(load(dtype, x, base + j, left) - largest), left, 0);
+        s = s + keep_lanes(exp_negative(load(dtype, x, base + j, left) - largest), left, 0);
     return sum_of(s);
 }
 
@@ -177,8 +170,7 @@ INLINE void softmax_forward_rows(cb_dtype dtype, void *y, const void *x, int64_t
             m = 0;
         float s = row_exp_sum(dtype, x, base, k, m), log_sum = m + logf(s), inverse = 1.0f / s;
         bool special = !(s > 0 && s < INFINITY); /* NaN or infinity in the row: let it show */
-        FOR_VECTORS(j, left, k)
-        {
+        FOR_VECTORS(j, left, k) {
             vf a = load(dtype, x, base + j, left);
             vf r = log ? a - log_sum : exp_negative(a - m) * inverse;
             store(dtype, y, base + j, special ? splat(NAN) : r, left);
@@ -197,14 +189,12 @@ INLINE void softmax_backward_rows(cb_dtype dtype, void *dx, const void *dy, cons
     for (int64_t row = first; row < last; row++) {
         int64_t base = row * k;
         vf s = {0};
-        FOR_VECTORS(j, left, k)
-        {
+        FOR_VECTORS(j, left, k) {
             vf g = load(dtype, dy, base + j, left);
             s = log ? s + g : s + g * load(dtype, y, base + j, left);
         }
         float t = sum_of(s);
-        FOR_VECTORS(j, left, k)
-        {
+        FOR_VECTORS(j, left, k) {
             vf g = load(dtype, dy, base + j, left), p = load(dtype, y, base + j, left);
             store(dtype, dx, base + j, log ? g - exp_v(p) * t : p * (g - t), left);
         }
@@ -223,8 +213,7 @@ INLINE void rope_heads(cb_dtype dtype, void *y, int64_t y_stride, const void *x,
 {
     for (int64_t head = 0; head < heads; head++) {
         int64_t xb = head * x_stride, yb = head * y_stride;
-        FOR_VECTORS(j, left, half)
-        {
+        FOR_VECTORS(j, left, half) {
             vf a = load(dtype, x, xb + j, left), b = load(dtype, x, xb + half + j, left);
             vf co = load_f32(cosines + j, left), si = load_f32(sines + j, left);
             if (inverse)
@@ -234,7 +223,7 @@ INLINE void rope_heads(cb_dtype dtype, void *y, int64_t y_stride, const void *x,
         }
         if (x != y) {
             FOR_VECTORS(j, left, size - 2 * half)
-            store(dtype, y, yb + 2 * half + j, load(dtype, x, xb + 2 * half + j, left), left);
+                store(dtype, y, yb + 2 * half + j, load(dtype, x, xb + 2 * half + j, left), left);
         }
     }
 }
@@ -282,7 +271,7 @@ INLINE double cross_entropy_of(const cbk_cross_entropy_row *row, cb_dtype dtype,
         return loss;
     float scale = row->gradient_scale, uniform_part = scale * smoothing / (float)row->v;
     FOR_VECTORS(j, left, row->v) /* narrower results trail behind the logits they are made of */
-    store(out_dtype, dx, j, exp_negative(load(dtype, x, j, left) - log_sum) * scale - uniform_part, left);
+        store(out_dtype, dx, j, exp_negative(load(dtype, x, j, left) - log_sum) * scale - uniform_part, left);
     float target_probability = expf(at_target - log_sum);
     store(out_dtype, dx, row->target, splat((target_probability - (1 - smoothing)) * scale - uniform_part), 1);
     return isnan(m - m) ? NAN : loss;

@@ -2,8 +2,7 @@
 
 static void adamw(const cbk_adamw_constants *k, float *p, float *m, float *v, const float *g, int64_t n)
 {
-    FOR_VECTORS(i, c, n)
-    {
+    FOR_VECTORS(i, c, n) {
         vf grad = load_f32(g + i, c) * k->grad_scale;
         vf first = k->beta1 * load_f32(m + i, c) + k->one_minus_beta1 * grad;
         vf second = k->beta2 * load_f32(v + i, c) + k->one_minus_beta2 * grad * grad;
@@ -16,8 +15,7 @@ static void adamw(const cbk_adamw_constants *k, float *p, float *m, float *v, co
 
 static void sgd(const cbk_sgd_constants *k, float *p, float *buffer, const float *g, int64_t n)
 {
-    FOR_VECTORS(i, c, n)
-    {
+    FOR_VECTORS(i, c, n) {
         vf value = load_f32(p + i, c), grad = load_f32(g + i, c) * k->grad_scale + k->weight_decay * value;
         if (buffer) {
             vf b = k->first ? grad : k->momentum * load_f32(buffer + i, c) + grad;

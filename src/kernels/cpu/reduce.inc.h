@@ -13,8 +13,7 @@ INLINE double sum_loop(cb_dtype dtype, const void *x, int64_t n, bool squares)
                 vf a = load(dtype, x, i + j * V, V);
                 s[j] = squares ? s[j] + a * a : s[j] + a;
             }
-        FOR_VECTORS(j, c, end - i)
-        {
+        FOR_VECTORS(j, c, end - i) {
             vf a = load(dtype, x, i + j, c);
             s[0] = squares ? s[0] + a * a : s[0] + a;
         }
@@ -40,8 +39,7 @@ INLINE bool all_finite_loop(cb_dtype dtype, const void *x, int64_t n)
     for (int64_t begin = 0; begin < n; begin += 4096) {
         int64_t length = n - begin < 4096 ? n - begin : 4096;
         vf bad = {0};
-        FOR_VECTORS(i, c, length)
-        {
+        FOR_VECTORS(i, c, length) {
             vf a = load(dtype, x, begin + i, c);
             bad = bad + (a - a); /* infinity and NaN give NaN, others 0 */
         }
@@ -60,8 +58,7 @@ static bool all_finite(cb_dtype dtype, const void *x, int64_t n)
 
 INLINE void add_rows_loop(cb_dtype dtype, float *sums, const void *x, int64_t rows, int64_t n, int64_t ld)
 {
-    FOR_VECTORS(j, c, n)
-    {
+    FOR_VECTORS(j, c, n) {
         vf s = load_f32(sums + j, c);
         for (int64_t i = 0; i < rows; i++)
             s = s + load(dtype, x, i * ld + j, c);

@@ -104,11 +104,12 @@ INLINE float dot_one(bool pairs, const char *x, int64_t k, const uint32_t *s)
 {
     vf sum[4] = {{0}, {0}, {0}, {0}};
     int64_t per = pairs ? 2 : 1, words = (k + per - 1) / per, p = 0;
-    for (; p + 4 * V <= k / per; p += 4 * V)
+    for (; p + 4 * V <= k / per; p += 4 * V) {
         UNROLL
-    for (int u = 0; u < 4; u++)
-        sum[u] = multiply_add_v(pairs, sum[u], *(const vu_unaligned *)(const void *)(x + (p + u * V) * 4),
-                                *(const vu_unaligned *)(s + p + u * V));
+        for (int u = 0; u < 4; u++)
+            sum[u] = multiply_add_v(pairs, sum[u], *(const vu_unaligned *)(const void *)(x + (p + u * V) * 4),
+                                    *(const vu_unaligned *)(s + p + u * V));
+    }
     for (; p < words; p += V)
         sum[0] = multiply_add_v(pairs, sum[0], row_words(pairs, x, p, k), *(const vu_unaligned *)(s + p));
     return sum_of((sum[0] + sum[1]) + (sum[2] + sum[3]));

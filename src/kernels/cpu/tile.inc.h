@@ -31,11 +31,12 @@ INLINE void micro_product(bool pairs, int rows, int vectors, int64_t k, const ui
 {
     vf sum[MICRO_ROWS][MICRO_VECTORS];
     UNROLL
-    for (int i = 0; i < MICRO_ROWS; i++)
+    for (int i = 0; i < MICRO_ROWS; i++) {
         UNROLL
-    for (int j = 0; j < MICRO_VECTORS; j++)
-        if (i < rows && j < vectors)
-            sum[i][j] = accumulate ? load_f32(c + i * ldc + j * V, V) : splat(0);
+        for (int j = 0; j < MICRO_VECTORS; j++)
+            if (i < rows && j < vectors)
+                sum[i][j] = accumulate ? load_f32(c + i * ldc + j * V, V) : splat(0);
+    }
     for (int64_t p = 0; p < k; p++) {
         vu bv[MICRO_VECTORS];
         UNROLL
@@ -43,18 +44,20 @@ INLINE void micro_product(bool pairs, int rows, int vectors, int64_t k, const ui
             if (j < vectors)
                 bv[j] = *(const vu_unaligned *)(b + p * ldb + j * V);
         UNROLL
-        for (int i = 0; i < MICRO_ROWS; i++)
+        for (int i = 0; i < MICRO_ROWS; i++) {
             UNROLL
-        for (int j = 0; j < MICRO_VECTORS; j++)
-            if (i < rows && j < vectors)
-                sum[i][j] = multiply_add(pairs, sum[i][j], a + i * lda + p, bv[j]);
+            for (int j = 0; j < MICRO_VECTORS; j++)
+                if (i < rows && j < vectors)
+                    sum[i][j] = multiply_add(pairs, sum[i][j], a + i * lda + p, bv[j]);
+        }
     }
     UNROLL
-    for (int i = 0; i < MICRO_ROWS; i++)
+    for (int i = 0; i < MICRO_ROWS; i++) {
         UNROLL
-    for (int j = 0; j < MICRO_VECTORS; j++)
-        if (i < rows && j < vectors)
-            store_f32(c + i * ldc + j * V, sum[i][j], V);
+        for (int j = 0; j < MICRO_VECTORS; j++)
+            if (i < rows && j < vectors)
+                store_f32(c + i * ldc + j * V, sum[i][j], V);
+    }
 }
 
 #define MICRO(r)                                                                                                                           \
