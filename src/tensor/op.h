@@ -41,6 +41,7 @@ typedef struct cb_backward_pass {
     const cb_edge *input;    /* [inputs] dtype and shape of each input */
     const bool *need;        /* [inputs] which gradients are wanted */
     cb_tensor **dx;          /* [inputs] to be filled where needed (NULL: zero); dtype and shape of that input */
+    bool last;               /* the graph is let go: what was saved may be overwritten where cb_can_overwrite() says so */
     /* [inputs] a gradient of input i that already exists and may be added to in place (contiguous, exclusively ours), or NULL.  A rule
      * that can accumulate does so and sets dx[i] = into[i]; any other rule ignores this. */
     cb_tensor *const *into;

@@ -24,7 +24,7 @@ static blocks around(int ndim, const int64_t *shape, int dim)
 /* The dtype gradients are summed in. */
 static cb_dtype wide(cb_dtype dtype)
 {
-    return dtype == CB_BF16 || dtype == CB_F16 ? CB_F32 : dtype;
+    return cb_dtype_is_half(dtype) ? CB_F32 : dtype;
 }
 
 static bool is_index(const cb_tensor *t)

@@ -45,6 +45,15 @@ static cb_tensor *gradient_buffer(cb_backward_pass *pass, int i, bool *accumulat
     return *accumulate ? pass->into[i] : cb_output(pass->input[i].dtype, pass->input[i].ndim, pass->input[i].shape);
 }
 
+/* Memory for the gradient of an input that was saved: its own, when this is the last that is seen of it. */
+static cb_tensor *reused(cb_backward_pass *pass, cb_tensor *saved)
+{
+    bool over = pass->last && cb_can_overwrite(saved) && cb_is_contiguous(saved);
+    if (!over)
+        return cb_empty_like(saved);
+    return cb_will_write(pass->op->name, saved) ? saved : NULL;
+}
+
 /* Parameter gradients are summed in statistics precision, then given in the parameter's dtype. */
 static cb_tensor *parameter_sum(cb_backward_pass *pass, int i, cb_dtype dtype)
 {
@@ -204,7 +213,7 @@ cb_tensor *cb_log_softmax(cb_tensor *x, int dim)
 static void gated_backward(cb_backward_pass *pass, cbk_unary_op act)
 {
     cb_tensor *dy = cb_contiguous(pass->dy[0]), *gate = pass->saved[0], *up = pass->saved[1];
-    cb_tensor *dgate = pass->need[0] ? cb_empty_like(gate) : NULL, *dup = pass->need[1] ? cb_empty_like(up) : NULL;
+    cb_tensor *dgate = pass->need[0] ? reused(pass, gate) : NULL, *dup = pass->need[1] ? reused(pass, up) : NULL;
     if (!dy || (pass->need[0] && !dgate) || (pass->need[1] && !dup))
         return;
     if (!cbk_gated_backward(act, gate->dtype, dgate ? dgate->data : NULL, dup ? dup->data : NULL, dy->data, gate->data, up->data,

@@ -9,11 +9,6 @@
 #include "kernels/kernels.h"
 #include "tensor/op.h"
 
-static bool is_half(cb_dtype dtype)
-{
-    return dtype == CB_BF16 || dtype == CB_F16;
-}
-
 static bool need_float(const char *op, const cb_tensor *x)
 {
     if (cb_is_float(x->dtype))
@@ -268,7 +263,7 @@ cb_tensor *cb_logsumexp(cb_tensor *x, int dim, bool keep)
     span s;
     if (!x || !need_float("logsumexp", x))
         return NULL;
-    if (is_half(x->dtype))
+    if (cb_dtype_is_half(x->dtype))
         return cb_cast(cb_logsumexp(cb_cast(x, CB_F32), dim, keep), x->dtype);
     x = cb_contiguous(x);
     if (!x || !span_of("logsumexp", x, dim, &s))
@@ -307,7 +302,7 @@ cb_tensor *cb_var(cb_tensor *x, int dim, bool keep, int correction)
     span s;
     if (!x || !need_float("var", x))
         return NULL;
-    if (is_half(x->dtype))
+    if (cb_dtype_is_half(x->dtype))
         return cb_cast(cb_var(cb_cast(x, CB_F32), dim, keep, correction), x->dtype);
     x = cb_contiguous(x);
     if (!x || !span_of("var", x, dim, &s))
@@ -386,7 +381,7 @@ cb_tensor *cb_sum_to_nd(cb_tensor *x, int ndim, const int64_t *shape)
     if (!any)
         return x;
     x = cb_contiguous(x);
-    const cb_tensor *sum = x ? sum_runs(x, repeated, is_half(x->dtype) ? CB_F32 : x->dtype) : NULL;
+    const cb_tensor *sum = x ? sum_runs(x, repeated, cb_dtype_is_half(x->dtype) ? CB_F32 : x->dtype) : NULL;
     cb_tensor *y = sum ? cb_output(x->dtype, ndim, shape) : NULL;
     if (!y)
         return NULL;
@@ -503,7 +498,7 @@ cb_tensor *cb_cumprod(cb_tensor *x, int dim)
     span s;
     if (!x)
         return NULL;
-    if (is_half(x->dtype))
+    if (cb_dtype_is_half(x->dtype))
         return cb_cast(cb_cumprod(cb_cast(x, CB_F32), dim), x->dtype);
     int d = cb_dim("cumprod", x, dim);
     x = cb_contiguous(x);

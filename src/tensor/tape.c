@@ -432,6 +432,7 @@ static bool node_run(run *r, cb_node *node)
                                  .input = node->input,
                                  .need = need,
                                  .dx = dx,
+                                 .last = !r->retain_graph && !r->create_graph,
                                  .into = into};
         node->op->backward(&pass);
         ok = cb_ok();
