@@ -25,6 +25,8 @@ typedef enum cb_dtype {
 
 /* Bytes of one element; 0 for a value that is no dtype. */
 CB_API size_t cb_dtype_size(cb_dtype dtype);
+CB_API bool cb_dtype_is_float(cb_dtype dtype); /* f32, bf16, f16, f64 */
+CB_API bool cb_dtype_is_half(cb_dtype dtype);  /* bf16, f16 */
 /* "f32", "bf16", "f16", "f64", "i32", "i64", "u8", "bool"; "?" for a value that is no dtype. */
 CB_API const char *cb_dtype_name(cb_dtype dtype);
 /* The dtype of a name in any of the field's spellings: ours, safetensors' ("BF16"), PyTorch's ("bfloat16",

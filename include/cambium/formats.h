@@ -123,8 +123,8 @@ CB_API void cb_records_close(cb_records *records); /* NULL is allowed */
 /* An events.out.tfevents.* file: TFRecord framing with masked CRC-32C around Event protocol buffers.  It grows by whole
  * records and is flushed after each. */
 typedef struct cb_events cb_events;
-/* Makes a new file in `directory`: events.out.tfevents.SECONDS.HOST.PROCESS.NUMBER and `suffix` (NULL: none), SECONDS since
- * 1970. */
+/* Makes a new file in `directory`: events.out.tfevents.SECONDS.HOST.PROCESS.NUMBER and `suffix` (NULL: none),
+ * SECONDS since 1970. */
 CB_API cb_events *cb_events_open(const char *directory, const char *suffix);
 CB_API bool cb_events_scalar(cb_events *events, int64_t step, const char *tag, double value);
 CB_API void cb_events_close(cb_events *events); /* NULL is allowed */

@@ -326,9 +326,9 @@ const cli_command cli_bench_lora = {
     .name = "bench lora",
     .summary = "speed and memory of LoRA steps on a model of random weights",
     .synopsis = "[options]",
-    .description = "Makes a Llama-shaped model in a temporary directory, trains LoRA on every linear layer for some steps, and "
-                   "reports tokens per "
-                   "second, the share of the machine's own product rate (necessary operations only), peak memory and allocations.",
+    .description = "Makes a Llama-shaped model in a temporary directory, trains LoRA on every linear layer for some steps, and reports "
+                   "tokens per second, the share of the machine's own product rate (necessary operations only), peak memory and "
+                   "allocations.",
     .settings_size = sizeof(lora_settings),
     .groups = lora_groups,
     .examples = (const char *const[]){"cambium bench lora --shape 15m", "cambium bench lora --shape 125m --dtype f32 --json", NULL},

@@ -69,9 +69,8 @@ const cli_command cli_eval = {
     .name = "eval",
     .summary = "measure a model, with any adapters, on a task",
     .synopsis = "MODEL_DIR [--adapter DIR[=weight]]... --task perplexity --data FILE [options]",
-    .description = "Perplexity is exp of the mean cross-entropy per predicted token, over rows of --sequence-length "
-                   "tokens that do not overlap; "
-                   "a longer row gives the model more to go on. Bits per byte do not depend on the tokenizer.",
+    .description = "Perplexity is exp of the mean cross-entropy per predicted token, over rows of --sequence-length tokens that do not "
+                   "overlap; a longer row gives the model more to go on. Bits per byte do not depend on the tokenizer.",
     .least = 1,
     .most = 1,
     .settings_size = sizeof(settings),

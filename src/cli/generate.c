@@ -79,9 +79,8 @@ const cli_command cli_generate = {
     .name = "generate",
     .summary = "continue a text with a model and any adapters",
     .synopsis = "MODEL_DIR --prompt TEXT [--adapter DIR[=weight]]... [options]",
-    .description = "Prints the continuation as it is made. Without --temperature the likeliest token is taken each "
-                   "time, so the result is "
-                   "the same on every run. Several adapters add up, each times its weight.",
+    .description = "Prints the continuation as it is made. Without --temperature the likeliest token is taken each time, so the result "
+                   "is the same on every run. Several adapters add up, each times its weight.",
     .least = 1,
     .most = 1,
     .settings_size = sizeof(settings),

@@ -227,9 +227,8 @@ const cli_command cli_inspect = {
     .name = "inspect",
     .summary = "show what a model, adapter, tokenizer or safetensors file holds",
     .synopsis = "PATH [options]",
-    .description = "PATH is a model or adapter directory, a safetensors file or a tokenizer.json. Files are checked as "
-                   "they are when they are "
-                   "used: a damaged one is an error that names the field.",
+    .description = "PATH is a model or adapter directory, a safetensors file or a tokenizer.json. Files are checked as they are when "
+                   "they are used: a damaged one is an error that names the field.",
     .least = 1,
     .most = 1,
     .settings_size = sizeof(settings),

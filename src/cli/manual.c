@@ -1,7 +1,5 @@
 /* manual.c: the manual page (`cambium help --man`) and docs/commands.md (`cambium help --markdown`), from the same
- * tables as
- * --help. */
-#include <string.h>
+ * tables as --help. */
 
 #include "cli/cli.h"
 

@@ -58,9 +58,8 @@ const cli_command cli_merge = {
     .name = "merge",
     .summary = "fold adapters into the weights of their base",
     .synopsis = "MODEL_DIR --adapter DIR[=weight]... --output DIR [options]",
-    .description = "Writes a new model directory that needs no adapter. The merged model is loaded and its logits are "
-                   "compared with those of "
-                   "the adapted one; a merge beyond --max-kl is not kept.",
+    .description = "Writes a new model directory that needs no adapter. The merged model is loaded and its logits are compared with "
+                   "those of the adapted one; a merge beyond --max-kl is not kept.",
     .least = 1,
     .most = 1,
     .settings_size = sizeof(settings),

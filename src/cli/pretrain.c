@@ -1,5 +1,4 @@
 /* pretrain.c: `cambium pretrain`: a whole model, from random weights or going on from a model directory. */
-#include <string.h>
 
 #include "cli/cli.h"
 
@@ -141,9 +140,8 @@ const cli_command cli_pretrain = {
     .name = "pretrain",
     .summary = "train a whole model, from scratch or from a model directory",
     .synopsis = "(--config CONFIG_JSON --tokenizer TOKENIZER_JSON | --model DIR) --data FILE,... --output DIR [options]",
-    .description = "Every weight is trained. The output is a model directory in the Hugging Face layout, with its "
-                   "tokenizer; checkpoints, "
-                   "records and --resume are as for `cambium train`.",
+    .description = "Every weight is trained. The output is a model directory in the Hugging Face layout, with its tokenizer; "
+                   "checkpoints, records and --resume are as for `cambium train`.",
     .settings_size = sizeof(settings),
     .groups = groups,
     .required = (const char *const[]){"data", "output", NULL},

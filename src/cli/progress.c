@@ -1,6 +1,5 @@
 /* progress.c: training as `train` and `pretrain` show it: the data, the progress line, JSON lines, and the summary. */
 #include <math.h>
-#include <string.h>
 #include <sys/stat.h>
 
 #include "cli/cli.h"

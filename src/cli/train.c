@@ -1,5 +1,4 @@
 /* train.c: `cambium train`: an adapter for a frozen model, from files to files. */
-#include <string.h>
 
 #include "cli/cli.h"
 
@@ -89,13 +88,10 @@ const cli_command cli_train = {
     .name = "train",
     .summary = "fine-tune a model with an adapter",
     .synopsis = "MODEL_DIR --data FILE,... --output DIR [options]",
-    .description = "The model stays frozen and is used in place; what is trained is written as a PEFT adapter "
-                   "directory. With validation data "
-                   "the adapter that did best on it is the one kept. The output directory also holds "
-                   "checkpoint.safetensors, log.jsonl, "
-                   "TensorBoard events and curves.png; --resume goes on from the checkpoint and ends with the same "
-                   "bits as a run that was "
-                   "never interrupted.",
+    .description = "The model stays frozen and is used in place; what is trained is written as a PEFT adapter directory. With validation "
+                   "data the adapter that did best on it is the one kept. The output directory also holds checkpoint.safetensors, "
+                   "log.jsonl, TensorBoard events and curves.png; --resume goes on from the checkpoint and ends with the same bits as a "
+                   "run that was never interrupted.",
     .least = 1,
     .most = 1,
     .settings_size = sizeof(settings),

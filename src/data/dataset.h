@@ -33,8 +33,8 @@ typedef struct document_rows {
     int64_t count;
 } document_rows;
 
-/* pack.c: puts the whole documents into as few rows of `row_length` as it can; the arrays are the caller's to free, on
- * failure too. */
+/* pack.c: puts the whole documents into as few rows of `row_length` as it can; the arrays are the caller's to free,
+ * on failure too. */
 bool cb_data_pack(const document_list *documents, int64_t row_length, document_rows *rows);
 
 /* A stretch of rendered conversation that the model is to learn, in bytes [begin, end). */

@@ -4,7 +4,6 @@
  * Forward: blocks of K and V are brought into the products' forms first, then every (batch, head, 64 queries) is a task
  * of its own.  Backward: a task is a (batch, key-value head), which alone adds to its dK and dV, so no sum depends on
  * the order of threads. */
-#include <math.h>
 #include <string.h>
 
 #include "kernels/attention_f64.h"

@@ -1,6 +1,6 @@
-/* convert.c: conversion between all dtypes, and filling.  f32 to and from the half types is vectorised; a pair of two
- * other types is a plain loop; a half type beside an integer or f64 goes through f32, a few hundred elements at a time.
- */
+/* convert.c: conversion between all dtypes, and filling.  f32 to and from the half types is vectorised; a pair of
+ * two other types is a plain loop; a half type beside an integer or f64 goes through f32, a few hundred elements at
+ * a time. */
 #include <math.h>
 #include <string.h>
 
@@ -8,11 +8,6 @@
 #include "kernels/parallel.h"
 
 enum { PIECE = 512 };
-
-static bool is_half(cb_dtype dtype)
-{
-    return dtype == CB_BF16 || dtype == CB_F16;
-}
 
 /* Truncates; out of range saturates; NaN gives 0. */
 static inline int32_t to_i32(double x)
@@ -139,7 +134,7 @@ static void from_half(const void *from, cb_dtype from_dtype, void *to, cb_dtype 
         int64_t c = n - i < PIECE ? n - i : PIECE;
         cbk_vector()->to_f32(from_dtype, piece, (const uint16_t *)from + i, c);
         char *target = (char *)to + (size_t)i * size;
-        if (is_half(to_dtype))
+        if (cb_dtype_is_half(to_dtype))
             cbk_vector()->from_f32(to_dtype, target, piece, c);
         else
             convert_plain(piece, CB_F32, target, to_dtype, c);
@@ -150,13 +145,13 @@ static void convert_range(const void *from, cb_dtype from_dtype, void *to, cb_dt
 {
     if (from_dtype == to_dtype)
         memmove(to, from, (size_t)n * cb_dtype_size(to_dtype));
-    else if (is_half(from_dtype) && to_dtype == CB_F32)
+    else if (cb_dtype_is_half(from_dtype) && to_dtype == CB_F32)
         cbk_vector()->to_f32(from_dtype, to, from, n);
-    else if (is_half(to_dtype) && from_dtype == CB_F32)
+    else if (cb_dtype_is_half(to_dtype) && from_dtype == CB_F32)
         cbk_vector()->from_f32(to_dtype, to, from, n);
-    else if (is_half(from_dtype))
+    else if (cb_dtype_is_half(from_dtype))
         from_half(from, from_dtype, to, to_dtype, n);
-    else if (is_half(to_dtype))
+    else if (cb_dtype_is_half(to_dtype))
         to_half(from, from_dtype, to, to_dtype, n);
     else
         convert_plain(from, from_dtype, to, to_dtype, n);

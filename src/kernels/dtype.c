@@ -28,6 +28,16 @@ const char *cb_dtype_name(cb_dtype dtype)
     return known(dtype) ? types[dtype].names[0] : "?";
 }
 
+bool cb_dtype_is_half(cb_dtype dtype)
+{
+    return dtype == CB_BF16 || dtype == CB_F16;
+}
+
+bool cb_dtype_is_float(cb_dtype dtype)
+{
+    return dtype == CB_F32 || dtype == CB_F64 || cb_dtype_is_half(dtype);
+}
+
 static bool same_word(const char *a, const char *b)
 {
     while (*a && tolower((unsigned char)*a) == *b)

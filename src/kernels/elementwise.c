@@ -12,7 +12,7 @@ typedef struct binary_context {
 
 /* ---- plain loops ---- */
 
-#define ROW(T, expression)                                                                                                                 \
+#define ROW(expression, T)                                                                                                                 \
     for (int64_t i = 0; i < n; i++) {                                                                                                      \
         T x = a[i * sa], y = b[i * sb];                                                                                                    \
         out[i * so] = (expression);                                                                                                        \
@@ -24,17 +24,17 @@ typedef struct binary_context {
     {                                                                                                                                      \
         switch (op) {                                                                                                                      \
         case CBK_EQ:                                                                                                                       \
-            ROW(T, x == y)                                                                                                                 \
+            ROW(x == y, T)                                                                                                                 \
         case CBK_NE:                                                                                                                       \
-            ROW(T, x != y)                                                                                                                 \
+            ROW(x != y, T)                                                                                                                 \
         case CBK_LT:                                                                                                                       \
-            ROW(T, x < y)                                                                                                                  \
+            ROW(x < y, T)                                                                                                                  \
         case CBK_LE:                                                                                                                       \
-            ROW(T, x <= y)                                                                                                                 \
+            ROW(x <= y, T)                                                                                                                 \
         case CBK_GT:                                                                                                                       \
-            ROW(T, x > y)                                                                                                                  \
+            ROW(x > y, T)                                                                                                                  \
         default:                                                                                                                           \
-            ROW(T, x >= y)                                                                                                                 \
+            ROW(x >= y, T)                                                                                                                 \
         }                                                                                                                                  \
     }
 DEFINE_COMPARE(float, f32)
@@ -47,19 +47,19 @@ static void binary_f32(cbk_binary_op op, float *out, int64_t so, const float *a,
 {
     switch (op) {
     case CBK_ADD:
-        ROW(float, x + y)
+        ROW(x + y, float)
     case CBK_SUB:
-        ROW(float, x - y)
+        ROW(x - y, float)
     case CBK_MUL:
-        ROW(float, x *y)
+        ROW(x * y, float)
     case CBK_DIV:
-        ROW(float, x / y)
+        ROW(x / y, float)
     case CBK_MAXIMUM:
-        ROW(float, x != x ? x : x > y ? x : y)
+        ROW(x != x ? x : x > y ? x : y, float)
     case CBK_MINIMUM:
-        ROW(float, x != x ? x : x < y ? x : y)
+        ROW(x != x ? x : x < y ? x : y, float)
     default:
-        ROW(float, powf(x, y))
+        ROW(powf(x, y), float)
     }
 }
 
@@ -67,19 +67,19 @@ static void binary_f64(cbk_binary_op op, double *out, int64_t so, const double *
 {
     switch (op) {
     case CBK_ADD:
-        ROW(double, x + y)
+        ROW(x + y, double)
     case CBK_SUB:
-        ROW(double, x - y)
+        ROW(x - y, double)
     case CBK_MUL:
-        ROW(double, x *y)
+        ROW(x * y, double)
     case CBK_DIV:
-        ROW(double, x / y)
+        ROW(x / y, double)
     case CBK_MAXIMUM:
-        ROW(double, x != x ? x : x > y ? x : y)
+        ROW(x != x ? x : x > y ? x : y, double)
     case CBK_MINIMUM:
-        ROW(double, x != x ? x : x < y ? x : y)
+        ROW(x != x ? x : x < y ? x : y, double)
     default:
-        ROW(double, pow(x, y))
+        ROW(pow(x, y), double)
     }
 }
 
@@ -97,7 +97,7 @@ static uint64_t integer_power(int64_t base, int64_t exponent)
 
 static int64_t integer_quotient(int64_t x, int64_t y)
 {
-    return y == 0 ? 0 : y == -1 ? (int64_t) - (uint64_t)x : x / y;
+    return y == 0 ? 0 : y == -1 ? (int64_t)(0 - (uint64_t)x) : x / y;
 }
 
 #define DEFINE_INTEGER(T, U, name)                                                                                                         \
@@ -105,19 +105,19 @@ static int64_t integer_quotient(int64_t x, int64_t y)
     {                                                                                                                                      \
         switch (op) {                                                                                                                      \
         case CBK_ADD:                                                                                                                      \
-            ROW(T, (T)((U)x + (U)y))                                                                                                       \
+            ROW((T)((U)x + (U)y), T)                                                                                                       \
         case CBK_SUB:                                                                                                                      \
-            ROW(T, (T)((U)x - (U)y))                                                                                                       \
+            ROW((T)((U)x - (U)y), T)                                                                                                       \
         case CBK_MUL:                                                                                                                      \
-            ROW(T, (T)((U)x * (U)y))                                                                                                       \
+            ROW((T)((U)x * (U)y), T)                                                                                                       \
         case CBK_DIV:                                                                                                                      \
-            ROW(T, (T)integer_quotient(x, y))                                                                                              \
+            ROW((T)integer_quotient(x, y), T)                                                                                              \
         case CBK_MAXIMUM:                                                                                                                  \
-            ROW(T, x > y ? x : y)                                                                                                          \
+            ROW(x > y ? x : y, T)                                                                                                          \
         case CBK_MINIMUM:                                                                                                                  \
-            ROW(T, x < y ? x : y)                                                                                                          \
+            ROW(x < y ? x : y, T)                                                                                                          \
         default:                                                                                                                           \
-            ROW(T, (T)integer_power(x, y))                                                                                                 \
+            ROW((T)integer_power(x, y), T)                                                                                                 \
         }                                                                                                                                  \
     }
 DEFINE_INTEGER(int32_t, uint32_t, i32)
@@ -125,11 +125,6 @@ DEFINE_INTEGER(int64_t, uint64_t, i64)
 DEFINE_INTEGER(uint8_t, uint32_t, u8)
 
 /* ---- rows ---- */
-
-static bool is_half(cb_dtype dtype)
-{
-    return dtype == CB_BF16 || dtype == CB_F16;
-}
 
 static void plain_row(cbk_binary_op op, cb_dtype dtype, void *out, int64_t so, const void *a, int64_t sa, const void *b, int64_t sb,
                       int64_t n)
@@ -182,11 +177,10 @@ static void half_row(const binary_context *c, char *const p[], const int64_t s[]
 static void binary_row(const void *context, char *const p[], const int64_t s[], int64_t n)
 {
     const binary_context *c = context;
-    bool vector_dtype = c->dtype == CB_F32 || is_half(c->dtype);
     bool flat = (s[0] == 1 || n == 1) && (s[1] == 1 || s[1] == 0) && (s[2] == 1 || s[2] == 0);
-    if (vector_dtype && flat && c->op < CBK_EQ)
+    if (cbk_is_vector_dtype(c->dtype) && flat && c->op < CBK_EQ)
         cbk_vector()->binary(c->op, c->dtype, p[0], p[1], (int)s[1], p[2], (int)s[2], n);
-    else if (is_half(c->dtype))
+    else if (cb_dtype_is_half(c->dtype))
         half_row(c, p, s, n);
     else
         plain_row(c->op, c->dtype, p[0], s[0], p[1], s[1], p[2], s[2], n);

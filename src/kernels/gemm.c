@@ -6,23 +6,16 @@
  * dimension have kernels of their own (gemm_thin.c); gemm_onednn.c keeps the primitives. */
 #include "kernels/gemm.h"
 
-#include <string.h>
-
 #include "kernels/cpu/vector_table.h"
 #include "kernels/parallel.h"
 
 /* Elements of a converted block: small enough to stay in the last-level cache. */
 enum { BLOCK_ELEMENTS = 1 << 21 };
 
-static bool is_float(cb_dtype dtype)
-{
-    return dtype == CB_F32 || dtype == CB_BF16 || dtype == CB_F16;
-}
-
 static bool check(const cbk_gemm_args *g)
 {
     bool all_f64 = g->a_dtype == CB_F64 && g->b_dtype == CB_F64 && g->c_dtype == CB_F64;
-    bool dtypes = all_f64 || (is_float(g->a_dtype) && is_float(g->b_dtype) && is_float(g->c_dtype));
+    bool dtypes = all_f64 || (cbk_is_vector_dtype(g->a_dtype) && cbk_is_vector_dtype(g->b_dtype) && cbk_is_vector_dtype(g->c_dtype));
     if (!dtypes || (g->bias && g->bias_dtype > CB_F64))
         return cb_fail(CB_ERR_UNSUPPORTED, "gemm: %s times %s into %s is not supported", cb_dtype_name(g->a_dtype),
                        cb_dtype_name(g->b_dtype), cb_dtype_name(g->c_dtype)) == CB_OK;

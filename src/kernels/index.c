@@ -41,8 +41,7 @@ bool cbk_index_select(void *out, cb_dtype out_dtype, const void *x, cb_dtype dty
 
 static bool can_add(cb_dtype dtype, cb_dtype source_dtype)
 {
-    bool half = source_dtype == CB_BF16 || source_dtype == CB_F16;
-    return dtype <= CB_I64 && (dtype == source_dtype || (dtype == CB_F32 && half));
+    return dtype <= CB_I64 && (dtype == source_dtype || (dtype == CB_F32 && cb_dtype_is_half(source_dtype)));
 }
 
 /* x[0..n-1] += alpha source[0..n-1] */

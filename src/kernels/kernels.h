@@ -4,7 +4,7 @@
  * count elements. "float dtype" is f32, bf16, f16 or f64.  bf16 and f16 arrays are computed on in f32; f64 in f64.
  * "statistics" (rstd, mean, lse, parameter gradients) are f32, but f64 when the activations are f64.  Every kernel
  * gives the same bits for every number of threads.  Sizes of zero are allowed everywhere.  An output may be the same
- * pointer as an input where the comment says "in place"; no other overlap is allowed. Functions that give bool fail
+ * pointer as an input where the comment says "in place"; no other overlap is allowed.  Functions that give bool fail
  * (cb_fail) on unsupported dtypes, on indices out of range and on lack of memory only.
  *
  * Shape letters: B batch, T time, H query heads, G (Hkv) key-value heads, D head size, C channels, V vocabulary, N
@@ -20,18 +20,18 @@ enum { CBK_MAX_DIMS = 8 };
 /* "avx512bf16", "avx512", "avx2" or "portable": what the vector kernels were chosen to be.  The environment variable
  * CAMBIUM_ISA (portable, avx2, avx512, avx512bf16) caps the choice at the first use of any kernel. */
 const char *cbk_isa(void);
-/* Chooses again, at most `cap` (NULL: the environment's); for tests, while no kernel runs.  False when the machine has
- * less. */
+/* Chooses again, at most `cap` (NULL: the environment's); for tests, while no kernel runs.  False when the machine
+ * has less. */
 bool cbk_isa_select(const char *cap);
 
 /* ---- Matrix products (gemm.c) ---- */
 
-/* C (m, n) = alpha op(A) op(B) + beta C + bias, for each of `batch` triples.  op(A) is (m, k): A is stored (m, k) with
- * row stride lda, or, with transa, (k, m) with row stride lda.  Likewise op(B) (k, n).  bias (n) is added to every row
- * (not multiplied by alpha). With beta 0, C is not read.  Dtypes: each operand f32, bf16 or f16 in any mixture, or all
- * f64; C is f32, bf16 or f16 (f64 with f64). How mixtures compute: as bf16 products with f32 accumulation when A and B
- * are both bf16, or when one is bf16 and C is bf16; as f32 products otherwise.  An operand of another dtype is
- * converted on the way in, block by block. */
+/* C (m, n) = alpha op(A) op(B) + beta C + bias, for each of `batch` triples.  op(A) is (m, k): A is stored (m, k)
+ * with row stride lda, or, with transa, (k, m) with row stride lda.  Likewise op(B) (k, n).  bias (n) is added to
+ * every row (not multiplied by alpha).  With beta 0, C is not read.  Dtypes: each operand f32, bf16 or f16 in any
+ * mixture, or all f64; C is f32, bf16 or f16 (f64 with f64).  How mixtures compute: as bf16 products with f32
+ * accumulation when A and B are both bf16, or when one is bf16 and C is bf16; as f32 products otherwise.  An operand
+ * of another dtype is converted on the way in, block by block. */
 typedef struct cbk_gemm_args {
     int64_t m, n, k;
     const void *a, *b;
@@ -130,13 +130,13 @@ void cbk_axpby(cb_dtype dtype, void *y, double alpha, const void *x, double beta
 
 typedef enum cbk_reduce_op { CBK_SUM, CBK_MEAN, CBK_MAX, CBK_MIN, CBK_PROD, CBK_ARGMAX, CBK_ARGMIN } cbk_reduce_op;
 /* x (outer, reduce, inner) -> out (outer, inner).  dtype: float, i32, i64 (not mean).  Accumulates in f32 or wider
- * (integers in i64). out_dtype: dtype itself, or f32 for half types; i64 for argmax and argmin (the first at a tie; NaN
- * counts as largest for max and as smallest for min).  An empty reduction gives 0, NaN (mean), -inf, +inf, 1; the arg-
- * ones fail. */
+ * (integers in i64).  out_dtype: dtype itself, or f32 for half types; i64 for argmax and argmin (the first at a tie;
+ * NaN counts as largest for max and as smallest for min).  An empty reduction gives 0, NaN (mean), -inf, +inf, 1;
+ * argmax and argmin fail. */
 bool cbk_reduce(cbk_reduce_op op, void *out, cb_dtype out_dtype, const void *x, cb_dtype dtype, int64_t outer, int64_t reduce,
                 int64_t inner);
 /* Running sum (CBK_SUM) or product (CBK_PROD) along the middle dimension of (outer, n, inner), from the end when
- * `reverse`; float, i32, i64. In place. */
+ * `reverse`; float, i32, i64.  In place. */
 bool cbk_cumulate(cbk_reduce_op op, cb_dtype dtype, void *out, const void *x, int64_t outer, int64_t n, int64_t inner, bool reverse);
 /* Sum of squares, accumulated in f64; sum of a float array likewise. */
 double cbk_sum_squares(cb_dtype dtype, const void *x, int64_t count);
@@ -144,14 +144,14 @@ double cbk_sum(cb_dtype dtype, const void *x, int64_t count);
 /* True when no element is NaN or infinite. */
 bool cbk_all_finite(cb_dtype dtype, const void *x, int64_t count);
 
-/* ---- Indexing (index.c); indices i32 or i64, checked: an index outside 0..size-1 fails and names itself  */
+/* ---- Indexing (index.c): indices are i32 or i64; one outside 0..size-1 fails and names itself ---- */
 
 /* out (outer, n, inner) = x (outer, size, inner) at index (n).  An embedding is outer 1, size V, inner C.  Any dtype,
  * converted to out_dtype. */
 bool cbk_index_select(void *out, cb_dtype out_dtype, const void *x, cb_dtype dtype, const void *index, cb_dtype index_dtype, int64_t outer,
                       int64_t size, int64_t n, int64_t inner);
-/* x (outer, size, inner) += alpha source (outer, n, inner) at index (n), in index order (deterministic); float dtypes,
- * i32, i64. x may be f32 where source is a half type (an embedding's gradient). */
+/* x (outer, size, inner) += alpha source (outer, n, inner) at index (n), in index order (deterministic); float
+ * dtypes, i32, i64. x may be f32 where source is a half type (an embedding's gradient). */
 bool cbk_index_add(void *x, cb_dtype dtype, const void *source, cb_dtype source_dtype, const void *index, cb_dtype index_dtype,
                    int64_t outer, int64_t size, int64_t n, int64_t inner, double alpha);
 /* out[o, i, j] = x[o, index[o, i, j], j]: x (outer, size, inner), index and out (outer, n, inner). Any dtype. */
@@ -170,9 +170,9 @@ bool cbk_topk(cb_dtype dtype, void *values, int64_t *indices, const void *x, int
 
 /* ---- Random numbers (random.c) ---- */
 
-/* Element i of an f32 or half array takes word i % 4 of cb_philox(seed, stream, counter + i / 4), an f64 one words
- * 2 (i % 2) and 2 (i %
- * 2) + 1 of counter + i / 2.  Each gives the number of counters used up, to be added to the generator's counter. */
+/* Element i of an f32 or half array takes word i % 4 of cb_philox(seed, stream, counter + i / 4); of an f64 array, words
+ * 2 (i % 2) and 2 (i % 2) + 1 of counter + i / 2.  Each function gives the number of counters used up, to be added to
+ * the generator's. */
 uint64_t cbk_uniform(cb_dtype dtype, void *out, int64_t count, uint64_t seed, uint64_t stream, uint64_t counter); /* [0, 1) */
 uint64_t cbk_normal(cb_dtype dtype, void *out, int64_t count, uint64_t seed, uint64_t stream, uint64_t counter);  /* Box-Muller on pairs */
 /* y = keep ? x / (1 - p) : 0, where element i is kept if its (32-bit) word >= p 2^32.  The same call on dy is the
@@ -185,8 +185,8 @@ uint64_t cbk_dropout(cb_dtype dtype, void *y, const void *x, uint8_t *mask, int6
 /* y = x rstd weight, rstd (N) = 1 / sqrt(mean(x^2) + eps). `rstd` may be NULL. */
 bool cbk_rms_norm_forward(cb_dtype dtype, void *y, void *rstd, const void *x, const void *weight, cb_dtype weight_dtype, int64_t n,
                           int64_t c, double eps);
-/* dx (written, or added to when `accumulate`; may be NULL) and dweight (C, statistics dtype, added to; may be NULL). dx
- * may be dy in place. */
+/* dx (written, or added to when `accumulate`; may be NULL) and dweight (C, statistics dtype, added to; may be NULL).
+ * dx may be dy in place. */
 bool cbk_rms_norm_backward(cb_dtype dtype, void *dx, bool accumulate, void *dweight, const void *dy, const void *x, const void *weight,
                            cb_dtype weight_dtype, const void *rstd, int64_t n, int64_t c);
 /* y = (x - mean) rstd weight + bias; mean and rstd (N) may be NULL. */
@@ -268,9 +268,11 @@ bool cbk_attention_backward(const cbk_attention_args *args, const cbk_attention_
 
 /* ---- Cross-entropy (cross_entropy.c) ---- */
 
-/* Sum over rows with target != ignore_index of  -(1 - s) log p[target] - s mean_v log p[v],  p = softmax(X W^T + bias),
- * s label_smoothing. Rows are taken a chunk at a time, so no (N, V) array exists.  x, w float dtypes as cbk_gemm
- * allows; f64 all or none. */
+/* Sum over the rows with target != ignore_index of
+ *
+ *     -(1 - s) log p[target] - s mean_v log p[v],  p = softmax(x w^T + bias),  s = label_smoothing
+ *
+ * Rows are taken a chunk at a time, so no (N, V) array exists.  x, w: float dtypes as cbk_gemm allows; f64 all or none. */
 typedef struct cbk_linear_cross_entropy_args {
     const void *x; /* (N, C) */
     cb_dtype x_dtype;

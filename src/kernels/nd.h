@@ -18,8 +18,8 @@ typedef struct cbk_nd {
 
 void cbk_nd_init(cbk_nd *nd, int ndim, const int64_t *shape);
 void cbk_nd_add(cbk_nd *nd, const void *base, int64_t size, const int64_t *stride);
-/* Orders dimensions by the output's stride, drops those of size one and joins those that are adjacent in every operand.
- */
+/* Orders dimensions by the output's stride, drops those of size one and joins those that are adjacent in every
+ * operand. */
 void cbk_nd_simplify(cbk_nd *nd);
 
 /* n elements; p[i] is where operand i begins, stride[i] in elements. */

@@ -11,14 +11,9 @@
 
 enum { MAX_BLOCKS = 64, MIN_BLOCK = 16 };
 
-static bool is_float(cb_dtype dtype)
-{
-    return dtype == CB_F32 || dtype == CB_BF16 || dtype == CB_F16 || dtype == CB_F64;
-}
-
 static bool check(const char *what, cb_dtype dtype, const void *weight, cb_dtype weight_dtype)
 {
-    if (is_float(dtype) && (!weight || is_float(weight_dtype)))
+    if (cb_dtype_is_float(dtype) && (!weight || cb_dtype_is_float(weight_dtype)))
         return true;
     return cb_fail(CB_ERR_UNSUPPORTED, "%s: dtype %s with weights of %s is not supported", what, cb_dtype_name(dtype),
                    cb_dtype_name(weight_dtype)) == CB_OK;

@@ -11,11 +11,6 @@
 
 enum { BLOCK = 1 << 15 };
 
-static bool is_half(cb_dtype dtype)
-{
-    return dtype == CB_BF16 || dtype == CB_F16;
-}
-
 /* ---- whole arrays ---- */
 
 static double sum_block(cb_dtype dtype, const void *x, int64_t begin, int64_t end, bool squares)
@@ -175,8 +170,8 @@ static void reduce_columns(const job *j, int64_t o, int64_t begin, int64_t end)
         cbk_convert(integer ? (const void *)itotal : (const void *)total, integer ? CB_I64 : CB_F64, out, j->out_dtype, n);
 }
 
-/* Sum of columns begin..end-1 over the rows of one slice by whole vectors, f32 accumulation over runs of 64 rows, f64
- * above. */
+/* Sum of columns begin..end-1 over the rows of one slice by whole vectors, f32 accumulation over runs of 64 rows,
+ * f64 above. */
 static void sum_columns(const job *j, int64_t o, int64_t begin, int64_t end)
 {
     enum { RUN = 64 };
@@ -263,14 +258,14 @@ bool cbk_reduce(cbk_reduce_op op, void *out, cb_dtype out_dtype, const void *x, 
                 int64_t inner)
 {
     bool arg = op >= CBK_ARGMAX;
-    bool fits = arg ? out_dtype == CB_I64 : out_dtype == dtype || (is_half(dtype) && out_dtype == CB_F32);
+    bool fits = arg ? out_dtype == CB_I64 : out_dtype == dtype || (cb_dtype_is_half(dtype) && out_dtype == CB_F32);
     if (dtype > CB_I64 || !fits || (op == CBK_MEAN && is_integer(dtype)))
         return cb_fail(CB_ERR_UNSUPPORTED, "reduction %d of %s into %s is not supported", (int)op, cb_dtype_name(dtype),
                        cb_dtype_name(out_dtype)) == CB_OK;
     if (arg && reduce == 0 && outer * inner > 0)
         return cb_fail(CB_ERR_ARGUMENT, "argmax or argmin of no elements") == CB_OK;
     job j = {op, out, x, dtype, out_dtype, reduce, inner};
-    bool sums = op <= CBK_MEAN && (dtype == CB_F32 || is_half(dtype));
+    bool sums = op <= CBK_MEAN && (dtype == CB_F32 || cb_dtype_is_half(dtype));
     int threads = cbk_threads(outer * reduce * inner * (sums ? 1 : 4));
     if (inner == 1 && outer == 1) { /* one row: shared inside */
         reduce_row(&j, 0);

@@ -153,11 +153,6 @@ double cbk_unary_slope(cbk_unary_op op, double x, double p, double q)
 
 /* ---- dispatch ---- */
 
-static bool vector_dtype(cb_dtype dtype)
-{
-    return dtype == CB_F32 || dtype == CB_BF16 || dtype == CB_F16;
-}
-
 static bool refuse(const char *what, cb_dtype dtype)
 {
     return cb_fail(CB_ERR_UNSUPPORTED, "%s: dtype %s is not supported", what, cb_dtype_name(dtype)) == CB_OK;
@@ -175,9 +170,9 @@ static int64_t integer_value(cbk_unary_op op, int64_t x, double p, double q)
 {
     switch (op) {
     case CBK_NEG:
-        return (int64_t) - (uint64_t)x;
+        return (int64_t)(0 - (uint64_t)x);
     case CBK_ABS:
-        return x < 0 ? (int64_t) - (uint64_t)x : x;
+        return x < 0 ? (int64_t)(0 - (uint64_t)x) : x;
     case CBK_SIGN:
         return (x > 0) - (x < 0);
     case CBK_SQUARE:
@@ -206,14 +201,14 @@ bool cbk_unary(cbk_unary_op op, cb_dtype dtype, void *y, const void *x, int64_t 
 {
     bool integer = (dtype == CB_I32 || dtype == CB_I64) && (op <= CBK_SIGN || op == CBK_SQUARE || op == CBK_RELU || op == CBK_SCALE ||
                                                             op == CBK_ADD_SCALAR || op == CBK_AFFINE || op == CBK_CLAMP);
-    if (!vector_dtype(dtype) && dtype != CB_F64 && !integer)
+    if (!cbk_is_vector_dtype(dtype) && dtype != CB_F64 && !integer)
         return refuse("unary operation", dtype);
     int64_t size = (int64_t)cb_dtype_size(dtype);
     int threads = cbk_threads(count * cost_of(op, dtype));
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         cbk_range r = cbk_share(count, 64);
-        if (vector_dtype(dtype))
+        if (cbk_is_vector_dtype(dtype))
             cbk_vector()->unary(op, dtype, (char *)y + r.begin * size, (const char *)x + r.begin * size, r.end - r.begin, (float)p,
                                 (float)q);
         else if (integer)
@@ -236,14 +231,14 @@ static void slope_f64(cbk_unary_op op, double *dx, const double *dy, const doubl
 bool cbk_unary_backward(cbk_unary_op op, cb_dtype dtype, void *dx, const void *dy, const void *x, int64_t count, double p, double q,
                         bool accumulate)
 {
-    if (!vector_dtype(dtype) && dtype != CB_F64)
+    if (!cbk_is_vector_dtype(dtype) && dtype != CB_F64)
         return refuse("unary derivative", dtype);
     int64_t size = (int64_t)cb_dtype_size(dtype);
     int threads = cbk_threads(count * cost_of(op, dtype));
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         cbk_range r = cbk_share(count, 64);
-        if (vector_dtype(dtype))
+        if (cbk_is_vector_dtype(dtype))
             cbk_vector()->unary_backward(op, dtype, (char *)dx + r.begin * size, (const char *)dy + r.begin * size,
                                          (const char *)x + r.begin * size, r.end - r.begin, (float)p, (float)q, accumulate);
         else
@@ -274,7 +269,7 @@ void cbk_axpby(cb_dtype dtype, void *y, double alpha, const void *x, double beta
 
 bool cbk_gated_forward(cbk_unary_op op, cb_dtype dtype, void *y, const void *gate, const void *up, int64_t count)
 {
-    if (!vector_dtype(dtype) && dtype != CB_F64)
+    if (!cbk_is_vector_dtype(dtype) && dtype != CB_F64)
         return refuse("gated activation", dtype);
     int64_t size = (int64_t)cb_dtype_size(dtype);
     int threads = cbk_threads(count * 8);
@@ -306,7 +301,7 @@ static void gated_backward_f64(cbk_unary_op op, double *dgate, double *dup, cons
 bool cbk_gated_backward(cbk_unary_op op, cb_dtype dtype, void *dgate, void *dup, const void *dy, const void *gate, const void *up,
                         int64_t count)
 {
-    if (!vector_dtype(dtype) && dtype != CB_F64)
+    if (!cbk_is_vector_dtype(dtype) && dtype != CB_F64)
         return refuse("gated activation", dtype);
     int64_t size = (int64_t)cb_dtype_size(dtype);
     int threads = cbk_threads(count * 8);

@@ -7,14 +7,9 @@
 
 /* ---- shared ---- */
 
-static bool is_float(const cb_tensor *x)
-{
-    return x->dtype == CB_F32 || x->dtype == CB_BF16 || x->dtype == CB_F16 || x->dtype == CB_F64;
-}
-
 static bool fits(const char *loss, const cb_tensor *input, const cb_tensor *target)
 {
-    if (is_float(input) && input->dtype == target->dtype && cb_same_shape(input, target))
+    if (cb_dtype_is_float(input->dtype) && input->dtype == target->dtype && cb_same_shape(input, target))
         return true;
     cb_fail(CB_ERR_SHAPE, "%s: input %s and target %s, expected one shape and floating-point type", loss, cb_shape_text(input),
             cb_shape_text(target));

@@ -1,5 +1,5 @@
-/* config.c: reading config.json: integers through a table, each with its range, and messages that name file and field.
- */
+/* config.c: reading config.json: integers through a table, each with its range, and messages that name file and
+ * field. */
 #include <stdio.h>
 #include <string.h>
 

@@ -2,9 +2,12 @@
  * instruction set (isa_*.c).
  *
  * Everything is computed transposed, keys down and queries across, so that what belongs to a query (lse, delta) lies
- * along the lanes and the products that sum over queries find their left operand row by row: S^T = K Q^T,  P^T = e^(S^T
- * - lse),  dP^T = V dO^T,  dS^T = P^T (dP^T - delta) scale,  delta = rowsum(dO O), dV += P^T dO,  dK += dS^T Q,  dQ^T
- * += K^T dS^T. One thread owns a key-value head, so sums have a fixed order and need no atomics. */
+ * along the lanes and the products that sum over queries find their left operand row by row:
+ *
+ *     S^T = K Q^T     P^T = e^(S^T - lse)     dP^T = V dO^T     dS^T = P^T (dP^T - delta) scale,  delta = rowsum(dO O)
+ *     dV += P^T dO    dK += dS^T Q            dQ^T += K^T dS^T
+ *
+ * One thread owns a key-value head, so sums have a fixed order and need no atomics. */
 
 typedef struct backward_state {
     uint32_t *rows, *out_rows;    /* Q and dO as they come: words along depth */

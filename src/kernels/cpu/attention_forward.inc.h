@@ -1,9 +1,12 @@
 /* attention_forward.inc.h: one tile of queries against all keys it sees, with the softmax kept up to date as blocks
  * come by (Dao et al. 2022, arXiv:2205.14135).  Included once per instruction set (isa_*.c).
  *
- * For each block of 64 keys: S = Q K^T (64, 64), scaled and masked; P = e^(S - m) with m the largest score so far; O =
- * O e^(m_old - m) + P V; l = l e^(m_old - m) + row sums of P.  At the end O / l is the result and m + log l its
- * log-sum-exp. */
+ * For each block of 64 keys, m being the largest score so far:
+ *
+ *     S = Q K^T (64, 64), scaled and masked    P = e^(S - m)
+ *     O = O e^(m_old - m) + P V                l = l e^(m_old - m) + row sums of P
+ *
+ * At the end O / l is the result and m + log l its log-sum-exp. */
 
 /* ---- the forms of K and V ---- */
 

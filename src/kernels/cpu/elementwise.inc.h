@@ -1,5 +1,5 @@
-/* elementwise.inc.h: conversions and element-wise arithmetic on vectors. Included once per instruction set (isa_*.c).
- */
+/* elementwise.inc.h: conversions and element-wise arithmetic on vectors.  Included once per instruction set
+ * (isa_*.c). */
 
 static void to_f32(cb_dtype dtype, float *to, const void *from, int64_t n)
 {

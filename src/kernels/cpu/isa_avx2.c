@@ -1,4 +1,4 @@
-/* isa_avx2.c: the vector kernels compiled for: AVX2, FMA and F16C. */
+/* isa_avx2.c: the vector kernels, compiled for AVX2, FMA and F16C. */
 #define CBK_LEVEL 1
 #define CBK_TABLE cbk_table_avx2
 #define CBK_NAME  "avx2"

@@ -1,4 +1,4 @@
-/* isa_avx512.c: the vector kernels compiled for: AVX-512 (F, BW, DQ, VL). */
+/* isa_avx512.c: the vector kernels, compiled for AVX-512 (F, BW, DQ, VL). */
 #define CBK_LEVEL 2
 #define CBK_TABLE cbk_table_avx512
 #define CBK_NAME  "avx512"

@@ -1,4 +1,4 @@
-/* isa_avx512bf16.c: the vector kernels compiled for: AVX-512 with BF16 products. */
+/* isa_avx512bf16.c: the vector kernels, compiled for AVX-512 with BF16 products. */
 #define CBK_LEVEL 3
 #define CBK_TABLE cbk_table_avx512bf16
 #define CBK_NAME  "avx512bf16"

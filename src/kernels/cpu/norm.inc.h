@@ -1,5 +1,5 @@
-/* norm.inc.h: kernels that work row by row: normalisation, softmax, rotary embedding, cross-entropy.  Included once per
- * instruction set (isa_*.c).  C channels of a row, K classes. */
+/* norm.inc.h: kernels that work row by row: normalisation, softmax, rotary embedding, cross-entropy.  Included once
+ * per instruction set (isa_*.c).  C channels of a row, K classes. */
 
 INLINE vf weight_at(const float *weight, int64_t i, int64_t c)
 {

@@ -1,5 +1,5 @@
-/* random.inc.h: Philox4x32-10, V counters at a time, and what is made of its words.  Included once per instruction set
- * (isa_*.c). */
+/* random.inc.h: Philox4x32-10, V counters at a time, and what is made of its words.  Included once per instruction
+ * set (isa_*.c). */
 
 /* Both halves of the 64-bit products a[i] * m. */
 INLINE void multiply_wide(vu a, uint32_t m, vu *high, vu *low)

@@ -1,5 +1,5 @@
 /* thin.inc.h: products with one small dimension (an adapter's rank, a decoded token), which are all about reading the
- * large operand once. Included once per instruction set (isa_*.c).  `pairs` as in tile.inc.h: words of two bf16, else
+ * large operand once.  Included once per instruction set (isa_*.c).  `pairs` as in tile.inc.h: words of two bf16, else
  * f32.
  *
  * dots:    C[r, j] = x[r, :] . s[j, :]         both long along the summed dimension, few j
@@ -269,8 +269,8 @@ INLINE void thin_pack(bool pairs, uint32_t *to, int64_t words, int64_t padded, c
     }
 }
 
-/* Words along the summed dimension p, which comes first: to[p][i], ld words a row; element (p, i) at from[p * step + i
- * * row]. */
+/* Words along the summed dimension p, which comes first: to[p][i], ld words a row; element (p, i) at from[p * step +
+ * i * row]. */
 INLINE void thin_pack_across(bool pairs, uint32_t *to, int64_t ld, const void *from, int64_t row, int64_t step, int64_t rows, int64_t k)
 {
     if (!pairs) {

@@ -119,8 +119,8 @@ INLINE bool uses_pairs(cb_dtype dtype)
     return CBK_LEVEL >= 3 && dtype == CB_BF16;
 }
 
-/* rows x depth elements (zeros beyond `size` and beyond `rows`) of a strided array: words along depth, CBK_TILE rows.
- */
+/* rows x depth elements (zeros beyond `size` and beyond `rows`) of a strided array: words along depth, CBK_TILE
+ * rows. */
 INLINE void pack_rows(cb_dtype dtype, uint32_t *to, const void *from, int64_t stride, int64_t rows, int64_t size, int64_t depth)
 {
     int64_t element = dtype == CB_F32 ? 4 : 2, words = uses_pairs(dtype) ? depth / 2 : depth;

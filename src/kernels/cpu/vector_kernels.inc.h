@@ -1,6 +1,7 @@
 /* vector_kernels.inc.h: all vector kernels and their table.  Compiled once per instruction set: isa_portable.c,
- * isa_avx2.c, isa_avx512.c and isa_avx512bf16.c set CBK_LEVEL, CBK_TABLE and CBK_NAME and include it. */
-/* Each builds on those before it. */
+ * isa_avx2.c, isa_avx512.c and isa_avx512bf16.c set CBK_LEVEL, CBK_TABLE and CBK_NAME and include it.
+ * Each of the files below builds on those before it. */
+
 /* clang-format off */
 #include "kernels/cpu/attention_tile.h"
 #include "kernels/cpu/vector_table.h"

@@ -1,6 +1,6 @@
-/* vector_table.h: the vector kernels of one instruction set: serial functions on ranges, called by the drivers in this
- * folder's parent, which share work among threads.  `dtype` is f32, bf16 or f16 here; other dtypes are the drivers'
- * business. */
+/* vector_table.h: the vector kernels of one instruction set: serial functions on ranges, called by the drivers in
+ * this folder's parent, which share work among threads.  `dtype` is f32, bf16 or f16 here; other dtypes are the
+ * drivers' business. */
 #ifndef CB_KERNELS_VECTOR_TABLE_H
 #define CB_KERNELS_VECTOR_TABLE_H
 
@@ -60,7 +60,7 @@ typedef struct cbk_vector_table {
     /* reduce.inc.h */
     double (*sum)(cb_dtype dtype, const void *x, int64_t n, bool squares);
     bool (*all_finite)(cb_dtype dtype, const void *x, int64_t n);
-    /* sum[j] += x[i, j], largest[j] = max over rows i: x (rows, n) with row stride ld */
+    /* sum[j] += x[i, j] over all i: x (rows, n) with row stride ld */
     void (*add_rows)(cb_dtype dtype, float *sum, const void *x, int64_t rows, int64_t n, int64_t ld);
 
     /* norm.inc.h; rows first..last-1, weights as f32 */
@@ -98,14 +98,20 @@ typedef struct cbk_vector_table {
                            int64_t rows, int64_t k);
     void (*thin_pack_columns)(bool pairs, uint32_t *to, int64_t ld, const void *from, int64_t row, int64_t step, int64_t rows, int64_t k);
 
-    /* attention_forward.inc.h, attention_backward.inc.h: one block's forms; one tile of queries of one head; all of one
-     * key-value head */
+    /* attention_forward.inc.h, attention_backward.inc.h: one block's forms; one tile of queries of one head; all of
+     * one key-value head */
     void (*attention_pack)(const struct cbk_attention_job *job, int64_t batch, int64_t kv_head, int64_t block);
     void (*attention_forward)(const struct cbk_attention_job *job, int64_t batch, int64_t head, int64_t first_query, void *scratch);
     void (*attention_backward)(const struct cbk_attention_job *job, int64_t batch, int64_t kv_head, void *scratch);
 } cbk_vector_table;
 
 extern const cbk_vector_table cbk_table_portable, cbk_table_avx2, cbk_table_avx512, cbk_table_avx512bf16;
+
+/* What `dtype` may be in the table's functions. */
+static inline bool cbk_is_vector_dtype(cb_dtype dtype)
+{
+    return dtype == CB_F32 || cb_dtype_is_half(dtype);
+}
 
 /* The table in use. */
 const cbk_vector_table *cbk_vector(void);
