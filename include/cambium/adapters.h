@@ -79,7 +79,6 @@ extern CB_API const char *const cb_lora_default_targets[];
 CB_API const cb_adapter_kind *const *cb_adapter_kinds(void); /* NULL-terminated */
 /* By name or peft_type; NULL and CB_ERR_ARGUMENT with close names otherwise. */
 CB_API const cb_adapter_kind *cb_adapter_kind_find(const char *name_or_peft_type);
-CB_API bool cb_adapter_help(const cb_adapter_kind *kind, cb_string *out); /* appends summary, paper and both option tables */
 
 CB_API cb_adapter *cb_adapter_new(const char *kind, const char *name); /* options at their defaults */
 CB_API void cb_adapter_free(cb_adapter *adapter);                      /* detaches it first; NULL is allowed */

@@ -207,8 +207,6 @@ CB_API bool cb_options_set(const cb_option *table, void *config, const char *nam
 CB_API const cb_option *cb_options_find(const cb_option *table, const char *name);
 /* Every option as a JSON object text, keys in table order; free with cb_free(). */
 CB_API char *cb_options_to_json(const cb_option *table, const void *config);
-/* Appends the aligned "--name N   help (default 8; 1 to 65536)" lines. */
-CB_API bool cb_options_help(const cb_option *table, cb_string *out);
 
 /* ---- Random numbers: Philox4x32-10, counter-based (Salmon et al. 2011) ---- */
 

@@ -11,12 +11,17 @@
 /* The release of PEFT whose fields are written. */
 #define PEFT_VERSION "0.21.2"
 
+static bool no_memory(void)
+{
+    return cb_fail(CB_ERR_MEMORY, "no memory for an adapter's config"), false;
+}
+
 json_t *cb_adapter_common_defaults(void)
 {
     json_t *common = json_pack("{s:n, s:n, s:b, s:s, s:n, s:s}", "auto_mapping", "base_model_name_or_path", "inference_mode", 1,
                                "peft_version", PEFT_VERSION, "revision", "task_type", "CAUSAL_LM");
     if (!common)
-        cb_fail(CB_ERR_MEMORY, "no memory for an adapter's config");
+        no_memory();
     return common;
 }
 
@@ -33,34 +38,8 @@ static bool wrong_type(const char *file, const char *key, const char *expected)
 
 /* ---- reading ---- */
 
-static bool read_item(const char *file, const char *key, const json_t *value, cb_string_list *list)
-{
-    if (json_is_string(value))
-        return cb_string_list_add(list, json_string_value(value));
-    if (!json_is_integer(value))
-        return wrong_type(file, key, "a string, a number or a list of them");
-    char *text = cb_format("%lld", (long long)json_integer_value(value));
-    bool ok = text && cb_string_list_add(list, text);
-    cb_free(text);
-    return ok;
-}
-
-static bool read_list(const char *file, const char *key, const json_t *value, cb_string_list *list)
-{
-    cb_string_list_free(list);
-    *list = (cb_string_list){0};
-    if (json_is_null(value))
-        return true;
-    if (!json_is_array(value))
-        return read_item(file, key, value, list);
-    size_t i;
-    json_t *item;
-    json_array_foreach(value, i, item) if (!read_item(file, key, item, list)) return false;
-    return true;
-}
-
 /* 1 taken, 0 not a target field, -1 an error */
-static int read_target(cb_target *target, const char *file, const char *key, const json_t *value)
+static int read_target(cb_target *target, const char *file, const char *key, json_t *value)
 {
     const cb_option *option = cb_options_find(cb_target_option_table, key);
     if (!option)
@@ -70,9 +49,13 @@ static int read_target(cb_target *target, const char *file, const char *key, con
         target->target_is_pattern = json_is_string(value);
     if (list == &target->exclude_modules)
         target->exclude_is_pattern = json_is_string(value);
+    cb_string_list_free(list);
     if (json_is_string(value) && !*json_string_value(value))
-        value = json_null();
-    return read_list(file, key, value, list) ? 1 : -1;
+        return 1;
+    json_t *field = json_pack("{s:O}", key, value);
+    bool ok = field ? cb_options_from_json(cb_target_option_table, target, file, field) : no_memory();
+    json_decref(field);
+    return ok ? 1 : -1;
 }
 
 /* PEFT's booleans that may be a string as well are enums here. */
@@ -83,7 +66,7 @@ static bool collect_option(const cb_option *option, const json_t *value, json_t 
     json_t *taken = option->type == CB_OPTION_ENUM && json_is_boolean(value) ? json_string(json_is_true(value) ? "true" : "false")
                                                                              : json_deep_copy(value);
     if (!taken || json_object_set_new(options, option->name, taken) != 0)
-        return cb_fail(CB_ERR_MEMORY, "no memory for an adapter's config"), false;
+        return no_memory();
     return true;
 }
 
@@ -109,7 +92,7 @@ static bool refuse(const char *file, const cb_adapter_kind *kind, const char *ke
     return false;
 }
 
-static bool read_field(cb_adapter *adapter, const char *file, const char *key, const json_t *value, const json_t *fixed, json_t *options)
+static bool read_field(cb_adapter *adapter, const char *file, const char *key, json_t *value, const json_t *fixed, json_t *options)
 {
     const cb_adapter_kind *kind = adapter->kind;
     if (strcmp(key, "peft_type") == 0) {
@@ -118,9 +101,8 @@ static bool read_field(cb_adapter *adapter, const char *file, const char *key, c
         return true;
     }
     if (json_object_get(adapter->common, key)) {
-        if (strcmp(key, "inference_mode") != 0 && strcmp(key, "peft_version") != 0 &&
-            json_object_set(adapter->common, key, (json_t *)value) != 0)
-            return cb_fail(CB_ERR_MEMORY, "no memory for an adapter's config"), false;
+        if (strcmp(key, "inference_mode") != 0 && strcmp(key, "peft_version") != 0 && json_object_set(adapter->common, key, value) != 0)
+            return no_memory();
         return true;
     }
     if (strcmp(key, "fan_in_fan_out") == 0) /* the layers know how they store their weights */
@@ -152,7 +134,7 @@ bool cb_adapter_from_json(cb_adapter *adapter, const char *file, const json_t *o
             if (!(ok = read_field(adapter, file, key, value, fixed, options)))
                 break;
         }
-    ok = ok && cb_options_from_json(adapter->kind->options, adapter->config, file, options, false);
+    ok = ok && cb_options_from_json(adapter->kind->options, adapter->config, file, options);
     json_decref(fixed);
     json_decref(options);
     return ok;

@@ -113,9 +113,3 @@ const cb_adapter_kind *cb_adapter_kind_find(const char *name_or_peft_type)
     cb_string_free(&close);
     return NULL;
 }
-
-bool cb_adapter_help(const cb_adapter_kind *kind, cb_string *out)
-{
-    return cb_string_printf(out, "%s: %s\n%s\n\n", kind->name, kind->summary, kind->paper) && cb_options_help(kind->options, out) &&
-           cb_string_puts(out, "\n") && cb_options_help(cb_target_option_table, out);
-}

@@ -1,4 +1,4 @@
-/* options.c: configuration structs described by tables: defaults, text, JSON and help all come from the same rows. */
+/* options.c: configuration structs described by tables: defaults, text and JSON come from the same rows. */
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -349,21 +349,34 @@ char *cb_options_to_json(const cb_option *table, const void *config)
     return text;
 }
 
+/* Our strings end at the first NUL: one in the middle would cut the text silently. */
+static bool is_text(const json_t *value)
+{
+    return json_is_string(value) && strlen(json_string_value(value)) == json_string_length(value);
+}
+
+static bool add_item(const cb_option *o, cb_string_list *list, const json_t *item)
+{
+    if (is_text(item))
+        return cb_string_list_add(list, json_string_value(item));
+    if (!json_is_integer(item))
+        return wrong(o, "another value", "a string, a whole number or an array of them");
+    char *number = cb_format("%lld", (long long)json_integer_value(item));
+    bool ok = number && cb_string_list_add(list, number);
+    cb_free(number);
+    return ok;
+}
+
+/* One string is one item: it may be a regular expression with commas. */
 static bool list_from_json(const cb_option *o, void *config, const json_t *value)
 {
     cb_string_list list = {0};
-    size_t i;
-    const json_t *item;
-    json_array_foreach(value, i, item)
-    {
-        char *number = json_is_integer(item) ? cb_format("%lld", (long long)json_integer_value(item)) : NULL;
-        const char *text = json_is_string(item) ? json_string_value(item) : number;
-        bool ok = text ? cb_string_list_add(&list, text) : wrong(o, "an array element", "a string or a whole number");
-        cb_free(number);
-        if (!ok) {
-            cb_string_list_free(&list);
-            return false;
-        }
+    bool ok = json_is_array(value) || add_item(o, &list, value);
+    for (size_t i = 0; ok && i < json_array_size(value); i++)
+        ok = add_item(o, &list, json_array_get(value, i));
+    if (!ok) {
+        cb_string_list_free(&list);
+        return false;
     }
     cb_string_list_free(&FIELD(cb_string_list, config, o));
     FIELD(cb_string_list, config, o) = list;
@@ -392,34 +405,23 @@ static bool from_json(const cb_option *o, void *config, const json_t *value)
 {
     if (json_is_null(value))
         return true; /* keeps the default */
-    if (o->type == CB_OPTION_LIST && json_is_array(value))
+    if (o->type == CB_OPTION_LIST)
         return list_from_json(o, config, value);
     if (o->type == CB_OPTION_MAP && json_is_object(value))
         return map_from_json(o, config, value);
-    if (o->type == CB_OPTION_LIST && json_is_string(value)) { /* one string is one item: it may be a regex with commas */
-        cb_string_list list = {0};
-        if (!cb_string_list_add(&list, json_string_value(value)))
-            return false;
-        cb_string_list_free(&FIELD(cb_string_list, config, o));
-        FIELD(cb_string_list, config, o) = list;
-        return true;
-    }
-    bool text = o->type == CB_OPTION_STRING || o->type == CB_OPTION_ENUM;
-    bool fits = (text && json_is_string(value)) || (o->type == CB_OPTION_BOOL && json_is_boolean(value)) ||
-                (o->type == CB_OPTION_INT && json_is_number(value)) || (o->type == CB_OPTION_FLOAT && json_is_number(value)) ||
-                (o->type == CB_OPTION_LIST && json_is_integer(value));
+    bool text = o->type == CB_OPTION_STRING || o->type == CB_OPTION_ENUM, number = o->type == CB_OPTION_INT || o->type == CB_OPTION_FLOAT;
+    bool fits = (text && is_text(value)) || (number && json_is_number(value)) || (o->type == CB_OPTION_BOOL && json_is_boolean(value));
     char *dump = json_is_string(value) ? NULL : json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
     const char *words = json_is_string(value) ? json_string_value(value) : dump ? dump : "";
     static const char *const expected[] = {
-        [CB_OPTION_BOOL] = "true or false", [CB_OPTION_INT] = "a whole number", [CB_OPTION_FLOAT] = "a number",
-        [CB_OPTION_STRING] = "a string",    [CB_OPTION_ENUM] = "a string",      [CB_OPTION_LIST] = "a string or an array",
-        [CB_OPTION_MAP] = "an object"};
+        [CB_OPTION_BOOL] = "true or false",          [CB_OPTION_INT] = "a whole number", [CB_OPTION_FLOAT] = "a number",
+        [CB_OPTION_STRING] = "a string without NUL", [CB_OPTION_ENUM] = "a string",      [CB_OPTION_MAP] = "an object"};
     bool ok = fits ? set_value(o, config, words) : wrong(o, words, expected[o->type]);
     free(dump);
     return ok;
 }
 
-bool cb_options_from_json(const cb_option *table, void *config, const char *file, const json_t *object, bool warn_unknown)
+bool cb_options_from_json(const cb_option *table, void *config, const char *file, const json_t *object)
 {
     if (!json_is_object(object))
         return cb_fail(CB_ERR_FORMAT, "%s: expected a JSON object", file) == CB_OK;
@@ -428,58 +430,10 @@ bool cb_options_from_json(const cb_option *table, void *config, const char *file
     json_object_foreach((json_t *)(uintptr_t)object, key, value)
     {
         const cb_option *o = cb_options_find(table, key);
-        if (!o && warn_unknown)
-            cb_log_message(CB_LOG_WARNING, "%s: unknown field \"%s\" is ignored", file, key);
         if (o && !from_json(o, config, value)) {
             cb_error_prefix("%s", file);
             return false;
         }
-    }
-    return true;
-}
-
-/* ---- help ---- */
-
-static bool describe(const cb_option *o, cb_string *out)
-{
-    bool ok = cb_string_puts(out, o->help);
-    switch (o->type) {
-    case CB_OPTION_BOOL:
-        return ok && (o->number == 0 || cb_string_puts(out, " (default on)"));
-    case CB_OPTION_INT:
-    case CB_OPTION_FLOAT:
-        return ok && cb_string_printf(out, " (default %.15g; %.15g to %.15g)", o->number, o->min, o->max);
-    case CB_OPTION_ENUM:
-        ok = ok && cb_string_puts(out, " (");
-        for (int i = 0; ok && o->choices[i]; i++)
-            ok = cb_string_printf(out, "%s%s", i ? ", " : "", o->choices[i]);
-        return ok && cb_string_printf(out, "; default %s)", o->choices[(int)o->number]);
-    case CB_OPTION_STRING:
-    case CB_OPTION_LIST:
-    case CB_OPTION_MAP:
-    case CB_OPTION_END:
-        break;
-    }
-    return ok && (!o->text || cb_string_printf(out, " (default %s)", o->text));
-}
-
-bool cb_options_help(const cb_option *table, cb_string *out)
-{
-    enum { COLUMN = 34 };
-    for (const cb_option *o = table; o->type; o++) {
-        size_t begin = out->length;
-        bool on = o->type == CB_OPTION_BOOL && o->number != 0;
-        if (!cb_string_printf(out, "  --%s%s", on ? "no-" : "", o->name))
-            return false;
-        for (size_t i = begin; i < out->length; i++)
-            if (out->data[i] == '_')
-                out->data[i] = '-';
-        if (o->metavar && !cb_string_printf(out, " %s", o->metavar))
-            return false;
-        size_t width = out->length - begin;
-        if (!cb_string_printf(out, "%*s", width < COLUMN ? (int)(COLUMN - width) : 2, "") || !describe(o, out) ||
-            !cb_string_puts(out, "\n"))
-            return false;
     }
     return true;
 }

@@ -835,20 +835,16 @@ static void failing_allocations_leave_nothing_behind(void **state)
     cb_model_free(model);
 }
 
-static void help_names_every_option(void **state)
+static void kinds_describe_themselves_and_are_found_by_either_name(void **state)
 {
     (void)state;
-    cb_string text = {0};
     for (const cb_adapter_kind *const *kind = cb_adapter_kinds(); *kind; kind++) {
-        cb_string_clear(&text);
-        assert_ok(cb_adapter_help(*kind, &text));
-        assert_non_null(strstr(text.data, (*kind)->summary));
+        assert_true((*kind)->summary && (*kind)->paper);
         for (const cb_option *o = (*kind)->options; o->type != CB_OPTION_END; o++)
             assert_non_null(o->help);
-        assert_non_null(strstr(text.data, "--target-modules"));
+        assert_ptr_equal(cb_adapter_kind_find((*kind)->name), *kind);
         assert_ptr_equal(cb_adapter_kind_find((*kind)->peft_type), *kind);
     }
-    cb_string_free(&text);
 }
 
 int main(void)
@@ -876,7 +872,7 @@ int main(void)
         cmocka_unit_test(forward_is_the_delta),
         cmocka_unit_test(dropout_acts_while_training_only),
         cmocka_unit_test(failing_allocations_leave_nothing_behind),
-        cmocka_unit_test(help_names_every_option),
+        cmocka_unit_test(kinds_describe_themselves_and_are_found_by_either_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
