@@ -36,33 +36,36 @@ typedef struct cb_data_options {
 extern CB_API const cb_option cb_data_option_table[]; /* all but `data` and `seed`, which commands name themselves */
 extern CB_API const char *const cb_chat_template_names[];
 
-/* Reads and tokenises everything (in parallel, in a fixed order).  Errors name file, line and field. */
+/* Reads and tokenises everything (in parallel, in a fixed order); `options` are not needed afterwards.  Errors name file,
+ * line and field. */
 CB_API cb_dataset *cb_dataset_open(const cb_tokenizer *tokenizer, const cb_data_options *options);
 CB_API void cb_dataset_free(cb_dataset *data);
-/* Moves a share of the documents, chosen by seed, into a new dataset (validation).  A single document is cut at the end. */
+/* Moves a share of the documents, chosen by seed, into a new dataset (validation); of fewer than 20 plain texts each is cut
+ * near its end instead.  After a failure `data` must not be used but to be freed. */
 CB_API cb_dataset *cb_dataset_split(cb_dataset *data, double share, uint64_t seed);
 
 CB_API int64_t cb_dataset_tokens(const cb_dataset *data);
 CB_API int64_t cb_dataset_documents(const cb_dataset *data);
-CB_API int64_t cb_dataset_rows(const cb_dataset *data, int64_t epoch); /* of sequence_length, in that epoch's order */
-CB_API double cb_dataset_bytes_per_token(const cb_dataset *data);      /* of source text: turns perplexity into bits per byte */
+CB_API int64_t cb_dataset_rows(const cb_dataset *data);           /* of sequence_length, in an epoch */
+CB_API double cb_dataset_bytes_per_token(const cb_dataset *data); /* of source text: turns perplexity into bits per byte */
 
-/* Of all token ids, in order, and which of them are to be predicted: tells one dataset from another. */
+/* Of all token ids, in order, and of which of them are to be predicted: tells one dataset from another. */
 CB_API uint64_t cb_dataset_hash(const cb_dataset *data);
 
-/* Rows as tensors of (rows, sequence_length) i32, refilled in place at each call. */
+/* Rows as tensors of (rows, sequence_length) i32, refilled in place at each call.  Zero-initialise. */
 typedef struct cb_batch {
     cb_tensor *ids;
     cb_tensor *targets;   /* ids shifted left by one; -100 where there is no loss (padding, prompts, document ends) */
-    cb_tensor *segments;  /* NULL when every row is one document; -1 is padding */
-    cb_tensor *positions; /* NULL when 0, 1, 2, ... */
+    cb_tensor *segments;  /* 0, 1, 2, ... for the documents of a row; -1 is padding */
+    cb_tensor *positions; /* 0, 1, 2, ... in each of them */
     int64_t tokens;       /* that are not padding */
     int64_t predicted;    /* targets that count */
 } cb_batch;
-/* Rows index * rows ... (index + 1) * rows - 1 of the endless sequence epoch 0, epoch 1, ...: depends on nothing but the arguments, the data and
- * the options.  */
+/* Rows index * rows ... (index + 1) * rows - 1 of the endless sequence epoch 0, epoch 1, ...: depends on nothing but the
+ * arguments, the data and the options. */
 CB_API bool cb_dataset_batch(cb_dataset *data, int64_t index, int64_t rows, cb_batch *batch);
-/* Consecutive rows of the unshuffled data, for evaluation; rows past the end are left out (batch->ids has fewer rows; false with cb_ok() at the end). */
+/* Consecutive rows of the unshuffled data, for evaluation; rows past the end are left out (batch->ids has fewer rows; false
+ * with cb_ok() at the end). */
 CB_API bool cb_dataset_sequential(cb_dataset *data, int64_t index, int64_t rows, cb_batch *batch);
 CB_API void cb_batch_free(cb_batch *batch);
 

@@ -11,7 +11,8 @@ extern "C" {
 typedef struct cb_optimizer cb_optimizer;
 
 /* AdamW: Adam with decoupled weight decay.  Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2; bias-corrected as in PyTorch:
- * p -= lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps) after p *= 1 - lr weight_decay.  Zero fields take the defaults shown. */
+ * p -= lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps) after p *= 1 - lr weight_decay.  Zero fields take the defaults shown (for
+ * 0 itself give DBL_MIN); betas below 1, or CB_ERR_ARGUMENT. */
 typedef struct cb_adamw_options {
     double beta1;        /* 0.9 */
     double beta2;        /* 0.999 */
@@ -31,8 +32,8 @@ typedef struct cb_sgd_options {
 CB_API cb_optimizer *cb_sgd_with(size_t count, cb_tensor *const *parameters, cb_sgd_options options);
 #define cb_sgd(count, parameters, ...) cb_sgd_with(count, parameters, (cb_sgd_options){__VA_ARGS__})
 
-/* One update from ->grad (a parameter without one is left alone); gradients are multiplied by `grad_scale` first (clipping: no pass of
- * its own).  Gradients stay; drop them with cb_optimizer_zero_grad(). */
+/* One update from ->grad (contiguous f32; a parameter without one is left alone); gradients are multiplied by `grad_scale` first (clipping:
+ * no pass of its own).  Gradients stay; drop them with cb_optimizer_zero_grad(). */
 CB_API bool cb_optimizer_step(cb_optimizer *optimizer, double learning_rate, double grad_scale);
 CB_API void cb_optimizer_zero_grad(cb_optimizer *optimizer);
 CB_API void cb_optimizer_free(cb_optimizer *optimizer);

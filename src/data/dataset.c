@@ -7,7 +7,6 @@
 #include "data/dataset.h"
 
 #include <math.h>
-#include <string.h>
 
 /* The order of one epoch. */
 typedef struct layout {
@@ -435,9 +434,8 @@ int64_t cb_dataset_documents(const cb_dataset *data)
     return (int64_t)data->documents.count;
 }
 
-int64_t cb_dataset_rows(const cb_dataset *data, int64_t epoch)
+int64_t cb_dataset_rows(const cb_dataset *data)
 {
-    (void)epoch;
     return data->rows;
 }
 

@@ -2,7 +2,6 @@
  *
  * All parameters are updated in one pass over memory by one kernel call; clipping is a factor given to it, not a pass of its own. */
 #include <math.h>
-#include <string.h>
 
 #include "cambium/optim.h"
 #include "kernels/kernels.h"
@@ -61,8 +60,20 @@ static cb_optimizer *optimizer_new(optimizer_kind kind, int slots, size_t count,
     return o;
 }
 
+/* `below`: the value itself is too much. */
+static bool check_option(const char *optimizer, const char *option, double value, double below)
+{
+    if (value >= 0 && value < below)
+        return true;
+    cb_fail(CB_ERR_ARGUMENT, "%s: %s is %g, expected 0 or more and less than %g", optimizer, option, value, below);
+    return false;
+}
+
 cb_optimizer *cb_adamw_with(size_t count, cb_tensor *const *parameters, cb_adamw_options options)
 {
+    if (!check_option("adamw", "beta1", options.beta1, 1) || !check_option("adamw", "beta2", options.beta2, 1) ||
+        !check_option("adamw", "eps", options.eps, INFINITY) || !check_option("adamw", "weight_decay", options.weight_decay, INFINITY))
+        return NULL;
     cb_optimizer *o = optimizer_new(OPTIMIZER_ADAMW, 2, count, parameters);
     if (!o)
         return NULL;
@@ -78,6 +89,9 @@ cb_optimizer *cb_adamw_with(size_t count, cb_tensor *const *parameters, cb_adamw
 
 cb_optimizer *cb_sgd_with(size_t count, cb_tensor *const *parameters, cb_sgd_options options)
 {
+    if (!check_option("sgd", "momentum", options.momentum, INFINITY) ||
+        !check_option("sgd", "weight_decay", options.weight_decay, INFINITY))
+        return NULL;
     cb_optimizer *o = optimizer_new(OPTIMIZER_SGD, options.momentum != 0, count, parameters);
     if (o)
         o->sgd = options;

@@ -3,11 +3,12 @@
  * A step is: the micro-batches' losses and gradients, one clipped optimiser update, a report.  Which rows a step sees depends only on
  * its number, and every random draw on the generator's counter, so a run that stops and resumes goes through exactly the
  * states of one that never stopped. */
+#include <float.h>
 #include <math.h>
-#include <string.h>
 
 #include "training/internal.h"
 
+enum { OPTIMIZER_ADAMW, OPTIMIZER_SGD };
 static const char *const optimizer_names[] = {"adamw", "sgd", NULL};
 
 #define OPT cb_train_options
@@ -16,7 +17,7 @@ const cb_option cb_train_option_table[] = {
     CB_OPT_FLOAT(OPT, epochs, 1, 0, 1e6, "passes over the data when --steps is 0"),
     CB_OPT_INT(OPT, batch_size, 4, 1, 65536, "rows per forward pass"),
     CB_OPT_INT(OPT, gradient_accumulation_steps, 1, 1, 65536, "forward passes per optimiser step"),
-    CB_OPT_ENUM(OPT, optimizer, 0, optimizer_names, "how parameters are updated"),
+    CB_OPT_ENUM(OPT, optimizer, OPTIMIZER_ADAMW, optimizer_names, "how parameters are updated"),
     CB_OPT_FLOAT(OPT, learning_rate, 2e-4, 0, 1e3, "peak learning rate"),
     CB_OPT_ENUM(OPT, lr_scheduler_type, CB_SCHEDULE_LINEAR, cb_schedule_names, "shape of the learning rate after warm-up"),
     CB_OPT_INT(OPT, warmup_steps, 0, 0, 1e12, "steps of linear warm-up"),
@@ -60,9 +61,20 @@ static int64_t planned_steps(const cb_train_options *o, const cb_dataset *data)
 {
     if (o->steps > 0)
         return o->steps;
-    double rows = (double)cb_dataset_rows(data, 0) * o->epochs;
+    double rows = (double)cb_dataset_rows(data) * o->epochs;
     double steps = ceil(rows / (double)(o->batch_size * o->gradient_accumulation_steps));
     return steps < 1 ? 1 : (int64_t)steps;
+}
+
+static cb_schedule plan_schedule(const cb_train_options *o, const cb_dataset *data)
+{
+    int64_t steps = planned_steps(o, data);
+    return (cb_schedule){.kind = (cb_schedule_kind)o->lr_scheduler_type,
+                         .learning_rate = o->learning_rate,
+                         .warmup_steps = o->warmup_steps ? o->warmup_steps : (int64_t)(o->warmup_ratio * (double)steps),
+                         .steps = steps,
+                         .min_ratio = o->min_lr_ratio,
+                         .decay_ratio = 0.2};
 }
 
 /* A resumed run must be the same run: what its course depends on, in words. */
@@ -84,9 +96,24 @@ static char *fingerprint(const session *s)
         (long long)s->schedule.steps, (long long)o->batch_size, (long long)o->gradient_accumulation_steps, optimizer_names[o->optimizer],
         o->adam_beta1, o->adam_beta2, o->adam_epsilon, o->momentum, o->learning_rate, cb_schedule_names[o->lr_scheduler_type],
         (long long)s->schedule.warmup_steps, o->min_lr_ratio, o->weight_decay, o->max_grad_norm, (unsigned long long)o->seed,
-        (long long)cb_dataset_documents(s->train), (long long)cb_dataset_tokens(s->train), (long long)cb_dataset_rows(s->train, 0),
+        (long long)cb_dataset_documents(s->train), (long long)cb_dataset_tokens(s->train), (long long)cb_dataset_rows(s->train),
         (unsigned long long)cb_dataset_hash(s->train), (long long)weights, (unsigned long long)settings_hash,
         cb_dtype_name(cb_model_dtype(s->what->model)));
+}
+
+/* cb_adamw() would take its default for 0. */
+static double at_least_tiny(double x)
+{
+    return x > DBL_MIN ? x : DBL_MIN;
+}
+
+static cb_optimizer *make_optimizer(const session *s)
+{
+    const cb_train_options *o = s->options;
+    if (o->optimizer == OPTIMIZER_SGD)
+        return cb_sgd(s->what->count, s->parameters, .momentum = o->momentum, .weight_decay = o->weight_decay);
+    return cb_adamw(s->what->count, s->parameters, .beta1 = at_least_tiny(o->adam_beta1), .beta2 = at_least_tiny(o->adam_beta2),
+                    .eps = at_least_tiny(o->adam_epsilon), .weight_decay = o->weight_decay);
 }
 
 static bool out_of_patience(const session *s)
@@ -111,17 +138,8 @@ static bool session_open(session *s)
         return false;
     for (size_t i = 0; i < n; i++)
         s->parameters[i] = s->what->parameters[i].tensor;
-    s->optimizer = o->optimizer == 0 ? cb_adamw(n, s->parameters, .beta1 = o->adam_beta1, .beta2 = o->adam_beta2, .eps = o->adam_epsilon,
-                                                .weight_decay = o->weight_decay)
-                                     : cb_sgd(n, s->parameters, .momentum = o->momentum, .weight_decay = o->weight_decay);
-    int64_t steps = planned_steps(o, s->train);
-    int64_t warmup = o->warmup_steps ? o->warmup_steps : (int64_t)(o->warmup_ratio * (double)steps);
-    s->schedule = (cb_schedule){.kind = (cb_schedule_kind)o->lr_scheduler_type,
-                                .learning_rate = o->learning_rate,
-                                .warmup_steps = warmup,
-                                .steps = steps,
-                                .min_ratio = o->min_lr_ratio,
-                                .decay_ratio = 0.2};
+    s->optimizer = make_optimizer(s);
+    s->schedule = plan_schedule(o, s->train);
     s->state = (train_state){.best_loss = INFINITY, .first_loss = NAN, .last_loss = NAN, .rng = {.seed = o->seed, .stream = 1}};
     s->fingerprint = fingerprint(s);
     if (!s->optimizer || !s->fingerprint)

@@ -71,7 +71,7 @@ static void packed_rows_keep_documents_apart(void **state)
     cb_dataset *data = open_data(tokenizer, &o);
     assert_int_equal(cb_dataset_documents(data), 3);
     assert_int_equal(cb_dataset_tokens(data), 5 + 4 + 9);
-    assert_int_equal(cb_dataset_rows(data, 0), 3);
+    assert_int_equal(cb_dataset_rows(data), 3);
     cb_batch batch = {0};
     assert_true(cb_dataset_batch(data, 0, 3, &batch));
     /* <abc> <de> <fghijkl>: nothing follows an end, and a row's last token is followed by the next row's first */
@@ -102,7 +102,7 @@ static void without_packing_every_document_begins_a_row(void **state)
     cb_dataset *data = open_data(tokenizer, &o);
     free(o.separator);
     o.separator = NULL;
-    assert_int_equal(cb_dataset_rows(data, 0), 4);
+    assert_int_equal(cb_dataset_rows(data), 4);
     cb_batch batch = {0};
     assert_true(cb_dataset_batch(data, 0, 4, &batch));
     assert_row(&batch, 0, "<abc>", "abc>_");
@@ -157,7 +157,7 @@ static void packed_examples_stay_whole(void **state)
     o.shuffle = false;
     o.sequence_length = 10;
     cb_dataset *data = open_data(tokenizer, &o);
-    assert_int_equal(cb_dataset_rows(data, 0), 5);
+    assert_int_equal(cb_dataset_rows(data), 5);
     cb_batch batch = {0};
     assert_true(cb_dataset_batch(data, 0, 5, &batch));
     assert_row(&batch, 0, "THE STREAM", "HE STREAM ");
@@ -193,7 +193,7 @@ static void packed_examples_waste_little(void **state)
     cb_data_options o = data_options(write_file("examples.jsonl", text));
     o.sequence_length = ROW;
     cb_dataset *data = open_data(tokenizer, &o);
-    int64_t rows = cb_dataset_rows(data, 0), least = (total + ROW - 1) / ROW, prompts[2] = {0};
+    int64_t rows = cb_dataset_rows(data), least = (total + ROW - 1) / ROW, prompts[2] = {0};
     assert_true(rows >= least && rows <= least * 11 / 9 + 1);
     cb_batch batch = {0};
     for (int epoch = 0; epoch < 2; epoch++) {
@@ -313,7 +313,7 @@ static cb_data_options many_options(uint64_t seed)
 static void count_ids(cb_dataset *data, int64_t epoch, int64_t *counts)
 {
     cb_batch batch = {0};
-    int64_t rows = cb_dataset_rows(data, 0);
+    int64_t rows = cb_dataset_rows(data);
     memset(counts, 0, 100 * sizeof *counts);
     for (int64_t r = 0; r < rows; r++) {
         assert_true(cb_dataset_batch(data, epoch * rows + r, 1, &batch));
@@ -332,7 +332,7 @@ static void every_epoch_holds_everything_once_in_another_order(void **state)
         cb_data_options o = many_options(3);
         o.packing = packing;
         cb_dataset *data = open_data(tokenizer, &o);
-        int64_t first[100], second[100], rows = cb_dataset_rows(data, 0);
+        int64_t first[100], second[100], rows = cb_dataset_rows(data);
         count_ids(data, 0, first);
         count_ids(data, 1, second);
         assert_memory_equal(first, second, sizeof first);
