@@ -60,21 +60,17 @@ bool cb_will_record(int inputs, cb_tensor *const *input);
 
 /* A view of x's storage with its own shape and strides (offset in elements from x->data). Not recorded. */
 cb_tensor *cb_view(cb_tensor *x, int ndim, const int64_t *shape, const int64_t *stride, int64_t offset);
-/* A new contiguous tensor for an op's result: cb_empty_nd() under another name when reading an op. */
-#define cb_output(dtype, ndim, shape) cb_empty_nd(dtype, ndim, shape)
 
 /* Normalises a dimension: -ndim..ndim-1 -> 0..ndim-1; otherwise fails, naming `op`, and gives -1. */
 int cb_dim(const char *op, const cb_tensor *x, int dim);
 /* NumPy broadcast of two shapes into shape[]; fails naming `op` and both shapes. */
 bool cb_broadcast_shape(const char *op, const cb_tensor *a, const cb_tensor *b, int *ndim, int64_t *shape);
-bool cb_is_float(cb_dtype dtype); /* f64, f32, bf16, f16 */
 /* Checks that an op may write into x's memory (not mapped read-only) and notes the change, so that a tape which saved the old values
  * reports it.  `op` is for the message. */
 bool cb_will_write(const char *op, cb_tensor *x);
 /* True when x's memory belongs to x alone and nobody saved it: an op may reuse it for its result. */
 bool cb_can_overwrite(const cb_tensor *x);
-/* Gives `x` a new history in place (cb_linear_add and other ops that write into an input). Used with cb_record on the alias it returns:
- * a tensor on the same memory whose node is still unset. */
+/* A tensor on x's memory without x's history: what an op records that writes into an input (cb_linear_add) or leaves the values alone. */
 cb_tensor *cb_alias(cb_tensor *x);
 
 /* The linear recurrence y_t = a_t y_(t-1) + b_t along `dim`, y_(-1) = 0, or from the end, y_t = a_t y_(t+1) + b_t, when `reverse`; a and b of

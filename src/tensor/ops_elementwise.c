@@ -35,7 +35,7 @@ static bool match_dtypes(const char *op, cb_tensor **a, cb_tensor **b)
         return true;
     bool convert_a = x->ndim == 0 && (y->ndim > 0 || dtype_rank(x->dtype) < dtype_rank(y->dtype));
     cb_tensor **scalar = convert_a ? a : b, *other = convert_a ? y : x;
-    if ((*scalar)->ndim > 0 || (cb_is_float((*scalar)->dtype) && !cb_is_float(other->dtype)))
+    if ((*scalar)->ndim > 0 || (cb_dtype_is_float((*scalar)->dtype) && !cb_dtype_is_float(other->dtype)))
         return mismatch(op, x, y);
     *scalar = cb_cast(*scalar, other->dtype);
     return *scalar;
@@ -56,7 +56,7 @@ static cb_tensor *combine(const char *op, cbk_binary_op kernel, const cb_tensor 
     int64_t shape[CB_MAX_DIMS], sa[CB_MAX_DIMS], sb[CB_MAX_DIMS];
     if (!cb_broadcast_shape(op, a, b, &ndim, shape))
         return NULL;
-    cb_tensor *y = cb_output(kernel >= CBK_EQ ? CB_BOOL : a->dtype, ndim, shape);
+    cb_tensor *y = cb_empty_nd(kernel >= CBK_EQ ? CB_BOOL : a->dtype, ndim, shape);
     if (!y)
         return NULL;
     broadcast_strides(a, ndim, shape, sa);
@@ -282,7 +282,7 @@ cb_tensor *cb_where(cb_tensor *condition, cb_tensor *a, cb_tensor *b)
     int64_t shape[CB_MAX_DIMS], sc[CB_MAX_DIMS], sa[CB_MAX_DIMS], sb[CB_MAX_DIMS];
     if (!cb_broadcast_shape("where", a, b, &both.ndim, both.shape) || !cb_broadcast_shape("where", condition, &both, &ndim, shape))
         return NULL;
-    cb_tensor *y = cb_output(a->dtype, ndim, shape);
+    cb_tensor *y = cb_empty_nd(a->dtype, ndim, shape);
     if (!y)
         return NULL;
     broadcast_strides(condition, ndim, shape, sc);
@@ -311,13 +311,13 @@ cb_tensor *cb_lerp(cb_tensor *a, cb_tensor *b, double weight)
     int64_t shape[CB_MAX_DIMS], stride[CB_MAX_DIMS];
     if (!a || !b || !match_dtypes("lerp", &a, &b))
         return NULL;
-    if (!cb_is_float(a->dtype)) {
+    if (!cb_dtype_is_float(a->dtype)) {
         cb_fail(CB_ERR_SHAPE, "lerp: %s: expected a floating-point type", cb_shape_text(a));
         return NULL;
     }
     if (!cb_broadcast_shape("lerp", a, b, &ndim, shape))
         return NULL;
-    cb_tensor *y = cb_output(a->dtype, ndim, shape), *towards = cb_contiguous(cb_expand_nd(cb_detach(b), ndim, shape));
+    cb_tensor *y = cb_empty_nd(a->dtype, ndim, shape), *towards = cb_contiguous(cb_expand_nd(cb_detach(b), ndim, shape));
     if (!y || !towards)
         return NULL;
     broadcast_strides(a, ndim, shape, stride);

@@ -84,7 +84,7 @@ cb_tensor *cb_index_select(cb_tensor *x, int dim, cb_tensor *index)
     memcpy(shape, x->shape, sizeof shape);
     shape[d] = index->count;
     index = cb_contiguous(index);
-    cb_tensor *dense = cb_contiguous(x), *y = cb_output(x->dtype, x->ndim, shape);
+    cb_tensor *dense = cb_contiguous(x), *y = cb_empty_nd(x->dtype, x->ndim, shape);
     if (!index || !dense || !y)
         return NULL;
     blocks b = around(x->ndim, x->shape, d);
@@ -151,7 +151,7 @@ cb_tensor *cb_embedding(cb_tensor *weight, cb_tensor *ids)
     memcpy(shape, ids->shape, sizeof shape);
     shape[ids->ndim] = weight->shape[1];
     ids = cb_contiguous(ids);
-    cb_tensor *table = cb_contiguous(weight), *y = ids ? cb_output(weight->dtype, ids->ndim + 1, shape) : NULL;
+    cb_tensor *table = cb_contiguous(weight), *y = ids ? cb_empty_nd(weight->dtype, ids->ndim + 1, shape) : NULL;
     if (!table || !y)
         return NULL;
     if (!cbk_index_select(y->data, y->dtype, table->data, table->dtype, ids->data, ids->dtype, 1, weight->shape[0], ids->count,
@@ -206,7 +206,7 @@ cb_tensor *cb_gather(cb_tensor *x, int dim, cb_tensor *index)
         return NULL;
     index = cb_contiguous(index);
     x = index ? trimmed(x, index, d) : NULL;
-    cb_tensor *dense = cb_contiguous(x), *y = dense ? cb_output(x->dtype, index->ndim, index->shape) : NULL;
+    cb_tensor *dense = cb_contiguous(x), *y = dense ? cb_empty_nd(x->dtype, index->ndim, index->shape) : NULL;
     if (!y)
         return NULL;
     blocks b = around(x->ndim, x->shape, d);
@@ -277,7 +277,7 @@ static bool ordered(const cb_op *op, cb_tensor *x, int64_t k, bool descending, c
     int64_t n = x->shape[last], shape[CB_MAX_DIMS];
     memcpy(shape, x->shape, sizeof shape);
     shape[last] = k;
-    cb_tensor *dense = cb_contiguous(x), *v = cb_output(x->dtype, x->ndim, shape), *at = cb_output(CB_I64, x->ndim, shape);
+    cb_tensor *dense = cb_contiguous(x), *v = cb_empty_nd(x->dtype, x->ndim, shape), *at = cb_empty_nd(CB_I64, x->ndim, shape);
     if (!dense || !v || !at)
         return false;
     int64_t rows = around(x->ndim, x->shape, last).outer;

@@ -16,7 +16,7 @@ static cb_dtype statistics(cb_dtype dtype)
 
 static bool need_float(const char *op, const cb_tensor *x)
 {
-    if (cb_is_float(x->dtype) && x->ndim >= 1)
+    if (cb_dtype_is_float(x->dtype) && x->ndim >= 1)
         return true;
     cb_fail(CB_ERR_SHAPE, "%s: %s, expected a floating-point array", op, cb_shape_text(x));
     return false;
@@ -24,7 +24,7 @@ static bool need_float(const char *op, const cb_tensor *x)
 
 static bool need_vector(const char *op, const char *what, const cb_tensor *w, int64_t n)
 {
-    if (!w || (w->ndim == 1 && w->shape[0] == n && cb_is_float(w->dtype)))
+    if (!w || (w->ndim == 1 && w->shape[0] == n && cb_dtype_is_float(w->dtype)))
         return true;
     cb_fail(CB_ERR_SHAPE, "%s: %s %s, expected (%lld)", op, what, cb_shape_text(w), (long long)n);
     return false;
@@ -42,7 +42,7 @@ static int64_t rows_of(const cb_tensor *x)
 static cb_tensor *gradient_buffer(cb_backward_pass *pass, int i, bool *accumulate)
 {
     *accumulate = pass->into[i] && cb_will_write(pass->op->name, pass->into[i]);
-    return *accumulate ? pass->into[i] : cb_output(pass->input[i].dtype, pass->input[i].ndim, pass->input[i].shape);
+    return *accumulate ? pass->into[i] : cb_empty_nd(pass->input[i].dtype, pass->input[i].ndim, pass->input[i].shape);
 }
 
 /* Memory for the gradient of an input that was saved: its own, when this is the last that is seen of it. */
@@ -251,7 +251,7 @@ static cb_tensor *gated(const cb_op *op, cbk_unary_op act, cb_tensor *gate, cb_t
     up = up ? cb_contiguous(up) : NULL;
     if (!gate || !up)
         return NULL;
-    if (gate->dtype != up->dtype || !cb_same_shape(gate, up) || !cb_is_float(gate->dtype)) {
+    if (gate->dtype != up->dtype || !cb_same_shape(gate, up) || !cb_dtype_is_float(gate->dtype)) {
         cb_fail(CB_ERR_SHAPE, "%s: gate %s and up %s, expected the same", op->name, cb_shape_text(gate), cb_shape_text(up));
         return NULL;
     }
@@ -317,7 +317,7 @@ cb_tensor *cb_rope(cb_tensor *x, cb_tensor *cos, cb_tensor *sin, cb_tensor *posi
 {
     if (!x || !cos || !sin || !positions)
         return NULL;
-    bool fits = x->ndim == 4 && cb_is_float(x->dtype) && cos->ndim == 2 && cos->dtype == CB_F32 && sin->dtype == CB_F32 &&
+    bool fits = x->ndim == 4 && cb_dtype_is_float(x->dtype) && cos->ndim == 2 && cos->dtype == CB_F32 && sin->dtype == CB_F32 &&
                 cb_same_shape(cos, sin) && cb_is_contiguous(cos) && cb_is_contiguous(sin) && 2 * cos->shape[1] <= x->shape[3] &&
                 positions->dtype == CB_I32 && cb_is_contiguous(positions) && positions->count == x->shape[0] * x->shape[1];
     if (!fits) {
@@ -393,13 +393,13 @@ static void attention_backward(cb_backward_pass *pass)
 {
     cb_tensor *const *t = pass->saved;
     cb_tensor *dout = cb_contiguous(pass->dy[0]);
-    cb_tensor *dq = cb_output(t[Q]->dtype, 4, t[Q]->shape), *dk = cb_output(t[K]->dtype, 4, t[K]->shape),
-              *dv = cb_output(t[V]->dtype, 4, t[V]->shape);
+    cb_tensor *dq = cb_empty_nd(t[Q]->dtype, 4, t[Q]->shape), *dk = cb_empty_nd(t[K]->dtype, 4, t[K]->shape),
+              *dv = cb_empty_nd(t[V]->dtype, 4, t[V]->shape);
     cb_tensor *dpk = NULL, *dpv = NULL, *dmask = NULL;
     cb_dtype stats = statistics(t[Q]->dtype);
     if (t[PREFIX_K] && (pass->need[4] || pass->need[5])) {
-        dpk = cb_output(stats, 4, t[PREFIX_K]->shape);
-        dpv = cb_output(stats, 4, t[PREFIX_V]->shape);
+        dpk = cb_empty_nd(stats, 4, t[PREFIX_K]->shape);
+        dpv = cb_empty_nd(stats, 4, t[PREFIX_V]->shape);
     }
     if (t[MASK] && pass->need[3])
         dmask = cb_empty(CB_F32, t[Q]->shape[0], t[Q]->shape[2], t[Q]->shape[1], t[K]->shape[1]);
@@ -440,7 +440,7 @@ static bool check_attention(const cb_tensor *q, const cb_tensor *k, const cb_ten
 {
     bool fits = q->ndim == 4 && k->ndim == 4 && v->ndim == 4 && cb_same_shape(k, v) && q->shape[0] == k->shape[0] &&
                 q->shape[3] == k->shape[3] && k->shape[2] > 0 && q->shape[2] % k->shape[2] == 0 && q->dtype == k->dtype &&
-                q->dtype == v->dtype && cb_is_float(q->dtype);
+                q->dtype == v->dtype && cb_dtype_is_float(q->dtype);
     if (!fits) {
         cb_fail(CB_ERR_SHAPE, "attention: q %s, k %s, v %s: expected (B, Tq, H, D), (B, Tk, Hkv, D) twice, H a multiple of Hkv",
                 cb_shape_text(q), cb_shape_text(k), cb_shape_text(v));
@@ -478,7 +478,7 @@ cb_tensor *cb_attention_with(cb_tensor *q, cb_tensor *k, cb_tensor *v, cb_attent
     }
     if (o.mask)
         t[MASK] = cb_expand(cb_cast(o.mask, CB_F32), q->shape[0], q->shape[2], q->shape[1], k->shape[1]);
-    t[OUT] = cb_output(q->dtype, 4, q->shape);
+    t[OUT] = cb_empty_nd(q->dtype, 4, q->shape);
     t[LSE] = cb_empty(statistics(q->dtype), q->shape[0], q->shape[2], q->shape[1]);
     if (!cb_ok())
         return NULL;

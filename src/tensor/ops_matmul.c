@@ -112,7 +112,7 @@ static bool check_linear(const char *op, const cb_tensor *x, const cb_tensor *w,
         cb_fail(CB_ERR_SHAPE, "%s: bias %s and weight %s: expected (out)", op, cb_shape_text(bias), cb_shape_text(w));
         return false;
     }
-    if (!cb_is_float(x->dtype) || !cb_is_float(w->dtype) || ((x->dtype == CB_F64) != (w->dtype == CB_F64))) {
+    if (!cb_dtype_is_float(x->dtype) || !cb_dtype_is_float(w->dtype) || ((x->dtype == CB_F64) != (w->dtype == CB_F64))) {
         cb_fail(CB_ERR_SHAPE, "%s: input %s and weight %s: expected floating-point types of one family", op, cb_shape_text(x),
                 cb_shape_text(w));
         return false;
@@ -141,7 +141,7 @@ static cb_tensor *input_gradient(cb_tensor *dy, cb_tensor *w, const cb_edge *inp
         return cb_scale(cb_linear(dy, cb_transpose(w, 0, 1), NULL), alpha);
     matrix g, m;
     dy = dense_rows(dy, &g);
-    cb_tensor *dx = into ? into : cb_output(input->dtype, input->ndim, input->shape);
+    cb_tensor *dx = into ? into : cb_empty_nd(input->dtype, input->ndim, input->shape);
     if (!dy || !dx || !weight_matrix(w, dy->dtype, &m) || (into && !cb_will_write("linear", into)))
         return NULL;
     int64_t columns = input->shape[input->ndim - 1];
@@ -159,7 +159,7 @@ static cb_tensor *weight_gradient(cb_tensor *dy, cb_tensor *x, const cb_edge *we
     matrix g, v;
     dy = dense_rows(dy, &g);
     x = dense_rows(x, &v);
-    cb_tensor *dw = into ? into : cb_output(weight->dtype, 2, weight->shape);
+    cb_tensor *dw = into ? into : cb_empty_nd(weight->dtype, 2, weight->shape);
     if (!dy || !x || !dw || (into && !cb_will_write("linear", into)))
         return NULL;
     g = turned(g);
@@ -192,7 +192,7 @@ cb_tensor *cb_linear(cb_tensor *x, cb_tensor *w, cb_tensor *bias)
     int64_t shape[CB_MAX_DIMS];
     memcpy(shape, x->shape, sizeof shape);
     shape[x->ndim - 1] = w->shape[0];
-    cb_tensor *y = cb_output(x->dtype, x->ndim, shape);
+    cb_tensor *y = cb_empty_nd(x->dtype, x->ndim, shape);
     matrix a, b;
     cb_tensor *rows = dense_rows(x, &a), *dense_bias = cb_contiguous(bias);
     if (!y || !rows || (bias && !dense_bias) || !weight_matrix(w, x->dtype, &b))
@@ -346,8 +346,8 @@ cb_tensor *cb_matmul(cb_tensor *a, cb_tensor *b)
         return cb_squeeze(cb_matmul(cb_unsqueeze(a, 0), b), b->ndim == 1 ? 0 : -2);
     if (b->ndim == 1 && a->ndim >= 2)
         return cb_squeeze(cb_matmul(a, cb_unsqueeze(b, 1)), -1);
-    bool fits =
-        a->ndim >= 2 && b->ndim >= 2 && a->dtype == b->dtype && cb_is_float(a->dtype) && a->shape[a->ndim - 1] == b->shape[b->ndim - 2];
+    bool fits = a->ndim >= 2 && b->ndim >= 2 && a->dtype == b->dtype && cb_dtype_is_float(a->dtype) &&
+                a->shape[a->ndim - 1] == b->shape[b->ndim - 2];
     int n = a->ndim > b->ndim ? a->ndim : b->ndim;
     int64_t shape[CB_MAX_DIMS];
     for (int i = 0; fits && i < n - 2; i++) {
@@ -363,7 +363,7 @@ cb_tensor *cb_matmul(cb_tensor *a, cb_tensor *b)
     }
     shape[n - 2] = a->shape[a->ndim - 2];
     shape[n - 1] = b->shape[b->ndim - 1];
-    cb_tensor *y = cb_output(a->dtype, n, shape), *ra = with_unit_stride(a), *rb = with_unit_stride(b);
+    cb_tensor *y = cb_empty_nd(a->dtype, n, shape), *ra = with_unit_stride(a), *rb = with_unit_stride(b);
     if (!y || !ra || !rb || !matmul_run(ra, rb, y))
         return NULL;
     cb_tensor *ins[] = {a, b};

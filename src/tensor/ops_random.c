@@ -9,12 +9,12 @@ typedef uint64_t draw_function(cb_dtype dtype, void *out, int64_t count, uint64_
 
 static cb_tensor *draw(const char *op, draw_function *function, cb_dtype dtype, cb_rng *rng, int ndim, const int64_t *shape)
 {
-    if (!rng || !cb_is_float(dtype)) {
+    if (!rng || !cb_dtype_is_float(dtype)) {
         cb_fail(CB_ERR_ARGUMENT, "%s: dtype %s and %s generator, expected a floating-point type and a generator", op, cb_dtype_name(dtype),
                 rng ? "a" : "no");
         return NULL;
     }
-    cb_tensor *y = cb_output(dtype, ndim, shape);
+    cb_tensor *y = cb_empty_nd(dtype, ndim, shape);
     if (y)
         rng->counter += function(dtype, y->data, y->count, rng->seed, rng->stream, rng->counter);
     return y;
@@ -72,7 +72,7 @@ cb_tensor *cb_dropout(cb_tensor *x, double p, cb_rng *rng)
     }
     if (p == 0)
         return x;
-    if (!rng || !cb_is_float(x->dtype)) {
+    if (!rng || !cb_dtype_is_float(x->dtype)) {
         cb_fail(CB_ERR_ARGUMENT, "dropout: %s and %s generator, expected a floating-point array and a generator", cb_shape_text(x),
                 rng ? "a" : "no");
         return NULL;

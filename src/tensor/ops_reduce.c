@@ -11,7 +11,7 @@
 
 static bool need_float(const char *op, const cb_tensor *x)
 {
-    if (cb_is_float(x->dtype))
+    if (cb_dtype_is_float(x->dtype))
         return true;
     return cb_fail(CB_ERR_SHAPE, "%s: %s, expected a floating-point array", op, cb_shape_text(x)) == CB_OK;
 }
@@ -55,13 +55,13 @@ static int reduced_shape(int ndim, const int64_t *shape, int dim, bool keep, int
 /* x is contiguous; the result is not recorded yet. */
 static cb_tensor *reduce(const char *op, cbk_reduce_op kernel, const cb_tensor *x, const span *s, bool keep)
 {
-    if (x->dtype > CB_I64 || (kernel == CBK_MEAN && !cb_is_float(x->dtype))) {
+    if (x->dtype > CB_I64 || (kernel == CBK_MEAN && !cb_dtype_is_float(x->dtype))) {
         cb_fail(CB_ERR_SHAPE, "%s: %s, expected %s", op, cb_shape_text(x), kernel == CBK_MEAN ? "a floating-point array" : "numbers");
         return NULL;
     }
     int64_t shape[CB_MAX_DIMS];
     int ndim = reduced_shape(x->ndim, x->shape, s->dim, keep, shape);
-    cb_tensor *y = cb_output(kernel >= CBK_ARGMAX ? CB_I64 : x->dtype, ndim, shape);
+    cb_tensor *y = cb_empty_nd(kernel >= CBK_ARGMAX ? CB_I64 : x->dtype, ndim, shape);
     return y && cbk_reduce(kernel, y->data, y->dtype, x->data, x->dtype, s->outer, s->reduce, s->inner) ? y : NULL;
 }
 
@@ -359,7 +359,7 @@ static const cb_tensor *sum_runs(const cb_tensor *x, const bool *repeated, cb_dt
         memcpy(shape, x->shape, sizeof shape);
         for (int i = first; i <= last; i++)
             shape[i] = 1;
-        cb_tensor *y = cb_output(dtype, x->ndim, shape);
+        cb_tensor *y = cb_empty_nd(dtype, x->ndim, shape);
         if (!y || !cbk_reduce(CBK_SUM, y->data, dtype, x->data, x->dtype, outer, run, inner))
             return NULL;
         x = y;
@@ -382,7 +382,7 @@ cb_tensor *cb_sum_to_nd(cb_tensor *x, int ndim, const int64_t *shape)
         return x;
     x = cb_contiguous(x);
     const cb_tensor *sum = x ? sum_runs(x, repeated, cb_dtype_is_half(x->dtype) ? CB_F32 : x->dtype) : NULL;
-    cb_tensor *y = sum ? cb_output(x->dtype, ndim, shape) : NULL;
+    cb_tensor *y = sum ? cb_empty_nd(x->dtype, ndim, shape) : NULL;
     if (!y)
         return NULL;
     cbk_convert(sum->data, sum->dtype, y->data, y->dtype, y->count);

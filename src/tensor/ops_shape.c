@@ -108,7 +108,7 @@ cb_tensor *cb_reshape_nd(cb_tensor *x, int ndim, const int64_t *shape)
         dense_strides(ndim, full, stride);
     if (x->count == 0 || view_strides(x, ndim, full, stride))
         return recorded(&cb_op_reshape, cb_view(x, ndim, full, stride, 0), x, NULL, 0);
-    cb_tensor *y = cb_output(x->dtype, ndim, full);
+    cb_tensor *y = cb_empty_nd(x->dtype, ndim, full);
     if (!y)
         return NULL;
     dense_strides(x->ndim, x->shape, stride);
@@ -447,7 +447,7 @@ cb_tensor *cb_pad(cb_tensor *x, int dim, int64_t before, int64_t after, double v
                 (long long)after, dim, cb_shape_text(x));
         return NULL;
     }
-    cb_tensor *y = cb_output(x->dtype, x->ndim, shape);
+    cb_tensor *y = cb_empty_nd(x->dtype, x->ndim, shape);
     if (!y)
         return NULL;
     fill_part(y, d, 0, before, value);
@@ -509,7 +509,7 @@ cb_tensor *cb_cat(int count, cb_tensor *const *xs, int dim)
             cb_fail(CB_ERR_SHAPE, "cat: dimension %d is too large", dim);
             return NULL;
         }
-    cb_tensor *y = cb_output(xs[0]->dtype, xs[0]->ndim, shape);
+    cb_tensor *y = cb_empty_nd(xs[0]->dtype, xs[0]->ndim, shape);
     if (!y)
         return NULL;
     for (int i = 0; i < count; at += xs[i++]->shape[d])
@@ -540,7 +540,7 @@ cb_tensor *cb_stack(int count, cb_tensor *const *xs, int dim)
     int64_t shape[CB_MAX_DIMS], stride[CB_MAX_DIMS];
     for (int i = 0; i <= x->ndim; i++)
         shape[i] = i == d ? count : x->shape[i < d ? i : i - 1];
-    cb_tensor *y = cb_output(x->dtype, x->ndim + 1, shape);
+    cb_tensor *y = cb_empty_nd(x->dtype, x->ndim + 1, shape);
     if (!y)
         return NULL;
     for (int i = 0; i < x->ndim; i++)
@@ -608,7 +608,7 @@ cb_tensor *cb_flip(cb_tensor *x, int dim)
 
 static cb_tensor *copied(cb_tensor *x, cb_dtype dtype)
 {
-    cb_tensor *y = cb_output(dtype, x->ndim, x->shape);
+    cb_tensor *y = cb_empty_nd(dtype, x->ndim, x->shape);
     if (y)
         cbk_copy(y->data, dtype, y->stride, x->data, x->dtype, x->stride, x->ndim, x->shape);
     return y;
@@ -644,5 +644,5 @@ cb_tensor *cb_cast(cb_tensor *x, cb_dtype dtype)
         return NULL;
     }
     cb_tensor *y = copied(x, dtype);
-    return cb_is_float(dtype) ? recorded(&cb_op_cast, y, x, NULL, 0) : y;
+    return cb_dtype_is_float(dtype) ? recorded(&cb_op_cast, y, x, NULL, 0) : y;
 }

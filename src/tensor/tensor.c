@@ -137,7 +137,7 @@ cb_tensor *cb_parameter(cb_tensor *x)
 {
     if (!x)
         return NULL;
-    if (!cb_is_float(x->dtype)) {
+    if (!cb_dtype_is_float(x->dtype)) {
         cb_fail(CB_ERR_ARGUMENT, "a parameter of dtype %s, expected a floating-point type", cb_dtype_name(x->dtype));
         return NULL;
     }
@@ -148,11 +148,6 @@ cb_tensor *cb_parameter(cb_tensor *x)
 }
 
 /* ---- questions ---- */
-
-bool cb_is_float(cb_dtype dtype)
-{
-    return dtype == CB_F32 || dtype == CB_BF16 || dtype == CB_F16 || dtype == CB_F64;
-}
 
 bool cb_is_contiguous(const cb_tensor *x)
 {

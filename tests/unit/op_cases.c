@@ -244,12 +244,12 @@ static cb_tensor *leaf_make(const op_input *input, int position, cb_dtype dtype,
         return NULL;
     int64_t row = ndim && shape[ndim - 1] > 0 ? shape[ndim - 1] : 1;
     fill(values, leaf->count, input, position, row, limit, rng);
-    if (!cb_is_float(dtype) && op_is_differentiable(input) && input->domain != LEVELS)
+    if (!cb_dtype_is_float(dtype) && op_is_differentiable(input) && input->domain != LEVELS)
         for (int64_t i = 0; i < leaf->count; i++)
             values[i] = round(32 * values[i]);
     bool ok = cb_write(leaf, CB_F64, values);
     cb_free(values);
-    if (ok && op_is_differentiable(input) && cb_is_float(leaf->dtype))
+    if (ok && op_is_differentiable(input) && cb_dtype_is_float(leaf->dtype))
         cb_parameter(leaf);
     return ok ? leaf : NULL;
 }

@@ -88,7 +88,7 @@ typedef struct problem {
 
 static bool has_gradient(const cb_tensor *y)
 {
-    return cb_is_float(y->dtype) && y->requires_grad;
+    return cb_dtype_is_float(y->dtype) && y->requires_grad;
 }
 
 /* A random gradient like y, with the strides of a view when the sample has them. */
@@ -546,7 +546,7 @@ static bool agree(const trial *t, const char *what, int index, const cb_tensor *
     for (int64_t i = 0; i < count; i++)
         if (isfinite(b[i]))
             scale = fabs(b[i]) > scale ? fabs(b[i]) : scale;
-    double units = !cb_is_float(t->dtype) ? 0 : t->dtype == CB_F32 ? 16 : 4, loose = t->c->loose > 0 ? t->c->loose : 1;
+    double units = !cb_dtype_is_float(t->dtype) ? 0 : t->dtype == CB_F32 ? 16 : 4, loose = t->c->loose > 0 ? t->c->loose : 1;
     bool ok = close_to(t, what, index, a, b, count, units * loose * unit_roundoff(t->dtype) * (scale > 1 ? scale : 1));
     cb_free(a);
     cb_free(b);
