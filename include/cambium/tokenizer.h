@@ -116,7 +116,7 @@ typedef struct cb_tokenizer_train_config {
     bool add_prefix_space;
 } cb_tokenizer_train_config;
 enum { CB_PATTERN_GPT2, CB_PATTERN_LLAMA3 };
-CB_API extern const cb_option cb_tokenizer_train_options[]; /* defaults: 32000, 2, none, gpt2, false */
+extern CB_API const cb_option cb_tokenizer_train_options[]; /* defaults: 32000, 2, none, gpt2, false */
 
 /* Gives the next text (any length; a word never crosses two texts), or false at the end or on failure. */
 typedef bool cb_text_iterator(void *user, const char **utf8, size_t *length);

@@ -50,9 +50,8 @@ const cli_command cli_tokenizer_encode = {
     .name = "tokenizer encode",
     .summary = "text to token ids",
     .synopsis = "TOKENIZER [TEXT] [options]",
-    .description = "TOKENIZER is a tokenizer.json or a directory that holds one. Without TEXT, or with -, standard "
-                   "input is read. --json adds the "
-                   "tokens and where they stand in the text, in bytes.",
+    .description = "TOKENIZER is a tokenizer.json or a directory that holds one. Without TEXT, or with -, standard input is read. --json "
+                   "adds the tokens and where they stand in the text, in bytes.",
     .least = 1,
     .most = 2,
     .settings_size = sizeof(encode_settings),
@@ -212,9 +211,8 @@ const cli_command cli_tokenizer_train = {
     .name = "tokenizer train",
     .summary = "make a byte-level BPE tokenizer from text",
     .synopsis = "--data FILE,... --vocab-size N --output TOKENIZER_JSON [options]",
-    .description = "The most frequent pair of neighbours is merged first, until the vocabulary is full. The file is "
-                   "one that the tokenizers "
-                   "package reads.",
+    .description = "The most frequent pair of neighbours is merged first, until the vocabulary is full. The file is one that the "
+                   "tokenizers package reads.",
     .settings_size = sizeof(train_settings),
     .groups = train_groups,
     .required = (const char *const[]){"data", "output", NULL},
