@@ -306,8 +306,6 @@ static bool deliver(run *r, const cb_op *op, const cb_edge *edge, cb_tensor *dx)
     return heap_push(r, edge->node) && add_gradient(&edge->node->gradient[edge->output], dx, r->create_graph);
 }
 
-#define MANY 8
-
 static bool wanted(run *r, const cb_edge *edge)
 {
     return edge->node || (edge->leaf && leaf_slot(r, edge->leaf));
@@ -383,6 +381,75 @@ static bool unpack_all(run *r, cb_node *node, cb_tensor **saved)
     return true;
 }
 
+/* The arrays that a rule is given; of MANY elements or fewer they are here. */
+enum { MANY = 8 };
+typedef struct view {
+    cb_tensor **saved, **dx, **into;
+    bool *need;
+    cb_tensor *few[3][MANY], **many;
+    bool few_need[MANY];
+} view;
+
+static bool view_open(view *v, const cb_node *node)
+{
+    size_t most = (size_t)(node->inputs > node->saved_count ? node->inputs : node->saved_count);
+    *v = (view){0};
+    if (most <= MANY) {
+        v->saved = v->few[0];
+        v->dx = v->few[1];
+        v->into = v->few[2];
+        v->need = v->few_need;
+        return true;
+    }
+    v->many = cb_calloc(most, 3 * sizeof *v->many + sizeof *v->need);
+    if (!v->many)
+        return false;
+    v->saved = v->many;
+    v->dx = v->many + most;
+    v->into = v->many + 2 * most;
+    v->need = (bool *)(v->many + 3 * most);
+    return true;
+}
+
+/* Which inputs want a gradient, and where one is that may be added to; true when the rule has anything to do. */
+static bool find_needs(run *r, const cb_node *node, view *v)
+{
+    bool any = node->op->reaches_leaves;
+    for (int i = 0; i < node->inputs; i++) {
+        const cb_edge *edge = &node->input[i];
+        v->need[i] = wanted(r, edge);
+        any = any || v->need[i];
+        if (!v->need[i] || r->create_graph)
+            continue;
+        cb_tensor **slot = edge->leaf ? leaf_slot(r, edge->leaf) : &edge->node->gradient[edge->output];
+        if (*slot && cb_exclusive(*slot) && cb_is_contiguous(*slot))
+            v->into[i] = *slot;
+    }
+    return any;
+}
+
+static bool run_rule(run *r, cb_node *node, const view *v)
+{
+    cb_backward_pass pass = {.op = node->op,
+                             .args = node->args,
+                             .inputs = node->inputs,
+                             .outputs = node->outputs,
+                             .saved_count = node->saved_count,
+                             .dy = node->gradient,
+                             .saved = v->saved,
+                             .input = node->input,
+                             .need = v->need,
+                             .dx = v->dx,
+                             .last = !r->retain_graph && !r->create_graph,
+                             .into = v->into};
+    node->op->backward(&pass);
+    bool ok = cb_ok();
+    for (int i = 0; i < node->inputs && ok; i++)
+        if (v->need[i] && v->dx[i] && v->dx[i] != v->into[i]) /* what was added in place is there already */
+            ok = deliver(r, node->op, &node->input[i], v->dx[i]);
+    return ok;
+}
+
 static bool node_run(run *r, cb_node *node)
 {
     if (node->released) {
@@ -393,57 +460,9 @@ static bool node_run(run *r, cb_node *node)
         cb_fail(CB_ERR_UNSUPPORTED, "%s has no second derivative (its backward rule is fused)", node->op->name);
         return false;
     }
-    int n = node->inputs, s = node->saved_count, most = n > s ? n : s;
-    cb_tensor *few[3][MANY] = {{0}}, **many = NULL;
-    bool few_need[MANY] = {0}, *need = few_need;
-    cb_tensor **saved = few[0], **dx = few[1], **into = few[2];
-    if (most > MANY) {
-        many = cb_calloc((size_t)most * 3 + 1, sizeof *many);
-        need = cb_calloc((size_t)most, sizeof *need);
-        if (!many || !need) {
-            cb_free(many);
-            cb_free(need);
-            return false;
-        }
-        saved = many;
-        dx = many + most;
-        into = many + 2 * most;
-    }
-    bool ok = unpack_all(r, node, saved);
-    bool any = node->op->reaches_leaves;
-    for (int i = 0; i < n && ok; i++) {
-        const cb_edge *edge = &node->input[i];
-        need[i] = wanted(r, edge);
-        any = any || need[i];
-        if (!need[i] || r->create_graph)
-            continue;
-        cb_tensor **slot = edge->leaf ? leaf_slot(r, edge->leaf) : &edge->node->gradient[edge->output];
-        if (*slot && cb_exclusive(*slot) && cb_is_contiguous(*slot))
-            into[i] = *slot;
-    }
-    if (ok && any) {
-        cb_backward_pass pass = {.op = node->op,
-                                 .args = node->args,
-                                 .inputs = n,
-                                 .outputs = node->outputs,
-                                 .saved_count = s,
-                                 .dy = node->gradient,
-                                 .saved = saved,
-                                 .input = node->input,
-                                 .need = need,
-                                 .dx = dx,
-                                 .last = !r->retain_graph && !r->create_graph,
-                                 .into = into};
-        node->op->backward(&pass);
-        ok = cb_ok();
-        for (int i = 0; i < n && ok; i++)
-            if (need[i] && dx[i] && dx[i] != into[i]) /* what was added in place is there already */
-                ok = deliver(r, node->op, &node->input[i], dx[i]);
-    }
-    if (most > MANY) {
-        cb_free(many);
-        cb_free(need);
-    }
+    view v;
+    bool ok = view_open(&v, node) && unpack_all(r, node, v.saved) && (!find_needs(r, node, &v) || run_rule(r, node, &v));
+    cb_free(v.many);
     return ok;
 }
 
