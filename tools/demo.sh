@@ -14,7 +14,11 @@ rm -rf "$out"
 
 title() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 run() { # shows a command, then runs it
-    printf '$ %s\n' "$*"
+    local word shown='$'
+    for word; do
+        case $word in *[!A-Za-z0-9_./=,:+-]*) shown+=" \"$word\"" ;; *) shown+=" $word" ;; esac
+    done
+    printf '%s\n' "$shown"
     "$@"
 }
 # value NAME: a field of a JSON line on standard input
@@ -46,20 +50,20 @@ curve() {
 }
 
 title "1. How well does the base know this voice?  (perplexity on two unseen books; lower is better)"
-before=$(perplexity "$base" | value perplexity)
+before=$(perplexity "$base" | value perplexity | xargs printf %.2f)
 echo "perplexity before: $before"
 prompt="And it came to pass, that the king"
 run cambium generate "$base" --prompt "$prompt" --max-new-tokens 48 --temperature 0.7 --top-p 0.9 --seed 1
 
 title "2. Adapt it: rank-8 LoRA on every linear layer; the base stays frozen"
 run cambium train "$base" --data "$text" --output "$out/adapter" --rank 8 --alpha 16 --target-modules all-linear \
-    --steps 300 --batch-size 8 --sequence-length 256 --learning-rate 3e-3 --lr-scheduler-type cosine --warmup-steps 20 --seed 1
+    --steps 200 --batch-size 8 --sequence-length 256 --learning-rate 3e-3 --lr-scheduler-type cosine --warmup-steps 20 --seed 1
 curve "$out/adapter/log.jsonl"
 echo "the same as a picture: $out/adapter/curves.png"
 
 title "3. Reload the adapter from disk and measure again"
 after_json=$(perplexity "$base" --adapter "$out/adapter")
-after=$(value perplexity <<<"$after_json")
+after=$(value perplexity <<<"$after_json" | xargs printf %.2f)
 echo "perplexity after:  $after   (before: $before)"
 run cambium generate "$base" --adapter "$out/adapter" --prompt "$prompt" --max-new-tokens 48 --temperature 0.7 --top-p 0.9 --seed 1
 
@@ -67,7 +71,7 @@ title "4. Merge it into the base: the difference between merged and adapted is m
 run cambium merge "$base" --adapter "$out/adapter" --output "$out/merged" --dtype f32
 merged_json=$(perplexity "$out/merged")
 merged_loss=$(value loss <<<"$merged_json") after_loss=$(value loss <<<"$after_json")
-echo "perplexity merged: $(value perplexity <<<"$merged_json")"
+echo "perplexity merged: $(value perplexity <<<"$merged_json" | xargs printf %.2f)"
 awk -v a="$merged_loss" -v b="$after_loss" 'BEGIN { d = a - b; exit !(d < 1e-4 && d > -1e-4) }' ||
     { echo "demo: the merged model's loss is $merged_loss, expected the adapted one's $after_loss to 1e-4" >&2; exit 1; }
 awk -v a="$after" -v b="$before" 'BEGIN { exit !(a < 0.9 * b) }' ||

@@ -1,6 +1,7 @@
 /* main.c: the `cambium` program: finds the command, takes its line apart, runs it and says how it went. */
 #include <errno.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -54,6 +55,16 @@ static bool flush_output(void)
         return true;
     cb_fail(CB_ERR_IO, "standard output: %s", strerror(errno));
     return false;
+}
+
+/* A thread of GNU's OpenMP that waits for the others spins for milliseconds first.  On a machine that does other work besides, the one it
+ * waits for may be waiting for this very core: a step then takes ten times as long.  How long it spins is read from the environment when the
+ * runtime is loaded, so the program starts once more with a short time, unless the user has chosen one. */
+static void spin_briefly(char **argv)
+{
+    if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY") || setenv("GOMP_SPINCOUNT", "10000", 1) != 0)
+        return;
+    execv("/proc/self/exe", argv); /* where it cannot, this process goes on */
 }
 
 /* ---- commands ---- */
@@ -224,8 +235,10 @@ int main(int argc, char **argv)
     if (strcmp(words[0], "completion") == 0)
         return run_completion(count - 1, words + 1);
     const cli_command *command = find_command(count, words, &used);
-    if (command)
+    if (command) {
+        spin_briefly(argv);
         return run_command(command, count - used, words + used);
+    }
     if (count > 1 && is_one_of(words[1], "--help", "-h", "help"))
         return run_help(1, words);
     return unknown_command(count, words);
