@@ -162,6 +162,7 @@ static bool plan_tensors(fold_plan *plan, planned_file *file)
         const cb_change *change = change_of(plan, entry->name);
         if (change && !check_change(plan, entry, change))
             return false;
+        plan->untied |= change && change->layer->tied; /* stored beside the embedding, and no longer its equal */
         if (!add_tensor(file, entry->name, entry, change, output_dtype(plan, entry->dtype)))
             return false;
     }

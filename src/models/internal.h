@@ -120,7 +120,7 @@ cb_layer *cb_source_linear(cb_weight_source *source, cb_layer *parent, const cha
                            bool bias, cb_initial initial);
 cb_layer *cb_source_embedding(cb_weight_source *source, cb_layer *parent, const char *name, int64_t rows, int64_t width);
 cb_layer *cb_source_norm(cb_weight_source *source, cb_layer *parent, const char *name, int64_t width, double eps, bool bias);
-/* lm_head, which is tied to the embedding where the config says so. */
+/* lm_head, which is tied to the embedding where the config says so and the checkpoint has no other. */
 cb_layer *cb_source_head(cb_weight_source *source, cb_model *model);
 /* Runs architecture->build with weights from model->file, or random ones from `seed` when there is none. */
 bool cb_model_build(cb_model *model, uint64_t seed);

@@ -147,10 +147,24 @@ cb_layer *cb_source_norm(cb_weight_source *source, cb_layer *parent, const char 
     return layer;
 }
 
+/* Whether the head is the embedding.  A checkpoint that holds another head beside it counts for more than the config, as in
+ * transformers 5. */
+static bool head_is_tied(const cb_model *model)
+{
+    const cb_weight_entry *head = model->config.tied && model->file ? cb_weights_find(model->file, "lm_head.weight") : NULL;
+    if (!head)
+        return model->config.tied;
+    char *name = cb_format("%s.weight", model->embedding->name);
+    const cb_weight_entry *embedding = name ? find(model, name) : NULL;
+    cb_free(name);
+    return embedding && head->dtype == embedding->dtype && head->size == embedding->size &&
+           !memcmp(head->data, embedding->data, head->size);
+}
+
 cb_layer *cb_source_head(cb_weight_source *source, cb_model *model)
 {
     const cb_model_config *c = &model->config;
-    if (!c->tied) {
+    if (!head_is_tied(model)) {
         cb_layer *head = cb_source_linear(source, model->root, "lm_head", c->width, c->vocab_size, false, false, CB_INITIAL_NORMAL);
         if (head)
             head->output = true;

@@ -238,6 +238,15 @@ static void rope_scaling_counts_beside_rope_parameters(void **state)
     fixture_close(&f);
 }
 
+static void head_of_its_own_is_not_tied(void **state)
+{
+    (void)state;
+    fixture f = fixture_open("llama2");
+    cb_tensor *logits = logits_with("llama2", "{\"tie_word_embeddings\": true}", f.ids);
+    assert_close("logits", logits, expected_tensor(&f, "logits"), 1e-4);
+    fixture_close(&f);
+}
+
 static cb_tensor *gradient_of(fixture *f, const char *layer_name, bool checkpoint)
 {
     cb_layer *layer = cb_layer_find(cb_model_root(f->model), layer_name);
@@ -722,6 +731,7 @@ int main(void)
         cmocka_unit_test_setup(sliding_windows_follow_the_config, without_errors),
         cmocka_unit_test_setup(dynamic_rope_is_a_longer_base, without_errors),
         cmocka_unit_test_setup(rope_scaling_counts_beside_rope_parameters, without_errors),
+        cmocka_unit_test_setup(head_of_its_own_is_not_tied, without_errors),
         cmocka_unit_test_setup(checkpointing_gives_the_same_bits, without_errors),
         cmocka_unit_test_setup(bf16_activations_come_close, without_errors),
         cmocka_unit_test_setup(loss_with_a_normalizer_adds_up, without_errors),
