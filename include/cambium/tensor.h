@@ -59,7 +59,9 @@ typedef struct cb_tensor {
 
 typedef struct cb_scope cb_scope;
 CB_API cb_scope *cb_scope_open(void);
-CB_API void cb_scope_close(cb_scope *scope); /* the innermost one of this thread (an inner one left open is closed too) */
+/* Closes an open scope of this thread, and with it those left open inside.  NULL: drops what was made outside any scope, and
+ * does nothing while one is open. */
+CB_API void cb_scope_close(cb_scope *scope);
 /* Hands y to the scope around `scope`, so that it survives cb_scope_close(scope); returns y. */
 CB_API cb_tensor *cb_scope_return(cb_scope *scope, cb_tensor *y);
 CB_API cb_tensor *cb_keep(cb_tensor *t); /* adds an owner beside the scopes (parameters, caches); returns t */
@@ -112,7 +114,7 @@ CB_API bool cb_backward(cb_tensor *loss);
 typedef struct cb_grad_options {
     bool create_graph; /* record the backward pass itself, so that it can be differentiated again */
     bool retain_graph; /* keep the graph for another backward pass (implied by create_graph) */
-    bool accumulate;   /* cb_grad: also add to ->grad of leaves that are not in xs */
+    bool accumulate;   /* also add to ->grad of leaves that are not in xs */
 } cb_grad_options;
 /* Gradients of sum_i <ys[i], dys[i]> with respect to xs (leaves or intermediate results), as new tensors in grads[]: NULL where a
  * y does not depend on an x.  dys or a dys[i] NULL: ones (the y must then be a scalar). */
@@ -248,7 +250,8 @@ typedef struct cb_attention_options {
     double scale;        /* 0: 1 / sqrt(D) */
     bool causal;         /* query t sees keys up to t + (Tk - Tq) */
     int64_t window;      /* > 0: and none further back than window - 1 */
-    cb_tensor *segments; /* (B, Tk) i32 or NULL: only keys of the same segment are seen (packed documents; a negative id is padding) */
+    cb_tensor *segments; /* (B, Tk) i32 or NULL: only keys of the same segment are seen (packed documents; a negative id is padding);
+                          * the queries' are the last Tq of them */
     cb_tensor *mask;     /* additive, f32, broadcastable to (B, H, Tq, Tk), or NULL */
     cb_tensor *prefix_k; /* (B or 1, P, Hkv, D) or NULL: extra keys and values that every query sees */
     cb_tensor *prefix_v;

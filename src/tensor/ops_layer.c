@@ -340,7 +340,7 @@ typedef struct attention_args {
     int64_t window;
 } attention_args;
 
-enum { Q, K, V, MASK, PREFIX_K, PREFIX_V, OUT, LSE, SEGMENTS, SAVED };
+enum { Q, K, V, MASK, PREFIX_K, PREFIX_V, OUT, LSE, Q_SEGMENTS, K_SEGMENTS, SAVED };
 
 static cbk_attention_strides strides_of(const cb_tensor *t)
 {
@@ -349,7 +349,7 @@ static cbk_attention_strides strides_of(const cb_tensor *t)
 
 static cbk_attention_args kernel_args(cb_tensor *const *t, const attention_args *a)
 {
-    const cb_tensor *q = t[Q], *k = t[K], *mask = t[MASK], *prefix = t[PREFIX_K], *segments = t[SEGMENTS];
+    const cb_tensor *q = t[Q], *k = t[K], *mask = t[MASK], *prefix = t[PREFIX_K];
     cbk_attention_args g = {.dtype = q->dtype,
                             .batch = q->shape[0],
                             .tq = q->shape[1],
@@ -369,9 +369,9 @@ static cbk_attention_args kernel_args(cb_tensor *const *t, const attention_args 
                             .out = t[OUT]->data,
                             .out_stride = strides_of(t[OUT]),
                             .lse = t[LSE]->data};
-    if (segments) { /* the queries are the last Tq of the Tk tokens; (B, Tq) wants rows of its own unless Tq = Tk */
-        g.k_segments = segments->data;
-        g.q_segments = segments->data;
+    if (t[K_SEGMENTS]) {
+        g.q_segments = t[Q_SEGMENTS]->data;
+        g.k_segments = t[K_SEGMENTS]->data;
     }
     if (mask) {
         g.mask = mask->data;
@@ -448,8 +448,8 @@ static bool check_attention(const cb_tensor *q, const cb_tensor *k, const cb_ten
     }
     const cb_tensor *s = o->segments, *pk = o->prefix_k, *pv = o->prefix_v;
     if (s &&
-        !(s->ndim == 2 && s->dtype == CB_I32 && s->shape[0] == k->shape[0] && s->shape[1] == k->shape[1] && q->shape[1] == k->shape[1])) {
-        cb_fail(CB_ERR_SHAPE, "attention: segments %s for k %s: expected i32 (B, Tk) and as many queries as keys", cb_shape_text(s),
+        !(s->ndim == 2 && s->dtype == CB_I32 && s->shape[0] == k->shape[0] && s->shape[1] == k->shape[1] && q->shape[1] <= k->shape[1])) {
+        cb_fail(CB_ERR_SHAPE, "attention: segments %s for k %s: expected i32 (B, Tk) and no more queries than keys", cb_shape_text(s),
                 cb_shape_text(k));
         return false;
     }
@@ -470,8 +470,10 @@ cb_tensor *cb_attention_with(cb_tensor *q, cb_tensor *k, cb_tensor *v, cb_attent
     attention_args a = {
         .scale = o.scale != 0 ? o.scale : 1 / sqrt((double)(q->shape[3] > 0 ? q->shape[3] : 1)), .causal = o.causal, .window = o.window};
     cb_tensor *t[SAVED] = {[Q] = heads_adjacent(q), [K] = heads_adjacent(k), [V] = heads_adjacent(v)};
-    if (o.segments)
-        t[SEGMENTS] = cb_contiguous(o.segments);
+    if (o.segments) { /* the queries are the last Tq of the Tk tokens */
+        t[K_SEGMENTS] = cb_contiguous(o.segments);
+        t[Q_SEGMENTS] = cb_contiguous(cb_slice(o.segments, 1, k->shape[1] - q->shape[1], k->shape[1], 1));
+    }
     if (o.prefix_k) {
         t[PREFIX_K] = cb_contiguous(cb_cast(o.prefix_k, q->dtype));
         t[PREFIX_V] = cb_contiguous(cb_cast(o.prefix_v, q->dtype));
