@@ -43,6 +43,12 @@ typedef struct cb_adapter_parameter {
 } cb_adapter_parameter;
 #define CB_MODULE_PARAMETERS 12
 
+/* What a kind adapts in a model of some type when target_modules is empty. */
+typedef struct cb_default_target {
+    const char *model_type;
+    const char *target_modules; /* "q_proj,v_proj", or a pattern */
+} cb_default_target;
+
 /* A kind of adapter: what a new method writes. */
 typedef struct cb_adapter_kind {
     const char *name;      /* "lora": as on the command line */
@@ -71,10 +77,9 @@ typedef struct cb_adapter_kind {
     /* JSON object: the fields of PEFT's config that the options do not cover, at the one value that is supported.  They are written
      * as they stand; a file with another value is refused by the field's name. */
     const char *peft_fixed;
-    /* Pairs model type, target_modules ("q_proj,v_proj"), NULL; NULL for PEFT's table for LoRA (cb_lora_default_targets). */
-    const char *const *default_targets;
+    /* Ends with model_type NULL; NULL: PEFT's table for LoRA. */
+    const cb_default_target *default_targets;
 } cb_adapter_kind;
-extern CB_API const char *const cb_lora_default_targets[];
 
 CB_API const cb_adapter_kind *const *cb_adapter_kinds(void); /* NULL-terminated */
 /* By name or peft_type; NULL and CB_ERR_ARGUMENT with close names otherwise. */

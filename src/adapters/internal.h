@@ -80,6 +80,6 @@ json_t *cb_adapter_common_defaults(void);
 bool cb_adapter_from_json(cb_adapter *adapter, const char *file, const json_t *object);
 json_t *cb_adapter_to_json(const cb_adapter *adapter);
 
-extern const cb_adapter_kind cb_lora;
+extern const cb_default_target cb_lora_default_targets[]; /* ends with model_type NULL */
 
 #endif

@@ -3,7 +3,7 @@
  * R rank; A (R, in), B (out, R).  A starts random and B at zero, so a fresh adapter changes nothing. */
 #include <math.h>
 
-#include "adapters/internal.h"
+#include "cambium/adapters.h"
 
 enum { LORA_INIT_DEFAULT, LORA_INIT_RANDOM, LORA_INIT_GAUSSIAN };
 
@@ -159,7 +159,7 @@ static cb_tensor *lora_delta_bias(const cb_module *m, cb_tensor *bias)
     return lora->has_bias ? cb_scale(lora->b_bias, lora->scale * m->strength) : NULL;
 }
 
-const cb_adapter_kind cb_lora = {
+const cb_adapter_kind cb_kind_lora = {
     .name = "lora",
     .peft_type = "LORA",
     .summary = "low-rank update of the weights: W x + (alpha / rank) B A x",

@@ -435,11 +435,11 @@ static bool split_commas(const char *text, cb_string_list *list)
 
 static bool default_targets(const cb_adapter *adapter, const char *model_type, cb_string_list *targets, bool *is_pattern)
 {
-    const char *const *table = adapter->kind->default_targets ? adapter->kind->default_targets : cb_lora_default_targets;
-    for (; model_type && table[0]; table += 2)
-        if (strcmp(table[0], model_type) == 0) {
-            *is_pattern = cb_is_pattern_text(table[1]);
-            return *is_pattern ? cb_string_list_add(targets, table[1]) : split_commas(table[1], targets);
+    const cb_default_target *row = adapter->kind->default_targets ? adapter->kind->default_targets : cb_lora_default_targets;
+    for (; model_type && row->model_type; row++)
+        if (strcmp(row->model_type, model_type) == 0) {
+            *is_pattern = cb_is_pattern_text(row->target_modules);
+            return *is_pattern ? cb_string_list_add(targets, row->target_modules) : split_commas(row->target_modules, targets);
         }
     cb_fail(CB_ERR_ARGUMENT, "target_modules: not given, and there is no default for model type '%s'",
             model_type ? model_type : "(unknown)");
