@@ -15,9 +15,9 @@ typedef struct train_state {
     double best_loss; /* best validation loss so far; infinity before the first */
     int64_t best_step;
     int64_t bad_evaluations; /* since the best */
-    double loss_sum; /* of the steps since the last report */
+    double loss_sum;         /* of the steps since the last report */
     int64_t loss_steps;
-    uint64_t log_bytes;      /* length of log.jsonl at this step: a resumed run cuts what came after */
+    uint64_t log_bytes; /* length of log.jsonl at this step: a resumed run cuts what came after */
     cb_rng rng;
 } train_state;
 
