@@ -121,6 +121,16 @@ static bool make_rows(cb_dataset *data)
     return data->options.packing ? pack_rows(data) : list_row_starts(data);
 }
 
+static void warn_of_cuts(const cb_dataset *data)
+{
+    long long cut = 0, length = (long long)data->options.sequence_length;
+    for (size_t i = 0; i < data->documents.count; i++)
+        cut += data->documents.items[i].whole && data->documents.items[i].length > length + 1; /* the one after the row is a target */
+    if (cut)
+        cb_log_message(CB_LOG_WARNING, "data: %lld of %zu examples have more tokens than the %lld of a row and are cut", cut,
+                       data->documents.count, length);
+}
+
 cb_dataset *cb_dataset_open(const cb_tokenizer *tokenizer, const cb_data_options *options)
 {
     if (options->sequence_length < 1) {
@@ -141,6 +151,7 @@ cb_dataset *cb_dataset_open(const cb_tokenizer *tokenizer, const cb_data_options
         cb_dataset_free(data);
         return NULL;
     }
+    warn_of_cuts(data);
     return data;
 }
 

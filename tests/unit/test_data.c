@@ -588,6 +588,23 @@ static void records_without_anything_to_learn_are_left_out(void **state)
     cb_tokenizer_free(tokenizer);
 }
 
+static void examples_that_are_cut_are_counted(void **state)
+{
+    (void)state;
+    cb_tokenizer *tokenizer = characters(false, false);
+    cb_data_options o = data_options(write_file("long.jsonl", "{\"prompt\": \"ab\", \"completion\": \"cdef\"}\n"
+                                                              "{\"prompt\": \"ab\", \"completion\": \"cde\"}\n"
+                                                              "{\"text\": \"text goes on in the next row\"}\n"));
+    o.sequence_length = 4;
+    cb_log_set(keep_warning, NULL);
+    cb_dataset *data = open_data(tokenizer, &o);
+    cb_log_set(NULL, NULL);
+    assert_string_equal(warning, "data: 1 of 3 examples have more tokens than the 4 of a row and are cut");
+    cb_dataset_free(data);
+    data_options_free(&o);
+    cb_tokenizer_free(tokenizer);
+}
+
 /* ---- memory ---- */
 
 static void failing_allocations_leave_nothing_behind(void **state)
@@ -644,6 +661,7 @@ int main(void)
         cmocka_unit_test_setup(a_long_text_is_one_document, without_errors),
         cmocka_unit_test_setup(bad_data_is_refused_with_file_and_line, without_errors),
         cmocka_unit_test_setup(records_without_anything_to_learn_are_left_out, without_errors),
+        cmocka_unit_test_setup(examples_that_are_cut_are_counted, without_errors),
         cmocka_unit_test_setup(failing_allocations_leave_nothing_behind, without_errors),
     };
     return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
