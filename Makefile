@@ -29,7 +29,7 @@ check: setup build ## build and run every test
 
 bench: ## rates of matrix products on this machine
 	$(MAKE) build PRESET=release
-	build/bench/gemm
+	build/cambium bench gemm
 
 install: build ## install under PREFIX (/usr/local); DESTDIR is honoured
 	cmake --install build --prefix $(PREFIX)

@@ -79,11 +79,10 @@ def main():
 
 
 def gemm_rate(args, dtype):
-    """GF/s of the 125 M shape's largest frozen product on this machine, by the benchmark beside ours."""
-    program = pathlib.Path(args.program).parent / "gemm"
-    lines = subprocess.run([program, "--threads", str(args.threads)], check=True, capture_output=True, text=True).stdout.splitlines()
-    rates = [float(f) for line in lines for f in line.split()[4:] if line.split()[:4] == ["1024", "768", "2048", dtype]]
-    return max(rates)
+    """GF/s of the 125 M shape's largest frozen product on this machine, by `cambium bench gemm` of the same build."""
+    cambium = pathlib.Path(args.program).parent.parent / "cambium"
+    rows = run([cambium, "bench", "gemm", "--threads", str(args.threads), "--json"])["gflops"]
+    return max(r[kind] for r in rows if (r["m"], r["n"], r["k"], r["dtype"]) == (1024, 768, 2048, dtype) for kind in ("NN", "NT", "TN"))
 
 
 if __name__ == "__main__":
