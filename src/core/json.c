@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 enum { READ_FLAGS = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL };
 
@@ -51,19 +52,96 @@ static bool widen_integers(const char *text, size_t length, cb_string *out)
     return cb_string_append(out, text + copied, length - copied);
 }
 
+static json_t *parse(const char *text, size_t length, json_error_t *error)
+{
+    json_t *value = json_loadb(text, length, READ_FLAGS, error);
+    if (!value && json_error_code(error) == json_error_numeric_overflow) {
+        cb_string wide = {0};
+        if (widen_integers(text, length, &wide))
+            value = json_loadb(wide.data, wide.length, READ_FLAGS, error);
+        cb_string_free(&wide);
+    }
+    return value;
+}
+
+static CB_COLD void *not_json(const char *what, const json_error_t *error)
+{
+    return cb_fail(CB_ERR_FORMAT, "%s:%d:%d: not valid JSON: %s", what, error->line, error->column, error->text), NULL;
+}
+
 json_t *cb_json_parse(const char *what, const char *text, size_t length)
 {
     json_error_t error;
-    json_t *value = json_loadb(text, length, READ_FLAGS, &error);
-    if (!value && json_error_code(&error) == json_error_numeric_overflow) {
-        cb_string wide = {0};
-        if (widen_integers(text, length, &wide))
-            value = json_loadb(wide.data, wide.length, READ_FLAGS, &error);
-        cb_string_free(&wide);
+    json_t *value = parse(text, length, &error);
+    return value ? value : not_json(what, &error);
+}
+
+static unsigned hex_value(char c)
+{
+    return c >= '0' && c <= '9' ? (unsigned)(c - '0') : isxdigit((unsigned char)c) ? (unsigned)(tolower(c) - 'a' + 10) : 16;
+}
+
+/* One of the noncharacters U+FDD0 to U+FDEF that the text has neither as it is nor escaped; false: it has them all. */
+static bool unused_character(const char *text, size_t length, char character[4])
+{
+    bool used[32] = {false};
+    for (size_t i = 0; i + 2 < length; i++) {
+        const char *at = text + i;
+        if (memcmp(at, "\xEF\xB7", 2) == 0 && (uint8_t)at[2] >= 0x90 && (uint8_t)at[2] < 0xB0)
+            used[(uint8_t)at[2] - 0x90] = true;
+        if (*at != '\\' || i + 6 > length || strncasecmp(at, "\\ufd", 4) != 0)
+            continue;
+        unsigned high = hex_value(at[4]), low = hex_value(at[5]);
+        if ((high == 0xD || high == 0xE) && low < 16)
+            used[(high - 0xD) * 16 + low] = true;
     }
-    if (!value)
-        cb_fail(CB_ERR_FORMAT, "%s:%d:%d: not valid JSON: %s", what, error.line, error.column, error.text);
-    return value;
+    const bool *unused = memchr(used, false, sizeof used);
+    if (unused)
+        memcpy(character, (char[4]){'\xEF', '\xB7', (char)(0x90 + (unused - used)), 0}, 4);
+    return unused != NULL;
+}
+
+static bool is_key(const char *text, size_t length, size_t after)
+{
+    while (after < length && strchr(" \t\r\n", text[after]))
+        after++;
+    return after < length && text[after] == ':';
+}
+
+/* A copy of the text with `nul` for every escaped NUL character of a key. */
+static bool replace_nul(const char *text, size_t length, const char *nul, cb_string *out)
+{
+    size_t copied = 0;
+    for (size_t i = 0; i < length;) {
+        if (text[i] != '"') {
+            i++;
+            continue;
+        }
+        size_t end = skip_string(text, length, i);
+        for (bool key = is_key(text, length, end); key && i + 6 < end; i += text[i] == '\\' ? 2 : 1) {
+            if (strncmp(text + i, "\\u0000", 6) != 0)
+                continue;
+            if (!cb_string_append(out, text + copied, i - copied) || !cb_string_puts(out, nul))
+                return false;
+            copied = i + 6;
+        }
+        i = end;
+    }
+    return cb_string_append(out, text + copied, length - copied);
+}
+
+json_t *cb_json_parse_nul_keys(const char *what, const char *text, size_t length, char nul[4])
+{
+    json_error_t error;
+    json_t *value = parse(text, length, &error);
+    nul[0] = 0;
+    if (!value && json_error_code(&error) == json_error_null_byte_in_key && unused_character(text, length, nul)) {
+        cb_string replaced = {0};
+        if (replace_nul(text, length, nul, &replaced))
+            value = parse(replaced.data, replaced.length, &error);
+        cb_string_free(&replaced);
+    }
+    return value ? value : not_json(what, &error);
 }
 
 json_t *cb_json_load(const char *path, size_t limit)

@@ -11,6 +11,9 @@
 json_t *cb_json_load(const char *path, size_t limit);
 /* Parses text; `what` names it in messages. */
 json_t *cb_json_parse(const char *what, const char *text, size_t length);
+/* The same where keys may hold NUL characters, which jansson refuses: they read as the character in nul, which the
+ * text does not have; "" when no key has one. */
+json_t *cb_json_parse_nul_keys(const char *what, const char *text, size_t length, char nul[4]);
 /* A value of any kind as text: two-space indentation, keys in their order (sorted when asked), UTF-8 kept, reals with
  * as few digits as give the same value back.  Free with cb_free(). */
 char *cb_json_dump(const json_t *value, bool sort_keys);

@@ -9,12 +9,13 @@
 #include "formats/tokenizer_unicode.h"
 
 static const size_t json_limit = (size_t)1 << 30;
+enum { max_padding = 1 << 24 };
 
 const cb_model_kind *const cb_model_kinds[] = {&cb_model_bpe, NULL};
 
 /* ---- Parsing ---- */
 
-static bool parse_model(cb_tokenizer *t, const json_t *object)
+static bool parse_model(cb_tokenizer *t, const json_t *object, const char *nul)
 {
     static const cb_role role = {"model", "", NULL};
     if (!json_is_object(object))
@@ -32,7 +33,7 @@ static bool parse_model(cb_tokenizer *t, const json_t *object)
     cb_string_free(&known);
     if (!t->model_kind)
         return false;
-    cb_source source = {.what = t->what, .role = &role, .type = t->model_kind->type};
+    cb_source source = {.what = t->what, .role = &role, .type = t->model_kind->type, .nul = *nul ? nul : NULL};
     t->model = t->model_kind->parse(&source, object, &t->vocab);
     t->raw_bytes = t->model && t->model_kind->raw_bytes && t->model_kind->raw_bytes(t->model);
     return t->model != NULL;
@@ -68,6 +69,9 @@ static bool parse_padding(cb_tokenizer *t, const json_t *object)
         !cb_source_count(&source, object, "pad_id", 0, &id) || !cb_source_count(&source, object, "pad_type_id", 0, &t->padding.type_id) ||
         (json_is_object(strategy) && !cb_source_count(&source, strategy, "Fixed", 0, &t->padding.fixed)))
         return false;
+    if (t->padding.fixed > max_padding || t->padding.multiple > max_padding)
+        return cb_fail(CB_ERR_FORMAT, "%s: padding: to more than %d tokens", t->what, max_padding), false;
+    t->padding.is_fixed = json_is_object(strategy);
     if (id > INT32_MAX)
         return cb_source_fail(&source, "pad_id", "a token id");
     t->padding.id = (int32_t)id;
@@ -91,7 +95,7 @@ static bool count_spaces(cb_tokenizer *t)
     return true;
 }
 
-static bool parse_parts(cb_tokenizer *t, const json_t *root)
+static bool parse_parts(cb_tokenizer *t, const json_t *root, const char *nul)
 {
     const char *version = json_string_value(json_object_get(root, "version"));
     if (!json_is_object(root))
@@ -110,7 +114,7 @@ static bool parse_parts(cb_tokenizer *t, const json_t *root)
         if (!cb_component_parse(parts[i].component, &source, json_object_get(root, parts[i].role->name)))
             return false;
     }
-    return parse_model(t, json_object_get(root, "model")) && parse_truncation(t, json_object_get(root, "truncation")) &&
+    return parse_model(t, json_object_get(root, "model"), nul) && parse_truncation(t, json_object_get(root, "truncation")) &&
            parse_padding(t, json_object_get(root, "padding")) && (!t->post_processor.kind || count_spaces(t)) &&
            cb_added_parse(t, t->what, json_object_get(root, "added_tokens"));
 }
@@ -126,7 +130,8 @@ cb_tokenizer *cb_tokenizer_parse(const char *what, const char *json, size_t leng
     if (length > json_limit)
         return cb_fail(CB_ERR_UNSUPPORTED, "%s: %zu bytes of JSON; the most is %zu", what, length, json_limit), NULL;
     cb_unicode_prepare();
-    json_t *root = cb_json_parse(what, json, length);
+    char nul[4];
+    json_t *root = cb_json_parse_nul_keys(what, json, length, nul);
     if (!root)
         return NULL;
     cb_tokenizer *t = cb_calloc(1, sizeof *t);
@@ -136,7 +141,7 @@ cb_tokenizer *cb_tokenizer_parse(const char *what, const char *json, size_t leng
         t->what = cb_strdup(what);
         t->source = cb_strndup(json, length);
         t->source_length = length;
-        ok = t->what && t->source && make_lock(t) && parse_parts(t, root);
+        ok = t->what && t->source && make_lock(t) && parse_parts(t, root, nul);
     }
     json_decref(root);
     if (ok)

@@ -246,6 +246,8 @@ static bool split_piece(cb_work *work, const cb_piece *piece, const cb_trie *tri
             begin = strip_left(text, begin);
             begin = begin > last ? begin : last;
         }
+        if (begin >= end) /* within the white space that the one before took; the package panics here */
+            continue;
         if (token->rstrip)
             end = strip_right(text, end, length);
         if (last < begin && !push_slice(work, piece, last, begin, -1))

@@ -171,6 +171,18 @@ static bool read_merges(bpe *model, const cb_source *source, const json_t *merge
     return ok;
 }
 
+/* Adds an entry whose text has `nul` where a NUL character is meant. */
+static bool add_with_nul(cb_vocab *vocab, const char *key, const char *nul, int32_t id)
+{
+    cb_string text = {0};
+    bool ok = true;
+    for (const char *found; ok && (found = strstr(key, nul)); key = found + strlen(nul))
+        ok = cb_string_append(&text, key, (size_t)(found - key)) && cb_string_append(&text, "", 1);
+    ok = ok && cb_string_puts(&text, key) && cb_vocab_add(vocab, text.data, text.length, id);
+    cb_string_free(&text);
+    return ok;
+}
+
 static bool read_vocab(const cb_source *source, const json_t *object, cb_vocab *vocab)
 {
     const char *key;
@@ -186,7 +198,7 @@ static bool read_vocab(const cb_source *source, const json_t *object, cb_vocab *
             return cb_fail(CB_ERR_FORMAT, "%s: model %s: the id of \"%s\" must be a whole number from 0 to %d", source->what, source->type,
                            key, max_id),
                    false;
-        if (!cb_vocab_add(vocab, key, strlen(key), (int32_t)id))
+        if (source->nul ? !add_with_nul(vocab, key, source->nul, (int32_t)id) : !cb_vocab_add(vocab, key, strlen(key), (int32_t)id))
             return false;
     }
     return cb_vocab_index(vocab);
@@ -564,7 +576,8 @@ static bool bpe_encode(const void *pointer, const cb_vocab *vocab, cb_work *work
         return false;
     bpe_state *state = work->model_state;
     if (model->dropout > 0) {
-        uint64_t stream = cb_hash_bytes(work->original, work->original_length) + piece->shift;
+        unsigned which = work->target == &work->sequence[1];
+        uint64_t stream = cb_hash_bytes(work->originals[which].bytes, work->originals[which].length) + piece->shift;
         state->rng = (cb_rng){.seed = work->tokenizer->seed, .stream = stream};
     }
     if (piece->length > cache_key || model->dropout > 0)

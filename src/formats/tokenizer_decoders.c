@@ -38,11 +38,25 @@ static bool add_text(cb_texts *texts, const char *text, size_t length)
     return cb_string_append(&texts->data, text, length) && cb_texts_close(texts);
 }
 
+/* Appends text with `to` before every character and at the end: what replacing the empty string means. */
+static bool append_between(cb_string *out, view text, const char *to)
+{
+    unsigned size;
+    for (size_t i = 0; i < text.length; i += size) {
+        cb_utf8_read(text.text + i, &size);
+        if (!cb_string_puts(out, to) || !cb_string_append(out, text.text + i, size))
+            return false;
+    }
+    return cb_string_puts(out, to);
+}
+
 /* Appends text with every `from` turned into `to`. */
 static bool append_replaced(cb_string *out, view text, const char *from, size_t from_length, const char *to)
 {
+    if (from_length == 0)
+        return append_between(out, text, to);
     const char *at = text.text, *end = text.text + text.length;
-    while (from_length) {
+    for (;;) {
         const char *found = memmem(at, (size_t)(end - at), from, from_length);
         if (!found)
             break;

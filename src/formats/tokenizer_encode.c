@@ -45,8 +45,8 @@ static bool encode_sequence(const cb_tokenizer *t, cb_work *work, const char *ut
     if (!check_text(t, utf8, length))
         return false;
     cb_work_reset(work);
-    work->original = utf8;
-    work->original_length = length;
+    work->originals[which].bytes = utf8;
+    work->originals[which].length = length;
     work->target = &work->sequence[which];
     work->target->count = 0;
     cb_piece text = {.text = utf8, .length = (uint32_t)length, .original_length = (uint32_t)length, .token = -1};
@@ -60,58 +60,56 @@ static bool encode_sequence(const cb_tokenizer *t, cb_work *work, const char *ut
     if (!encode_pieces(t, work))
         return false;
     for (size_t i = 0; which && i < work->target->count; i++)
-        work->target->items[i].type = (uint8_t)which;
+        work->target->items[i].type = work->target->items[i].text = (uint8_t)which;
     if (work->target->count)
         work->target->items[0].first = 1;
     return true;
 }
 
-static void cut_tokens(cb_tokens *tokens, size_t count, bool left)
+/* The package cuts into overlapping windows, of which this keeps the first, and needs `stride` below their length. */
+static bool cut_tokens(cb_tokens *tokens, size_t count, size_t stride, bool left)
 {
     if (count >= tokens->count)
-        return;
+        return true;
+    if (count && stride >= count)
+        return cb_fail(CB_ERR_ARGUMENT, "truncation to %zu tokens besides the special ones: stride is %zu; it must be less", count, stride),
+               false;
     if (left)
         memmove(tokens->items, tokens->items + (tokens->count - count), count * sizeof *tokens->items);
     tokens->count = count;
     if (count)
         tokens->items[0].first = 1;
+    return true;
 }
 
 /* Shortens the sequences so that both together have at most `limit` tokens. */
-static bool truncate_sequences(cb_work *work, size_t limit, int strategy, bool left)
+static bool truncate_sequences(cb_work *work, size_t limit, const cb_truncation *how)
 {
     cb_tokens *first = &work->sequence[0], *second = &work->sequence[1];
     size_t a = first->count, b = work->pair ? second->count : 0;
     if (a + b <= limit)
         return true;
-    if (limit == 0) {
-        cut_tokens(first, 0, left);
-        cut_tokens(second, 0, left);
-        return true;
-    }
+    if (limit == 0)
+        return cut_tokens(first, 0, 0, how->left) && cut_tokens(second, 0, 0, how->left);
     size_t excess = a + b - limit;
-    if (strategy) {
-        cb_tokens *target = strategy == 1 ? first : second;
-        if (strategy == 2 && !work->pair)
+    if (how->strategy) {
+        cb_tokens *target = how->strategy == 1 ? first : second;
+        if (how->strategy == 2 && !work->pair)
             return cb_fail(CB_ERR_ARGUMENT, "truncation of the second text: there is only one"), false;
         if (target->count <= excess)
             return cb_fail(CB_ERR_ARGUMENT, "truncation: a text of %zu tokens cannot lose %zu", target->count, excess), false;
-        cut_tokens(target, target->count - excess, left);
-        return true;
+        return cut_tokens(target, target->count - excess, how->stride, how->left);
     }
-    if (!work->pair) {
-        cut_tokens(first, limit, left);
-        return true;
-    }
+    if (!work->pair)
+        return cut_tokens(first, limit, how->stride, how->left);
     size_t shorter = a < b ? a : b, longer;
     longer = shorter > limit || shorter > limit - shorter ? shorter : limit - shorter;
     if (shorter + longer > limit) {
         shorter = limit / 2;
         longer = shorter + limit % 2;
     }
-    cut_tokens(first, a > b ? longer : shorter, left);
-    cut_tokens(second, a > b ? shorter : longer, left);
-    return true;
+    return cut_tokens(first, a > b ? longer : shorter, how->stride, how->left) &&
+           cut_tokens(second, a > b ? shorter : longer, how->stride, how->left);
 }
 
 static bool truncate_by_options(const cb_tokenizer *t, cb_work *work, const cb_encode_options *options)
@@ -121,12 +119,13 @@ static bool truncate_by_options(const cb_tokenizer *t, cb_work *work, const cb_e
         added = t->post_processor.kind->added(t->post_processor.state, work->pair);
     if (options->truncate && t->truncation.given) {
         size_t limit = t->truncation.max_length > added ? t->truncation.max_length - added : 0;
-        if (!truncate_sequences(work, limit, t->truncation.strategy, t->truncation.left))
+        if (!truncate_sequences(work, limit, &t->truncation))
             return false;
     }
     if (!options->max_length)
         return true;
-    return truncate_sequences(work, options->max_length > added ? options->max_length - added : 0, 0, false);
+    static const cb_truncation longest_first_from_the_right = {.given = true};
+    return truncate_sequences(work, options->max_length > added ? options->max_length - added : 0, &longest_first_from_the_right);
 }
 
 static bool reserve(cb_encoding *out, size_t count)
@@ -155,9 +154,10 @@ static bool write_encoding(const cb_tokenizer *t, const cb_work *work, const cb_
 {
     size_t count = work->sequence[0].count + (work->pair ? work->sequence[1].count : 0), total = count;
     if (options->pad && t->padding.given) {
-        total = t->padding.fixed > count ? t->padding.fixed : count;
-        if (t->padding.multiple && total % t->padding.multiple)
-            total += t->padding.multiple - total % t->padding.multiple;
+        size_t target = t->padding.is_fixed ? t->padding.fixed : count;
+        if (t->padding.multiple && target % t->padding.multiple)
+            target += t->padding.multiple - target % t->padding.multiple;
+        total = target > count ? target : count;
     }
     out->count = 0;
     if (!reserve(out, total ? total : 1))

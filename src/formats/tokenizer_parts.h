@@ -57,6 +57,7 @@ typedef struct cb_token {
     uint16_t lead, trail;  /* white space characters its text starts and ends with; 0 unless offsets are trimmed */
     uint8_t type, special; /* as in cb_encoding */
     uint8_t first;         /* the first token of an encoding (of the text, or of a template's piece) */
+    uint8_t text;          /* 1: of the second text of a pair */
 } cb_token;
 
 typedef struct cb_tokens {
@@ -77,8 +78,10 @@ typedef struct cb_work {
     size_t match_count, match_capacity;
     cb_change *changes;
     size_t change_count, change_capacity;
-    const char *original;
-    size_t original_length;
+    struct {
+        const char *bytes;
+        size_t length;
+    } originals[2];
     bool spans; /* wanted */
     bool pair;  /* the post-processor sees two sequences */
     void *match_data, *match_context, *jit_stack;
@@ -184,6 +187,7 @@ struct cb_source {
     const cb_role *role;
     const char *type;
     int depth;
+    const char *nul; /* what stands for a NUL character in keys; NULL: nothing */
 };
 
 extern const cb_role cb_normalizer_role, cb_pre_tokenizer_role, cb_post_processor_role, cb_decoder_role;
@@ -305,8 +309,8 @@ typedef struct cb_truncation {
 } cb_truncation;
 
 typedef struct cb_padding {
-    bool given, left;
-    uint32_t fixed, multiple; /* 0: longest of the batch; 0: no multiple */
+    bool given, left, is_fixed;
+    uint32_t fixed, multiple; /* to this length, if fixed, else to the longest of the batch; 0: no multiple */
     int32_t id;
     uint32_t type_id;
 } cb_padding;

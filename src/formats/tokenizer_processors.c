@@ -6,22 +6,23 @@
 #include "formats/tokenizer_parts.h"
 #include "formats/tokenizer_unicode.h"
 
-static bool add_tokens(cb_tokens *to, const cb_token *tokens, size_t count)
+/* `first`: an encoding of its own begins with them. */
+static bool add_tokens(cb_tokens *to, const cb_token *tokens, size_t count, bool first)
 {
     if (count == 0)
         return true;
     if (!cb_grow(&to->items, &to->capacity, to->count + count, sizeof *to->items))
         return false;
     memcpy(to->items + to->count, tokens, count * sizeof *tokens);
-    to->items[to->count].first = 1;
+    to->items[to->count].first = first;
     to->count += count;
     return true;
 }
 
 static bool add_special_token(cb_tokens *to, int32_t id, uint8_t type)
 {
-    cb_token token = {.id = id, .type = type, .special = 1};
-    return add_tokens(to, &token, 1);
+    cb_token token = {.id = id, .type = type, .special = 1}; /* spans nothing, so it does not matter whether it is the first */
+    return add_tokens(to, &token, 1, false);
 }
 
 static void set_type(cb_tokens *tokens, uint8_t type)
@@ -42,24 +43,28 @@ static void finish(cb_work *work)
 /* ---- Trimming of spans ---- */
 
 /* Moves by characters, as the Python package's spans count them. */
-static uint32_t forward(const cb_work *work, uint32_t at, uint32_t limit, uint32_t characters)
+static uint32_t forward(const char *text, size_t length, uint32_t at, uint32_t limit, uint32_t characters)
 {
     for (; characters && at < limit; characters--) {
         at++;
-        while (at < limit && at < work->original_length && cb_utf8_continues(work->original[at]))
+        while (at < limit && at < length && cb_utf8_continues(text[at]))
             at++;
     }
     return at;
 }
 
-static uint32_t backward(const cb_work *work, uint32_t at, uint32_t limit, uint32_t characters)
+/* Where less than `characters` stand before `at` it stays where it is, as in the package. */
+static uint32_t backward(const char *text, size_t length, uint32_t at, uint32_t limit, uint32_t characters)
 {
-    for (; characters && at > limit; characters--) {
-        at--;
-        while (at > limit && at < work->original_length && cb_utf8_continues(work->original[at]))
-            at--;
+    uint32_t moved = at;
+    for (; characters && moved > 0; characters--) {
+        moved--;
+        while (moved > 0 && moved < length && cb_utf8_continues(text[moved]))
+            moved--;
     }
-    return at;
+    if (characters)
+        return at;
+    return moved > limit ? moved : limit;
 }
 
 /* A byte-level token carries the space before its word; its span need not.  The space that add_prefix_space put before the
@@ -71,10 +76,12 @@ static void trim(const cb_work *work, cb_tokens *tokens, bool add_prefix_space)
         uint32_t lead = token->lead;
         if (lead == 1 && add_prefix_space && (token->first || token->begin == 0))
             lead = 0;
+        const char *text = work->originals[token->text].bytes;
+        size_t length = work->originals[token->text].length;
         if (lead)
-            token->begin = forward(work, token->begin, token->end, lead);
+            token->begin = forward(text, length, token->begin, token->end, lead);
         if (token->trail)
-            token->end = backward(work, token->end, token->begin, token->trail);
+            token->end = backward(text, length, token->end, token->begin, token->trail);
     }
 }
 
@@ -143,10 +150,10 @@ static bool roberta(const void *state, cb_work *work, bool add_special)
         return true;
     cb_tokens *out = &work->result, *first = &work->sequence[0], *second = &work->sequence[1];
     out->count = 0;
-    if (!add_special_token(out, s->cls, 0) || !add_tokens(out, first->items, first->count) || !add_special_token(out, s->sep, 0))
+    if (!add_special_token(out, s->cls, 0) || !add_tokens(out, first->items, first->count, false) || !add_special_token(out, s->sep, 0))
         return false;
     if (work->pair &&
-        (!add_special_token(out, s->sep, 0) || !add_tokens(out, second->items, second->count) || !add_special_token(out, s->sep, 0)))
+        (!add_special_token(out, s->sep, 0) || !add_tokens(out, second->items, second->count, false) || !add_special_token(out, s->sep, 0)))
         return false;
     finish(work);
     return true;
@@ -159,9 +166,9 @@ static bool bert(const void *state, cb_work *work, bool add_special)
         return true;
     cb_tokens *out = &work->result, *first = &work->sequence[0], *second = &work->sequence[1];
     out->count = 0;
-    if (!add_special_token(out, s->cls, 0) || !add_tokens(out, first->items, first->count) || !add_special_token(out, s->sep, 0))
+    if (!add_special_token(out, s->cls, 0) || !add_tokens(out, first->items, first->count, false) || !add_special_token(out, s->sep, 0))
         return false;
-    if (work->pair && (!add_tokens(out, second->items, second->count) || !add_special_token(out, s->sep, 1)))
+    if (work->pair && (!add_tokens(out, second->items, second->count, true) || !add_special_token(out, s->sep, 1)))
         return false;
     finish(work);
     return true;
@@ -311,7 +318,7 @@ static bool template_process(const void *state, cb_work *work, bool add_special)
         if (piece->sequence >= 0) {
             cb_tokens *tokens = &work->sequence[piece->sequence];
             set_type(tokens, piece->type);
-            if (!add_tokens(out, tokens->items, tokens->count))
+            if (!add_tokens(out, tokens->items, tokens->count, true))
                 return false;
             continue;
         }
