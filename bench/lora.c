@@ -106,6 +106,14 @@ static bool run(const settings *s)
     printf("{\"losses\": [");
     for (int64_t i = 0; i < s->steps; i++)
         printf("%s%.6f", i ? ", " : "", losses[i]);
+    printf("], \"tokens_per_second_by_tenth\": [");
+    for (int64_t i = 0; i < 10 && s->steps >= 100; i++) {
+        int64_t begin = i * s->steps / 10 + (i ? 0 : skip), end = (i + 1) * s->steps / 10;
+        double sum = 0;
+        for (int64_t k = begin; k < end; k++)
+            sum += seconds[k];
+        printf("%s%.0f", i ? ", " : "", (double)(tokens * (end - begin)) / sum);
+    }
     double typical = median(seconds + skip, s->steps - skip);
     printf("], \"tokens_per_second\": %.1f, \"seconds_per_step\": %.6f, \"seconds_to_first_step\": %.4f, \"seconds_to_step_start\": %.4f, "
            "\"peak_rss_bytes\": %llu, \"trainable_parameters\": %lld, \"allocations_after_warm_up\": %llu, \"flops_per_token\": %.0f}\n",

@@ -61,6 +61,9 @@ CB_API void cb_weights_close(cb_weights *weights); /* NULL is allowed */
 CB_API size_t cb_weights_count(const cb_weights *weights);
 CB_API const cb_weight_entry *cb_weights_at(const cb_weights *weights, size_t index);
 CB_API const cb_weight_entry *cb_weights_find(const cb_weights *weights, const char *name); /* NULL: none */
+/* The files it consists of, in order of their names: model.safetensors, or the shards. */
+CB_API size_t cb_weights_file_count(const cb_weights *weights);
+CB_API const cb_safetensors *cb_weights_file(const cb_weights *weights, size_t index, const char **name);
 
 /* Writes a checkpoint into an existing directory: model.safetensors, or shards of at most `shard_bytes` (0: 5 GB) named
  * as transformers names them, with their index.  What an earlier checkpoint left there under other names is removed

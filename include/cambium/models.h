@@ -44,7 +44,7 @@ CB_API int64_t cb_model_parameter_count(const cb_model *model); /* tied weights 
 /* Necessary floating-point operations of a forward pass per token at context length T: 2 a weight of a linear layer, and
  * for attention 4 T width a layer, halved by causality. */
 CB_API double cb_model_flops_per_token(const cb_model *model, int64_t context_length);
-/* End-of-sequence ids from generation_config.json and config.json. */
+/* End-of-sequence ids: of generation_config.json, or of config.json where that names none. */
 CB_API size_t cb_model_eos_ids(const cb_model *model, int32_t *ids, size_t most);
 /* NULL-terminated list of the model types this build knows. */
 CB_API const char *const *cb_model_types(void);

@@ -69,10 +69,9 @@ static bool eos_add(cb_model *model, const char *file, const json_t *value)
     return true;
 }
 
+/* generation_config.json has the say, config.json where that is silent: as in transformers. */
 static bool eos_read(cb_model *model)
 {
-    if (!eos_add(model, model->config_path, json_object_get(model->json, "eos_token_id")))
-        return false;
     char *path = model->directory ? cb_path_join(model->directory, "generation_config.json") : NULL;
     bool ok = true;
     if (path && cb_is_file(path)) {
@@ -81,7 +80,7 @@ static bool eos_read(cb_model *model)
         json_decref(json);
     }
     cb_free(path);
-    return ok;
+    return ok && (model->eos_count || eos_add(model, model->config_path, json_object_get(model->json, "eos_token_id")));
 }
 
 static bool configure(cb_model *model, const char *path, cb_model_options options)
