@@ -184,6 +184,17 @@ size_t cb_weights_count(const cb_weights *weights)
     return weights->count;
 }
 
+size_t cb_weights_file_count(const cb_weights *weights)
+{
+    return weights->shard_count;
+}
+
+const cb_safetensors *cb_weights_file(const cb_weights *weights, size_t index, const char **name)
+{
+    *name = weights->shards[index].name;
+    return weights->shards[index].file;
+}
+
 const cb_weight_entry *cb_weights_at(const cb_weights *weights, size_t index)
 {
     size_t i = weights->shard_count;

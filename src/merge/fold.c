@@ -7,7 +7,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <limits.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -39,8 +38,8 @@ typedef struct planned {
 } planned;
 
 typedef struct planned_file {
-    char *name; /* "model-00001-of-00002.safetensors" */
-    cb_safetensors *base;
+    const char *name; /* "model-00001-of-00002.safetensors" */
+    const cb_safetensors *base;
     planned *tensors;
     size_t count, capacity;
 } planned_file;
@@ -52,48 +51,28 @@ typedef struct fold_plan {
     char *partial; /* the directory written to, beside output */
     cb_changes changes;
     bool *found; /* one per change: a tensor of the base is it */
+    cb_weights *base;
     planned_file *files;
-    size_t file_count, file_capacity;
+    size_t file_count;
     cb_string_list others; /* carried over as they are */
     bool sharded, untied;
 } fold_plan;
 
 /* ---- plan: tensors ---- */
 
-static bool add_file(fold_plan *plan, const char *name)
-{
-    for (size_t i = 0; i < plan->file_count; i++)
-        if (strcmp(plan->files[i].name, name) == 0)
-            return true;
-    if (strchr(name, '/') || !cb_grow(&plan->files, &plan->file_capacity, plan->file_count + 1, sizeof(*plan->files)))
-        return cb_fail(CB_ERR_FORMAT, "%s/" INDEX_NAME ": found file '%.200s', expected names without directory", plan->input, name), false;
-    planned_file *file = &plan->files[plan->file_count++];
-    *file = (planned_file){.name = cb_strdup(name)};
-    char *path = file->name ? cb_path_join(plan->input, name) : NULL;
-    file->base = path ? cb_safetensors_open(path) : NULL;
-    cb_free(path);
-    return file->base != NULL;
-}
-
 static bool plan_files(fold_plan *plan)
 {
-    char *path = cb_path_join(plan->input, INDEX_NAME);
-    plan->sharded = path && cb_is_file(path);
-    json_t *index = plan->sharded ? cb_json_load(path, 1u << 28) : NULL, *file;
-    const char *tensor;
-    bool ok = path && (!plan->sharded || index);
-    if (ok && plan->sharded && !json_is_object(json_object_get(index, "weight_map")))
-        ok = cb_fail(CB_ERR_FORMAT, "%s: weight_map: expected an object", path) == CB_OK;
-    json_object_foreach(json_object_get(index, "weight_map"), tensor, file)
-    {
-        ok = ok &&
-             (json_is_string(file) || cb_fail(CB_ERR_FORMAT, "%s: weight_map: %.200s: expected a file name", path, tensor) == CB_OK) &&
-             add_file(plan, json_string_value(file));
+    plan->base = cb_weights_open(plan->input);
+    size_t count = plan->base ? cb_weights_file_count(plan->base) : 0;
+    plan->files = count ? cb_calloc(count, sizeof(*plan->files)) : NULL;
+    if (!plan->files)
+        return false;
+    for (plan->file_count = 0; plan->file_count < count; plan->file_count++) {
+        planned_file *file = &plan->files[plan->file_count];
+        file->base = cb_weights_file(plan->base, plan->file_count, &file->name);
     }
-    ok = ok && (plan->sharded || add_file(plan, "model.safetensors"));
-    json_decref(index);
-    cb_free(path);
-    return ok;
+    plan->sharded = count > 1 || strcmp(plan->files[0].name, "model.safetensors") != 0;
+    return true;
 }
 
 static planned *add_tensor(planned_file *file, const char *name, const cb_weight_entry *from, const cb_change *change, cb_dtype dtype)
@@ -321,10 +300,9 @@ static void free_plan(fold_plan *plan)
         for (size_t i = 0; i < plan->files[f].count; i++)
             cb_free(plan->files[f].tensors[i].name);
         cb_free(plan->files[f].tensors);
-        cb_free(plan->files[f].name);
-        cb_safetensors_close(plan->files[f].base);
     }
     cb_free(plan->files);
+    cb_weights_close(plan->base);
     cb_free(plan->found);
     cb_free(plan->partial);
     cb_string_list_free(&plan->others);

@@ -207,6 +207,29 @@ static void shards_keep_their_files_and_names(void **state)
     remove_output("merged");
 }
 
+/* The single file counts where both forms of a checkpoint lie side by side, for folding as for loading. */
+static void an_index_left_over_is_not_the_base(void **state)
+{
+    (void)state;
+    char command[1024];
+    snprintf(command, sizeof command, "cp -r '%s' '%s/base' && chmod -R u+w '%s/base'", model_path("llama2"), scratch, scratch);
+    assert_int_equal(system(command), 0);
+    static const char index[] = "{\"weight_map\": {\"model.norm.weight\": \"gone.safetensors\"}}";
+    assert_true(cb_file_write(scratch_path("base/model.safetensors.index.json"), index, strlen(index)));
+    char base[512];
+    snprintf(base, sizeof base, "%s/base", scratch);
+    cb_model *model = load(base);
+    cb_adapter *adapter = random_adapter(model, "{\"r\": 4}", 7);
+    cb_merge_options o = merge_options();
+    assert_true(cb_merge_fold(model, &adapter, 1, scratch_path("merged"), &o, NULL));
+    assert_true(cb_is_file(scratch_path("merged/model.safetensors")));
+    assert_false(cb_is_file(scratch_path("merged/model.safetensors.index.json")));
+    cb_adapter_free(adapter);
+    cb_model_free(model);
+    remove_output("merged");
+    remove_output("base");
+}
+
 static void a_head_that_is_no_longer_tied_is_written_out(void **state)
 {
     (void)state;
@@ -493,6 +516,7 @@ int main(void)
         cmocka_unit_test_setup(merged_models_compute_what_adapted_ones_do, without_errors),
         cmocka_unit_test_setup(only_the_targets_change_and_by_the_product, without_errors),
         cmocka_unit_test_setup(shards_keep_their_files_and_names, without_errors),
+        cmocka_unit_test_setup(an_index_left_over_is_not_the_base, without_errors),
         cmocka_unit_test_setup(a_head_that_is_no_longer_tied_is_written_out, without_errors),
         cmocka_unit_test_setup(everything_else_of_the_base_is_carried_over, without_errors),
         cmocka_unit_test_setup(several_adapters_add_up, without_errors),
