@@ -8,7 +8,7 @@
 typedef struct cb_change {
     cb_layer *layer;
     const char *name;    /* "weight", "bias" */
-    cb_module **modules; /* those that add to it */
+    cb_module **modules; /* those that add to it, in the order in which the layer runs them */
     size_t module_count, module_capacity;
 } cb_change;
 
