@@ -46,8 +46,8 @@ typedef enum cb_status {
     CB_ERR_NUMERIC      /* NaN or infinity where a finite number is needed */
 } cb_status;
 
-/* Records a failure of this thread unless one is already recorded, and returns `status`.  The message is one line without a
- * newline: what failed, what was found, what was expected. */
+/* Records a failure of this thread unless one is already recorded, and returns `status`: `return cb_fail(...) == CB_OK;` gives
+ * false.  The message is one line without a newline: what failed, what was found, what was expected. */
 CB_API CB_COLD cb_status cb_fail(cb_status status, const char *format, ...) CB_PRINTF(2, 3);
 CB_API bool cb_ok(void);                   /* true while this thread has no recorded failure */
 CB_API cb_status cb_error_status(void);    /* CB_OK or the first recorded failure */

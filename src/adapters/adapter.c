@@ -37,7 +37,7 @@ const char *cb_adapter_peft_name(const cb_adapter_kind *kind, const char *option
 cb_adapter *cb_adapter_new(const char *kind_name, const char *name)
 {
     const cb_adapter_kind *kind = cb_adapter_kind_find(kind_name);
-    cb_adapter *adapter = kind ? cb_calloc(1, sizeof(*adapter)) : NULL;
+    cb_adapter *adapter = kind ? cb_calloc(1, sizeof *adapter) : NULL;
     if (!adapter)
         return NULL;
     adapter->kind = kind;
@@ -95,7 +95,7 @@ static bool unknown_option(const cb_adapter *adapter, const char *option)
 bool cb_adapter_set(cb_adapter *adapter, const char *option, const char *value)
 {
     if (adapter->attached)
-        return cb_fail(CB_ERR_STATE, "%s: options cannot change while the adapter is attached", option), false;
+        return cb_fail(CB_ERR_STATE, "%s: options cannot change while the adapter is attached", option) == CB_OK;
     char *name = cb_strdup(option);
     if (!name)
         return false;
@@ -122,7 +122,7 @@ bool cb_adapter_set(cb_adapter *adapter, const char *option, const char *value)
 bool cb_adapter_set_json(cb_adapter *adapter, const char *what, const char *json)
 {
     if (adapter->attached)
-        return cb_fail(CB_ERR_STATE, "%s: options cannot change while the adapter is attached", what), false;
+        return cb_fail(CB_ERR_STATE, "%s: options cannot change while the adapter is attached", what) == CB_OK;
     json_t *object = cb_json_parse(what, json, strlen(json));
     bool ok = object && cb_adapter_from_json(adapter, what, object);
     json_decref(object);
@@ -156,7 +156,7 @@ static bool plan_module(cb_adapter *adapter, cb_layer *layer, bool fresh)
     const cb_adapter_kind *kind = adapter->kind;
     if (fresh && kind->check && !kind->check(adapter->config, layer))
         return false;
-    if (!cb_grow(&adapter->modules, &adapter->module_capacity, adapter->module_count + 1, sizeof(*adapter->modules)))
+    if (!cb_grow(&adapter->modules, &adapter->module_capacity, adapter->module_count + 1, sizeof *adapter->modules))
         return false;
     size_t header = (sizeof(cb_module) + 15) / 16 * 16;
     cb_module *m = cb_calloc(1, header + kind->state_size);
@@ -174,8 +174,8 @@ static bool plan_weight(cb_adapter *adapter, cb_layer *layer, const char *name, 
             return true;
     const cb_weight *weight = cb_layer_own_weight(layer, name);
     if (weight && weight->frozen)
-        return cb_fail(CB_ERR_STATE, "layer %s: another adapter already trains its %s", layer->name, name), false;
-    if (!cb_grow(&adapter->trained, &adapter->trained_capacity, adapter->trained_count + 1, sizeof(*adapter->trained)))
+        return cb_fail(CB_ERR_STATE, "layer %s: another adapter already trains its %s", layer->name, name) == CB_OK;
+    if (!cb_grow(&adapter->trained, &adapter->trained_capacity, adapter->trained_count + 1, sizeof *adapter->trained))
         return false;
     adapter->trained[adapter->trained_count++] = (cb_trained_weight){.layer = layer, .name = name, .pinned = pinned};
     return true;
@@ -203,7 +203,7 @@ static bool plan_biases(cb_adapter *adapter, cb_layer *root)
     if (!option || option->type != CB_OPTION_ENUM)
         return true;
     int chosen;
-    memcpy(&chosen, (const char *)adapter->config + option->offset, sizeof(chosen));
+    memcpy(&chosen, (const char *)adapter->config + option->offset, sizeof chosen);
     const char *bias = option->choices[chosen];
     if (strcmp(bias, "none") == 0)
         return true;
@@ -229,13 +229,13 @@ static bool plan_pin(void *user, cb_layer *layer)
 
 static bool list_entry(cb_adapter *adapter, char *name, int ndim, const int64_t *shape, bool trainable, cb_tensor **slot, size_t trained)
 {
-    if (!name || !cb_grow(&adapter->entries, &adapter->entry_capacity, adapter->entry_count + 1, sizeof(*adapter->entries))) {
+    if (!name || !cb_grow(&adapter->entries, &adapter->entry_capacity, adapter->entry_count + 1, sizeof *adapter->entries)) {
         cb_free(name);
         return false;
     }
     cb_adapter_entry *entry = &adapter->entries[adapter->entry_count++];
     *entry = (cb_adapter_entry){.name = name, .ndim = ndim, .trainable = trainable, .slot = slot, .trained = trained};
-    memcpy(entry->shape, shape, (size_t)ndim * sizeof(*shape));
+    memcpy(entry->shape, shape, (size_t)ndim * sizeof *shape);
     return true;
 }
 
@@ -275,7 +275,7 @@ static bool list_entries(cb_adapter *adapter)
 bool cb_adapter_plan(cb_adapter *adapter, cb_layer *root, const char *model_type, bool fresh)
 {
     if (adapter->attached)
-        return cb_fail(CB_ERR_STATE, "adapter %s is attached already", adapter->name), false;
+        return cb_fail(CB_ERR_STATE, "adapter %s is attached already", adapter->name) == CB_OK;
     adapter->attached = true; /* so that detach cleans up */
     adapter->root = root;
     if (adapter->kind->check && !adapter->kind->check(adapter->config, NULL))
@@ -343,7 +343,7 @@ cb_tensor *cb_adapter_entry_tensor(const cb_adapter *adapter, const cb_adapter_e
 
 bool cb_adapter_connect(cb_adapter *adapter)
 {
-    adapter->parameters = cb_calloc(adapter->entry_count, sizeof(*adapter->parameters));
+    adapter->parameters = cb_calloc(adapter->entry_count, sizeof *adapter->parameters);
     if (!adapter->parameters)
         return false;
     for (size_t i = 0; i < adapter->entry_count; i++) {
@@ -360,7 +360,7 @@ bool cb_adapter_connect(cb_adapter *adapter)
 bool cb_adapter_attach(cb_adapter *adapter, cb_layer *root, const char *model_type, uint64_t seed)
 {
     if (adapter->attached)
-        return cb_fail(CB_ERR_STATE, "adapter %s is attached already", adapter->name), false;
+        return cb_fail(CB_ERR_STATE, "adapter %s is attached already", adapter->name) == CB_OK;
     bool ok = cb_adapter_plan(adapter, root, model_type, true) && cb_adapter_allocate(adapter);
     for (size_t i = 0; ok && adapter->kind->initialise && i < adapter->module_count; i++)
         ok = adapter->kind->initialise(adapter->modules[i], adapter->config, seed);

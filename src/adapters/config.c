@@ -13,7 +13,7 @@
 
 static bool no_memory(void)
 {
-    return cb_fail(CB_ERR_MEMORY, "no memory for an adapter's config"), false;
+    return cb_fail(CB_ERR_MEMORY, "no memory for an adapter's config") == CB_OK;
 }
 
 json_t *cb_adapter_common_defaults(void)
@@ -33,7 +33,7 @@ static json_t *fixed_fields(const cb_adapter_kind *kind)
 
 static bool wrong_type(const char *file, const char *key, const char *expected)
 {
-    return cb_fail(CB_ERR_FORMAT, "%s: %s: expected %s", file, key, expected), false;
+    return cb_fail(CB_ERR_FORMAT, "%s: %s: expected %s", file, key, expected) == CB_OK;
 }
 
 /* ---- reading ---- */
@@ -123,7 +123,7 @@ static bool read_field(cb_adapter *adapter, const char *file, const char *key, j
 bool cb_adapter_from_json(cb_adapter *adapter, const char *file, const json_t *object)
 {
     if (!json_is_object(object))
-        return cb_fail(CB_ERR_FORMAT, "%s: expected a JSON object", file), false;
+        return cb_fail(CB_ERR_FORMAT, "%s: expected a JSON object", file) == CB_OK;
     json_t *fixed = fixed_fields(adapter->kind), *options = json_object();
     bool ok = fixed && options && json_object_set_new(fixed, "peft_type", json_string(adapter->kind->peft_type)) == 0;
     const char *key;
@@ -221,14 +221,14 @@ static int by_name(const void *a, const void *b)
  * reference; NULL when there is no memory. */
 static json_t *sorted(json_t *object)
 {
-    const char **keys = cb_calloc(json_object_size(object), sizeof(*keys));
+    const char **keys = cb_calloc(json_object_size(object), sizeof *keys);
     json_t *out = keys ? json_object() : NULL;
     size_t count = 0;
     const char *key;
     json_t *value;
     if (out) {
         json_object_foreach(object, key, value) keys[count++] = key;
-        qsort(keys, count, sizeof(*keys), by_name);
+        qsort(keys, count, sizeof *keys, by_name);
         for (size_t i = 0; i < count; i++)
             json_object_set(out, keys[i], json_object_get(object, keys[i]));
     }

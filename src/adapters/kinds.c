@@ -64,7 +64,7 @@ const cb_adapter_kind *const *cb_adapter_kinds(void)
 
 const cb_adapter_kind *cb_adapter_kind_find(const char *name_or_peft_type)
 {
-    const char *names[sizeof(kinds) / sizeof(kinds[0])];
+    const char *names[sizeof kinds / sizeof(kinds[0])];
     size_t count = 0;
     for (; kinds[count]; count++) {
         if (strcmp(name_or_peft_type, kinds[count]->name) == 0 || strcmp(name_or_peft_type, kinds[count]->peft_type) == 0)

@@ -61,8 +61,7 @@ static bool lora_sizes(const lora_config *config, const cb_layer *layer, int64_t
         return false;
     if (!(r >= 1 && r <= LORA_MAX_RANK) || r != floor(r))
         return cb_fail(CB_ERR_ARGUMENT, "rank_pattern: layer %s gets rank %g, expected a whole number from 1 to %d", layer->name, r,
-                       LORA_MAX_RANK),
-               false;
+                       LORA_MAX_RANK) == CB_OK;
     *rank = (int64_t)r;
     return true;
 }
@@ -72,18 +71,18 @@ static bool lora_check(const void *config_, const cb_layer *layer)
     const lora_config *config = config_;
     if (!layer) {
         if (config->lora_bias && config->init_weights == LORA_INIT_GAUSSIAN)
-            return cb_fail(CB_ERR_ARGUMENT, "lora_bias: found init_weights gaussian, expected true or false"), false;
+            return cb_fail(CB_ERR_ARGUMENT, "lora_bias: found init_weights gaussian, expected true or false") == CB_OK;
         return true;
     }
-    int64_t rank;
+    int64_t rank = 0;
     double alpha;
     if (!lora_sizes(config, layer, &rank, &alpha))
         return false;
     int64_t most = layer->in_features < layer->out_features ? layer->in_features : layer->out_features;
     if (rank > most)
         return cb_fail(CB_ERR_ARGUMENT, "rank: found %lld for layer %s of %lld inputs and %lld outputs, expected at most %lld",
-                       (long long)rank, layer->name, (long long)layer->in_features, (long long)layer->out_features, (long long)most),
-               false;
+                       (long long)rank, layer->name, (long long)layer->in_features, (long long)layer->out_features,
+                       (long long)most) == CB_OK;
     return true;
 }
 

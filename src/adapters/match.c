@@ -59,7 +59,7 @@ static bool pattern_compile(cb_name_pattern *pattern)
     pattern->memory = pcre2_general_context_create(pattern_malloc, pattern_free, NULL);
     pcre2_compile_context *compile = pattern->memory ? pcre2_compile_context_create(pattern->memory) : NULL;
     if (!compile)
-        return cb_fail(CB_ERR_MEMORY, "no memory for a regular expression"), false;
+        return cb_fail(CB_ERR_MEMORY, "no memory for a regular expression") == CB_OK;
     pcre2_set_parens_nest_limit(compile, 100);
     int error = 0;
     PCRE2_SIZE where = 0;
@@ -68,7 +68,7 @@ static bool pattern_compile(cb_name_pattern *pattern)
     pcre2_compile_context_free(compile);
     if (!pattern->code) {
         PCRE2_UCHAR why[128] = "";
-        pcre2_get_error_message(error, why, sizeof(why));
+        pcre2_get_error_message(error, why, sizeof why);
         cb_fail(CB_ERR_ARGUMENT, "%s: '%.200s' is not a regular expression: %s at character %zu", pattern->field, pattern->text,
                 (const char *)why, (size_t)where);
         return false;
@@ -76,7 +76,7 @@ static bool pattern_compile(cb_name_pattern *pattern)
     pattern->limits = pcre2_match_context_create(pattern->memory);
     pattern->match = pcre2_match_data_create_from_pattern(pattern->code, pattern->memory);
     if (!pattern->limits || !pattern->match)
-        return cb_fail(CB_ERR_MEMORY, "no memory for a regular expression"), false;
+        return cb_fail(CB_ERR_MEMORY, "no memory for a regular expression") == CB_OK;
     pcre2_set_match_limit(pattern->limits, PATTERN_MATCH_LIMIT);
     pcre2_set_heap_limit(pattern->limits, PATTERN_HEAP_KIB);
     return true;
@@ -90,7 +90,7 @@ cb_name_pattern *cb_name_pattern_new(const char *field, const char *text)
                 PATTERN_MAX_LENGTH);
         return NULL;
     }
-    cb_name_pattern *pattern = cb_calloc(1, sizeof(*pattern));
+    cb_name_pattern *pattern = cb_calloc(1, sizeof *pattern);
     if (!pattern)
         return NULL;
     pattern->field = cb_strdup(field);
@@ -111,7 +111,7 @@ int cb_name_pattern_test(const cb_name_pattern *pattern, const char *subject, bo
     if (found == PCRE2_ERROR_NOMATCH)
         return 0;
     PCRE2_UCHAR why[128] = "";
-    pcre2_get_error_message(found, why, sizeof(why));
+    pcre2_get_error_message(found, why, sizeof why);
     cb_fail(CB_ERR_ARGUMENT, "%s: the regular expression '%.200s' cannot be matched against %s: %s", pattern->field, pattern->text, subject,
             (const char *)why);
     return -1;
@@ -121,7 +121,7 @@ int cb_name_pattern_test(const cb_name_pattern *pattern, const char *subject, bo
 static int64_t pattern_index(const cb_name_pattern *pattern)
 {
     char digits[20];
-    PCRE2_SIZE length = sizeof(digits);
+    PCRE2_SIZE length = sizeof digits;
     if (pcre2_substring_copy_byname(pattern->match, (PCRE2_SPTR) "idx", (PCRE2_UCHAR *)digits, &length) != 0)
         return -1;
     char *end;
@@ -219,24 +219,23 @@ static bool matcher_layer_numbers(cb_matcher *m)
     const cb_target *target = &m->adapter->target;
     const cb_string_list *numbers = &target->layers_to_transform, *patterns = &target->layers_pattern;
     if (patterns->count && !numbers->count)
-        return cb_fail(CB_ERR_ARGUMENT, "layers_pattern: found without layers_to_transform, which says which layers"), false;
+        return cb_fail(CB_ERR_ARGUMENT, "layers_pattern: found without layers_to_transform, which says which layers") == CB_OK;
     if (!numbers->count)
         return true;
     if (m->is_pattern || m->all_linear)
         return cb_fail(CB_ERR_ARGUMENT, "layers_to_transform: expected only with a list of names in target_modules, found '%.200s'",
-                       m->targets->items[0]),
-               false;
-    m->numbers = cb_calloc(numbers->count, sizeof(*m->numbers));
+                       m->targets->items[0]) == CB_OK;
+    m->numbers = cb_calloc(numbers->count, sizeof *m->numbers);
     if (!m->numbers)
         return false;
     for (size_t i = 0; i < numbers->count; i++) {
         char *end;
         m->numbers[i] = strtoll(numbers->items[i], &end, 10);
         if (end == numbers->items[i] || *end || m->numbers[i] < 0)
-            return cb_fail(CB_ERR_ARGUMENT, "layers_to_transform: found '%.100s', expected layer numbers", numbers->items[i]), false;
+            return cb_fail(CB_ERR_ARGUMENT, "layers_to_transform: found '%.100s', expected layer numbers", numbers->items[i]) == CB_OK;
     }
     m->layers_count = patterns->count ? patterns->count : 1;
-    m->layers = cb_calloc(m->layers_count, sizeof(*m->layers));
+    m->layers = cb_calloc(m->layers_count, sizeof *m->layers);
     if (!m->layers)
         return false;
     /* lazy, so that the first number counts and not that of an expert further down */
@@ -254,18 +253,18 @@ static bool matcher_init(cb_matcher *m, const cb_adapter *adapter, const cb_stri
     *m = (cb_matcher){.adapter = adapter, .targets = targets, .is_pattern = is_pattern};
     m->all_linear = targets->count == 1 && strcasecmp(targets->items[0], "all-linear") == 0;
     if (is_pattern && targets->count != 1)
-        return cb_fail(CB_ERR_ARGUMENT, "target_modules: found %zu patterns, expected one", targets->count), false;
+        return cb_fail(CB_ERR_ARGUMENT, "target_modules: found %zu patterns, expected one", targets->count) == CB_OK;
     if (is_pattern && !m->all_linear && !(m->target = cb_name_pattern_new("target_modules", targets->items[0])))
         return false;
     if (target->exclude_is_pattern && target->exclude_modules.count &&
         !(m->exclude = cb_name_pattern_new("exclude_modules", target->exclude_modules.items[0])))
         return false;
-    if (target->modules_to_save.count && !(m->saved = cb_calloc(target->modules_to_save.count, sizeof(*m->saved))))
+    if (target->modules_to_save.count && !(m->saved = cb_calloc(target->modules_to_save.count, sizeof *m->saved)))
         return false;
     for (size_t i = 0; i < target->modules_to_save.count; i++)
         if (!(m->saved[i] = pattern_format("modules_to_save", "(^|.*\\.)", target->modules_to_save.items[i], "($|\\..*)")))
             return false;
-    m->used = cb_calloc(targets->count ? targets->count : 1, sizeof(*m->used));
+    m->used = cb_calloc(targets->count ? targets->count : 1, sizeof *m->used);
     return m->used && matcher_layer_numbers(m);
 }
 
@@ -376,9 +375,8 @@ static bool matcher_visit(void *user, cb_layer *layer)
         return hit == 0;
     if (!can_host)
         return cb_fail(CB_ERR_UNSUPPORTED, "target_modules: hits layer %s (%s), which %s cannot adapt", layer->name,
-                       layer_kind_names[layer->kind], kind->name),
-               false;
-    if (!cb_grow(&m->hits, &m->hit_capacity, m->hit_count + 1, sizeof(*m->hits)))
+                       layer_kind_names[layer->kind], kind->name) == CB_OK;
+    if (!cb_grow(&m->hits, &m->hit_capacity, m->hit_count + 1, sizeof *m->hits))
         return false;
     m->hits[m->hit_count++] = layer;
     return true;
@@ -389,8 +387,7 @@ static bool matcher_nothing(const cb_matcher *m)
     const char *first = m->targets->items[0];
     if (m->excluded)
         return cb_fail(CB_ERR_ARGUMENT, "target_modules: all %zu layers it hits are excluded by exclude_modules or modules_to_save",
-                       m->excluded),
-               false;
+                       m->excluded) == CB_OK;
     cb_string names = {0};
     cb_closest_names(last_part(first), (const char *const *)m->near.items, m->near.count, 5, &names);
     if (m->numbers)
@@ -539,7 +536,7 @@ static bool saved_visit(void *user, cb_layer *layer)
             hit = search->used[i] = true;
     if (!hit || below_listed(search, layer))
         return true;
-    if (!cb_grow(&search->list, &search->capacity, search->count + 1, sizeof(*search->list)))
+    if (!cb_grow(&search->list, &search->capacity, search->count + 1, sizeof *search->list))
         return false;
     search->list[search->count++] = layer;
     return true;
@@ -552,7 +549,7 @@ bool cb_match_saved(const cb_adapter *adapter, cb_layer *root, bool strict, cb_l
     *count = 0;
     if (!search.items->count)
         return true;
-    search.used = cb_calloc(search.items->count, sizeof(*search.used));
+    search.used = cb_calloc(search.items->count, sizeof *search.used);
     bool ok = search.used && cb_layer_visit(root, saved_visit, &search);
     for (size_t i = 0; ok && i < search.items->count; i++) {
         if (search.used[i])

@@ -31,14 +31,13 @@ static const cb_weight_entry *find_entry(const cb_safetensors *file, const cb_ad
 static bool check_entry(const char *path, const cb_adapter_entry *entry, const cb_weight_entry *found)
 {
     if (!found)
-        return cb_fail(CB_ERR_FORMAT, "%s: %s is missing", path, entry->name), false;
+        return cb_fail(CB_ERR_FORMAT, "%s: %s is missing", path, entry->name) == CB_OK;
     if (!cb_weight_entry_fits(found, entry->ndim, entry->shape))
         return cb_fail(CB_ERR_SHAPE, "%s: %s: found shape %s, expected %s", path, entry->name, cb_shape_text_nd(found->ndim, found->shape),
-                       cb_shape_text_nd(entry->ndim, entry->shape)),
-               false;
+                       cb_shape_text_nd(entry->ndim, entry->shape)) == CB_OK;
     if (found->dtype != CB_F32 && found->dtype != CB_BF16 && found->dtype != CB_F16)
-        return cb_fail(CB_ERR_UNSUPPORTED, "%s: %s: found %s, expected f32, bf16 or f16", path, entry->name, cb_dtype_name(found->dtype)),
-               false;
+        return cb_fail(CB_ERR_UNSUPPORTED, "%s: %s: found %s, expected f32, bf16 or f16", path, entry->name, cb_dtype_name(found->dtype)) ==
+               CB_OK;
     return true;
 }
 
@@ -101,8 +100,7 @@ static bool check_other(const cb_adapter *adapter, const char *path, const cb_sa
     if (layer)
         return check_base_weight(path, layer, tensor);
     return cb_fail(CB_ERR_FORMAT, "%s: %.300s has no place in this %s adapter of the given model (%zu tensors expected, %zu found)", path,
-                   tensor->name, adapter->kind->name, adapter->entry_count, cb_safetensors_count(file)),
-           false;
+                   tensor->name, adapter->kind->name, adapter->entry_count, cb_safetensors_count(file)) == CB_OK;
 }
 
 /* Fills found[] with the file's tensors in the order of the entries. */
@@ -163,7 +161,7 @@ static bool load_weights(cb_adapter *adapter, const char *path, cb_layer *root, 
     if (!file)
         return false;
     bool ok = add_saved_embeddings(adapter, root, file) && cb_adapter_plan(adapter, root, model_type, false);
-    const cb_weight_entry **found = ok ? cb_calloc(adapter->entry_count, sizeof(*found)) : NULL;
+    const cb_weight_entry **found = ok ? cb_calloc(adapter->entry_count, sizeof *found) : NULL;
     ok = found && match_file(adapter, path, file, found) && cb_adapter_allocate(adapter) && read_values(adapter, found) &&
          cb_adapter_connect(adapter);
     cb_free(found);
@@ -232,7 +230,7 @@ static bool remove_other(const char *path, const char *text, size_t length)
 
 static bool write_weights(const cb_adapter *adapter, const char *path)
 {
-    cb_weight_entry *entries = cb_calloc(adapter->entry_count, sizeof(*entries));
+    cb_weight_entry *entries = cb_calloc(adapter->entry_count, sizeof *entries);
     if (!entries)
         return false;
     for (size_t i = 0; i < adapter->entry_count; i++) {
@@ -267,7 +265,7 @@ bool cb_adapter_save(const cb_adapter *adapter, const char *directory, const cha
     if (!adapter || !cb_ok())
         return false;
     if (!adapter->attached)
-        return cb_fail(CB_ERR_STATE, "adapter %s is not attached, so there is nothing to save", adapter->name), false;
+        return cb_fail(CB_ERR_STATE, "adapter %s is not attached, so there is nothing to save", adapter->name) == CB_OK;
     char *config = cb_path_join(directory, CONFIG_NAME), *weights = cb_path_join(directory, WEIGHTS_NAME);
     char *text = config && weights ? config_text(adapter, base_model) : NULL;
     size_t length = text ? strlen(text) : 0;

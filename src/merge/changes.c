@@ -8,7 +8,7 @@ static cb_change *change_of(cb_changes *changes, cb_layer *layer, const char *na
     for (size_t i = 0; i < changes->count; i++)
         if (changes->list[i].layer == layer && strcmp(changes->list[i].name, name) == 0)
             return &changes->list[i];
-    if (!cb_grow(&changes->list, &changes->capacity, changes->count + 1, sizeof(*changes->list)))
+    if (!cb_grow(&changes->list, &changes->capacity, changes->count + 1, sizeof *changes->list))
         return NULL;
     changes->list[changes->count] = (cb_change){.layer = layer, .name = name};
     return &changes->list[changes->count++];
@@ -26,7 +26,7 @@ static size_t place_on_layer(const cb_module *m)
 static bool add_module(cb_changes *changes, cb_module *m, const char *name)
 {
     cb_change *change = change_of(changes, m->layer, name);
-    if (!change || !cb_grow(&change->modules, &change->module_capacity, change->module_count + 1, sizeof(*change->modules)))
+    if (!change || !cb_grow(&change->modules, &change->module_capacity, change->module_count + 1, sizeof *change->modules))
         return false;
     size_t at = change->module_count++;
     for (; at > 0 && place_on_layer(change->modules[at - 1]) > place_on_layer(m); at--)
@@ -53,8 +53,7 @@ static bool collect_module(cb_changes *changes, cb_module *m)
 {
     if (!m->kind->delta)
         return cb_fail(CB_ERR_UNSUPPORTED, "layer %s: a module of kind %s is no change of its weight and cannot be merged", m->layer->name,
-                       m->kind->name),
-               false;
+                       m->kind->name) == CB_OK;
     bool bias;
     if (!changes_bias(m, &bias) || !add_module(changes, m, "weight"))
         return false;
@@ -62,8 +61,7 @@ static bool collect_module(cb_changes *changes, cb_module *m)
         return true;
     if (!cb_layer_own_weight(m->layer, "bias"))
         return cb_fail(CB_ERR_UNSUPPORTED, "layer %s: its %s adds a bias, and the layer of the base has none to merge it into",
-                       m->layer->name, m->kind->name),
-               false;
+                       m->layer->name, m->kind->name) == CB_OK;
     return add_module(changes, m, "bias");
 }
 
@@ -109,7 +107,7 @@ bool cb_changes_collect(cb_changes *changes, cb_adapter *const *adapters, size_t
         cb_module *const *modules;
         size_t module_count = cb_adapter_modules(adapters[i], &modules);
         if (!module_count)
-            return cb_fail(CB_ERR_STATE, "adapter %s is not attached", cb_adapter_name(adapters[i])), false;
+            return cb_fail(CB_ERR_STATE, "adapter %s is not attached", cb_adapter_name(adapters[i])) == CB_OK;
         for (size_t k = 0; k < module_count; k++)
             if (modules[k]->strength != 0 && !collect_module(changes, modules[k]))
                 return false;

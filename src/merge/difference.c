@@ -21,7 +21,7 @@ static bool compare_row(const double *p, const double *q, int64_t n, cb_differen
     int64_t best_p = 0, best_q = 0;
     for (int64_t i = 0; i < n; i++) {
         if (!isfinite(p[i]) || !isfinite(q[i]))
-            return cb_fail(CB_ERR_NUMERIC, "logits: found %g and %g, expected finite numbers", p[i], q[i]), false;
+            return cb_fail(CB_ERR_NUMERIC, "logits: found %g and %g, expected finite numbers", p[i], q[i]) == CB_OK;
         d->max_absolute = fmax(d->max_absolute, fabs(p[i] - q[i]));
         d->max_logit = fmax(d->max_logit, fabs(p[i]));
         best_p = p[i] > p[best_p] ? i : best_p;
@@ -41,9 +41,10 @@ bool cb_logits_difference(const cb_tensor *reference, const cb_tensor *other, cb
     if (!reference || !other)
         return false;
     if (!cb_same_shape(reference, other) || !reference->ndim || !reference->count)
-        return cb_fail(CB_ERR_SHAPE, "logits: found %s and %s, expected one shape", cb_shape_text(reference), cb_shape_text(other)), false;
+        return cb_fail(CB_ERR_SHAPE, "logits: found %s and %s, expected one shape", cb_shape_text(reference), cb_shape_text(other)) ==
+               CB_OK;
     int64_t width = reference->shape[reference->ndim - 1], rows = reference->count / width;
-    double *p = cb_calloc((size_t)reference->count, sizeof(*p)), *q = cb_calloc((size_t)reference->count, sizeof(*q));
+    double *p = cb_calloc((size_t)reference->count, sizeof *p), *q = cb_calloc((size_t)reference->count, sizeof *q);
     bool ok = p && q && cb_read(reference, CB_F64, p) && cb_read(other, CB_F64, q);
     for (int64_t i = 0; ok && i < rows; i++)
         ok = compare_row(p + i * width, q + i * width, width, d);

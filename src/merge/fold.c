@@ -64,7 +64,7 @@ static bool plan_files(fold_plan *plan)
 {
     plan->base = cb_weights_open(plan->input);
     size_t count = plan->base ? cb_weights_file_count(plan->base) : 0;
-    plan->files = count ? cb_calloc(count, sizeof(*plan->files)) : NULL;
+    plan->files = count ? cb_calloc(count, sizeof *plan->files) : NULL;
     if (!plan->files)
         return false;
     for (plan->file_count = 0; plan->file_count < count; plan->file_count++) {
@@ -77,7 +77,7 @@ static bool plan_files(fold_plan *plan)
 
 static planned *add_tensor(planned_file *file, const char *name, const cb_weight_entry *from, const cb_change *change, cb_dtype dtype)
 {
-    if (!cb_grow(&file->tensors, &file->capacity, file->count + 1, sizeof(*file->tensors)))
+    if (!cb_grow(&file->tensors, &file->capacity, file->count + 1, sizeof *file->tensors))
         return NULL;
     planned *t = &file->tensors[file->count];
     *t = (planned){.name = cb_strdup(name), .from = from, .change = change, .dtype = dtype};
@@ -129,8 +129,7 @@ static bool check_change(const fold_plan *plan, const cb_weight_entry *entry, co
     const cb_tensor *weight = cb_layer_weight(change->layer, change->name);
     if (!weight || !is_float(entry->dtype) || !cb_weight_entry_fits(entry, weight->ndim, weight->shape))
         return cb_fail(CB_ERR_SHAPE, "%s: %s does not fit %s of layer %s", plan->input, entry->name,
-                       weight ? cb_shape_text(weight) : "the missing weight", change->layer->name),
-               false;
+                       weight ? cb_shape_text(weight) : "the missing weight", change->layer->name) == CB_OK;
     return true;
 }
 
@@ -164,7 +163,7 @@ static bool plan_untied(fold_plan *plan, const cb_change *change)
 {
     const cb_weight_entry *from = tied_entry(plan, change);
     if (!from)
-        return cb_fail(CB_ERR_FORMAT, "%s: no tensor for the %s of layer %s", plan->input, change->name, change->layer->name), false;
+        return cb_fail(CB_ERR_FORMAT, "%s: no tensor for the %s of layer %s", plan->input, change->name, change->layer->name) == CB_OK;
     char *name = cb_format("%s.%s", change->layer->name, change->name);
     bool ok = name && check_change(plan, from, change) &&
               add_tensor(&plan->files[plan->file_count - 1], name, from, change, output_dtype(plan, from->dtype));
@@ -230,7 +229,7 @@ static bool check_output(fold_plan *plan)
 {
     bool empty = true;
     if (cb_is_file(plan->output) || (cb_is_directory(plan->output) && (!directory_is_empty(plan->output, &empty) || !empty)))
-        return cb_fail(CB_ERR_ARGUMENT, "%s: exists and is not an empty directory", plan->output), false;
+        return cb_fail(CB_ERR_ARGUMENT, "%s: exists and is not an empty directory", plan->output) == CB_OK;
     char *parent = cb_path_parent(plan->output), real_parent[PATH_MAX], real_input[PATH_MAX];
     bool ok = parent && cb_directory_make(parent);
     if (ok && (!realpath(parent, real_parent) || !realpath(plan->input, real_input)))
@@ -243,7 +242,7 @@ static bool check_output(fold_plan *plan)
         length--;
     plan->partial = ok ? cb_format("%.*s.partial-%ld", (int)length, plan->output, (long)getpid()) : NULL;
     if (plan->partial && (cb_is_directory(plan->partial) || cb_is_file(plan->partial)))
-        return cb_fail(CB_ERR_IO, "%s: is in the way", plan->partial), false;
+        return cb_fail(CB_ERR_IO, "%s: is in the way", plan->partial) == CB_OK;
     return plan->partial != NULL;
 }
 
@@ -271,18 +270,17 @@ static bool check_room(const fold_plan *plan)
     uint64_t free_bytes = known ? (uint64_t)room.f_bavail * room.f_frsize : 0;
     if (known && free_bytes < need)
         return cb_fail(CB_ERR_IO, "%s: %.1f GB are free, the merged model needs %.1f GB", plan->output, (double)free_bytes / 1e9,
-                       (double)need / 1e9),
-               false;
+                       (double)need / 1e9) == CB_OK;
     return true;
 }
 
 static bool make_plan(fold_plan *plan, cb_adapter *const *adapters, size_t count)
 {
     if (!plan->input)
-        return cb_fail(CB_ERR_ARGUMENT, "merge: the model was not loaded from a directory"), false;
+        return cb_fail(CB_ERR_ARGUMENT, "merge: the model was not loaded from a directory") == CB_OK;
     if (!cb_changes_collect(&plan->changes, adapters, count))
         return false;
-    plan->found = cb_calloc(plan->changes.count, sizeof(*plan->found));
+    plan->found = cb_calloc(plan->changes.count, sizeof *plan->found);
     if (!plan->found || !plan_files(plan))
         return false;
     for (size_t f = 0; f < plan->file_count; f++)
@@ -367,7 +365,7 @@ static bool write_file(const fold_plan *plan, const planned_file *file)
 {
     file_writing w = {.file = file};
     char *path = cb_path_join(plan->partial, file->name);
-    cb_weight_entry *entries = cb_calloc(file->count, sizeof(*entries));
+    cb_weight_entry *entries = cb_calloc(file->count, sizeof *entries);
     bool ok = path && entries;
     for (size_t i = 0; ok && i < file->count; i++) {
         const planned *t = &file->tensors[i];

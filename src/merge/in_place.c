@@ -35,7 +35,7 @@ static bool fold_weight(const cb_change *change, folded_weight *folded)
         return true; /* trained whole: the layer uses the copy already */
     cb_tensor *base = cb_layer_weight(change->layer, change->name);
     if (!base)
-        return cb_fail(CB_ERR_ARGUMENT, "layer %s has no %s to fold into", change->layer->name, change->name), false;
+        return cb_fail(CB_ERR_ARGUMENT, "layer %s has no %s to fold into", change->layer->name, change->name) == CB_OK;
     cb_scope *scope = cb_scope_open();
     cb_tensor *value = scope ? cb_change_apply(change, base) : NULL;
     bool ok = false;
@@ -64,11 +64,11 @@ static bool connected(const cb_module *m)
 
 cb_fold *cb_fold_in_place(cb_adapter *const *adapters, size_t count)
 {
-    cb_fold *fold = cb_calloc(1, sizeof(*fold));
+    cb_fold *fold = cb_calloc(1, sizeof *fold);
     if (!fold)
         return NULL;
     bool ok = cb_changes_collect(&fold->changes, adapters, count);
-    fold->weights = ok ? cb_calloc(fold->changes.count, sizeof(*fold->weights)) : NULL;
+    fold->weights = ok ? cb_calloc(fold->changes.count, sizeof *fold->weights) : NULL;
     ok = fold->weights != NULL;
     for (size_t i = 0; ok && i < fold->changes.count; i++)
         ok = fold_weight(&fold->changes.list[i], &fold->weights[i]);
