@@ -7,7 +7,6 @@
 #ifndef CAMBIUM_CORE_H
 #define CAMBIUM_CORE_H
 
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>

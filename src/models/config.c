@@ -1,5 +1,6 @@
 /* config.c: reading config.json: integers through a table, each with its range, and messages that name file and
  * field. */
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
