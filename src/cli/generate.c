@@ -1,4 +1,5 @@
 /* generate.c: `cambium generate`: text from a model with any adapters, shown as it becomes certain. */
+#include <float.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -59,6 +60,8 @@ static bool generate(cli_call *call, const settings *s, const cli_base *base, co
 static bool run(cli_call *call, void *settings_)
 {
     settings *s = settings_;
+    if (cli_given(call, "top-p") && s->options.top_p <= 0)
+        s->options.top_p = DBL_MIN; /* the likeliest alone; 0 leaves it off in the library */
     size_t length = 0;
     cli_base base = {0};
     char *prompt = cli_text_argument(s->prompt, &length);

@@ -2,8 +2,8 @@
  * with its rules for ties, without sorting the vocabulary.
  *
  * Top-k keeps a heap of the k largest scores to find the threshold.  Top-p first throws away every token whose
- * probability is at most (1 - p) / n: together they cannot hold more than 1 - p, so none of them is in the nucleus; the
- * few that are left are taken from a heap, likeliest first, until p is reached. */
+ * probability is below (1 - p) / n: together they hold less than 1 - p, so none of them is in the nucleus, and the
+ * likeliest never is one; the few that are left are taken from a heap, likeliest first, until p is reached. */
 #include <math.h>
 #include <string.h>
 
@@ -189,7 +189,7 @@ static double nucleus(cb_sampler *s, double sum)
     size_t left = 0, kept = 0;
     cb_candidate *c = s->candidates;
     for (size_t i = 0; i < s->count; i++)
-        if ((double)c[i].weight > least)
+        if ((double)c[i].weight >= least)
             c[left++] = c[i];
     for (size_t i = left / 2; i-- > 0;)
         sift_down(c, i, left);

@@ -463,6 +463,23 @@ static void bad_logits_and_options_are_refused(void **state)
     }
 }
 
+/* 1 - p rounds to 1 here, so that the only candidate's probability is no more than the bound below which tokens fall out. */
+static void the_likeliest_token_is_in_every_nucleus(void **state)
+{
+    (void)state;
+    const float logits[4] = {0, 1, 3, 2};
+    cb_scope *scope = cb_scope_open();
+    for (int64_t k = 0; k <= 2; k++) {
+        cb_generate_options o = {.temperature = 0.5, .top_k = k, .top_p = 1e-30};
+        cb_sampler *sampler = cb_sampler_new(4, &o);
+        const cb_candidate *list;
+        assert_int_equal(cb_sampler_next(sampler, cb_from(CB_F32, logits, 4)), 2);
+        assert_int_equal(cb_sampler_candidates(sampler, &list), 1);
+        cb_sampler_free(sampler);
+    }
+    cb_scope_close(scope);
+}
+
 static void bad_stop_strings_are_refused(void **state)
 {
     (void)state;
