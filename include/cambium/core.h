@@ -146,6 +146,7 @@ CB_API bool cb_file_remove(const char *path); /* one that is not there is no err
 /* Regular files below `directory`, sorted by path, recursively when asked (CB_ERR_UNSUPPORTED beyond 64 levels); names
  * relative to it.  Hidden files and directories are left out, and links to directories are not followed. */
 CB_API bool cb_directory_list(const char *directory, bool recursive, cb_string_list *names);
+CB_API void cb_directory_sweep(const char *directory); /* removes the temporary files of writers that were killed */
 
 /* ---- Options: one table drives JSON, command line, --help, validation and the reference page ---- */
 

@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -389,4 +390,29 @@ bool cb_directory_list(const char *directory, bool recursive, cb_string_list *na
     if (names->count)
         qsort(names->items, names->count, sizeof *names->items, by_name);
     return true;
+}
+
+/* ".NAME.tmp-PROCESS-SERIAL", as open_target() makes it, of a process that is no more. */
+static bool is_abandoned(const char *name)
+{
+    const char *mark = name[0] == '.' ? strstr(name, ".tmp-") : NULL;
+    for (const char *next = mark; next; next = strstr(mark + 1, ".tmp-"))
+        mark = next;
+    long process;
+    unsigned serial;
+    int end = 0;
+    if (!mark || sscanf(mark, ".tmp-%ld-%u%n", &process, &serial, &end) != 2 || mark[end] || process <= 0)
+        return false;
+    return kill((pid_t)process, 0) != 0 && errno == ESRCH;
+}
+
+void cb_directory_sweep(const char *directory)
+{
+    DIR *dir = opendir(directory);
+    struct dirent *entry;
+    while (dir && (entry = readdir(dir)))
+        if (is_abandoned(entry->d_name))
+            unlinkat(dirfd(dir), entry->d_name, 0);
+    if (dir)
+        closedir(dir);
 }

@@ -8,6 +8,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -23,7 +24,8 @@
 
 struct train_log {
     char *directory, *path;
-    int fd;
+    int fd; /* locked: one run at a time writes into a directory */
+    bool resumed;
     uint64_t bytes;
     cb_events *events;
 };
@@ -54,12 +56,17 @@ static bool end_of_lines(const train_log *r, uint64_t limit, uint64_t *end)
     return true;
 }
 
-static bool open_lines(train_log *r, uint64_t resume_bytes, bool resume)
+static bool open_lines(train_log *r, uint64_t resume_bytes)
 {
-    r->fd = open(r->path, O_RDWR | O_CREAT | O_CLOEXEC | O_APPEND, 0666);
-    if (r->fd < 0)
+    int fd = open(r->path, O_RDWR | O_CREAT | O_CLOEXEC | O_APPEND, 0666);
+    if (fd < 0)
         return io_error(r->path, "cannot open");
-    if (resume && !end_of_lines(r, resume_bytes, &r->bytes))
+    if (flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) { /* a file system without locks has to do without */
+        close(fd);
+        return cb_fail(CB_ERR_STATE, "%s: another run is writing here, expected a directory of its own", r->directory) == CB_OK;
+    }
+    r->fd = fd;
+    if (r->resumed && !end_of_lines(r, resume_bytes, &r->bytes))
         return false;
     return ftruncate(r->fd, (off_t)r->bytes) == 0 || io_error(r->path, "cannot cut");
 }
@@ -89,9 +96,10 @@ train_log *cb_train_log_open(const char *directory, uint64_t resume_bytes, bool 
     if (!r)
         return NULL;
     r->fd = -1;
+    r->resumed = resume;
     r->directory = cb_strdup(directory);
     r->path = r->directory ? cb_path_join(directory, LOG_NAME) : NULL;
-    bool ok = r->path && open_lines(r, resume_bytes, resume) && (resume || remove_old_events(r));
+    bool ok = r->path && open_lines(r, resume_bytes) && (resume || remove_old_events(r));
     r->events = ok ? cb_events_open(directory, EVENTS_SUFFIX) : NULL;
     if (r->events)
         return r;
@@ -99,13 +107,22 @@ train_log *cb_train_log_open(const char *directory, uint64_t resume_bytes, bool 
     return NULL;
 }
 
+/* A run that failed before its first report has nothing to say, and leaves no records. */
+static void remove_empty(const train_log *r)
+{
+    unlink(r->path);
+    remove_old_events(r);
+}
+
 void cb_train_log_close(train_log *r)
 {
     if (!r)
         return;
+    cb_events_close(r->events);
+    if (r->fd >= 0 && !r->resumed && !r->bytes)
+        remove_empty(r);
     if (r->fd >= 0)
         close(r->fd);
-    cb_events_close(r->events);
     cb_free(r->directory);
     cb_free(r->path);
     cb_free(r);

@@ -5,6 +5,7 @@
  * states of one that never stopped. */
 #include <float.h>
 #include <math.h>
+#include <unistd.h>
 
 #include "training/internal.h"
 
@@ -55,6 +56,8 @@ typedef struct session {
     double started, counted_from; /* when this process began, and when the last report was made */
     int64_t tokens_counted;
     bool stopped_early;
+    bool made_output;      /* the output directory was not there before */
+    bool checkpoint_saved; /* there is a checkpoint of this run */
 } session;
 
 static int64_t planned_steps(const cb_train_options *o, const cb_dataset *data)
@@ -130,6 +133,7 @@ static bool session_open(session *s)
         return false;
     if (n == 0)
         return cb_fail(CB_ERR_ARGUMENT, "train: there is nothing to train (no parameters)") == CB_OK;
+    s->made_output = !cb_is_directory(o->output);
     if (!cb_directory_make(o->output))
         return false;
     s->parameters = cb_calloc(n, sizeof *s->parameters);
@@ -148,9 +152,12 @@ static bool session_open(session *s)
     bool resumed = o->resume && cb_train_state_read(o->output, s->what, s->optimizer, &s->state, s->fingerprint);
     if (!cb_ok())
         return false;
+    s->checkpoint_saved = resumed;
     s->stopped_early = out_of_patience(s);
     s->log = cb_train_log_open(o->output, s->state.log_bytes, resumed);
     s->started = s->counted_from = cb_now();
+    if (s->log)
+        cb_directory_sweep(o->output);
     return s->log;
 }
 
@@ -164,6 +171,8 @@ static void session_close(session *s)
     cb_free(s->parameters);
     cb_free(s->fingerprint);
     cb_train_log_close(s->log);
+    if (s->made_output)
+        rmdir(s->options->output); /* which only takes one that is still empty */
 }
 
 /* Loss and gradients of one micro-batch; the loss is already divided by the whole step's count of targets. */
@@ -203,8 +212,9 @@ static bool train_step(session *s, cb_train_report *report)
         return false;
     double norm = cb_grad_norm(s->what->count, s->parameters);
     if (!isfinite(loss) || !isfinite(norm)) {
-        cb_fail(CB_ERR_NUMERIC, "step %lld: the %s is %g; the last checkpoint stands (a lower --learning-rate may help)",
-                (long long)s->state.step + 1, isfinite(loss) ? "gradient norm" : "loss", isfinite(loss) ? norm : loss);
+        cb_fail(CB_ERR_NUMERIC, "step %lld: the %s is %g; %s (a lower --learning-rate may help)", (long long)s->state.step + 1,
+                isfinite(loss) ? "gradient norm" : "loss", isfinite(loss) ? norm : loss,
+                s->checkpoint_saved ? "the last checkpoint stands" : "there is no checkpoint yet");
         return false;
     }
     report->learning_rate = cb_schedule_at(&s->schedule, s->state.step);
@@ -261,7 +271,8 @@ static bool checkpoint(session *s)
     train_state state = s->state;
     state.seconds += cb_now() - s->started;
     state.log_bytes = cb_train_log_bytes(s->log);
-    return cb_train_state_write(s->options->output, s->what, s->optimizer, &state, s->fingerprint);
+    s->checkpoint_saved = cb_train_state_write(s->options->output, s->what, s->optimizer, &state, s->fingerprint);
+    return s->checkpoint_saved;
 }
 
 static bool every(int64_t period, int64_t step)

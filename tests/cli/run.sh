@@ -209,6 +209,9 @@ same_file generate.out generate_stdin.out
 expect sampled "$program" generate llama2 --prompt "The" --max-new-tokens 24 --temperature 1 --top-k 20 --top-p 0.9 --repetition-penalty 1.1 --seed 5
 expect sampled_again "$program" generate llama2 --prompt "The" --max-new-tokens 24 --temperature 1 --top-k 20 --top-p 0.9 --repetition-penalty 1.1 --seed 5
 same_file sampled.out sampled_again.out
+expect likeliest "$program" generate llama2 --prompt "The" --max-new-tokens 24
+expect nucleus_of_one "$program" generate llama2 --prompt "The" --max-new-tokens 24 --temperature 100 --top-p 0
+same_file nucleus_of_one.out likeliest.out
 
 expect merge "$program" merge llama2 --adapter adapter_json --output merged
 contains merge.out "mean KL divergence"
@@ -317,6 +320,27 @@ stopped KILL 10 killed
 # shellcheck disable=SC2086
 expect resumed_killed "$program" train llama2 $long --output killed --resume
 same_file killed/adapter_model.safetensors whole/adapter_model.safetensors
+# what a killed writer left goes when the run goes on; what is no such file stays
+touch killed/.checkpoint.safetensors.tmp-999999999-1 killed/.notes.tmp-999999999
+# shellcheck disable=SC2086
+expect resumed_swept "$program" train llama2 $long --output killed --resume
+[ -e killed/.checkpoint.safetensors.tmp-999999999-1 ] && fail "resume: left the temporary file of a killed run"
+[ -e killed/.notes.tmp-999999999 ] || fail "resume: removed a file that is none of ours"
+# one run at a time in a directory
+rm -f pipe
+mkfifo pipe
+# shellcheck disable=SC2086
+"$program" train llama2 $long --steps 1000000 --output busy --json >pipe 2>busy.err &
+pid=$!
+exec 3<pipe
+read -r report <&3
+# shellcheck disable=SC2086
+bad 1 'busy: another run is writing here' train llama2 $long --output busy
+kill -INT "$pid"
+cat <&3 >/dev/null
+exec 3<&-
+wait "$pid"
+contains busy.err "interrupted"
 # a checkpoint of another run is not taken for one's own
 bad 1 "checkpoint" train llama2 --data text.txt --steps 61 --rank 4 --target-modules all-linear --batch-size 2 --sequence-length 24 --seed 1 \
     --output whole --resume
@@ -397,6 +421,8 @@ printf '{"text": "fine"}\n{"text": 5}\n' >wrong.jsonl
 bad 1 'empty.txt' train llama2 --data empty.txt --output never --steps 2 --batch-size 2 --sequence-length 24
 bad 1 'invalid.txt' train llama2 --data invalid.txt --output never --steps 2 --batch-size 2 --sequence-length 24
 bad 1 'wrong.jsonl' train llama2 --data wrong.jsonl --output never --steps 2 --batch-size 2 --sequence-length 24
+bad 1 'beta1' train llama2 --data text.txt --output never --steps 2 --batch-size 2 --sequence-length 24 --adam-beta1 1
+bad 1 'out of memory' train llama2 --data text.txt --output never --steps 2 --batch-size 65536 --sequence-length 16777216 --quiet
 bad 1 'missing.txt' train llama2 --data missing.txt --output never --steps 2 --batch-size 2 --sequence-length 24
 bad 1 'rank' train llama2 $run --rank 4096 --target-modules all-linear
 bad 1 'q_proj' train llama2 $run --target-modules q_prj
