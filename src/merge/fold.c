@@ -269,8 +269,8 @@ static bool check_room(const fold_plan *plan)
     cb_free(parent);
     uint64_t free_bytes = known ? (uint64_t)room.f_bavail * room.f_frsize : 0;
     if (known && free_bytes < need)
-        return cb_fail(CB_ERR_IO, "%s: %.1f GB are free, the merged model needs %.1f GB", plan->output, (double)free_bytes / 1e9,
-                       (double)need / 1e9) == CB_OK;
+        return cb_fail(CB_ERR_IO, "%s: %.1f MB are free, the merged model needs %.1f MB", plan->output, (double)free_bytes / 1e6,
+                       (double)need / 1e6) == CB_OK;
     return true;
 }
 
