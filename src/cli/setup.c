@@ -49,6 +49,20 @@ static bool is_inside(const char *path, const char *directory)
     return strncmp(a, b, length) == 0 && (a[length] == '/' || a[length] == '\0');
 }
 
+static bool has_file(const char *directory, const char *name)
+{
+    char *path = cb_path_join(directory, name);
+    bool found = path && cb_is_file(path);
+    cb_free(path);
+    return found;
+}
+
+/* A model somebody keeps; the output of an earlier `pretrain` has its checkpoint beside it, and may be written anew. */
+static bool holds_other_model(const char *path)
+{
+    return has_file(path, "config.json") && !has_file(path, "checkpoint.safetensors");
+}
+
 bool cli_output_directory(const char *path, const char *model)
 {
     if (!*path)
@@ -59,6 +73,8 @@ bool cli_output_directory(const char *path, const char *model)
         ok = cli_refuse("%s: %s is a file, expected a directory", path, above);
     else if (ok && is_inside(above, model))
         ok = cli_refuse("%s: is the model's own directory or inside it, expected another place", path);
+    else if (ok && holds_other_model(path))
+        ok = cli_refuse("%s: found a model in it (config.json), expected a new or empty directory", path);
     else
         ok = ok && can_write_in(above, path);
     cb_free(above);

@@ -387,6 +387,10 @@ static bool apply_merge(trainer *t, const heap_entry *top)
 
 static bool merge_all(trainer *t)
 {
+    if ((int64_t)t->vocab.count > t->config->vocab_size)
+        return cb_fail(CB_ERR_ARGUMENT, "vocab_size: found %lld, expected %zu at least, for the bytes and the special tokens",
+                       (long long)t->config->vocab_size, t->vocab.count),
+               false;
     while ((int64_t)t->vocab.count < t->config->vocab_size && t->heap_count) {
         heap_entry top = heap_pop(t);
         if (top.count != t->pairs[top.pair].count) { /* outdated: back with today's count */

@@ -430,6 +430,10 @@ bad 1 'is a file, expected a directory' train llama2 --data text.txt --output te
 bad 1 'is a file, expected a directory' train llama2 --data text.txt --output text.txt/deeper
 bad 1 "model's own directory" train llama2 --data text.txt --output llama2
 bad 1 "model's own directory" train llama2 --data text.txt --output llama2/adapter
+bad 1 'expected a new or empty directory' train llama2 --data text.txt --output qwen2
+bad 1 'expected a new or empty directory' pretrain --config llama2/config.json --tokenizer tokenizer.json --data text.txt --output llama2
+bad 1 'expected a new or empty directory' convert "$reference/formats/llama2c.bin" --tokenizer "$reference/formats/llama2c_tokenizer.bin" --output llama2
+bad 1 'expected 258 at least' tokenizer train --data text.txt --vocab-size 257 --special-tokens '<a>,<b>' --output never
 bad 1 'cannot be written' train llama2 --data text.txt --output /proc/cambium
 bad 1 'text.txt' merge llama2 --adapter adapter --output text.txt
 bad 1 'adapter_config.json' generate llama2 --adapter empty --prompt x
