@@ -125,7 +125,7 @@ const cli_command cli_tokenizer_decode = {.name = "tokenizer decode",
                                           .most = 1 << 20,
                                           .settings_size = sizeof(decode_settings),
                                           .groups = decode_groups,
-                                          .examples = (const char *const[]){"cambium tokenizer decode models/base 1 15043 3186", NULL},
+                                          .examples = (const char *const[]){"cambium tokenizer decode models/base 40 503 79 996", NULL},
                                           .run = decode_run};
 
 /* ---- train ---- */
