@@ -77,6 +77,9 @@ typedef struct named_set {
     "\\x{11241}\\x{113b8}-\\x{113c0}\\x{113c2}\\x{113c5}\\x{113c7}-\\x{113ca}\\x{113cc}\\x{113cd}\\x{11f00}\\x{11f01}"                     \
     "\\x{11f03}\\x{11f34}-\\x{11f3a}\\x{11f3e}-\\x{11f40}\\x{1611e}-\\x{1612e}\\x{1e08f}"
 #define CIRCLED_LETTERS "\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
+#define NEWER_EMOJI                                                                                                                        \
+    "\\x{1f6dc}\\x{1fa75}-\\x{1fa77}\\x{1fa87}-\\x{1fa89}\\x{1fa8f}\\x{1faad}-\\x{1faaf}\\x{1fabb}-\\x{1fabf}\\x{1fac6}"                   \
+    "\\x{1face}\\x{1facf}\\x{1fada}-\\x{1fadc}\\x{1fadf}\\x{1fae8}\\x{1fae9}\\x{1faf7}\\x{1faf8}"
 static const named_set named_sets[] = {
     {"word", "L M Nd Nl Pc", CIRCLED_LETTERS "\\xb2\\xb3\\xb9\\xbc-\\xbe"},
     {"alpha", "L Nl", "\\p{Alphabetic}" NEWER_ALPHABETIC},
@@ -100,8 +103,18 @@ static const named_set named_sets[] = {
     {"katakana", "", "\\p{sc:Katakana}\\x{1b155}"},
     {"latin", "", "\\p{sc:Latin}\\x{a7cb}-\\x{a7cd}\\x{a7da}-\\x{a7dc}\\x{1df25}-\\x{1df2a}"},
     {"cyrillic", "", "\\p{sc:Cyrillic}\\x{1c89}\\x{1c8a}\\x{1e030}-\\x{1e06d}\\x{1e08f}"},
-    {"arabic", "", "\\p{sc:Arabic}\\x{897}\\x{10ec2}-\\x{10ec4}\\x{10efc}"},
+    {"arabic", "", "\\p{sc:Arabic}\\x{897}\\x{10ec2}-\\x{10ec4}\\x{10efc}-\\x{10eff}"},
     {"devanagari", "", "\\p{sc:Devanagari}\\x{11b00}-\\x{11b09}"},
+    {"balinese", "", "\\p{sc:Balinese}\\x{1b4e}\\x{1b4f}\\x{1b7f}"},
+    {"common", "",
+     "\\p{sc:Common}\\x{2427}-\\x{2429}\\x{2ffc}-\\x{2fff}\\x{31e4}\\x{31e5}\\x{31ef}\\x{1cc00}-\\x{1ccf9}"
+     "\\x{1cd00}-\\x{1ceb3}\\x{1d2c0}-\\x{1d2d3}\\x{1f774}-\\x{1f776}\\x{1f77b}-\\x{1f77f}\\x{1f7d9}"
+     "\\x{1f8b2}-\\x{1f8bb}\\x{1f8c0}\\x{1f8c1}\\x{1fbcb}-\\x{1fbef}" NEWER_EMOJI},
+    {"emoji", "", "\\p{Emoji}" NEWER_EMOJI},
+    {"kannada", "", "\\p{sc:Kannada}\\x{cf3}"},
+    {"khojki", "", "\\p{sc:Khojki}\\x{1123f}-\\x{11241}"},
+    {"lao", "", "\\p{sc:Lao}\\x{ece}"},
+    {"myanmar", "", "\\p{sc:Myanmar}\\x{116d0}-\\x{116e3}"},
     {"letter", "L", ""},
     {"uppercaseletter", "Lu", ""},
     {"lowercaseletter", "Ll", ""},
@@ -174,7 +187,7 @@ static bool named_items(translator *t, cb_string *items, const char *name, size_
         folded[n++] = (char)tolower((unsigned char)name[i]);
     }
     folded[n] = 0;
-    if (strcmp(folded, "word") == 0 && bracket) /* without the digits that \w has */
+    if (strcmp(folded, "word") == 0 && bracket) /* a \w in brackets, too, lacks the superscripts and fractions that a bare one has */
         return add_named(items, &(named_set){"word", "L M Nd Nl Pc", CIRCLED_LETTERS});
     if (strcmp(folded, "punct") == 0)
         return add_category(items, "P") && (!bracket || add_category(items, "S"));
@@ -216,7 +229,7 @@ static bool add_name(translator *t, set *s, const char *name, size_t length, boo
 }
 
 /* At a class escape (\s \w \d \h \p and their negations), adds it and moves on; false without an error: it is not one. */
-static bool class_escape(translator *t, set *s, bool *is_class)
+static bool class_escape(translator *t, set *s, bool in_class, bool *is_class)
 {
     char c = t->at[1];
     *is_class = true;
@@ -228,7 +241,7 @@ static bool class_escape(translator *t, set *s, bool *is_class)
     if (c == 'w' || c == 'W' || c == 'd' || c == 'D') {
         t->at += 2;
         bool word = c == 'w' || c == 'W';
-        return add_name(t, s, word ? "word" : "digit", word ? 4 : 5, false, c == 'W' || c == 'D');
+        return add_name(t, s, word ? "word" : "digit", word ? 4 : 5, in_class, c == 'W' || c == 'D');
     }
     if ((c == 'p' || c == 'P') && t->at[2] == '{') {
         const char *name = t->at + 3, *end = strchr(name, '}');
@@ -351,7 +364,7 @@ static bool class_member(translator *t, set *s, unsigned depth)
     }
     if (*t->at == '\\') {
         bool is_class;
-        if (!class_escape(t, s, &is_class))
+        if (!class_escape(t, s, true, &is_class))
             return false;
         if (is_class)
             return true;
@@ -553,7 +566,7 @@ static bool translate_escape(translator *t)
     char c = t->at[1];
     set s = {0};
     bool is_class;
-    bool ok = class_escape(t, &s, &is_class);
+    bool ok = class_escape(t, &s, false, &is_class);
     if (ok && is_class)
         ok = put_set(t->out, &s, false);
     free_set(&s);
