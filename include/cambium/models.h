@@ -41,6 +41,8 @@ CB_API int64_t cb_model_layers(const cb_model *model);
 CB_API int64_t cb_model_width(const cb_model *model);
 CB_API cb_dtype cb_model_dtype(const cb_model *model);
 CB_API int64_t cb_model_parameter_count(const cb_model *model); /* tied weights once */
+/* Of names, shapes and a few elements of every frozen weight: tells one base from another without reading it whole. */
+CB_API uint64_t cb_model_hash(const cb_model *model);
 /* Necessary floating-point operations of a forward pass per token at context length T: 2 a weight of a linear layer, and
  * for attention 4 T width a layer, halved by causality. */
 CB_API double cb_model_flops_per_token(const cb_model *model, int64_t context_length);

@@ -188,6 +188,9 @@ bool cli_train_run(cli_call *call, const cb_trainee *what, const cli_corpus *cor
     progress p = {.call = call, .terminal = cli_terminal_width(2) > 0, .first_perplexity = NAN};
     cb_train_result result = {0};
     cb_perplexity_result before = {0};
+    if (!corpus->validation && (options->eval_steps || options->early_stopping_patience))
+        cb_log_message(CB_LOG_WARNING, "--%s has no effect without --validation-data or --validation-split",
+                       options->eval_steps ? "eval-steps" : "early-stopping-patience");
     if (corpus->validation && !options->resume) {
         if (!call->common.json && !call->common.quiet)
             cli_status("validating before the first step");

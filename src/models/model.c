@@ -207,6 +207,42 @@ size_t cb_model_eos_ids(const cb_model *model, int32_t *ids, size_t most)
     return count;
 }
 
+static uint64_t hash_number(uint64_t hash, const void *bytes, size_t size)
+{
+    char text[2 * sizeof(uint64_t) + 1];
+    uint64_t bits = 0;
+    memcpy(&bits, bytes, size);
+    snprintf(text, sizeof text, "%llx", (unsigned long long)bits);
+    return cb_hash_text(hash, text);
+}
+
+static bool add_hash(void *user, cb_layer *layer)
+{
+    enum { SAMPLES = 8 };
+    uint64_t *hash = user;
+    for (int i = 0; i < layer->weight_count; i++) {
+        const cb_weight *w = &layer->weights[i];
+        const cb_tensor *t = w->frozen ? w->frozen : w->tensor;
+        if (t->requires_grad)
+            continue;
+        *hash = cb_hash_text(cb_hash_text(*hash, layer->name), w->name);
+        for (int d = 0; d < t->ndim; d++)
+            *hash = hash_number(*hash, &t->shape[d], sizeof t->shape[d]);
+        for (int64_t s = 0; s < SAMPLES && t->count; s++) {
+            double value = cb_get(t, s * (t->count - 1) / (SAMPLES - 1));
+            *hash = hash_number(*hash, &value, sizeof value);
+        }
+    }
+    return true;
+}
+
+uint64_t cb_model_hash(const cb_model *model)
+{
+    uint64_t hash = CB_HASH_START;
+    cb_layer_visit(model->root, add_hash, &hash);
+    return hash;
+}
+
 static bool add_parameters(void *user, cb_layer *layer)
 {
     for (int i = 0; i < layer->weight_count; i++)

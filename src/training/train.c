@@ -95,13 +95,13 @@ static char *fingerprint(const session *s)
     return cb_format(
         "steps %lld, batch %lld x %lld, optimizer %s, beta1 %.9g, beta2 %.9g, epsilon %.9g, momentum %.9g, learning rate %.9g, "
         "schedule %s, warm-up %lld, floor %.9g, weight decay %.9g, clip %.9g, seed %llu, %lld documents, %lld tokens, %lld rows, "
-        "data #%016llx, %lld parameters, adapter options #%016llx, activations %s",
+        "data #%016llx, %lld parameters, adapter options #%016llx, base #%016llx, activations %s",
         (long long)s->schedule.steps, (long long)o->batch_size, (long long)o->gradient_accumulation_steps, optimizer_names[o->optimizer],
         o->adam_beta1, o->adam_beta2, o->adam_epsilon, o->momentum, o->learning_rate, cb_schedule_names[o->lr_scheduler_type],
         (long long)s->schedule.warmup_steps, o->min_lr_ratio, o->weight_decay, o->max_grad_norm, (unsigned long long)o->seed,
         (long long)cb_dataset_documents(s->train), (long long)cb_dataset_tokens(s->train), (long long)cb_dataset_rows(s->train),
         (unsigned long long)cb_dataset_hash(s->train), (long long)weights, (unsigned long long)settings_hash,
-        cb_dtype_name(cb_model_dtype(s->what->model)));
+        (unsigned long long)cb_model_hash(s->what->model), cb_dtype_name(cb_model_dtype(s->what->model)));
 }
 
 /* cb_adamw() would take its default for 0. */

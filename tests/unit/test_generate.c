@@ -517,6 +517,7 @@ int main(void)
         cmocka_unit_test_setup(draws_follow_the_probabilities, without_errors),
         cmocka_unit_test_setup(bad_logits_and_options_are_refused, without_errors),
         cmocka_unit_test_setup(bad_stop_strings_are_refused, without_errors),
+        cmocka_unit_test_setup(the_likeliest_token_is_in_every_nucleus, without_errors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -293,6 +293,14 @@ static void a_run_is_not_resumed_on_other_data_or_with_another_adapter(void **st
     refuse_to_resume(&r, "data #");
 
     resumable(&r, "course");
+    cb_tensor *weight = cb_layer_weight(cb_layer_find(cb_model_root(r.model), "model.norm"), "weight");
+    cb_scope *scope = cb_scope_open();
+    cb_tensor *other = cb_full_nd(weight->dtype, 2, weight->ndim, weight->shape);
+    assert_true(cb_layer_set_weight(cb_layer_find(cb_model_root(r.model), "model.norm"), "weight", other));
+    cb_scope_close(scope);
+    refuse_to_resume(&r, "base #");
+
+    resumable(&r, "course");
     cb_adapter_detach(r.adapter);
     assert_true(cb_adapter_set(r.adapter, "dropout", "0.3"));
     assert_true(cb_adapter_attach(r.adapter, cb_model_root(r.model), cb_model_type(r.model), 3));
