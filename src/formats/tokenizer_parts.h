@@ -85,6 +85,7 @@ typedef struct cb_work {
     bool spans; /* wanted */
     bool pair;  /* the post-processor sees two sequences */
     void *match_data, *match_context, *jit_stack;
+    size_t jit_stack_bytes; /* the most it may grow to */
     void *model_state;
 } cb_work;
 

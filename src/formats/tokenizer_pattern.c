@@ -9,7 +9,7 @@
 #include <pcre2.h>
 
 /* How far one match may backtrack before the text is refused. */
-enum { match_limit = 5000000, jit_stack_bytes = 1 << 20 };
+enum { match_limit = 5000000, jit_stack_least = 1 << 20, jit_stack_most = 1 << 29 };
 
 bool cb_pattern_literal(cb_pattern *pattern, const char *text, size_t length)
 {
@@ -66,18 +66,45 @@ static bool add_match(cb_work *work, uint32_t *last, size_t begin, size_t end)
     return cb_work_match(work, begin, end, true);
 }
 
+static bool no_memory(void)
+{
+    return cb_fail(CB_ERR_MEMORY, "out of memory preparing a regular expression"), false;
+}
+
+/* Gives the compiled expressions a stack of at most `bytes`, which takes memory only as they use it. */
+static bool set_stack(cb_work *work, size_t bytes)
+{
+    pcre2_jit_stack_free(work->jit_stack);
+    work->jit_stack = pcre2_jit_stack_create(32768, bytes, NULL);
+    work->jit_stack_bytes = work->jit_stack ? bytes : 0;
+    pcre2_jit_stack_assign(work->match_context, NULL, work->jit_stack);
+    return work->jit_stack || no_memory();
+}
+
 static bool prepare_matching(cb_work *work)
 {
-    if (work->match_data)
+    if (work->jit_stack)
         return true;
-    work->match_data = pcre2_match_data_create(1, NULL);
-    work->match_context = pcre2_match_context_create(NULL);
-    work->jit_stack = pcre2_jit_stack_create(32768, jit_stack_bytes, NULL);
-    if (!work->match_data || !work->match_context || !work->jit_stack)
-        return cb_fail(CB_ERR_MEMORY, "out of memory preparing a regular expression"), false;
+    if (!work->match_data)
+        work->match_data = pcre2_match_data_create(1, NULL);
+    if (!work->match_context)
+        work->match_context = pcre2_match_context_create(NULL);
+    if (!work->match_data || !work->match_context)
+        return no_memory();
     pcre2_set_match_limit(work->match_context, match_limit);
-    pcre2_jit_stack_assign(work->match_context, NULL, work->jit_stack);
-    return true;
+    return set_stack(work, jit_stack_least);
+}
+
+/* A group that repeats once a character keeps its place on the stack for each, so a very long word needs a larger one. */
+static bool match_at(const cb_pattern *pattern, cb_work *work, const char *text, uint32_t length, size_t position, int *found)
+{
+    for (;;) {
+        *found = pcre2_match(pattern->regex, (PCRE2_SPTR)text, length, position, PCRE2_NO_UTF_CHECK, work->match_data, work->match_context);
+        if (*found != PCRE2_ERROR_JIT_STACKLIMIT || work->jit_stack_bytes >= jit_stack_most)
+            return true;
+        if (!set_stack(work, work->jit_stack_bytes * 8))
+            return false;
+    }
 }
 
 static bool find_regex(const cb_pattern *pattern, cb_work *work, const char *text, uint32_t length)
@@ -87,8 +114,9 @@ static bool find_regex(const cb_pattern *pattern, cb_work *work, const char *tex
     uint32_t last = 0;
     size_t position = 0, last_end = SIZE_MAX;
     while (position <= length) {
-        int found =
-            pcre2_match(pattern->regex, (PCRE2_SPTR)text, length, position, PCRE2_NO_UTF_CHECK, work->match_data, work->match_context);
+        int found;
+        if (!match_at(pattern, work, text, length, position, &found))
+            return false;
         if (found == PCRE2_ERROR_NOMATCH)
             break;
         if (found < 0) {

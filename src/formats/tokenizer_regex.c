@@ -358,7 +358,11 @@ static bool class_member(translator *t, set *s, unsigned depth)
     }
     if (*t->at == '[') {
         cb_string nested = {0};
-        bool ok = translate_class(t, &nested, depth + 1) && add_other(s, nested.data);
+        bool ok = translate_class(t, &nested, depth + 1);
+        if (ok && nested.data[0] == '[' && nested.data[1] != '^') /* no more than items: they join these */
+            ok = cb_string_append(&s->items, nested.data + 1, nested.length - 2);
+        else
+            ok = ok && add_other(s, nested.data);
         cb_string_free(&nested);
         return ok;
     }
