@@ -46,9 +46,20 @@ typedef struct text_span_list {
     size_t count, capacity;
 } text_span_list;
 
-/* chat.c: writes a conversation in one of the known formats and notes the assistant's stretches.  `template_index`: of
- * cb_chat_template_names.  *framed: the format has marks of its own at both ends, so bos and eos are not put around it. */
-bool cb_chat_render(const cb_tokenizer *tokenizer, int template_index, size_t count, const cb_message *messages, cb_string *text,
-                    text_span_list *learned, bool *framed);
+/* How conversations are written: one of the known formats, and what a tokenizer's template does on top of it. */
+typedef struct chat_format chat_format;
+typedef struct chat_style {
+    const chat_format *format; /* NULL: not read yet */
+    const char *start;         /* before everything; lives as long as the tokenizer */
+    cb_string system;          /* before conversations without a system message; empty: nothing */
+    bool trims;                /* white space at both ends of a message goes */
+} chat_style;
+
+/* chat.c: `template_index`: of cb_chat_template_names.  What it fills is freed by cb_string_free(&style->system). */
+bool cb_chat_read_style(const cb_tokenizer *tokenizer, int template_index, chat_style *style);
+/* Writes a conversation and notes the assistant's stretches. */
+bool cb_chat_render(const chat_style *style, size_t count, const cb_message *messages, cb_string *text, text_span_list *learned);
+/* Whether the format has marks of its own at both ends, so that bos and eos are not put around it. */
+bool cb_chat_is_framed(const chat_style *style);
 
 #endif

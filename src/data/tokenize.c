@@ -3,7 +3,8 @@
  * Records are read one after another into a window of jobs, the window's texts are encoded by all threads at once, and
  * the results are appended in the order of the records: the store does not depend on the number of threads.  A text is
  * always encoded whole, prompt and answer together, so ids are those the model would see; what is to be learned of it
- * is a stretch of bytes, and a token belongs to the stretch it begins in. */
+ * is a stretch of bytes, and a token belongs to it when any of its characters does: " yes" is learned although its space
+ * was asked with the question. */
 #include <stdio.h>
 #include <string.h>
 
@@ -53,6 +54,7 @@ typedef struct tokenization {
     job *jobs;
     size_t count, bytes; /* in the window */
     int32_t bos, eos;    /* -1: none is added */
+    chat_style style;    /* read at the first conversation */
     int64_t records, skipped;
 } tokenization;
 
@@ -82,14 +84,23 @@ static bool append(token_store *store, int32_t id, bool learned)
     return true;
 }
 
+/* Of a stretch that ends behind where the token begins; a token's span may be empty. */
+static bool touches(const cb_token_span *token, const text_span *stretch)
+{
+    return token->end > stretch->begin || token->begin >= stretch->begin;
+}
+
 static bool append_text(token_store *store, const job *j)
 {
     const cb_encoding *e = &j->encoding;
     size_t span = 0;
     for (size_t i = 0; i < e->count; i++) {
-        while (j->partly && span < j->learned.count && e->spans[i].begin >= j->learned.items[span].end)
-            span++;
-        bool learned = !j->partly || (span < j->learned.count && e->spans[i].begin >= j->learned.items[span].begin);
+        bool learned = !j->partly;
+        if (j->partly) {
+            while (span < j->learned.count && e->spans[i].begin >= j->learned.items[span].end)
+                span++;
+            learned = span < j->learned.count && touches(&e->spans[i], &j->learned.items[span]);
+        }
         if (!append(store, e->ids[i], learned))
             return false;
     }
@@ -156,17 +167,24 @@ static bool learn_from(job *j, size_t begin, size_t end)
     return true;
 }
 
+static bool render(tokenization *t, job *j, const cb_record_text *r)
+{
+    if (!t->style.format && !cb_chat_read_style(t->tokenizer, t->options->chat_template, &t->style))
+        return false;
+    return cb_chat_render(&t->style, r->message_count, r->messages, &j->copy, &j->learned);
+}
+
 /* The record as one text, and which parts of it are learned.  Its strings live until the next one is read: a long plain
  * text is not copied, and takes the window with it. */
-static bool fill_job(const tokenization *t, job *j, const cb_record_text *r)
+static bool fill_job(tokenization *t, job *j, const cb_record_text *r)
 {
-    bool ok = true, framed = false;
+    bool ok = true;
     j->partly = t->options->completion_only && !r->text;
     j->whole = !r->text;
     if (r->text && r->text_length < WINDOW_BYTES) {
         ok = cb_string_append(&j->copy, r->text, r->text_length);
     } else if (r->messages) {
-        ok = cb_chat_render(t->tokenizer, t->options->chat_template, r->message_count, r->messages, &j->copy, &j->learned, &framed);
+        ok = render(t, j, r);
     } else if (r->prompt) {
         size_t begin = strlen(r->prompt);
         ok = cb_string_puts(&j->copy, r->prompt) && cb_string_puts(&j->copy, r->completion) && learn_from(j, begin, j->copy.length);
@@ -174,7 +192,7 @@ static bool fill_job(const tokenization *t, job *j, const cb_record_text *r)
     bool borrowed = r->text && r->text_length >= WINDOW_BYTES;
     j->text = borrowed ? r->text : j->copy.data ? j->copy.data : "";
     j->length = borrowed ? r->text_length : j->copy.length;
-    j->bos = j->eos = !framed;
+    j->bos = j->eos = !(r->messages && ok && cb_chat_is_framed(&t->style));
     return ok;
 }
 
@@ -249,5 +267,6 @@ bool cb_data_tokenize(const cb_tokenizer *tokenizer, const cb_data_options *opti
     t.jobs = cb_calloc(WINDOW_JOBS, sizeof *t.jobs);
     bool ok = t.jobs && read_records(&t) && check_documents(&t);
     free_jobs(t.jobs);
+    cb_string_free(&t.style.system);
     return ok;
 }

@@ -238,7 +238,7 @@ static void only_completions_are_learned(void **state)
 }
 
 /* Ids are those of prompt and completion together; a token that begins in the prompt is not the model's to say. */
-static void a_token_across_the_boundary_belongs_to_the_prompt(void **state)
+static void a_token_across_the_boundary_belongs_to_the_completion(void **state)
 {
     (void)state;
     cb_tokenizer *tokenizer = characters(true, false);
@@ -248,7 +248,7 @@ static void a_token_across_the_boundary_belongs_to_the_prompt(void **state)
     cb_batch batch = {0};
     cb_dataset *data = open_data(tokenizer, &o);
     assert_true(cb_dataset_batch(data, 0, 1, &batch));
-    assert_row(&batch, 0, "x&&c_", "_&c__");
+    assert_row(&batch, 0, "x&&c_", "&&c__");
     cb_dataset_free(data);
     cb_batch_free(&batch);
     data_options_free(&o);
@@ -280,11 +280,64 @@ static void only_the_assistants_messages_are_learned(void **state)
                            "<|im_start|>assistant|d<|im_end|>|";
     assert_memory_equal(ids, expected, strlen(expected));
     assert_int_equal(batch.tokens, strlen(expected));
-    assert_int_equal(batch.predicted, 2 * strlen("b<|im_end|>|"));
+    assert_int_equal(batch.predicted, 2 * strlen("b<|im_end|>")); /* the line's end is not the model's to say */
     cb_dataset_free(data);
     cb_batch_free(&batch);
     data_options_free(&o);
     cb_tokenizer_free(tokenizer);
+}
+
+/* Writes the tokenizer's configuration with a chat template, given as it stands in JSON. */
+static cb_tokenizer *with_template(const char *template)
+{
+    char config[1024];
+    cb_tokenizer_free(characters(false, true)); /* makes the files */
+    snprintf(config, sizeof config, "{\"bos_token\": \"<s>\", \"eos_token\": \"</s>\", \"chat_template\": \"%s\"}", template);
+    write_file("tokenizer/tokenizer_config.json", config);
+    cb_tokenizer *tokenizer = cb_tokenizer_load(scratch_path("tokenizer"));
+    assert_ok();
+    return tokenizer;
+}
+
+/* Expected texts are what Jinja 3.1 makes of these templates and messages. */
+static void templates_are_followed_in_what_they_do_differently(void **state)
+{
+    (void)state;
+    static const char *const messages = "{\"messages\": [{\"role\": \"user\", \"content\": \" a \"}, "
+                                        "{\"role\": \"assistant\", \"content\": \"\\nb\"}]}\n";
+    static const struct {
+        const char *template, *text;
+    } cases[] = {
+        {"{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}{% endfor "
+         "%}",
+         "<|im_start|>user| a <|im_end|>|<|im_start|>assistant||b<|im_end|>|"},
+        {"{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nBe "
+         "\\\"good\\\".<|im_end|>\\n' }}"
+         "{% endif %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}",
+         "<|im_start|>system|Be \"good\".<|im_end|>|<|im_start|>user| a <|im_end|>|<|im_start|>assistant||b<|im_end|>|"},
+        {"{{ bos_token }}{% for m in messages %}{{'<|im_start|>' + m['role'] + '\\n' + m['content'] | trim + '<|im_end|>\\n'}}{% endfor %}",
+         "<<|im_start|>user|a<|im_end|>|<|im_start|>assistant|b<|im_end|>|"},
+        {"{% for m in messages %}{% set content = '<|start_header_id|>' + m['role'] + '<|end_header_id|>\\n\\n' + m['content'] | trim + "
+         "'<|eot_id|>' %}"
+         "{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}",
+         "<<|start_header_id|>user<|end_header_id|>||a<|eot_id|><|start_header_id|>assistant<|end_header_id|>||b<|eot_id|>"},
+    };
+    cb_data_options o = data_options(write_file("chat.jsonl", messages));
+    o.shuffle = o.packing = false;
+    o.sequence_length = 200;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        cb_tokenizer *tokenizer = with_template(cases[i].template);
+        cb_batch batch = {0};
+        cb_dataset *data = open_data(tokenizer, &o);
+        assert_true(cb_dataset_batch(data, 0, 1, &batch));
+        const char *text = text_of(row_of(batch.ids, 0), 200, row_of(batch.segments, 0));
+        assert_int_equal(batch.tokens, strlen(cases[i].text));
+        assert_memory_equal(text, cases[i].text, strlen(cases[i].text));
+        cb_batch_free(&batch);
+        cb_dataset_free(data);
+        cb_tokenizer_free(tokenizer);
+    }
+    data_options_free(&o);
 }
 
 /* ---- order ---- */
@@ -550,17 +603,20 @@ static void bad_data_is_refused_with_file_and_line(void **state)
     /* é: the characters' tokenizer has no token for its bytes, and no unknown token either: they are dropped */
     refuse_data(tokenizer, write_file("unknown.txt", "\303\251"), CB_ERR_FORMAT, "unknown.txt");
     cb_tokenizer_free(tokenizer);
-    /* a template that is neither of those known */
-    tokenizer = characters(false, true);
-    cb_tokenizer_free(tokenizer);
-    write_file("tokenizer/tokenizer_config.json", "{\"chat_template\": \"[INST]{{ messages }}[/INST]\"}");
-    tokenizer = cb_tokenizer_load(scratch_path("tokenizer"));
-    assert_ok();
-    assert_true(cb_tokenizer_encode(tokenizer, "a", 1, false, &first));
-    cb_encoding_free(&first);
-    refuse_data(tokenizer, write_file("chat.jsonl", "\n{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}\n"), CB_ERR_UNSUPPORTED,
-                "chat.jsonl:2: the tokenizer's chat_template");
-    cb_tokenizer_free(tokenizer);
+    /* a template that is neither of those known, and two that need more than the messages */
+    static const char *const templates[][2] = {{"[INST]{{ messages }}[/INST]", "is neither ChatML nor Llama 3"},
+                                               {"<|im_start|>assistant<think></think>", "writes out how a model thinks"},
+                                               {"<|start_header_id|>system<|end_header_id|>{{ date_string }}", "writes a date"}};
+    for (size_t i = 0; i < sizeof templates / sizeof *templates; i++) {
+        char expected[128];
+        snprintf(expected, sizeof expected, "chat.jsonl:2: the tokenizer's chat_template %s", templates[i][1]);
+        tokenizer = with_template(templates[i][0]);
+        assert_true(cb_tokenizer_encode(tokenizer, "a", 1, false, &first));
+        cb_encoding_free(&first);
+        refuse_data(tokenizer, write_file("chat.jsonl", "\n{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}\n"),
+                    CB_ERR_UNSUPPORTED, expected);
+        cb_tokenizer_free(tokenizer);
+    }
 }
 
 static char warning[256];
@@ -650,8 +706,9 @@ int main(void)
         cmocka_unit_test_setup(packed_examples_stay_whole, without_errors),
         cmocka_unit_test_setup(packed_examples_waste_little, without_errors),
         cmocka_unit_test_setup(only_completions_are_learned, without_errors),
-        cmocka_unit_test_setup(a_token_across_the_boundary_belongs_to_the_prompt, without_errors),
+        cmocka_unit_test_setup(a_token_across_the_boundary_belongs_to_the_completion, without_errors),
         cmocka_unit_test_setup(only_the_assistants_messages_are_learned, without_errors),
+        cmocka_unit_test_setup(templates_are_followed_in_what_they_do_differently, without_errors),
         cmocka_unit_test_setup(every_epoch_holds_everything_once_in_another_order, without_errors),
         cmocka_unit_test_setup(batches_can_be_asked_for_in_any_order, without_errors),
         cmocka_unit_test_setup(sequential_rows_are_the_text_in_order, without_errors),
