@@ -15,24 +15,29 @@ const cb_model_kind *const cb_model_kinds[] = {&cb_model_bpe, NULL};
 
 /* ---- Parsing ---- */
 
+static CB_COLD bool unknown_model(const cb_tokenizer *t, const char *type)
+{
+    cb_string known = {0};
+    for (const cb_model_kind *const *kind = cb_model_kinds; *kind; kind++)
+        if (!cb_string_printf(&known, "%s%s", known.length ? ", " : "", (*kind)->type))
+            break;
+    cb_fail(CB_ERR_UNSUPPORTED, "%s: a model of type \"%s\" is not supported; known: %s", t->what, type ? type : "(none)",
+            known.data ? known.data : "");
+    cb_string_free(&known);
+    return false;
+}
+
 static bool parse_model(cb_tokenizer *t, const json_t *object, const char *nul)
 {
     static const cb_role role = {"model", "", NULL};
     if (!json_is_object(object))
         return cb_fail(CB_ERR_FORMAT, "%s: \"model\" must be an object", t->what), false;
     const char *type = json_string_value(json_object_get(object, "type"));
-    cb_string known = {0};
-    for (const cb_model_kind *const *kind = cb_model_kinds; *kind && !t->model_kind; kind++) {
-        cb_string_printf(&known, "%s%s", known.length ? ", " : "", (*kind)->type);
+    for (const cb_model_kind *const *kind = cb_model_kinds; *kind && !t->model_kind; kind++)
         if (type ? strcmp((*kind)->type, type) == 0 : (*kind)->fits(object))
             t->model_kind = *kind;
-    }
     if (!t->model_kind)
-        cb_fail(CB_ERR_UNSUPPORTED, "%s: a model of type \"%s\" is not supported; known: %s", t->what, type ? type : "(none)",
-                known.data ? known.data : "");
-    cb_string_free(&known);
-    if (!t->model_kind)
-        return false;
+        return unknown_model(t, type);
     cb_source source = {.what = t->what, .role = &role, .type = t->model_kind->type, .nul = *nul ? nul : NULL};
     t->model = t->model_kind->parse(&source, object, &t->vocab);
     t->raw_bytes = t->model && t->model_kind->raw_bytes && t->model_kind->raw_bytes(t->model);

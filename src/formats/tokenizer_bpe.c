@@ -294,19 +294,25 @@ static bool add_symbol(bpe_state *state, int32_t id, uint32_t length)
     return true;
 }
 
-static int32_t character_id(const bpe *model, const cb_vocab *vocab, bpe_state *state, const char *text, uint32_t size, bool first,
-                            bool last)
+/* *id: of the character with the affixes of its place; -1: not in the vocabulary. */
+static bool find_character(const bpe *model, const cb_vocab *vocab, bpe_state *state, const char *text, uint32_t size, bool first,
+                           bool last, int32_t *id)
 {
-    if (size == 1 && !(last && model->suffix_length) && model->ascii_ids[(uint8_t)text[0]] >= 0)
-        return model->ascii_ids[(uint8_t)text[0]];
+    if (size == 1 && !(last && model->suffix_length) && model->ascii_ids[(uint8_t)text[0]] >= 0) {
+        *id = model->ascii_ids[(uint8_t)text[0]];
+        return true;
+    }
     bool prefixed = !first && model->prefix_length, suffixed = last && model->suffix_length;
-    if (!prefixed && !suffixed)
-        return cb_vocab_find(vocab, text, size);
+    if (!prefixed && !suffixed) {
+        *id = cb_vocab_find(vocab, text, size);
+        return true;
+    }
     cb_string_clear(&state->text);
     if ((prefixed && !cb_string_append(&state->text, model->prefix, model->prefix_length)) || !cb_string_append(&state->text, text, size) ||
         (suffixed && !cb_string_append(&state->text, model->suffix, model->suffix_length)))
-        return -1;
-    return cb_vocab_find(vocab, state->text.data, state->text.length);
+        return false;
+    *id = cb_vocab_find(vocab, state->text.data, state->text.length);
+    return true;
 }
 
 /* Adds the character's bytes as <0x..> tokens; *added false: one of them is not in the vocabulary. */
@@ -331,7 +337,9 @@ static bool word_symbols(const bpe *model, const cb_vocab *vocab, bpe_state *sta
     for (uint32_t i = 0; i < piece->length; i += size) {
         cb_utf8_read(text + i, &size);
         bool first = i == 0, last = i + size == piece->length;
-        int32_t id = character_id(model, vocab, state, text + i, size, first, last);
+        int32_t id;
+        if (!find_character(model, vocab, state, text + i, size, first, last, &id))
+            return false;
         if (id >= 0) {
             if (unknown && !add_symbol(state, model->unk, unknown))
                 return false;
@@ -512,28 +520,34 @@ static bool emit_symbols(cb_work *work, const cb_piece *piece, const bpe_state *
     return true;
 }
 
-/* The word as one token, for ignore_merges; -1: not in the vocabulary. */
-static int32_t whole_word(const cb_vocab *vocab, bpe_state *state, const cb_piece *piece)
+/* *id: of the word as one token, for ignore_merges; -1: not in the vocabulary. */
+static bool find_word(const cb_vocab *vocab, bpe_state *state, const cb_piece *piece, int32_t *id)
 {
+    *id = -1;
     if (piece->length > vocab->longest)
-        return -1;
-    if (!piece->byte_level)
-        return cb_vocab_find(vocab, piece->text, piece->length);
+        return true;
+    if (!piece->byte_level) {
+        *id = cb_vocab_find(vocab, piece->text, piece->length);
+        return true;
+    }
     cb_string_clear(&state->text);
     for (uint32_t i = 0; i < piece->length; i++) {
         char encoded[4];
         unsigned size = cb_utf8_write(cb_byte_to_code((uint8_t)piece->text[i]), encoded);
         if (!cb_string_append(&state->text, encoded, size))
-            return -1;
+            return false;
     }
-    return cb_vocab_find(vocab, state->text.data, state->text.length);
+    *id = cb_vocab_find(vocab, state->text.data, state->text.length);
+    return true;
 }
 
 static bool encode_word(const bpe *model, const cb_vocab *vocab, cb_work *work, bpe_state *state, const cb_piece *piece)
 {
     state->count = 0;
     if (model->ignore_merges && model->dropout == 0) {
-        int32_t id = whole_word(vocab, state, piece);
+        int32_t id;
+        if (!find_word(vocab, state, piece, &id))
+            return false;
         if (id >= 0)
             return add_symbol(state, id, piece->length);
     }
