@@ -413,6 +413,9 @@ static bool sequence(const void *state, const cb_texts *in, cb_texts *out)
         ok = list->items[i].kind->decode(list->items[i].state, i ? &held : in, &made);
         cb_texts_free(&held);
         held = made;
+        if (ok &&
+            held.data.length > in->data.length * 256 + (1 << 20)) /* as for the normalisers: rules that double a text again and again */
+            ok = (cb_fail(CB_ERR_FORMAT, "the decoders would turn %zu bytes of text into %zu", in->data.length, held.data.length), false);
     }
     if (ok && list->count) {
         cb_texts_free(out);

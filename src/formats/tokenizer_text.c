@@ -192,11 +192,14 @@ cb_piece cb_piece_slice(const cb_piece *piece, uint32_t begin, uint32_t end)
 
 /* ---- Rewriting ---- */
 
-/* Allocates the text and alignment of a rewritten piece of `length` bytes. */
-static bool new_text(cb_work *work, uint64_t length, char **text, cb_span **alignment)
+/* Allocates the text and alignment of a piece that is rewritten to `length` bytes.  Rules that make a text grow without
+ * bound (a few replacements of one character by two in a row do) are stopped. */
+static bool new_text(cb_work *work, const cb_piece *piece, uint64_t length, char **text, cb_span **alignment)
 {
-    if (length > UINT32_MAX / 2)
-        return cb_fail(CB_ERR_MEMORY, "the normalised text would have %llu bytes", (unsigned long long)length), false;
+    if (length > UINT32_MAX / 2 || length > (uint64_t)piece->original_length * 256 + (1 << 20))
+        return cb_fail(CB_ERR_FORMAT, "%s: would turn %u bytes of text into %llu", work->tokenizer->what, (unsigned)piece->original_length,
+                       (unsigned long long)length),
+               false;
     *text = cb_work_alloc(work, (size_t)length + 1);
     *alignment = *text ? cb_work_alloc(work, (size_t)length * sizeof(cb_span) + 1) : NULL;
     return *alignment != NULL;
@@ -238,7 +241,7 @@ bool cb_piece_transform_range(cb_work *work, cb_piece *piece, uint32_t begin, ui
         length += cb_utf8_write(work->changes[i].code, encoded);
     char *text;
     cb_span *alignment;
-    if (!new_text(work, length, &text, &alignment))
+    if (!new_text(work, piece, length, &text, &alignment))
         return false;
     copy_range(piece, 0, begin, text, alignment);
     uint32_t at = begin, out = begin; /* the next character to be replaced; the next byte to be written */
@@ -328,7 +331,7 @@ bool cb_piece_replace(cb_work *work, cb_piece *piece, const char *content, size_
         return true;
     char *text;
     cb_span *alignment;
-    if (!new_text(work, total, &text, &alignment))
+    if (!new_text(work, piece, total, &text, &alignment))
         return false;
     uint32_t out = 0, last = 0;
     for (size_t i = 0; i < work->match_count; i++) {

@@ -23,7 +23,7 @@ static cb_tokenizer *parse(const char *json)
  * of the model. */
 static cb_tokenizer *small(const char *parts, const char *model)
 {
-    char json[4096];
+    char json[8192];
     snprintf(json, sizeof json,
              "{\"version\": \"1.0\", %s%s \"model\": {\"type\": \"BPE\", %s%s \"vocab\": {\"a\": 0, \"b\": 1, \"c\": 2, \" \": 3, "
              "\"ab\": 4}, \"merges\": [[\"a\", \"b\"]]}}",
@@ -581,6 +581,30 @@ static void files_that_make_no_sense_are_refused(void **state)
     }
 }
 
+static void rules_that_blow_a_text_up_are_stopped(void **state)
+{
+    (void)state;
+    char rules[2000] = "", parts[4000];
+    for (int i = 0; i < 26; i++)
+        strcat(strcat(rules, i ? "," : ""), "{\"type\": \"Replace\", \"pattern\": {\"String\": \"a\"}, \"content\": \"aa\"}");
+    snprintf(parts, sizeof parts,
+             "\"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [%s]}, \"decoder\": {\"type\": \"Sequence\", \"decoders\": [%s]}",
+             rules, rules);
+    cb_tokenizer *t = small(parts, "");
+    cb_string text = {0};
+    cb_encoding e = {0};
+    cb_memory_reset_peak();
+    assert_false(cb_tokenizer_encode(t, "a", 1, true, &e));
+    assert_message(CB_ERR_FORMAT, "tokenizer: would turn 1 bytes of text into 2097152");
+    assert_false(cb_tokenizer_decode(t, (const int32_t[]){0}, 1, false, &text));
+    assert_message(CB_ERR_FORMAT, "the decoders would turn 1 bytes of text into 2097152");
+    cb_string_free(&text);
+    assert_true(cb_memory().peak_bytes < 100 << 20);
+    assert_ids(t, "b", "1");
+    cb_encoding_free(&e);
+    cb_tokenizer_free(t);
+}
+
 /* Whatever is done to a file, it is refused with a message or taken, and then texts are encoded or refused. */
 static void damaged_files_do_no_harm(void **state)
 {
@@ -667,6 +691,7 @@ int main(void)
         FILE_TEST(training_merges_what_the_package_merges),
         FILE_TEST(texts_that_are_not_utf8_are_refused),
         FILE_TEST(files_that_make_no_sense_are_refused),
+        FILE_TEST(rules_that_blow_a_text_up_are_stopped),
         FILE_TEST(damaged_files_do_no_harm),
         FILE_TEST(failing_allocations_leave_nothing_behind),
     };
