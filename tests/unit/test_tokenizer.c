@@ -584,7 +584,7 @@ static void files_that_make_no_sense_are_refused(void **state)
 static void rules_that_blow_a_text_up_are_stopped(void **state)
 {
     (void)state;
-    char rules[2000] = "", parts[4000];
+    char rules[2000] = "", parts[2 * sizeof rules + 200];
     for (int i = 0; i < 26; i++)
         strcat(strcat(rules, i ? "," : ""), "{\"type\": \"Replace\", \"pattern\": {\"String\": \"a\"}, \"content\": \"aa\"}");
     snprintf(parts, sizeof parts,
