@@ -28,18 +28,27 @@ typedef struct cb_target {
     cb_string_list layers_to_transform; /* layer numbers; only with a list in target_modules */
     cb_string_list layers_pattern;      /* names (regular expressions) before the layer number; empty: any */
     cb_string_list modules_to_save;     /* layers trained and saved whole: names ending with an item */
+    int save_embedding_layers;          /* index into auto, true, false; of a file, not of its config */
     bool target_is_pattern;             /* target_modules holds one pattern; cb_adapter_set() sees it by its characters */
     bool exclude_is_pattern;
 } cb_target;
 extern CB_API const cb_option cb_target_option_table[];
 
+/* What becomes of a module's parameter. */
+typedef enum cb_adapter_role {
+    CB_ROLE_FROZEN,  /* saved and loaded, not trained */
+    CB_ROLE_TRAINED, /* and trained */
+    CB_ROLE_PRIVATE, /* held by the module only: worked out by `ready`, neither trained nor in the file */
+    CB_ROLE_ECHO     /* in the file only: what `stored` gives; must fit when a file is read, and is not kept */
+} cb_adapter_role;
+
 /* One named parameter of a module, as a file knows it. */
 typedef struct cb_adapter_parameter {
     const char *suffix; /* "lora_A.weight" */
-    cb_tensor **tensor; /* where the module holds it */
+    cb_tensor **tensor; /* where the module holds it; CB_ROLE_ECHO: NULL */
     int ndim;
     int64_t shape[CB_MAX_DIMS];
-    bool trainable; /* false: saved and loaded, not trained */
+    cb_adapter_role role;
 } cb_adapter_parameter;
 #define CB_MODULE_PARAMETERS 12
 
@@ -72,12 +81,24 @@ typedef struct cb_adapter_kind {
     int (*parameters)(cb_module *m, cb_adapter_parameter *list);
     /* Sets fresh values (already allocated, zeroed), each from its own cb_adapter_rng(). */
     bool (*initialise)(cb_module *m, const void *config, uint64_t seed);
-    /* Pairs that translate option names to adapter_config.json's where they differ: "rank", "r", ..., NULL. */
+    /* The parameters have their values, fresh or from a file: works out what is private. */
+    bool (*ready)(cb_module *m, const void *config, bool fresh);
+    /* What the file holds under `suffix` where that is not the parameter as it stands (f32, in the innermost scope); NULL without an error:
+     * it is. */
+    cb_tensor *(*stored)(const cb_module *m, const char *suffix);
+    /* Changes a copy of the config to what describes the file. */
+    bool (*stored_config)(void *config);
+    /* Rows of embeddings that are trained beside the modules: "7", or "LAYER:7"; NULL: the kind has no such option. */
+    const cb_string_list *(*tokens)(const void *config);
+    /* Pairs that translate option names to adapter_config.json's where they differ: "rank", "r", ..., NULL.  "eva_config.rho" is the field
+     * rho of the object eva_config. */
     const char *const *peft_names;
+    /* Whether such an object is written; otherwise the value of peft_fixed is.  NULL: always. */
+    bool (*has_group)(const void *config, const char *group);
     /* JSON object: the fields of PEFT's config that the options do not cover, at the one value that is supported.  They are written
      * as they stand; a file with another value is refused by the field's name. */
     const char *peft_fixed;
-    /* Ends with model_type NULL; NULL: PEFT's table for LoRA. */
+    /* Ends with model_type NULL ("*" is any); NULL: PEFT's table for LoRA. */
     const cb_default_target *default_targets;
 } cb_adapter_kind;
 

@@ -89,6 +89,7 @@ struct cb_module {
     cb_layer *layer;
     void *state;     /* the kind's own */
     double strength; /* multiplies what the module adds; 1 unless adapters are mixed, 0 is off */
+    bool follows;    /* does on a tied layer what another does on the layer it is tied to: merging that one is enough */
 };
 
 /* ---- building ---- */

@@ -242,6 +242,9 @@ CB_API cb_tensor *cb_linear_add(cb_tensor *y, cb_tensor *x, cb_tensor *w, double
 /* layers' arithmetic */
 CB_API cb_tensor *cb_rms_norm(cb_tensor *x, cb_tensor *weight, double eps); /* over the last dimension; weight may be NULL */
 CB_API cb_tensor *cb_layer_norm(cb_tensor *x, cb_tensor *weight, cb_tensor *bias, double eps); /* weight, bias may be NULL */
+/* x scale + shift, both (C) along the last dimension of x; shift may be NULL.  They may be f32 while x is bf16 or f16: the arithmetic is
+ * f32, the result has x's dtype, their gradients theirs. */
+CB_API cb_tensor *cb_affine(cb_tensor *x, cb_tensor *scale, cb_tensor *shift);
 /* Rotary position embedding, "rotate half" layout: x (B, T, H, D), cos/sin (P, R/2) f32 tables, positions (B, T) i32; the first R <= D
  * dimensions of each head turn.  Su et al. 2021, arXiv:2104.09864. */
 CB_API cb_tensor *cb_rope(cb_tensor *x, cb_tensor *cos, cb_tensor *sin, cb_tensor *positions);

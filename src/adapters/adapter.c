@@ -5,6 +5,9 @@
 #include <string.h>
 
 #include "adapters/internal.h"
+#include "adapters/tokens.h"
+
+static const char *const save_embedding_choices[] = {"auto", "true", "false", NULL};
 
 const cb_option cb_target_option_table[] = {
     CB_OPT_LIST(cb_target, target_modules, NULL, "NAME,...",
@@ -14,6 +17,10 @@ const cb_option cb_target_option_table[] = {
     CB_OPT_LIST(cb_target, layers_to_transform, NULL, "N,...", "numbers of the blocks to adapt; all when empty"),
     CB_OPT_LIST(cb_target, layers_pattern, NULL, "NAME,...", "the name before the block number, where it is not the first number's"),
     CB_OPT_LIST(cb_target, modules_to_save, NULL, "NAME,...", "layers to train and save whole, such as lm_head"),
+    CB_OPT_ENUM(
+        cb_target, save_embedding_layers, 0, save_embedding_choices,
+        "write the frozen weights of adapted embeddings and heads into the adapter's file too; auto: where target_modules names them, "
+        "as PEFT does"),
     CB_OPT_END};
 
 /* ---- options ---- */
@@ -151,20 +158,23 @@ const char *cb_adapter_name(const cb_adapter *adapter)
 
 /* ---- plan ---- */
 
-static bool plan_module(cb_adapter *adapter, cb_layer *layer, bool fresh)
+bool cb_adapter_plan_module(cb_adapter *adapter, const cb_adapter_kind *kind, const void *config, cb_layer *layer, bool fresh)
 {
-    const cb_adapter_kind *kind = adapter->kind;
-    if (fresh && kind->check && !kind->check(adapter->config, layer))
+    if (fresh && kind->check && !kind->check(config, layer))
         return false;
     if (!cb_grow(&adapter->modules, &adapter->module_capacity, adapter->module_count + 1, sizeof *adapter->modules))
         return false;
-    size_t header = (sizeof(cb_module) + 15) / 16 * 16;
-    cb_module *m = cb_calloc(1, header + kind->state_size);
+    size_t header = (sizeof(cb_adapter_module) + 15) / 16 * 16;
+    cb_adapter_module *m = cb_calloc(1, header + kind->state_size);
     if (!m)
         return false;
-    *m = (cb_module){.kind = &kind->module, .layer = layer, .state = (char *)m + header, .strength = adapter->strength};
-    adapter->modules[adapter->module_count++] = m;
-    return !kind->create || kind->create(m, adapter->config, layer);
+    *m = (cb_adapter_module){
+        .module = {.kind = &kind->module, .layer = layer, .state = (char *)m + header, .strength = adapter->strength},
+        .kind = kind,
+        .config = config,
+    };
+    adapter->modules[adapter->module_count++] = &m->module;
+    return !kind->create || kind->create(&m->module, config, layer);
 }
 
 static bool plan_weight(cb_adapter *adapter, cb_layer *layer, const char *name, bool pinned)
@@ -227,16 +237,17 @@ static bool plan_pin(void *user, cb_layer *layer)
     return true;
 }
 
-static bool list_entry(cb_adapter *adapter, char *name, int ndim, const int64_t *shape, bool trainable, cb_tensor **slot, size_t trained)
+/* Takes over `name`; NULL when there is no memory. */
+static cb_adapter_entry *list_entry(cb_adapter *adapter, char *name, int ndim, const int64_t *shape)
 {
     if (!name || !cb_grow(&adapter->entries, &adapter->entry_capacity, adapter->entry_count + 1, sizeof *adapter->entries)) {
         cb_free(name);
-        return false;
+        return NULL;
     }
     cb_adapter_entry *entry = &adapter->entries[adapter->entry_count++];
-    *entry = (cb_adapter_entry){.name = name, .ndim = ndim, .trainable = trainable, .slot = slot, .trained = trained};
+    *entry = (cb_adapter_entry){.name = name, .ndim = ndim, .role = CB_ROLE_TRAINED};
     memcpy(entry->shape, shape, (size_t)ndim * sizeof *shape);
-    return true;
+    return entry;
 }
 
 static bool hosts_our_module(const cb_adapter *adapter, const cb_layer *layer)
@@ -247,17 +258,28 @@ static bool hosts_our_module(const cb_adapter *adapter, const cb_layer *layer)
     return false;
 }
 
+static bool list_module_entries(cb_adapter *adapter, cb_module *m)
+{
+    cb_adapter_parameter list[CB_MODULE_PARAMETERS];
+    int count = cb_adapter_module_of(m)->kind->parameters(m, list);
+    for (int i = 0; i < count; i++) {
+        cb_adapter_entry *entry =
+            list_entry(adapter, cb_format(CB_PEFT_PREFIX "%s.%s", m->layer->name, list[i].suffix), list[i].ndim, list[i].shape);
+        if (!entry)
+            return false;
+        entry->role = list[i].role;
+        entry->module = m;
+        entry->suffix = list[i].suffix;
+        entry->slot = list[i].tensor;
+    }
+    return true;
+}
+
 static bool list_entries(cb_adapter *adapter)
 {
-    for (size_t i = 0; i < adapter->module_count; i++) {
-        cb_module *m = adapter->modules[i];
-        cb_adapter_parameter list[CB_MODULE_PARAMETERS];
-        int count = adapter->kind->parameters(m, list);
-        for (int k = 0; k < count; k++)
-            if (!list_entry(adapter, cb_format(CB_PEFT_PREFIX "%s.%s", m->layer->name, list[k].suffix), list[k].ndim, list[k].shape,
-                            list[k].trainable, list[k].tensor, 0))
-                return false;
-    }
+    for (size_t i = 0; i < adapter->module_count; i++)
+        if (!list_module_entries(adapter, adapter->modules[i]))
+            return false;
     for (size_t i = 0; i < adapter->trained_count; i++) {
         const cb_trained_weight *trained = &adapter->trained[i];
         if (trained->pinned)
@@ -265,9 +287,11 @@ static bool list_entries(cb_adapter *adapter)
         const cb_tensor *base = cb_layer_weight(trained->layer, trained->name);
         /* PEFT wraps the layers it adapts, which shows in the names of their own weights */
         const char *wrap = hosts_our_module(adapter, trained->layer) ? ".base_layer" : "";
-        if (!list_entry(adapter, cb_format(CB_PEFT_PREFIX "%s%s.%s", trained->layer->name, wrap, trained->name), base->ndim, base->shape,
-                        true, NULL, i))
+        cb_adapter_entry *entry =
+            list_entry(adapter, cb_format(CB_PEFT_PREFIX "%s%s.%s", trained->layer->name, wrap, trained->name), base->ndim, base->shape);
+        if (!entry)
             return false;
+        entry->trained = i;
     }
     return true;
 }
@@ -284,11 +308,13 @@ bool cb_adapter_plan(cb_adapter *adapter, cb_layer *root, const char *model_type
     size_t count;
     bool ok = cb_match_targets(adapter, root, model_type, &layers, &count, &adapter->resolved_targets, &adapter->resolved_is_pattern);
     for (size_t i = 0; ok && i < count; i++)
-        ok = plan_module(adapter, layers[i], fresh);
+        ok = cb_adapter_plan_module(adapter, adapter->kind, adapter->config, layers[i], fresh);
     cb_free(layers);
     ok = ok && cb_match_saved(adapter, root, fresh, &adapter->saved, &adapter->saved_count);
     for (size_t i = 0; ok && i < adapter->saved_count; i++)
         ok = cb_layer_visit(adapter->saved[i], plan_saved_layer, adapter);
+    const cb_string_list *tokens = adapter->kind->tokens ? adapter->kind->tokens(adapter->config) : NULL;
+    ok = ok && (!tokens || !tokens->count || cb_tokens_plan(adapter, root, tokens, fresh)) && cb_tokens_plan_tied(adapter, root, fresh);
     return ok && plan_biases(adapter, root) && cb_layer_visit(root, plan_pin, adapter) && list_entries(adapter);
 }
 
@@ -297,7 +323,7 @@ bool cb_adapter_plan(cb_adapter *adapter, cb_layer *root, const char *model_type
 static bool allocate_entry(cb_adapter_entry *entry)
 {
     cb_tensor *t = cb_full_nd(CB_F32, 0, entry->ndim, entry->shape);
-    if (!t || (entry->trainable && !cb_parameter(t)))
+    if (!t || (entry->role == CB_ROLE_TRAINED && !cb_parameter(t)))
         return false;
     *entry->slot = cb_keep(t);
     return true;
@@ -335,20 +361,46 @@ bool cb_adapter_allocate(cb_adapter *adapter)
 
 cb_tensor *cb_adapter_entry_tensor(const cb_adapter *adapter, const cb_adapter_entry *entry)
 {
-    if (entry->slot)
-        return *entry->slot;
+    if (entry->module)
+        return entry->slot ? *entry->slot : NULL;
     const cb_trained_weight *trained = &adapter->trained[entry->trained];
     return trained->hidden ? trained->hidden : cb_layer_weight(trained->layer, trained->name);
 }
 
-bool cb_adapter_connect(cb_adapter *adapter)
+cb_tensor *cb_adapter_entry_stored(const cb_adapter *adapter, const cb_adapter_entry *entry)
 {
+    const cb_adapter_kind *kind = entry->module ? cb_adapter_module_of(entry->module)->kind : NULL;
+    cb_tensor *made = NULL;
+    if (kind && kind->stored)
+        cb_no_grad made = cb_contiguous(kind->stored(entry->module, entry->suffix));
+    return made || !cb_ok() ? made : cb_adapter_entry_tensor(adapter, entry);
+}
+
+static bool modules_ready(cb_adapter *adapter, bool fresh)
+{
+    bool ok = true;
+    cb_scope *scope = cb_scope_open();
+    if (!scope)
+        return false;
+    cb_no_grad for (size_t i = 0; ok && i < adapter->module_count; i++)
+    {
+        const cb_adapter_module *m = cb_adapter_module_of(adapter->modules[i]);
+        ok = !m->kind->ready || m->kind->ready(adapter->modules[i], m->config, fresh);
+    }
+    cb_scope_close(scope);
+    return ok;
+}
+
+bool cb_adapter_connect(cb_adapter *adapter, bool fresh)
+{
+    if (!modules_ready(adapter, fresh))
+        return false;
     adapter->parameters = cb_calloc(adapter->entry_count, sizeof *adapter->parameters);
     if (!adapter->parameters)
         return false;
     for (size_t i = 0; i < adapter->entry_count; i++) {
         const cb_adapter_entry *entry = &adapter->entries[i];
-        if (entry->trainable)
+        if (entry->role == CB_ROLE_TRAINED)
             adapter->parameters[adapter->parameter_count++] = (cb_named_tensor){entry->name, cb_adapter_entry_tensor(adapter, entry)};
     }
     for (size_t i = 0; i < adapter->module_count; i++)
@@ -357,14 +409,22 @@ bool cb_adapter_connect(cb_adapter *adapter)
     return true;
 }
 
+static bool initialise_modules(cb_adapter *adapter, uint64_t seed)
+{
+    for (size_t i = 0; i < adapter->module_count; i++) {
+        const cb_adapter_module *m = cb_adapter_module_of(adapter->modules[i]);
+        if (m->kind->initialise && !m->kind->initialise(adapter->modules[i], m->config, seed))
+            return false;
+    }
+    return true;
+}
+
 bool cb_adapter_attach(cb_adapter *adapter, cb_layer *root, const char *model_type, uint64_t seed)
 {
     if (adapter->attached)
         return cb_fail(CB_ERR_STATE, "adapter %s is attached already", adapter->name) == CB_OK;
-    bool ok = cb_adapter_plan(adapter, root, model_type, true) && cb_adapter_allocate(adapter);
-    for (size_t i = 0; ok && adapter->kind->initialise && i < adapter->module_count; i++)
-        ok = adapter->kind->initialise(adapter->modules[i], adapter->config, seed);
-    ok = ok && cb_adapter_connect(adapter);
+    bool ok = cb_adapter_plan(adapter, root, model_type, true) && cb_adapter_allocate(adapter) && initialise_modules(adapter, seed) &&
+              cb_adapter_connect(adapter, true);
     if (!ok)
         cb_adapter_detach(adapter);
     return ok;
@@ -429,6 +489,7 @@ void cb_adapter_detach(cb_adapter *adapter)
     cb_free(adapter->trained);
     cb_free(adapter->entries);
     cb_free(adapter->parameters);
+    cb_free(adapter->companion);
     cb_string_list_free(&adapter->resolved_targets);
     cb_adapter kept = {.kind = adapter->kind,
                        .name = adapter->name,

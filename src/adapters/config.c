@@ -42,7 +42,7 @@ static bool wrong_type(const char *file, const char *key, const char *expected)
 static int read_target(cb_target *target, const char *file, const char *key, json_t *value)
 {
     const cb_option *option = cb_options_find(cb_target_option_table, key);
-    if (!option)
+    if (!option || option->type != CB_OPTION_LIST)
         return 0;
     cb_string_list *list = (cb_string_list *)((char *)target + option->offset);
     if (list == &target->target_modules)
@@ -58,13 +58,40 @@ static int read_target(cb_target *target, const char *file, const char *key, jso
     return ok ? 1 : -1;
 }
 
-/* PEFT's booleans that may be a string as well are enums here. */
+/* What may be a boolean or a word in PEFT is an enum or a string here. */
+static bool is_word(const cb_option *option)
+{
+    return option->type == CB_OPTION_ENUM || option->type == CB_OPTION_STRING;
+}
+
+/* {"lm_head": [7]} to ["lm_head:7"] */
+static json_t *items_of(const json_t *named)
+{
+    json_t *items = json_array();
+    const char *name;
+    json_t *list;
+    json_object_foreach((json_t *)(uintptr_t)named, name, list)
+    {
+        size_t i;
+        const json_t *number;
+        json_array_foreach(list, i, number)
+        {
+            char *text = cb_format("%s:%lld", name, (long long)json_integer_value(number));
+            json_array_append_new(items, text ? json_string(text) : NULL);
+            cb_free(text);
+        }
+    }
+    return items;
+}
+
 static bool collect_option(const cb_option *option, const json_t *value, json_t *options)
 {
     if (json_is_null(value))
         return true; /* the default */
-    json_t *taken = option->type == CB_OPTION_ENUM && json_is_boolean(value) ? json_string(json_is_true(value) ? "true" : "false")
-                                                                             : json_deep_copy(value);
+    bool named = option->type == CB_OPTION_LIST && json_is_object(value);
+    json_t *taken = is_word(option) && json_is_boolean(value) ? json_string(json_is_true(value) ? "true" : "false")
+                    : named                                   ? items_of(value)
+                                                              : json_deep_copy(value);
     if (!taken || json_object_set_new(options, option->name, taken) != 0)
         return no_memory();
     return true;
@@ -92,6 +119,26 @@ static bool refuse(const char *file, const cb_adapter_kind *kind, const char *ke
     return false;
 }
 
+/* The fields of an object such as eva_config that options of ours stand for.  1 taken, 0 there are none, -1 an error */
+static int read_group(const cb_adapter *adapter, const char *file, const char *key, json_t *value, json_t *options)
+{
+    const cb_adapter_kind *kind = adapter->kind;
+    bool any = false;
+    for (const cb_option *o = kind->options; o->type != CB_OPTION_END; o++) {
+        const char *name = cb_adapter_peft_name(kind, o->name);
+        size_t length = strlen(key);
+        if (strncmp(name, key, length) != 0 || name[length] != '.')
+            continue;
+        any = true;
+        const json_t *item = json_object_get(value, name + length + 1);
+        if (item && !collect_option(o, item, options))
+            return -1;
+    }
+    if (any && !is_nothing(value) && !json_is_object(value))
+        return wrong_type(file, key, "an object or null") ? 1 : -1;
+    return any;
+}
+
 static bool read_field(cb_adapter *adapter, const char *file, const char *key, json_t *value, const json_t *fixed, json_t *options)
 {
     const cb_adapter_kind *kind = adapter->kind;
@@ -113,6 +160,9 @@ static bool read_field(cb_adapter *adapter, const char *file, const char *key, j
     const cb_option *option = cb_options_find(kind->options, cb_adapter_option_name(kind, key));
     if (option)
         return collect_option(option, value, options);
+    int group = read_group(adapter, file, key, value, options);
+    if (group)
+        return group > 0;
     const json_t *expected = json_object_get(fixed, key);
     if (expected)
         return same_value(value, expected) || refuse(file, kind, key, value, expected);
@@ -157,24 +207,89 @@ static json_t *whole_numbers(json_t *value)
     return json_incref(value);
 }
 
-static bool write_options(const cb_adapter *adapter, json_t *out)
+/* A list whose items are numbers, which it shows by its metavar; of items like "lm_head:7" an object of such lists. */
+static json_t *numbers_of(const json_t *texts)
 {
-    const cb_adapter_kind *kind = adapter->kind;
-    char *text = cb_options_to_json(kind->options, adapter->config);
+    json_t *numbers = json_array(), *named = json_object();
+    size_t i;
+    const json_t *item;
+    json_array_foreach(texts, i, item)
+    {
+        const char *text = json_string_value(item), *colon = strrchr(text, ':');
+        char *name = colon ? cb_strndup(text, (size_t)(colon - text)) : NULL;
+        if (name && !json_object_get(named, name))
+            json_object_set_new(named, name, json_array());
+        json_array_append_new(name ? json_object_get(named, name) : numbers, json_integer(strtoll(colon ? colon + 1 : text, NULL, 10)));
+        cb_free(name);
+    }
+    json_t *result = json_object_size(named) ? named : numbers;
+    json_incref(result);
+    json_decref(named);
+    json_decref(numbers);
+    return result;
+}
+
+static json_t *option_to_json(const cb_option *option, json_t *value)
+{
+    const char *word = is_word(option) ? json_string_value(value) : NULL;
+    if (word && (strcmp(word, "true") == 0 || strcmp(word, "false") == 0))
+        return json_boolean(word[0] == 't');
+    if (option->type == CB_OPTION_LIST && !json_array_size(value)) /* to PEFT [] is something */
+        return json_null();
+    if (option->type == CB_OPTION_LIST && option->metavar && option->metavar[0] == 'N')
+        return numbers_of(value);
+    return whole_numbers(value);
+}
+
+/* "eva_config.rho" goes into the object eva_config, where the kind wants that one to be written. */
+static void write_option(const cb_adapter_kind *kind, const void *config, json_t *out, const char *name, json_t *value)
+{
+    const char *dot = strchr(name, '.');
+    char *group = dot ? cb_strndup(name, (size_t)(dot - name)) : NULL;
+    if (!dot) {
+        json_object_set(out, name, value);
+    } else if (group && (!kind->has_group || kind->has_group(config, group))) {
+        if (!json_object_size(json_object_get(out, group)))
+            json_object_set_new(out, group, json_object());
+        json_object_set(json_object_get(out, group), dot + 1, value);
+    }
+    cb_free(group);
+}
+
+static bool write_options(const cb_adapter_kind *kind, const void *config, json_t *out)
+{
+    char *text = cb_options_to_json(kind->options, config);
     json_t *options = text ? cb_json_parse(kind->name, text, strlen(text)) : NULL;
     cb_free(text);
     const char *key;
     json_t *value;
     json_object_foreach(options, key, value)
     {
-        const cb_option *option = cb_options_find(kind->options, key);
-        const char *word = option->type == CB_OPTION_ENUM ? json_string_value(value) : NULL;
-        bool truth = word && (strcmp(word, "true") == 0 || strcmp(word, "false") == 0);
-        bool nothing = option->type == CB_OPTION_LIST && !json_array_size(value); /* to PEFT [] is something */
-        json_t *written = truth ? json_boolean(word[0] == 't') : nothing ? json_null() : whole_numbers(value);
-        json_object_set_new(out, cb_adapter_peft_name(kind, key), written);
+        json_t *written = option_to_json(cb_options_find(kind->options, key), value);
+        write_option(kind, config, out, cb_adapter_peft_name(kind, key), written);
+        json_decref(written);
     }
     bool ok = options != NULL;
+    json_decref(options);
+    return ok;
+}
+
+/* Options as they describe the file, where that is not what is in memory. */
+static bool write_stored_options(const cb_adapter *adapter, json_t *out)
+{
+    const cb_adapter_kind *kind = adapter->kind;
+    if (!kind->stored_config)
+        return write_options(kind, adapter->config, out);
+    char *text = cb_options_to_json(kind->options, adapter->config);
+    json_t *options = text ? cb_json_parse(kind->name, text, strlen(text)) : NULL;
+    void *copy = options ? cb_calloc(1, kind->config_size) : NULL;
+    bool ok = copy && cb_options_init(kind->options, copy);
+    if (ok) {
+        ok = cb_options_from_json(kind->options, copy, kind->name, options) && kind->stored_config(copy) && write_options(kind, copy, out);
+        cb_options_free(kind->options, copy);
+    }
+    cb_free(copy);
+    cb_free(text);
     json_decref(options);
     return ok;
 }
@@ -209,7 +324,7 @@ static void write_targets(const cb_adapter *adapter, json_t *out)
     write_target(out, "exclude_modules", list_to_json(&target->exclude_modules, target->exclude_is_pattern, false), false);
     write_target(out, "layers_to_transform", list_to_json(&target->layers_to_transform, false, true), false);
     write_target(out, "layers_pattern", list_to_json(&target->layers_pattern, true, false), false);
-    write_target(out, "modules_to_save", list_to_json(&target->modules_to_save, false, false), true);
+    write_target(out, "modules_to_save", list_to_json(&target->modules_to_save, false, false), false);
 }
 
 static int by_name(const void *a, const void *b)
@@ -240,7 +355,7 @@ static json_t *sorted(json_t *object)
 json_t *cb_adapter_to_json(const cb_adapter *adapter)
 {
     json_t *out = fixed_fields(adapter->kind);
-    if (!out || json_object_update(out, adapter->common) != 0 || !write_options(adapter, out)) {
+    if (!out || json_object_update(out, adapter->common) != 0 || !write_stored_options(adapter, out)) {
         json_decref(out);
         return NULL;
     }

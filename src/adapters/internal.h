@@ -19,10 +19,23 @@ typedef struct cb_adapter_entry {
     char *name;
     int ndim;
     int64_t shape[CB_MAX_DIMS];
-    bool trainable;
-    cb_tensor **slot; /* a module's parameter: where it holds the tensor */
-    size_t trained;   /* otherwise: which of the adapter's trained weights */
+    cb_adapter_role role;
+    cb_module *module;  /* a module's parameter: whose, ... */
+    const char *suffix; /* ... under which name, ... */
+    cb_tensor **slot;   /* ... and where it holds the tensor (CB_ROLE_ECHO: NULL) */
+    size_t trained;     /* otherwise: which of the adapter's trained weights */
 } cb_adapter_entry;
+
+/* A module and whose it is: the adapter's kind, or that of a companion (the rows of an embedding that LoRA trains beside its modules). */
+typedef struct cb_adapter_module {
+    cb_module module; /* first: a cb_module of an adapter is one of these */
+    const cb_adapter_kind *kind;
+    const void *config;
+} cb_adapter_module;
+static inline const cb_adapter_module *cb_adapter_module_of(const cb_module *m)
+{
+    return (const cb_adapter_module *)(const void *)m;
+}
 
 struct cb_adapter {
     const cb_adapter_kind *kind;
@@ -35,13 +48,14 @@ struct cb_adapter {
     bool attached;
     double strength;
     cb_layer *root;
-    cb_module **modules; /* each one block with its state behind it */
+    void *companion;     /* config of the rows trained beside (tokens.c), or NULL */
+    cb_module **modules; /* each one block with its state behind it: a cb_adapter_module */
     size_t module_count, module_capacity;
     cb_layer **saved; /* modules_to_save */
     size_t saved_count, saved_capacity;
     cb_trained_weight *trained;
     size_t trained_count, trained_capacity;
-    cb_adapter_entry *entries; /* everything the file holds */
+    cb_adapter_entry *entries; /* everything the file holds, and what is private */
     size_t entry_count, entry_capacity;
     cb_named_tensor *parameters; /* the trainable ones of them */
     size_t parameter_count;
@@ -67,11 +81,15 @@ bool cb_match_targets(const cb_adapter *adapter, cb_layer *root, const char *mod
 /* ---- adapter.c ---- */
 /* Makes modules without tensors and lists the entries of the file; nothing of the model changes. */
 bool cb_adapter_plan(cb_adapter *adapter, cb_layer *root, const char *model_type, bool fresh);
+/* One module without tensors on `layer`. */
+bool cb_adapter_plan_module(cb_adapter *adapter, const cb_adapter_kind *kind, const void *config, cb_layer *layer, bool fresh);
 /* Makes the tensors (zero; trained weights as the base has them). */
 bool cb_adapter_allocate(cb_adapter *adapter);
-/* Puts the modules on their layers. */
-bool cb_adapter_connect(cb_adapter *adapter);
-cb_tensor *cb_adapter_entry_tensor(const cb_adapter *adapter, const cb_adapter_entry *entry);
+/* Lets every module work out what is private, then puts the modules on their layers. */
+bool cb_adapter_connect(cb_adapter *adapter, bool fresh);
+cb_tensor *cb_adapter_entry_tensor(const cb_adapter *adapter, const cb_adapter_entry *entry); /* NULL for an echo */
+/* What the file holds for an entry, in the innermost scope: the tensor, or what the kind makes of it. */
+cb_tensor *cb_adapter_entry_stored(const cb_adapter *adapter, const cb_adapter_entry *entry);
 const char *cb_adapter_option_name(const cb_adapter_kind *kind, const char *name); /* PEFT's name to ours */
 const char *cb_adapter_peft_name(const cb_adapter_kind *kind, const char *option); /* and back */
 

@@ -434,7 +434,7 @@ static bool default_targets(const cb_adapter *adapter, const char *model_type, c
 {
     const cb_default_target *row = adapter->kind->default_targets ? adapter->kind->default_targets : cb_lora_default_targets;
     for (; model_type && row->model_type; row++)
-        if (strcmp(row->model_type, model_type) == 0) {
+        if (strcmp(row->model_type, model_type) == 0 || strcmp(row->model_type, "*") == 0) {
             *is_pattern = cb_is_pattern_text(row->target_modules);
             return *is_pattern ? cb_string_list_add(targets, row->target_modules) : split_commas(row->target_modules, targets);
         }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "adapters/internal.h"
+#include "adapters/tokens.h"
 #include "cambium/formats.h"
 
 #define CONFIG_NAME  "adapter_config.json"
@@ -20,7 +21,7 @@ static const cb_weight_entry *find_entry(const cb_safetensors *file, const cb_ad
 {
     const cb_weight_entry *found = cb_safetensors_find(file, entry->name);
     const char *wrap = strstr(entry->name, ".base_layer.bias");
-    if (found || !wrap || entry->slot)
+    if (found || !wrap || entry->module)
         return found;
     char *old = cb_format("%.*s.bias", (int)(wrap - entry->name), entry->name);
     found = old ? cb_safetensors_find(file, old) : NULL;
@@ -107,6 +108,8 @@ static bool check_other(const cb_adapter *adapter, const char *path, const cb_sa
 static bool match_file(const cb_adapter *adapter, const char *path, const cb_safetensors *file, const cb_weight_entry **found)
 {
     for (size_t i = 0; i < adapter->entry_count; i++) {
+        if (adapter->entries[i].role == CB_ROLE_PRIVATE)
+            continue;
         found[i] = find_entry(file, &adapter->entries[i]);
         if (!check_entry(path, &adapter->entries[i], found[i]))
             return false;
@@ -125,6 +128,8 @@ static bool read_values(const cb_adapter *adapter, const cb_weight_entry *const 
     bool ok = scope != NULL;
     for (size_t i = 0; ok && i < adapter->entry_count; i++) {
         const cb_adapter_entry *entry = &adapter->entries[i];
+        if (!found[i] || entry->role == CB_ROLE_ECHO)
+            continue;
         cb_tensor *value = cb_from_nd(found[i]->dtype, found[i]->data, entry->ndim, entry->shape);
         ok = value && cb_copy_into(cb_adapter_entry_tensor(adapter, entry), value);
     }
@@ -163,7 +168,7 @@ static bool load_weights(cb_adapter *adapter, const char *path, cb_layer *root, 
     bool ok = add_saved_embeddings(adapter, root, file) && cb_adapter_plan(adapter, root, model_type, false);
     const cb_weight_entry **found = ok ? cb_calloc(adapter->entry_count, sizeof *found) : NULL;
     ok = found && match_file(adapter, path, file, found) && cb_adapter_allocate(adapter) && read_values(adapter, found) &&
-         cb_adapter_connect(adapter);
+         cb_adapter_connect(adapter, false);
     cb_free(found);
     cb_safetensors_close(file);
     return ok;
@@ -228,19 +233,73 @@ static bool remove_other(const char *path, const char *text, size_t length)
     return same || cb_file_remove(path);
 }
 
+static cb_weight_entry entry_to_write(const char *name, const cb_tensor *t)
+{
+    cb_weight_entry entry = {
+        .name = name, .dtype = t->dtype, .ndim = t->ndim, .data = t->data, .size = (size_t)t->count * cb_dtype_size(t->dtype)};
+    memcpy(entry.shape, t->shape, sizeof entry.shape);
+    return entry;
+}
+
+/* The names that PEFT takes for embeddings when it saves (peft/utils/constants.py: EMBEDDING_LAYER_NAMES). */
+static bool is_embedding_name(const char *name)
+{
+    return cb_ends_with(name, "embed_tokens") || cb_ends_with(name, "lm_head");
+}
+
+/* Whether the frozen weight of an adapted layer is written (peft/utils/save_and_load.py: save_embedding_layers). */
+static bool saves_base_weight(const cb_adapter *adapter, const cb_module *m)
+{
+    enum { AUTO, ALWAYS, NEVER };
+    const cb_target *target = &adapter->target;
+    if (cb_adapter_module_of(m)->kind != adapter->kind || !is_embedding_name(m->layer->name) || target->save_embedding_layers == NEVER)
+        return false;
+    if (target->save_embedding_layers == AUTO && (adapter->companion || adapter->kind == &cb_kind_trainable_tokens))
+        return false;
+    bool named = target->target_is_pattern && target->target_modules.count && strcmp(target->target_modules.items[0], "all-linear") != 0;
+    for (size_t i = 0; i < target->target_modules.count; i++)
+        named |= strcmp(target->target_modules.items[i], "embed_tokens") == 0 || strcmp(target->target_modules.items[i], "lm_head") == 0;
+    return named || target->save_embedding_layers == ALWAYS;
+}
+
+/* Appends them to the list of what is written; names are made for `names`. */
+static bool list_base_weights(const cb_adapter *adapter, cb_weight_entry *entries, size_t *count, cb_string_list *names)
+{
+    for (size_t i = 0; i < adapter->module_count; i++) {
+        const cb_module *m = adapter->modules[i];
+        if (!saves_base_weight(adapter, m))
+            continue;
+        char *name = cb_format(CB_PEFT_PREFIX "%s.base_layer.weight", m->layer->name);
+        bool ok = name && cb_string_list_add(names, name);
+        cb_free(name);
+        cb_tensor *weight = ok ? cb_contiguous(cb_layer_weight(m->layer, "weight")) : NULL;
+        if (!weight)
+            return false;
+        entries[(*count)++] = entry_to_write(names->items[names->count - 1], weight);
+    }
+    return true;
+}
+
 static bool write_weights(const cb_adapter *adapter, const char *path)
 {
-    cb_weight_entry *entries = cb_calloc(adapter->entry_count, sizeof *entries);
-    if (!entries)
-        return false;
-    for (size_t i = 0; i < adapter->entry_count; i++) {
+    cb_weight_entry *entries = cb_calloc(adapter->entry_count + adapter->module_count, sizeof *entries);
+    cb_string_list names = {0};
+    cb_scope *scope = entries ? cb_scope_open() : NULL;
+    bool ok = scope;
+    size_t count = 0;
+    for (size_t i = 0; ok && i < adapter->entry_count; i++) {
         const cb_adapter_entry *entry = &adapter->entries[i];
-        const cb_tensor *t = cb_adapter_entry_tensor(adapter, entry);
-        entries[i] = (cb_weight_entry){
-            .name = entry->name, .dtype = CB_F32, .ndim = entry->ndim, .data = t->data, .size = (size_t)t->count * sizeof(float)};
-        memcpy(entries[i].shape, entry->shape, sizeof(entries[i].shape));
+        if (entry->role == CB_ROLE_PRIVATE)
+            continue;
+        const cb_tensor *t = cb_adapter_entry_stored(adapter, entry);
+        ok = t;
+        if (ok)
+            entries[count++] = entry_to_write(entry->name, t);
     }
-    bool ok = cb_safetensors_write(path, entries, adapter->entry_count, NULL, NULL, NULL);
+    ok = ok && list_base_weights(adapter, entries, &count, &names) && cb_safetensors_write(path, entries, count, NULL, NULL, NULL);
+    if (scope)
+        cb_scope_close(scope);
+    cb_string_list_free(&names);
     cb_free(entries);
     return ok;
 }

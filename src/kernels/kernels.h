@@ -195,6 +195,15 @@ bool cbk_layer_norm_forward(cb_dtype dtype, void *y, void *mean, void *rstd, con
 bool cbk_layer_norm_backward(cb_dtype dtype, void *dx, bool accumulate, void *dweight, void *dbias, const void *dy, const void *x,
                              const void *weight, cb_dtype weight_dtype, const void *mean, const void *rstd, int64_t n, int64_t c);
 
+/* ---- A scale and a shift for each column (affine.c): x (N, C); scale, shift, dscale, dshift (C) of statistics dtype ---- */
+
+/* y = x scale + shift; shift may be NULL.  In place. */
+bool cbk_affine_forward(cb_dtype dtype, void *y, const void *x, const void *scale, const void *shift, int64_t n, int64_t c);
+/* dx = dy scale (written; may be NULL, may be dy in place), dscale += sum over rows of dy x, dshift += sum over rows of dy (each may be
+ * NULL; without dscale x is not read). */
+bool cbk_affine_backward(cb_dtype dtype, void *dx, void *dscale, void *dshift, const void *dy, const void *x, const void *scale, int64_t n,
+                         int64_t c);
+
 /* ---- Softmax over the last dimension (norm.c): x (N, K); in place ---- */
 
 bool cbk_softmax_forward(cb_dtype dtype, void *y, const void *x, int64_t n, int64_t k, bool log);

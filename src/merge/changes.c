@@ -109,7 +109,7 @@ bool cb_changes_collect(cb_changes *changes, cb_adapter *const *adapters, size_t
         if (!module_count)
             return cb_fail(CB_ERR_STATE, "adapter %s is not attached", cb_adapter_name(adapters[i])) == CB_OK;
         for (size_t k = 0; k < module_count; k++)
-            if (modules[k]->strength != 0 && !collect_module(changes, modules[k]))
+            if (modules[k]->strength != 0 && !modules[k]->follows && !collect_module(changes, modules[k]))
                 return false;
         trained_search search = {.changes = changes};
         search.count = cb_adapter_parameters(adapters[i], &search.parameters);

@@ -83,6 +83,7 @@ CB_OP(linear_add)
 /* ops_layer.c */
 CB_OP(rms_norm)
 CB_OP(layer_norm)
+CB_OP(affine)
 CB_OP(softmax)
 CB_OP(log_softmax)
 CB_OP(silu_mul)

@@ -150,6 +150,66 @@ cb_tensor *cb_layer_norm(cb_tensor *x, cb_tensor *weight, cb_tensor *bias, doubl
     return CB_RECORD(&cb_op_layer_norm, y, ins, saves, NULL, 0) ? y : NULL;
 }
 
+/* ---- a scale and a shift for each column ---- */
+
+/* With create_graph: in operations that can be differentiated again. */
+static void affine_backward_recorded(cb_backward_pass *pass)
+{
+    cb_tensor *dy = pass->dy[0], *x = pass->saved[0], *scale = pass->saved[1];
+    if (pass->need[0])
+        pass->dx[0] = cb_mul(dy, cb_cast(scale, dy->dtype));
+    if (pass->need[1])
+        pass->dx[1] = cb_cast(cb_sum_to_nd(cb_mul(dy, x), 1, pass->input[1].shape), pass->input[1].dtype);
+    if (pass->need[2])
+        pass->dx[2] = cb_cast(cb_sum_to_nd(dy, 1, pass->input[2].shape), pass->input[2].dtype);
+}
+
+static void affine_backward(cb_backward_pass *pass)
+{
+    if (cb_grad_enabled()) {
+        affine_backward_recorded(pass);
+        return;
+    }
+    cb_tensor *dy = cb_contiguous(pass->dy[0]), *x = pass->saved[0], *scale = pass->saved[1];
+    cb_dtype stats = statistics(pass->input[0].dtype);
+    cb_tensor *factor = scale ? cb_contiguous(cb_cast(scale, stats)) : NULL;
+    cb_tensor *dx = pass->need[0] && dy ? cb_empty_like(dy) : NULL;
+    cb_tensor *dscale = parameter_sum(pass, 1, stats), *dshift = parameter_sum(pass, 2, stats);
+    if (!dy || (scale && !factor) || (pass->need[0] && !dx) || (pass->need[1] && !dscale) || (pass->need[2] && !dshift))
+        return;
+    if (!cbk_affine_backward(dy->dtype, dx ? dx->data : NULL, dscale ? dscale->data : NULL, dshift ? dshift->data : NULL, dy->data,
+                             x ? x->data : NULL, factor ? factor->data : NULL, rows_of(dy), dy->shape[dy->ndim - 1]))
+        return;
+    pass->dx[0] = dx;
+    pass->dx[1] = dscale ? cb_cast(dscale, pass->input[1].dtype) : NULL;
+    pass->dx[2] = dshift ? cb_cast(dshift, pass->input[2].dtype) : NULL;
+}
+
+const cb_op cb_op_affine = {.name = "affine", .twice = true, .backward = affine_backward};
+
+cb_tensor *cb_affine(cb_tensor *x, cb_tensor *scale, cb_tensor *shift)
+{
+    x = x ? cb_contiguous(x) : NULL;
+    if (!x || !scale || !need_float("affine", x))
+        return NULL;
+    int64_t n = x->shape[x->ndim - 1];
+    if (!need_vector("affine", "scale", scale, n) || !need_vector("affine", "shift", shift, n))
+        return NULL;
+    cb_dtype stats = statistics(x->dtype);
+    cb_tensor *y = cb_empty_like(x), *factor = NULL, *offset = NULL;
+    cb_no_grad
+    {
+        factor = cb_contiguous(cb_cast(scale, stats));
+        offset = shift ? cb_contiguous(cb_cast(shift, stats)) : NULL;
+    }
+    if (!y || !factor || (shift && !offset) ||
+        !cbk_affine_forward(x->dtype, y->data, x->data, factor->data, offset ? offset->data : NULL, rows_of(x), n))
+        return NULL;
+    cb_tensor *ins[] = {x, scale, shift};
+    cb_tensor *saves[] = {scale->requires_grad ? x : NULL, x->requires_grad ? scale : NULL};
+    return CB_RECORD(&cb_op_affine, y, ins, saves, NULL, 0) ? y : NULL;
+}
+
 /* ---- softmax ---- */
 
 static void softmax_backward(cb_backward_pass *pass)

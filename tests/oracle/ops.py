@@ -329,6 +329,8 @@ OPS = {
     "layer_norm_weight": (lambda x, w: F.layer_norm(x, w.shape, w, None, 1e-2), "ABC", "C"),
     "layer_norm_bias": (lambda x, b: F.layer_norm(x, b.shape, None, b, 1e-2), "ABC", "C"),
     "layer_norm_plain": (lambda x: F.layer_norm(x, x.shape[-1:], None, None, 1e-2), "ABC"),
+    "affine": (lambda x, w, b: x * w + b, "ABC", "C", "C"),
+    "affine_scale": (lambda x, w: x * w, "BC", "C"),
     "rope": (rope, "ATHD", "VR:table", "VR:table", "AT:positions:V"),
     "attention": (lambda q, k, v: attention(q, k, v, 0.7), "ATHD", "ASHD", "ASHD"),
     "attention_causal": (lambda q, k, v: attention(q, k, v, causal=True), *QKV),

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""LoRA adapters made by PEFT on the tiny models, and what the adapted models compute.
+"""Adapters made by PEFT on the tiny models, and what the adapted models compute.
 
 Writes <out>/<name>/{adapter_config.json, adapter_model.safetensors, expected.safetensors}; run models.py first.
 expected.safetensors holds
     input_ids, labels   i64 (2, 17)
     logits, loss        f32, base weights raised to f32, eager attention, adapter active
     grad.<key>          f32, gradient of the loss, <key> exactly as in adapter_model.safetensors
+    losses, after.<key> f32, those of WITH_STEPS only: the losses of three steps of AdamW (rate 0.01, no decay) on this batch, and what
+                        the parameters are then
 lora_B and the trained biases are randomised: a fresh adapter would leave the model unchanged.
 base_model_name_or_path is the name of a directory beside it under models/.
 """
@@ -15,7 +17,7 @@ import os
 import shutil
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, TrainableTokensConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from models import batch, load_f32
@@ -47,7 +49,28 @@ ADAPTERS = {
     "lora_embedding": ("llama2", dict(r=4, lora_alpha=8, target_modules=["embed_tokens", "q_proj"])),
     "dora_qv": ("llama2", dict(r=4, lora_alpha=8, target_modules=QV, use_dora=True)),
     "lora_head": ("smollm", dict(r=4, lora_alpha=8, target_modules=["q_proj", "lm_head"])),
+    "lora_embedding_gpt2": ("gpt2", dict(r=4, lora_alpha=8, target_modules=["wte", "c_attn"], fan_in_fan_out=True)),
+    "lora_untied_head": ("llama2", dict(r=4, lora_alpha=8, target_modules=["lm_head", "v_proj"])),
+    "lora_norms_saved": ("llama2", dict(r=4, lora_alpha=8, target_modules=QV, modules_to_save=["norm", "input_layernorm",
+                                                                                              "embed_tokens"])),
+    "dora_biases": ("qwen2", dict(r=4, lora_alpha=6, target_modules=["q_proj", "o_proj"], use_dora=True, use_rslora=True)),
+    "dora_gpt2": ("gpt2", dict(r=4, lora_alpha=8, target_modules=["c_attn", "c_proj"], use_dora=True, fan_in_fan_out=True)),
+    "dora_embedding": ("llama2", dict(r=4, lora_alpha=8, target_modules=["embed_tokens", "down_proj"], use_dora=True)),
+    "pissa": ("llama2", dict(r=4, lora_alpha=6, target_modules=QV, init_lora_weights="pissa")),
+    "pissa_gpt2": ("gpt2", dict(r=4, lora_alpha=8, target_modules=["c_fc"], init_lora_weights="pissa", fan_in_fan_out=True)),
+    "pissa_dora": ("qwen2", dict(r=4, lora_alpha=8, target_modules=["q_proj", "o_proj"], init_lora_weights="pissa", use_dora=True)),
+    "olora": ("llama2", dict(r=4, lora_alpha=6, target_modules=["q_proj", "up_proj"], init_lora_weights="olora", use_rslora=True)),
+    "tokens_tied": ("smollm", dict(r=4, lora_alpha=8, target_modules=QV, trainable_token_indices=list(range(3, 23)))),
+    "tokens_untied": ("llama2", dict(r=4, lora_alpha=8, target_modules=QV,
+                                     trainable_token_indices={"embed_tokens": list(range(3, 23)), "lm_head": [60, 4, 21]})),
+    "tokens_apart": ("qwen2", dict(r=4, lora_alpha=8, target_modules=QV,
+                                   trainable_token_indices={"embed_tokens": list(range(3, 23)), "lm_head": [60, 4, 21]})),
+    "tokens_only": ("llama2", dict(kind=TrainableTokensConfig, token_indices=list(range(3, 43)))),
+    "tokens_only_tied": ("smollm", dict(kind=TrainableTokensConfig, token_indices=list(range(50, 3, -2)))),
+    "tokens_only_gpt2": ("gpt2", dict(kind=TrainableTokensConfig, token_indices=list(range(3, 43)), target_modules=["wte"])),
 }
+WITH_STEPS = ["tokens_tied", "tokens_untied", "tokens_apart", "tokens_only", "tokens_only_tied", "tokens_only_gpt2", "lora_embedding", "lora_embedding_gpt2", "lora_untied_head", "lora_norms_saved", "dora_qv", "dora_biases", "dora_gpt2",
+              "dora_embedding", "pissa", "pissa_gpt2", "pissa_dora", "olora"]
 GRADIENTS_KEPT = 5  # per adapter, spread over its keys
 
 
@@ -70,12 +93,24 @@ def file_keys(model, saved):
     return {key: parameters[key] for key in saved if key in parameters and parameters[key].requires_grad}
 
 
+def three_steps(model, ids, labels):
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01, weight_decay=0.0)
+    losses = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = model(input_ids=ids, labels=labels, use_cache=False).loss
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return torch.stack(losses)
+
+
 def sort_lists(path):
     """PEFT writes sets in hash order; sort them so that two runs give the same file."""
     with open(path) as f:
         config = json.load(f)
     for key in ("target_modules", "exclude_modules", "modules_to_save"):
-        if isinstance(config[key], list):
+        if isinstance(config.get(key), list):
             config[key].sort()
     with open(path, "w") as f:
         json.dump(config, f, indent=2, sort_keys=True)
@@ -100,8 +135,11 @@ def main():
         shutil.rmtree(path, ignore_errors=True)
         torch.manual_seed(index)
         generator = torch.Generator().manual_seed(2000 + index)
-        model = get_peft_model(load_f32(base),
-                               LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, **options))
+        options = dict(options)
+        kind = options.pop("kind", LoraConfig)
+        if kind is LoraConfig:
+            options["lora_dropout"] = 0.0
+        model = get_peft_model(load_f32(base), kind(task_type="CAUSAL_LM", **options))
         randomise(model, generator)
         model.save_pretrained(path)
         readme = os.path.join(path, "README.md")
@@ -116,10 +154,13 @@ def main():
         saved = load_file(os.path.join(path, "adapter_model.safetensors"))
         pairs = file_keys(model, saved)
         keys = sorted(pairs)
-        step = max(1, len(keys) // GRADIENTS_KEPT)
+        step = max(1, len(keys) // GRADIENTS_KEPT) if name not in WITH_STEPS else 1
         chosen = keys[::step] + [k for k in keys if "lora_" not in k][:2]
         for key in chosen:
-            tensors["grad." + key] = pairs[key].grad
+            tensors["grad." + key] = pairs[key].grad.clone()
+        if name in WITH_STEPS:
+            tensors["losses"] = three_steps(model, ids, labels)
+            tensors |= {"after." + key: pairs[key].detach() for key in chosen[::2]}
         save_file({k: v.clone().contiguous() for k, v in tensors.items()}, os.path.join(path, "expected.safetensors"))
         for file in os.listdir(path):
             os.chmod(os.path.join(path, file), 0o644)

@@ -205,6 +205,8 @@ CASE(layer_norm, cb_layer_norm(x[0], x[1], x[2], 1e-2), .op = "layer_norm", .inp
 CASE(layer_norm_weight, cb_layer_norm(x[0], x[1], NULL, 1e-2), .op = "layer_norm", .input = {{"ABC"}, {"C"}}, .loose = 2)
 CASE(layer_norm_bias, cb_layer_norm(x[0], NULL, x[1], 1e-2), .op = "layer_norm", .input = {{"ABC"}, {"C"}}, .loose = 2)
 CASE(layer_norm_plain, cb_layer_norm(x[0], NULL, NULL, 1e-2), .op = "layer_norm", .input = {{"ABC"}}, .loose = 2)
+CASE(affine, cb_affine(x[0], x[1], x[2]), .op = "affine", .input = {{"ABC"}, {"C"}, {"C"}}, .loose = 2)
+CASE(affine_scale, cb_affine(x[0], x[1], NULL), .op = "affine", .input = {{"BC"}, {"C"}}, .loose = 2)
 CASE(rope, cb_rope(x[0], x[1], x[2], x[3]), .op = "rope", .nonzero = "VD",
      .input = {{"ATHD"}, {"VR", TABLE}, {"VR", TABLE}, {"AT", POSITIONS, 'V'}})
 CASE(attention, cb_attention(x[0], x[1], x[2], .scale = 0.7), .op = "attention", .nonzero = "HD", .no_f16 = true, .plain_f64 = true,
