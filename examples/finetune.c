@@ -26,13 +26,13 @@ int main(int argc, char **argv)
     if (cb_ok())
         cb_adapter_attach(adapter, cb_model_root(model), cb_model_type(model), 1);
     /* train */
-    cb_data_options text;
+    cb_data_options text = {0};
     cb_options_init(cb_data_option_table, &text);
     text.seed = 1;
     text.sequence_length = 64;
     cb_string_list_add(&text.data, argv[2]);
     cb_dataset *data = cb_ok() ? cb_dataset_open(tokenizer, &text) : NULL;
-    cb_train_options options;
+    cb_train_options options = {0};
     cb_options_init(cb_train_option_table, &options);
     options.output = argv[3];
     options.steps = argc > 4 ? atoll(argv[4]) : 50;
