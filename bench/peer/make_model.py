@@ -15,6 +15,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 SHAPES = {
     "15m": dict(hidden_size=288, num_hidden_layers=6, num_attention_heads=6, intermediate_size=768),
     "125m": dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=2048),
+    "1b": dict(hidden_size=2048, num_hidden_layers=22, num_attention_heads=32, num_key_value_heads=4, intermediate_size=5632,
+               tie_word_embeddings=False),
 }
 
 
@@ -29,7 +31,7 @@ def main():
     args = parser.parse_args()
 
     torch.manual_seed(args.seed)
-    config = LlamaConfig(vocab_size=32000, max_position_embeddings=2048, tie_word_embeddings=True, **SHAPES[args.shape])
+    config = LlamaConfig(vocab_size=32000, max_position_embeddings=2048, **{"tie_word_embeddings": True, **SHAPES[args.shape]})
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(os.path.join(args.out, "model"))
 

@@ -22,7 +22,8 @@ typedef struct cb_cache cb_cache;
 /* What one forward pass carries along, besides its tensors.  Zero-initialised: plain inference. */
 typedef struct cb_context {
     bool training;        /* dropout acts */
-    bool checkpoint;      /* keep a block's input only and run the block again in the backward pass */
+    bool checkpoint;      /* keep the inputs of a block's halves only and run them again in the backward pass */
+    bool unread;          /* such a second run: what a half ends with is differentiated but not read, so its product is left out */
     cb_rng *rng;          /* for dropout; needed when training with one */
     cb_tensor *positions; /* (B, T) i32, or NULL: 0, 1, 2, ... (after what the cache holds) */
     cb_tensor *segments;  /* (B, T) i32, or NULL: which document a token belongs to; negative: padding */
@@ -75,6 +76,8 @@ typedef struct cb_module_kind {
     cb_tensor *(*weight)(const cb_module *m, cb_tensor *weight, const cb_context *ctx);
     /* beside or after: x went in, y came out so far; gives the new y, and may overwrite y's memory (cb_linear_add) */
     cb_tensor *(*forward)(const cb_module *m, cb_tensor *x, cb_tensor *y, const cb_context *ctx);
+    /* whether forward only adds to y: neither it nor its gradient reads y's values */
+    bool (*adds)(const cb_module *m);
     /* inside attention: changes the options of the attention about to run (extra keys and values, masks) */
     bool (*attend)(const cb_module *m, cb_attention_options *options, const cb_context *ctx);
     /* what merging adds to the weight: the change that this module makes to `weight`, the layer's with the modules before
@@ -120,7 +123,8 @@ CB_API bool cb_layer_visit(cb_layer *root, cb_layer_visitor *visit, void *user);
 
 CB_API cb_tensor *cb_linear_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx); /* (..., in) -> (..., out) */
 /* residual + cb_linear_forward(layer, x): one product that adds into residual's own memory when nothing needs its
- * values any more and no module or bias stands between; residual must not be used afterwards. */
+ * values any more and no module or bias stands between; residual must not be used afterwards.  The end of a branch:
+ * with ctx->unread the layer's own product is left out. */
 CB_API cb_tensor *cb_linear_forward_add(const cb_layer *layer, cb_tensor *residual, cb_tensor *x, const cb_context *ctx);
 CB_API cb_tensor *cb_embedding_forward(const cb_layer *layer, cb_tensor *ids, cb_dtype dtype, const cb_context *ctx);
 CB_API cb_tensor *cb_rms_norm_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx);

@@ -298,6 +298,11 @@ static cb_tensor *lora_forward(const cb_module *m, cb_tensor *x, cb_tensor *y, c
     return y;
 }
 
+static bool lora_adds(const cb_module *m)
+{
+    return !((const lora_state *)m->state)->has_magnitude;
+}
+
 /* ---- merging ---- */
 
 static cb_tensor *lora_delta(const cb_module *m, cb_tensor *weight)
@@ -326,7 +331,7 @@ const cb_adapter_kind cb_kind_lora = {
     .options = lora_options,
     .config_size = sizeof(lora_config),
     .state_size = sizeof(lora_state),
-    .module = {.name = "lora", .forward = lora_forward, .delta = lora_delta, .delta_bias = lora_delta_bias},
+    .module = {.name = "lora", .forward = lora_forward, .adds = lora_adds, .delta = lora_delta, .delta_bias = lora_delta_bias},
     .hosts = 1u << CB_LAYER_LINEAR | 1u << CB_LAYER_EMBEDDING,
     .check = lora_check,
     .create = lora_create,

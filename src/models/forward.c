@@ -1,27 +1,16 @@
 /* forward.c: a pass through a model: ids to hidden states, logits or loss.
  *
  * Blocks run one after another, each in its own scope, so a block's intermediate tensors are gone when it ends, unless
- * the tape saved them.  With ctx->checkpoint the tape saves only a block's input: everything else the block needs
- * travels as tensors beside it, a small struct included, because the caller's context may be gone when the backward
- * pass runs the block again. */
+ * the tape saved them.  With ctx->checkpoint the tape saves only the inputs of a block's two halves: everything else a
+ * half needs travels as tensors beside it, a small struct included, because the caller's context may be gone when the
+ * backward pass runs it again.  By halves, because the last product of a half is the one that need not be made again
+ * (ctx->unread): a quarter to a third of a block's products. */
 #include <string.h>
 
 #include "models/internal.h"
 
 /* Logits of the head's slow path are made for this many values at a time. */
 #define CHUNK_VALUES ((int64_t)1 << 23)
-
-cb_tensor *cb_in_scope(cb_branch *branch, const cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass)
-{
-    cb_scope *scope = x ? cb_scope_open() : NULL;
-    if (!scope)
-        return NULL;
-    cb_tensor *y = branch(model, index, x, pass);
-    if (y != x) /* x's memory with something added is the caller's already */
-        y = cb_scope_return(scope, y);
-    cb_scope_close(scope);
-    return y;
-}
 
 cb_tensor *cb_activate(cb_activation activation, cb_tensor *x)
 {
@@ -53,56 +42,43 @@ cb_tensor *cb_close_branch(const cb_layer *host, const cb_layer *projection, cb_
     return cb_add(residual, cb_layer_after(host, x, cb_linear_forward(projection, inner, ctx), ctx));
 }
 
-/* ---- one block ---- */
+/* ---- one half of a block ---- */
 
-static cb_tensor *block_run(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass)
-{
-    const cb_layer *layer = model->blocks[index].layer;
-    if (!layer->module_count)
-        return model->architecture->block(model, index, x, pass);
-    cb_keep(x); /* its modules see the input again, so the block may not reuse its memory */
-    cb_tensor *inner = cb_layer_before(layer, x, &pass->ctx);
-    cb_keep(inner);
-    cb_tensor *y = inner ? model->architecture->block(model, index, inner, pass) : NULL;
-    y = cb_layer_after(layer, inner, y, &pass->ctx);
-    cb_release(inner);
-    cb_release(x);
-    return y;
-}
-
-typedef struct block_call {
-    cb_model *model;
+typedef struct branch_call {
+    cb_branch *branch;
+    const cb_model *model;
     int64_t index;
     cb_pass pass;
-} block_call;
+} branch_call;
 
 enum { INPUT_X, INPUT_POSITIONS, INPUT_SEGMENTS, INPUT_COS, INPUT_SIN, INPUT_CALL, INPUT_COUNT };
 
-static cb_tensor *block_again(void *user, cb_tensor *const *inputs)
+static cb_tensor *branch_again(void *user, cb_tensor *const *inputs)
 {
     (void)user;
-    block_call call;
+    branch_call call;
     memcpy(&call, inputs[INPUT_CALL]->data, sizeof call);
     call.pass.ctx.positions = inputs[INPUT_POSITIONS];
     call.pass.ctx.segments = inputs[INPUT_SEGMENTS];
+    call.pass.ctx.unread = cb_grad_enabled(); /* the second run: what comes out is there already */
     call.pass.cos = inputs[INPUT_COS];
     call.pass.sin = inputs[INPUT_SIN];
     cb_keep(inputs[INPUT_X]); /* the tape wants it as it is */
-    cb_tensor *y = block_run(call.model, call.index, inputs[INPUT_X], &call.pass);
+    cb_tensor *y = call.branch(call.model, call.index, inputs[INPUT_X], &call.pass);
     cb_release(inputs[INPUT_X]);
     return y;
 }
 
-static cb_tensor *block_checkpointed(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass)
+static cb_tensor *branch_checkpointed(cb_branch *branch, const cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass)
 {
-    block_call call = {.model = model, .index = index, .pass = *pass};
+    branch_call call = {.branch = branch, .model = model, .index = index, .pass = *pass};
     cb_tensor *inputs[INPUT_COUNT] = {[INPUT_X] = x,
                                       [INPUT_POSITIONS] = pass->ctx.positions,
                                       [INPUT_SEGMENTS] = pass->ctx.segments,
                                       [INPUT_COS] = pass->cos,
                                       [INPUT_SIN] = pass->sin,
                                       [INPUT_CALL] = cb_from(CB_U8, &call, (int64_t)sizeof call)};
-    return inputs[INPUT_CALL] ? cb_checkpoint(block_again, NULL, INPUT_COUNT, inputs, pass->ctx.rng) : NULL;
+    return inputs[INPUT_CALL] ? cb_checkpoint(branch_again, NULL, INPUT_COUNT, inputs, pass->ctx.rng) : NULL;
 }
 
 /* Whether the backward pass has anything to do in a block: otherwise there is no point in running it again. */
@@ -119,11 +95,45 @@ static bool takes_gradient(const cb_layer *layer)
     return false;
 }
 
-static cb_tensor *block_in_scope(const cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass)
+cb_tensor *cb_branch_run(cb_branch *branch, const cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass)
 {
-    cb_model *m = (cb_model *)(uintptr_t)model;
-    bool checkpoint = pass->ctx.checkpoint && cb_grad_enabled() && (x->requires_grad || takes_gradient(m->blocks[index].layer));
-    return checkpoint ? block_checkpointed(m, index, x, pass) : block_run(m, index, x, pass);
+    cb_scope *scope = x ? cb_scope_open() : NULL;
+    if (!scope)
+        return NULL;
+    bool checkpoint = pass->ctx.checkpoint && cb_grad_enabled() && (x->requires_grad || takes_gradient(model->blocks[index].layer));
+    cb_tensor *y = checkpoint ? branch_checkpointed(branch, model, index, x, pass) : branch(model, index, x, pass);
+    if (y != x) /* x's memory with something added is the caller's already */
+        y = cb_scope_return(scope, y);
+    cb_scope_close(scope);
+    return y;
+}
+
+/* ---- one block ---- */
+
+static cb_tensor *block_with_modules(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass)
+{
+    const cb_layer *layer = model->blocks[index].layer;
+    cb_keep(x); /* its modules see the input again, so the block may not reuse its memory */
+    cb_tensor *inner = cb_layer_before(layer, x, &pass->ctx);
+    cb_keep(inner);
+    cb_tensor *y = inner ? model->architecture->block(model, index, inner, pass) : NULL;
+    y = cb_layer_after(layer, inner, y, &pass->ctx);
+    cb_release(inner);
+    cb_release(x);
+    return y;
+}
+
+static cb_tensor *block_run(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass)
+{
+    cb_scope *scope = cb_scope_open();
+    if (!scope)
+        return NULL;
+    bool plain = !model->blocks[index].layer->module_count;
+    cb_tensor *y = plain ? model->architecture->block(model, index, x, pass) : block_with_modules(model, index, x, pass);
+    if (y != x)
+        y = cb_scope_return(scope, y);
+    cb_scope_close(scope);
+    return y;
 }
 
 /* Gives y a fresh scope and closes the old one with all that is left of earlier blocks.  What requires a gradient is
@@ -222,7 +232,7 @@ static cb_tensor *hidden_run(cb_model *model, cb_tensor *ids, const cb_context *
     cb_scope *scope = around && pass_begin(&pass, model, ids) ? cb_scope_open() : NULL;
     cb_tensor *x = scope ? model->architecture->embed(model, ids, &pass) : NULL;
     for (int64_t i = 0; x && i < model->config.layers; i++)
-        x = move_on(&scope, cb_in_scope(block_in_scope, model, i, x, &pass));
+        x = move_on(&scope, block_run(model, i, x, &pass));
     x = x ? model->architecture->norm(model->norm, x, &pass.ctx) : NULL;
     if (x && pass.ctx.cache)
         cb_cache_end(pass.ctx.cache);

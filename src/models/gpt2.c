@@ -135,7 +135,7 @@ static cb_tensor *mlp(const cb_model *model, int64_t index, cb_tensor *residual,
 
 static cb_tensor *block(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass)
 {
-    return cb_in_scope(mlp, model, index, cb_in_scope(attention, model, index, x, pass), pass);
+    return cb_branch_run(mlp, model, index, cb_branch_run(attention, model, index, x, pass), pass);
 }
 
 const cb_architecture cb_gpt2_family[] = {

@@ -138,8 +138,9 @@ cb_tensor *cb_close_branch(const cb_layer *host, const cb_layer *projection, cb_
 
 /* One half of a block. */
 typedef cb_tensor *cb_branch(const cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass);
-/* Runs it in a scope of its own: what it made and the backward pass does not need is freed before the next begins. */
-cb_tensor *cb_in_scope(cb_branch *branch, const cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass);
+/* Runs it in a scope of its own: what it made and the backward pass does not need is freed before the next begins; with ctx->checkpoint
+ * nothing of it is kept, and the backward pass runs it again. */
+cb_tensor *cb_branch_run(cb_branch *branch, const cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass);
 
 bool cb_cache_begin(cb_cache *cache, const cb_model *model, int64_t batch, int64_t length);
 /* Takes in the new keys and values of one layer and gives all there are so far. */

@@ -242,7 +242,7 @@ static cb_tensor *mlp(const cb_model *model, int64_t index, cb_tensor *residual,
 static cb_tensor *block(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass)
 {
     /* each half frees what it made before the other begins */
-    return cb_in_scope(mlp, model, index, cb_in_scope(attention, model, index, x, pass), pass);
+    return cb_branch_run(mlp, model, index, cb_branch_run(attention, model, index, x, pass), pass);
 }
 
 #define MEMBER(type, class, facts)                                                                                                         \

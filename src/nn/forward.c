@@ -37,16 +37,36 @@ static cb_tensor *effective_weight(const cb_layer *layer, const cb_context *ctx)
     return weight;
 }
 
-cb_tensor *cb_linear_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx)
+typedef cb_tensor *linear_function(cb_tensor *x, cb_tensor *weight, cb_tensor *bias);
+
+static cb_tensor *linear_with(linear_function *linear, const cb_layer *layer, cb_tensor *x, const cb_context *ctx)
 {
     x = cb_layer_before(layer, x, ctx);
-    cb_tensor *weight = effective_weight(layer, ctx), *bias = cb_layer_weight(layer, "bias");
-    cb_tensor *y = layer->transposed ? cb_linear_t(x, weight, bias) : cb_linear(x, weight, bias);
-    return cb_layer_after(layer, x, y, ctx);
+    cb_tensor *weight = effective_weight(layer, ctx);
+    if (weight && layer->transposed)
+        weight = cb_transpose(weight, 0, 1);
+    return cb_layer_after(layer, x, linear(x, weight, cb_layer_weight(layer, "bias")), ctx);
+}
+
+cb_tensor *cb_linear_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx)
+{
+    return linear_with(cb_linear, layer, x, ctx);
+}
+
+static bool modules_only_add(const cb_layer *layer)
+{
+    for (size_t i = 0; i < layer->module_count; i++) {
+        const cb_module *m = layer->modules[i];
+        if (m->kind->forward && !(m->kind->adds && m->kind->adds(m)))
+            return false;
+    }
+    return true;
 }
 
 cb_tensor *cb_linear_forward_add(const cb_layer *layer, cb_tensor *residual, cb_tensor *x, const cb_context *ctx)
 {
+    if (ctx->unread && modules_only_add(layer))
+        return cb_add(residual, linear_with(cb_linear_unread, layer, x, ctx));
     if (!layer->module_count && !layer->transposed && !cb_layer_weight(layer, "bias"))
         return cb_linear_add(residual, x, cb_layer_weight(layer, "weight"), 1);
     return cb_add(residual, cb_linear_forward(layer, x, ctx));

@@ -185,14 +185,39 @@ static void linear_backward(cb_backward_pass *pass)
 
 const cb_op cb_op_linear = {.name = "linear", .twice = true, .backward = linear_backward};
 
+/* Records y as cb_linear()'s result.  A frozen weight needs no x, a frozen x no w: saves only what the rule will read. */
+static cb_tensor *record_linear(cb_tensor *y, cb_tensor *x, cb_tensor *w, cb_tensor *bias)
+{
+    cb_tensor *ins[] = {x, w, bias};
+    cb_tensor *saves[] = {w->requires_grad ? x : NULL, x->requires_grad ? w : NULL};
+    return y && CB_RECORD(&cb_op_linear, y, ins, saves, NULL, 0) ? y : NULL;
+}
+
+/* An empty tensor for the result, (..., out). */
+static cb_tensor *linear_result(const cb_tensor *x, const cb_tensor *w)
+{
+    int64_t shape[CB_MAX_DIMS];
+    memcpy(shape, x->shape, sizeof shape);
+    shape[x->ndim - 1] = w->shape[0];
+    return cb_empty_nd(x->dtype, x->ndim, shape);
+}
+
+cb_tensor *cb_linear_unread(cb_tensor *x, cb_tensor *w, cb_tensor *bias)
+{
+    if (!x || !w || !check_linear("linear_unread", x, w, bias))
+        return NULL;
+    cb_tensor *y = linear_result(x, w);
+    if (!y)
+        return NULL;
+    memset(y->data, 0, (size_t)y->count * cb_dtype_size(y->dtype));
+    return record_linear(y, x, w, bias);
+}
+
 cb_tensor *cb_linear(cb_tensor *x, cb_tensor *w, cb_tensor *bias)
 {
     if (!x || !w || !check_linear("linear", x, w, bias))
         return NULL;
-    int64_t shape[CB_MAX_DIMS];
-    memcpy(shape, x->shape, sizeof shape);
-    shape[x->ndim - 1] = w->shape[0];
-    cb_tensor *y = cb_empty_nd(x->dtype, x->ndim, shape);
+    cb_tensor *y = linear_result(x, w);
     matrix a, b;
     cb_tensor *rows = dense_rows(x, &a), *dense_bias = cb_contiguous(bias);
     if (!y || !rows || (bias && !dense_bias) || !weight_matrix(w, x->dtype, &b))
@@ -200,10 +225,7 @@ cb_tensor *cb_linear(cb_tensor *x, cb_tensor *w, cb_tensor *bias)
     b = turned(b);
     if (!product(&a, &b, y->data, y->dtype, w->shape[0] > 0 ? w->shape[0] : 1, 1, 0, dense_bias))
         return NULL;
-    /* a frozen weight needs no x, a frozen x no w: save only what the rule will read */
-    cb_tensor *ins[] = {x, w, bias};
-    cb_tensor *saves[] = {w->requires_grad ? x : NULL, x->requires_grad ? w : NULL};
-    return CB_RECORD(&cb_op_linear, y, ins, saves, NULL, 0) ? y : NULL;
+    return record_linear(y, x, w, bias);
 }
 
 cb_tensor *cb_linear_t(cb_tensor *x, cb_tensor *w, cb_tensor *bias)
