@@ -45,7 +45,7 @@ typedef struct cli_command {
 } cli_command;
 
 extern const cli_command cli_train, cli_pretrain, cli_generate, cli_eval, cli_merge, cli_convert, cli_tokenizer_train, cli_tokenizer_encode,
-    cli_tokenizer_decode, cli_inspect, cli_bench_gemm, cli_bench_lora;
+    cli_tokenizer_decode, cli_inspect, cli_bench_gemm, cli_bench_lora, cli_bench_training;
 
 const cli_command *const *cli_commands(void); /* NULL-terminated, in the order of the help */
 
@@ -160,8 +160,9 @@ typedef struct cli_base {
 bool cli_base_open(cli_base *base, const char *model, const cb_string_list *adapters, cb_dtype dtype);
 void cli_base_close(cli_base *base);
 
-extern const char *const cli_dtype_names[]; /* "bf16", "f32" */
-cb_dtype cli_dtype(int index);              /* of a choice among them */
+extern const char *const cli_bench_shapes[]; /* of models that benchmarks make: "15m", "125m", "1b" */
+extern const char *const cli_dtype_names[];  /* "bf16", "f32" */
+cb_dtype cli_dtype(int index);               /* of a choice among them */
 /* The text of an argument, or all of standard input for "-"; free with cb_free(). */
 char *cli_text_argument(const char *text, size_t *length);
 

@@ -13,6 +13,7 @@ static const cli_command *const commands[] = {&cli_train,
                                               &cli_inspect,
                                               &cli_bench_gemm,
                                               &cli_bench_lora,
+                                              &cli_bench_training,
                                               NULL};
 
 const cli_command *const *cli_commands(void)

@@ -1,0 +1,156 @@
+/* bench_training.c: `cambium bench training`: one table of what LoRA training costs on this machine: every shape with and without
+ * activation checkpointing.  Each row is a process of its own, `cambium bench lora`, so that its peak of memory is its own. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+
+typedef struct training_settings {
+    int largest;
+    int64_t steps, batch_size, sequence_length;
+} training_settings;
+
+static const cb_option training_table[] = {
+    CB_OPT_ENUM(training_settings, largest, 1, cli_bench_shapes, "the largest model to be measured (1b: 1.1 billion weights, minutes)"),
+    CB_OPT_INT(training_settings, steps, 10, 4, 1e6, "optimiser steps of each row"),
+    CB_OPT_INT(training_settings, batch_size, 2, 1, 65536, "rows a step"),
+    CB_OPT_INT(training_settings, sequence_length, 512, 2, 1 << 20, "tokens a row"), CB_OPT_END};
+static const cli_group training_groups[] = {{"Measuring", training_table, 0}, {0}};
+
+/* One way of training; the first of a shape is what the others are compared with. */
+typedef struct variant {
+    const char *title, *dtype;
+    bool checkpointing;
+} variant;
+static const variant variants[] = {
+    {"bf16", "bf16", false}, {"bf16, checkpointing", "bf16", true}, {"f32", "f32", false}, {"f32, checkpointing", "f32", true}};
+
+/* Everything that can be read from `fd`. */
+static bool read_all(int fd, cb_string *out)
+{
+    char piece[4096];
+    ssize_t n;
+    while ((n = read(fd, piece, sizeof piece)) > 0 || (n < 0 && errno == EINTR))
+        if (n > 0 && !cb_string_append(out, piece, (size_t)n))
+            return false;
+    return n == 0;
+}
+
+/* Runs this program with `words` (NULL-terminated, the program's name first) and reads the object it prints. */
+static json_t *run_self(const char *const *words)
+{
+    int ends[2], status = 0;
+    if (pipe(ends) != 0) {
+        cb_fail(CB_ERR_IO, "no pipe can be made: %s", strerror(errno));
+        return NULL;
+    }
+    pid_t child = fork();
+    if (child == 0) {
+        dup2(ends[1], STDOUT_FILENO);
+        close(ends[0]);
+        close(ends[1]);
+        execv("/proc/self/exe", (char *const *)(uintptr_t)words);
+        _exit(127);
+    }
+    close(ends[1]);
+    cb_string text = {0};
+    bool ok = child > 0 && read_all(ends[0], &text);
+    close(ends[0]);
+    ok = child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0 && ok;
+    json_t *result = ok && text.data ? json_loads(text.data, 0, NULL) : NULL;
+    cb_string_free(&text);
+    if (!result && cb_interrupted())
+        cb_fail(CB_ERR_INTERRUPTED, "interrupted");
+    else if (!result)
+        cb_fail(CB_ERR_IO, CLI_PROGRAM " bench lora: failed, see above (exit status %d)", WIFEXITED(status) ? WEXITSTATUS(status) : -1);
+    return result;
+}
+
+static json_t *measure(const training_settings *s, const char *shape, const variant *v)
+{
+    char steps[24], rows[24], length[24], threads[24];
+    snprintf(steps, sizeof steps, "%lld", (long long)s->steps);
+    snprintf(rows, sizeof rows, "%lld", (long long)s->batch_size);
+    snprintf(length, sizeof length, "%lld", (long long)s->sequence_length);
+    snprintf(threads, sizeof threads, "%d", cb_threads());
+    const char *words[] = {CLI_PROGRAM, "bench",
+                           "lora",      "--json",
+                           "--quiet",   "--shape",
+                           shape,       "--dtype",
+                           v->dtype,    "--steps",
+                           steps,       "--batch-size",
+                           rows,        "--sequence-length",
+                           length,      "--threads",
+                           threads,     v->checkpointing ? "--gradient-checkpointing" : "--no-gradient-checkpointing",
+                           NULL};
+    cli_status("%s, %s", shape, v->title);
+    return run_self(words);
+}
+
+static double number(const json_t *object, const char *key)
+{
+    return json_number_value(json_object_get(object, key));
+}
+
+static bool add_row(cli_table *table, const char *shape, const variant *v, const json_t *row, const json_t *first)
+{
+    return cli_table_add(table, "%s", shape) && cli_table_add(table, "%s", v->title) &&
+           cli_table_add(table, "%.0f", number(row, "tokens_per_second")) &&
+           cli_table_add(table, "%.2f", number(first, "tokens_per_second") / number(row, "tokens_per_second")) &&
+           cli_table_add(table, "%s", cli_bytes((uint64_t)number(row, "peak_memory"))) &&
+           cli_table_add(table, "%.2f", number(row, "peak_memory") / number(first, "peak_memory")) &&
+           cli_table_add(table, "%.0f %%", 100 * number(row, "share")) && cli_table_add(table, "%.4f", number(row, "last_loss"));
+}
+
+static bool measure_shape(const training_settings *s, const char *shape, cli_table *table, json_t *rows)
+{
+    json_t *first = NULL;
+    bool ok = true;
+    for (size_t i = 0; ok && i < sizeof variants / sizeof *variants; i++) {
+        json_t *row = measure(s, shape, &variants[i]);
+        if (!first)
+            first = json_incref(row);
+        ok = row && add_row(table, shape, &variants[i], row, first) &&
+             json_object_set_new(row, "variant", json_string(variants[i].title)) == 0 && json_array_append(rows, row) == 0;
+        json_decref(row);
+    }
+    json_decref(first);
+    return ok;
+}
+
+static bool training_run(cli_call *call, void *settings_)
+{
+    const training_settings *s = settings_;
+    cli_table table = {.columns = 8, .right = "llrrrrrr"};
+    const char *const titles[] = {"shape", "weights", "tokens/s", "time", "peak memory", "memory", "of product rate", "loss"};
+    for (int i = 0; i < table.columns; i++)
+        cli_table_add(&table, "%s", titles[i]);
+    json_t *rows = json_array();
+    bool ok = cb_ok();
+    for (int i = 0; ok && i <= s->largest; i++)
+        ok = measure_shape(s, cli_bench_shapes[i], &table, rows);
+    cli_status_clear();
+    if (!ok || call->common.json) {
+        cb_string_list_free(&table.cells);
+        return ok ? cli_json(rows) : (json_decref(rows), false);
+    }
+    json_decref(rows);
+    printf("LoRA rank 8 on every linear layer, %lld x %lld tokens a step, %d threads; time and memory against the shape's first row\n",
+           (long long)s->batch_size, (long long)s->sequence_length, cb_threads());
+    cli_table_print(&table);
+    return true;
+}
+
+const cli_command cli_bench_training = {
+    .name = "bench training",
+    .summary = "a table of what LoRA training costs on this machine",
+    .synopsis = "[options]",
+    .description = "Runs `cambium bench lora` for models of several sizes, with and without activation checkpointing, and prints speed and "
+                   "memory side by side.  Models of random weights are made in a temporary directory (TMPDIR; 2.2 GB for 1b).",
+    .settings_size = sizeof(training_settings),
+    .groups = training_groups,
+    .examples = (const char *const[]){"cambium bench training", "cambium bench training --largest 1b --batch-size 1 --steps 4", NULL},
+    .run = training_run};
