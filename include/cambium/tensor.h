@@ -125,6 +125,9 @@ CB_API void cb_zero_grad(cb_tensor *x); /* drops x->grad */
  * second run, so dropout repeats.  fn must use nothing that requires a gradient except inputs and leaves (parameters). */
 typedef cb_tensor *cb_checkpoint_function(void *user, cb_tensor *const *inputs);
 CB_API cb_tensor *cb_checkpoint(cb_checkpoint_function *fn, void *user, int count, cb_tensor *const *inputs, cb_rng *rng);
+/* What cb_linear() would record, without its product: y is to be differentiated, its values (zeros) not to be read.  For what a second run
+ * ends with. */
+CB_API cb_tensor *cb_linear_unread(cb_tensor *x, cb_tensor *w, cb_tensor *bias);
 
 /* ---- Operations ----------------------------------------------------------------------------------------------------
  * Dimensions may be negative (counted from the end).  Binary operations broadcast as NumPy does and want equal dtypes, but for a
@@ -236,8 +239,6 @@ CB_API cb_tensor *cb_matmul(cb_tensor *a, cb_tensor *b); /* (..., m, k) (..., k,
 CB_API cb_tensor *cb_linear(cb_tensor *x, cb_tensor *w, cb_tensor *bias);
 /* The same for w stored as (in, out), as GPT-2's Conv1D does. */
 CB_API cb_tensor *cb_linear_t(cb_tensor *x, cb_tensor *w, cb_tensor *bias);
-/* What cb_linear() would record, without its product: y is to be differentiated, its values (zeros) not to be read. */
-CB_API cb_tensor *cb_linear_unread(cb_tensor *x, cb_tensor *w, cb_tensor *bias);
 /* y + scale * linear(x, w): adds into y's own memory when nothing else needs y's values (y must not be used afterwards). */
 CB_API cb_tensor *cb_linear_add(cb_tensor *y, cb_tensor *x, cb_tensor *w, double scale);
 

@@ -3,7 +3,8 @@
  * A product whose dtypes oneDNN takes as they are (f32; bf16 with bf16 or f32 results, given AVX-512) goes to it in
  * place, whatever the transpositions and leading dimensions.  Any other mixture is cut into blocks, whose operands are
  * converted into scratch memory first.  f64 is a plain loop: only gradient checks use it.  Products with one small
- * dimension have kernels of their own (gemm_thin.c); gemm_onednn.c keeps the primitives. */
+ * dimension have kernels of their own (gemm_thin.c); gemm_blocks.c shares a product among threads,
+ * gemm_onednn.c keeps the primitives. */
 #include "kernels/gemm.h"
 
 #include "kernels/cpu/vector_table.h"
@@ -132,13 +133,13 @@ static bool gemm_block(const cbk_gemm_args *g, cb_dtype compute, cb_dtype result
     s.bias = g->bias ? at(g->bias, g->bias_dtype, n0) : NULL;
     s.c = c;
     if (result == g->c_dtype)
-        return cbk_gemm_onednn(&s);
+        return cbk_gemm_blocks(&s);
     if (g->beta != 0)
         convert_block(c, g->c_dtype, g->ldc, m, n, scratch_c, result);
     s.c = scratch_c;
     s.ldc = n;
     s.c_dtype = result;
-    if (!cbk_gemm_onednn(&s))
+    if (!cbk_gemm_blocks(&s))
         return false;
     cbk_copy(c, g->c_dtype, (int64_t[]){g->ldc, 1}, scratch_c, result, (int64_t[]){n, 1}, 2, (int64_t[]){m, n});
     return true;
@@ -201,6 +202,6 @@ bool cbk_gemm(const cbk_gemm_args *g)
     cb_dtype compute = bf16 ? CB_BF16 : CB_F32;
     cb_dtype result = bf16 && g->c_dtype == CB_BF16 ? CB_BF16 : CB_F32;
     if (g->a_dtype == compute && g->b_dtype == compute && g->c_dtype == result)
-        return cbk_gemm_thin(g) || cbk_gemm_onednn(g);
+        return cbk_gemm_thin(g) || cbk_gemm_blocks(g);
     return gemm_converted_batch(g, compute, result);
 }

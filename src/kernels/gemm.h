@@ -7,6 +7,9 @@
 /* A product with m, n, k > 0, alpha != 0, A and B both f32 (C f32) or both bf16 (C bf16 or f32). */
 bool cbk_gemm_onednn(const cbk_gemm_args *args);
 
+/* The same, with bits that do not depend on the number of threads: what gemm.c calls. */
+bool cbk_gemm_blocks(const cbk_gemm_args *args);
+
 /* The same for products with one small dimension, by the kernels of cpu/thin.inc.h.  False: not such a product, or no
  * memory for its small operand; nothing has been written and no error recorded. */
 bool cbk_gemm_thin(const cbk_gemm_args *args);
