@@ -266,12 +266,9 @@ static void checkpointing_gives_the_same_bits(void **state)
     (void)state;
     static const struct {
         const char *model, *layer;
-    } cases[] = {{"llama2", "model.layers.0.self_attn.q_proj"},
-                 {"qwen2", "model.embed_tokens"},
-                 {"mistral", "model.layers.1.mlp.gate_proj"},
-                 {"mistral", "model.layers.0.mlp.down_proj"},
-                 {"gpt2", "transformer.h.0.mlp.c_fc"},
-                 {"gpt2", "transformer.h.1.attn.c_proj"}};
+    } cases[] = {{"llama2", "model.layers.0.self_attn.q_proj"}, {"qwen2", "model.embed_tokens"},
+                 {"mistral", "model.layers.1.mlp.gate_proj"},   {"mistral", "model.layers.0.mlp.down_proj"},
+                 {"gpt2", "transformer.h.0.mlp.c_fc"},          {"gpt2", "transformer.h.1.attn.c_proj"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         fixture f = fixture_open(cases[i].model);
         cb_tensor *plain = gradient_of(&f, cases[i].layer, false), *again = gradient_of(&f, cases[i].layer, true);
