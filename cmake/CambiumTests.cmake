@@ -45,6 +45,8 @@ foreach(source ${tool_sources})
   target_link_libraries(${name} PRIVATE cambium_flags cambium_static ${CAMBIUM_LIBRARIES})
 endforeach()
 
+include(cmake/CambiumFuzz.cmake)
+
 set(scratch ${CMAKE_BINARY_DIR}/tests/scratch)
 file(MAKE_DIRECTORY ${scratch})
 if(TARGET cambium AND EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/run.sh)

@@ -8,7 +8,7 @@ set -euo pipefail
 
 build=(gcc libc6-dev make cmake pkg-config libdnnl-dev libjansson-dev libpcre2-dev libutf8proc-dev libpng-dev liblapacke-dev
     libopenblas-dev libcmocka-dev)
-checks=(clang clang-format clang-tidy libomp-dev)
+checks=(clang clang-format clang-tidy libomp-dev libclang-rt-14-dev)
 
 # A cmake of 3.25 or later that did not come with a package serves as well.
 have_cmake() {

@@ -1,4 +1,4 @@
-/* formats.h: floor 3: the files of the ecosystem: safetensors, sharded checkpoints, llama2.c models, records of training
+/* formats.h: floor 3: the files of the ecosystem: safetensors, torch.save, sharded checkpoints, llama2.c models, records of training
  * text, TensorBoard events.  (Tokenizers have a header of their own, tokenizer.h.)
  *
  * Files come from strangers: every length, offset and type is checked before it is used, memory asked for is bounded by
@@ -54,16 +54,20 @@ CB_API bool cb_safetensors_write(const char *path, const cb_weight_entry *entrie
 /* ---- a checkpoint: one file or shards ---- */
 
 /* model.safetensors of a directory, or the shards of model.safetensors.index.json (its weight_map is checked against
- * the files). */
+ * the files); where there is neither, the same of pytorch_model.bin, files of torch.save, which are read without running
+ * anything of them: what is more than tensors and plain values is refused by name.  Such a file gives the tensors of nested
+ * dicts and lists under names joined by dots ("" for a file that is one tensor). */
 typedef struct cb_weights cb_weights;
 CB_API cb_weights *cb_weights_open(const char *directory);
+CB_API cb_weights *cb_weights_open_file(const char *path); /* one file: .bin, .pt, .pth are torch.save's, else safetensors */
 CB_API void cb_weights_close(cb_weights *weights); /* NULL is allowed */
 CB_API size_t cb_weights_count(const cb_weights *weights);
 CB_API const cb_weight_entry *cb_weights_at(const cb_weights *weights, size_t index);
 CB_API const cb_weight_entry *cb_weights_find(const cb_weights *weights, const char *name); /* NULL: none */
-/* The files it consists of, in order of their names: model.safetensors, or the shards. */
+/* The files it consists of, in order of their names: model.safetensors, or the shards; the name of one, and which of
+ * cb_weights_at() are its tensors. */
 CB_API size_t cb_weights_file_count(const cb_weights *weights);
-CB_API const cb_safetensors *cb_weights_file(const cb_weights *weights, size_t index, const char **name);
+CB_API const char *cb_weights_file(const cb_weights *weights, size_t index, size_t *first, size_t *count);
 
 /* Writes a checkpoint into an existing directory: model.safetensors, or shards of at most `shard_bytes` (0: 5 GB) named
  * as transformers names them, with their index.  What an earlier checkpoint left there under other names is removed

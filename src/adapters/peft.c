@@ -1,4 +1,4 @@
-/* peft.c: a PEFT adapter directory: adapter_config.json and adapter_model.safetensors.
+/* peft.c: a PEFT adapter directory: adapter_config.json and adapter_model.safetensors, or adapter_model.bin where it is older.
  *
  * Reading refuses whatever would be dropped: the file's tensors and the adapter's parameters must be the same set, with the same shapes, and
  * shapes are compared before anything is allocated, so a file cannot ask for more memory than it brings along.
@@ -12,19 +12,20 @@
 
 #define CONFIG_NAME  "adapter_config.json"
 #define WEIGHTS_NAME "adapter_model.safetensors"
+#define PICKLE_NAME  "adapter_model.bin"
 #define CONFIG_LIMIT (16u << 20)
 
 /* ---- reading ---- */
 
 /* The file's tensor for an entry.  Before PEFT wrapped layers, their biases were saved without ".base_layer". */
-static const cb_weight_entry *find_entry(const cb_safetensors *file, const cb_adapter_entry *entry)
+static const cb_weight_entry *find_entry(const cb_weights *file, const cb_adapter_entry *entry)
 {
-    const cb_weight_entry *found = cb_safetensors_find(file, entry->name);
+    const cb_weight_entry *found = cb_weights_find(file, entry->name);
     const char *wrap = strstr(entry->name, ".base_layer.bias");
     if (found || !wrap || entry->module)
         return found;
     char *old = cb_format("%.*s.bias", (int)(wrap - entry->name), entry->name);
-    found = old ? cb_safetensors_find(file, old) : NULL;
+    found = old ? cb_weights_find(file, old) : NULL;
     cb_free(old);
     return found;
 }
@@ -95,17 +96,17 @@ static const cb_layer *layer_of_base_weight(const cb_adapter *adapter, const cha
 }
 
 /* A tensor of the file that is no parameter of the adapter. */
-static bool check_other(const cb_adapter *adapter, const char *path, const cb_safetensors *file, const cb_weight_entry *tensor)
+static bool check_other(const cb_adapter *adapter, const char *path, const cb_weights *file, const cb_weight_entry *tensor)
 {
     const cb_layer *layer = layer_of_base_weight(adapter, tensor->name);
     if (layer)
         return check_base_weight(path, layer, tensor);
     return cb_fail(CB_ERR_FORMAT, "%s: %.300s has no place in this %s adapter of the given model (%zu tensors expected, %zu found)", path,
-                   tensor->name, adapter->kind->name, adapter->entry_count, cb_safetensors_count(file)) == CB_OK;
+                   tensor->name, adapter->kind->name, adapter->entry_count, cb_weights_count(file)) == CB_OK;
 }
 
 /* Fills found[] with the file's tensors in the order of the entries. */
-static bool match_file(const cb_adapter *adapter, const char *path, const cb_safetensors *file, const cb_weight_entry **found)
+static bool match_file(const cb_adapter *adapter, const char *path, const cb_weights *file, const cb_weight_entry **found)
 {
     for (size_t i = 0; i < adapter->entry_count; i++) {
         if (adapter->entries[i].role == CB_ROLE_PRIVATE)
@@ -114,8 +115,8 @@ static bool match_file(const cb_adapter *adapter, const char *path, const cb_saf
         if (!check_entry(path, &adapter->entries[i], found[i]))
             return false;
     }
-    for (size_t i = 0; i < cb_safetensors_count(file); i++) {
-        const cb_weight_entry *tensor = cb_safetensors_at(file, i);
+    for (size_t i = 0; i < cb_weights_count(file); i++) {
+        const cb_weight_entry *tensor = cb_weights_at(file, i);
         if (!claimed(tensor, found, adapter->entry_count) && !check_other(adapter, path, file, tensor))
             return false;
     }
@@ -139,11 +140,11 @@ static bool read_values(const cb_adapter *adapter, const cb_weight_entry *const 
 }
 
 /* Where the vocabulary was resized PEFT also saves whole embeddings and heads, unasked: they count as modules_to_save. */
-static bool add_saved_embeddings(cb_adapter *adapter, cb_layer *root, const cb_safetensors *file)
+static bool add_saved_embeddings(cb_adapter *adapter, cb_layer *root, const cb_weights *file)
 {
     size_t prefix = strlen(CB_PEFT_PREFIX), suffix = strlen(".weight");
-    for (size_t i = 0; i < cb_safetensors_count(file); i++) {
-        const char *key = cb_safetensors_at(file, i)->name;
+    for (size_t i = 0; i < cb_weights_count(file); i++) {
+        const char *key = cb_weights_at(file, i)->name;
         size_t length = strlen(key);
         if (length <= prefix + suffix || strncmp(key, CB_PEFT_PREFIX, prefix) != 0 || !cb_ends_with(key, ".weight"))
             continue;
@@ -162,7 +163,7 @@ static bool add_saved_embeddings(cb_adapter *adapter, cb_layer *root, const cb_s
 
 static bool load_weights(cb_adapter *adapter, const char *path, cb_layer *root, const char *model_type)
 {
-    cb_safetensors *file = cb_safetensors_open(path);
+    cb_weights *file = cb_weights_open_file(path);
     if (!file)
         return false;
     bool ok = add_saved_embeddings(adapter, root, file) && cb_adapter_plan(adapter, root, model_type, false);
@@ -170,7 +171,7 @@ static bool load_weights(cb_adapter *adapter, const char *path, cb_layer *root, 
     ok = found && match_file(adapter, path, file, found) && cb_adapter_allocate(adapter) && read_values(adapter, found) &&
          cb_adapter_connect(adapter, false);
     cb_free(found);
-    cb_safetensors_close(file);
+    cb_weights_close(file);
     return ok;
 }
 
@@ -191,24 +192,25 @@ static cb_adapter *adapter_from_config(const char *path, const char *name)
     return adapter;
 }
 
-static bool weights_exist(const char *directory, const char *path)
+/* The file with the weights, whose name the caller frees: safetensors where there is one. */
+static char *weights_path(const char *directory)
 {
-    if (cb_is_file(path))
-        return true;
-    char *pickle = cb_path_join(directory, "adapter_model.bin");
-    if (pickle && cb_is_file(pickle))
-        cb_fail(CB_ERR_UNSUPPORTED, "%s: a pickle file; save the adapter again as %s", pickle, WEIGHTS_NAME);
-    else
-        cb_fail(CB_ERR_IO, "%s: no such file", path);
-    cb_free(pickle);
-    return false;
+    static const char *const names[] = {WEIGHTS_NAME, PICKLE_NAME};
+    for (int i = 0; i < 2; i++) {
+        char *path = cb_path_join(directory, names[i]);
+        if (!path || cb_is_file(path))
+            return path;
+        cb_free(path);
+    }
+    cb_fail(CB_ERR_IO, "found neither " WEIGHTS_NAME " nor " PICKLE_NAME);
+    return NULL;
 }
 
 cb_adapter *cb_adapter_load(const char *directory, cb_layer *root, const char *model_type)
 {
-    char *config = cb_path_join(directory, CONFIG_NAME), *weights = cb_path_join(directory, WEIGHTS_NAME);
-    cb_adapter *adapter = config && weights ? adapter_from_config(config, cb_path_base(directory)) : NULL;
-    if (adapter && !(weights_exist(directory, weights) && load_weights(adapter, weights, root, model_type))) {
+    char *config = cb_path_join(directory, CONFIG_NAME), *weights = NULL;
+    cb_adapter *adapter = config ? adapter_from_config(config, cb_path_base(directory)) : NULL;
+    if (adapter && !((weights = weights_path(directory)) && load_weights(adapter, weights, root, model_type))) {
         cb_error_prefix("%s", directory);
         cb_adapter_free(adapter);
         adapter = NULL;

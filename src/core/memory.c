@@ -12,7 +12,8 @@
 
 enum { ALIGNMENT = 64, STEPS = 8, FIRST_SHIFT = 6, CLASSES = (48 - FIRST_SHIFT) * STEPS };
 
-/* Under AddressSanitizer freed blocks go back at once, so that it sees every use after free. */
+/* Under AddressSanitizer blocks have the size that was asked for and go back when they are freed, so that it sees every
+ * use past an end or after free. */
 #if defined(__SANITIZE_ADDRESS__)
 enum { KEEP = 0 };
 #elif defined(__has_feature)
@@ -26,7 +27,7 @@ enum { KEEP = 1 };
 #endif
 
 typedef struct block {
-    size_t size; /* usable bytes: the class's size */
+    size_t size; /* usable bytes: the class's size where blocks are kept */
     int class_index;
     struct block *next; /* in the free list */
 } block;
@@ -80,16 +81,18 @@ static void *refuse(size_t bytes)
 /* A new block of a class; the caller holds the lock. */
 static block *from_system(size_t size, int index)
 {
-    size_t whole = (size + 2 * ALIGNMENT - 1) & ~(size_t)(ALIGNMENT - 1);
+    void *memory;
     stats.system_allocations++;
-    block *b = aligned_alloc(ALIGNMENT, whole);
-    if (!b && stats.cached_bytes) {
+    bool ok = posix_memalign(&memory, ALIGNMENT, ALIGNMENT + size) == 0;
+    if (!ok && stats.cached_bytes) {
         trim();
         stats.system_allocations++;
-        b = aligned_alloc(ALIGNMENT, whole);
+        ok = posix_memalign(&memory, ALIGNMENT, ALIGNMENT + size) == 0;
     }
-    if (b)
-        *b = (block){.size = size, .class_index = index};
+    if (!ok)
+        return NULL;
+    block *b = memory;
+    *b = (block){.size = size, .class_index = index};
     return b;
 }
 
@@ -99,6 +102,8 @@ void *cb_alloc(size_t bytes)
     int index = class_of(bytes, &size);
     if (index < 0)
         return refuse(bytes);
+    if (!KEEP)
+        size = bytes;
     pthread_mutex_lock(&lock);
     if (fail_countdown && --fail_countdown == 0) {
         pthread_mutex_unlock(&lock);

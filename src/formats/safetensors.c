@@ -69,20 +69,12 @@ typedef struct pair {
     const char *key, *value;
 } pair;
 
-/* A slot of the table of names: part of the hash, so that most misses end here, and one more than the entry's index. */
-typedef struct slot {
-    uint32_t tag, index;
-} slot;
-
 struct cb_safetensors {
     cb_file_map map;
     char *header; /* the copy that names, types and metadata point into */
-    cb_weight_entry *entries;
-    size_t count, capacity;
+    cb_entry_table table;
     pair *metadata; /* sorted by key */
     size_t metadata_count, metadata_capacity;
-    slot *table;
-    size_t mask; /* slots - 1; a power of two of them */
 };
 
 /* ---- JSON, as far as a header needs it ---- */
@@ -320,9 +312,8 @@ static bool read_tensor(cursor *c, cb_safetensors *file, const uint8_t *data, si
         return expected(c, "'{'");
     while (ok && next_key(c, &first, &key, &ok))
         ok = read_field(c, key, &d);
-    ok = ok && cb_grow(&file->entries, &file->capacity, file->count + 1, sizeof *file->entries) &&
-         make_entry(c, &d, data, room, &file->entries[file->count]);
-    file->count += ok;
+    ok = ok && cb_entry_table_grow(&file->table) && make_entry(c, &d, data, room, &file->table.entries[file->table.count]);
+    file->table.count += ok;
     return ok;
 }
 
@@ -389,14 +380,15 @@ static int by_place(const void *a_, const void *b_)
 /* Sorts the tensors as they lie; together they must cover the data, without a hole and without sharing. */
 static bool check_cover(cb_safetensors *file, const uint8_t *data, size_t room)
 {
+    cb_weight_entry *entries = file->table.entries;
     bool sorted = true;
-    for (size_t i = 1; sorted && i < file->count; i++)
-        sorted = by_place(&file->entries[i - 1], &file->entries[i]) <= 0;
+    for (size_t i = 1; sorted && i < file->table.count; i++)
+        sorted = by_place(&entries[i - 1], &entries[i]) <= 0;
     if (!sorted)
-        qsort(file->entries, file->count, sizeof *file->entries, by_place);
+        qsort(entries, file->table.count, sizeof *entries, by_place);
     size_t at = 0;
-    for (size_t i = 0; i < file->count; i++) {
-        const cb_weight_entry *e = &file->entries[i];
+    for (size_t i = 0; i < file->table.count; i++) {
+        const cb_weight_entry *e = &entries[i];
         size_t begin = (size_t)((const uint8_t *)e->data - data);
         if (begin != at)
             return cb_fail(CB_ERR_FORMAT, "%s: tensor %.200s: data_offsets: found its begin at %zu, expected %zu, where the %s",
@@ -405,57 +397,6 @@ static bool check_cover(cb_safetensors *file, const uint8_t *data, size_t room)
     }
     return at == room ||
            cb_fail(CB_ERR_FORMAT, "%s: found %zu bytes of data, expected the %zu of its tensors", file->map.path, room, at) == CB_OK;
-}
-
-/* ---- the table of names ---- */
-
-/* Folded products of eight bytes at a time (as in wyhash), from a start that nobody knows in advance: names made to
- * collide would need the address of the map. */
-static uint64_t hash_name(const cb_safetensors *file, const char *name)
-{
-    const uint64_t odd = 0x9E3779B97F4A7C15u;
-    uint64_t hash = (uint64_t)(uintptr_t)file->map.data ^ (uint64_t)(uintptr_t)file->header << 20;
-    for (size_t left = strlen(name) + 1; left;) {
-        uint64_t word = 0;
-        size_t step = left < sizeof word ? left : sizeof word;
-        memcpy(&word, name, step);
-        unsigned __int128 product = (unsigned __int128)(hash ^ word) * odd;
-        hash = (uint64_t)product ^ (uint64_t)(product >> 64) ^ odd;
-        name += step;
-        left -= step;
-    }
-    return hash;
-}
-
-/* The slot of a name, or the free one where it would go. */
-static slot *find_slot(const cb_safetensors *file, const char *name, uint32_t *tag)
-{
-    uint64_t hash = hash_name(file, name);
-    *tag = (uint32_t)(hash >> 32);
-    for (size_t i = hash & file->mask;; i = (i + 1) & file->mask) {
-        slot *s = &file->table[i];
-        if (!s->index || (s->tag == *tag && strcmp(file->entries[s->index - 1].name, name) == 0))
-            return s;
-    }
-}
-
-static bool make_table(cb_safetensors *file)
-{
-    size_t slots = 4;
-    while (slots < 2 * file->count)
-        slots *= 2;
-    file->table = cb_calloc(slots, sizeof *file->table);
-    if (!file->table)
-        return false;
-    file->mask = slots - 1;
-    for (size_t i = 0; i < file->count; i++) {
-        uint32_t tag;
-        slot *s = find_slot(file, file->entries[i].name, &tag);
-        if (s->index)
-            return cb_fail(CB_ERR_FORMAT, "%s: tensor %.200s: found twice, expected once", file->map.path, file->entries[i].name) == CB_OK;
-        *s = (slot){tag, (uint32_t)i + 1};
-    }
-    return true;
 }
 
 /* ---- the interface ---- */
@@ -487,7 +428,7 @@ static bool read_file(cb_safetensors *file)
     if (!cb_utf8_valid(file->header, (size_t)length, &bad))
         return cb_fail(CB_ERR_FORMAT, "%s: header, byte %zu: not UTF-8", path, bad) == CB_OK;
     const uint8_t *data = bytes + 8 + length;
-    return read_header(file, (size_t)length, data, room) && check_cover(file, data, room) && make_table(file);
+    return read_header(file, (size_t)length, data, room) && check_cover(file, data, room) && cb_entry_table_index(&file->table, path);
 }
 
 cb_safetensors *cb_safetensors_open(const char *path)
@@ -505,9 +446,8 @@ void cb_safetensors_close(cb_safetensors *file)
 {
     if (!file)
         return;
-    cb_free(file->table);
+    cb_entry_table_free(&file->table);
     cb_free(file->metadata);
-    cb_free(file->entries);
     cb_free(file->header);
     cb_file_map_close(&file->map);
     cb_free(file);
@@ -515,19 +455,22 @@ void cb_safetensors_close(cb_safetensors *file)
 
 size_t cb_safetensors_count(const cb_safetensors *file)
 {
-    return file->count;
+    return file->table.count;
 }
 
 const cb_weight_entry *cb_safetensors_at(const cb_safetensors *file, size_t index)
 {
-    return index < file->count ? &file->entries[index] : NULL;
+    return index < file->table.count ? &file->table.entries[index] : NULL;
 }
 
 const cb_weight_entry *cb_safetensors_find(const cb_safetensors *file, const char *name)
 {
-    uint32_t tag;
-    const slot *s = find_slot(file, name, &tag);
-    return s->index ? &file->entries[s->index - 1] : NULL;
+    return cb_entry_table_find(&file->table, name);
+}
+
+const cb_entry_table *cb_safetensors_table(const cb_safetensors *file)
+{
+    return &file->table;
 }
 
 const char *cb_safetensors_metadata(const cb_safetensors *file, const char *key)

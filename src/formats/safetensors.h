@@ -2,7 +2,7 @@
 #ifndef CB_FORMATS_SAFETENSORS_H
 #define CB_FORMATS_SAFETENSORS_H
 
-#include "cambium/formats.h"
+#include "formats/entry_table.h"
 
 #define CB_SAFETENSORS_LIMIT    100000000u /* bytes of the header, by the format's definition */
 #define CB_SAFETENSORS_METADATA "__metadata__"
@@ -20,5 +20,7 @@ const cb_safetensors_type *cb_safetensors_type_named(const char *name);
 const cb_safetensors_type *cb_safetensors_type_of(cb_dtype dtype);
 /* Bytes of a tensor; false, and no error, when they overflow, end within a byte, or a dimension is negative. */
 bool cb_safetensors_size(const cb_safetensors_type *type, int ndim, const int64_t *shape, size_t *size);
+
+const cb_entry_table *cb_safetensors_table(const cb_safetensors *file);
 
 #endif

@@ -42,10 +42,12 @@ static uint32_t compose(uint32_t first, uint32_t second)
 
 /* Stable sort by combining class of the run since the last starter.  Insertion sort on runs of marks; a run of thousands (only
  * hostile text has them) is sorted by counting instead, so it stays linear. */
-static bool order_run(cb_change *run, size_t count)
+static bool order_run(cb_work *work, size_t first)
 {
+    size_t count = work->change_count - first;
     if (count < 2)
         return true;
+    cb_change *run = work->changes + first;
     if (count <= 32) {
         for (size_t i = 1; i < count; i++) {
             cb_change item = run[i];
@@ -82,7 +84,7 @@ static bool decompose_piece(cb_work *work, const cb_piece *piece, bool compatibl
         size_t count = decompose(cb_utf8_read(piece->text + i, &size), compatible, parts);
         for (size_t k = 0; k < count; k++) {
             if (combining_class((uint32_t)parts[k]) == 0) {
-                if (!order_run(work->changes + pending, work->change_count - pending))
+                if (!order_run(work, pending))
                     return false;
                 pending = work->change_count;
             }
@@ -92,7 +94,7 @@ static bool decompose_piece(cb_work *work, const cb_piece *piece, bool compatibl
                 pending = work->change_count;
         }
     }
-    return order_run(work->changes + pending, work->change_count - pending);
+    return order_run(work, pending);
 }
 
 /* Composes work->changes in place: a starter joins with the marks and letters after it that nothing blocks. */

@@ -2,7 +2,8 @@
  *
  *     {"metadata": {"total_size": bytes}, "weight_map": {"tensor": "file", ...}}
  *
- * Reading holds the index against the files, both ways, so a directory in which shards of two checkpoints meet is found
+ * or the same in the files of torch.save, pytorch_model.bin and pytorch_model.bin.index.json, which are read and never
+ * written.  Reading holds the index against the files, both ways, so a directory in which shards of two checkpoints meet is found
  * out.  Where both forms lie side by side the single file counts, as it does for transformers; the writer relies on it:
  * shards and index are complete before the single file that they replace goes away. */
 #include <stdio.h>
@@ -11,6 +12,8 @@
 
 #include "cambium/formats.h"
 #include "core/json.h"
+#include "formats/safetensors.h"
+#include "formats/torch.h"
 
 #define SINGLE_NAME "model.safetensors"
 #define INDEX_NAME  "model.safetensors.index.json"
@@ -19,7 +22,9 @@
 
 typedef struct shard {
     char *name;
-    cb_safetensors *file;
+    cb_safetensors *safetensors;
+    cb_torch *torch; /* one of the two */
+    const cb_entry_table *tensors;
     size_t first; /* index of its first tensor in the checkpoint */
 } shard;
 
@@ -37,19 +42,31 @@ static bool add_shard(cb_weights *weights, const char *name)
     return s->name;
 }
 
+/* By its name: what torch.save writes is called .bin, .pt or .pth. */
+static bool open_shard(shard *s, const char *path)
+{
+    if (cb_ends_with(path, ".bin") || cb_ends_with(path, ".pt") || cb_ends_with(path, ".pth")) {
+        s->torch = cb_torch_open(path);
+        s->tensors = s->torch ? cb_torch_table(s->torch) : NULL;
+    } else {
+        s->safetensors = cb_safetensors_open(path);
+        s->tensors = s->safetensors ? cb_safetensors_table(s->safetensors) : NULL;
+    }
+    return s->tensors;
+}
+
 static bool open_shards(cb_weights *weights, const char *directory)
 {
-    for (size_t i = 0; i < weights->shard_count; i++) {
+    bool ok = true;
+    for (size_t i = 0; ok && i < weights->shard_count; i++) {
         shard *s = &weights->shards[i];
         char *path = cb_path_join(directory, s->name);
-        s->file = path ? cb_safetensors_open(path) : NULL;
+        ok = path && open_shard(s, path);
         cb_free(path);
-        if (!s->file)
-            return false;
         s->first = weights->count;
-        weights->count += cb_safetensors_count(s->file);
+        weights->count += ok ? s->tensors->count : 0;
     }
-    return true;
+    return ok;
 }
 
 static int by_shard_name(const void *a, const void *b)
@@ -101,13 +118,13 @@ static bool check_map(const cb_weights *weights, const char *path, const json_t 
     json_object_foreach((json_t *)(uintptr_t)map, key, value)
     {
         const shard *s = find_shard(weights, json_string_value(value));
-        if (!s || !cb_safetensors_find(s->file, key))
+        if (!s || !cb_entry_table_find(s->tensors, key))
             return cb_fail(CB_ERR_FORMAT, "%s: weight_map: %.200s: not found in %.200s, where it is expected", path, key,
                            json_string_value(value)) == CB_OK;
     }
     for (size_t i = 0; i < weights->shard_count && weights->count != json_object_size(map); i++)
-        for (size_t k = 0; k < cb_safetensors_count(weights->shards[i].file); k++) {
-            const char *name = cb_safetensors_at(weights->shards[i].file, k)->name;
+        for (size_t k = 0; k < weights->shards[i].tensors->count; k++) {
+            const char *name = weights->shards[i].tensors->entries[k].name;
             const char *place = json_string_value(json_object_get(map, name));
             if (!place || strcmp(place, weights->shards[i].name) != 0)
                 return cb_fail(CB_ERR_FORMAT, "%s: weight_map: %.200s: found in %.200s, where it is not expected", path, name,
@@ -128,33 +145,25 @@ static bool open_index(cb_weights *weights, const char *directory, const char *p
     return ok;
 }
 
-/* Names what a directory without safetensors holds instead, so that the message helps. */
-static bool refuse_directory(const char *directory)
-{
-    char *pickle = cb_path_join(directory, "pytorch_model.bin"), *pickle_index = cb_path_join(directory, "pytorch_model.bin.index.json");
-    bool pickled = pickle && pickle_index && (cb_is_file(pickle) || cb_is_file(pickle_index));
-    if (pickled)
-        cb_fail(CB_ERR_UNSUPPORTED, "%s: found pickled weights (pytorch_model.bin), expected " SINGLE_NAME ": save the model again",
-                directory);
-    else
-        cb_fail(CB_ERR_IO, "%s: found neither " SINGLE_NAME " nor " INDEX_NAME, directory);
-    cb_free(pickle);
-    cb_free(pickle_index);
-    return false;
-}
-
 static bool open_checkpoint(cb_weights *weights, const char *directory)
 {
-    char *single = cb_path_join(directory, SINGLE_NAME), *index = cb_path_join(directory, INDEX_NAME);
-    bool ok = single && index;
-    if (ok && cb_is_file(single))
-        ok = add_shard(weights, SINGLE_NAME) && open_shards(weights, directory);
-    else if (ok && cb_is_file(index))
-        ok = open_index(weights, directory, index);
-    else if (ok)
-        ok = refuse_directory(directory);
-    cb_free(single);
-    cb_free(index);
+    static const char *const singles[] = {SINGLE_NAME, "pytorch_model.bin"}, *const indices[] = {INDEX_NAME,
+                                                                                                 "pytorch_model.bin.index.json"};
+    bool ok = true, found = false;
+    for (int i = 0; ok && !found && i < 2; i++) {
+        char *single = cb_path_join(directory, singles[i]), *index = cb_path_join(directory, indices[i]);
+        ok = single && index;
+        found = ok && (cb_is_file(single) || cb_is_file(index));
+        if (found && cb_is_file(single))
+            ok = add_shard(weights, singles[i]) && open_shards(weights, directory);
+        else if (found)
+            ok = open_index(weights, directory, index);
+        cb_free(single);
+        cb_free(index);
+    }
+    if (ok && !found)
+        return cb_fail(CB_ERR_IO, "%s: found neither " SINGLE_NAME " nor " INDEX_NAME ", nor pytorch_model.bin nor its index", directory) ==
+               CB_OK;
     return ok;
 }
 
@@ -167,13 +176,26 @@ cb_weights *cb_weights_open(const char *directory)
     return NULL;
 }
 
+cb_weights *cb_weights_open_file(const char *path)
+{
+    cb_weights *weights = cb_calloc(1, sizeof *weights);
+    char *directory = weights ? cb_path_parent(path) : NULL;
+    bool ok = directory && add_shard(weights, cb_path_base(path)) && open_shards(weights, directory);
+    cb_free(directory);
+    if (ok)
+        return weights;
+    cb_weights_close(weights);
+    return NULL;
+}
+
 void cb_weights_close(cb_weights *weights)
 {
     if (!weights)
         return;
     for (size_t i = 0; i < weights->shard_count; i++) {
         cb_free(weights->shards[i].name);
-        cb_safetensors_close(weights->shards[i].file);
+        cb_safetensors_close(weights->shards[i].safetensors);
+        cb_torch_close(weights->shards[i].torch);
     }
     cb_free(weights->shards);
     cb_free(weights);
@@ -189,10 +211,12 @@ size_t cb_weights_file_count(const cb_weights *weights)
     return weights->shard_count;
 }
 
-const cb_safetensors *cb_weights_file(const cb_weights *weights, size_t index, const char **name)
+const char *cb_weights_file(const cb_weights *weights, size_t index, size_t *first, size_t *count)
 {
-    *name = weights->shards[index].name;
-    return weights->shards[index].file;
+    const shard *s = &weights->shards[index];
+    *first = s->first;
+    *count = s->tensors->count;
+    return s->name;
 }
 
 const cb_weight_entry *cb_weights_at(const cb_weights *weights, size_t index)
@@ -200,14 +224,15 @@ const cb_weight_entry *cb_weights_at(const cb_weights *weights, size_t index)
     size_t i = weights->shard_count;
     while (i && weights->shards[i - 1].first > index)
         i--;
-    return i ? cb_safetensors_at(weights->shards[i - 1].file, index - weights->shards[i - 1].first) : NULL;
+    const shard *s = i ? &weights->shards[i - 1] : NULL;
+    return s && index - s->first < s->tensors->count ? &s->tensors->entries[index - s->first] : NULL;
 }
 
 const cb_weight_entry *cb_weights_find(const cb_weights *weights, const char *name)
 {
     const cb_weight_entry *found = NULL;
     for (size_t i = 0; !found && i < weights->shard_count; i++)
-        found = cb_safetensors_find(weights->shards[i].file, name);
+        found = cb_entry_table_find(weights->shards[i].tensors, name);
     return found;
 }
 

@@ -38,8 +38,8 @@ typedef struct planned {
 } planned;
 
 typedef struct planned_file {
-    const char *name; /* "model-00001-of-00002.safetensors" */
-    const cb_safetensors *base;
+    char *name;               /* "model-00001-of-00002.safetensors" */
+    size_t first, base_count; /* its tensors in the base */
     planned *tensors;
     size_t count, capacity;
 } planned_file;
@@ -60,6 +60,16 @@ typedef struct fold_plan {
 
 /* ---- plan: tensors ---- */
 
+/* Files of torch.save become safetensors: pytorch_model-00001-of-00002.bin is model-00001-of-00002.safetensors then. */
+static char *output_name(const char *name)
+{
+    static const char begin[] = "pytorch_", end[] = ".bin";
+    size_t skip = strlen(begin), length = strlen(name);
+    if (strncmp(name, begin, skip) != 0 || !cb_ends_with(name, end))
+        return cb_strdup(name);
+    return cb_format("%.*s.safetensors", (int)(length - skip - strlen(end)), name + skip);
+}
+
 static bool plan_files(fold_plan *plan)
 {
     plan->base = cb_weights_open(plan->input);
@@ -69,7 +79,9 @@ static bool plan_files(fold_plan *plan)
         return false;
     for (plan->file_count = 0; plan->file_count < count; plan->file_count++) {
         planned_file *file = &plan->files[plan->file_count];
-        file->base = cb_weights_file(plan->base, plan->file_count, &file->name);
+        file->name = output_name(cb_weights_file(plan->base, plan->file_count, &file->first, &file->base_count));
+        if (!file->name)
+            return false;
     }
     plan->sharded = count > 1 || strcmp(plan->files[0].name, "model.safetensors") != 0;
     return true;
@@ -135,8 +147,8 @@ static bool check_change(const fold_plan *plan, const cb_weight_entry *entry, co
 
 static bool plan_tensors(fold_plan *plan, planned_file *file)
 {
-    for (size_t i = 0; i < cb_safetensors_count(file->base); i++) {
-        const cb_weight_entry *entry = cb_safetensors_at(file->base, i);
+    for (size_t i = 0; i < file->base_count; i++) {
+        const cb_weight_entry *entry = cb_weights_at(plan->base, file->first + i);
         const cb_change *change = change_of(plan, entry->name);
         if (change && !check_change(plan, entry, change))
             return false;
@@ -298,6 +310,7 @@ static void free_plan(fold_plan *plan)
         for (size_t i = 0; i < plan->files[f].count; i++)
             cb_free(plan->files[f].tensors[i].name);
         cb_free(plan->files[f].tensors);
+        cb_free(plan->files[f].name);
     }
     cb_free(plan->files);
     cb_weights_close(plan->base);

@@ -512,7 +512,7 @@ static void directories_without_weights_are_refused(void **state)
     assert_message(CB_ERR_IO, "found neither model.safetensors nor");
     put("pytorch_model.bin", "");
     assert_null(cb_weights_open("."));
-    assert_message(CB_ERR_UNSUPPORTED, "pytorch_model.bin");
+    assert_message(CB_ERR_FORMAT, "pytorch_model.bin");
 }
 
 static void shards_are_cut_at_the_limit(void **state)

@@ -1,0 +1,50 @@
+/* records.c: training text.  The first byte of the input says which kind of file the rest is. */
+#include <string.h>
+
+#include "cambium/formats.h"
+#include "fuzz.h"
+
+static const struct {
+    char byte;
+    const char *name;
+    cb_records_options options;
+} kinds[] = {
+    {'l', "x.jsonl", {0}},
+    {'j', "x.json", {0}},
+    {'c', "x.csv", {0}},
+    {'t', "x.tsv", {0}},
+    {'s', "x.txt", {.separator = "<|end|>"}},
+    {'n', "x.text", {.lines = true, .max_records = 100}},
+};
+enum { KINDS = sizeof kinds / sizeof *kinds };
+
+static void touch(const cb_record_text *record)
+{
+    const char *const texts[] = {record->prompt, record->completion, record->path};
+    fuzz_touch(record->text, record->text_length);
+    for (int i = 0; i < 3; i++)
+        fuzz_touch(texts[i], texts[i] ? strlen(texts[i]) : 0);
+    for (size_t i = 0; i < record->message_count; i++) {
+        fuzz_touch(record->messages[i].role, strlen(record->messages[i].role));
+        fuzz_touch(record->messages[i].content, strlen(record->messages[i].content));
+    }
+}
+
+void fuzz_target(const uint8_t *data, size_t size)
+{
+    int kind = 0;
+    while (kind < KINDS && (!size || data[0] != kinds[kind].byte))
+        kind++;
+    if (kind == KINDS)
+        return;
+    char *path = (char *)(uintptr_t)fuzz_file(kinds[kind].name, data + 1, size - 1);
+    cb_string_list paths = {.items = &path, .count = 1};
+    cb_records *records = cb_records_open(&paths, &kinds[kind].options);
+    if (!fuzz_expect(records))
+        return;
+    cb_record_text record;
+    while (cb_records_next(records, &record))
+        touch(&record);
+    fuzz_expect(cb_ok());
+    cb_records_close(records);
+}
