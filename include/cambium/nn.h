@@ -58,7 +58,8 @@ struct cb_layer {
     size_t child_count, child_capacity;
     cb_weight weights[CB_LAYER_WEIGHTS];
     int weight_count;
-    int64_t in_features, out_features; /* linear; embedding: rows, width */
+    int64_t in_features, out_features; /* linear; embedding: rows, width; convolution: channels */
+    cb_conv2d_options conv;            /* convolution */
     bool transposed;                   /* linear: weight stored (in, out), as GPT-2's Conv1D */
     bool output;                       /* the output head: `all-linear` leaves it out */
     double eps;                        /* norm */
@@ -126,6 +127,8 @@ CB_API cb_tensor *cb_linear_forward(const cb_layer *layer, cb_tensor *x, const c
  * values any more and no module or bias stands between; residual must not be used afterwards.  The end of a branch:
  * with ctx->unread the layer's own product is left out. */
 CB_API cb_tensor *cb_linear_forward_add(const cb_layer *layer, cb_tensor *residual, cb_tensor *x, const cb_context *ctx);
+/* (N, in, H, W) -> (N, out, OH, OW); the weight is (out, in / groups, KH, KW) */
+CB_API cb_tensor *cb_conv2d_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx);
 CB_API cb_tensor *cb_embedding_forward(const cb_layer *layer, cb_tensor *ids, cb_dtype dtype, const cb_context *ctx);
 CB_API cb_tensor *cb_rms_norm_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx);
 CB_API cb_tensor *cb_layer_norm_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx);

@@ -242,6 +242,19 @@ CB_API cb_tensor *cb_linear_t(cb_tensor *x, cb_tensor *w, cb_tensor *bias);
 /* y + scale * linear(x, w): adds into y's own memory when nothing else needs y's values (y must not be used afterwards). */
 CB_API cb_tensor *cb_linear_add(cb_tensor *y, cb_tensor *x, cb_tensor *w, double scale);
 
+/* convolutions; (vertical, horizontal), zero stands for 1 but in padding */
+typedef struct cb_conv2d_options {
+    int64_t stride[2], padding[2], dilation[2], groups;
+} cb_conv2d_options;
+/* Cross-correlation of x (N, C, H, W) with w (O, C / groups, KH, KW), plus bias (O) or NULL -> (N, O, OH, OW) with
+ * OH = (H + 2 padding - dilation (KH - 1) - 1) / stride + 1, as torch.nn.functional.conv2d.  w and bias of another dtype than x's are cast. */
+CB_API cb_tensor *cb_conv2d_with(cb_tensor *x, cb_tensor *w, cb_tensor *bias, cb_conv2d_options options);
+#define cb_conv2d(x, w, bias, ...) cb_conv2d_with(x, w, bias, (cb_conv2d_options){__VA_ARGS__})
+/* The patches that a kernel of KH by KW sees: x (N, C, H, W) -> (N, C KH KW, OH OW), zeros for padding; `groups` is not used. */
+CB_API cb_tensor *cb_im2col(cb_tensor *x, int64_t kh, int64_t kw, cb_conv2d_options options);
+/* Its adjoint: columns (N, C KH KW, OH OW) -> (N, C, H, W), summed where patches overlap (half dtypes in f32, rounded once). */
+CB_API cb_tensor *cb_col2im(cb_tensor *columns, int64_t h, int64_t w, int64_t kh, int64_t kw, cb_conv2d_options options);
+
 /* layers' arithmetic */
 CB_API cb_tensor *cb_rms_norm(cb_tensor *x, cb_tensor *weight, double eps); /* over the last dimension; weight may be NULL */
 CB_API cb_tensor *cb_layer_norm(cb_tensor *x, cb_tensor *weight, cb_tensor *bias, double eps); /* weight, bias may be NULL */

@@ -229,16 +229,24 @@ static json_t *numbers_of(const json_t *texts)
     return result;
 }
 
+/* null stands for the default: to PEFT [] is something.  One regular expression is a string. */
+static json_t *list_option(const cb_option *option, json_t *value)
+{
+    const char *single = json_array_size(value) == 1 ? json_string_value(json_array_get(value, 0)) : NULL;
+    bool is_default = option->text ? single && strcmp(single, option->text) == 0 : !json_array_size(value);
+    if (is_default)
+        return json_null();
+    if (option->metavar && option->metavar[0] == 'N')
+        return numbers_of(value);
+    return single && cb_is_pattern_text(single) ? json_string(single) : json_incref(value);
+}
+
 static json_t *option_to_json(const cb_option *option, json_t *value)
 {
     const char *word = is_word(option) ? json_string_value(value) : NULL;
     if (word && (strcmp(word, "true") == 0 || strcmp(word, "false") == 0))
         return json_boolean(word[0] == 't');
-    if (option->type == CB_OPTION_LIST && !json_array_size(value)) /* to PEFT [] is something */
-        return json_null();
-    if (option->type == CB_OPTION_LIST && option->metavar && option->metavar[0] == 'N')
-        return numbers_of(value);
-    return whole_numbers(value);
+    return option->type == CB_OPTION_LIST ? list_option(option, value) : whole_numbers(value);
 }
 
 /* "eva_config.rho" goes into the object eva_config, where the kind wants that one to be written. */

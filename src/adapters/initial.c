@@ -27,17 +27,17 @@ typedef struct cb_start_kind {
 
 #define PISSA_NITER "pissa_niter_"
 
-/* torch's default for a linear layer: kaiming uniform with a = sqrt(5), which is uniform within 1 / sqrt(inputs). */
+/* torch's default for linear layers and convolutions: kaiming uniform with a = sqrt(5), which is uniform within 1 / sqrt(inputs). */
 static bool begin_default(const cb_factors_start *start, const cb_module *m, cb_tensor *a, cb_tensor *b)
 {
     (void)b;
-    return cb_init_uniform(a, cb_adapter_rng(start->seed, m, "lora_A.weight"), 1 / sqrt((double)m->layer->in_features));
+    return cb_init_uniform(a, cb_adapter_rng(start->seed, m, "lora_A.weight"), 1 / sqrt((double)(a->count / start->rank)));
 }
 
 static bool begin_random(const cb_factors_start *start, const cb_module *m, cb_tensor *a, cb_tensor *b)
 {
     return begin_default(start, m, a, b) &&
-           cb_init_uniform(b, cb_adapter_rng(start->seed, m, "lora_B.weight"), 1 / sqrt((double)start->rank));
+           cb_init_uniform(b, cb_adapter_rng(start->seed, m, "lora_B.weight"), 1 / sqrt((double)b->shape[1]));
 }
 
 static bool begin_gaussian(const cb_factors_start *start, const cb_module *m, cb_tensor *a, cb_tensor *b)

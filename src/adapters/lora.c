@@ -1,6 +1,7 @@
 /* lora.c: low-rank adaptation, y = W x + s B A x with s = alpha / R, or alpha / sqrt(R) (rsLoRA).
  * Hu et al. 2021, arXiv:2106.09685; Kalajdzievski 2023, arXiv:2312.03732.
  * R rank; A (R, in), B (out, R).  An embedding's inputs are its rows: E + s (B A)^T.
+ * The factors of a convolution are in lora_conv.h.
  *
  * Two things are axes of their own: how A and B start (initial.c), and rows with a length of their own (magnitude.c: DoRA).  Starts that
  * are taken from the base leave it as it is: with the first values A0, B0 kept, y = W x + s (B A - B0 A0) x, which is what PEFT's changed
@@ -9,6 +10,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "adapters/lora_conv.h"
 #include "adapters/low_rank.h"
 #include "adapters/magnitude.h"
 
@@ -102,7 +104,7 @@ static bool lora_check(const void *config_, const cb_layer *layer)
     if (!lora_sizes(config, layer, &rank, &alpha))
         return false;
     int64_t most = layer->in_features < layer->out_features ? layer->in_features : layer->out_features;
-    if (rank > most)
+    if (rank > most && layer->kind != CB_LAYER_CONV)
         return cb_fail(CB_ERR_ARGUMENT, "rank: found %lld for layer %s of %lld inputs and %lld outputs, expected at most %lld",
                        (long long)rank, layer->name, (long long)layer->in_features, (long long)layer->out_features,
                        (long long)most) == CB_OK;
@@ -115,6 +117,8 @@ static bool lora_create(cb_module *m, const void *config_, const cb_layer *layer
     lora_state *lora = m->state;
     double alpha;
     if (!lora_sizes(config, layer, &lora->rank, &alpha))
+        return false;
+    if (layer->kind == CB_LAYER_CONV && !cb_lora_conv_check(layer, lora->rank, config->init_weights, config->use_dora))
         return false;
     bool embedding = layer->kind == CB_LAYER_EMBEDDING, takes = cb_factors_start_takes_from_base(config->init_weights);
     if (embedding && config->lora_bias)
@@ -134,8 +138,12 @@ static int lora_parameters(cb_module *m, cb_adapter_parameter *list)
     bool embedding = m->layer->kind == CB_LAYER_EMBEDDING;
     int64_t r = lora->rank, in = m->layer->in_features, out = m->layer->out_features;
     int n = 0;
-    list[n++] = (cb_adapter_parameter){embedding ? "lora_embedding_A" : "lora_A.weight", &lora->a, 2, {r, in}, CB_ROLE_TRAINED};
-    list[n++] = (cb_adapter_parameter){embedding ? "lora_embedding_B" : "lora_B.weight", &lora->b, 2, {out, r}, CB_ROLE_TRAINED};
+    if (m->layer->kind == CB_LAYER_CONV) {
+        n = cb_lora_conv_parameters(m->layer, r, &lora->a, &lora->b, list);
+    } else {
+        list[n++] = (cb_adapter_parameter){embedding ? "lora_embedding_A" : "lora_A.weight", &lora->a, 2, {r, in}, CB_ROLE_TRAINED};
+        list[n++] = (cb_adapter_parameter){embedding ? "lora_embedding_B" : "lora_B.weight", &lora->b, 2, {out, r}, CB_ROLE_TRAINED};
+    }
     if (lora->has_bias)
         list[n++] = (cb_adapter_parameter){"lora_B.bias", &lora->b_bias, 1, {out}, CB_ROLE_TRAINED};
     if (lora->has_origin) {
@@ -276,6 +284,13 @@ static cb_tensor *dora_forward(const cb_module *m, cb_tensor *x, cb_tensor *y, c
     return lengthen(m, y, cb_layer_weight(m->layer, "bias"));
 }
 
+/* B's own bias as it is added to a result. */
+static cb_tensor *own_bias(const cb_module *m, double scale, cb_dtype dtype)
+{
+    cb_tensor *bias = cb_cast(cb_scale(((const lora_state *)m->state)->b_bias, scale), dtype);
+    return m->layer->kind == CB_LAYER_CONV ? cb_reshape(bias, -1, 1, 1) : bias;
+}
+
 /* x (..., in), y (..., out) */
 static cb_tensor *lora_forward(const cb_module *m, cb_tensor *x, cb_tensor *y, const cb_context *ctx)
 {
@@ -292,10 +307,11 @@ static cb_tensor *lora_forward(const cb_module *m, cb_tensor *x, cb_tensor *y, c
     }
     double scale = lora->scale * m->strength;
     cb_tensor *dropped = ctx->training && lora->dropout > 0 ? cb_dropout(x, lora->dropout, ctx->rng) : x;
-    y = cb_linear_add(y, project(m, x, dropped, y->dtype), outer(lora), scale);
-    if (lora->has_bias)
-        y = cb_add(y, cb_cast(cb_scale(lora->b_bias, scale), x->dtype));
-    return y;
+    if (m->layer->kind == CB_LAYER_CONV)
+        y = cb_add(y, cb_scale(cb_lora_conv(m->layer, dropped, lora->a, lora->b), scale));
+    else
+        y = cb_linear_add(y, project(m, x, dropped, y->dtype), outer(lora), scale);
+    return lora->has_bias && y ? cb_add(y, own_bias(m, scale, y->dtype)) : y;
 }
 
 static bool lora_adds(const cb_module *m)
@@ -308,6 +324,8 @@ static bool lora_adds(const cb_module *m)
 static cb_tensor *lora_delta(const cb_module *m, cb_tensor *weight)
 {
     lora_state *lora = m->state;
+    if (m->layer->kind == CB_LAYER_CONV)
+        return cb_scale(cb_lora_conv_product(m->layer, lora->a, lora->b), lora->scale * m->strength);
     cb_tensor *product = cb_scale(cb_factors_product(m->layer, inner(lora), outer(lora)), lora->scale);
     if (!lora->has_magnitude)
         return cb_scale(product, m->strength);
@@ -332,7 +350,7 @@ const cb_adapter_kind cb_kind_lora = {
     .config_size = sizeof(lora_config),
     .state_size = sizeof(lora_state),
     .module = {.name = "lora", .forward = lora_forward, .adds = lora_adds, .delta = lora_delta, .delta_bias = lora_delta_bias},
-    .hosts = 1u << CB_LAYER_LINEAR | 1u << CB_LAYER_EMBEDDING,
+    .hosts = 1u << CB_LAYER_LINEAR | 1u << CB_LAYER_EMBEDDING | 1u << CB_LAYER_CONV,
     .check = lora_check,
     .create = lora_create,
     .parameters = lora_parameters,

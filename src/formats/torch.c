@@ -109,7 +109,7 @@ static bool read_archive(reading *r)
 
 /* ---- storages of the older form ---- */
 
-/* 0x1950a86a20f9469cfc6c after the two bytes of the protocol */
+/* 0x1950a86a20f9469cfc6c; before it the protocol (two bytes), since protocol 4 a frame (nine). */
 static const uint8_t magic[] = {0x8A, 0x0A, 0x6C, 0xFC, 0x9C, 0x46, 0xF9, 0x20, 0x6A, 0xA8, 0x50, 0x19, '.'};
 
 static int compare_texts(const cb_pickle_value *a, const cb_pickle_value *b)
@@ -193,10 +193,18 @@ static bool is_little_endian(const cb_pickle *machine)
     return false;
 }
 
-static bool read_pickles(reading *r)
+/* How many bytes the magic number takes up; 0: there is none. */
+static size_t magic_size(const cb_file_map *map)
 {
-    const uint8_t *at = r->file->map.data + 2 + sizeof magic;
-    size_t left = r->file->map.size - 2 - sizeof magic, used = 0;
+    size_t before = map->size > 2 && map->data[2] == 0x95 ? 11 : 2;
+    bool found = map->size > before + sizeof magic && map->data[0] == 0x80 && memcmp(map->data + before, magic, sizeof magic) == 0;
+    return found ? before + sizeof magic : 0;
+}
+
+static bool read_pickles(reading *r, size_t skip)
+{
+    const uint8_t *at = r->file->map.data + skip;
+    size_t left = r->file->map.size - skip, used = 0;
     cb_pickle other[3] = {0}; /* version, machine, keys */
     bool ok = true;
     for (int i = 0; ok && i < 4; i++) {
@@ -346,11 +354,12 @@ static bool read_file(cb_torch *file)
     const cb_file_map *map = &file->map;
     reading r = {
         .file = file, .path = map->path, .visits = map->size, .name_bytes = 4096 + 16 * map->size, .copy_bytes = COPIES * map->size};
+    size_t skip = magic_size(map);
     bool ok;
     if (map->size > 4 && memcmp(map->data, "PK\3\4", 4) == 0)
         ok = read_archive(&r);
-    else if (map->size > 2 + sizeof magic && map->data[0] == 0x80 && memcmp(map->data + 2, magic, sizeof magic) == 0)
-        ok = read_pickles(&r);
+    else if (skip)
+        ok = read_pickles(&r, skip);
     else
         ok = damaged(&r, "found neither a zip archive nor pickles of torch.save");
     char *name = ok ? cb_strdup("") : NULL;

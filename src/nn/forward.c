@@ -72,6 +72,13 @@ cb_tensor *cb_linear_forward_add(const cb_layer *layer, cb_tensor *residual, cb_
     return cb_add(residual, cb_linear_forward(layer, x, ctx));
 }
 
+cb_tensor *cb_conv2d_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx)
+{
+    x = cb_layer_before(layer, x, ctx);
+    cb_tensor *y = cb_conv2d_with(x, effective_weight(layer, ctx), cb_layer_weight(layer, "bias"), layer->conv);
+    return cb_layer_after(layer, x, y, ctx);
+}
+
 cb_tensor *cb_embedding_forward(const cb_layer *layer, cb_tensor *ids, cb_dtype dtype, const cb_context *ctx)
 {
     ids = cb_layer_before(layer, ids, ctx);

@@ -80,6 +80,9 @@ CB_OP(solve_triangular)
 CB_OP(matmul)
 CB_OP(linear)
 CB_OP(linear_add)
+/* ops_conv.c */
+CB_OP(im2col)
+CB_OP(col2im)
 /* ops_layer.c */
 CB_OP(rms_norm)
 CB_OP(layer_norm)

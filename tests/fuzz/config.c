@@ -1,6 +1,7 @@
 /* config.c: a config.json beside a good checkpoint, and a pass through the model that comes out.  What may be asked for is
  * bounded by what the checkpoint holds. */
 #define _GNU_SOURCE /* memmem */
+#include <stdio.h>
 #include <string.h>
 
 #include "cambium/models.h"

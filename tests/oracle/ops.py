@@ -148,6 +148,7 @@ def two(shape="ABC", domain="normal"):
 # ---- the cases: name: (function, inputs...) ----
 
 LEVELS = ("ABC:levels", "BC:levels")
+STRIDED = dict(stride=(2, 1), padding=(1, 2), dilation=(1, 2))
 QKV = ("ATHD", "ATGD", "ATGD")
 
 OPS = {
@@ -321,6 +322,13 @@ OPS = {
     "linear_t_bias": (lambda x, w, bias: x @ w + bias, "MK", "KN", "N"),
     "linear_add": (lambda y, x, w: y + 0.5 * F.linear(x, w), "AMN", "AMK", "NK"),
     "linear_add_in_place": (lambda y, x, w: 2 * y - F.linear(x, w), "AMN", "AMK", "NK"),
+    "im2col": (lambda x: F.unfold(x, (3, 2), **STRIDED), "2365"),
+    "col2im": (lambda columns: F.fold(columns, (4, 3), (2, 2), padding=(0, 1), stride=(2, 1)), "288"),
+    "conv2d": (F.conv2d, "2365", "4332"),
+    "conv2d_bias": (lambda x, w, b: F.conv2d(x, w, b, padding=(1, 0)), "2365", "4332", "4"),
+    "conv2d_strided": (lambda x, w, b: F.conv2d(x, w, b, **STRIDED), "2365", "4332", "4"),
+    "conv2d_groups": (lambda x, w, b: F.conv2d(x, w, b, groups=2, stride=2), "2465", "6222", "6"),
+    "conv2d_point": (F.conv2d, "2365", "4311", "4"),
     "linear_low_rank": (lambda x, w, a, b: F.linear(x, w) + 2 * F.linear(F.linear(x, a), b), "MK", "NK", "PK", "NP"),
 
     "rms_norm": (lambda x, w: F.rms_norm(x, w.shape, w, 1e-5), "ABC", "C"),

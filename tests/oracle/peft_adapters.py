@@ -17,7 +17,7 @@ import os
 import shutil
 
 import torch
-from peft import LoraConfig, TrainableTokensConfig, get_peft_model
+from peft import IA3Config, LoraConfig, TrainableTokensConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from models import batch, load_f32
@@ -69,6 +69,16 @@ ADAPTERS = {
     "tokens_only_tied": ("smollm", dict(kind=TrainableTokensConfig, token_indices=list(range(50, 3, -2)))),
     "tokens_only_gpt2": ("gpt2", dict(kind=TrainableTokensConfig, token_indices=list(range(3, 43)), target_modules=["wte"])),
 }
+ADAPTERS |= {
+    "ia3_default": ("llama2", dict(kind=IA3Config)),
+    "ia3_biases": ("qwen2", dict(kind=IA3Config, target_modules=["q_proj", "v_proj", "up_proj", "down_proj"],
+                                 feedforward_modules=["up_proj"])),
+    "ia3_none": ("llama2", dict(kind=IA3Config, target_modules=["k_proj", "down_proj"], feedforward_modules=[],
+                                modules_to_save=["lm_head"])),
+    "ia3_regex": ("llama2", dict(kind=IA3Config, target_modules=r".*\.(k|down)_proj",
+                                 feedforward_modules=r"model\.layers\.[01]\.mlp\..*")),
+    "ia3_gpt2": ("gpt2", dict(kind=IA3Config, fan_in_fan_out=True)),
+}
 WITH_STEPS = ["tokens_tied", "tokens_untied", "tokens_apart", "tokens_only", "tokens_only_tied", "tokens_only_gpt2", "lora_embedding", "lora_embedding_gpt2", "lora_untied_head", "lora_norms_saved", "dora_qv", "dora_biases", "dora_gpt2",
               "dora_embedding", "pissa", "pissa_gpt2", "pissa_dora", "olora"]
 GRADIENTS_KEPT = 5  # per adapter, spread over its keys
@@ -78,6 +88,8 @@ def randomise(model, generator):
     for name, p in model.named_parameters():
         if "lora_magnitude_vector" in name:
             p.data = p.data * (1 + 0.1 * torch.randn(p.shape, generator=generator))
+        elif "ia3_l" in name:
+            p.data = 1 + 0.3 * torch.randn(p.shape, generator=generator)
         elif "lora_" in name:
             p.data = 0.15 * torch.randn(p.shape, generator=generator)
         elif p.requires_grad:  # biases and modules_to_save
@@ -109,7 +121,7 @@ def sort_lists(path):
     """PEFT writes sets in hash order; sort them so that two runs give the same file."""
     with open(path) as f:
         config = json.load(f)
-    for key in ("target_modules", "exclude_modules", "modules_to_save"):
+    for key in ("target_modules", "exclude_modules", "modules_to_save", "feedforward_modules"):
         if isinstance(config.get(key), list):
             config[key].sort()
     with open(path, "w") as f:

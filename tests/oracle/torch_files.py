@@ -111,6 +111,11 @@ def read(library, path):
     return out
 
 
+def raw_bytes(t):
+    flat = torch.empty(t.shape, dtype=t.dtype).copy_(t.detach()).reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes() if t.numel() else b""
+
+
 def random_view(rng, t):
     for _ in range(rng.randint(0, 3)):
         choice = rng.randrange(5)
@@ -159,8 +164,7 @@ def compare(path, first, last):
             types = [t for t in TYPES if not legacy or not t.startswith(("uint1", "uint3", "uint6", "float8"))]
             value = random_object(rng, generator, types, 0)
             torch.save(value, file, pickle_protocol=protocol, _use_new_zipfile_serialization=not legacy)
-            expected = {name: (NAMES[str(t.dtype)[6:]], tuple(t.shape), t.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-                               if t.numel() else b"") for name, t in flatten(value).items()}
+            expected = {name: (NAMES[str(t.dtype)[6:]], tuple(t.shape), raw_bytes(t)) for name, t in flatten(value).items()}
             try:
                 found = read(library, file)
                 problem = next((n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n)), None)

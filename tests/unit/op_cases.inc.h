@@ -190,6 +190,20 @@ CASE(matmul_column, cb_matmul(x[0], x[1]), .op = "matmul", .input = {{"AMK"}, {"
 CASE(linear, cb_linear(x[0], x[1], NULL), .op = "linear", .input = {{"AMK"}, {"NK"}})
 CASE(linear_bias, cb_linear(x[0], x[1], x[2]), .op = "linear", .input = {{"AMK"}, {"NK"}, {"N"}})
 CASE(linear_vector, cb_linear(x[0], x[1], x[2]), .op = "linear", .input = {{"K"}, {"NK"}, {"N"}})
+
+/* ---- convolutions ---- */
+
+#define STRIDED ((cb_conv2d_options){.stride = {2, 1}, .padding = {1, 2}, .dilation = {1, 2}})
+CASE(im2col, cb_im2col(x[0], 3, 2, STRIDED), .op = "im2col", .fixed = true, .input = {{"2365"}})
+CASE(col2im, cb_col2im(x[0], 4, 3, 2, 2, (cb_conv2d_options){.stride = {2, 1}, .padding = {0, 1}}), .op = "col2im", .fixed = true,
+     .input = {{"288"}})
+CASE(conv2d, cb_conv2d(x[0], x[1], NULL), .op = "reshape", .fixed = true, .input = {{"2365"}, {"4332"}})
+CASE(conv2d_bias, cb_conv2d(x[0], x[1], x[2], .padding = {1, 0}), .op = "add", .fixed = true, .input = {{"2365"}, {"4332"}, {"4"}})
+CASE(conv2d_strided, cb_conv2d_with(x[0], x[1], x[2], STRIDED), .op = "add", .fixed = true, .input = {{"2365"}, {"4332"}, {"4"}})
+CASE(conv2d_groups, cb_conv2d(x[0], x[1], x[2], .groups = 2, .stride = {2, 2}), .op = "add", .fixed = true,
+     .input = {{"2465"}, {"6222"}, {"6"}})
+CASE(conv2d_point, cb_conv2d(x[0], x[1], x[2]), .op = "add", .fixed = true, .input = {{"2365"}, {"4311"}, {"4"}})
+#undef STRIDED
 CASE(linear_t, cb_linear_t(x[0], x[1], NULL), .op = "linear", .input = {{"AMK"}, {"KN"}})
 CASE(linear_t_bias, cb_linear_t(x[0], x[1], x[2]), .op = "linear", .input = {{"MK"}, {"KN"}, {"N"}})
 CASE(linear_add, cb_linear_add(x[0], x[1], x[2], 0.5), .op = "linear_add", .input = {{"AMN"}, {"AMK"}, {"NK"}})
