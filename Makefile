@@ -1,7 +1,7 @@
 # A thin face over CMake.  `make help` lists what there is; `make demo` is the place to begin.
 JOBS ?= $(shell nproc)
 PREFIX ?= /usr/local
-# PRESET: one of CMakePresets.json (release, debug, clang, asan, tsan, coverage, cuda)
+# PRESET: one of CMakePresets.json (release, debug, clang, asan, tsan, fuzz, coverage, cuda)
 PRESET ?= release
 # CMAKE_FLAGS: more for cmake's first step, such as -DCAMBIUM_WERROR=ON
 CMAKE_FLAGS ?=
