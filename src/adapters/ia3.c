@@ -26,7 +26,7 @@ static const cb_option ia3_options[] = {
 
 static const char *const ia3_peft_names[] = {"init_weights", "init_ia3_weights", NULL};
 
-static const char ia3_peft_fixed[] = "{\"exclude_modules\": null, \"fan_in_fan_out\": false}";
+static const char ia3_peft_fixed[] = "{\"exclude_modules\": null, \"modules_to_save\": null, \"fan_in_fan_out\": false}";
 
 /* peft/utils/constants.py: TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING */
 static const cb_default_target ia3_targets[] = {
