@@ -60,7 +60,7 @@ CB_API bool cb_safetensors_write(const char *path, const cb_weight_entry *entrie
 typedef struct cb_weights cb_weights;
 CB_API cb_weights *cb_weights_open(const char *directory);
 CB_API cb_weights *cb_weights_open_file(const char *path); /* one file: .bin, .pt, .pth are torch.save's, else safetensors */
-CB_API void cb_weights_close(cb_weights *weights); /* NULL is allowed */
+CB_API void cb_weights_close(cb_weights *weights);         /* NULL is allowed */
 CB_API size_t cb_weights_count(const cb_weights *weights);
 CB_API const cb_weight_entry *cb_weights_at(const cb_weights *weights, size_t index);
 CB_API const cb_weight_entry *cb_weights_find(const cb_weights *weights, const char *name); /* NULL: none */
