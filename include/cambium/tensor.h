@@ -80,6 +80,16 @@ CB_API cb_tensor *cb_wrap_nd(cb_dtype dtype, const void *data, int ndim, const i
 #define cb_full(dtype, value, ...) cb_full_nd(dtype, value, CB_SHAPE(__VA_ARGS__))
 #define cb_from(dtype, data, ...)  cb_from_nd(dtype, data, CB_SHAPE(__VA_ARGS__))
 #define cb_wrap(dtype, data, ...)  cb_wrap_nd(dtype, data, CB_SHAPE(__VA_ARGS__))
+/* Quantised matrices (dtype.h) are frozen: cb_linear, cb_linear_add, cb_linear_cross_entropy and cb_embedding take one as their weight,
+ * cb_cast, cb_read, cb_get and cb_copy_into read it, every other operation refuses it by name.  GGUF's types are wrapped by cb_wrap_nd.
+ *
+ * A matrix of CB_INT8 or CB_NF4: *codes is copied, what it points to is used in place; kept: CB_KEPT tensors or NULLs that live as long as
+ * this one, or NULL. */
+enum { CB_KEPT = 3 };
+CB_API cb_tensor *cb_wrap_scaled(cb_dtype dtype, const cb_scaled_codes *codes, cb_tensor *const *kept, int64_t rows, int64_t columns);
+/* x (rows, columns) rounded to a quantised dtype.  block (int8, nf4): elements that share a scale; 0: a row (int8: per channel), 64 (nf4).
+ * No gradient.  GGUF's types give the numbers of llama.cpp's reference quantisers, nf4 those of bitsandbytes, without double quantisation. */
+CB_API cb_tensor *cb_quantize(cb_tensor *x, cb_dtype dtype, int64_t block);
 CB_API cb_tensor *cb_scalar(cb_dtype dtype, double value); /* 0-d */
 CB_API cb_tensor *cb_arange(cb_dtype dtype, double start, double step, int64_t count);
 CB_API cb_tensor *cb_zeros_like(const cb_tensor *x); /* same dtype and shape, contiguous */
@@ -223,7 +233,7 @@ CB_API cb_tensor *cb_contiguous(cb_tensor *x); /* x itself when it is */
 CB_API cb_tensor *cb_cast(cb_tensor *x, cb_dtype dtype);
 
 /* indexing; indices are i32 or i64, checked against the range */
-CB_API cb_tensor *cb_embedding(cb_tensor *weight, cb_tensor *ids); /* weight (V, C), ids (...) -> (..., C) */
+CB_API cb_tensor *cb_embedding(cb_tensor *weight, cb_tensor *ids); /* weight (V, C), ids (...) -> (..., C); f32 of a quantised weight */
 CB_API cb_tensor *cb_gather(cb_tensor *x, int dim, cb_tensor *index);
 CB_API cb_tensor *cb_scatter_add(cb_tensor *x, int dim, cb_tensor *index, cb_tensor *source);
 CB_API cb_tensor *cb_index_select(cb_tensor *x, int dim, cb_tensor *index); /* index (n) */

@@ -157,10 +157,29 @@ static void convert_range(const void *from, cb_dtype from_dtype, void *to, cb_dt
         convert_plain(from, from_dtype, to, to_dtype, n);
 }
 
+/* Types that are not floats are reached by way of f32. */
+static void from_quantized(const void *from, cb_dtype from_dtype, char *to, cb_dtype to_dtype, int64_t count)
+{
+    float piece[PIECE];
+    if (cb_dtype_is_float(to_dtype)) {
+        cbk_dequantize(from_dtype, from, 0, count, to_dtype, to);
+        return;
+    }
+    for (int64_t i = 0; i < count; i += PIECE) {
+        int64_t c = count - i < PIECE ? count - i : PIECE;
+        cbk_dequantize(from_dtype, from, i, c, CB_F32, piece);
+        convert_plain(piece, CB_F32, to + i * (int64_t)cb_dtype_size(to_dtype), to_dtype, c);
+    }
+}
+
 void cbk_convert(const void *from, cb_dtype from_dtype, void *to, cb_dtype to_dtype, int64_t count)
 {
     if (count <= 0)
         return;
+    if (cb_dtype_is_quantized(from_dtype)) {
+        from_quantized(from, from_dtype, to, to_dtype, count);
+        return;
+    }
     int threads = cbk_threads(count);
     if (threads == 1) {
         convert_range(from, from_dtype, to, to_dtype, count);

@@ -255,7 +255,9 @@ static bool collect_rows(const cbk_linear_cross_entropy_args *a, int64_t *row)
 bool cbk_linear_cross_entropy(cbk_linear_cross_entropy_args *a)
 {
     a->loss_sum = 0;
-    if (a->x_dtype > CB_F64 || a->w_dtype > CB_F64 || (a->x_dtype == CB_F64) != (a->w_dtype == CB_F64))
+    bool quantized = cb_dtype_is_quantized(a->w_dtype);
+    bool floats = a->x_dtype <= CB_F64 && (quantized || a->w_dtype <= CB_F64);
+    if (!floats || (a->x_dtype == CB_F64) != (a->w_dtype == CB_F64))
         return cb_fail(CB_ERR_UNSUPPORTED, "cross_entropy: x %s with w %s is not supported", cb_dtype_name(a->x_dtype),
                        cb_dtype_name(a->w_dtype)) == CB_OK;
     if (!check_targets(a->targets, a->target_dtype, a->n, a->v, a->ignore_index, &a->count))

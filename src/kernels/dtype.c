@@ -5,12 +5,17 @@
 #include <string.h>
 
 static const struct {
-    size_t size;
-    const char *names[3]; /* ours first */
+    uint16_t block, bytes; /* elements stored together, and their bytes */
+    const char *names[3];  /* ours first */
 } types[CB_DTYPE_COUNT] = {
-    [CB_F32] = {4, {"f32", "float32", "float"}},  [CB_BF16] = {2, {"bf16", "bfloat16", NULL}}, [CB_F16] = {2, {"f16", "float16", "half"}},
-    [CB_F64] = {8, {"f64", "float64", "double"}}, [CB_I32] = {4, {"i32", "int32", "int"}},     [CB_I64] = {8, {"i64", "int64", "long"}},
-    [CB_U8] = {1, {"u8", "uint8", "byte"}},       [CB_BOOL] = {1, {"bool", NULL, NULL}},
+    [CB_F32] = {1, 4, {"f32", "float32", "float"}}, [CB_BF16] = {1, 2, {"bf16", "bfloat16", NULL}},
+    [CB_F16] = {1, 2, {"f16", "float16", "half"}},  [CB_F64] = {1, 8, {"f64", "float64", "double"}},
+    [CB_I32] = {1, 4, {"i32", "int32", "int"}},     [CB_I64] = {1, 8, {"i64", "int64", "long"}},
+    [CB_U8] = {1, 1, {"u8", "uint8", "byte"}},      [CB_BOOL] = {1, 1, {"bool", NULL, NULL}},
+    [CB_Q8_0] = {32, 34, {"q8_0", NULL, NULL}},     [CB_Q5_0] = {32, 22, {"q5_0", NULL, NULL}},
+    [CB_Q4_0] = {32, 18, {"q4_0", NULL, NULL}},     [CB_Q6_K] = {256, 210, {"q6_k", NULL, NULL}},
+    [CB_Q5_K] = {256, 176, {"q5_k", NULL, NULL}},   [CB_Q4_K] = {256, 144, {"q4_k", NULL, NULL}},
+    [CB_INT8] = {1, 1, {"int8", "i8", NULL}},       [CB_NF4] = {2, 1, {"nf4", NULL, NULL}},
 };
 
 static bool known(cb_dtype dtype)
@@ -20,7 +25,24 @@ static bool known(cb_dtype dtype)
 
 size_t cb_dtype_size(cb_dtype dtype)
 {
-    return known(dtype) ? types[dtype].size : 0;
+    return known(dtype) && !cb_dtype_is_quantized(dtype) ? types[dtype].bytes : 0;
+}
+
+bool cb_dtype_is_quantized(cb_dtype dtype)
+{
+    return dtype >= CB_Q8_0 && dtype <= CB_NF4;
+}
+
+int64_t cb_dtype_block(cb_dtype dtype)
+{
+    return known(dtype) ? types[dtype].block : 0;
+}
+
+size_t cb_dtype_bytes(cb_dtype dtype, int64_t count)
+{
+    int64_t bytes;
+    bool fits = known(dtype) && count >= 0 && !__builtin_mul_overflow(count / types[dtype].block, (int64_t)types[dtype].bytes, &bytes);
+    return fits ? (size_t)bytes : 0;
 }
 
 const char *cb_dtype_name(cb_dtype dtype)

@@ -189,7 +189,7 @@ static void binary_row(const void *context, char *const p[], const int64_t s[], 
 bool cbk_binary(cbk_binary_op op, cb_dtype dtype, void *out, const int64_t *out_stride, const void *a, const int64_t *a_stride,
                 const void *b, const int64_t *b_stride, int ndim, const int64_t *shape)
 {
-    if ((unsigned)op > CBK_GE || (unsigned)dtype >= CB_DTYPE_COUNT)
+    if ((unsigned)op > CBK_GE || (unsigned)dtype >= CB_DTYPE_COUNT || cb_dtype_is_quantized(dtype))
         return cb_fail(CB_ERR_ARGUMENT, "binary operation %d on dtype %s does not exist", (int)op, cb_dtype_name(dtype)) == CB_OK;
     int64_t size = (int64_t)cb_dtype_size(dtype);
     cbk_nd nd;

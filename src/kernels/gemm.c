@@ -2,7 +2,7 @@
  *
  * A product whose dtypes oneDNN takes as they are (f32; bf16 with bf16 or f32 results, given AVX-512) goes to it in
  * place, whatever the transpositions and leading dimensions.  Any other mixture is cut into blocks, whose operands are
- * converted into scratch memory first.  f64 is a plain loop: only gradient checks use it.  Products with one small
+ * converted into scratch memory first; so is a quantised matrix.  f64 is a plain loop: only gradient checks use it.  Products with one small
  * dimension have kernels of their own (gemm_thin.c); gemm_blocks.c shares a product among threads,
  * gemm_onednn.c keeps the primitives. */
 #include "kernels/gemm.h"
@@ -12,11 +12,23 @@
 
 /* Elements of a converted block: small enough to stay in the last-level cache. */
 enum { BLOCK_ELEMENTS = 1 << 21 };
+/* Rows of A up to which a quantised B is multiplied without a converted copy. */
+enum { MOST_ROWS = 8 };
+
+/* B's stored rows are whole, and its blocks begin with them. */
+static bool check_quantized(const cbk_gemm_args *g)
+{
+    bool fits = g->batch <= 1 && g->ldb == (g->transb ? g->k : g->n) && g->ldb % cb_dtype_block(g->b_dtype) == 0;
+    return fits || cb_fail(CB_ERR_ARGUMENT, "gemm: %s of k %lld, n %lld in rows of %lld, expected a whole matrix and rows of whole blocks",
+                           cb_dtype_name(g->b_dtype), (long long)g->k, (long long)g->n, (long long)g->ldb) == CB_OK;
+}
 
 static bool check(const cbk_gemm_args *g)
 {
+    bool quantized = cb_dtype_is_quantized(g->b_dtype);
+    cb_dtype b_dtype = quantized ? g->a_dtype : g->b_dtype;
     bool all_f64 = g->a_dtype == CB_F64 && g->b_dtype == CB_F64 && g->c_dtype == CB_F64;
-    bool dtypes = all_f64 || (cbk_is_vector_dtype(g->a_dtype) && cbk_is_vector_dtype(g->b_dtype) && cbk_is_vector_dtype(g->c_dtype));
+    bool dtypes = all_f64 || (cbk_is_vector_dtype(g->a_dtype) && cbk_is_vector_dtype(b_dtype) && cbk_is_vector_dtype(g->c_dtype));
     if (!dtypes || (g->bias && g->bias_dtype > CB_F64))
         return cb_fail(CB_ERR_UNSUPPORTED, "gemm: %s times %s into %s is not supported", cb_dtype_name(g->a_dtype),
                        cb_dtype_name(g->b_dtype), cb_dtype_name(g->c_dtype)) == CB_OK;
@@ -25,7 +37,7 @@ static bool check(const cbk_gemm_args *g)
     if (!sizes)
         return cb_fail(CB_ERR_ARGUMENT, "gemm: m %lld, n %lld, k %lld, leading dimensions %lld, %lld, %lld do not fit together",
                        (long long)g->m, (long long)g->n, (long long)g->k, (long long)g->lda, (long long)g->ldb, (long long)g->ldc) == CB_OK;
-    return true;
+    return !quantized || check_quantized(g);
 }
 
 static const char *at(const void *p, cb_dtype dtype, int64_t element)
@@ -83,6 +95,46 @@ static void gemm_f64(const cbk_gemm_args *g)
     }
 }
 
+/* ---- a few rows times a quantised matrix ---- */
+
+/* Row i of C from its products. */
+static void finish_row(const cbk_gemm_args *g, int64_t i, float *y, float *scratch)
+{
+    char *c = (char *)g->c + i * g->ldc * (int64_t)cb_dtype_size(g->c_dtype);
+    if (g->beta != 0) {
+        cbk_convert(c, g->c_dtype, scratch, CB_F32, g->n);
+        cbk_axpby(CB_F32, y, g->beta, scratch, g->alpha, g->n);
+    } else if (g->alpha != 1)
+        cbk_unary(CBK_SCALE, CB_F32, y, y, g->n, g->alpha, 0);
+    if (g->bias) {
+        cbk_convert(g->bias, g->bias_dtype, scratch, CB_F32, g->n);
+        cbk_axpby(CB_F32, y, 1, scratch, 1, g->n);
+    }
+    cbk_convert(y, CB_F32, c, g->c_dtype, g->n);
+}
+
+/* Each row of B is taken apart once, in f32, and multiplied with every row of A. */
+static bool gemm_quantized_rows(const cbk_gemm_args *g)
+{
+    float *x = cb_alloc((size_t)(g->m * g->k) * sizeof *x), *y = cb_alloc((size_t)((g->m + 1) * g->n) * sizeof *y);
+    bool ok = x && y;
+    if (ok) {
+        cbk_copy(x, CB_F32, (int64_t[]){g->k, 1}, g->a, g->a_dtype, g->transa ? (int64_t[]){1, g->lda} : (int64_t[]){g->lda, 1}, 2,
+                 (int64_t[]){g->m, g->k});
+        int threads = cbk_threads(g->n * g->k);
+#pragma omp parallel num_threads(threads) if (threads > 1)
+        {
+            cbk_range r = cbk_share(g->n, 16);
+            cbk_vector()->quantized_dots(g->b_dtype, g->b, g->n, g->k, r.begin, r.end, x, g->m, y);
+        }
+        for (int64_t i = 0; i < g->m; i++)
+            finish_row(g, i, y + i * g->n, y + g->m * g->n);
+    }
+    cb_free(x);
+    cb_free(y);
+    return ok;
+}
+
 /* ---- mixed dtypes, block by block ---- */
 
 /* Rows and columns of a stored matrix into scratch, dense, in another dtype. */
@@ -106,14 +158,20 @@ static block_operand take(const void *p, cb_dtype dtype, int64_t ld, bool transp
     if (dtype == wanted)
         return (block_operand){from, ld};
     int64_t rows = transposed ? k : count, columns = transposed ? count : k;
+    if (cb_dtype_is_quantized(dtype)) {
+        cbk_dequantize_columns(dtype, p, ld, transposed ? 0 : first, rows, transposed ? first : 0, columns, wanted, scratch);
+        return (block_operand){scratch, columns};
+    }
     convert_block(from, dtype, ld, rows, columns, scratch, wanted);
     return (block_operand){scratch, columns > 0 ? columns : 1};
 }
 
+/* A multiple of every quantised dtype's block. */
 static int64_t block_length(int64_t length, int64_t k, bool convert)
 {
+    enum { UNIT = 256 };
     int64_t most = BLOCK_ELEMENTS / (k > 0 ? k : 1);
-    most = most < 64 ? 64 : most / 64 * 64;
+    most = most < UNIT ? UNIT : most / UNIT * UNIT;
     return convert && length > most ? most : length;
 }
 
@@ -197,7 +255,10 @@ bool cbk_gemm(const cbk_gemm_args *g)
         gemm_f64(g);
         return true;
     }
-    bool a_bf16 = g->a_dtype == CB_BF16, b_bf16 = g->b_dtype == CB_BF16;
+    bool quantized = cb_dtype_is_quantized(g->b_dtype);
+    if (quantized && g->transb && g->m <= MOST_ROWS)
+        return gemm_quantized_rows(g);
+    bool a_bf16 = g->a_dtype == CB_BF16, b_bf16 = quantized ? a_bf16 : g->b_dtype == CB_BF16;
     bool bf16 = cbk_vector_level() >= 2 && ((a_bf16 && b_bf16) || ((a_bf16 || b_bf16) && g->c_dtype == CB_BF16));
     cb_dtype compute = bf16 ? CB_BF16 : CB_F32;
     cb_dtype result = bf16 && g->c_dtype == CB_BF16 ? CB_BF16 : CB_F32;

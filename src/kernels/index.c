@@ -24,12 +24,26 @@ static bool check(const char *what, const void *index, cb_dtype dtype, int64_t n
     return true;
 }
 
+/* Row by row; each is a range of whole blocks. */
+static bool select_quantized(void *out, cb_dtype out_dtype, const void *x, cb_dtype dtype, const void *index, cb_dtype index_dtype,
+                             int64_t outer, int64_t size, int64_t n, int64_t inner)
+{
+    bool ok = true;
+    for (int64_t u = 0; ok && u < outer * n; u++) {
+        int64_t from = (u / n * size + index_at(index, index_dtype, u % n)) * inner;
+        ok = cbk_dequantize(dtype, x, from, inner, out_dtype, (char *)out + u * inner * (int64_t)cb_dtype_size(out_dtype));
+    }
+    return ok;
+}
+
 bool cbk_index_select(void *out, cb_dtype out_dtype, const void *x, cb_dtype dtype, const void *index, cb_dtype index_dtype, int64_t outer,
                       int64_t size, int64_t n, int64_t inner)
 {
     if (!check("index_select", index, index_dtype, n, size))
         return false;
     int64_t from_size = (int64_t)cb_dtype_size(dtype), to_size = (int64_t)cb_dtype_size(out_dtype);
+    if (cb_dtype_is_quantized(dtype))
+        return select_quantized(out, out_dtype, x, dtype, index, index_dtype, outer, size, n, inner);
     int threads = cbk_threads(outer * n * (inner + 16));
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (int64_t u = 0; u < outer * n; u++) {

@@ -31,7 +31,10 @@ bool cbk_isa_select(const char *cap);
  * every row (not multiplied by alpha).  With beta 0, C is not read.  Dtypes: each operand f32, bf16 or f16 in any
  * mixture, or all f64; C is f32, bf16 or f16 (f64 with f64).  How mixtures compute: as bf16 products with f32
  * accumulation when A and B are both bf16, or when one is bf16 and C is bf16; as f32 products otherwise.  An operand
- * of another dtype is converted on the way in, block by block. */
+ * of another dtype is converted on the way in, block by block.
+ *
+ * B may also be quantised (batch 1, ldb the length of its stored rows, A and C not f64 or both).  It counts as a matrix of A's dtype, to
+ * which it is converted block by block; up to 8 rows of A are multiplied with the codes' exact values in f32 instead. */
 typedef struct cbk_gemm_args {
     int64_t m, n, k;
     const void *a, *b;
@@ -54,7 +57,8 @@ double cbk_gemm_rate(cb_dtype dtype, bool transa, bool transb, int64_t m, int64_
 /* ---- Conversion, copies, element-wise (convert.c, copy.c, elementwise.c, unary.c) ---- */
 
 /* count elements, any dtype to any dtype; floats round to nearest even, float to integer truncates (NaN gives 0, out of
- * range saturates), anything to bool is "not zero".  In place only when the dtypes are equal in size. */
+ * range saturates), anything to bool is "not zero".  In place only when the dtypes are equal in size.  `from` may be quantised (whole
+ * blocks), `to` not: see cbk_quantize(). */
 void cbk_convert(const void *from, cb_dtype from_dtype, void *to, cb_dtype to_dtype, int64_t count);
 void cbk_fill(void *to, cb_dtype dtype, double value, int64_t count);
 /* Strided n-d copy with conversion; strides may be 0 in `from` (broadcast) and negative in both. */
@@ -126,6 +130,27 @@ bool cbk_unary_backward(cbk_unary_op op, cb_dtype dtype, void *dx, const void *d
 /* y = alpha x + beta y, contiguous, float dtype (beta 0: y is not read).  EMA and lerp are calls of this. */
 void cbk_axpby(cb_dtype dtype, void *y, double alpha, const void *x, double beta, int64_t count);
 
+/* ---- Quantised arrays (quantize.c, quantize_blocks.c) ---- */
+
+/* Elements begin..begin+count-1, in row-major order, of an array of a quantised dtype as f32, bf16, f16 or f64.  begin and count are
+ * multiples of the dtype's block.  `data` is what a tensor's is: GGUF's blocks, or a cb_scaled_codes. */
+bool cbk_dequantize(cb_dtype dtype, const void *data, int64_t begin, int64_t count, cb_dtype to_dtype, void *to);
+/* The same for columns first..first+columns-1 of `rows` rows, from `row` on, of k elements: to (rows, columns), dense. */
+bool cbk_dequantize_columns(cb_dtype dtype, const void *data, int64_t k, int64_t row, int64_t rows, int64_t first, int64_t columns,
+                            cb_dtype to_dtype, void *to);
+/* GGUF's types: count elements, a multiple of the block, to cb_dtype_bytes() bytes, rounded as llama.cpp's reference quantisers do
+ * (without an importance matrix).  Fails on what is not finite. */
+bool cbk_quantize(cb_dtype dtype, const float *x, int64_t count, void *to);
+/* Codes of x, and the largest |x| of every `block` adjacent elements (the last block may be short).  int8: the code nearest to
+ * x 127 / absmax, half to even; a code's scale is absmax / 127.  nf4: the level nearest to x / absmax, the lower at a tie; the scale is
+ * absmax; count and block even.  These are bitsandbytes' numbers.  Fails on what is not finite. */
+bool cbk_quantize_scaled(cb_dtype dtype, const float *x, int64_t count, int64_t block, void *codes, float *absmax);
+/* "Double quantisation" of nf4's scales, as bitsandbytes does it: less their mean, in blocks of 256, to 8-bit codes of its dynamic map
+ * (256 levels in -0.993..1, more of them near 0).  nested_scale: one for every 256. */
+bool cbk_quantize_scales(const float *scale, int64_t count, uint8_t *codes, float *nested_scale, float *offset);
+const float *cbk_dynamic_levels(void); /* (256), rising */
+extern const float cbk_nf4_levels[16];
+
 /* ---- Reductions and scans (reduce.c) ---- */
 
 typedef enum cbk_reduce_op { CBK_SUM, CBK_MEAN, CBK_MAX, CBK_MIN, CBK_PROD, CBK_ARGMAX, CBK_ARGMIN } cbk_reduce_op;
@@ -147,7 +172,7 @@ bool cbk_all_finite(cb_dtype dtype, const void *x, int64_t count);
 /* ---- Indexing (index.c): indices are i32 or i64; one outside 0..size-1 fails and names itself ---- */
 
 /* out (outer, n, inner) = x (outer, size, inner) at index (n).  An embedding is outer 1, size V, inner C.  Any dtype,
- * converted to out_dtype. */
+ * converted to out_dtype (a quantised one, whose inner is whole blocks, to a float dtype). */
 bool cbk_index_select(void *out, cb_dtype out_dtype, const void *x, cb_dtype dtype, const void *index, cb_dtype index_dtype, int64_t outer,
                       int64_t size, int64_t n, int64_t inner);
 /* x (outer, size, inner) += alpha source (outer, n, inner) at index (n), in index order (deterministic); float
@@ -281,7 +306,7 @@ bool cbk_attention_backward(const cbk_attention_args *args, const cbk_attention_
  *
  *     -(1 - s) log p[target] - s mean_v log p[v],  p = softmax(x w^T + bias),  s = label_smoothing
  *
- * Rows are taken a chunk at a time, so no (N, V) array exists.  x, w: float dtypes as cbk_gemm allows; f64 all or none. */
+ * Rows are taken a chunk at a time, so no (N, V) array exists.  x, w: dtypes as cbk_gemm allows; f64 all or none. */
 typedef struct cbk_linear_cross_entropy_args {
     const void *x; /* (N, C) */
     cb_dtype x_dtype;

@@ -12,6 +12,7 @@ typedef struct cb_storage {
     uint32_t version; /* counts in-place writes */
     bool borrowed;    /* not ours to free */
     bool read_only;
+    cb_tensor *kept[CB_KEPT]; /* other tensors that live as long (the scales of codes), or NULLs */
 } cb_storage;
 
 typedef struct cb_saved {

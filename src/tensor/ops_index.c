@@ -151,7 +151,9 @@ cb_tensor *cb_embedding(cb_tensor *weight, cb_tensor *ids)
     memcpy(shape, ids->shape, sizeof shape);
     shape[ids->ndim] = weight->shape[1];
     ids = cb_contiguous(ids);
-    cb_tensor *table = cb_contiguous(weight), *y = ids ? cb_empty_nd(weight->dtype, ids->ndim + 1, shape) : NULL;
+    cb_tensor *table = cb_contiguous(weight), *y = NULL;
+    if (ids)
+        y = cb_empty_nd(cb_dtype_is_quantized(weight->dtype) ? CB_F32 : weight->dtype, ids->ndim + 1, shape);
     if (!table || !y)
         return NULL;
     if (!cbk_index_select(y->data, y->dtype, table->data, table->dtype, ids->data, ids->dtype, 1, weight->shape[0], ids->count,

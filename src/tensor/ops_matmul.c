@@ -112,7 +112,8 @@ static bool check_linear(const char *op, const cb_tensor *x, const cb_tensor *w,
         cb_fail(CB_ERR_SHAPE, "%s: bias %s and weight %s: expected (out)", op, cb_shape_text(bias), cb_shape_text(w));
         return false;
     }
-    if (!cb_dtype_is_float(x->dtype) || !cb_dtype_is_float(w->dtype) || ((x->dtype == CB_F64) != (w->dtype == CB_F64))) {
+    bool quantized = cb_dtype_is_quantized(w->dtype);
+    if (!cb_dtype_is_float(x->dtype) || (!quantized && (!cb_dtype_is_float(w->dtype) || (x->dtype == CB_F64) != (w->dtype == CB_F64)))) {
         cb_fail(CB_ERR_SHAPE, "%s: input %s and weight %s: expected floating-point types of one family", op, cb_shape_text(x),
                 cb_shape_text(w));
         return false;
@@ -121,10 +122,11 @@ static bool check_linear(const char *op, const cb_tensor *x, const cb_tensor *w,
 }
 
 /* The weight's matrix in a dtype that multiplies x: itself, or a converted copy held by the open scope.  Trained f32 weights of a bf16 pass are
- * rounded to bf16 here, as autocast does. */
+ * rounded to bf16 here, as autocast does.  Quantised ones are left to the kernel, but for gradient checks. */
 static bool weight_matrix(cb_tensor *w, cb_dtype x_dtype, matrix *m)
 {
-    bool convert = w->dtype != x_dtype && (w->dtype == CB_F32 || w->count <= 1 << 16);
+    bool quantized = cb_dtype_is_quantized(w->dtype);
+    bool convert = w->dtype != x_dtype && (w->dtype == CB_F32 || (quantized ? x_dtype == CB_F64 : w->count <= 1 << 16));
     cb_tensor *t = convert ? in_dtype(w, x_dtype) : w;
     if (t && !as_matrix(t, m)) {
         t = cb_contiguous(t);
@@ -138,7 +140,7 @@ static bool weight_matrix(cb_tensor *w, cb_dtype x_dtype, matrix *m)
 static cb_tensor *input_gradient(cb_tensor *dy, cb_tensor *w, const cb_edge *input, cb_tensor *into, double alpha)
 {
     if (cb_grad_enabled())
-        return cb_scale(cb_linear(dy, cb_transpose(w, 0, 1), NULL), alpha);
+        return cb_scale(cb_linear(dy, cb_transpose(cb_dtype_is_quantized(w->dtype) ? cb_cast(w, dy->dtype) : w, 0, 1), NULL), alpha);
     matrix g, m;
     dy = dense_rows(dy, &g);
     cb_tensor *dx = into ? into : cb_empty_nd(input->dtype, input->ndim, input->shape);

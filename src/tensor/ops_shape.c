@@ -640,7 +640,7 @@ cb_tensor *cb_cast(cb_tensor *x, cb_dtype dtype)
     if (!x || x->dtype == dtype)
         return x;
     if (!cb_dtype_size(dtype)) {
-        cb_fail(CB_ERR_ARGUMENT, "cast: %d is no dtype", (int)dtype);
+        cb_fail(CB_ERR_ARGUMENT, "cast: to %s, expected a plain dtype", cb_dtype_name(dtype));
         return NULL;
     }
     cb_tensor *y = copied(x, dtype);

@@ -19,6 +19,8 @@ static void storage_release(cb_storage *s)
         return;
     if (!s->borrowed)
         cb_free(s->bytes);
+    for (int i = 0; i < CB_KEPT; i++)
+        cb_release(s->kept[i]);
     cb_free(s);
 }
 
@@ -39,9 +41,15 @@ cb_tensor *cb_tensor_header(cb_dtype dtype, int ndim, const int64_t *shape)
         return NULL;
     }
     /* a size of 0 does not excuse the others: strides, and products of some of the sizes, must be numbers too */
-    int64_t count = 1, bytes = (int64_t)cb_dtype_size(dtype);
-    if (!bytes) {
+    int64_t count = 1, block = cb_dtype_block(dtype),
+            bytes = block > 1 ? 2 : (int64_t)cb_dtype_bytes(dtype, 1); /* no less than an element */
+    if (!block) {
         cb_fail(CB_ERR_ARGUMENT, "a tensor of dtype %d, which is none", (int)dtype);
+        return NULL;
+    }
+    if (cb_dtype_is_quantized(dtype) && (ndim != 2 || shape[1] % block)) {
+        cb_fail(CB_ERR_SHAPE, "a tensor %s of %s, expected a matrix whose columns are a multiple of %lld", cb_shape_text_nd(ndim, shape),
+                cb_dtype_name(dtype), (long long)block);
         return NULL;
     }
     for (int i = 0; i < ndim; i++) {
@@ -88,6 +96,10 @@ static cb_tensor *with_storage(cb_tensor *t, void *bytes, size_t size, bool borr
 
 cb_tensor *cb_empty_nd(cb_dtype dtype, int ndim, const int64_t *shape)
 {
+    if (cb_dtype_is_quantized(dtype)) {
+        cb_fail(CB_ERR_UNSUPPORTED, "a result of dtype %s: quantised matrices are read, by products and casts only", cb_dtype_name(dtype));
+        return NULL;
+    }
     cb_tensor *t = cb_tensor_header(dtype, ndim, shape);
     return cb_scope_own(with_storage(t, NULL, t ? (size_t)t->count * cb_dtype_size(dtype) : 0, false));
 }
@@ -95,7 +107,68 @@ cb_tensor *cb_empty_nd(cb_dtype dtype, int ndim, const int64_t *shape)
 cb_tensor *cb_wrap_nd(cb_dtype dtype, const void *data, int ndim, const int64_t *shape)
 {
     cb_tensor *t = cb_tensor_header(dtype, ndim, shape);
-    return cb_scope_own(with_storage(t, (void *)(uintptr_t)data, t ? (size_t)t->count * cb_dtype_size(dtype) : 0, true));
+    return cb_scope_own(with_storage(t, (void *)(uintptr_t)data, t ? cb_dtype_bytes(dtype, t->count) : 0, true));
+}
+
+/* ---- quantised matrices ---- */
+
+static cb_tensor *scaled_tensor(cb_dtype dtype, int64_t rows, int64_t columns, size_t extra)
+{
+    if (dtype != CB_INT8 && dtype != CB_NF4) {
+        cb_fail(CB_ERR_ARGUMENT, "%s: has no scales of its own, expected int8 or nf4", cb_dtype_name(dtype));
+        return NULL;
+    }
+    cb_tensor *t = with_storage(cb_tensor_header(dtype, 2, (int64_t[]){rows, columns}), NULL, sizeof(cb_scaled_codes) + extra, false);
+    if (t)
+        t->storage->read_only = true;
+    return t;
+}
+
+cb_tensor *cb_wrap_scaled(cb_dtype dtype, const cb_scaled_codes *codes, cb_tensor *const *kept, int64_t rows, int64_t columns)
+{
+    cb_tensor *t = scaled_tensor(dtype, rows, columns, 0);
+    if (!t)
+        return NULL;
+    *(cb_scaled_codes *)t->data = *codes;
+    for (int i = 0; kept && i < CB_KEPT; i++)
+        t->storage->kept[i] = kept[i] ? cb_keep(kept[i]) : NULL;
+    return cb_scope_own(t);
+}
+
+cb_tensor *cb_quantize(cb_tensor *x, cb_dtype dtype, int64_t block)
+{
+    if (!x)
+        return NULL;
+    if (x->ndim != 2 || !cb_dtype_is_float(x->dtype) || block < 0) {
+        cb_fail(CB_ERR_SHAPE, "quantize: %s in blocks of %lld, expected a floating-point matrix", cb_shape_text(x), (long long)block);
+        return NULL;
+    }
+    bool scaled = dtype == CB_INT8 || dtype == CB_NF4;
+    block = block ? block : dtype == CB_NF4 ? 64 : x->shape[1] > 0 ? x->shape[1] : 1;
+    size_t bytes = cb_dtype_bytes(dtype, x->count), blocks = (size_t)((x->count + block - 1) / block);
+    cb_tensor *plain = x->dtype == CB_F32 ? cb_contiguous(x) : cb_cast(x, CB_F32), *t = NULL;
+    if (scaled)
+        t = scaled_tensor(dtype, x->shape[0], x->shape[1], blocks * sizeof(float) + bytes);
+    else if (cb_dtype_is_quantized(dtype))
+        t = with_storage(cb_tensor_header(dtype, 2, x->shape), NULL, bytes, false);
+    else
+        cb_fail(CB_ERR_ARGUMENT, "quantize: to %s, expected a quantised dtype", cb_dtype_name(dtype));
+    bool ok = t && plain;
+    if (ok && scaled) { /* the description, the scales, the codes */
+        cb_scaled_codes *s = t->data;
+        float *scale = (float *)(s + 1);
+        *s = (cb_scaled_codes){.codes = scale + blocks, .block = block, .scale = scale};
+        ok = cbk_quantize_scaled(dtype, plain->data, x->count, block, scale + blocks, scale);
+        if (dtype == CB_INT8)
+            cbk_unary(CBK_SCALE, CB_F32, scale, scale, (int64_t)blocks, 1.0 / 127, 0);
+    } else if (ok) {
+        ok = cbk_quantize(dtype, plain->data, x->count, t->data);
+        t->storage->read_only = true;
+    }
+    if (ok)
+        return cb_scope_own(t);
+    cb_release(t);
+    return NULL;
 }
 
 static cb_tensor *share(const cb_tensor *x, int ndim, const int64_t *shape)
@@ -124,6 +197,10 @@ cb_tensor *cb_alias(cb_tensor *x)
 
 cb_tensor *cb_view(cb_tensor *x, int ndim, const int64_t *shape, const int64_t *stride, int64_t offset)
 {
+    if (cb_dtype_is_quantized(x->dtype)) {
+        cb_fail(CB_ERR_UNSUPPORTED, "a view of %s: quantised matrices have none; cast it first", cb_shape_text(x));
+        return NULL;
+    }
     cb_tensor *t = share(x, ndim, shape);
     if (!t)
         return NULL;
@@ -258,8 +335,14 @@ double cb_get(const cb_tensor *x, int64_t flat_index)
         cb_fail(CB_ERR_ARGUMENT, "element %lld of %s does not exist", (long long)flat_index, cb_shape_text(x));
         return NAN;
     }
-    const char *element = (const char *)x->data + flat_offset(x, flat_index) * (int64_t)cb_dtype_size(x->dtype);
     double value = NAN;
+    if (cb_dtype_is_quantized(x->dtype)) {
+        enum { LARGEST_BLOCK = 256 };
+        double values[LARGEST_BLOCK];
+        int64_t block = cb_dtype_block(x->dtype), begin = flat_index / block * block;
+        return cbk_dequantize(x->dtype, x->data, begin, block, CB_F64, values) ? values[flat_index - begin] : NAN;
+    }
+    const char *element = (const char *)x->data + flat_offset(x, flat_index) * (int64_t)cb_dtype_size(x->dtype);
     cbk_convert(element, x->dtype, &value, CB_F64, 1);
     return value;
 }
@@ -283,6 +366,9 @@ bool cb_copy_into(cb_tensor *to, const cb_tensor *from)
         cb_fail(CB_ERR_SHAPE, "copy: %s into %s", cb_shape_text(from), cb_shape_text(to));
         return false;
     }
+    if (cb_dtype_is_quantized(to->dtype) || (cb_dtype_is_quantized(from->dtype) && !cb_is_contiguous(to)))
+        return cb_fail(CB_ERR_UNSUPPORTED, "copy: %s into %s%s: quantised matrices are read, into contiguous memory", cb_shape_text(from),
+                       cb_shape_text(to), cb_is_contiguous(to) ? "" : " with strides") == CB_OK;
     if (!cb_will_write("copy", to))
         return false;
     cbk_copy(to->data, to->dtype, to->stride, from->data, from->dtype, from->stride, to->ndim, to->shape);

@@ -29,6 +29,19 @@ static cb_tensor *checkpointed(void *user, cb_tensor *const *x)
     return cb_tanh(cb_mul(x[0], cb_square(x[1])));
 }
 
+/* A frozen (3, 256) matrix of a quantised dtype, and x (..., 5) made as wide. */
+static cb_tensor *frozen(cb_dtype dtype)
+{
+    cb_rng rng = {.seed = 5};
+    return cb_quantize(cb_randn(CB_F32, &rng, 3, 256), dtype, 0);
+}
+
+static cb_tensor *widened(cb_tensor *x)
+{
+    cb_rng rng = {.seed = 6};
+    return x ? cb_linear(x, cb_cast(cb_randn(CB_F32, &rng, 256, 5), x->dtype), NULL) : NULL;
+}
+
 #define CASE(name_, expression, ...)                                                                                                       \
     static int run_##name_(cb_tensor *const *x, cb_tensor **y)                                                                             \
     {                                                                                                                                      \

@@ -208,6 +208,23 @@ CASE(linear_t, cb_linear_t(x[0], x[1], NULL), .op = "linear", .input = {{"AMK"},
 CASE(linear_t_bias, cb_linear_t(x[0], x[1], x[2]), .op = "linear", .input = {{"MK"}, {"KN"}, {"N"}})
 CASE(linear_add, cb_linear_add(x[0], x[1], x[2], 0.5), .op = "linear_add", .input = {{"AMN"}, {"AMK"}, {"NK"}})
 CASE(linear_add_in_place, cb_linear_add(cb_scale(x[0], 2), x[1], x[2], -1), .op = "linear_add", .input = {{"AMN"}, {"AMK"}, {"NK"}})
+CASE(linear_int8, cb_linear(x[0], cb_quantize(x[1], CB_INT8, 0), x[2]), .op = "linear", .own = true, .loose = 2,
+     .input = {{"AMK"}, {"NK", TABLE}, {"N"}})
+CASE(linear_add_int8, cb_linear_add(x[0], x[1], cb_quantize(x[2], CB_INT8, 3), 0.5), .op = "linear_add", .own = true, .loose = 2,
+     .input = {{"AMN"}, {"AMK"}, {"NK", TABLE}})
+CASE(linear_nf4, cb_linear(widened(x[0]), frozen(CB_NF4), NULL), .op = "linear", .own = true, .fixed = true, .loose = 8, .input = {{"AMK"}})
+CASE(linear_q8_0, cb_linear(widened(x[0]), frozen(CB_Q8_0), NULL), .op = "linear", .own = true, .fixed = true, .loose = 8,
+     .input = {{"AMK"}})
+CASE(linear_q5_0, cb_linear(widened(x[0]), frozen(CB_Q5_0), NULL), .op = "linear", .own = true, .fixed = true, .loose = 8,
+     .input = {{"AMK"}})
+CASE(linear_q4_0, cb_linear(widened(x[0]), frozen(CB_Q4_0), NULL), .op = "linear", .own = true, .fixed = true, .loose = 8,
+     .input = {{"AMK"}})
+CASE(linear_q6_k, cb_linear(widened(x[0]), frozen(CB_Q6_K), NULL), .op = "linear", .own = true, .fixed = true, .loose = 8,
+     .input = {{"AMK"}})
+CASE(linear_q5_k, cb_linear(widened(x[0]), frozen(CB_Q5_K), NULL), .op = "linear", .own = true, .fixed = true, .loose = 8,
+     .input = {{"AMK"}})
+CASE(linear_q4_k, cb_linear(widened(x[0]), frozen(CB_Q4_K), NULL), .op = "linear", .own = true, .fixed = true, .loose = 8,
+     .input = {{"AMK"}})
 CASE(linear_low_rank, cb_linear_add(cb_linear(x[0], x[1], NULL), cb_linear(x[0], x[2], NULL), x[3], 2), .op = "linear_add", .loose = 2,
      .input = {{"MK"}, {"NK"}, {"PK"}, {"NP"}})
 
@@ -247,6 +264,8 @@ CASE(attention_everything,
 /* an error of the logits, some tens in size, is a relative error of the probabilities */
 CASE(linear_cross_entropy, cb_linear_cross_entropy(x[0], x[1], x[2]), .op = "linear_cross_entropy", .nonzero = "AMKV", .loose = 8,
      .input = {{"AMK"}, {"VK"}, {"AM", TARGETS, 'V'}})
+CASE(linear_cross_entropy_int8, cb_linear_cross_entropy(x[0], cb_quantize(x[1], CB_INT8, 0), x[2]), .op = "linear_cross_entropy",
+     .own = true, .nonzero = "AMKV", .loose = 8, .input = {{"AMK"}, {"VK", TABLE}, {"AM", TARGETS, 'V'}})
 CASE(linear_cross_entropy_smooth, cb_linear_cross_entropy(x[0], x[1], x[2], .label_smoothing = 0.1, .normalizer = 7),
      .op = "linear_cross_entropy", .plain_f64 = true, .nonzero = "KV", .loose = 8, .input = {{"ZK"}, {"VK"}, {"Z", TARGETS32, 'V'}})
 CASE(linear_cross_entropy_scaled,

@@ -15,6 +15,7 @@
 #include "kernels/cpu/thin.inc.h"
 #include "kernels/cpu/attention_forward.inc.h"
 #include "kernels/cpu/attention_backward.inc.h"
+#include "kernels/cpu/dequantize.inc.h"
 /* clang-format on */
 
 const cbk_vector_table CBK_TABLE = {
@@ -50,4 +51,6 @@ const cbk_vector_table CBK_TABLE = {
     .attention_pack = attention_pack,
     .attention_forward = attention_forward,
     .attention_backward = attention_backward,
+    .dequantize = dequantize,
+    .quantized_dots = quantized_dots,
 };

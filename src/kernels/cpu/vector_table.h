@@ -103,6 +103,12 @@ typedef struct cbk_vector_table {
     void (*attention_pack)(const struct cbk_attention_job *job, int64_t batch, int64_t kv_head, int64_t block);
     void (*attention_forward)(const struct cbk_attention_job *job, int64_t batch, int64_t head, int64_t first_query, void *scratch);
     void (*attention_backward)(const struct cbk_attention_job *job, int64_t batch, int64_t kv_head, void *scratch);
+
+    /* dequantize.inc.h: elements begin..begin+count-1 of a quantised dtype, multiples of its block */
+    void (*dequantize)(cb_dtype dtype, const void *data, int64_t begin, int64_t count, float *out);
+    /* y[i, r] = <x[i], w[r]>: rows first..last-1 of w (n, k), x (m, k), y (m, n) */
+    void (*quantized_dots)(cb_dtype dtype, const void *w, int64_t n, int64_t k, int64_t first, int64_t last, const float *x, int64_t m,
+                           float *y);
 } cbk_vector_table;
 
 extern const cbk_vector_table cbk_table_portable, cbk_table_avx2, cbk_table_avx512, cbk_table_avx512bf16;
