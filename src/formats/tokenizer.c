@@ -11,7 +11,7 @@
 static const size_t json_limit = (size_t)1 << 30;
 enum { max_padding = 1 << 24 };
 
-const cb_model_kind *const cb_model_kinds[] = {&cb_model_bpe, NULL};
+const cb_model_kind *const cb_model_kinds[] = {&cb_model_bpe, &cb_model_wordpiece, &cb_model_wordlevel, &cb_model_unigram, NULL};
 
 /* ---- Parsing ---- */
 
@@ -33,15 +33,14 @@ static bool parse_model(cb_tokenizer *t, const json_t *object, const char *nul)
     if (!json_is_object(object))
         return cb_fail(CB_ERR_FORMAT, "%s: \"model\" must be an object", t->what), false;
     const char *type = json_string_value(json_object_get(object, "type"));
-    for (const cb_model_kind *const *kind = cb_model_kinds; *kind && !t->model_kind; kind++)
+    for (const cb_model_kind *const *kind = cb_model_kinds; *kind && !t->model.kind; kind++)
         if (type ? strcmp((*kind)->type, type) == 0 : (*kind)->fits(object))
-            t->model_kind = *kind;
-    if (!t->model_kind)
+            t->model.kind = *kind;
+    if (!t->model.kind)
         return unknown_model(t, type);
-    cb_source source = {.what = t->what, .role = &role, .type = t->model_kind->type, .nul = *nul ? nul : NULL};
-    t->model = t->model_kind->parse(&source, object, &t->vocab);
-    t->raw_bytes = t->model && t->model_kind->raw_bytes && t->model_kind->raw_bytes(t->model);
-    return t->model != NULL;
+    t->model.state = cb_calloc(1, t->model.kind->state_size);
+    cb_source source = {.what = t->what, .role = &role, .type = t->model.kind->type, .nul = *nul ? nul : NULL};
+    return t->model.state && t->model.kind->parse(&t->model, &source, object, &t->vocab);
 }
 
 static bool parse_truncation(cb_tokenizer *t, const json_t *object)
@@ -180,8 +179,9 @@ void cb_tokenizer_free(cb_tokenizer *t)
     cb_component_free(&t->pre_tokenizer);
     cb_component_free(&t->post_processor);
     cb_component_free(&t->decoder);
-    if (t->model)
-        t->model_kind->release(t->model);
+    if (t->model.state && t->model.kind->release)
+        t->model.kind->release(t->model.state);
+    cb_free(t->model.state);
     cb_vocab_free(&t->vocab);
     cb_added_free(&t->added);
     if (t->lock)
@@ -310,7 +310,7 @@ bool cb_tokenizer_config_read(cb_tokenizer *t, const char *directory)
 
 size_t cb_tokenizer_vocab_size(const cb_tokenizer *t)
 {
-    size_t size = t->vocab.count;
+    size_t size = t->vocab.listed;
     for (size_t i = 0; i < t->added.vocab.count; i++) {
         const char *text = t->added.vocab.pool + t->added.vocab.starts[i];
         size += cb_vocab_find(&t->vocab, text, t->added.vocab.lengths[i]) < 0;

@@ -1,5 +1,5 @@
 /* tokenizer_added.c: added tokens (<|endoftext|>, [MASK], ...), which are found in the text before the model sees it.  Those
- * with "normalized": false are looked for in the text as it is, the others in the normalised text.  Two byte tries find, at the
+ * with "normalized": false are looked for in the text as it is, the others in the normalised text.  Two tries find, at the
  * leftmost place, the longest token; matches do not overlap. */
 #include <string.h>
 
@@ -7,53 +7,6 @@
 #include "formats/tokenizer_unicode.h"
 
 enum { max_content = 8192, max_added = 1 << 20 };
-
-/* ---- The tries ---- */
-
-static bool trie_add(cb_trie *trie, const char *text, size_t length, int32_t token)
-{
-    if (!trie->used) {
-        memset(trie->root, 0xFF, sizeof trie->root);
-        trie->used = true;
-    }
-    int32_t *link = &trie->root[(uint8_t)text[0]];
-    for (size_t i = 0; i < length; i++) {
-        uint8_t byte = (uint8_t)text[i];
-        while (*link >= 0 && trie->nodes[*link].byte != byte)
-            link = &trie->nodes[*link].sibling;
-        int32_t node = *link;
-        if (node < 0) {
-            node = (int32_t)trie->count;
-            *link = node; /* before the array may move */
-            if (!cb_grow(&trie->nodes, &trie->capacity, trie->count + 1, sizeof *trie->nodes))
-                return false;
-            trie->nodes[trie->count++] = (cb_trie_node){-1, -1, -1, byte};
-        }
-        if (i + 1 == length)
-            trie->nodes[node].token = token;
-        link = &trie->nodes[node].child;
-    }
-    return true;
-}
-
-/* The longest token that starts at text[0]; its length, or 0. */
-static size_t trie_match(const cb_trie *trie, const char *text, size_t length, int32_t *token)
-{
-    size_t longest = 0;
-    int32_t node = trie->root[(uint8_t)text[0]];
-    for (size_t i = 0; node >= 0; i++) {
-        if (trie->nodes[node].token >= 0) {
-            longest = i + 1;
-            *token = trie->nodes[node].token;
-        }
-        if (i + 1 >= length)
-            break;
-        node = trie->nodes[node].child;
-        while (node >= 0 && trie->nodes[node].byte != (uint8_t)text[i + 1])
-            node = trie->nodes[node].sibling;
-    }
-    return longest;
-}
 
 /* ---- Reading ---- */
 
@@ -145,6 +98,27 @@ static bool add_token(cb_tokenizer *tokenizer, const char *what, const json_t *o
            cb_vocab_add(&added->vocab, text, token.length, token.id);
 }
 
+/* Of the tokens that are looked for before normalising, or after. */
+static bool build_trie(cb_added *added, bool normalized)
+{
+    cb_trie_key *keys = cb_alloc((added->count + 1) * sizeof *keys);
+    if (!keys)
+        return false;
+    size_t count = 0;
+    for (size_t i = 0; i < added->count; i++) {
+        const cb_added_token *token = &added->items[i];
+        if (token->normalized != normalized || added->by_id[token->id] != (int32_t)i) /* a later token may have taken its id */
+            continue;
+        bool changed = token->normalized_content != NULL;
+        keys[count++] = (cb_trie_key){.text = changed ? token->normalized_content : token->content,
+                                      .length = (uint32_t)(changed ? token->normalized_length : token->length),
+                                      .value = (int32_t)i};
+    }
+    bool ok = cb_trie_build(normalized ? &added->normalized : &added->raw, keys, count);
+    cb_free(keys);
+    return ok;
+}
+
 bool cb_added_parse(cb_tokenizer *tokenizer, const char *what, const json_t *list)
 {
     cb_added *added = &tokenizer->added;
@@ -152,20 +126,11 @@ bool cb_added_parse(cb_tokenizer *tokenizer, const char *what, const json_t *lis
         return true;
     if (!json_is_array(list) || json_array_size(list) > max_added)
         return cb_fail(CB_ERR_FORMAT, "%s: added_tokens must be a list of at most %d tokens", what, max_added), false;
-    int32_t next_id = (int32_t)tokenizer->vocab.count;
+    int32_t next_id = (int32_t)tokenizer->vocab.listed;
     for (size_t i = 0; i < json_array_size(list); i++)
         if (!add_token(tokenizer, what, json_array_get(list, i), &next_id))
             return false;
-    for (size_t i = 0; i < added->count; i++) {
-        const cb_added_token *token = &added->items[i];
-        if (added->by_id[token->id] != (int32_t)i)
-            continue; /* a later token took its id */
-        const char *text = token->normalized_content ? token->normalized_content : token->content;
-        size_t length = token->normalized_content ? token->normalized_length : token->length;
-        if (length && !trie_add(token->normalized ? &added->normalized : &added->raw, text, length, (int32_t)i))
-            return false;
-    }
-    return true;
+    return build_trie(added, false) && build_trie(added, true);
 }
 
 void cb_added_free(cb_added *added)
@@ -177,8 +142,8 @@ void cb_added_free(cb_added *added)
     cb_free(added->items);
     cb_free(added->by_id);
     cb_vocab_free(&added->vocab);
-    cb_free(added->raw.nodes);
-    cb_free(added->normalized.nodes);
+    cb_trie_free(&added->raw);
+    cb_trie_free(&added->normalized);
 }
 
 /* ---- Cutting ---- */
@@ -232,7 +197,7 @@ static bool split_piece(cb_work *work, const cb_piece *piece, const cb_trie *tri
     size_t length = piece->length, last = 0, found;
     int32_t item = -1;
     for (size_t at = 0; at < length; at += found) {
-        found = trie->root[(uint8_t)text[at]] < 0 ? 0 : trie_match(trie, text + at, length - at, &item);
+        found = cb_trie_longest(trie, 0, text + at, length - at, &item);
         if (!found) {
             found = 1;
             continue;
@@ -271,7 +236,7 @@ bool cb_added_split(cb_work *work, bool normalize)
             return false;
         if (piece.token < 0 && piece.alignment) /* what it stands for now begins where its first character came from */
             piece = cb_piece_slice(&piece, 0, piece.length);
-        if (piece.token >= 0 || !trie->used ? !cb_work_push(work, &piece) : !split_piece(work, &piece, trie))
+        if (piece.token >= 0 || !trie->count ? !cb_work_push(work, &piece) : !split_piece(work, &piece, trie))
             return false;
     }
     cb_work_swap(work);

@@ -1,18 +1,13 @@
 /* tokenizer_bpe.c: byte pair encoding (Sennrich et al. 2016, arXiv:1508.07909).  A word starts as its characters (or bytes);
  * the adjacent pair with the lowest rank, the leftmost of equals, is merged until no pair has a rank.  Short words are merged
- * by scanning, long ones with a heap over a linked list (n log n).  Words seen before come from a cache of fixed size. */
+ * by scanning, long ones with a heap over a linked list (n log n). */
 #include <string.h>
 
 #include "formats/tokenizer_parts.h"
 #include "formats/tokenizer_unicode.h"
 
 enum {
-    short_word = 24,         /* symbols up to which scanning beats the heap */
-    cache_entries = 1 << 14, /* per thread that encodes */
-    cache_key = 54,          /* bytes */
-    cache_ids = 14,
-    max_vocab = 4 << 20,
-    max_id = (1 << 24) - 1,
+    short_word = 24, /* symbols up to which scanning beats the heap */
     max_merges = 16 << 20
 };
 
@@ -31,7 +26,7 @@ typedef struct bpe {
     char *prefix, *suffix, *unk_token;
     size_t prefix_length, suffix_length;
     int32_t unk; /* -1: not in the vocabulary */
-    bool fuse_unk, byte_fallback, ignore_merges, raw_bytes;
+    bool fuse_unk, byte_fallback, ignore_merges;
     double dropout;
 } bpe;
 
@@ -45,17 +40,7 @@ typedef struct candidate {
     uint32_t rank, position, id;
 } candidate;
 
-/* A word and its tokens; two cache lines. */
-typedef struct cache_entry {
-    uint8_t length; /* of the word; 0: free */
-    uint8_t count, byte_level, spare;
-    char key[cache_key];
-    uint8_t lengths[cache_ids]; /* bytes of each token */
-    int32_t ids[cache_ids];
-} cache_entry;
-
 typedef struct bpe_state {
-    cache_entry *cache;
     symbol *symbols;
     size_t count, capacity;
     candidate *heap, *skipped;
@@ -171,46 +156,6 @@ static bool read_merges(bpe *model, const cb_source *source, const json_t *merge
     return ok;
 }
 
-/* Adds an entry whose text has `nul` where a NUL character is meant. */
-static bool add_with_nul(cb_vocab *vocab, const char *key, const char *nul, int32_t id)
-{
-    cb_string text = {0};
-    bool ok = true;
-    for (const char *found; ok && (found = strstr(key, nul)); key = found + strlen(nul))
-        ok = cb_string_append(&text, key, (size_t)(found - key)) && cb_string_append(&text, "", 1);
-    ok = ok && cb_string_puts(&text, key) && cb_vocab_add(vocab, text.data, text.length, id);
-    cb_string_free(&text);
-    return ok;
-}
-
-static bool read_vocab(const cb_source *source, const json_t *object, cb_vocab *vocab)
-{
-    const char *key;
-    json_t *value;
-    if (!json_is_object(object) || json_object_size(object) > max_vocab)
-        return cb_fail(CB_ERR_FORMAT, "%s: model %s: \"vocab\" must be an object of at most %d entries", source->what, source->type,
-                       max_vocab),
-               false;
-    json_object_foreach((json_t *)object, key, value)
-    {
-        json_int_t id = json_integer_value(value);
-        if (!json_is_integer(value) || id < 0 || id > max_id)
-            return cb_fail(CB_ERR_FORMAT, "%s: model %s: the id of \"%s\" must be a whole number from 0 to %d", source->what, source->type,
-                           key, max_id),
-                   false;
-        if (source->nul ? !add_with_nul(vocab, key, source->nul, (int32_t)id) : !cb_vocab_add(vocab, key, strlen(key), (int32_t)id))
-            return false;
-    }
-    return cb_vocab_index(vocab);
-}
-
-static bool optional_text(const cb_source *source, const json_t *object, const char *key, char **text, size_t *length)
-{
-    *length = 0;
-    const json_t *value = json_object_get(object, key);
-    return !value || json_is_null(value) || cb_source_string(source, object, key, NULL, text, length);
-}
-
 static bool read_dropout(bpe *model, const cb_source *source, const json_t *object)
 {
     const json_t *value = json_object_get(object, "dropout");
@@ -222,20 +167,22 @@ static bool read_dropout(bpe *model, const cb_source *source, const json_t *obje
     return true;
 }
 
-static void find_characters(bpe *model, const cb_vocab *vocab)
+/* True: every byte has a character of the byte-level alphabet. */
+static bool find_characters(bpe *model, const cb_vocab *vocab)
 {
-    model->raw_bytes = !model->prefix_length && !model->suffix_length;
+    bool raw_bytes = !model->prefix_length && !model->suffix_length;
     for (unsigned byte = 0; byte < 256; byte++) {
         char text[8];
         size_t length = cb_utf8_write(cb_byte_to_code((uint8_t)byte), text);
         model->byte_ids[byte] = cb_vocab_find(vocab, text, length);
-        model->raw_bytes &= model->byte_ids[byte] >= 0;
+        raw_bytes &= model->byte_ids[byte] >= 0;
         snprintf(text, sizeof text, "<0x%02X>", byte);
         model->fallback_ids[byte] = cb_vocab_find(vocab, text, 6);
         text[0] = (char)byte;
         if (byte < 128)
             model->ascii_ids[byte] = model->prefix_length ? -1 : cb_vocab_find(vocab, text, 1);
     }
+    return raw_bytes;
 }
 
 static void bpe_release(void *state)
@@ -245,40 +192,30 @@ static void bpe_release(void *state)
     cb_free(model->prefix);
     cb_free(model->suffix);
     cb_free(model->unk_token);
-    cb_free(model);
 }
 
-static void *bpe_parse(const cb_source *source, const json_t *object, cb_vocab *vocab)
+static bool bpe_parse(cb_model *out, const cb_source *source, const json_t *object, cb_vocab *vocab)
 {
-    bpe *model = cb_calloc(1, sizeof *model);
+    bpe *model = out->state;
     size_t unk_length;
-    if (!model)
-        return NULL;
-    bool ok = read_vocab(source, json_object_get(object, "vocab"), vocab) &&
-              optional_text(source, object, "unk_token", &model->unk_token, &unk_length) &&
-              optional_text(source, object, "continuing_subword_prefix", &model->prefix, &model->prefix_length) &&
-              optional_text(source, object, "end_of_word_suffix", &model->suffix, &model->suffix_length) &&
+    bool ok = cb_vocab_parse(vocab, source, object) && cb_source_optional(source, object, "unk_token", &model->unk_token, &unk_length) &&
+              cb_source_optional(source, object, "continuing_subword_prefix", &model->prefix, &model->prefix_length) &&
+              cb_source_optional(source, object, "end_of_word_suffix", &model->suffix, &model->suffix_length) &&
               cb_source_bool(source, object, "fuse_unk", false, &model->fuse_unk) &&
               cb_source_bool(source, object, "byte_fallback", false, &model->byte_fallback) &&
               cb_source_bool(source, object, "ignore_merges", false, &model->ignore_merges) && read_dropout(model, source, object) &&
               read_merges(model, source, json_object_get(object, "merges"), vocab);
-    if (!ok) {
-        bpe_release(model);
-        return NULL;
-    }
+    if (!ok)
+        return false;
     model->unk = model->unk_token ? cb_vocab_find(vocab, model->unk_token, unk_length) : -1;
-    find_characters(model, vocab);
-    return model;
+    out->raw_bytes = find_characters(model, vocab);
+    out->cached = model->dropout == 0;
+    return true;
 }
 
 static bool bpe_fits(const json_t *object)
 {
     return json_is_object(json_object_get(object, "vocab")) && json_is_array(json_object_get(object, "merges"));
-}
-
-static bool bpe_raw_bytes(const void *model)
-{
-    return ((const bpe *)model)->raw_bytes;
 }
 
 /* ---- A word's first symbols ---- */
@@ -508,12 +445,12 @@ static bool merge_long(const bpe *model, bpe_state *state)
 
 /* ---- Encoding ---- */
 
-static bool emit_symbols(cb_work *work, const cb_piece *piece, const bpe_state *state)
+static bool add_symbols(cb_work *work, const bpe_state *state)
 {
     uint32_t at = 0;
     for (size_t i = 0; i < state->count; i++) {
         uint32_t end = at + state->symbols[i].length;
-        if (!cb_work_emit(work, piece, (int32_t)state->symbols[i].id, at, end))
+        if (!cb_word_add(work, (int32_t)state->symbols[i].id, at, end))
             return false;
         at = end;
     }
@@ -565,24 +502,6 @@ static bool encode_word(const bpe *model, const cb_vocab *vocab, cb_work *work, 
     return merge_long(model, state);
 }
 
-static void remember(cache_entry *entry, const cb_piece *piece, const bpe_state *state)
-{
-    if (state->count > cache_ids)
-        return;
-    entry->length = (uint8_t)piece->length;
-    entry->count = (uint8_t)state->count;
-    entry->byte_level = piece->byte_level;
-    memcpy(entry->key, piece->text, piece->length);
-    for (size_t i = 0; i < state->count; i++) {
-        if (state->symbols[i].length > UINT8_MAX) {
-            entry->length = 0;
-            return;
-        }
-        entry->ids[i] = (int32_t)state->symbols[i].id;
-        entry->lengths[i] = (uint8_t)state->symbols[i].length;
-    }
-}
-
 static bool bpe_encode(const void *pointer, const cb_vocab *vocab, cb_work *work, const cb_piece *piece)
 {
     const bpe *model = pointer;
@@ -594,28 +513,12 @@ static bool bpe_encode(const void *pointer, const cb_vocab *vocab, cb_work *work
         uint64_t stream = cb_hash_bytes(work->originals[which].bytes, work->originals[which].length) + piece->shift;
         state->rng = (cb_rng){.seed = work->tokenizer->seed, .stream = stream};
     }
-    if (piece->length > cache_key || model->dropout > 0)
-        return encode_word(model, vocab, work, state, piece) && emit_symbols(work, piece, state);
-    if (!state->cache && !(state->cache = cb_calloc(cache_entries, sizeof *state->cache)))
-        return false;
-    cache_entry *entry = &state->cache[cb_hash_bytes(piece->text, piece->length) & (cache_entries - 1)];
-    if (entry->length == piece->length && entry->byte_level == piece->byte_level && memcmp(entry->key, piece->text, piece->length) == 0) {
-        uint32_t at = 0;
-        for (size_t i = 0; i < entry->count; at += entry->lengths[i++])
-            if (!cb_work_emit(work, piece, entry->ids[i], at, at + entry->lengths[i]))
-                return false;
-        return true;
-    }
-    if (!encode_word(model, vocab, work, state, piece))
-        return false;
-    remember(entry, piece, state);
-    return emit_symbols(work, piece, state);
+    return encode_word(model, vocab, work, state, piece) && add_symbols(work, state);
 }
 
 static void bpe_free_state(void *pointer)
 {
     bpe_state *state = pointer;
-    cb_free(state->cache);
     cb_free(state->symbols);
     cb_free(state->heap);
     cb_free(state->skipped);
@@ -624,9 +527,9 @@ static void bpe_free_state(void *pointer)
 }
 
 const cb_model_kind cb_model_bpe = {.type = "BPE",
+                                    .state_size = sizeof(bpe),
                                     .parse = bpe_parse,
                                     .release = bpe_release,
                                     .fits = bpe_fits,
-                                    .raw_bytes = bpe_raw_bytes,
                                     .encode = bpe_encode,
                                     .free_state = bpe_free_state};

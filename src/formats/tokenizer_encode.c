@@ -27,12 +27,11 @@ static bool check_text(const cb_tokenizer *t, const char *utf8, size_t length)
     return true;
 }
 
-static bool encode_pieces(const cb_tokenizer *t, cb_work *work)
+static bool encode_pieces(cb_work *work)
 {
     for (size_t i = 0; i < work->pieces.count; i++) {
         const cb_piece *piece = &work->pieces.items[i];
-        bool ok = piece->token >= 0 ? cb_work_emit(work, piece, piece->token, 0, piece->length)
-                                    : t->model_kind->encode(t->model, &t->vocab, work, piece);
+        bool ok = piece->token >= 0 ? cb_work_emit(work, piece, piece->token, 0, piece->length) : cb_work_tokenize(work, piece);
         if (!ok)
             return false;
     }
@@ -57,7 +56,7 @@ static bool encode_sequence(const cb_tokenizer *t, cb_work *work, const char *ut
         return false;
     if (t->pre_tokenizer.kind && !t->pre_tokenizer.kind->pre_tokenize(t->pre_tokenizer.state, work))
         return false;
-    if (!encode_pieces(t, work))
+    if (!encode_pieces(work))
         return false;
     for (size_t i = 0; which && i < work->target->count; i++)
         work->target->items[i].type = work->target->items[i].text = (uint8_t)which;

@@ -430,7 +430,8 @@ static const cb_component_kind kind_sequence = {.type = "Sequence",
                                                 .release = cb_component_list_free,
                                                 .normalize = sequence};
 
-static const cb_component_kind *const kinds[] = {&kind_nfc,           &kind_nfd,   &kind_nfkc,     &kind_nfkd,    &kind_lowercase,
-                                                 &kind_strip_accents, &kind_strip, &kind_prepend,  &kind_replace, &kind_byte_level,
-                                                 &kind_nmt,           &kind_bert,  &kind_sequence, NULL};
+static const cb_component_kind *const kinds[] = {
+    &kind_nfc,     &kind_nfd,     &kind_nfkc,       &kind_nfkd, &kind_lowercase, &kind_strip_accents,        &kind_strip,
+    &kind_prepend, &kind_replace, &kind_byte_level, &kind_nmt,  &kind_bert,      &cb_normalizer_precompiled, &kind_sequence,
+    NULL};
 const cb_role cb_normalizer_role = {"normalizer", "normalizers", kinds};

@@ -5,7 +5,7 @@
 
 #include "formats/tokenizer_unicode.h"
 
-enum { max_depth = 16, max_longest = 1 << 24 };
+enum { max_depth = 16, max_longest = 1 << 24, max_vocab = 4 << 20, max_id = (1 << 24) - 1 };
 
 /* ---- Fields ---- */
 
@@ -41,6 +41,13 @@ bool cb_source_string(const cb_source *source, const json_t *object, const char 
     *length = strlen(fallback);
     *out = cb_strdup(fallback);
     return *out != NULL;
+}
+
+bool cb_source_optional(const cb_source *source, const json_t *object, const char *key, char **text, size_t *length)
+{
+    *length = 0;
+    const json_t *value = json_object_get(object, key);
+    return !value || json_is_null(value) || cb_source_string(source, object, key, NULL, text, length);
 }
 
 bool cb_source_code(const cb_source *source, const json_t *object, const char *key, uint32_t *out)
@@ -264,12 +271,62 @@ bool cb_vocab_index(cb_vocab *vocab)
     return vocab->by_id != NULL;
 }
 
+/* Adds an entry whose text has `nul` where a NUL character is meant. */
+static bool add_with_nul(cb_vocab *vocab, const char *key, const char *nul, int32_t id)
+{
+    cb_string text = {0};
+    bool ok = true;
+    for (const char *found; ok && (found = strstr(key, nul)); key = found + strlen(nul))
+        ok = cb_string_append(&text, key, (size_t)(found - key)) && cb_string_append(&text, "", 1);
+    ok = ok && cb_string_puts(&text, key) && cb_vocab_add(vocab, text.data, text.length, id);
+    cb_string_free(&text);
+    return ok;
+}
+
+bool cb_vocab_parse(cb_vocab *vocab, const cb_source *source, const json_t *model)
+{
+    const json_t *object = json_object_get(model, "vocab");
+    const char *key;
+    json_t *value;
+    if (!json_is_object(object) || json_object_size(object) > max_vocab)
+        return cb_fail(CB_ERR_FORMAT, "%s: model %s: \"vocab\" must be an object of at most %d entries", source->what, source->type,
+                       max_vocab),
+               false;
+    json_object_foreach((json_t *)object, key, value)
+    {
+        json_int_t id = json_integer_value(value);
+        if (!json_is_integer(value) || id < 0 || id > max_id)
+            return cb_fail(CB_ERR_FORMAT, "%s: model %s: the id of \"%s\" must be a whole number from 0 to %d", source->what, source->type,
+                           key, max_id),
+                   false;
+        if (source->nul ? !add_with_nul(vocab, key, source->nul, (int32_t)id) : !cb_vocab_add(vocab, key, strlen(key), (int32_t)id))
+            return false;
+    }
+    vocab->listed = vocab->count;
+    return cb_vocab_index(vocab);
+}
+
+uint32_t cb_vocab_entry(const cb_vocab *vocab, const char *text, size_t length)
+{
+    return length > vocab->longest || !vocab->slot_count ? 0 : vocab->slots[vocab_slot(vocab, text, length)];
+}
+
 int32_t cb_vocab_find(const cb_vocab *vocab, const char *text, size_t length)
 {
-    if (length > vocab->longest || !vocab->slot_count)
-        return -1;
-    uint32_t entry = vocab->slots[vocab_slot(vocab, text, length)];
+    uint32_t entry = cb_vocab_entry(vocab, text, length);
     return entry ? vocab->ids[entry - 1] : -1;
+}
+
+bool cb_vocab_trie(const cb_vocab *vocab, cb_trie *trie)
+{
+    cb_trie_key *keys = cb_alloc((vocab->count + 1) * sizeof *keys);
+    if (!keys)
+        return false;
+    for (size_t i = 0; i < vocab->count; i++)
+        keys[i] = (cb_trie_key){vocab->pool + vocab->starts[i], vocab->lengths[i], vocab->ids[i]};
+    bool ok = cb_trie_build(trie, keys, vocab->count);
+    cb_free(keys);
+    return ok;
 }
 
 const char *cb_vocab_text(const cb_vocab *vocab, int32_t id, size_t *length)

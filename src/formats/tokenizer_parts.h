@@ -65,15 +65,28 @@ typedef struct cb_tokens {
     size_t count, capacity;
 } cb_tokens;
 
+/* A token of a word; begin and end are bytes of the word. */
+typedef struct cb_word_token {
+    int32_t id;
+    uint32_t begin, end;
+} cb_word_token;
+
+typedef struct cb_word {
+    cb_word_token *items;
+    size_t count, capacity;
+} cb_word;
+
 /* What one encode needs; kept by the tokenizer and used by one thread at a time. */
 typedef struct cb_work {
     const cb_tokenizer *tokenizer;
     struct cb_work *next_idle;
     struct cb_arena_chunk *arena;
-    cb_pieces pieces, next; /* the text's pieces now; the next ones being made */
-    cb_tokens sequence[2];  /* of the first text and the second */
-    cb_tokens result;       /* of the post-processor */
-    cb_tokens *target;      /* where the model's tokens go */
+    cb_pieces pieces, next;       /* the text's pieces now; the next ones being made */
+    cb_tokens sequence[2];        /* of the first text and the second */
+    cb_tokens result;             /* of the post-processor */
+    cb_tokens *target;            /* where the model's tokens go */
+    cb_word word;                 /* what the model made of the piece at hand */
+    struct cb_cached_word *words; /* seen before; see tokenizer_words.c */
     cb_match *matches;
     size_t match_count, match_capacity;
     cb_change *changes;
@@ -116,6 +129,10 @@ bool cb_piece_materialize(cb_work *work, cb_piece *piece); /* a lazily byte-leve
 
 /* Appends a token of the piece; begin and end are bytes of the piece's text. */
 bool cb_work_emit(cb_work *work, const cb_piece *piece, int32_t id, uint32_t begin, uint32_t end);
+/* Appends a token to work->word. */
+bool cb_word_add(cb_work *work, int32_t id, uint32_t begin, uint32_t end);
+/* Appends the model's tokens of a piece: of a word seen before from memory, where the model allows it. */
+bool cb_work_tokenize(cb_work *work, const cb_piece *piece);
 
 /* ---- Patterns ---- */
 
@@ -191,6 +208,7 @@ struct cb_source {
     const char *nul; /* what stands for a NUL character in keys; NULL: nothing */
 };
 
+extern const cb_component_kind cb_normalizer_precompiled;
 extern const cb_role cb_normalizer_role, cb_pre_tokenizer_role, cb_post_processor_role, cb_decoder_role;
 
 bool cb_component_parse(cb_component *component, const cb_source *source, const json_t *value);
@@ -216,6 +234,7 @@ typedef struct cb_vocab {
     uint32_t *starts, *lengths; /* per entry */
     int32_t *ids;
     size_t count, capacity;
+    size_t listed;   /* entries in the file: over count where a text stands twice */
     uint32_t *slots; /* entry + 1, or 0 */
     size_t slot_count;
     uint32_t *by_id; /* id -> entry + 1; id_limit long */
@@ -225,6 +244,7 @@ typedef struct cb_vocab {
 bool cb_vocab_add(cb_vocab *vocab, const char *text, size_t length, int32_t id); /* a second time replaces the id */
 bool cb_vocab_index(cb_vocab *vocab);                                            /* after the last add: fills by_id */
 int32_t cb_vocab_find(const cb_vocab *vocab, const char *text, size_t length);   /* -1: none */
+uint32_t cb_vocab_entry(const cb_vocab *vocab, const char *text, size_t length); /* its number + 1; 0: none */
 const char *cb_vocab_text(const cb_vocab *vocab, int32_t id, size_t *length);    /* NULL: none */
 void cb_vocab_free(cb_vocab *vocab);
 
@@ -246,22 +266,76 @@ static inline uint64_t cb_hash_bytes(const char *bytes, size_t length)
     return hash ^ hash >> 32;
 }
 
+/* ---- Tries ---- */
+
+/* Byte strings and their values.  The children of a node stand side by side, in the order of their bytes. */
+typedef struct cb_trie_node {
+    uint32_t first; /* child */
+    int32_t value;  /* -1: no string ends here */
+    uint16_t count; /* of children */
+} cb_trie_node;
+
+typedef struct cb_trie {
+    cb_trie_node *nodes; /* the root is node 0 */
+    uint8_t *labels;     /* per node: the byte that leads to it */
+    size_t count;        /* of nodes; 0: no strings */
+    uint32_t root[256];  /* children of the root; 0: none */
+} cb_trie;
+
+typedef struct cb_trie_key {
+    const char *text;
+    uint32_t length;
+    int32_t value; /* of equal strings the largest counts */
+} cb_trie_key;
+
+/* Sorts the keys and builds the trie of those that are not empty. */
+bool cb_trie_build(cb_trie *trie, cb_trie_key *keys, size_t count);
+void cb_trie_free(cb_trie *trie);
+/* The node that `byte` leads to; 0: none. */
+static inline uint32_t cb_trie_child(const cb_trie *trie, uint32_t node, uint8_t byte)
+{
+    if (node == 0)
+        return trie->root[byte];
+    const cb_trie_node *from = &trie->nodes[node];
+    const uint8_t *labels = trie->labels + from->first;
+    if (from->count < 2)
+        return from->count && *labels == byte ? from->first : 0;
+    const uint8_t *found = (const uint8_t *)__builtin_memchr(labels, byte, from->count);
+    return found ? from->first + (uint32_t)(found - labels) : 0;
+}
+/* The longest string that text[0 ..] starts with, walking from `node`; its length, or 0. */
+size_t cb_trie_longest(const cb_trie *trie, uint32_t node, const char *text, size_t length, int32_t *value);
+
 /* ---- Models ---- */
 
-typedef struct cb_model_kind {
+typedef struct cb_model_kind cb_model_kind;
+
+typedef struct cb_model {
+    const cb_model_kind *kind; /* NULL: none yet */
+    void *state;
+    bool raw_bytes; /* byte-level text may stay raw bytes */
+    bool cached;    /* equal words always have equal tokens, and finding them takes time */
+} cb_model;
+
+struct cb_model_kind {
     const char *type;
-    /* Reads "model"; fills the vocabulary. NULL on failure. */
-    void *(*parse)(const cb_source *source, const json_t *object, cb_vocab *vocab);
-    void (*release)(void *model);
+    size_t state_size;
+    /* Reads "model" into the zeroed model->state and fills the vocabulary. */
+    bool (*parse)(cb_model *model, const cb_source *source, const json_t *object, cb_vocab *vocab);
+    void (*release)(void *state);       /* what the state holds; NULL: nothing */
     bool (*fits)(const json_t *object); /* does a model without "type" look like this kind? */
-    /* May byte-level text stay raw bytes? (NULL: no) */
-    bool (*raw_bytes)(const void *model);
-    /* Emits the tokens of one piece. */
-    bool (*encode)(const void *model, const cb_vocab *vocab, cb_work *work, const cb_piece *piece);
-    void (*free_state)(void *state); /* of work->model_state; NULL: none is made */
-} cb_model_kind;
+    /* Adds the tokens of one piece to work->word. */
+    bool (*encode)(const void *state, const cb_vocab *vocab, cb_work *work, const cb_piece *piece);
+    void (*free_state)(void *work_state); /* of work->model_state; NULL: none is made */
+};
 extern const cb_model_kind *const cb_model_kinds[];
-extern const cb_model_kind cb_model_bpe;
+extern const cb_model_kind cb_model_bpe, cb_model_unigram, cb_model_wordpiece, cb_model_wordlevel;
+
+bool cb_vocab_trie(const cb_vocab *vocab, cb_trie *trie); /* of all texts; values are ids */
+/* Reads "vocab", an object of texts and ids. */
+bool cb_vocab_parse(cb_vocab *vocab, const cb_source *source, const json_t *object);
+/* A text that may be null or missing: *text stays NULL then. */
+bool cb_source_optional(const cb_source *source, const json_t *object, const char *key, char **text, size_t *length);
 
 /* ---- Added tokens ---- */
 
@@ -273,18 +347,6 @@ typedef struct cb_added_token {
     int32_t id;
     bool single_word, lstrip, rstrip, normalized, special;
 } cb_added_token;
-
-typedef struct cb_trie_node {
-    int32_t child, sibling, token; /* indices; -1: none.  token: of cb_added.items */
-    uint8_t byte;
-} cb_trie_node;
-
-typedef struct cb_trie {
-    cb_trie_node *nodes;
-    size_t count, capacity;
-    int32_t root[256];
-    bool used;
-} cb_trie;
 
 typedef struct cb_added {
     cb_added_token *items; /* the last one of an id counts */
@@ -321,15 +383,13 @@ struct cb_tokenizer {
     char *source; /* the JSON text */
     size_t source_length;
     cb_component normalizer, pre_tokenizer, post_processor, decoder;
-    const cb_model_kind *model_kind;
-    void *model;
+    cb_model model;
     cb_vocab vocab;
     cb_added added;
     cb_truncation truncation;
     cb_padding padding;
     bool trims;             /* a post-processor trims offsets: tokens need lead and trail */
     uint16_t *lead, *trail; /* per id of the vocabulary, when trims */
-    bool raw_bytes;         /* byte-level pieces may stay lazy */
     int32_t bos, eos, pad, unk;
     int add_bos, add_eos;
     char *chat_template;

@@ -69,7 +69,7 @@ static bool byte_level(const void *state, cb_work *work)
         return false;
     for (size_t i = 0; i < work->pieces.count; i++) {
         cb_piece *piece = &work->pieces.items[i];
-        if (piece->token < 0 && !cb_piece_to_byte_level(work, piece, work->tokenizer->raw_bytes))
+        if (piece->token < 0 && !cb_piece_to_byte_level(work, piece, work->tokenizer->model.raw_bytes))
             return false;
     }
     return true;

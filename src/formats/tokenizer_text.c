@@ -73,8 +73,10 @@ static void free_work(cb_work *work)
     cb_free(work->result.items);
     cb_free(work->changes);
     cb_work_clear_matching(work);
+    cb_free(work->word.items);
+    cb_free(work->words);
     if (work->model_state)
-        work->tokenizer->model_kind->free_state(work->model_state);
+        work->tokenizer->model.kind->free_state(work->model_state);
     cb_free(work);
 }
 

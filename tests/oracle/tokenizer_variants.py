@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Random tokenizer configurations: small BPE tokenizers of every combination of parts, and what the tokenizers package makes
+"""Random tokenizer configurations: small tokenizers of every combination of parts, and what the tokenizers package makes
 of random texts with them.
 
     --make OUT.jsonl --count N      writes N configurations with a few texts each (tests/reference/tokenizers/variants.jsonl):
@@ -8,21 +8,28 @@ of random texts with them.
                                     "decoded", "decoded_all", "stream" (pieces of decoded_all as ids arrive; when it works)}]}
     --compare LIBRARY --seeds A B   compares libcambium.so with the package on the configurations of seeds A to B and
                                     prints what differs; exit code 1 when anything does
+    --model KIND                    of the model BPE (the default), WordPiece, Unigram or WordLevel; those other than BPE also
+                                    draw the normaliser Precompiled with rules made by sentencepiece
 
 Left out is what the package itself cannot do twice the same way or at all: added tokens that normalise to the same text or
 to nothing, texts and ids on which it panics, and two post-processors in a row that both add tokens.
 """
 import argparse
+import base64
 import collections
 import ctypes
+import io
 import json
 import os
 import random
 import sys
+import tempfile
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["RUST_BACKTRACE"] = "0"
 
+import sentencepiece  # noqa: E402
+from sentencepiece import sentencepiece_model_pb2  # noqa: E402
 from tokenizers import Tokenizer, pre_tokenizers, trainers  # noqa: E402
 from tokenizers.decoders import DecodeStream  # noqa: E402
 
@@ -65,6 +72,7 @@ RANGES = [(0xa1, 0x24f), (0x300, 0x36f), (0x370, 0x4ff), (0x590, 0x6ff), (0x900,
           (0x1d100, 0x1d7ff), (0x1f300, 0x1faff), (0x0, 0xd7ff), (0x10000, 0x10ffff)]
 ADDED = ["<s>", "</s>", "<pad>", "[MASK]", "<|im_start|>", "<|im_end|>", "the", "The", " and", "ab", "aab", "a", "é", " ", "  ", "▁",
          "God\n", "日本", "<|", "\n", "Kin", "king of", "x y", "ﬁ", "①", "1", "12", "'s", "\u200d", "İ", " x "]
+CHARSMAPS = {}  # made when first needed
 BEHAVIORS = ["Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"]
 
 
@@ -318,7 +326,64 @@ def vary_added(rng, data):
             number += content not in vocab
 
 
-def variant(rng, small=False):
+# ---- models other than BPE, made of a BPE vocabulary ----
+
+def charsmaps(small):
+    """Rules of the normaliser Precompiled, in base64, by name: a few of our own and (large) those of SentencePiece."""
+    rules = ["41\t61", "65 301\tE9", "E9\t65 78", "20 20\t20", "FB01\t66 69", "FDFA\t61 62 63 64 65", "200B\t", "D\t20", "3B1\t61 3B2",
+             "AC00\t1100 1161", "1F1EB 1F1F7\t46 52", "61 62\t62 61", "61 62 63\t78"]
+    result = {}
+    with tempfile.TemporaryDirectory() as directory:
+        path = os.path.join(directory, "rules.tsv")
+        with open(path, "w") as f:
+            f.write("\n".join(rules) + "\n")
+        for name in ["own"] if small else ["own", "nfkc", "nmt_nfkc", "nmt_nfkc_cf"]:
+            model = io.BytesIO()
+            options = {"normalization_rule_tsv": path} if name == "own" else {"normalization_rule_name": name}
+            sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(["the quick brown fox jumps over it"] * 20), model_writer=model,
+                                                     vocab_size=30, hard_vocab_limit=False, minloglevel=2, num_threads=1, **options)
+            proto = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
+            result[name] = base64.b64encode(proto.normalizer_spec.precompiled_charsmap).decode()
+    return result
+
+
+def precompile(rng, data, small):
+    """Puts a Precompiled before, behind or in place of the normaliser."""
+    if not CHARSMAPS:
+        CHARSMAPS.update(charsmaps(small))
+    rules = {"type": "Precompiled", "precompiled_charsmap": CHARSMAPS[rng.choice(sorted(CHARSMAPS))]}
+    parts = rng.choice([[], [data["normalizer"]]]) if data["normalizer"] else []
+    parts.insert(rng.randint(0, len(parts)), rules)
+    data["normalizer"] = parts[0] if len(parts) == 1 else {"type": "Sequence", "normalizers": parts}
+
+
+def other_model(rng, kind, data):
+    vocab, fixed = data["model"]["vocab"], {token["content"] for token in data["added_tokens"]}
+    unknown = data["model"]["unk_token"] or rng.choice(sorted(vocab))
+    if kind == "Unigram":
+        tokens = sorted(vocab, key=vocab.get)
+        grain = rng.choice([0, 0, 1])  # whole numbers tie
+        scores = [0.0 if token in fixed else round(rng.uniform(-14, 0), 0 if grain else 6) for token in tokens]
+        if flag(rng, 0.1):
+            tokens[rng.randrange(len(tokens))] = rng.choice(tokens)
+        data["model"] = {"type": kind, "unk_id": None if flag(rng, 0.1) else tokens.index(unknown) if unknown in tokens else 0,
+                         "vocab": [list(pair) for pair in zip(tokens, scores)], "byte_fallback": data["model"]["byte_fallback"]}
+    elif kind == "WordPiece":
+        prefix = rng.choice(["##", "##", "##", "▁", "a", ""])
+        data["model"] = {"type": kind, "unk_token": unknown if flag(rng, 0.9) else "absent", "continuing_subword_prefix": prefix,
+                         "max_input_chars_per_word": rng.choice([100, 100, 20, 5]),
+                         "vocab": {(token if token in fixed or flag(rng) else prefix + token): number for token, number in vocab.items()}}
+    else:
+        data["model"] = {"type": kind, "vocab": vocab, "unk_token": unknown if flag(rng, 0.9) else "absent"}
+    if flag(rng, 0.1):
+        del data["model"]["type"]
+
+
+def texts_in_vocab(model):
+    return [token if isinstance(token, str) else token[0] for token in model["vocab"]]
+
+
+def variant(rng, small=False, kind="BPE"):
     """A random tokenizer's JSON."""
     style = rng.choice(["bytes", "sentencepiece", "sentencepiece", "any"] + ["any" if small else "bytes"])
     data = trained(rng, style, [60, 100, 280] if small else [50, 260, 300, 400, 1000])
@@ -334,6 +399,10 @@ def variant(rng, small=False):
         data["padding"] = {"strategy": rng.choice(["BatchLongest", {"Fixed": rng.randint(0, 30)}]), "direction": rng.choice(["Left", "Right"]),
                            "pad_to_multiple_of": rng.choice([None, 4, 8]), "pad_id": rng.randint(0, 3), "pad_type_id": rng.randint(0, 1),
                            "pad_token": "<pad>"}
+    if kind != "BPE":
+        other_model(rng, kind, data)
+        if flag(rng, 0.3):
+            precompile(rng, data, small)
     return data
 
 
@@ -355,15 +424,15 @@ def is_defined(tokenizer, data):
     return "" not in contents and len(set(contents)) == len(contents)
 
 
-def random_tokenizer(rng, small=False):
+def random_tokenizer(rng, small=False, kind="BPE"):
     """(JSON data, the package's tokenizer), or None when this draw came to nothing."""
-    data, error = attempt(variant, rng, small)
+    data, error = attempt(variant, rng, small, kind)
     tokenizer = None if error else attempt(Tokenizer.from_str, json.dumps(data))[0]
     return (data, tokenizer) if tokenizer and is_defined(tokenizer, data) else None
 
 
 def random_case(rng, data, pieces):
-    added, vocab = [token["content"] for token in data["added_tokens"]], list(data["model"]["vocab"])
+    added, vocab = [token["content"] for token in data["added_tokens"]], texts_in_vocab(data["model"])
     case = {"text": text_of(rng, added, vocab, pieces), "add_special_tokens": flag(rng, 0.7)}
     if flag(rng, 0.2):
         case["pair"] = text_of(rng, added, vocab, pieces)
@@ -388,11 +457,11 @@ def answer(tokenizer, case):
     return case
 
 
-def make(path, count):
+def make(path, count, kind):
     rng, written = random.Random(1), 0
     with open(path, "w") as f:
         while written < count:
-            drawn = random_tokenizer(rng, small=True)
+            drawn = random_tokenizer(rng, small=True, kind=kind)
             if not drawn or len(json.dumps(drawn[0], ensure_ascii=False)) > 7000:
                 continue
             cases = [answer(drawn[1], random_case(rng, drawn[0], 6)) for _ in range(6)]
@@ -515,11 +584,11 @@ def differences(ours, case, data):
     return None
 
 
-def compare(path, first, last, texts):
+def compare(path, first, last, texts, kind):
     library, counts = Library(path), collections.Counter()
     for seed in range(first, last):
         rng = random.Random(seed)
-        drawn = random_tokenizer(rng)
+        drawn = random_tokenizer(rng, kind=kind)
         if not drawn:
             continue
         data, theirs = drawn
@@ -550,12 +619,13 @@ def main():
     parser.add_argument("--count", type=int, default=64, help="tokenizers to make")
     parser.add_argument("--compare", metavar="LIBRARY")
     parser.add_argument("--seeds", type=int, nargs=2, default=(0, 500), metavar=("A", "B"))
+    parser.add_argument("--model", default="BPE", choices=["BPE", "WordPiece", "Unigram", "WordLevel"])
     parser.add_argument("--texts", type=int, default=40, help="texts for each seed")
     args = parser.parse_args()
     if args.make:
-        make(args.make, args.count)
+        make(args.make, args.count, args.model)
     if args.compare:
-        sys.exit(compare(args.compare, *args.seeds, args.texts))
+        sys.exit(compare(args.compare, *args.seeds, args.texts, args.model))
 
 
 if __name__ == "__main__":

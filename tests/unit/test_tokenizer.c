@@ -147,7 +147,7 @@ static void check_case(const cb_tokenizer *t, const json_t *entry, bool spans)
 
 /* ---- against the package ---- */
 
-static const char *const names[] = {"added", "digits", "gpt2", "llama2", "llama3", "metaspace", "qwen2", "roberta"};
+static const char *const names[] = {"added", "bert", "digits", "gpt2", "llama2", "llama3", "metaspace", "qwen2", "roberta", "unigram"};
 enum { NAMES = sizeof names / sizeof *names };
 
 static cb_tokenizer *reference(const char *name)
@@ -557,7 +557,8 @@ static void files_that_make_no_sense_are_refused(void **state)
         {"[]", CB_ERR_FORMAT, "must be a JSON object"},
         {"{\"model\": 3}", CB_ERR_FORMAT, "\"model\" must be an object"},
         {"{\"version\": \"2.0\", " MODEL "}", CB_ERR_UNSUPPORTED, "version \"2.0\""},
-        {"{\"model\": {\"type\": \"Unigram\", \"vocab\": []}}", CB_ERR_UNSUPPORTED, "type \"Unigram\" is not supported; known: BPE"},
+        {"{\"model\": {\"type\": \"Markov\", \"vocab\": []}}", CB_ERR_UNSUPPORTED,
+         "type \"Markov\" is not supported; known: BPE, WordPiece"},
         {"{\"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": -1}, \"merges\": []}}", CB_ERR_FORMAT, "the id of \"a\""},
         {"{\"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": 1e3}, \"merges\": []}}", CB_ERR_FORMAT, "the id of \"a\""},
         {"{\"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"merges\": [\"a b\"]}}", CB_ERR_FORMAT, "merge 0 joins \"b\""},
