@@ -1,4 +1,5 @@
-/* tokenizer.h: text to token ids and back, for the tokenizer.json files of the Hugging Face ecosystem (version 1.0).
+/* tokenizer.h: text to token ids and back, for the tokenizer.json files of the Hugging Face ecosystem (version 1.0), for
+ * SentencePiece models and for the vocabularies of BERT, GPT-2 and their kin.
  *
  *     cb_tokenizer *t = cb_tokenizer_load("model-directory");
  *     cb_encoding e = {0};
@@ -24,13 +25,18 @@ typedef struct cb_tokenizer cb_tokenizer;
 /* ---- Loading and saving ---- */
 
 /* Reads a model directory (tokenizer.json and, where present, tokenizer_config.json, special_tokens_map.json and
- * chat_template.jinja) or one tokenizer.json.  NULL and an error that names file and field when the file is damaged, or
- * CB_ERR_UNSUPPORTED when it uses a component this build does not have.  Free with cb_tokenizer_free(). */
+ * chat_template.jinja) or one tokenizer.json.  In a directory without it, the first there is of tokenizer.model, spiece.model,
+ * sentencepiece.bpe.model, sentencepiece.model (SentencePiece), vocab.json with merges.txt, vocab.txt (WordPiece); what goes
+ * around their vocabulary follows tokenizer_class in tokenizer_config.json, as in transformers 5.  A path may also name one of
+ * these files.  NULL and an error that names file and field when the file is damaged, or CB_ERR_UNSUPPORTED when it uses a
+ * component this build does not have.  Free with cb_tokenizer_free(). */
 CB_API cb_tokenizer *cb_tokenizer_load(const char *path);
 /* The same from the text of a tokenizer.json; `what` names it in messages. */
 CB_API cb_tokenizer *cb_tokenizer_parse(const char *what, const char *json, size_t length);
+/* The same from a SentencePiece model in memory, by the model's own settings: ids are those of the sentencepiece package. */
+CB_API cb_tokenizer *cb_tokenizer_parse_sentencepiece(const char *what, const void *bytes, size_t length);
 CB_API void cb_tokenizer_free(cb_tokenizer *tokenizer); /* NULL is allowed */
-/* Writes the very JSON it was loaded from, atomically. */
+/* Writes a tokenizer.json, atomically: the very JSON it was loaded from, or what another file was turned into. */
 CB_API bool cb_tokenizer_save(const cb_tokenizer *tokenizer, const char *path);
 
 /* ---- Encoding ---- */

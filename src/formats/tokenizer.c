@@ -6,6 +6,7 @@
 
 #include "core/json.h"
 #include "formats/tokenizer_parts.h"
+#include "formats/tokenizer_readers.h"
 #include "formats/tokenizer_unicode.h"
 
 static const size_t json_limit = (size_t)1 << 30;
@@ -38,6 +39,7 @@ static bool parse_model(cb_tokenizer *t, const json_t *object, const char *nul)
             t->model.kind = *kind;
     if (!t->model.kind)
         return unknown_model(t, type);
+    t->model.unknown = -1;
     t->model.state = cb_calloc(1, t->model.kind->state_size);
     cb_source source = {.what = t->what, .role = &role, .type = t->model.kind->type, .nul = *nul ? nul : NULL};
     return t->model.state && t->model.kind->parse(&t->model, &source, object, &t->vocab);
@@ -127,77 +129,6 @@ static bool make_lock(cb_tokenizer *t)
 {
     t->lock = cb_alloc(sizeof(pthread_mutex_t));
     return t->lock && (pthread_mutex_init(t->lock, NULL) == 0 || (cb_fail(CB_ERR_MEMORY, "no mutex"), false));
-}
-
-cb_tokenizer *cb_tokenizer_parse(const char *what, const char *json, size_t length)
-{
-    if (length > json_limit)
-        return cb_fail(CB_ERR_UNSUPPORTED, "%s: %zu bytes of JSON; the most is %zu", what, length, json_limit), NULL;
-    cb_unicode_prepare();
-    char nul[4];
-    json_t *root = cb_json_parse_nul_keys(what, json, length, nul);
-    if (!root)
-        return NULL;
-    cb_tokenizer *t = cb_calloc(1, sizeof *t);
-    bool ok = t != NULL;
-    if (ok) {
-        t->bos = t->eos = t->pad = t->unk = t->add_bos = t->add_eos = -1;
-        t->what = cb_strdup(what);
-        t->source = cb_strndup(json, length);
-        t->source_length = length;
-        ok = t->what && t->source && make_lock(t) && parse_parts(t, root, nul);
-    }
-    json_decref(root);
-    if (ok)
-        return t;
-    cb_tokenizer_free(t);
-    return NULL;
-}
-
-cb_tokenizer *cb_tokenizer_load(const char *path)
-{
-    bool directory = cb_is_directory(path);
-    char *file = directory ? cb_path_join(path, "tokenizer.json") : cb_strdup(path);
-    size_t length;
-    char *json = file ? cb_file_read(file, json_limit, &length) : NULL;
-    cb_tokenizer *t = json ? cb_tokenizer_parse(file, json, length) : NULL;
-    cb_free(json);
-    cb_free(file);
-    if (t && directory && !cb_tokenizer_config_read(t, path)) {
-        cb_tokenizer_free(t);
-        return NULL;
-    }
-    return t;
-}
-
-void cb_tokenizer_free(cb_tokenizer *t)
-{
-    if (!t)
-        return;
-    cb_work_free_all(t);
-    cb_component_free(&t->normalizer);
-    cb_component_free(&t->pre_tokenizer);
-    cb_component_free(&t->post_processor);
-    cb_component_free(&t->decoder);
-    if (t->model.state && t->model.kind->release)
-        t->model.kind->release(t->model.state);
-    cb_free(t->model.state);
-    cb_vocab_free(&t->vocab);
-    cb_added_free(&t->added);
-    if (t->lock)
-        pthread_mutex_destroy(t->lock);
-    cb_free(t->lock);
-    cb_free(t->lead);
-    cb_free(t->trail);
-    cb_free(t->chat_template);
-    cb_free(t->source);
-    cb_free(t->what);
-    cb_free(t);
-}
-
-bool cb_tokenizer_save(const cb_tokenizer *t, const char *path)
-{
-    return cb_file_write(path, t->source, t->source_length);
 }
 
 /* ---- The files beside it ---- */
@@ -293,17 +224,134 @@ static bool read_template_file(cb_tokenizer *t, const char *directory)
     return ok;
 }
 
-bool cb_tokenizer_config_read(cb_tokenizer *t, const char *directory)
+static bool read_settings(cb_tokenizer *t, const char *directory, const json_t *config, const json_t *specials)
+{
+    if (config && !read_config(t, config))
+        return false;
+    if (specials)
+        read_specials(t, specials);
+    return read_template_file(t, directory);
+}
+
+/* ---- Loading and saving ---- */
+
+/* Takes `source`, the text of root. */
+static cb_tokenizer *from_parts(const char *what, const json_t *root, const char *nul, char *source, size_t length)
+{
+    cb_tokenizer *t = source ? cb_calloc(1, sizeof *t) : NULL;
+    if (!t) {
+        cb_free(source);
+        return NULL;
+    }
+    t->bos = t->eos = t->pad = t->unk = t->add_bos = t->add_eos = -1;
+    t->source = source;
+    t->source_length = length;
+    t->what = cb_strdup(what);
+    if (t->what && make_lock(t) && parse_parts(t, root, nul))
+        return t;
+    cb_tokenizer_free(t);
+    return NULL;
+}
+
+cb_tokenizer *cb_tokenizer_parse(const char *what, const char *json, size_t length)
+{
+    if (length > json_limit)
+        return cb_fail(CB_ERR_UNSUPPORTED, "%s: %zu bytes of JSON; the most is %zu", what, length, json_limit), NULL;
+    cb_unicode_prepare();
+    char nul[4];
+    json_t *root = cb_json_parse_nul_keys(what, json, length, nul);
+    cb_tokenizer *t = root ? from_parts(what, root, nul, cb_strndup(json, length), length) : NULL;
+    json_decref(root);
+    return t;
+}
+
+cb_tokenizer *cb_tokenizer_of_json(const char *what, const json_t *root)
+{
+    cb_unicode_prepare();
+    char *source = cb_json_dump(root, false);
+    return from_parts(what, root, "", source, source ? strlen(source) : 0);
+}
+
+cb_tokenizer *cb_tokenizer_parse_sentencepiece(const char *what, const void *bytes, size_t length)
+{
+    json_t *root = cb_tokenizer_json_of_sentencepiece(what, bytes, length, NULL, NULL);
+    cb_tokenizer *t = root ? cb_tokenizer_of_json(what, root) : NULL;
+    json_decref(root);
+    return t;
+}
+
+static cb_tokenizer *load_json(const char *file)
+{
+    size_t length;
+    char *json = cb_file_read(file, json_limit, &length);
+    cb_tokenizer *t = json ? cb_tokenizer_parse(file, json, length) : NULL;
+    cb_free(json);
+    return t;
+}
+
+static cb_tokenizer *load_other(const char *path, const json_t *config, const json_t *specials)
+{
+    json_t *root = cb_tokenizer_json_of_path(path, config, specials);
+    cb_tokenizer *t = root ? cb_tokenizer_of_json(path, root) : NULL;
+    json_decref(root);
+    return t;
+}
+
+static cb_tokenizer *load_directory(const char *path)
 {
     json_t *config = NULL, *specials = NULL;
-    bool ok = read_beside(directory, "tokenizer_config.json", &config) && read_beside(directory, "special_tokens_map.json", &specials);
-    if (ok && config)
-        ok = read_config(t, config);
-    if (ok && specials)
-        read_specials(t, specials);
+    char *file = cb_path_join(path, "tokenizer.json");
+    bool ok = file && read_beside(path, "tokenizer_config.json", &config) && read_beside(path, "special_tokens_map.json", &specials);
+    cb_tokenizer *t = !ok                                                  ? NULL
+                      : !cb_is_file(file) && cb_tokenizer_json_finds(path) ? load_other(path, config, specials)
+                                                                           : load_json(file);
+    if (t && !read_settings(t, path, config, specials)) {
+        cb_tokenizer_free(t);
+        t = NULL;
+    }
     json_decref(config);
     json_decref(specials);
-    return ok && read_template_file(t, directory);
+    cb_free(file);
+    return t;
+}
+
+cb_tokenizer *cb_tokenizer_load(const char *path)
+{
+    if (cb_is_directory(path))
+        return load_directory(path);
+    bool other =
+        cb_ends_with(path, ".model") || cb_ends_with(path, ".txt") || cb_ends_with(path, "/vocab.json") || strcmp(path, "vocab.json") == 0;
+    return other ? load_other(path, NULL, NULL) : load_json(path);
+}
+
+void cb_tokenizer_free(cb_tokenizer *t)
+{
+    if (!t)
+        return;
+    cb_work_free_all(t);
+    cb_component_free(&t->normalizer);
+    cb_component_free(&t->pre_tokenizer);
+    cb_component_free(&t->post_processor);
+    cb_component_free(&t->decoder);
+    if (t->model.state && t->model.kind->release)
+        t->model.kind->release(t->model.state);
+    cb_free(t->model.state);
+    cb_vocab_free(&t->vocab);
+    cb_added_free(&t->added);
+    if (t->lock)
+        pthread_mutex_destroy(t->lock);
+    cb_free(t->lock);
+    cb_free(t->lead);
+    cb_free(t->trail);
+    cb_free(t->chat_template);
+    cb_free(t->source);
+    cb_free(t->what);
+    cb_free(t);
+}
+
+bool cb_tokenizer_save(const cb_tokenizer *t, const char *path)
+{
+    return cb_file_write(path, t->source, t->source_length);
 }
 
 /* ---- Vocabulary ---- */

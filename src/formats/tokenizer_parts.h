@@ -313,8 +313,9 @@ typedef struct cb_model_kind cb_model_kind;
 typedef struct cb_model {
     const cb_model_kind *kind; /* NULL: none yet */
     void *state;
-    bool raw_bytes; /* byte-level text may stay raw bytes */
-    bool cached;    /* equal words always have equal tokens, and finding them takes time */
+    int32_t unknown; /* the id of tokens whose text is what they stand for; -1: every token has its vocabulary's text */
+    bool raw_bytes;  /* byte-level text may stay raw bytes */
+    bool cached;     /* equal words always have equal tokens, and finding them takes time */
 } cb_model;
 
 struct cb_model_kind {
@@ -400,7 +401,6 @@ struct cb_tokenizer {
 };
 
 void cb_count_spaces(const char *text, size_t length, uint16_t *lead, uint16_t *trail);
-bool cb_tokenizer_config_read(cb_tokenizer *tokenizer, const char *directory);
 /* Normal form of a piece: composed (NFC, NFKC) or not, compatible (NFKC, NFKD) or not. */
 bool cb_piece_normal_form(cb_work *work, cb_piece *piece, bool compose, bool compatible);
 bool cb_piece_filter(cb_work *work, cb_piece *piece, unsigned flags); /* drops characters of these classes */

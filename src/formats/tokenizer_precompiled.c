@@ -99,18 +99,18 @@ static const char *find_rule(const precompiled *p, const char *text, size_t leng
     return NULL;
 }
 
-/* Adds the changes that turn `characters` characters into the replacement.  The package counts them so: where characters are
- * added or dropped the first says how many, the others are numbered. */
+/* Adds the changes that turn `characters` characters into the replacement: they are replaced one by one; of a longer
+ * replacement the last characters are new, of a shorter one the last takes what is left over along (that of an empty one, the
+ * character before). */
 static bool add_rule(cb_work *work, const char *text, size_t length, size_t characters)
 {
-    size_t count = 0;
-    for (size_t i = 0; i < length; i++)
-        count += !cb_utf8_continues(text[i]);
     unsigned size;
-    int32_t index = 0;
-    for (size_t i = 0; i < length; i += size, index++)
-        if (!cb_work_change(work, cb_utf8_read(text + i, &size), index ? index : (int32_t)count - (int32_t)characters))
+    size_t count = 0;
+    for (size_t i = 0; i < length; i += size, count++)
+        if (!cb_work_change(work, cb_utf8_read(text + i, &size), count >= characters))
             return false;
+    if (count < characters && work->change_count)
+        work->changes[work->change_count - 1].change -= (int32_t)(characters - count);
     return true;
 }
 

@@ -482,6 +482,8 @@ bool cb_work_emit(cb_work *work, const cb_piece *piece, int32_t id, uint32_t beg
         return true;
     if (piece->token >= 0) {
         cb_count_spaces(piece->text, piece->length, &token->lead, &token->trail);
+    } else if (id == tokenizer->model.unknown) {
+        cb_count_spaces(piece->text + begin, end - begin, &token->lead, &token->trail);
     } else if ((size_t)id < tokenizer->vocab.id_limit) {
         token->lead = tokenizer->lead[id];
         token->trail = tokenizer->trail[id];

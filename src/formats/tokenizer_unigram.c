@@ -106,6 +106,7 @@ static bool unigram_parse(cb_model *out, const cb_source *source, const json_t *
         snprintf(text, sizeof text, "<0x%02X>", byte);
         model->byte_ids[byte] = cb_vocab_find(vocab, text, 6);
     }
+    out->unknown = model->unk;
     out->cached = true;
     return true;
 }
