@@ -48,23 +48,39 @@ static int flag(const json_t *flags, const char *name)
     return json_is_true(json_object_get(flags, name));
 }
 
+static json_t *token_json(int32_t id, const char *content, const json_t *flags, bool special)
+{
+    special |= flag(flags, "special") != 0;
+    const json_t *normalized = json_object_get(flags, "normalized");
+    return json_pack("{s:i, s:s, s:b, s:b, s:b, s:b, s:b}", "id", (int)id, "content", content, "single_word", flag(flags, "single_word"),
+                     "lstrip", flag(flags, "lstrip"), "rstrip", flag(flags, "rstrip"), "normalized",
+                     normalized ? json_is_true(normalized) : !special, "special", (int)special);
+}
+
 bool cb_blueprint_add(cb_blueprint *b, const char *content, const json_t *flags, bool special)
 {
     if (!content || !*content || cb_vocab_find(&b->added_ids, content, strlen(content)) >= 0)
         return true;
-    special |= flag(flags, "special") != 0;
     if (!b->added && !(b->added = json_array()))
         return no_memory(b);
     if (b->next_id == 0)
         b->next_id = (int32_t)b->vocab.count;
     int32_t id = cb_vocab_find(&b->vocab, content, strlen(content));
     id = id >= 0 ? id : b->next_id++;
-    const json_t *normalized = json_object_get(flags, "normalized");
-    json_t *token = json_pack("{s:i, s:s, s:b, s:b, s:b, s:b, s:b}", "id", (int)id, "content", content, "single_word",
-                              flag(flags, "single_word"), "lstrip", flag(flags, "lstrip"), "rstrip", flag(flags, "rstrip"), "normalized",
-                              normalized ? json_is_true(normalized) : !special, "special", (int)special);
-    return (token && json_array_append_new(b->added, token) == 0) ? cb_vocab_add(&b->added_ids, content, strlen(content), id)
-                                                                  : no_memory(b);
+    return json_array_append_new(b->added, token_json(id, content, flags, special)) == 0
+               ? cb_vocab_add(&b->added_ids, content, strlen(content), id)
+               : no_memory(b);
+}
+
+bool cb_blueprint_add_extra(cb_blueprint *b, const char *content, const json_t *flags, bool special)
+{
+    uint32_t entry = content ? cb_vocab_entry(&b->added_ids, content, strlen(content)) : 0;
+    if (!entry)
+        return cb_blueprint_add(b, content, flags, special);
+    if (entry <= b->fixed)
+        return true;
+    json_t *token = token_json(b->added_ids.ids[entry - 1], content, flags, special);
+    return json_array_set_new(b->added, entry - 1, token) == 0 || no_memory(b);
 }
 
 typedef struct numbered {
@@ -99,6 +115,7 @@ static bool add_decoder(cb_blueprint *b)
 bool cb_blueprint_add_tokens(cb_blueprint *b, const cb_special_default *defaults)
 {
     bool ok = add_decoder(b);
+    b->fixed = b->added_ids.count;
     for (size_t i = 0; ok && i < SPECIALS; i++) {
         const json_t *value = find_special(b, special_names[i]);
         ok = cb_blueprint_add(b, cb_blueprint_special(b, defaults, special_names[i]), json_is_object(value) ? value : NULL, true);
@@ -108,7 +125,7 @@ bool cb_blueprint_add_tokens(cb_blueprint *b, const cb_special_default *defaults
         const json_t *list = find_special(b, lists[k]);
         for (size_t i = 0; ok && i < json_array_size(list); i++) {
             const json_t *value = json_array_get(list, i);
-            ok = cb_blueprint_add(b, content_of(value), json_is_object(value) ? value : NULL, true);
+            ok = cb_blueprint_add_extra(b, content_of(value), json_is_object(value) ? value : NULL, true);
         }
     }
     return ok;

@@ -18,6 +18,7 @@ typedef struct cb_blueprint {
     json_t *model, *normalizer, *pre_tokenizer, *post_processor, *decoder; /* owned; NULL: none */
     json_t *added;                                                         /* tokens, in the order of adding */
     cb_vocab added_ids;
+    size_t fixed; /* tokens of added_tokens_decoder */
     int32_t next_id;
 } cb_blueprint;
 
@@ -30,6 +31,8 @@ typedef struct cb_special_default {
 const char *cb_blueprint_special(const cb_blueprint *b, const cb_special_default *defaults, const char *name);
 /* Adds one token unless it was added before.  `flags`: an object as in the files, or NULL: of a plain special token. */
 bool cb_blueprint_add(cb_blueprint *b, const char *content, const json_t *flags, bool special);
+/* The same, but the flags given now count, unless added_tokens_decoder gave some. */
+bool cb_blueprint_add_extra(cb_blueprint *b, const char *content, const json_t *flags, bool special);
 /* Adds the tokens of added_tokens_decoder, the special tokens and the additional ones. */
 bool cb_blueprint_add_tokens(cb_blueprint *b, const cb_special_default *defaults);
 int32_t cb_blueprint_id(const cb_blueprint *b, const char *content); /* -1: none */

@@ -191,7 +191,11 @@ static bool build_clip(cb_blueprint *b, const json_t *vocab, json_t *merges)
         "\"<\\\\|startoftext\\\\|>|<\\\\|endoftext\\\\|>|'s|'t|'re|'ve|'m|'ll|'d|[\\\\p{L}]+|[\\\\p{N}]|[^\\\\s\\\\p{L}\\\\p{N}]+\"}, "
         "\"behavior\": \"Removed\", \"invert\": true}, {\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": true, "
         "\"use_regex\": true}]}");
-    b->decoder = cb_blueprint_part(BYTE_LEVEL);
+    /* as transformers decodes: the ends of words are spaces, and none is left at either end */
+    b->decoder = cb_blueprint_part("{\"type\": \"Sequence\", \"decoders\": [" BYTE_LEVEL
+                                   ", {\"type\": \"Replace\", \"pattern\": {\"String\": \"</w>\"}, \"content\": \" \"}, "
+                                   "{\"type\": \"Replace\", \"pattern\": {\"Regex\": "
+                                   "\"\\\\A[\\\\s\\\\x1c-\\\\x1f]+|[\\\\s\\\\x1c-\\\\x1f]+\\\\z\"}, \"content\": \"\"}]}");
     return add_bpe(b, vocab, merges, cb_blueprint_special(b, defaults, "unk_token"), "</w>") && b->normalizer && b->pre_tokenizer &&
            b->decoder && cb_blueprint_add_tokens(b, defaults) &&
            roberta_ends(b, cb_blueprint_special(b, defaults, "eos_token"), cb_blueprint_special(b, defaults, "bos_token"), false, false);

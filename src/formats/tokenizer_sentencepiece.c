@@ -92,7 +92,7 @@ static bool add_control(cb_blueprint *b, const cb_spm *model, bool user_defined)
     for (size_t i = 0; ok && i < model->count; i++) {
         cb_spm_type type = model->pieces[i].type;
         if (type == CB_SPM_CONTROL || (user_defined && type == CB_SPM_USER_DEFINED))
-            ok = cb_blueprint_add(b, model->pieces[i].text, raw, type == CB_SPM_CONTROL);
+            ok = cb_blueprint_add_extra(b, model->pieces[i].text, raw, type == CB_SPM_CONTROL);
     }
     json_decref(raw);
     return ok;
@@ -271,7 +271,7 @@ static bool build_t5(cb_blueprint *b, const cb_spm *model)
     ok = unigram_model(b, pieces, 2, false) && ok && words_with_blanks(b, model) && cb_blueprint_add_tokens(b, specials);
     for (json_int_t i = extra_ids; ok && i-- > 0;) {
         snprintf(name, sizeof name, "<extra_id_%lld>", (long long)i);
-        ok = cb_blueprint_add(b, name, NULL, true);
+        ok = cb_blueprint_add_extra(b, name, NULL, true);
     }
     const char *eos = "</s>";
     const cb_template_part single[CB_TEMPLATE_PARTS] = {{"$A", 0}, {eos, 0}};

@@ -3,6 +3,8 @@
  * the one found first).  A character that is no piece counts as unknown, at 10 below the least likely piece; unknown
  * characters side by side are one token, or one for each byte with byte_fallback. */
 #include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "formats/tokenizer_parts.h"
@@ -43,12 +45,43 @@ static void unigram_release(void *state)
 
 /* ---- Reading ---- */
 
+/* The number that the package reads of a file: it takes the digits as one whole number and divides by a power of ten, which may
+ * be the next number to the right one; ways through a word that are equally likely can depend on it. */
+static double as_package_reads(double number)
+{
+    char text[40];
+    for (int digits = 15; digits <= 17; digits++) {
+        snprintf(text, sizeof text, "%.*e", digits - 1, number);
+        if (strtod(text, NULL) == number)
+            break;
+    }
+    uint64_t digits = 0;
+    long exponent = strtol(strchr(text, 'e') + 1, NULL, 10);
+    const char *mark = strchr(text, '.');
+    for (const char *c = text; *c != 'e'; c++) {
+        if (*c < '0' || *c > '9')
+            continue;
+        digits = digits * 10 + (uint64_t)(*c - '0');
+        exponent -= mark && c > mark;
+    }
+    for (; digits && digits % 10 == 0; exponent++)
+        digits /= 10;
+    if (exponent >= 0 || exponent < -22) /* a whole number; a power of ten that is not exact */
+        return number;
+    double power = 1;
+    for (long i = 0; i > exponent; i--)
+        power *= 10;
+    return number < 0 ? -((double)digits / power) : (double)digits / power;
+}
+
 static bool read_piece(unigram *model, const cb_source *source, const json_t *entry, int32_t id, cb_vocab *vocab)
 {
     const json_t *text = json_array_get(entry, 0), *score = json_array_get(entry, 1);
     if (json_array_size(entry) != 2 || !json_is_string(text) || !json_is_number(score))
         return cb_fail(CB_ERR_FORMAT, "%s: model Unigram: piece %d must be [\"text\", score]", source->what, (int)id), false;
     model->scores[id] = json_number_value(score);
+    if (json_is_real(score) && !source->exact)
+        model->scores[id] = as_package_reads(model->scores[id]);
     return cb_vocab_add(vocab, json_string_value(text), json_string_length(text), id);
 }
 

@@ -24,7 +24,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 import sentencepiece  # noqa: E402
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers  # noqa: E402
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers  # noqa: E402
 
 import tokenizer_variants as variants  # noqa: E402
 
@@ -80,9 +80,9 @@ def wordpiece(directory, **fields):
 
 
 def bpe(directory, tokenizer_class, specials, suffix="", **fields):
-    t = Tokenizer(models.BPE(end_of_word_suffix=suffix or None))
-    t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     options = {"end_of_word_suffix": suffix} if suffix else {}
+    t = Tokenizer(models.BPE(**options))
+    t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     t.train_from_iterator([line.lower() for line in corpus()], trainers.BpeTrainer(
         vocab_size=560 if suffix else 380, show_progress=False, special_tokens=specials,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), **options))
@@ -140,7 +140,10 @@ def reference(directory, plain):
     from transformers import AutoTokenizer
     from transformers.tokenization_utils_tokenizers import TokenizersBackend
     loader = TokenizersBackend if plain else AutoTokenizer
-    return Tokenizer.from_str(loader.from_pretrained(directory)._tokenizer.to_str())
+    tokenizer = loader.from_pretrained(directory)._tokenizer
+    if tokenizer.model.__class__.__name__ == "BPE" and tokenizer.model.end_of_word_suffix:  # what transformers does to decoded text of CLIP
+        tokenizer.decoder = decoders.Sequence([tokenizer.decoder, decoders.Replace("</w>", " "), decoders.Replace(Regex(r"\A[\s\x1c-\x1f]+|[\s\x1c-\x1f]+\z"), "")])
+    return tokenizer
 
 
 class OurFile(variants.OurTokenizer):
@@ -196,8 +199,10 @@ def compare(library, name, directory, plain, count, seed):
     return wrong
 
 
-def make():
+def make(only):
     for name, maker in CASES.items():
+        if only and name not in only:
+            continue
         directory = os.path.join(REFERENCE, name)
         shutil.rmtree(directory, ignore_errors=True)
         os.makedirs(directory)
@@ -222,7 +227,7 @@ def main():
     parser.add_argument("--data", default=os.environ.get("CAMBIUM_DATA"))
     args = parser.parse_args()
     if args.make:
-        make()
+        make(args.only)
     if args.compare:
         library, wrong = variants.Library(args.compare), 0
         for name, maker in CASES.items():

@@ -206,6 +206,128 @@ static void any_combination_of_parts_does_as_the_package(void **state)
     assert_true(variants >= 50);
 }
 
+/* ---- other files than tokenizer.json ---- */
+
+static const char *const others[] = {"plain_unigram",
+                                     "plain_unigram_bytes",
+                                     "plain_bpe",
+                                     "plain_bpe_bytes",
+                                     "plain_char",
+                                     "llama",
+                                     "llama_legacy",
+                                     "gemma",
+                                     "t5",
+                                     "xlm_roberta",
+                                     "bert",
+                                     "bert_cased",
+                                     "gpt2",
+                                     "roberta",
+                                     "clip",
+                                     "qwen2"};
+enum { OTHERS = sizeof others / sizeof *others };
+
+/* Cases of a file of JSON objects, one a line. */
+static size_t check_lines(const cb_tokenizer *t, const char *path)
+{
+    FILE *f = fopen(path, "rb");
+    assert_non_null(f);
+    char *line = NULL;
+    size_t capacity = 0, cases = 0;
+    for (ssize_t n; (n = getline(&line, &capacity, f)) > 0; cases++) {
+        json_t *entry = json_loadb(line, (size_t)n, JSON_ALLOW_NUL, NULL);
+        assert_non_null(entry);
+        check_case(t, entry, true);
+        json_decref(entry);
+    }
+    free(line);
+    fclose(f);
+    return cases;
+}
+
+static void tokenizers_of_other_files_do_as_in_transformers(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < OTHERS; i++) {
+        char path[512], expected[600];
+        snprintf(path, sizeof path, REFERENCE "files/%s", others[i]);
+        snprintf(expected, sizeof expected, "%s/expected.jsonl", path);
+        cb_tokenizer *t = cb_tokenizer_load(path);
+        if (!t)
+            fail_msg("%s: %s", others[i], cb_error_message());
+        assert_true(check_lines(t, expected) >= 15);
+        /* what is saved is a tokenizer.json that does the same */
+        assert_true(cb_tokenizer_save(t, "converted.json"));
+        cb_tokenizer_free(t);
+        t = cb_tokenizer_load("converted.json");
+        if (!t)
+            fail_msg("%s: %s", others[i], cb_error_message());
+        check_lines(t, expected);
+        cb_tokenizer_free(t);
+    }
+}
+
+static void damaged_sentencepiece_models_do_no_harm(void **state)
+{
+    (void)state;
+    static const char *const models[] = {"plain_unigram", "plain_bpe"};
+    cb_rng rng = {.seed = 4};
+    for (size_t i = 0; i < 2; i++) {
+        char path[512];
+        snprintf(path, sizeof path, REFERENCE "files/%s/tokenizer.model", models[i]);
+        size_t length;
+        char *good = get_bytes(path, &length), *bad = malloc(length + 1);
+        for (int round = 0; round < 300; round++) {
+            memcpy(bad, good, length);
+            size_t bytes = round % 3 == 0 ? cb_rng_below(&rng, length) : length;
+            for (uint64_t n = cb_rng_below(&rng, 4); n > 0; n--)
+                bad[cb_rng_below(&rng, length)] = (char)cb_rng_below(&rng, 256);
+            uint64_t before = cb_memory().live_bytes;
+            cb_tokenizer *t = cb_tokenizer_parse_sentencepiece("damaged", bad, bytes);
+            cb_encoding e = {.want_spans = true};
+            if (t)
+                (void)cb_tokenizer_encode(t, " In the beginning, it's été 123", 33, true, &e);
+            else
+                assert_true(strncmp(cb_error_message(), "damaged", 7) == 0);
+            cb_error_clear();
+            cb_encoding_free(&e);
+            cb_tokenizer_free(t);
+            assert_int_equal(cb_memory().live_bytes, before);
+        }
+        free(bad);
+        free(good);
+    }
+}
+
+static void files_without_a_tokenizer_are_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *bytes;
+        size_t length;
+        const char *message;
+    } cases[] = {
+        {"", 0, "found no pieces"},
+        {"\x0A\x7F", 2, "found bytes beyond the end at byte 2"},
+        {"\x0A\x03\x0A\x01\xFF", 5, "piece 0: found bytes that are no text"},
+        {"\x0A\x02\x0A\x00", 4, "piece 0: found 0 bytes of text"},
+        {"\x0A\x05\x0A\x01\x61\x18\x09", 7, "piece 0: found type 0"},
+        {"\x0A\x08\x0A\x01\x61\x15\x00\x00\xC0\x7F", 10, "piece 0: found score nan"},
+        {"\x0A\x03\x0A\x01\x61\x12\x03\xC0\x02\x05", 10, "found unk_id 5"},
+        {"\x0A\x03\x0A\x01\x61\x12\x02\x18\x03", 9, "of whole words is not supported"},
+        {"\x0B", 1, "found a field of an unknown type"},
+        {"\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF", 11, "more than 64 bits"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        assert_null(cb_tokenizer_parse_sentencepiece("spiece.model", cases[i].bytes, cases[i].length));
+        if (!strstr(cb_error_message(), cases[i].message))
+            fail_msg("found \"%s\", expected \"%s\"", cb_error_message(), cases[i].message);
+        cb_error_clear();
+    }
+    assert_null(cb_tokenizer_load(REFERENCE "files")); /* a directory that has none */
+    assert_true(strstr(cb_error_message(), "tokenizer.json") != NULL);
+    cb_error_clear();
+}
+
 /* ---- patterns ---- */
 
 /* A text of what the word patterns tell apart. */
@@ -680,6 +802,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         FILE_TEST(tokenizers_of_every_style_do_as_the_package),
         FILE_TEST(any_combination_of_parts_does_as_the_package),
+        FILE_TEST(tokenizers_of_other_files_do_as_in_transformers),
+        FILE_TEST(damaged_sentencepiece_models_do_no_harm),
+        FILE_TEST(files_without_a_tokenizer_are_refused),
         FILE_TEST(word_scanners_cut_where_their_expressions_do),
         FILE_TEST(expressions_mean_what_they_do_in_oniguruma),
         FILE_TEST(very_long_words_are_tokens_too),
