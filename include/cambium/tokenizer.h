@@ -53,9 +53,37 @@ typedef struct cb_encoding {
     uint8_t *special;     /* count: 1 for a token that was added (by the template or as padding) and is not of the text */
     cb_token_span *spans; /* count; NULL unless want_spans */
     size_t count, capacity;
+    size_t pad_left, pad_right; /* how many tokens at either end are padding */
     bool want_spans;
 } cb_encoding;
 CB_API void cb_encoding_free(cb_encoding *encoding);
+
+/* Several encodings; zero-initialise, set want_spans if spans are wanted, reuse. */
+typedef struct cb_encodings {
+    cb_encoding *items; /* count, all kept for reuse up to capacity */
+    size_t count, capacity;
+    bool want_spans;
+} cb_encodings;
+CB_API void cb_encodings_free(cb_encodings *encodings);
+
+/* How texts are shortened. */
+typedef enum cb_truncation_strategy { CB_TRUNCATE_LONGEST_FIRST, CB_TRUNCATE_ONLY_FIRST, CB_TRUNCATE_ONLY_SECOND } cb_truncation_strategy;
+typedef struct cb_truncation {
+    size_t max_length; /* tokens, special ones included */
+    size_t stride;     /* tokens that a part shares with the part before it; less than what a part holds of the text */
+    cb_truncation_strategy strategy;
+    bool left; /* the end is kept */
+} cb_truncation;
+
+/* How encodings are made equally long. */
+typedef struct cb_padding {
+    size_t length;   /* tokens; longer encodings stay as they are */
+    bool longest;    /* to the longest of the batch instead */
+    size_t multiple; /* rounded up to a multiple of this; 0: as it is */
+    int32_t id;
+    uint8_t type_id;
+    bool left; /* padding comes first */
+} cb_padding;
 
 /* Encodes `length` bytes of UTF-8; with add_special_tokens the file's template adds its own (<s>, [CLS], ...).  The file's
  * truncation and padding sections are not applied; see cb_tokenizer_encode_with(). */
@@ -65,12 +93,24 @@ typedef struct cb_encode_options {
     bool add_special_tokens;
     const char *pair; /* second text, or NULL */
     size_t pair_length;
-    bool truncate;     /* apply the file's truncation section, if it has one */
-    bool pad;          /* apply the file's padding section, if it has one, as to a batch of this one text */
-    size_t max_length; /* over 0: truncate to this many tokens (longest first, from the right), special tokens included */
+    bool truncate;                   /* apply the file's truncation section, if it has one */
+    bool pad;                        /* apply the file's padding section, if it has one, as to a batch of this one text */
+    size_t max_length;               /* over 0: no more tokens than this; without other truncation longest first, from the right */
+    const cb_truncation *truncation; /* instead of the file's; NULL: none */
+    const cb_padding *padding;       /* instead of the file's; NULL: none */
 } cb_encode_options;
 CB_API bool cb_tokenizer_encode_with(const cb_tokenizer *tokenizer, const char *utf8, size_t length, const cb_encode_options *options,
                                      cb_encoding *out);
+/* The same with what truncation cuts off: items[0] is the encoding, then come the other parts of the text, each with its special
+ * tokens and padding (`overflowing` of the package; of a pair every part of the first with every part of the second). */
+CB_API bool cb_tokenizer_encode_parts(const cb_tokenizer *tokenizer, const char *utf8, size_t length, const cb_encode_options *options,
+                                      cb_encodings *out);
+/* Pads a batch of encodings. */
+CB_API bool cb_encodings_pad(cb_encoding *items, size_t count, const cb_padding *padding);
+
+/* The file's own sections; false: it has none. */
+CB_API bool cb_tokenizer_truncation(const cb_tokenizer *tokenizer, cb_truncation *out);
+CB_API bool cb_tokenizer_padding(const cb_tokenizer *tokenizer, cb_padding *out);
 
 /* Turns byte spans into spans of code points, in place, as the Python package reports them.  `utf8` is the text encoded. */
 CB_API bool cb_encoding_code_point_spans(cb_encoding *encoding, const char *utf8, size_t length);

@@ -1,4 +1,4 @@
-/* tokenizer.c: `cambium tokenizer train | encode | decode`. */
+/* tokenizer.c: `cambium tokenizer train | encode | decode | convert`. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -50,7 +50,8 @@ const cli_command cli_tokenizer_encode = {
     .name = "tokenizer encode",
     .summary = "text to token ids",
     .synopsis = "TOKENIZER [TEXT] [options]",
-    .description = "TOKENIZER is a tokenizer.json or a directory that holds one. Without TEXT, or with -, standard input is read. --json "
+    .description = "TOKENIZER is a tokenizer.json, another file that `tokenizer convert` reads, or a directory that holds one. Without "
+                   "TEXT, or with -, standard input is read. --json "
                    "adds the tokens and where they stand in the text, in bytes.",
     .least = 1,
     .most = 2,
@@ -127,6 +128,52 @@ const cli_command cli_tokenizer_decode = {.name = "tokenizer decode",
                                           .groups = decode_groups,
                                           .examples = (const char *const[]){"cambium tokenizer decode models/base 40 503 79 996", NULL},
                                           .run = decode_run};
+
+/* ---- convert ---- */
+
+typedef struct convert_settings {
+    char *output;
+} convert_settings;
+
+static const cb_option convert_table[] = {CB_OPT_STRING(convert_settings, output, NULL, "TOKENIZER_JSON", "file to write"), CB_OPT_END};
+static const cli_group convert_groups[] = {{"Output", convert_table, 0}, {0}};
+
+static bool convert_run(cli_call *call, void *settings_)
+{
+    const convert_settings *s = settings_;
+    if (!cli_output_file(s->output))
+        return false;
+    cb_tokenizer *tokenizer = cb_tokenizer_load(call->arguments[0]);
+    bool ok = tokenizer && cb_tokenizer_save(tokenizer, s->output);
+    size_t size = ok ? cb_tokenizer_vocab_size(tokenizer) : 0;
+    cb_tokenizer_free(tokenizer);
+    if (!ok)
+        return false;
+    if (call->common.json)
+        return cli_json(json_pack("{s:s, s:I}", "output", s->output, "vocabulary", (json_int_t)size));
+    cli_field("tokenizer", "%s", s->output);
+    cli_field("vocabulary", "%s tokens", cli_thousands((int64_t)size));
+    return true;
+}
+
+const cli_command cli_tokenizer_convert = {
+    .name = "tokenizer convert",
+    .summary = "write any tokenizer as a tokenizer.json",
+    .synopsis = "SOURCE --output TOKENIZER_JSON [options]",
+    .description = "SOURCE is a model directory or one file: a SentencePiece model (tokenizer.model, spiece.model, "
+                   "sentencepiece.bpe.model), vocab.json with merges.txt beside it, vocab.txt, or a tokenizer.json, which is copied. In a "
+                   "directory, tokenizer_class of tokenizer_config.json says what goes around the vocabulary: LlamaTokenizer, "
+                   "GemmaTokenizer, T5Tokenizer, XLMRobertaTokenizer, GPT2Tokenizer, RobertaTokenizer, CLIPTokenizer, Qwen2Tokenizer, "
+                   "BertTokenizer. Without it a SentencePiece model's own settings count. The other commands read these files "
+                   "as they are.",
+    .least = 1,
+    .most = 1,
+    .settings_size = sizeof(convert_settings),
+    .groups = convert_groups,
+    .required = (const char *const[]){"output", NULL},
+    .examples = (const char *const[]){"cambium tokenizer convert models/llama-2 --output tokenizer.json",
+                                      "cambium tokenizer convert spiece.model --output tokenizer.json", NULL},
+    .run = convert_run};
 
 /* ---- train ---- */
 

@@ -53,11 +53,18 @@ static bool parse_truncation(cb_tokenizer *t, const json_t *object)
         return true;
     const char *strategy = json_string_value(json_object_get(object, "strategy"));
     const char *direction = json_string_value(json_object_get(object, "direction"));
-    t->truncation.given = true;
-    t->truncation.left = direction && strcmp(direction, "Left") == 0;
-    t->truncation.strategy = !strategy ? 0 : strcmp(strategy, "OnlyFirst") == 0 ? 1 : strcmp(strategy, "OnlySecond") == 0 ? 2 : 0;
-    return cb_source_count(&source, object, "max_length", 512, &t->truncation.max_length) &&
-           cb_source_count(&source, object, "stride", 0, &t->truncation.stride);
+    uint32_t max_length, stride;
+    if (!cb_source_count(&source, object, "max_length", 512, &max_length) || !cb_source_count(&source, object, "stride", 0, &stride))
+        return false;
+    t->truncates = true;
+    t->truncation = (cb_truncation){.max_length = max_length,
+                                    .stride = stride,
+                                    .strategy = !strategy                         ? CB_TRUNCATE_LONGEST_FIRST
+                                                : !strcmp(strategy, "OnlyFirst")  ? CB_TRUNCATE_ONLY_FIRST
+                                                : !strcmp(strategy, "OnlySecond") ? CB_TRUNCATE_ONLY_SECOND
+                                                                                  : CB_TRUNCATE_LONGEST_FIRST,
+                                    .left = direction && !strcmp(direction, "Left")};
+    return true;
 }
 
 static bool parse_padding(cb_tokenizer *t, const json_t *object)
@@ -68,19 +75,22 @@ static bool parse_padding(cb_tokenizer *t, const json_t *object)
         return true;
     const json_t *strategy = json_object_get(object, "strategy");
     const char *direction = json_string_value(json_object_get(object, "direction"));
-    uint32_t id;
-    t->padding.given = true;
-    t->padding.left = direction && strcmp(direction, "Left") == 0;
-    if (!cb_source_count(&source, object, "pad_to_multiple_of", 0, &t->padding.multiple) ||
-        !cb_source_count(&source, object, "pad_id", 0, &id) || !cb_source_count(&source, object, "pad_type_id", 0, &t->padding.type_id) ||
-        (json_is_object(strategy) && !cb_source_count(&source, strategy, "Fixed", 0, &t->padding.fixed)))
+    uint32_t id, fixed = 0, multiple, type_id;
+    if (!cb_source_count(&source, object, "pad_to_multiple_of", 0, &multiple) || !cb_source_count(&source, object, "pad_id", 0, &id) ||
+        !cb_source_count(&source, object, "pad_type_id", 0, &type_id) ||
+        (json_is_object(strategy) && !cb_source_count(&source, strategy, "Fixed", 0, &fixed)))
         return false;
-    if (t->padding.fixed > max_padding || t->padding.multiple > max_padding)
+    if (fixed > max_padding || multiple > max_padding)
         return cb_fail(CB_ERR_FORMAT, "%s: padding: to more than %d tokens", t->what, max_padding), false;
-    t->padding.is_fixed = json_is_object(strategy);
     if (id > INT32_MAX)
         return cb_source_fail(&source, "pad_id", "a token id");
-    t->padding.id = (int32_t)id;
+    t->pads = true;
+    t->padding = (cb_padding){.length = fixed,
+                              .longest = !json_is_object(strategy),
+                              .multiple = multiple,
+                              .id = (int32_t)id,
+                              .type_id = (uint8_t)type_id,
+                              .left = direction && !strcmp(direction, "Left")};
     return true;
 }
 
@@ -395,6 +405,16 @@ bool cb_tokenizer_is_special(const cb_tokenizer *t, int32_t id)
     return added && added->special;
 }
 
+bool cb_tokenizer_truncation(const cb_tokenizer *t, cb_truncation *out)
+{
+    *out = t->truncation;
+    return t->truncates;
+}
+bool cb_tokenizer_padding(const cb_tokenizer *t, cb_padding *out)
+{
+    *out = t->padding;
+    return t->pads;
+}
 int32_t cb_tokenizer_bos(const cb_tokenizer *t)
 {
     return t->bos;

@@ -17,6 +17,14 @@ void cb_encoding_free(cb_encoding *encoding)
     *encoding = (cb_encoding){.want_spans = encoding->want_spans};
 }
 
+void cb_encodings_free(cb_encodings *encodings)
+{
+    for (size_t i = 0; i < encodings->capacity; i++)
+        cb_encoding_free(&encodings->items[i]);
+    cb_free(encodings->items);
+    *encodings = (cb_encodings){.want_spans = encodings->want_spans};
+}
+
 static bool check_text(const cb_tokenizer *t, const char *utf8, size_t length)
 {
     size_t bad;
@@ -65,68 +73,6 @@ static bool encode_sequence(const cb_tokenizer *t, cb_work *work, const char *ut
     return true;
 }
 
-/* The package cuts into overlapping windows, of which this keeps the first, and needs `stride` below their length. */
-static bool cut_tokens(cb_tokens *tokens, size_t count, size_t stride, bool left)
-{
-    if (count >= tokens->count)
-        return true;
-    if (count && stride >= count)
-        return cb_fail(CB_ERR_ARGUMENT, "truncation to %zu tokens besides the special ones: stride is %zu; it must be less", count, stride),
-               false;
-    if (left)
-        memmove(tokens->items, tokens->items + (tokens->count - count), count * sizeof *tokens->items);
-    tokens->count = count;
-    if (count)
-        tokens->items[0].first = 1;
-    return true;
-}
-
-/* Shortens the sequences so that both together have at most `limit` tokens. */
-static bool truncate_sequences(cb_work *work, size_t limit, const cb_truncation *how)
-{
-    cb_tokens *first = &work->sequence[0], *second = &work->sequence[1];
-    size_t a = first->count, b = work->pair ? second->count : 0;
-    if (a + b <= limit)
-        return true;
-    if (limit == 0)
-        return cut_tokens(first, 0, 0, how->left) && cut_tokens(second, 0, 0, how->left);
-    size_t excess = a + b - limit;
-    if (how->strategy) {
-        cb_tokens *target = how->strategy == 1 ? first : second;
-        if (how->strategy == 2 && !work->pair)
-            return cb_fail(CB_ERR_ARGUMENT, "truncation of the second text: there is only one"), false;
-        if (target->count <= excess)
-            return cb_fail(CB_ERR_ARGUMENT, "truncation: a text of %zu tokens cannot lose %zu", target->count, excess), false;
-        return cut_tokens(target, target->count - excess, how->stride, how->left);
-    }
-    if (!work->pair)
-        return cut_tokens(first, limit, how->stride, how->left);
-    size_t shorter = a < b ? a : b, longer;
-    longer = shorter > limit || shorter > limit - shorter ? shorter : limit - shorter;
-    if (shorter + longer > limit) {
-        shorter = limit / 2;
-        longer = shorter + limit % 2;
-    }
-    return cut_tokens(first, a > b ? longer : shorter, how->stride, how->left) &&
-           cut_tokens(second, a > b ? shorter : longer, how->stride, how->left);
-}
-
-static bool truncate_by_options(const cb_tokenizer *t, cb_work *work, const cb_encode_options *options)
-{
-    size_t added = 0;
-    if (options->add_special_tokens && t->post_processor.kind && t->post_processor.kind->added)
-        added = t->post_processor.kind->added(t->post_processor.state, work->pair);
-    if (options->truncate && t->truncation.given) {
-        size_t limit = t->truncation.max_length > added ? t->truncation.max_length - added : 0;
-        if (!truncate_sequences(work, limit, &t->truncation))
-            return false;
-    }
-    if (!options->max_length)
-        return true;
-    static const cb_truncation longest_first_from_the_right = {.given = true};
-    return truncate_sequences(work, options->max_length > added ? options->max_length - added : 0, &longest_first_from_the_right);
-}
-
 static bool reserve(cb_encoding *out, size_t count)
 {
     size_t types = out->capacity, special = out->capacity, spans = out->spans ? out->capacity : 0, ids = out->capacity;
@@ -149,27 +95,77 @@ static void put_token(cb_encoding *out, const cb_token *token)
         out->spans[at] = (cb_token_span){token->begin, token->end};
 }
 
-static bool write_encoding(const cb_tokenizer *t, const cb_work *work, const cb_encode_options *options, cb_encoding *out)
+static bool write_encoding(const cb_work *work, cb_encoding *out)
 {
-    size_t count = work->sequence[0].count + (work->pair ? work->sequence[1].count : 0), total = count;
-    if (options->pad && t->padding.given) {
-        size_t target = t->padding.is_fixed ? t->padding.fixed : count;
-        if (t->padding.multiple && target % t->padding.multiple)
-            target += t->padding.multiple - target % t->padding.multiple;
-        total = target > count ? target : count;
-    }
-    out->count = 0;
-    if (!reserve(out, total ? total : 1))
+    size_t count = work->sequence[0].count + (work->pair ? work->sequence[1].count : 0);
+    out->count = out->pad_left = out->pad_right = 0;
+    if (!reserve(out, count ? count : 1))
         return false;
-    cb_token pad = {.id = t->padding.id, .type = (uint8_t)t->padding.type_id, .special = 1};
-    for (size_t i = count; i < total && t->padding.left; i++)
-        put_token(out, &pad);
     for (unsigned which = 0; which <= (unsigned)work->pair; which++)
         for (size_t i = 0; i < work->sequence[which].count; i++)
             put_token(out, &work->sequence[which].items[i]);
-    while (out->count < total)
-        put_token(out, &pad);
     return true;
+}
+
+/* Makes room for `more` tokens of padding at one end and fills it. */
+static bool add_padding(cb_encoding *e, size_t more, const cb_padding *padding)
+{
+    size_t count = e->count, at = padding->left ? 0 : count;
+    cb_token pad = {.id = padding->id, .type = padding->type_id, .special = 1};
+    if (!reserve(e, count + more))
+        return false;
+    if (padding->left) {
+        memmove(e->ids + more, e->ids, count * sizeof *e->ids);
+        memmove(e->type_ids + more, e->type_ids, count);
+        memmove(e->special + more, e->special, count);
+        if (e->want_spans)
+            memmove(e->spans + more, e->spans, count * sizeof *e->spans);
+    }
+    for (e->count = at; e->count < at + more;)
+        put_token(e, &pad);
+    e->count = count + more;
+    *(padding->left ? &e->pad_left : &e->pad_right) += more;
+    return true;
+}
+
+static bool pad_to(cb_encoding *items, size_t count, size_t length, const cb_padding *padding)
+{
+    if (padding->multiple && length % padding->multiple)
+        length += padding->multiple - length % padding->multiple;
+    for (size_t i = 0; i < count; i++)
+        if (items[i].count < length && !add_padding(&items[i], length - items[i].count, padding))
+            return false;
+    return true;
+}
+
+bool cb_encodings_pad(cb_encoding *items, size_t count, const cb_padding *padding)
+{
+    size_t length = padding->longest ? 0 : padding->length;
+    for (size_t i = 0; padding->longest && i < count; i++)
+        length = items[i].count > length ? items[i].count : length;
+    return pad_to(items, count, length, padding);
+}
+
+static bool pad_parts(const cb_tokenizer *t, const cb_encode_options *options, cb_encoding *items, size_t count)
+{
+    const cb_padding *padding = options->padding ? options->padding : options->pad && t->pads ? &t->padding : NULL;
+    return !padding || pad_to(items, count, padding->longest ? items[0].count : padding->length, padding);
+}
+
+static bool encode_texts(const cb_tokenizer *t, cb_work *work, const char *utf8, size_t length, const cb_encode_options *options, bool all)
+{
+    work->pair = false;
+    work->sequence[1].count = 0;
+    if ((options->pair && !encode_sequence(t, work, options->pair, options->pair_length, 1)) || !encode_sequence(t, work, utf8, length, 0))
+        return false;
+    work->pair = options->pair != NULL;
+    return cb_work_cut(work, options, all);
+}
+
+static bool finish_part(const cb_tokenizer *t, cb_work *work, const cb_encode_options *options, cb_encoding *out)
+{
+    return (!t->post_processor.kind || t->post_processor.kind->process(t->post_processor.state, work, options->add_special_tokens)) &&
+           write_encoding(work, out);
 }
 
 bool cb_tokenizer_encode_with(const cb_tokenizer *t, const char *utf8, size_t length, const cb_encode_options *options, cb_encoding *out)
@@ -178,15 +174,42 @@ bool cb_tokenizer_encode_with(const cb_tokenizer *t, const char *utf8, size_t le
     if (!work)
         return false;
     work->spans = out->want_spans;
-    work->pair = false;
-    work->sequence[1].count = 0;
-    bool ok = !options->pair || encode_sequence(t, work, options->pair, options->pair_length, 1);
-    ok = ok && encode_sequence(t, work, utf8, length, 0);
-    work->pair = options->pair != NULL;
-    ok = ok && truncate_by_options(t, work, options);
-    if (ok && t->post_processor.kind)
-        ok = t->post_processor.kind->process(t->post_processor.state, work, options->add_special_tokens);
-    ok = ok && write_encoding(t, work, options, out);
+    bool ok = encode_texts(t, work, utf8, length, options, false) && cb_work_part(work, 0) && finish_part(t, work, options, out) &&
+              pad_parts(t, options, out, 1);
+    cb_work_give(work);
+    return ok;
+}
+
+static bool encode_part(const cb_tokenizer *t, cb_work *work, const cb_encode_options *options, cb_encodings *out)
+{
+    if (out->count == out->capacity) {
+        size_t before = out->capacity;
+        if (!cb_grow(&out->items, &out->capacity, out->count + 1, sizeof *out->items))
+            return false;
+        memset(out->items + before, 0, (out->capacity - before) * sizeof *out->items);
+    }
+    cb_encoding *e = &out->items[out->count];
+    e->want_spans = out->want_spans;
+    if (!finish_part(t, work, options, e))
+        return false;
+    out->count++;
+    return true;
+}
+
+bool cb_tokenizer_encode_parts(const cb_tokenizer *t, const char *utf8, size_t length, const cb_encode_options *options, cb_encodings *out)
+{
+    cb_work *work = cb_work_take(t);
+    if (!work)
+        return false;
+    work->spans = out->want_spans;
+    out->count = 0;
+    bool ok = encode_texts(t, work, utf8, length, options, true);
+    size_t parts = work->windows[0].count * work->windows[1].count;
+    for (size_t part = 0; ok && part < parts; part++) {
+        work->pair = options->pair != NULL;
+        ok = cb_work_part(work, part) && encode_part(t, work, options, out);
+    }
+    ok = ok && pad_parts(t, options, out->items, out->count);
     cb_work_give(work);
     return ok;
 }

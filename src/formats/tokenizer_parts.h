@@ -76,6 +76,12 @@ typedef struct cb_word {
     size_t count, capacity;
 } cb_word;
 
+/* Parts of a text's tokens. */
+typedef struct cb_windows {
+    cb_span *items; /* begin and end among the tokens */
+    size_t count, capacity;
+} cb_windows;
+
 /* What one encode needs; kept by the tokenizer and used by one thread at a time. */
 typedef struct cb_work {
     const cb_tokenizer *tokenizer;
@@ -95,8 +101,11 @@ typedef struct cb_work {
         const char *bytes;
         size_t length;
     } originals[2];
-    bool spans; /* wanted */
-    bool pair;  /* the post-processor sees two sequences */
+    cb_tokens whole[2];    /* of texts that are cut in parts */
+    cb_windows windows[2]; /* the parts */
+    bool spans;            /* wanted */
+    bool pair;             /* the post-processor sees two sequences */
+    bool later[2];         /* a sequence is not the first part of its text */
     void *match_data, *match_context, *jit_stack;
     size_t jit_stack_bytes; /* the most it may grow to */
     void *model_state;
@@ -182,6 +191,7 @@ typedef struct cb_component_kind {
     bool (*process)(const void *state, cb_work *work, bool add_special);
     bool (*decode)(const void *state, const cb_texts *in, cb_texts *out);
     size_t (*added)(const void *state, bool pair); /* of a post-processor: how many tokens it adds */
+    bool (*second_first)(const void *state);       /* of a post-processor: the second text of a pair comes first; NULL: no */
 } cb_component_kind;
 
 typedef struct cb_component {
@@ -367,19 +377,6 @@ bool cb_added_split(cb_work *work, bool normalize);
 
 /* ---- The tokenizer ---- */
 
-typedef struct cb_truncation {
-    bool given, left;
-    int strategy; /* 0 longest first, 1 only first, 2 only second */
-    uint32_t max_length, stride;
-} cb_truncation;
-
-typedef struct cb_padding {
-    bool given, left, is_fixed;
-    uint32_t fixed, multiple; /* to this length, if fixed, else to the longest of the batch; 0: no multiple */
-    int32_t id;
-    uint32_t type_id;
-} cb_padding;
-
 struct cb_tokenizer {
     char *what;   /* its file */
     char *source; /* the JSON text */
@@ -390,6 +387,7 @@ struct cb_tokenizer {
     cb_added added;
     cb_truncation truncation;
     cb_padding padding;
+    bool truncates, pads;   /* the file has such a section */
     bool trims;             /* a post-processor trims offsets: tokens need lead and trail */
     uint16_t *lead, *trail; /* per id of the vocabulary, when trims */
     int32_t bos, eos, pad, unk;
@@ -400,6 +398,11 @@ struct cb_tokenizer {
     void *lock; /* of idle */
     struct cb_work *idle;
 };
+
+/* Cuts work->sequence into work->windows: the first part, and with `all` the others, too. */
+bool cb_work_cut(cb_work *work, const cb_encode_options *options, bool all);
+/* Part number `part` of both texts becomes work->sequence. */
+bool cb_work_part(cb_work *work, size_t part);
 
 void cb_count_spaces(const char *text, size_t length, uint16_t *lead, uint16_t *trail);
 /* Normal form of a piece: composed (NFC, NFKC) or not, compatible (NFKC, NFKD) or not. */

@@ -317,7 +317,8 @@ static bool template_process(const void *state, cb_work *work, bool add_special)
         const template_piece *piece = &pieces->items[i];
         if (piece->sequence >= 0) {
             cb_tokens *tokens = &work->sequence[piece->sequence];
-            set_type(tokens, piece->type);
+            if (!work->later[piece->sequence]) /* as in the package */
+                set_type(tokens, piece->type);
             if (!add_tokens(out, tokens->items, tokens->count, true))
                 return false;
             continue;
@@ -340,6 +341,15 @@ static size_t template_added(const void *state, bool pair)
     return count;
 }
 
+static bool template_second_first(const void *state)
+{
+    const template_pieces *pieces = &((const template_state *)state)->pair;
+    for (size_t i = 0; i < pieces->count; i++)
+        if (pieces->items[i].sequence >= 0)
+            return pieces->items[i].sequence == 1;
+    return false;
+}
+
 /* ---- Sequence and the table ---- */
 
 static bool sequence(const void *state, cb_work *work, bool add_special)
@@ -360,6 +370,15 @@ static size_t sequence_added(const void *state, bool pair)
     return count;
 }
 
+static bool sequence_second_first(const void *state)
+{
+    const cb_component_list *list = state;
+    bool second = false;
+    for (size_t i = 0; i < list->count; i++)
+        second |= list->items[i].kind->second_first && list->items[i].kind->second_first(list->items[i].state);
+    return second;
+}
+
 static const cb_component_kind kind_byte_level = {
     .type = "ByteLevel", .state_size = sizeof(offsets_state), .parse = offsets_parse, .process = byte_level};
 static const cb_component_kind kind_roberta = {
@@ -371,13 +390,15 @@ static const cb_component_kind kind_template = {.type = "TemplateProcessing",
                                                 .parse = template_parse,
                                                 .release = template_release,
                                                 .process = template_process,
-                                                .added = template_added};
+                                                .added = template_added,
+                                                .second_first = template_second_first};
 static const cb_component_kind kind_sequence = {.type = "Sequence",
                                                 .state_size = sizeof(cb_component_list),
                                                 .parse = cb_component_list_parse,
                                                 .release = cb_component_list_free,
                                                 .process = sequence,
-                                                .added = sequence_added};
+                                                .added = sequence_added,
+                                                .second_first = sequence_second_first};
 
 static const cb_component_kind *const kinds[] = {&kind_byte_level, &kind_roberta, &kind_bert, &kind_template, &kind_sequence, NULL};
 const cb_role cb_post_processor_role = {"post_processor", "processors", kinds};

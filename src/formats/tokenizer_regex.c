@@ -3,6 +3,7 @@
  * quantifiers; and it adds the code points that Oniguruma's newer Unicode tables know.  Everything else passes through. */
 #include <ctype.h>
 #include <string.h>
+#include <strings.h>
 
 #include "formats/tokenizer_parts.h"
 #include "formats/tokenizer_unicode.h"
@@ -98,6 +99,7 @@ static const named_set named_sets[] = {
     {"any", "", "\\x{0}-\\x{10ffff}"},
     {"ascii", "", "\\x00-\\x7f"},
     {"assigned", "L M N P S Z Cc Cf Co", ""},
+    {"notother", "L M N P S Z", ""},
     {"han", "", "\\p{sc:Han}\\x{2b739}\\x{2ebf0}-\\x{2ee5d}\\x{31350}-\\x{323af}"},
     {"hiragana", "", "\\p{sc:Hiragana}\\x{1b132}"},
     {"katakana", "", "\\p{sc:Katakana}\\x{1b155}"},
@@ -220,9 +222,23 @@ static bool add_items(set *s, const cb_string *items, bool negated)
            cb_string_append(&s->others, items->data, items->length) && cb_string_puts(&s->others, "]");
 }
 
+/* Properties that say what a character is not: code points newer than PCRE2's tables are not unassigned. */
+static bool is_opposite(const char **name, size_t *length)
+{
+    static const char *const opposites[][2] = {{"cn", "assigned"}, {"unassigned", "assigned"}, {"c", "notother"}, {"other", "notother"}};
+    for (size_t i = 0; i < sizeof opposites / sizeof *opposites; i++)
+        if (strlen(opposites[i][0]) == *length && strncasecmp(opposites[i][0], *name, *length) == 0) {
+            *name = opposites[i][1];
+            *length = strlen(*name);
+            return true;
+        }
+    return false;
+}
+
 static bool add_name(translator *t, set *s, const char *name, size_t length, bool bracket, bool negated)
 {
     cb_string items = {0};
+    negated ^= !bracket && is_opposite(&name, &length);
     bool ok = named_items(t, &items, name, length, bracket) && add_items(s, &items, negated);
     cb_string_free(&items);
     return ok;

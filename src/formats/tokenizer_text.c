@@ -71,6 +71,10 @@ static void free_work(cb_work *work)
     cb_free(work->sequence[0].items);
     cb_free(work->sequence[1].items);
     cb_free(work->result.items);
+    for (int i = 0; i < 2; i++) {
+        cb_free(work->whole[i].items);
+        cb_free(work->windows[i].items);
+    }
     cb_free(work->changes);
     cb_work_clear_matching(work);
     cb_free(work->word.items);

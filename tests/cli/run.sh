@@ -133,7 +133,7 @@ small="--batch-size 2 --sequence-length 24 --learning-rate 1e-2 --seed 1 --threa
 expect version "$program" --version
 contains version.out "cambium "
 expect overview "$program" help
-for command in train pretrain generate eval merge convert "tokenizer train" "tokenizer encode" "tokenizer decode" inspect "bench gemm" "bench lora" "bench training"; do
+for command in train pretrain generate eval merge convert "tokenizer train" "tokenizer encode" "tokenizer decode" "tokenizer convert" inspect "bench gemm" "bench lora" "bench training"; do
     contains overview.out "  $command "
     # shellcheck disable=SC2086
     expect help_page "$program" $command --help
@@ -257,6 +257,10 @@ expect encode "$program" tokenizer encode learned.json "The gardener cuts"
 expect decode "$program" tokenizer decode learned.json $(cat encode.out)
 echo "The gardener cuts" >decode.expected
 same_file decode.out decode.expected
+expect convert_tokenizer "$program" tokenizer convert "$reference/tokenizers/files/t5" --output converted_t5.json --json
+expect encode_converted "$program" tokenizer encode converted_t5.json "the man of earth"
+expect encode_directly "$program" tokenizer encode "$reference/tokenizers/files/t5" "the man of earth"
+same_file encode_converted.out encode_directly.out
 expect encode_json "$program" tokenizer encode learned.json "The gardener cuts" --json
 json encode_json.out
 cat >config.json <<'END'
@@ -350,7 +354,7 @@ bad 1 "checkpoint" train llama2 --data text.txt --steps 61 --rank 4 --target-mod
 # ---- bad input: usage --------------------------------------------------------------------------------------------------------------
 
 bad 2 'unknown command "trian"; close names: train' trian
-bad 2 'expected one of train, encode, decode' tokenizer
+bad 2 'expected one of train, encode, decode, convert' tokenizer
 bad 2 'unknown option --rnak; close names: --rank' train llama2 --data text.txt --output never --rnak 8
 bad 2 'unknown option -x' train -x
 bad 2 '--output is needed' train llama2 --data text.txt

@@ -149,7 +149,7 @@ def reference(directory, plain):
 class OurFile(variants.OurTokenizer):
     def __init__(self, library, directory):
         library.c.cb_tokenizer_load.restype = ctypes.c_void_p
-        self.library, self.encoding = library, variants.Encoding(want_spans=True)
+        self.library, self.encoding, self.parts = library, variants.Encoding(want_spans=True), variants.Encodings(want_spans=True)
         handle = library.c.cb_tokenizer_load(directory.encode())
         library.check(handle)
         self.handle = ctypes.c_void_p(handle)

@@ -446,6 +446,9 @@ def answer(tokenizer, case):
     if error:
         return None
     case.update(ids=encoding.ids, type_ids=encoding.type_ids, special=encoding.special_tokens_mask, offsets=encoding.offsets)
+    case.update(attention=encoding.attention_mask)
+    if encoding.overflowing:
+        case.update(parts=[[part.ids, part.type_ids, part.attention_mask] for part in encoding.overflowing])
     for name, skip in (("decoded", True), ("decoded_all", False)):
         case[name], error = attempt(tokenizer.decode, encoding.ids, skip_special_tokens=skip)
         if error:
@@ -481,12 +484,18 @@ class Span(ctypes.Structure):
 class Encoding(ctypes.Structure):
     _fields_ = [("ids", ctypes.POINTER(ctypes.c_int32)), ("type_ids", ctypes.POINTER(ctypes.c_uint8)),
                 ("special", ctypes.POINTER(ctypes.c_uint8)), ("spans", ctypes.POINTER(Span)), ("count", ctypes.c_size_t),
-                ("capacity", ctypes.c_size_t), ("want_spans", ctypes.c_bool)]
+                ("capacity", ctypes.c_size_t), ("pad_left", ctypes.c_size_t), ("pad_right", ctypes.c_size_t),
+                ("want_spans", ctypes.c_bool)]
+
+
+class Encodings(ctypes.Structure):
+    _fields_ = [("items", ctypes.POINTER(Encoding)), ("count", ctypes.c_size_t), ("capacity", ctypes.c_size_t), ("want_spans", ctypes.c_bool)]
 
 
 class Options(ctypes.Structure):
     _fields_ = [("add_special_tokens", ctypes.c_bool), ("pair", ctypes.c_char_p), ("pair_length", ctypes.c_size_t),
-                ("truncate", ctypes.c_bool), ("pad", ctypes.c_bool), ("max_length", ctypes.c_size_t)]
+                ("truncate", ctypes.c_bool), ("pad", ctypes.c_bool), ("max_length", ctypes.c_size_t),
+                ("truncation", ctypes.c_void_p), ("padding", ctypes.c_void_p)]
 
 
 class String(ctypes.Structure):
@@ -498,7 +507,7 @@ class Library:
         self.c = ctypes.CDLL(path)
         for name in ("cb_tokenizer_parse", "cb_token_stream_open"):
             getattr(self.c, name).restype = ctypes.c_void_p
-        for name in ("cb_tokenizer_encode_with", "cb_tokenizer_decode", "cb_token_stream_push", "cb_token_stream_finish"):
+        for name in ("cb_tokenizer_encode_with", "cb_tokenizer_encode_parts", "cb_tokenizer_decode", "cb_token_stream_push", "cb_token_stream_finish"):
             getattr(self.c, name).restype = ctypes.c_bool
         self.c.cb_error_message.restype = ctypes.c_char_p
 
@@ -514,26 +523,37 @@ class Library:
         return text
 
 
+def as_dict(e):
+    return {"ids": e.ids[:e.count], "type_ids": e.type_ids[:e.count], "special": e.special[:e.count],
+            "attention": [0] * e.pad_left + [1] * (e.count - e.pad_left - e.pad_right) + [0] * e.pad_right,
+            "spans": [(e.spans[i].begin, e.spans[i].end) for i in range(e.count)]}
+
+
 class OurTokenizer:
     def __init__(self, library, data):
         text = json.dumps(data).encode()
-        self.library, self.encoding = library, Encoding(want_spans=True)
+        self.library, self.encoding, self.parts = library, Encoding(want_spans=True), Encodings(want_spans=True)
         handle = library.c.cb_tokenizer_parse(b"tokenizer", text, ctypes.c_size_t(len(text)))
         library.check(handle)
         self.handle = ctypes.c_void_p(handle)
 
     def close(self):
         self.library.c.cb_encoding_free(ctypes.byref(self.encoding))
+        self.library.c.cb_encodings_free(ctypes.byref(self.parts))
         self.library.c.cb_tokenizer_free(self.handle)
 
-    def encode(self, case):
+    def call(self, function, case, out):
         text, pair = case["text"].encode(), case.get("pair", "").encode()
         options = Options(case["add_special_tokens"], pair if "pair" in case else None, len(pair), True, True, 0)
-        e = self.encoding
-        self.library.check(self.library.c.cb_tokenizer_encode_with(self.handle, text, ctypes.c_size_t(len(text)), ctypes.byref(options),
-                                                                   ctypes.byref(e)))
-        spans = [(e.spans[i].begin, e.spans[i].end) for i in range(e.count)]
-        return {"ids": e.ids[:e.count], "type_ids": e.type_ids[:e.count], "special": e.special[:e.count], "spans": spans}
+        self.library.check(function(self.handle, text, ctypes.c_size_t(len(text)), ctypes.byref(options), ctypes.byref(out)))
+
+    def encode(self, case):
+        self.call(self.library.c.cb_tokenizer_encode_with, case, self.encoding)
+        return as_dict(self.encoding)
+
+    def encode_parts(self, case):
+        self.call(self.library.c.cb_tokenizer_encode_parts, case, self.parts)
+        return [as_dict(self.parts.items[i]) for i in range(self.parts.count)]
 
     def decode(self, ids, skip):
         string = String()
@@ -564,9 +584,13 @@ def code_points(text, spans):
 
 def differences(ours, case, data):
     result = ours.encode(case)
-    for name in ("ids", "type_ids", "special"):
-        if result[name] != case[name]:
+    for name in ("ids", "type_ids", "special", "attention"):
+        if name in case and result[name] != case[name]:
             return name, result[name]
+    if "parts" in case:
+        parts = [[part["ids"], part["type_ids"], part["attention"]] for part in ours.encode_parts(case)[1:]]
+        if parts != case["parts"]:
+            return "parts", parts
     affixes = data["model"].get("continuing_subword_prefix") or data["model"].get("end_of_word_suffix")
     texts = [code_points(case[name], result["spans"]) for name in ("text", "pair") if name in case]
     if not (affixes and data["model"].get("byte_fallback")):  # a suffix's bytes stand nowhere in the text

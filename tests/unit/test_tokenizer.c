@@ -426,14 +426,19 @@ static void assert_left(const char *parts, const char *text, const char *expecte
 static void expressions_mean_what_they_do_in_oniguruma(void **state)
 {
     (void)state;
-    assert_left(SPLIT("\\\\w"), "a½!", "2");             /* ½ is a word character ... */
-    assert_left(SPLIT("[\\\\w]"), "a½!", "2 2");         /* ... but not of a class */
-    assert_left(SPLIT("[^\\\\w!]"), "a½!b", "0 2 1");    /* nor is it one when that is negated */
-    assert_left(SPLIT("[a[bc]]"), "abc ", "3");          /* classes nest */
-    assert_left(SPLIT("[a-c&&[^b]]"), "abc ", "1 3");    /* and intersect */
-    assert_left(SPLIT("\\\\h"), "ab ", "3");             /* a hexadecimal digit */
-    assert_left(SPLIT("a{,1}b"), "abb ", "3");           /* {,n} has no minimum */
-    assert_left(SPLIT("(?m:a.)b"), "a\nb ", "3");        /* m lets the dot match a line's end */
+    assert_left(SPLIT("\\\\w"), "a½!", "2");                            /* ½ is a word character ... */
+    assert_left(SPLIT("[\\\\w]"), "a½!", "2 2");                        /* ... but not of a class */
+    assert_left(SPLIT("[^\\\\w!]"), "a½!b", "0 2 1");                   /* nor is it one when that is negated */
+    assert_left(SPLIT("[a[bc]]"), "abc ", "3");                         /* classes nest */
+    assert_left(SPLIT("[a-c&&[^b]]"), "abc ", "1 3");                   /* and intersect */
+    assert_left(SPLIT("\\\\h"), "ab ", "3");                            /* a hexadecimal digit */
+    assert_left(SPLIT("a{,1}b"), "abb ", "3");                          /* {,n} has no minimum */
+    assert_left(SPLIT("(?m:a.)b"), "a\nb ", "3");                       /* m lets the dot match a line's end */
+    assert_left(SPLIT("\\\\p{Cn}"), "a\xCD\xB8\xE0\xA2\x97 ", "0 2 3"); /* U+0897 is assigned since Unicode 16, U+0378 is not */
+    assert_left(SPLIT("[^\\\\P{C}b]"),
+                "a\x01"
+                "b ",
+                "0 1 3");
     assert_left(SPLIT("a(?i)B|b(?-i)c"), "ab c", "3 2"); /* a flag holds to the end of its group */
     cb_error_clear();
 }
@@ -524,6 +529,56 @@ static void padding_and_truncation_follow_the_file(void **state)
     assert_true(cb_ok());
     assert_int_equal(count_with("\"truncation\": {\"max_length\": 3, \"strategy\": \"LongestFirst\", \"stride\": 3}", "ccccccc"), SIZE_MAX);
     assert_message(CB_ERR_ARGUMENT, "stride is 3; it must be less");
+}
+
+static void assert_part(const cb_encoding *e, const char *expected)
+{
+    char ids[256] = "";
+    for (size_t i = 0; i < e->count; i++)
+        snprintf(ids + strlen(ids), sizeof ids - strlen(ids), "%s%s%d", i ? " " : "",
+                 i < e->pad_left || i + e->pad_right >= e->count ? "p" : "", (int)e->ids[i]);
+    assert_string_equal(ids, expected);
+}
+
+/* The parts are those of `overflowing` in the package. */
+static void what_truncation_cuts_off_comes_in_parts(void **state)
+{
+    (void)state;
+    cb_tokenizer *t = small("\"post_processor\": {\"type\": \"BertProcessing\", \"sep\": [\" \", 3], \"cls\": [\"ab\", 4]}", "");
+    cb_truncation truncation = {.max_length = 5, .stride = 1};
+    const cb_padding padding = {.length = 6, .id = 9};
+    cb_encode_options options = {.add_special_tokens = true, .truncation = &truncation, .padding = &padding};
+    cb_encodings parts = {.want_spans = true};
+    assert_true(cb_tokenizer_encode_parts(t, "acacacb", 7, &options, &parts));
+    assert_int_equal(parts.count, 3);
+    assert_part(&parts.items[0], "4 0 2 0 3 p9");
+    assert_part(&parts.items[1], "4 0 2 0 3 p9");
+    assert_part(&parts.items[2], "4 0 2 1 3 p9");
+    assert_int_equal(parts.items[2].spans[1].begin, 4);
+    truncation.left = true;
+    assert_true(cb_tokenizer_encode_parts(t, "acacacb", 7, &options, &parts));
+    assert_part(&parts.items[0], "4 0 2 1 3 p9");
+    assert_part(&parts.items[2], "4 0 2 0 3 p9");
+    /* of a pair, the later parts of the first text with each of the second, then the first with those */
+    truncation = (cb_truncation){.max_length = 6, .strategy = CB_TRUNCATE_LONGEST_FIRST};
+    options.pair = "bbc";
+    options.pair_length = 3;
+    options.padding = NULL;
+    assert_true(cb_tokenizer_encode_parts(t, "aaa", 3, &options, &parts));
+    static const char *const expected[] = {"4 0 3 1 1 3", "4 0 3 1 1 3", "4 0 3 2 3", "4 0 3 1 1 3", "4 0 3 2 3", "4 0 3 2 3"};
+    assert_int_equal(parts.count, 6);
+    for (size_t i = 0; i < 6; i++)
+        assert_part(&parts.items[i], expected[i]);
+    /* a batch is padded to its longest, from the left */
+    assert_true(cb_encodings_pad(parts.items, 3, &(cb_padding){.longest = true, .multiple = 4, .id = 8, .left = true}));
+    assert_part(&parts.items[0], "p8 p8 4 0 3 1 1 3");
+    assert_part(&parts.items[2], "p8 p8 p8 4 0 3 2 3");
+    truncation = (cb_truncation){.max_length = 5, .stride = 3};
+    options.pair = NULL;
+    assert_false(cb_tokenizer_encode_parts(t, "acacacb", 7, &options, &parts));
+    assert_message(CB_ERR_ARGUMENT, "stride is 3; it must be less");
+    cb_encodings_free(&parts);
+    cb_tokenizer_free(t);
 }
 
 static void vocabularies_may_hold_the_nul_character(void **state)
@@ -811,6 +866,7 @@ int main(void)
         FILE_TEST(an_added_token_within_the_space_of_another_is_dropped),
         FILE_TEST(spans_of_both_texts_of_a_pair_are_trimmed),
         FILE_TEST(padding_and_truncation_follow_the_file),
+        FILE_TEST(what_truncation_cuts_off_comes_in_parts),
         FILE_TEST(vocabularies_may_hold_the_nul_character),
         FILE_TEST(streams_give_whole_characters_only),
         FILE_TEST(threads_share_a_tokenizer),
