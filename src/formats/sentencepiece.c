@@ -73,7 +73,7 @@ static bool read_trainer(cb_spm *model, cb_protobuf m)
         case 3:
             if (field.value < CB_SPM_UNIGRAM || field.value > CB_SPM_CHAR)
                 return cb_fail(CB_ERR_FORMAT, "%s: found model_type %llu, expected 1 to 4", m.what, (unsigned long long)field.value), false;
-            model->model_type = (int)field.value;
+            model->model_type = (cb_spm_model_type)field.value;
             break;
         case 24:
             model->whitespace_as_suffix = field.value != 0;

@@ -13,10 +13,12 @@ typedef struct cb_spm_piece {
     cb_spm_type type;
 } cb_spm_piece;
 
+typedef enum cb_spm_model_type { CB_SPM_UNIGRAM = 1, CB_SPM_BPE, CB_SPM_WORD, CB_SPM_CHAR } cb_spm_model_type;
+
 typedef struct cb_spm {
     cb_spm_piece *pieces; /* by id */
     size_t count, capacity;
-    enum { CB_SPM_UNIGRAM = 1, CB_SPM_BPE, CB_SPM_WORD, CB_SPM_CHAR } model_type;
+    cb_spm_model_type model_type;
     bool byte_fallback, add_dummy_prefix, remove_extra_whitespaces, escape_whitespaces, whitespace_as_suffix;
     int32_t unk_id, bos_id, eos_id; /* below 0: none */
     uint8_t *charsmap;              /* rules of the normaliser Precompiled; NULL: none */

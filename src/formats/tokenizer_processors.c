@@ -144,8 +144,9 @@ static bool roberta(const void *state, cb_work *work, bool add_special)
     const pair_state *s = state;
     if (s->offsets.trim_offsets)
         trim_all(work, s->offsets.add_prefix_space);
-    set_type(&work->sequence[0], 0);
-    set_type(&work->sequence[1], 0);
+    for (int which = 0; which < 2; which++)
+        if (add_special || !work->later[which]) /* as in the package */
+            set_type(&work->sequence[which], 0);
     if (!add_special)
         return true;
     cb_tokens *out = &work->result, *first = &work->sequence[0], *second = &work->sequence[1];

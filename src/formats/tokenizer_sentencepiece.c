@@ -307,7 +307,7 @@ static bool build_xlm_roberta(cb_blueprint *b, const cb_spm *model)
 static const struct {
     const char *class;
     bool (*build)(cb_blueprint *b, const cb_spm *model);
-    int model_type;
+    cb_spm_model_type model_type;
 } styles[] = {{"LlamaTokenizer", build_llama, CB_SPM_BPE},
               {"CodeLlamaTokenizer", build_llama, CB_SPM_BPE},
               {"GemmaTokenizer", build_gemma, CB_SPM_BPE},
@@ -325,7 +325,7 @@ json_t *cb_tokenizer_json_of_sentencepiece(const char *what, const void *bytes, 
     for (size_t i = 0; class && i < sizeof styles / sizeof *styles; i++) {
         size_t n = strlen(styles[i].class);
         if (strncmp(class, styles[i].class, n) == 0 && (!class[n] || strcmp(class + n, "Fast") == 0) &&
-            (int)model.model_type == styles[i].model_type && model.count > 3)
+            model.model_type == styles[i].model_type && model.count > 3)
             build = styles[i].build;
     }
     bool ok = true;
