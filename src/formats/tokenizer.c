@@ -41,7 +41,7 @@ static bool parse_model(cb_tokenizer *t, const json_t *object, const char *nul)
         return unknown_model(t, type);
     t->model.unknown = -1;
     t->model.state = cb_calloc(1, t->model.kind->state_size);
-    cb_source source = {.what = t->what, .role = &role, .type = t->model.kind->type, .nul = nul && *nul ? nul : NULL, .exact = !nul};
+    cb_source source = {.what = t->what, .role = &role, .type = t->model.kind->type, .nul = *nul ? nul : NULL};
     return t->model.state && t->model.kind->parse(&t->model, &source, object, &t->vocab);
 }
 
@@ -245,7 +245,7 @@ static bool read_settings(cb_tokenizer *t, const char *directory, const json_t *
 
 /* ---- Loading and saving ---- */
 
-/* Takes `source`, the text of root; nul: see cb_source, NULL: root does not come of a file. */
+/* Takes `source`, the text of root; nul: see cb_source. */
 static cb_tokenizer *from_parts(const char *what, const json_t *root, const char *nul, char *source, size_t length)
 {
     cb_tokenizer *t = source ? cb_calloc(1, sizeof *t) : NULL;
@@ -279,7 +279,7 @@ cb_tokenizer *cb_tokenizer_of_json(const char *what, const json_t *root)
 {
     cb_unicode_prepare();
     char *source = cb_json_dump(root, false);
-    return from_parts(what, root, NULL, source, source ? strlen(source) : 0);
+    return from_parts(what, root, "", source, source ? strlen(source) : 0);
 }
 
 cb_tokenizer *cb_tokenizer_parse_sentencepiece(const char *what, const void *bytes, size_t length)

@@ -220,7 +220,8 @@ bool cb_tokenizer_encode(const cb_tokenizer *t, const char *utf8, size_t length,
     return cb_tokenizer_encode_with(t, utf8, length, &options, out);
 }
 
-/* A byte inside a character counts as that character; the end of the text as one past the last. */
+/* A byte inside a character counts as that character; the end of the text as one past the last.  The bytes of an affix, as
+ * fallback tokens, stand nowhere in the text: like the package we leave theirs as they are. */
 bool cb_encoding_code_point_spans(cb_encoding *encoding, const char *utf8, size_t length)
 {
     if (!encoding->spans)
@@ -238,8 +239,8 @@ bool cb_encoding_code_point_spans(cb_encoding *encoding, const char *utf8, size_
     index[length] = count;
     for (size_t i = 0; i < encoding->count; i++) {
         cb_token_span *span = &encoding->spans[i];
-        span->begin = index[span->begin < length ? span->begin : length];
-        span->end = index[span->end < length ? span->end : length];
+        if (span->begin <= length && span->end <= length)
+            *span = (cb_token_span){index[span->begin], index[span->end]};
     }
     cb_free(index);
     return true;

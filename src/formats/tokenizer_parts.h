@@ -216,7 +216,6 @@ struct cb_source {
     const char *type;
     int depth;
     const char *nul; /* what stands for a NUL character in keys; NULL: nothing */
-    bool exact;      /* numbers are not of a file that the package would read */
 };
 
 extern const cb_component_kind cb_normalizer_precompiled;

@@ -114,6 +114,31 @@ static bool add_rule(cb_work *work, const char *text, size_t length, size_t char
     return true;
 }
 
+/* Marks that belong to the character before them since Unicode 15.1, 16 and 17: the package's tables are newer than utf8proc's. */
+static bool newer_mark(uint32_t code)
+{
+    static const cb_code_range marks[] = {{0x897, 0x897},     {0x1ACF, 0x1ADD},   {0x1AE0, 0x1AEB},   {0x10D69, 0x10D6D},
+                                          {0x10EFA, 0x10EFC}, {0x113B8, 0x113C0}, {0x113C2, 0x113C2}, {0x113C5, 0x113C5},
+                                          {0x113C7, 0x113CA}, {0x113CC, 0x113D0}, {0x113D2, 0x113D2}, {0x113E1, 0x113E2},
+                                          {0x11B60, 0x11B67}, {0x11F5A, 0x11F5A}, {0x1611E, 0x1612F}, {0x1E5EE, 0x1E5EF},
+                                          {0x1E6E3, 0x1E6E3}, {0x1E6E6, 0x1E6E6}, {0x1E6EE, 0x1E6EF}, {0x1E6F5, 0x1E6F5}};
+    if (code < marks[0].first)
+        return false;
+    for (size_t i = 0; i < sizeof marks / sizeof *marks; i++)
+        if (code >= marks[i].first && code <= marks[i].last)
+            return true;
+    return false;
+}
+
+static bool breaks_between(uint32_t code, uint32_t next, utf8proc_int32_t *state)
+{
+    if (code < 0x80 && next < 0x80)
+        return !(code == '\r' && next == '\n');
+    bool breaks = utf8proc_grapheme_break_stateful((utf8proc_int32_t)code, (utf8proc_int32_t)next, state);
+    bool control = code < 0x20 || code == 0x7F; /* a mark does not join these */
+    return breaks && (control || !newer_mark(next));
+}
+
 /* The end of the grapheme cluster that starts at `begin`, and its characters. */
 static uint32_t cluster_end(const cb_piece *piece, uint32_t begin, size_t *characters)
 {
@@ -123,8 +148,7 @@ static uint32_t cluster_end(const cb_piece *piece, uint32_t begin, size_t *chara
     *characters = 1;
     while (end < piece->length) {
         uint32_t next = cb_utf8_read(piece->text + end, &size);
-        if (code < 0x80 && next < 0x80 ? !(code == '\r' && next == '\n')
-                                       : utf8proc_grapheme_break_stateful((utf8proc_int32_t)code, (utf8proc_int32_t)next, &state))
+        if (breaks_between(code, next, &state))
             break;
         end += size;
         code = next;

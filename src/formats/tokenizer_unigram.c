@@ -80,7 +80,7 @@ static bool read_piece(unigram *model, const cb_source *source, const json_t *en
     if (json_array_size(entry) != 2 || !json_is_string(text) || !json_is_number(score))
         return cb_fail(CB_ERR_FORMAT, "%s: model Unigram: piece %d must be [\"text\", score]", source->what, (int)id), false;
     model->scores[id] = json_number_value(score);
-    if (json_is_real(score) && !source->exact)
+    if (json_is_real(score))
         model->scores[id] = as_package_reads(model->scores[id]);
     return cb_vocab_add(vocab, json_string_value(text), json_string_length(text), id);
 }

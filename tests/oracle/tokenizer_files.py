@@ -143,6 +143,8 @@ def reference(directory, plain):
     from transformers.tokenization_utils_tokenizers import TokenizersBackend
     loader = TokenizersBackend if plain else AutoTokenizer
     tokenizer = loader.from_pretrained(directory)._tokenizer
+    if tokenizer.model.__class__.__name__ == "Unigram":  # scores change when they are written and read again
+        tokenizer = Tokenizer.from_str(tokenizer.to_str())
     if tokenizer.model.__class__.__name__ == "BPE" and tokenizer.model.end_of_word_suffix:  # what transformers does to decoded text of CLIP
         tokenizer.decoder = decoders.Sequence([tokenizer.decoder, decoders.Replace("</w>", " "), decoders.Replace(Regex(r"\A[\s\x1c-\x1f]+|[\s\x1c-\x1f]+\z"), "")])
     return tokenizer
