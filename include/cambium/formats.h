@@ -26,6 +26,8 @@ typedef struct cb_weight_entry {
 } cb_weight_entry;
 
 CB_API bool cb_weight_entry_fits(const cb_weight_entry *entry, int ndim, const int64_t *shape); /* the same sizes */
+/* The entry, of one of our dtypes, as a tensor: in place, or a copy where it is not aligned to its element. */
+CB_API cb_tensor *cb_weight_entry_tensor(const cb_weight_entry *entry);
 
 /* A mapped file.  Entries, names and data live until it is closed. */
 typedef struct cb_safetensors cb_safetensors;
@@ -37,6 +39,9 @@ CB_API const cb_weight_entry *cb_safetensors_at(const cb_safetensors *file, size
 CB_API const cb_weight_entry *cb_safetensors_find(const cb_safetensors *file, const char *name);
 /* A value of __metadata__, or NULL. */
 CB_API const char *cb_safetensors_metadata(const cb_safetensors *file, const char *key);
+
+/* How weights are quantised in safetensors: by row or by blocks to 8 bits, to 4-bit NormalFloat (quantized.c says how they lie). */
+enum { CB_QUANTIZE_NONE, CB_QUANTIZE_INT8, CB_QUANTIZE_INT8_BLOCK, CB_QUANTIZE_NF4 };
 
 /* ---- safetensors, written ---- */
 

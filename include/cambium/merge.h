@@ -12,6 +12,7 @@
 #define CAMBIUM_MERGE_H
 
 #include "cambium/adapters.h"
+#include "cambium/formats.h"
 #include "cambium/models.h"
 
 #ifdef __cplusplus
@@ -25,6 +26,7 @@ typedef struct cb_difference {
     double max_logit;    /* largest absolute reference logit: what max_absolute is to be seen against */
     double mean_kl;      /* mean over positions of KL(reference || other), nats */
     double agreement;    /* share of positions with the same most likely token */
+    double weight_error; /* largest relative root mean square error of a weight that was rounded to a quantised type; 0: none was */
 } cb_difference;
 /* reference, other: (..., V), same shape, any float dtypes; sums in f64.  A logit that is not finite: CB_ERR_NUMERIC. */
 CB_API bool cb_logits_difference(const cb_tensor *reference, const cb_tensor *other, cb_difference *difference);
@@ -39,20 +41,29 @@ typedef struct cb_merge_options {
     double min_agreement; /* or a smaller share of equal most likely tokens */
     int64_t seed;         /* of the probe */
     cb_tensor *probe;     /* ids (B, T) i32 to compare on, or NULL: random ones; not in the option table */
+    /* in a table of their own: the result's linear layers are quantised, whatever the base's are */
+    int quantize;                /* CB_QUANTIZE_* (formats.h) */
+    bool double_quant;           /* nf4 */
+    int64_t block_size;          /* 0: 128 (int8 blocks), 64 (nf4) */
+    cb_string_list skip_modules; /* names or ends of names of layers that stay plain; the output head always does */
 } cb_merge_options;
-extern CB_API const cb_option cb_merge_option_table[];
+extern CB_API const cb_option cb_merge_option_table[], cb_quantize_option_table[];
 
 /* Writes model + sum of the adapters' changes (each times its strength) as a new model directory `output`, which must not exist or be empty.
  * model: loaded from a directory, with the adapters attached.  Tensors are streamed one by one, in the base's files and order; everything
  * else of the base's directory is carried over.  Layers saved whole and trained biases are included; a tied head that no longer equals the
  * embedding is written out and config.json says so.  Nothing is written before all is known to fit (names, kinds that can be merged, disk
  * space, output not inside the base); `output` appears under its name when it is whole and verified.
+ *
+ * Quantised weights of the base (bitsandbytes, compressed-tensors) that change are read, changed and quantised again the same way; with `dtype`
+ * all of them become plain.  With `quantize` the linear layers of the result are quantised; count may be 0, which is how a model is quantised.
  * difference (may be NULL) gets what verifying found. */
 CB_API bool cb_merge_fold(cb_model *model, cb_adapter *const *adapters, size_t count, const char *output, const cb_merge_options *options,
                           cb_difference *difference);
 
 /* Adds the adapters' changes to the weights in memory (in the weights' dtype) and takes their modules off the layers.  Until cb_unfold()
- * the adapters must not be detached, freed or given another strength.  cb_unfold() puts back the very tensors that were there. */
+ * the adapters must not be detached, freed or given another strength.  cb_unfold() puts back the very tensors that were there.  A quantised
+ * weight is refused: rounding to its steps would lose much of the change, and a plain copy would take the memory that quantising saved. */
 typedef struct cb_fold cb_fold;
 CB_API cb_fold *cb_fold_in_place(cb_adapter *const *adapters, size_t count);
 CB_API void cb_unfold(cb_fold *fold); /* NULL is allowed */

@@ -61,6 +61,7 @@ struct cb_layer {
     int64_t in_features, out_features; /* linear; embedding: rows, width; convolution: channels */
     cb_conv2d_options conv;            /* convolution */
     bool transposed;                   /* linear: weight stored (in, out), as GPT-2's Conv1D */
+    bool turned;                       /* is so in files that are not quantised, but this one is: (out, in) */
     bool output;                       /* the output head: `all-linear` leaves it out */
     double eps;                        /* norm */
     cb_module **modules;               /* in the order they were attached; not owned */

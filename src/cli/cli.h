@@ -134,6 +134,10 @@ json_t *cli_real(double value); /* null when it is no finite number */
 bool cli_json(json_t *value);
 int cli_terminal_width(int fd); /* columns, or 0 when it is no terminal */
 
+/* What cb_merge_fold() found, as fields of a result or lines of a summary (difference.c); measured: the logits were compared. */
+void cli_difference_json(json_t *object, const cb_difference *d, bool measured);
+void cli_difference_print(const cb_difference *d, bool measured);
+
 /* The progress line: drawn over itself on a terminal, and wiped before anything else is written. */
 void cli_status(const char *format, ...) CB_PRINTF(1, 2);
 void cli_status_clear(void);

@@ -11,27 +11,21 @@ static const cb_option table[] = {
     CB_OPT_LIST(settings, adapter, NULL, "DIR,...", "adapter to fold in, each with an optional =weight; may be given again"),
     CB_OPT_STRING(settings, output, NULL, "DIR", "the merged model; must not exist, or be empty"), CB_OPT_END};
 
-static const cli_group groups[] = {{"Input and output", table, 0}, {"Merging", cb_merge_option_table, offsetof(settings, options)}, {0}};
+static const cli_group groups[] = {{"Input and output", table, 0},
+                                   {"Merging", cb_merge_option_table, offsetof(settings, options)},
+                                   {"Quantising", cb_quantize_option_table, offsetof(settings, options)},
+                                   {0}};
 
 static bool print_result(cli_call *call, const settings *s, size_t adapters, double seconds, const cb_difference *d)
 {
-    bool verified = s->options.verify;
-    double relative = d->max_logit > 0 ? d->max_absolute / d->max_logit : 0;
-    if (call->common.json)
-        return cli_json(json_pack("{s:s, s:I, s:b, s:I, s:o, s:o, s:o, s:o, s:o}", "output", s->output, "adapters", (json_int_t)adapters,
-                                  "verified", verified, "positions", (json_int_t)d->positions, "max_absolute_difference",
-                                  verified ? cli_real(d->max_absolute) : json_null(), "max_relative_difference",
-                                  verified ? cli_real(relative) : json_null(), "mean_kl", verified ? cli_real(d->mean_kl) : json_null(),
-                                  "agreement", verified ? cli_real(d->agreement) : json_null(), "seconds", cli_real(seconds)));
-    cli_field("merged model", "%s", s->output);
-    if (verified) {
-        cli_field("largest difference", "%.3g of a logit (%.2g of the largest logit), over %lld positions", d->max_absolute, relative,
-                  (long long)d->positions);
-        cli_field("mean KL divergence", "%.3g nats", d->mean_kl);
-        cli_field("same likeliest token", "%.2f %%", 100 * d->agreement);
-    } else {
-        cli_field("difference", "not measured");
+    if (call->common.json) {
+        json_t *result = json_pack("{s:s, s:I}", "output", s->output, "adapters", (json_int_t)adapters);
+        cli_difference_json(result, d, s->options.verify);
+        json_object_set_new(result, "seconds", cli_real(seconds));
+        return cli_json(result);
     }
+    cli_field("merged model", "%s", s->output);
+    cli_difference_print(d, s->options.verify);
     cli_field("time", "%s", cli_seconds(seconds));
     return true;
 }
@@ -66,5 +60,6 @@ const cli_command cli_merge = {
     .groups = groups,
     .required = (const char *const[]){"adapter", "output", NULL},
     .examples = (const char *const[]){"cambium merge models/base --adapter out/adapter --output out/merged",
-                                      "cambium merge models/base --adapter a=0.7 --adapter b=0.3 --output out/both --dtype f32", NULL},
+                                      "cambium merge models/base --adapter a=0.7 --adapter b=0.3 --output out/both --dtype f32",
+                                      "cambium merge models/base-nf4 --adapter out/adapter --output out/merged --max-kl 0.5", NULL},
     .run = run};

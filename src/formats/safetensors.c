@@ -406,6 +406,14 @@ bool cb_weight_entry_fits(const cb_weight_entry *entry, int ndim, const int64_t 
     return entry->ndim == ndim && (ndim == 0 || memcmp(entry->shape, shape, (size_t)ndim * sizeof *shape) == 0);
 }
 
+cb_tensor *cb_weight_entry_tensor(const cb_weight_entry *entry)
+{
+    size_t size = cb_dtype_size(entry->dtype); /* 0: blocks, which lie anywhere */
+    bool aligned = size == 0 || (uintptr_t)entry->data % size == 0;
+    return aligned ? cb_wrap_nd(entry->dtype, entry->data, entry->ndim, entry->shape)
+                   : cb_from_nd(entry->dtype, entry->data, entry->ndim, entry->shape);
+}
+
 static bool read_file(cb_safetensors *file)
 {
     const uint8_t *bytes = file->map.data;

@@ -138,8 +138,8 @@ static void nf4_block(const float *midpoints, const float *x, int64_t n, float s
 
 static void int8_block(const float *x, int64_t n, float scale, int8_t *to)
 {
-    float inverse = scale > 0 ? 127 / scale : 0;
-    if (inverse - inverse != 0) /* of a denormal scale; its elements count as zeros */
+    float inverse = scale > 0 ? 1 / scale * 127 : 0; /* rounded twice, as 127 / tensor is in PyTorch */
+    if (inverse - inverse != 0)                      /* of a denormal scale; its elements count as zeros */
         inverse = 0;
     for (int64_t i = 0; i < n; i++) {
         float code = rintf(x[i] * inverse);

@@ -36,6 +36,10 @@ static bool fold_weight(const cb_change *change, folded_weight *folded)
     cb_tensor *base = cb_layer_weight(change->layer, change->name);
     if (!base)
         return cb_fail(CB_ERR_ARGUMENT, "layer %s has no %s to fold into", change->layer->name, change->name) == CB_OK;
+    if (cb_dtype_is_quantized(base->dtype))
+        return cb_fail(CB_ERR_UNSUPPORTED,
+                       "layer %s: its %s is %s, expected a plain dtype: what an adapter adds is too small for its steps",
+                       change->layer->name, change->name, cb_dtype_name(base->dtype)) == CB_OK;
     cb_scope *scope = cb_scope_open();
     cb_tensor *value = scope ? cb_change_apply(change, base) : NULL;
     bool ok = false;

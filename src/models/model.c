@@ -83,6 +83,29 @@ static bool eos_read(cb_model *model)
     return ok && (model->eos_count || eos_add(model, model->config_path, json_object_get(model->json, "eos_token_id")));
 }
 
+/* How weights are quantised shows in the tensors; here the ways we do not know are refused by name. */
+static bool check_quantization(cb_model *model)
+{
+    const json_t *quantization = json_object_get(model->json, "quantization_config");
+    if (!quantization || json_is_null(quantization))
+        return true;
+    const char *method = cb_json_string(model->config_path, quantization, "quant_method", "bitsandbytes");
+    const char *type = cb_json_string(model->config_path, quantization, "bnb_4bit_quant_type", "nf4");
+    const char *format = cb_json_string(model->config_path, quantization, "format", "int-quantized");
+    if (!cb_ok())
+        return false;
+    const char *found = NULL;
+    if (strcmp(method, "compressed-tensors") == 0 && strcmp(format, "int-quantized") != 0)
+        found = format;
+    else if (strcmp(method, "bitsandbytes") != 0 && strcmp(method, "compressed-tensors") != 0)
+        found = method;
+    else if (cb_json_bool(model->config_path, quantization, "load_in_4bit", false) && strcmp(type, "nf4") != 0)
+        found = type;
+    return !found || cb_fail(CB_ERR_UNSUPPORTED,
+                             "%s: quantization_config: found %s, expected bitsandbytes (nf4, 8 bits) or compressed-tensors (int-quantized)",
+                             model->config_path, found) == CB_OK;
+}
+
 static bool configure(cb_model *model, const char *path, cb_model_options options)
 {
     cb_dtype dtype = options.dtype;
@@ -105,6 +128,8 @@ static bool configure(cb_model *model, const char *path, cb_model_options option
         return cb_config_error(model, "model_type is missing");
     model->architecture = architecture_find(path, type);
     if (!model->architecture)
+        return false;
+    if (!check_quantization(model))
         return false;
     double range = cb_json_float(path, model->json, "initializer_range", 0.02);
     if (cb_ok() && !(range >= 0 && range < 100))

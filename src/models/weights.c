@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "formats/quantized.h"
 #include "models/internal.h"
 
 struct cb_weight_source {
@@ -34,7 +35,8 @@ static bool entry_check(const cb_model *model, const char *name, const cb_weight
                 cb_shape_text_nd(entry->ndim, entry->shape), cb_shape_text_nd(ndim, shape));
         return false;
     }
-    if (entry->dtype != CB_F32 && entry->dtype != CB_BF16 && entry->dtype != CB_F16) {
+    bool blocks = ndim == 2 && cb_dtype_is_quantized(entry->dtype);
+    if (!blocks && entry->dtype != CB_F32 && entry->dtype != CB_BF16 && entry->dtype != CB_F16) {
         cb_fail(CB_ERR_UNSUPPORTED, "%s: tensor %s is %s, expected f32, bf16 or f16", model->directory, name, cb_dtype_name(entry->dtype));
         return false;
     }
@@ -45,24 +47,35 @@ static bool entry_check(const cb_model *model, const char *name, const cb_weight
  * conversion; vectors are small and kept exact. */
 static cb_dtype kept_dtype(const cb_model *model, cb_dtype stored, int ndim)
 {
-    if (model->keep_weights)
+    if (model->keep_weights || cb_dtype_is_quantized(stored))
         return stored;
     if (ndim == 1)
         return CB_F32;
     return model->dtype == CB_BF16 ? CB_BF16 : stored;
 }
 
-static cb_tensor *from_file(const cb_model *model, const char *name, int ndim, const int64_t *shape)
+/* The weights of a linear layer that is stored transposed are quantised the other way round, as transformers does it. */
+static cb_tensor *from_quantized(const cb_model *model, cb_layer *layer, const cb_weight_entry *entry, const int64_t *shape)
+{
+    int64_t rows = layer->transposed ? shape[1] : shape[0], columns = layer->transposed ? shape[0] : shape[1];
+    cb_tensor *weight = cb_quantized_tensor(model->file, entry, rows, columns);
+    if (!weight)
+        cb_error_prefix("%s", model->directory);
+    else
+        layer->turned = layer->transposed, layer->transposed = false;
+    return weight;
+}
+
+static cb_tensor *from_file(const cb_model *model, cb_layer *layer, const char *name, int ndim, const int64_t *shape)
 {
     const cb_weight_entry *entry = find(model, name);
+    cb_quantized_format format;
+    if (entry && ndim == 2 && cb_quantized_format_of(model->file, entry, &format))
+        return from_quantized(model, layer, entry, shape);
     if (!entry_check(model, name, entry, ndim, shape))
         return NULL;
-    cb_tensor *mapped = cb_wrap_nd(entry->dtype, entry->data, ndim, shape);
+    cb_tensor *mapped = cb_weight_entry_tensor(entry);
     cb_dtype dtype = kept_dtype(model, entry->dtype, ndim);
-    bool aligned = (uintptr_t)entry->data % cb_dtype_size(entry->dtype) == 0;
-    if (!aligned) { /* a header of odd length: a copy is byte for byte */
-        mapped = cb_from_nd(entry->dtype, entry->data, ndim, shape);
-    }
     if (!mapped || mapped->dtype == dtype)
         return mapped;
     cb_tensor *converted = cb_empty_nd(dtype, ndim, shape);
@@ -97,7 +110,8 @@ bool cb_source_weight(cb_weight_source *source, cb_layer *layer, const char *nam
     cb_scope *scope = full ? cb_scope_open() : NULL;
     bool ok = false;
     if (scope) {
-        cb_tensor *t = source->model->file ? from_file(source->model, full, ndim, shape) : from_random(source, full, initial, ndim, shape);
+        cb_tensor *t =
+            source->model->file ? from_file(source->model, layer, full, ndim, shape) : from_random(source, full, initial, ndim, shape);
         ok = cb_layer_add_weight(layer, name, t);
         cb_scope_close(scope);
     }

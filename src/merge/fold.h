@@ -1,0 +1,53 @@
+/* fold.h: what the parts of folding into a directory share: the plan of what is written.
+ *
+ * fold.c runs it, fold_plan.c makes it, fold_write.c carries it out. */
+#ifndef CB_MERGE_FOLD_H
+#define CB_MERGE_FOLD_H
+
+#include "cambium/formats.h"
+#include "formats/quantized.h"
+#include "merge/internal.h"
+
+#define CB_FOLD_INDEX "model.safetensors.index.json"
+
+/* One tensor to write. */
+typedef struct planned {
+    cb_weight_entry out;         /* as it is written; its name is the plan's */
+    const cb_weight_entry *from; /* of the base's file; for a head that is untied: of what it was tied to */
+    const cb_change *change;     /* NULL: none */
+    const cb_layer *layer;       /* whose weight it is, where the value is made anew */
+    bool copied;                 /* byte for byte */
+    int part;                    /* of a weight that is quantised: which part, else -1 */
+} planned;
+
+typedef struct planned_file {
+    char *name;               /* "model-00001-of-00002.safetensors" */
+    size_t first, base_count; /* its tensors in the base */
+    planned *tensors;
+    size_t count, capacity;
+} planned_file;
+
+typedef struct fold_plan {
+    cb_model *model;
+    const cb_merge_options *options;
+    const char *input, *output;
+    char *partial; /* the directory written to, beside output */
+    cb_changes changes;
+    bool *found; /* one per change: a tensor of the base is it */
+    cb_weights *base;
+    planned_file *files;
+    size_t file_count;
+    cb_string_list others;  /* carried over as they are */
+    cb_string_list skipped; /* linear layers that stay plain where others are quantised */
+    bool sharded, untied;
+    bool base_quantized; /* some weight of the base is */
+} fold_plan;
+
+bool cb_fold_plan_make(fold_plan *plan, cb_adapter *const *adapters, size_t count);
+void cb_fold_plan_free(fold_plan *plan);
+/* How the parts of t's weight are quantised in the output. */
+cb_quantized_format cb_fold_format(const fold_plan *plan, const planned *t);
+/* Writes all files of the directory plan->partial, which exists.  *error: the largest relative error of a weight that was quantised. */
+bool cb_fold_write(const fold_plan *plan, double *error);
+
+#endif
