@@ -221,7 +221,7 @@ bool cb_tokenizer_encode(const cb_tokenizer *t, const char *utf8, size_t length,
 }
 
 /* A byte inside a character counts as that character; the end of the text as one past the last.  The bytes of an affix, as
- * fallback tokens, stand nowhere in the text: like the package we leave theirs as they are. */
+ * fallback tokens, stand nowhere in the text: what the package makes of theirs is what it does here. */
 bool cb_encoding_code_point_spans(cb_encoding *encoding, const char *utf8, size_t length)
 {
     if (!encoding->spans)
@@ -239,8 +239,11 @@ bool cb_encoding_code_point_spans(cb_encoding *encoding, const char *utf8, size_
     index[length] = count;
     for (size_t i = 0; i < encoding->count; i++) {
         cb_token_span *span = &encoding->spans[i];
-        if (span->begin <= length && span->end <= length)
-            *span = (cb_token_span){index[span->begin], index[span->end]};
+        uint32_t begin = span->begin, end = span->end;
+        if (begin < length)
+            *span = (cb_token_span){index[begin], end <= length ? index[end] : index[begin] + 2};
+        else if (begin == length && end == length)
+            *span = (cb_token_span){count, count};
     }
     cb_free(index);
     return true;

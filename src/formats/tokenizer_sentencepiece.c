@@ -204,7 +204,8 @@ static bool build_plain(cb_blueprint *b, const cb_spm *model)
     bool ok = cb_string_puts(&pattern, "") && user_pattern(model, &pattern, &defined);
     if (ok && model->model_type == CB_SPM_UNIGRAM) {
         json_t *pieces = json_array();
-        ok = add_pieces(b, pieces, model, 0) && unigram_model(b, pieces, model->unk_id, model->byte_fallback);
+        ok = add_pieces(b, pieces, model, 0);
+        ok = unigram_model(b, pieces, model->unk_id, model->byte_fallback) && ok;
     } else if (ok) {
         ok = bpe_model(b, model, unk, true, model->byte_fallback, defined > 0);
     }

@@ -574,14 +574,19 @@ class OurTokenizer:
 
 def code_points(text, spans):
     """Byte spans as code points, as the package turns them: a byte inside a character counts as that character; what is
-    not of the text (the bytes of an affix as fallback tokens) stays as it is."""
+    not of the text are the bytes of an affix as fallback tokens."""
     index, count = [], 0
     for byte in text.encode():
         count += byte & 0xC0 != 0x80
         index.append(count - 1)
     index.append(count)
 
-    return [(index[a], index[b]) if max(a, b) < len(index) else (a, b) for a, b in spans]
+
+    def convert(a, b):
+        if a < len(index) - 1:
+            return index[a], index[b] if b < len(index) else index[a] + 2
+        return (count, count) if a == b == len(index) - 1 else (a, b)
+    return [convert(a, b) for a, b in spans]
 
 
 def differences(ours, case, data):

@@ -815,12 +815,12 @@ static void damaged_files_do_no_harm(void **state)
     }
 }
 
-static const char *failing; /* the tokenizer's name */
+static const char *failing; /* the tokenizer's file or directory */
 
 static bool load_encode_decode(void)
 {
     char path[512];
-    snprintf(path, sizeof path, REFERENCE "%s.json", failing);
+    snprintf(path, sizeof path, REFERENCE "%s", failing);
     static const char text[] = "<s>  ab\xCC\x81 the 中 \n<LR> Amen";
     cb_tokenizer *t = cb_tokenizer_load(path);
     cb_encoding e = {.want_spans = true};
@@ -839,7 +839,9 @@ static bool load_encode_decode(void)
 static void failing_allocations_leave_nothing_behind(void **state)
 {
     (void)state;
-    static const char *const of_every_kind[] = {"added", "digits", "llama2", "llama3"};
+    static const char *const of_every_kind[] = {"added.json",         "digits.json",  "llama2.json",       "llama3.json",
+                                                "bert.json",          "unigram.json", "files/bert",        "files/plain_bpe",
+                                                "files/llama_legacy", "files/clip",   "files/xlm_roberta", "files/plain_unigram"};
     for (size_t i = 0; i < sizeof of_every_kind / sizeof *of_every_kind; i++) {
         failing = of_every_kind[i];
         fail_every_allocation(load_encode_decode);
