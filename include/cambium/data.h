@@ -26,7 +26,7 @@ typedef struct cb_data_options {
     int64_t sequence_length;
     bool packing;
     bool completion_only; /* prompt/completion and messages: no loss on what the model did not have to say */
-    int chat_template;    /* index into cb_chat_template_names: auto, chatml, llama3, plain */
+    char *chat_template;  /* as for cb_chat_open() */
     bool shuffle;
     bool add_bos, add_eos; /* around documents (not conversations with marks of their own), where the tokenizer has such
                             * tokens and does not say add_bos_token: false, and they do not stand there already */
@@ -34,7 +34,21 @@ typedef struct cb_data_options {
     uint64_t seed;
 } cb_data_options;
 extern CB_API const cb_option cb_data_option_table[]; /* all but `data` and `seed`, which commands name themselves */
-extern CB_API const char *const cb_chat_template_names[];
+
+/* ---- conversations ---- */
+
+/* A chat template and the special tokens of a tokenizer, as transformers' apply_chat_template has them. */
+typedef struct cb_chat cb_chat;
+/* `name`: NULL or "auto": the tokenizer's own template (plain, when it has none); a template of the tokenizer by name; chatml,
+ * llama3 or plain; or a file.  The tokenizer must outlive it.  Any number of threads may render with it at once. */
+CB_API cb_chat *cb_chat_open(const cb_tokenizer *tokenizer, const char *name);
+CB_API void cb_chat_free(cb_chat *chat); /* NULL is allowed */
+/* Whether the template writes bos and eos itself, or marks of its own (all but plain): then none are to be added. */
+CB_API bool cb_chat_is_framed(const cb_chat *chat);
+/* Writes a conversation: a JSON array of messages, or an object with messages and, where wanted, tools, documents,
+ * chat_template_kwargs (an object) and others, which all become variables of the template.  With add_generation_prompt it ends where
+ * the model's answer begins. */
+CB_API bool cb_chat_apply(const cb_chat *chat, const char *json, size_t length, bool add_generation_prompt, cb_string *text);
 
 /* Reads and tokenises everything (in parallel, in a fixed order); `options` are not needed afterwards.  Errors name file,
  * line and field. */
@@ -47,6 +61,8 @@ CB_API cb_dataset *cb_dataset_split(cb_dataset *data, double share, uint64_t see
 CB_API int64_t cb_dataset_tokens(const cb_dataset *data);
 CB_API int64_t cb_dataset_documents(const cb_dataset *data);
 CB_API int64_t cb_dataset_rows(const cb_dataset *data);           /* of sequence_length, in an epoch */
+CB_API int64_t cb_dataset_row_length(const cb_dataset *data);     /* sequence_length */
+CB_API int64_t cb_dataset_padding(const cb_dataset *data);        /* positions of those rows that hold no token */
 CB_API double cb_dataset_bytes_per_token(const cb_dataset *data); /* of source text: turns perplexity into bits per byte */
 
 /* Of all token ids, in order, and of which of them are to be predicted: tells one dataset from another. */

@@ -90,19 +90,14 @@ CB_API bool cb_llama2c_convert(const char *model_bin, const char *tokenizer_bin,
 
 /* ---- records of training text ---- */
 
-typedef struct cb_message {
-    const char *role, *content;
-} cb_message;
-
 /* One example: plain text, a prompt with its completion, or a conversation.  Those that it is not are NULL and 0.  The
  * text has text_length bytes and no NUL after them; the others end with one. */
 typedef struct cb_record_text {
     const char *text;
     size_t text_length;
     const char *prompt, *completion;
-    const cb_message *messages;
-    size_t message_count;
-    const char *path; /* the file and line it came from, for messages */
+    const struct json_t *conversation; /* the whole object (jansson's): messages, and what a chat template may want beside them */
+    const char *path;                  /* the file and line it came from, for messages */
     int64_t line;
 } cb_record_text;
 
@@ -117,7 +112,7 @@ typedef struct cb_records_options {
  * or objects one after another), .csv and .tsv (RFC 4180 quoting, a header names the columns); anything else is UTF-8
  * text.  Packed files are refused by name.  A leading byte-order mark is dropped; line ends within texts stay as they are.
  *
- * Fields of an object: messages (an array of objects with role and content), else prompt + completion, else instruction +
+ * Fields of an object: messages (an array of objects with a role, for a chat template), else prompt + completion, else instruction +
  * output, else text: the first of these that is there counts, what else is there is passed over, null is nothing.  Columns
  * of a table: the same without messages.  The prompt of an instruction is the instruction, a blank line and, when `input`
  * is there and not empty, the input and another blank line.  Texts that hold a NUL are refused, but for plain text.

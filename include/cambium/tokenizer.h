@@ -25,7 +25,7 @@ typedef struct cb_tokenizer cb_tokenizer;
 /* ---- Loading and saving ---- */
 
 /* Reads a model directory (tokenizer.json and, where present, tokenizer_config.json, special_tokens_map.json and
- * chat_template.jinja) or one tokenizer.json.  In a directory without it, the first there is of tokenizer.model, spiece.model,
+ * the files of chat templates) or one tokenizer.json.  In a directory without it, the first there is of tokenizer.model, spiece.model,
  * sentencepiece.bpe.model, sentencepiece.model (SentencePiece), vocab.json with merges.txt, vocab.txt (WordPiece); what goes
  * around their vocabulary follows tokenizer_class in tokenizer_config.json, as in transformers 5.  A path may also name one of
  * these files.  NULL and an error that names file and field when the file is damaged, or CB_ERR_UNSUPPORTED when it uses a
@@ -146,6 +146,8 @@ CB_API int cb_tokenizer_add_bos(const cb_tokenizer *tokenizer);
 CB_API int cb_tokenizer_add_eos(const cb_tokenizer *tokenizer);
 /* The Jinja template of a conversation (the one named "default" of several), or NULL. */
 CB_API const char *cb_tokenizer_chat_template(const cb_tokenizer *tokenizer);
+/* One of several by its name (of tokenizer_config.json's list, or additional_chat_templates/NAME.jinja), or NULL. */
+CB_API const char *cb_tokenizer_chat_template_named(const cb_tokenizer *tokenizer, const char *name);
 /* model_max_length; 0 when not given or not a sensible number. */
 CB_API int64_t cb_tokenizer_model_max_length(const cb_tokenizer *tokenizer);
 

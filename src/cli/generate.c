@@ -4,9 +4,12 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "core/json.h"
 
 typedef struct settings {
     char *prompt, *tokenizer;
+    bool chat;
+    char *system, *messages, *chat_template, *chat_template_kwargs;
     cb_string_list adapter;
     int dtype;
     cb_generate_options options;
@@ -18,7 +21,19 @@ static const cb_option table[] = {
     CB_OPT_STRING(settings, tokenizer, NULL, "PATH", "tokenizer.json or its directory; without it the model's own"),
     CB_OPT_ENUM(settings, dtype, 1, cli_dtype_names, "how activations are kept and products are computed"), CB_OPT_END};
 
-static const cli_group groups[] = {{"Input", table, 0}, {"Sampling", cb_generate_option_table, offsetof(settings, options)}, {0}};
+static const cb_option chat_table[] = {
+    CB_OPT_BOOL(settings, chat, false, "the prompt is a user's message: it is written as the model's chat template has it"),
+    CB_OPT_STRING(settings, system, NULL, "TEXT", "system message before it"),
+    CB_OPT_STRING(settings, messages, NULL, "FILE",
+                  "JSON: an array of messages, or an object with messages, tools and others, instead of a prompt"),
+    CB_OPT_STRING(settings, chat_template, "auto", "NAME|FILE",
+                  "the tokenizer's template (auto, or one of several by name), chatml, llama3, plain, or a file"),
+    CB_OPT_STRING(settings, chat_template_kwargs, NULL, "JSON",
+                  "an object with more variables for the template, such as {\"enable_thinking\": false}"),
+    CB_OPT_END};
+
+static const cli_group groups[] = {
+    {"Input", table, 0}, {"Conversation", chat_table, 0}, {"Sampling", cb_generate_option_table, offsetof(settings, options)}, {0}};
 
 static bool print_piece(void *user, const char *text, size_t length)
 {
@@ -40,11 +55,70 @@ static json_t *generation_json(const cli_base *base, const char *prompt, const c
                      "peak_memory", (json_int_t)cb_peak_rss());
 }
 
+/* ---- conversations ---- */
+
+/* The conversation of the command line as JSON: the file, or what --system and --prompt say. */
+static json_t *conversation(const settings *s, const char *prompt)
+{
+    json_t *value = NULL;
+    if (s->messages) {
+        value = cb_json_load(s->messages, 0);
+        if (value && json_is_array(value))
+            value = json_pack("{s:o}", "messages", value);
+        if (value && !json_is_array(json_object_get(value, "messages")))
+            return json_decref(value), cli_refuse("%s: found no messages, expected an array of them or an object with one", s->messages),
+                   NULL;
+    } else {
+        json_t *messages = json_array();
+        if (s->system)
+            json_array_append_new(messages, json_pack("{s:s, s:s}", "role", "system", "content", s->system));
+        json_array_append_new(messages, json_pack("{s:s, s:s}", "role", "user", "content", prompt));
+        value = json_pack("{s:o}", "messages", messages);
+    }
+    json_t *more = value && s->chat_template_kwargs
+                       ? cb_json_parse("--chat-template-kwargs", s->chat_template_kwargs, strlen(s->chat_template_kwargs))
+                       : NULL;
+    if (more && !json_is_object(more))
+        cli_refuse("--chat-template-kwargs: found another value, expected an object");
+    if (more)
+        json_object_set_new(value, "chat_template_kwargs", more);
+    return value;
+}
+
+/* The prompt as the chat template writes it; *framed: with all its special tokens. */
+static bool write_chat(const settings *s, const cli_base *base, const char *prompt, cb_string *text, bool *framed)
+{
+    json_t *value = conversation(s, prompt);
+    cb_chat *chat = value && cb_ok() ? cb_chat_open(base->tokenizer, s->chat_template) : NULL;
+    char *json = chat ? cb_json_dump(value, false) : NULL;
+    bool ok = json && cb_chat_apply(chat, json, strlen(json), true, text);
+    *framed = chat && cb_chat_is_framed(chat);
+    cb_free(json);
+    cb_chat_free(chat);
+    json_decref(value);
+    return ok;
+}
+
+static bool answer(const settings *s, const cli_base *base, const char *prompt, cb_generate_callback *callback, cb_generation *out)
+{
+    cb_string text = {0};
+    cb_encoding ids = {0};
+    bool framed;
+    bool ok = write_chat(s, base, prompt, &text, &framed) &&
+              cb_tokenizer_encode(base->tokenizer, text.data ? text.data : "", text.length, !framed, &ids) &&
+              cb_generate_ids(base->model, base->tokenizer, ids.ids, ids.count, &s->options, callback, NULL, out);
+    cb_encoding_free(&ids);
+    cb_string_free(&text);
+    return ok;
+}
+
 static bool generate(cli_call *call, const settings *s, const cli_base *base, const char *prompt)
 {
     cb_generation out = {0};
     bool json = call->common.json;
-    bool ok = cb_generate(base->model, base->tokenizer, prompt, &s->options, json ? NULL : print_piece, NULL, &out);
+    cb_generate_callback *callback = json ? NULL : print_piece;
+    bool ok = s->chat ? answer(s, base, prompt, callback, &out)
+                      : cb_generate(base->model, base->tokenizer, prompt, &s->options, callback, NULL, &out);
     if (!json && out.text.length)
         putchar('\n');
     if (ok && json)
@@ -62,9 +136,12 @@ static bool run(cli_call *call, void *settings_)
     settings *s = settings_;
     if (cli_given(call, "top-p") && s->options.top_p <= 0)
         s->options.top_p = DBL_MIN; /* the likeliest alone; 0 leaves it off in the library */
+    s->chat |= s->system || s->messages || s->chat_template_kwargs || cli_given(call, "chat-template");
+    if (!s->prompt == !s->messages || (s->messages && s->system))
+        return cli_usage(call, "expected one of --prompt (with --system or without) and --messages");
     size_t length = 0;
     cli_base base = {0};
-    char *prompt = cli_text_argument(s->prompt, &length);
+    char *prompt = cli_text_argument(s->messages ? "" : s->prompt, &length);
     bool ok = prompt;
     size_t bad = 0;
     if (ok && strlen(prompt) != length)
@@ -81,15 +158,15 @@ static bool run(cli_call *call, void *settings_)
 const cli_command cli_generate = {
     .name = "generate",
     .summary = "continue a text with a model and any adapters",
-    .synopsis = "MODEL_DIR --prompt TEXT [--adapter DIR[=weight]]... [options]",
+    .synopsis = "MODEL_DIR --prompt TEXT [--chat] [--adapter DIR[=weight]]... [options]",
     .description = "Prints the continuation as it is made. Without --temperature the likeliest token is taken each time, so the result "
                    "is the same on every run. Several adapters add up, each times its weight.",
     .least = 1,
     .most = 1,
     .settings_size = sizeof(settings),
     .groups = groups,
-    .required = (const char *const[]){"prompt", NULL},
     .examples = (const char *const[]){"cambium generate models/base --prompt \"Once upon a time\" --max-new-tokens 64",
+                                      "cambium generate models/base --chat --system \"Be brief.\" --prompt \"What is a graft?\"",
                                       "cambium generate models/base --adapter out/adapter=0.5 --prompt - --temperature "
                                       "0.8 --top-p 0.95 < prompt.txt",
                                       NULL},

@@ -138,18 +138,20 @@ static json_t *written_files(const char *directory)
     return files;
 }
 
-static bool json_result(const cb_trainee *what, const cb_train_options *o, const cb_train_result *r, double first_perplexity)
+static bool json_result(const cb_trainee *what, const cb_dataset *data, const cb_train_options *o, const cb_train_result *r,
+                        double first_perplexity)
 {
     bool judged = isfinite(r->best_eval_loss);
-    return cli_json(json_pack(
-        "{s:s, s:s, s:I, s:I, s:I, s:b, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:o, s:o, s:I, s:I, s:o}", "event", "result", "output",
-        o->output, "parameters", (json_int_t)r->parameters, "model_parameters", (json_int_t)cb_model_parameter_count(what->model), "steps",
-        (json_int_t)r->steps, "stopped_early", (int)r->stopped_early, "first_loss", cli_real(r->first_loss), "last_loss",
-        cli_real(r->last_loss), "validation_perplexity_before", cli_real(first_perplexity), "validation_loss",
-        judged ? cli_real(r->best_eval_loss) : json_null(), "validation_perplexity",
-        judged ? cli_real(exp(r->best_eval_loss)) : json_null(), "best_step", (json_int_t)r->best_step, "tokens", (json_int_t)r->tokens,
-        "tokens_per_second", cli_real(r->tokens_per_second), "seconds", cli_real(r->seconds), "peak_memory", (json_int_t)r->peak_memory,
-        "step_allocations", (json_int_t)r->step_allocations, "files", written_files(o->output)));
+    return cli_json(
+        json_pack("{s:s, s:s, s:I, s:I, s:I, s:b, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:o}", "event", "result",
+                  "output", o->output, "parameters", (json_int_t)r->parameters, "model_parameters",
+                  (json_int_t)cb_model_parameter_count(what->model), "steps", (json_int_t)r->steps, "stopped_early", (int)r->stopped_early,
+                  "first_loss", cli_real(r->first_loss), "last_loss", cli_real(r->last_loss), "validation_perplexity_before",
+                  cli_real(first_perplexity), "validation_loss", judged ? cli_real(r->best_eval_loss) : json_null(),
+                  "validation_perplexity", judged ? cli_real(exp(r->best_eval_loss)) : json_null(), "best_step", (json_int_t)r->best_step,
+                  "tokens", (json_int_t)r->tokens, "tokens_per_second", cli_real(r->tokens_per_second), "seconds", cli_real(r->seconds),
+                  "peak_memory", (json_int_t)r->peak_memory, "step_allocations", (json_int_t)r->step_allocations, "rows",
+                  (json_int_t)cb_dataset_rows(data), "padding", (json_int_t)cb_dataset_padding(data), "files", written_files(o->output)));
 }
 
 static void print_files(const char *directory)
@@ -164,7 +166,8 @@ static void print_files(const char *directory)
     json_decref(files);
 }
 
-static void print_result(const cb_trainee *what, const cb_train_options *o, const cb_train_result *r, double first_perplexity)
+static void print_result(const cb_trainee *what, const cb_dataset *data, const cb_train_options *o, const cb_train_result *r,
+                         double first_perplexity)
 {
     int64_t all = cb_model_parameter_count(what->model);
     double share = 100 * (double)r->parameters / (double)(all > 0 ? all : 1);
@@ -177,6 +180,9 @@ static void print_result(const cb_trainee *what, const cb_train_options *o, cons
                   (long long)r->best_step);
     else if (isfinite(r->best_eval_loss))
         cli_field("validation", "perplexity %.3f (step %lld)", exp(r->best_eval_loss), (long long)r->best_step);
+    int64_t padding = cb_dataset_padding(data), positions = cb_dataset_rows(data) * cb_dataset_row_length(data);
+    cli_field("padding", "%.2f %% of the positions in %s rows", 100 * (double)padding / (double)positions,
+              cli_thousands(cb_dataset_rows(data)));
     cli_field("speed", "%s tokens/s over %s tokens", cli_thousands((int64_t)r->tokens_per_second), cli_thousands(r->tokens));
     cli_field("time", "%s", cli_seconds(r->seconds));
     cli_field("peak memory", "%s", cli_bytes(r->peak_memory));
@@ -203,7 +209,7 @@ bool cli_train_run(cli_call *call, const cb_trainee *what, const cli_corpus *cor
     if (!ok)
         return false;
     if (call->common.json)
-        return json_result(what, options, &result, p.first_perplexity);
-    print_result(what, options, &result, p.first_perplexity);
+        return json_result(what, corpus->train, options, &result, p.first_perplexity);
+    print_result(what, corpus->train, options, &result, p.first_perplexity);
     return true;
 }

@@ -205,9 +205,11 @@ static const char *part_of(const cb_record_text *r, size_t part, size_t *length)
         *length = r->text_length;
         return part == 0 ? r->text : NULL;
     }
-    if (r->messages)
-        text = part < r->message_count ? r->messages[part].content : NULL;
-    else if (part < 2)
+    if (r->conversation) {
+        const json_t *message = json_array_get(json_object_get(r->conversation, "messages"), part);
+        text = json_string_value(json_object_get(message, "content"));
+        text = message && !text ? "" : text;
+    } else if (part < 2)
         text = part == 0 ? r->prompt : r->completion;
     *length = text ? strlen(text) : 0;
     return text;

@@ -450,6 +450,22 @@ int64_t cb_dataset_rows(const cb_dataset *data)
     return data->rows;
 }
 
+int64_t cb_dataset_row_length(const cb_dataset *data)
+{
+    return data->options.sequence_length;
+}
+
+int64_t cb_dataset_padding(const cb_dataset *data)
+{
+    int64_t length = data->options.sequence_length, held = 0;
+    for (size_t i = 0; i < data->documents.count; i++) {
+        const document *d = &data->documents.items[i];
+        int64_t most = data->options.packing && !d->whole ? d->length : rows_of(d, length) * length;
+        held += d->length < most ? d->length : most;
+    }
+    return data->rows * length - held;
+}
+
 double cb_dataset_bytes_per_token(const cb_dataset *data)
 {
     return data->store->count ? (double)data->store->bytes / (double)data->store->count : 0;

@@ -46,20 +46,20 @@ typedef struct text_span_list {
     size_t count, capacity;
 } text_span_list;
 
-/* How conversations are written: one of the known formats, and what a tokenizer's template does on top of it. */
-typedef struct chat_format chat_format;
-typedef struct chat_style {
-    const chat_format *format; /* NULL: not read yet */
-    const char *start;         /* before everything; lives as long as the tokenizer */
-    cb_string system;          /* before conversations without a system message; empty: nothing */
-    bool trims;                /* white space at both ends of a message goes */
-} chat_style;
+/* A conversation as text, or a part of it up to one of the assistant's messages. */
+typedef struct chat_text {
+    cb_string text;
+    text_span_list learned;
+} chat_text;
+typedef struct chat_texts {
+    chat_text *items;
+    size_t count, capacity; /* capacity: those that have been used, and are used again */
+} chat_texts;
+void cb_chat_texts_free(chat_texts *texts);
 
-/* chat.c: `template_index`: of cb_chat_template_names.  What it fills is freed by cb_string_free(&style->system). */
-bool cb_chat_read_style(const cb_tokenizer *tokenizer, int template_index, chat_style *style);
-/* Writes a conversation and notes the assistant's stretches. */
-bool cb_chat_render(const chat_style *style, size_t count, const cb_message *messages, cb_string *text, text_span_list *learned);
-/* Whether the format has marks of its own at both ends, so that bos and eos are not put around it. */
-bool cb_chat_is_framed(const chat_style *style);
+/* chat.c: the texts that a conversation is learned from: one where the template allows it, else one for each answer. */
+bool cb_chat_learn(const cb_chat *chat, const struct json_t *conversation, bool completion_only, chat_texts *out);
+/* chat_templates.c: the text of a template that comes with the program, or NULL. */
+const char *cb_chat_builtin(const char *name);
 
 #endif

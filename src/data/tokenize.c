@@ -15,7 +15,10 @@ const cb_option cb_data_option_table[] = {
     CB_OPT_INT(OPT, sequence_length, 512, 1, 1 << 24, "tokens in a row"),
     CB_OPT_BOOL(OPT, packing, 1, "fill rows with several documents, which do not see each other"),
     CB_OPT_BOOL(OPT, completion_only, 1, "learn completions and assistant messages only, not what prompts them"),
-    CB_OPT_ENUM(OPT, chat_template, 0, cb_chat_template_names, "how conversations are written out; auto: read off the tokenizer"),
+    CB_OPT_STRING(
+        OPT, chat_template, "auto", "NAME|FILE",
+        "how conversations are written out: the tokenizer's template (auto, or one of several by name), chatml, llama3, plain, or a "
+        "file"),
     CB_OPT_BOOL(OPT, shuffle, 1, "another order of documents and rows in every epoch"),
     CB_OPT_BOOL(OPT, add_bos, 1, "begin documents with the tokenizer's bos token, unless it has none or declines it"),
     CB_OPT_BOOL(OPT, add_eos, 1, "end documents with the tokenizer's eos token, where it has one"),
@@ -54,7 +57,8 @@ typedef struct tokenization {
     job *jobs;
     size_t count, bytes; /* in the window */
     int32_t bos, eos;    /* -1: none is added */
-    chat_style style;    /* read at the first conversation */
+    cb_chat *chat;       /* opened at the first conversation */
+    chat_texts texts;    /* of the conversation at hand */
     int64_t records, skipped;
 } tokenization;
 
@@ -167,24 +171,19 @@ static bool learn_from(job *j, size_t begin, size_t end)
     return true;
 }
 
-static bool render(tokenization *t, job *j, const cb_record_text *r)
-{
-    if (!t->style.format && !cb_chat_read_style(t->tokenizer, t->options->chat_template, &t->style))
-        return false;
-    return cb_chat_render(&t->style, r->message_count, r->messages, &j->copy, &j->learned);
-}
-
 /* The record as one text, and which parts of it are learned.  Its strings live until the next one is read: a long plain
  * text is not copied, and takes the window with it. */
-static bool fill_job(tokenization *t, job *j, const cb_record_text *r)
+static bool fill_job(tokenization *t, job *j, const cb_record_text *r, const chat_text *chat)
 {
     bool ok = true;
     j->partly = t->options->completion_only && !r->text;
     j->whole = !r->text;
     if (r->text && r->text_length < WINDOW_BYTES) {
         ok = cb_string_append(&j->copy, r->text, r->text_length);
-    } else if (r->messages) {
-        ok = render(t, j, r);
+    } else if (chat) {
+        ok = cb_string_append(&j->copy, chat->text.data, chat->text.length);
+        for (size_t i = 0; ok && i < chat->learned.count; i++)
+            ok = learn_from(j, chat->learned.items[i].begin, chat->learned.items[i].end);
     } else if (r->prompt) {
         size_t begin = strlen(r->prompt);
         ok = cb_string_puts(&j->copy, r->prompt) && cb_string_puts(&j->copy, r->completion) && learn_from(j, begin, j->copy.length);
@@ -192,11 +191,11 @@ static bool fill_job(tokenization *t, job *j, const cb_record_text *r)
     bool borrowed = r->text && r->text_length >= WINDOW_BYTES;
     j->text = borrowed ? r->text : j->copy.data ? j->copy.data : "";
     j->length = borrowed ? r->text_length : j->copy.length;
-    j->bos = j->eos = !(r->messages && ok && cb_chat_is_framed(&t->style));
+    j->bos = j->eos = !(chat && cb_chat_is_framed(t->chat));
     return ok;
 }
 
-static bool add_record(tokenization *t, const cb_record_text *r)
+static bool add_job(tokenization *t, const cb_record_text *r, const chat_text *chat)
 {
     job *j = &t->jobs[t->count];
     cb_string_clear(&j->copy);
@@ -206,18 +205,30 @@ static bool add_record(tokenization *t, const cb_record_text *r)
         cb_free(j->path);
         j->path = cb_strdup(r->path);
     }
-    if (!j->path)
+    if (!j->path || !fill_job(t, j, r, chat))
         return false;
-    if (!fill_job(t, j, r)) {
-        cb_error_prefix("%s:%lld", r->path, (long long)r->line);
-        return false;
-    }
     t->records++;
     t->count++;
     t->bytes += j->length;
     if (t->count < WINDOW_JOBS && t->bytes < WINDOW_BYTES)
         return true;
     return flush(t);
+}
+
+static bool add_record(tokenization *t, const cb_record_text *r)
+{
+    if (!r->conversation)
+        return add_job(t, r, NULL);
+    if (!t->chat && !(t->chat = cb_chat_open(t->tokenizer, t->options->chat_template)))
+        return false;
+    if (!cb_chat_learn(t->chat, r->conversation, t->options->completion_only, &t->texts)) {
+        cb_error_prefix("%s:%lld", r->path, (long long)r->line);
+        return false;
+    }
+    for (size_t i = 0; i < t->texts.count; i++)
+        if (!add_job(t, r, &t->texts.items[i]))
+            return false;
+    return true;
 }
 
 static bool read_records(tokenization *t)
@@ -267,6 +278,7 @@ bool cb_data_tokenize(const cb_tokenizer *tokenizer, const cb_data_options *opti
     t.jobs = cb_calloc(WINDOW_JOBS, sizeof *t.jobs);
     bool ok = t.jobs && read_records(&t) && check_documents(&t);
     free_jobs(t.jobs);
-    cb_string_free(&t.style.system);
+    cb_chat_free(t.chat);
+    cb_chat_texts_free(&t.texts);
     return ok;
 }

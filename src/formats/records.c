@@ -8,6 +8,8 @@
 #include <string.h>
 #include <strings.h>
 
+enum { MOST_STREAM = 1 << 30 }; /* bytes of a stream, which is read whole; a file is mapped and may have any size */
+
 /* ---- input ---- */
 
 void cb_input_move(cb_input *input, size_t to)
@@ -195,7 +197,7 @@ static bool open_input(cb_records *records, const char *path)
     bool stream = is_stream(path);
     *in = (cb_input){.path = strcmp(path, "-") == 0 ? "standard input" : path, .line = 1};
     if (stream) {
-        in->bytes = in->owned = cb_file_read(path, SIZE_MAX / 2, &in->size);
+        in->bytes = in->owned = cb_file_read(path, MOST_STREAM, &in->size);
     } else if (cb_file_map_open(&in->map, path)) {
         in->bytes = in->map.data ? (const char *)in->map.data : "";
         in->size = in->map.size;
@@ -274,7 +276,6 @@ void cb_records_close(cb_records *records)
         return;
     close_input(records);
     json_decref(records->value);
-    cb_free(records->messages);
     cb_string_free(&records->prompt);
     cb_string_free(&records->csv.row);
     cb_free(records->csv.starts);

@@ -48,8 +48,6 @@ struct cb_records {
     cb_record_reader *read;
     /* what the last record's strings live in */
     json_t *value;
-    cb_message *messages;
-    size_t message_capacity;
     cb_string prompt;
     bool array, begun; /* .json: the objects are in an array; the first has been read */
     cb_csv csv;

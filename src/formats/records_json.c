@@ -6,8 +6,7 @@
 
 #include "formats/records.h"
 
-/* Numbers are of no interest here, so those beyond 64 bits must not be an error. */
-enum { FLAGS = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL };
+enum { FLAGS = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL };
 
 static CB_COLD cb_record_step refuse(const cb_records *records, int64_t line, const char *field, const char *problem)
 {
@@ -35,17 +34,14 @@ static cb_record_step fill_messages(cb_records *records, int64_t line, const jso
     size_t count = json_array_size(list);
     if (!count)
         return refuse(records, line, "messages", "found no messages, expected an array of objects with role and content");
-    if (!cb_grow(&records->messages, &records->message_capacity, count, sizeof *records->messages))
-        return CB_RECORD_FAILED;
     for (size_t i = 0; i < count; i++) {
         const json_t *message = json_array_get(list, i);
-        cb_message *m = &records->messages[i];
-        m->role = text_of(records, line, "messages: role", json_object_get(message, "role"));
-        m->content = m->role ? text_of(records, line, "messages: content", json_object_get(message, "content")) : NULL;
-        if (!m->content)
+        if (!text_of(records, line, "messages: role", json_object_get(message, "role")))
             return CB_RECORD_FAILED;
+        if (!json_object_get(message, "content") && !json_object_get(message, "tool_calls"))
+            return refuse(records, line, "messages: content", "found none beside role, expected one (or tool_calls)");
     }
-    *record = (cb_record_text){.messages = records->messages, .message_count = count, .path = records->input.path, .line = line};
+    *record = (cb_record_text){.conversation = records->value, .path = records->input.path, .line = line};
     return CB_RECORD_FOUND;
 }
 
@@ -75,7 +71,10 @@ static bool parse(cb_records *records, size_t length, size_t *used)
     const cb_input *in = &records->input;
     json_error_t error;
     json_decref(records->value);
-    records->value = json_loadb(in->bytes + in->at, length, FLAGS | (used ? JSON_DISABLE_EOF_CHECK : 0), &error);
+    size_t flags = FLAGS | (used ? JSON_DISABLE_EOF_CHECK : 0);
+    records->value = json_loadb(in->bytes + in->at, length, flags, &error);
+    if (!records->value && json_error_code(&error) == json_error_numeric_overflow) /* whole numbers beyond 64 bits */
+        records->value = json_loadb(in->bytes + in->at, length, flags | JSON_DECODE_INT_AS_REAL, &error);
     if (used)
         *used = (size_t)error.position;
     if (records->value)

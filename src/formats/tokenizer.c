@@ -162,19 +162,24 @@ static void read_specials(cb_tokenizer *t, const json_t *object)
     }
 }
 
-/* A string, or a list of {name, template}: the one named "default", or else the first. */
-static const char *find_chat_template(const json_t *value)
+/* The last one of a name counts. */
+static bool add_template(cb_tokenizer *t, const char *name, const char *text)
 {
-    if (!json_is_array(value))
-        return json_string_value(value);
-    const char *found = NULL;
+    return cb_string_list_add(&t->chat_names, name) && cb_string_list_add(&t->chat_templates, text);
+}
+
+/* A string, or a list of {name, template}. */
+static bool read_templates(cb_tokenizer *t, const json_t *value)
+{
+    if (json_is_string(value))
+        return add_template(t, "default", json_string_value(value));
     for (size_t i = 0; i < json_array_size(value); i++) {
         const json_t *entry = json_array_get(value, i);
-        const char *name = json_string_value(json_object_get(entry, "name"));
-        if (!found || (name && strcmp(name, "default") == 0))
-            found = json_string_value(json_object_get(entry, "template"));
+        const char *name = json_string_value(json_object_get(entry, "name")), *text = json_string_value(json_object_get(entry, "template"));
+        if (text && !add_template(t, name ? name : "default", text))
+            return false;
     }
-    return found;
+    return true;
 }
 
 static int read_tristate(const json_t *object, const char *key)
@@ -192,11 +197,7 @@ static bool read_config(cb_tokenizer *t, const json_t *config)
     double number = json_number_value(length); /* absent limits are written as 1e30 */
     if (json_is_number(length) && number >= 1 && number < 1e15)
         t->model_max_length = (int64_t)number;
-    const char *text = find_chat_template(json_object_get(config, "chat_template"));
-    if (!text)
-        return true;
-    t->chat_template = cb_strdup(text);
-    return t->chat_template != NULL;
+    return read_templates(t, json_object_get(config, "chat_template"));
 }
 
 /* Reads a JSON object beside the tokenizer; *out stays NULL when there is none. */
@@ -216,20 +217,28 @@ static bool read_beside(const char *directory, const char *name, json_t **out)
     return ok;
 }
 
-static bool read_template_file(cb_tokenizer *t, const char *directory)
+static bool read_template_file(cb_tokenizer *t, const char *directory, const char *file, const char *name)
 {
-    char *path = cb_path_join(directory, "chat_template.jinja");
-    if (!path)
-        return false;
-    bool ok = true;
-    if (cb_is_file(path)) {
-        char *text = cb_file_read(path, (size_t)16 << 20, NULL);
-        ok = text != NULL;
-        if (ok) {
-            cb_free(t->chat_template);
-            t->chat_template = text;
-        }
+    char *path = cb_path_join(directory, file);
+    char *text = path && cb_is_file(path) ? cb_file_read(path, (size_t)16 << 20, NULL) : NULL;
+    bool ok = cb_ok() && path && (!text || add_template(t, name, text));
+    cb_free(text);
+    cb_free(path);
+    return ok;
+}
+
+static bool read_template_directory(cb_tokenizer *t, const char *directory)
+{
+    char *path = cb_path_join(directory, "additional_chat_templates");
+    cb_string_list files = {0};
+    bool ok = path && (!cb_is_directory(path) || cb_directory_list(path, false, &files));
+    for (size_t i = 0; ok && i < files.count; i++) {
+        const char *base = cb_path_base(files.items[i]);
+        char *name = cb_ends_with(base, ".jinja") ? cb_strndup(base, strlen(base) - strlen(".jinja")) : NULL;
+        ok = cb_ok() && (!name || read_template_file(t, path, base, name));
+        cb_free(name);
     }
+    cb_string_list_free(&files);
     cb_free(path);
     return ok;
 }
@@ -240,7 +249,10 @@ static bool read_settings(cb_tokenizer *t, const char *directory, const json_t *
         return false;
     if (specials)
         read_specials(t, specials);
-    return read_template_file(t, directory);
+    json_t *chat = NULL; /* later files count before earlier ones */
+    bool ok = read_beside(directory, "chat_template.json", &chat) && (!chat || read_templates(t, json_object_get(chat, "chat_template")));
+    json_decref(chat);
+    return ok && read_template_file(t, directory, "chat_template.jinja", "default") && read_template_directory(t, directory);
 }
 
 /* ---- Loading and saving ---- */
@@ -353,7 +365,8 @@ void cb_tokenizer_free(cb_tokenizer *t)
     cb_free(t->lock);
     cb_free(t->lead);
     cb_free(t->trail);
-    cb_free(t->chat_template);
+    cb_string_list_free(&t->chat_names);
+    cb_string_list_free(&t->chat_templates);
     cb_free(t->source);
     cb_free(t->what);
     cb_free(t);
@@ -441,7 +454,15 @@ int cb_tokenizer_add_eos(const cb_tokenizer *t)
 }
 const char *cb_tokenizer_chat_template(const cb_tokenizer *t)
 {
-    return t->chat_template;
+    const char *found = cb_tokenizer_chat_template_named(t, "default");
+    return found || !t->chat_templates.count ? found : t->chat_templates.items[0];
+}
+const char *cb_tokenizer_chat_template_named(const cb_tokenizer *t, const char *name)
+{
+    for (size_t i = t->chat_names.count; i-- > 0;)
+        if (strcmp(t->chat_names.items[i], name) == 0)
+            return t->chat_templates.items[i];
+    return NULL;
 }
 int64_t cb_tokenizer_model_max_length(const cb_tokenizer *t)
 {

@@ -391,7 +391,7 @@ struct cb_tokenizer {
     uint16_t *lead, *trail; /* per id of the vocabulary, when trims */
     int32_t bos, eos, pad, unk;
     int add_bos, add_eos;
-    char *chat_template;
+    cb_string_list chat_names, chat_templates; /* pairs; "default" counts where no name is given */
     int64_t model_max_length;
     uint64_t seed;
     void *lock; /* of idle */

@@ -208,6 +208,15 @@ contains generate_json.out '"finish_reason":"'
 printf 'The gardener' >prompt.txt
 "$program" generate llama2 --adapter adapter_json --prompt - --max-new-tokens 24 <prompt.txt >generate_stdin.out
 same_file generate.out generate_stdin.out
+expect chat "$program" generate llama2 --chat --chat-template plain --system "Be good." --prompt "The" --max-new-tokens 8 --json
+printf '[{"role": "system", "content": "Be good."}, {"role": "user", "content": "The"}]' >talk.json
+expect chat_messages "$program" generate llama2 --messages talk.json --chat-template plain --max-new-tokens 8
+expect chat_text "$program" generate llama2 --prompt "$(printf 'system: Be good.\nuser: The\nassistant:')" --max-new-tokens 8
+same_file chat_messages.out chat_text.out
+[ "$(field chat.out tokens)" -ge 1 ] || fail "generate --chat: no text"
+printf '{%% for m in messages %%}{{ m.content }} {%% endfor %%}{{ raise_exception(reason) if reason }}' >own.jinja
+expect chat_file "$program" generate llama2 --prompt "The" --chat-template own.jinja --max-new-tokens 4
+bad 1 'own.jinja:1: the template refuses this conversation: enough' generate llama2 --prompt x --chat-template own.jinja --chat-template-kwargs '{"reason": "enough"}'
 expect sampled "$program" generate llama2 --prompt "The" --max-new-tokens 24 --temperature 1 --top-k 20 --top-p 0.9 --repetition-penalty 1.1 --seed 5
 expect sampled_again "$program" generate llama2 --prompt "The" --max-new-tokens 24 --temperature 1 --top-k 20 --top-p 0.9 --repetition-penalty 1.1 --seed 5
 same_file sampled.out sampled_again.out
@@ -368,7 +377,10 @@ bad 2 'rank' train llama2 --data text.txt --output never --rank none
 bad 2 'kind' train llama2 --data text.txt --output never --kind lroa
 bad 2 'exclude each other' train llama2 --data text.txt --output never --validation-data text.txt --validation-split 0.1
 bad 2 '--adapter goes on with an adapter as it is' train llama2 --data text.txt --output never --adapter adapter --rank 4
-bad 2 '--prompt is needed' generate llama2
+bad 2 'expected one of --prompt' generate llama2
+bad 2 'expected one of --prompt' generate llama2 --prompt x --messages talk.json
+bad 1 'expected auto, chatml, llama3, plain' generate llama2 --prompt x --chat-template nothing
+bad 1 'expected an object' generate llama2 --prompt x --chat-template-kwargs 3
 bad 2 'expected either --config or --model' pretrain --data text.txt --output never
 bad 2 '--task: found "mmlu", expected one of perplexity' eval llama2 --data text.txt --task mmlu
 

@@ -340,6 +340,56 @@ static void templates_are_followed_in_what_they_do_differently(void **state)
     data_options_free(&o);
 }
 
+/* What is learned of two answers: where the template marks them, where it only ends them with a special token, and where it drops
+ * what was thought before, so that each answer is a text of its own. */
+static void answers_are_learned_whatever_the_template(void **state)
+{
+    (void)state;
+    static const char *const messages = "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}, "
+                                        "{\"role\": \"assistant\", \"content\": \"b\", \"reasoning_content\": \"w\"}, "
+                                        "{\"role\": \"user\", \"content\": \"c\"}, {\"role\": \"assistant\", \"content\": \"d\"}]}\n";
+    static const struct {
+        const char *template, *ids[2], *targets[2];
+    } cases[] = {
+        {"{% for m in messages %}{% if m.role == 'user' %}U{{ m.content }}{% else %}A{% generation %}{{ m.content }}!{% endgeneration %}."
+         "{% endif %}{% endfor %}",
+         {"UaAb!.UcAd!.", NULL},
+         {"__b!____d!__", NULL}},
+        {"{% for m in messages %}{{ 'U' + m.content if m.role == 'user' else 'A' + m.content + eos_token + ' ' }}{% endfor %}"
+         "{{ 'A' if add_generation_prompt }}",
+         {"UaAb> UcAd> ", NULL},
+         {"__b>____d>__", NULL}},
+        {"{% for m in messages %}{{ 'U' + m.content if m.role == 'user' else 'A' + ('(' + m.thinking + ')' if loop.last and m.thinking else '') + "
+         "m.content + eos_token }}{% endfor %}{{ 'A' if add_generation_prompt }}",
+         {"UaAb>UcAd>", "UaA(w)b>"},
+         {"_______d>_", "__(w)b>_"}},
+        {"{% for m in messages %}{{ 'U' + m.content if m.role == 'user' else 'A' + m.content + eos_token }}{% endfor %}"
+         "{{ 'A<' if add_generation_prompt }}",
+         {"UaAb>UcAd>", NULL},
+         {"__b>___d>_", NULL}},
+    };
+    cb_data_options o = data_options(write_file("chat.jsonl", messages));
+    o.shuffle = o.packing = false;
+    o.sequence_length = 40;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        cb_tokenizer *tokenizer = with_template(cases[i].template);
+        cb_batch batch = {0};
+        cb_dataset *data = open_data(tokenizer, &o);
+        assert_int_equal(cb_dataset_documents(data), cases[i].ids[1] ? 2 : 1);
+        for (int64_t d = 0; d < cb_dataset_documents(data); d++) {
+            assert_true(cb_dataset_batch(data, d, 1, &batch));
+            const char *ids = text_of(row_of(batch.ids, 0), 40, row_of(batch.segments, 0));
+            const char *targets = text_of(row_of(batch.targets, 0), 40, NULL);
+            assert_memory_equal(ids, cases[i].ids[d], strlen(cases[i].ids[d]));
+            assert_memory_equal(targets, cases[i].targets[d], strlen(cases[i].ids[d]));
+        }
+        cb_batch_free(&batch);
+        cb_dataset_free(data);
+        cb_tokenizer_free(tokenizer);
+    }
+    data_options_free(&o);
+}
+
 /* ---- order ---- */
 
 enum { DOCUMENTS = 60, LENGTH = 7, ROWS = 4 };
@@ -603,18 +653,19 @@ static void bad_data_is_refused_with_file_and_line(void **state)
     /* é: the characters' tokenizer has no token for its bytes, and no unknown token either: they are dropped */
     refuse_data(tokenizer, write_file("unknown.txt", "\303\251"), CB_ERR_FORMAT, "unknown.txt");
     cb_tokenizer_free(tokenizer);
-    /* a template that is neither of those known, and two that need more than the messages */
-    static const char *const templates[][2] = {{"[INST]{{ messages }}[/INST]", "is neither ChatML nor Llama 3"},
-                                               {"<|im_start|>assistant<think></think>", "writes out how a model thinks"},
-                                               {"<|start_header_id|>system<|end_header_id|>{{ date_string }}", "writes a date"}};
-    for (size_t i = 0; i < sizeof templates / sizeof *templates; i++) {
-        char expected[128];
-        snprintf(expected, sizeof expected, "chat.jsonl:2: the tokenizer's chat_template %s", templates[i][1]);
-        tokenizer = with_template(templates[i][0]);
+    /* a template that refuses, one that is broken, and one whose answers cannot be told from what is before them */
+    static const char *const chats[][2] = {
+        {"{{ raise_exception('no system') }}", "chat.jsonl:2: chat_template:1: the template refuses this conversation: no system"},
+        {"{% if %}", "chat_template:1: found %}, expected an expression"},
+        {"{{ messages|length }}{% for m in messages %}{{ m.content }}{% endfor %}", "the answer in message 2 cannot be told"}};
+    for (size_t i = 0; i < sizeof chats / sizeof *chats; i++) {
+        tokenizer = with_template(chats[i][0]);
         assert_true(cb_tokenizer_encode(tokenizer, "a", 1, false, &first));
         cb_encoding_free(&first);
-        refuse_data(tokenizer, write_file("chat.jsonl", "\n{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}\n"),
-                    CB_ERR_UNSUPPORTED, expected);
+        refuse_data(tokenizer,
+                    write_file("chat.jsonl", "\n{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}, "
+                                             "{\"role\": \"assistant\", \"content\": \"b\"}]}\n"),
+                    i < 2 ? CB_ERR_FORMAT : CB_ERR_UNSUPPORTED, chats[i][1]);
         cb_tokenizer_free(tokenizer);
     }
 }
@@ -708,6 +759,7 @@ int main(void)
         cmocka_unit_test_setup(only_completions_are_learned, without_errors),
         cmocka_unit_test_setup(a_token_across_the_boundary_belongs_to_the_completion, without_errors),
         cmocka_unit_test_setup(only_the_assistants_messages_are_learned, without_errors),
+        cmocka_unit_test_setup(answers_are_learned_whatever_the_template, without_errors),
         cmocka_unit_test_setup(templates_are_followed_in_what_they_do_differently, without_errors),
         cmocka_unit_test_setup(every_epoch_holds_everything_once_in_another_order, without_errors),
         cmocka_unit_test_setup(batches_can_be_asked_for_in_any_order, without_errors),
