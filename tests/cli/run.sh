@@ -380,7 +380,7 @@ bad 2 '--adapter goes on with an adapter as it is' train llama2 --data text.txt 
 bad 2 'expected one of --prompt' generate llama2
 bad 2 'expected one of --prompt' generate llama2 --prompt x --messages talk.json
 bad 1 'expected auto, chatml, llama3, plain' generate llama2 --prompt x --chat-template nothing
-bad 1 'expected an object' generate llama2 --prompt x --chat-template-kwargs 3
+bad 1 'expected an object' generate llama2 --prompt x --chat-template-kwargs '[3]'
 bad 2 'expected either --config or --model' pretrain --data text.txt --output never
 bad 2 '--task: found "mmlu", expected one of perplexity' eval llama2 --data text.txt --task mmlu
 
