@@ -1,4 +1,5 @@
 /* records.c: training text.  The first byte of the input says which kind of file the rest is. */
+#include <jansson.h>
 #include <string.h>
 
 #include "cambium/formats.h"
@@ -24,9 +25,10 @@ static void touch(const cb_record_text *record)
     fuzz_touch(record->text, record->text_length);
     for (int i = 0; i < 3; i++)
         fuzz_touch(texts[i], texts[i] ? strlen(texts[i]) : 0);
-    for (size_t i = 0; i < record->message_count; i++) {
-        fuzz_touch(record->messages[i].role, strlen(record->messages[i].role));
-        fuzz_touch(record->messages[i].content, strlen(record->messages[i].content));
+    const json_t *messages = record->conversation ? json_object_get(record->conversation, "messages") : NULL;
+    for (size_t i = 0; i < json_array_size(messages); i++) {
+        const char *role = json_string_value(json_object_get(json_array_get(messages, i), "role"));
+        fuzz_touch(role, strlen(role));
     }
 }
 
