@@ -359,7 +359,8 @@ static void answers_are_learned_whatever_the_template(void **state)
          "{{ 'A' if add_generation_prompt }}",
          {"UaAb> UcAd> ", NULL},
          {"__b>____d>__", NULL}},
-        {"{% for m in messages %}{{ 'U' + m.content if m.role == 'user' else 'A' + ('(' + m.thinking + ')' if loop.last and m.thinking else '') + "
+        {"{% for m in messages %}{{ 'U' + m.content if m.role == 'user' else 'A' + ('(' + m.thinking + ')' if loop.last and m.thinking "
+         "else '') + "
          "m.content + eos_token }}{% endfor %}{{ 'A' if add_generation_prompt }}",
          {"UaAb>UcAd>", "UaA(w)b>"},
          {"_______d>_", "__(w)b>_"}},
