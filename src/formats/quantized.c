@@ -66,7 +66,7 @@ const cb_weight_entry *cb_quantized_owner(const cb_weights *weights, const char 
 
 static bool is_int8(const cb_weight_entry *entry)
 {
-    return entry->dtype == CB_DTYPE_COUNT && strcmp(entry->type_name, "I8") == 0;
+    return entry->dtype == CB_DTYPE_COUNT && entry->type_name && strcmp(entry->type_name, "I8") == 0;
 }
 
 bool cb_quantized_format_of(const cb_weights *weights, const cb_weight_entry *entry, cb_quantized_format *format)
@@ -104,7 +104,8 @@ static cb_tensor *floats(const cb_weights *weights, const cb_weight_entry *weigh
     if (!entry)
         cb_fail(CB_ERR_FORMAT, "tensor %.200s: its %s is missing", weight->name, end);
     else if (!cb_dtype_is_float(entry->dtype))
-        cb_fail(CB_ERR_FORMAT, "tensor %.200s: found %s, expected floats", entry->name, entry->type_name);
+        cb_fail(CB_ERR_FORMAT, "tensor %.200s: found %s, expected floats", entry->name,
+                entry->type_name ? entry->type_name : cb_dtype_name(entry->dtype));
     else
         t = cb_weight_entry_tensor(entry);
     if (t && t->count != least) {
