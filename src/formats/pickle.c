@@ -263,7 +263,7 @@ static bool push_tensor(machine *m, const cb_pickle_list *arguments, const cb_sa
     const cb_pickle_value *a = arguments->items;
     cb_pickle *p = m->out;
     cb_pickle_tensor t = {0};
-    int strides;
+    int strides = 0;
     size_t size;
     if (a[0].kind != CB_PICKLE_STORAGE || a[1].kind != CB_PICKLE_INT || a[1].integer < 0)
         return damaged(m, "found a tensor without a storage or with no place in it");
