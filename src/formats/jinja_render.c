@@ -35,7 +35,8 @@ static bool capture(jinja_state *state, const jinja_node *list, jinja_scope *sco
     state->captures++;
     flow f = run_inside(state, list, scope);
     state->captures--;
-    bool ok = f != FLOW_FAILED && jinja_string_value(state, state->text.data + begin, state->text.length - begin, out);
+    size_t length = state->text.length - begin;
+    bool ok = f != FLOW_FAILED && jinja_string_value(state, length ? state->text.data + begin : "", length, out);
     state->text.length = begin;
     return ok;
 }
@@ -143,7 +144,8 @@ bool jinja_call_loop(jinja_state *state, jinja_loop *loop, const jinja_value *it
     state->captures--;
     state->scope = old;
     state->depth--;
-    bool ok = f != FLOW_FAILED && jinja_string_value(state, state->text.data + begin, state->text.length - begin, out);
+    size_t length = state->text.length - begin;
+    bool ok = f != FLOW_FAILED && jinja_string_value(state, length ? state->text.data + begin : "", length, out);
     state->text.length = begin;
     return ok;
 }
