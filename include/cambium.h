@@ -10,6 +10,7 @@
 #include "cambium/dtype.h"
 #include "cambium/eval.h"
 #include "cambium/formats.h"
+#include "cambium/gguf.h"
 #include "cambium/jinja.h"
 #include "cambium/losses.h"
 #include "cambium/merge.h"

@@ -61,7 +61,8 @@ CB_API bool cb_safetensors_write(const char *path, const cb_weight_entry *entrie
 /* model.safetensors of a directory, or the shards of model.safetensors.index.json (its weight_map is checked against
  * the files); where there is neither, the same of pytorch_model.bin, files of torch.save, which are read without running
  * anything of them: what is more than tensors and plain values is refused by name.  Such a file gives the tensors of nested
- * dicts and lists under names joined by dots ("" for a file that is one tensor). */
+ * dicts and lists under names joined by dots ("" for a file that is one tensor). `directory` may also
+ * be a GGUF file: its tensors come under Hugging Face's names and in its shapes (gguf.h). */
 typedef struct cb_weights cb_weights;
 CB_API cb_weights *cb_weights_open(const char *directory);
 CB_API cb_weights *cb_weights_open_file(const char *path); /* one file: .bin, .pt, .pth are torch.save's, else safetensors */
@@ -70,7 +71,7 @@ CB_API size_t cb_weights_count(const cb_weights *weights);
 CB_API const cb_weight_entry *cb_weights_at(const cb_weights *weights, size_t index);
 CB_API const cb_weight_entry *cb_weights_find(const cb_weights *weights, const char *name); /* NULL: none */
 /* The files it consists of, in order of their names: model.safetensors, or the shards; the name of one, and which of
- * cb_weights_at() are its tensors. */
+ * cb_weights_at() are its tensors.  A GGUF file counts as a model.safetensors. */
 CB_API size_t cb_weights_file_count(const cb_weights *weights);
 CB_API const char *cb_weights_file(const cb_weights *weights, size_t index, size_t *first, size_t *count);
 

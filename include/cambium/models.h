@@ -20,7 +20,7 @@ typedef struct cb_model_options {
     cb_dtype dtype;    /* of activations: CB_F32 (0, the default) or CB_BF16 */
     bool keep_weights; /* weights stay in the dtype of the file, whatever the activations: for those that will be trained whole */
 } cb_model_options;
-/* Loads a directory with config.json and model.safetensors (or shards).  Weights stay mapped in their own dtype; where
+/* Loads a directory with config.json and model.safetensors (or shards), or a GGUF file (gguf.h).  Weights stay mapped in their own dtype; where
  * activations are bf16 and a weight is f32 or f16, it is converted once.  Errors name file, tensor, found and expected. */
 CB_API cb_model *cb_model_load_with(const char *directory, cb_model_options options);
 #define cb_model_load(directory, ...) cb_model_load_with(directory, (cb_model_options){__VA_ARGS__})

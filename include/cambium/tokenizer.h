@@ -28,7 +28,7 @@ typedef struct cb_tokenizer cb_tokenizer;
  * the files of chat templates) or one tokenizer.json.  In a directory without it, the first there is of tokenizer.model, spiece.model,
  * sentencepiece.bpe.model, sentencepiece.model (SentencePiece), vocab.json with merges.txt, vocab.txt (WordPiece); what goes
  * around their vocabulary follows tokenizer_class in tokenizer_config.json, as in transformers 5.  A path may also name one of
- * these files.  NULL and an error that names file and field when the file is damaged, or CB_ERR_UNSUPPORTED when it uses a
+ * these files, or a GGUF file.  NULL and an error that names file and field when the file is damaged, or CB_ERR_UNSUPPORTED when it uses a
  * component this build does not have.  Free with cb_tokenizer_free(). */
 CB_API cb_tokenizer *cb_tokenizer_load(const char *path);
 /* The same from the text of a tokenizer.json; `what` names it in messages. */

@@ -4,11 +4,12 @@
  * max_seq_len), then f32 weights, each kind for all layers in one block.  vocab_size is negative when the output head has
  * weights of its own.  run.c fixes what the header does not say: RMSNorm's epsilon 1e-5, rotary base 10000.
  *
- * llama2.c rotates neighbouring rows of a head (0,1), (2,3), ...; Hugging Face rotates row j with row j + H/2. So the
- * rows of q and k change places.  Letters: H head size. */
+ * llama2.c rotates neighbouring rows of a head, Hugging Face does not: the rows of q and k change places (rotary_rows.h). */
 #include "formats/llama2c.h"
 
 #include <string.h>
+
+#include "formats/rotary_rows.h"
 
 enum { HEADER = 7 };
 
@@ -157,21 +158,14 @@ static bool list_tensors(conversion *c)
     return ok;
 }
 
-/* A tensor's bytes; rows of rotary heads move from 2j and 2j + 1 to j and j + H/2. */
+/* A tensor's bytes; rows of rotary heads change places. */
 static const void *provide(void *user, size_t index)
 {
     conversion *c = user;
     const cb_weight_entry *e = &c->entries[index];
     if (!c->rotary_heads[index])
         return e->data;
-    size_t half = (size_t)c->shape.head_size / 2, row_size = (size_t)e->shape[1] * sizeof(float);
-    const char *from = e->data;
-    char *to = (char *)c->permuted;
-    for (int64_t head = 0; head < c->rotary_heads[index]; head++, from += 2 * half * row_size, to += 2 * half * row_size)
-        for (size_t j = 0; j < half; j++) {
-            memcpy(to + j * row_size, from + 2 * j * row_size, row_size);
-            memcpy(to + (j + half) * row_size, from + (2 * j + 1) * row_size, row_size);
-        }
+    cb_rotary_rows_split(c->permuted, e->data, c->rotary_heads[index], c->shape.head_size, (size_t)e->shape[1] * sizeof(float));
     return c->permuted;
 }
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/json.h"
+#include "formats/gguf_model.h"
 #include "formats/tokenizer_parts.h"
 #include "formats/tokenizer_readers.h"
 #include "formats/tokenizer_unicode.h"
@@ -337,10 +338,28 @@ static cb_tokenizer *load_directory(const char *path)
     return t;
 }
 
+/* The tokenizer within a GGUF file. */
+static cb_tokenizer *load_gguf(const char *path)
+{
+    cb_gguf *file = cb_gguf_open(path);
+    json_t *root = file ? cb_gguf_tokenizer(file) : NULL, *config = root ? cb_gguf_tokenizer_config(file) : NULL;
+    cb_tokenizer *t = config ? cb_tokenizer_of_json(path, root) : NULL;
+    if (t && !read_config(t, config)) {
+        cb_tokenizer_free(t);
+        t = NULL;
+    }
+    json_decref(config);
+    json_decref(root);
+    cb_gguf_close(file);
+    return t;
+}
+
 cb_tokenizer *cb_tokenizer_load(const char *path)
 {
     if (cb_is_directory(path))
         return load_directory(path);
+    if (cb_is_gguf(path))
+        return load_gguf(path);
     bool other =
         cb_ends_with(path, ".model") || cb_ends_with(path, ".txt") || cb_ends_with(path, "/vocab.json") || strcmp(path, "vocab.json") == 0;
     return other ? load_other(path, NULL, NULL) : load_json(path);

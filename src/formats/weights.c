@@ -10,8 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cambium/formats.h"
-#include "core/json.h"
+#include "formats/gguf_model.h"
 #include "formats/safetensors.h"
 #include "formats/torch.h"
 
@@ -29,6 +28,7 @@ typedef struct shard {
 } shard;
 
 struct cb_weights {
+    cb_gguf_weights *gguf; /* NULL: shards */
     shard *shards; /* sorted by name */
     size_t shard_count, shard_capacity, count;
 };
@@ -170,7 +170,9 @@ static bool open_checkpoint(cb_weights *weights, const char *directory)
 cb_weights *cb_weights_open(const char *directory)
 {
     cb_weights *weights = cb_calloc(1, sizeof *weights);
-    if (!weights || open_checkpoint(weights, directory))
+    if (!weights)
+        return NULL;
+    if (cb_is_gguf(directory) ? (weights->gguf = cb_gguf_weights_open(directory)) != NULL : open_checkpoint(weights, directory))
         return weights;
     cb_weights_close(weights);
     return NULL;
@@ -198,21 +200,27 @@ void cb_weights_close(cb_weights *weights)
         cb_torch_close(weights->shards[i].torch);
     }
     cb_free(weights->shards);
+    cb_gguf_weights_close(weights->gguf);
     cb_free(weights);
 }
 
 size_t cb_weights_count(const cb_weights *weights)
 {
-    return weights->count;
+    return weights->gguf ? cb_gguf_weights_count(weights->gguf) : weights->count;
 }
 
 size_t cb_weights_file_count(const cb_weights *weights)
 {
-    return weights->shard_count;
+    return weights->gguf ? 1 : weights->shard_count;
 }
 
 const char *cb_weights_file(const cb_weights *weights, size_t index, size_t *first, size_t *count)
 {
+    if (weights->gguf) {
+        *first = 0;
+        *count = cb_gguf_weights_count(weights->gguf);
+        return SINGLE_NAME;
+    }
     const shard *s = &weights->shards[index];
     *first = s->first;
     *count = s->tensors->count;
@@ -221,6 +229,8 @@ const char *cb_weights_file(const cb_weights *weights, size_t index, size_t *fir
 
 const cb_weight_entry *cb_weights_at(const cb_weights *weights, size_t index)
 {
+    if (weights->gguf)
+        return cb_gguf_weights_at(weights->gguf, index);
     size_t i = weights->shard_count;
     while (i && weights->shards[i - 1].first > index)
         i--;
@@ -230,6 +240,8 @@ const cb_weight_entry *cb_weights_at(const cb_weights *weights, size_t index)
 
 const cb_weight_entry *cb_weights_find(const cb_weights *weights, const char *name)
 {
+    if (weights->gguf)
+        return cb_gguf_weights_find(weights->gguf, name);
     const cb_weight_entry *found = NULL;
     for (size_t i = 0; !found && i < weights->shard_count; i++)
         found = cb_entry_table_find(weights->shards[i].tensors, name);

@@ -21,6 +21,7 @@ typedef struct cb_rope_table {
     double theta, factor, low_freq_factor, high_freq_factor, attention_factor, beta_fast, beta_slow, mscale, mscale_all_dim;
     bool truncate;
     int64_t original_max_positions, max_positions;
+    float *factors;       /* longrope: R / 2 for short sequences, R / 2 for long ones; else NULL */
     cb_tensor *cos, *sin; /* (rows, R / 2) f32, or NULL so far */
     int64_t rows;
     int64_t scaled_for; /* dynamic: the length the frequencies are for */
@@ -30,7 +31,8 @@ typedef struct cb_rope_table {
 bool cb_rope_configure(cb_rope_table *rope, const char *file, const json_t *config, int64_t head_dim, int64_t max_positions);
 /* Makes sure the tables cover positions 0 .. positions - 1. */
 bool cb_rope_prepare(cb_rope_table *rope, int64_t positions);
-void cb_rope_clear(cb_rope_table *rope);
+void cb_rope_clear(cb_rope_table *rope); /* the tables */
+void cb_rope_free(cb_rope_table *rope);  /* and the factors */
 
 /* ---- a model ---- */
 

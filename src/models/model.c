@@ -1,4 +1,4 @@
-/* model.c: loading a model directory, making a new model, and what may be asked of one.
+/* model.c: loading a model directory or GGUF file, making a new model, and what may be asked of one.
  *
  * config.json names a model_type, the table of architectures gives what belongs to it, and its layers take their
  * weights from the mapped checkpoint.  Sizes in the config are checked against the file tensor by tensor before
@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <string.h>
 
+#include "formats/gguf_model.h"
 #include "models/internal.h"
 
 static const cb_architecture *const families[] = {cb_llama_family, cb_gpt2_family};
@@ -106,6 +107,17 @@ static bool check_quantization(cb_model *model)
                              model->config_path, found) == CB_OK;
 }
 
+/* config.json, or what stands for it in a GGUF file. */
+static json_t *read_config(const char *path)
+{
+    if (!cb_is_gguf(path))
+        return cb_json_load(path, 1 << 24);
+    cb_gguf *file = cb_gguf_open(path);
+    json_t *config = file ? cb_gguf_config(file) : NULL;
+    cb_gguf_close(file);
+    return config;
+}
+
 static bool configure(cb_model *model, const char *path, cb_model_options options)
 {
     cb_dtype dtype = options.dtype;
@@ -116,7 +128,7 @@ static bool configure(cb_model *model, const char *path, cb_model_options option
     model->dtype = dtype;
     model->keep_weights = options.keep_weights;
     model->config_path = cb_strdup(path);
-    model->json = model->config_path ? cb_json_load(path, 1 << 24) : NULL;
+    model->json = model->config_path ? read_config(path) : NULL;
     if (!model->json)
         return false;
     if (!json_is_object(model->json))
@@ -143,7 +155,7 @@ cb_model *cb_model_load_with(const char *directory, cb_model_options options)
     if (!directory || !cb_ok())
         return NULL;
     cb_model *model = cb_calloc(1, sizeof *model);
-    char *path = model ? cb_path_join(directory, "config.json") : NULL;
+    char *path = !model ? NULL : cb_is_gguf(directory) ? cb_strdup(directory) : cb_path_join(directory, "config.json");
     bool ok = path && (model->directory = cb_strdup(directory)) && configure(model, path, options);
     ok = ok && (model->file = cb_weights_open(directory)) && cb_model_build(model, 0);
     cb_free(path);
@@ -169,7 +181,7 @@ void cb_model_free(cb_model *model)
     if (!model)
         return;
     cb_layer_free(model->root);
-    cb_rope_clear(&model->rope);
+    cb_rope_free(&model->rope);
     cb_weights_close(model->file);
     json_decref(model->json);
     cb_free(model->blocks);

@@ -1,6 +1,6 @@
 /* rope.c: tables of cosines and sines for rotary position embeddings (Su et al. 2021, arXiv:2104.09864) and the ways of
- * stretching them to longer contexts: linear interpolation, dynamic NTK, YaRN (Peng et al. 2023, arXiv:2309.00071) and
- * Llama 3's.
+ * stretching them to longer contexts: linear interpolation, dynamic NTK, YaRN (Peng et al. 2023, arXiv:2309.00071),
+ * Llama 3's and LongRoPE (Ding et al. 2024, arXiv:2402.13753), which lists a factor for each frequency.
  *
  * One frequency a pair of dimensions: f_i = theta^(-2i/R), i < R/2.  A kind changes the frequencies, YaRN also scales
  * the tables. Arithmetic is rounded to f32 at the points where transformers rounds, since at position 100000 the
@@ -13,8 +13,8 @@
 /* More than this is a wrong argument, not a context. */
 #define MOST_POSITIONS ((int64_t)1 << 24)
 
-enum { KIND_DEFAULT, KIND_LINEAR, KIND_DYNAMIC, KIND_LLAMA3, KIND_YARN, KIND_COUNT };
-static const char *const kind_names[KIND_COUNT] = {"default", "linear", "dynamic", "llama3", "yarn"};
+enum { KIND_DEFAULT, KIND_LINEAR, KIND_DYNAMIC, KIND_LLAMA3, KIND_YARN, KIND_LONGROPE, KIND_COUNT };
+static const char *const kind_names[KIND_COUNT] = {"default", "linear", "dynamic", "llama3", "yarn", "longrope"};
 
 /* ---- configuration ---- */
 
@@ -38,7 +38,7 @@ static bool kind_read(cb_rope_table *rope, const char *file, const json_t *scali
         if (!strcmp(name, kind_names[i]))
             return true;
     }
-    cb_fail(CB_ERR_UNSUPPORTED, "%s: rope_type is \"%s\", expected default, linear, dynamic, llama3 or yarn", file, name);
+    cb_fail(CB_ERR_UNSUPPORTED, "%s: rope_type is \"%s\", expected default, linear, dynamic, llama3, yarn or longrope", file, name);
     return false;
 }
 
@@ -88,6 +88,26 @@ static bool scaling_find(const char *file, const json_t *config, const json_t **
     return true;
 }
 
+/* LongRoPE: R / 2 factors for short and R / 2 for long sequences. */
+static bool factors_read(cb_rope_table *rope, const char *file, const json_t *scaling)
+{
+    static const char *const keys[] = {"short_factor", "long_factor"};
+    size_t half = (size_t)rope->dims / 2;
+    rope->factors = cb_calloc(2 * half, sizeof *rope->factors);
+    for (size_t k = 0; rope->factors && k < 2; k++) {
+        const json_t *list = json_object_get(scaling, keys[k]);
+        if (json_array_size(list) != half)
+            return cb_fail(CB_ERR_FORMAT, "%s: %s has %zu numbers, expected %zu", file, keys[k], json_array_size(list), half) == CB_OK;
+        for (size_t i = 0; i < half; i++) {
+            double factor = json_number_value(json_array_get(list, i));
+            if (!(factor > 0) || !isfinite(factor))
+                return bad(file, keys[k], factor, "positive numbers");
+            rope->factors[k * half + i] = (float)factor;
+        }
+    }
+    return rope->factors != NULL;
+}
+
 bool cb_rope_configure(cb_rope_table *rope, const char *file, const json_t *config, int64_t head_dim, int64_t max_positions)
 {
     const json_t *s;
@@ -103,7 +123,7 @@ bool cb_rope_configure(cb_rope_table *rope, const char *file, const json_t *conf
         int64_t original = cb_json_int(file, s, "original_max_position_embeddings", max_positions);
         rope->original_max_positions = cb_json_int(file, config, "original_max_position_embeddings", original);
         double ratio = (double)max_positions / (double)(rope->original_max_positions > 0 ? rope->original_max_positions : 1);
-        rope->factor = cb_json_float(file, s, "factor", rope->kind == KIND_YARN ? ratio : 0);
+        rope->factor = cb_json_float(file, s, "factor", rope->kind == KIND_YARN || rope->kind == KIND_LONGROPE ? ratio : 0);
         rope->low_freq_factor = cb_json_float(file, s, "low_freq_factor", 0);
         rope->high_freq_factor = cb_json_float(file, s, "high_freq_factor", 0);
         rope->attention_factor = cb_json_float(file, s, "attention_factor", 0);
@@ -120,7 +140,7 @@ bool cb_rope_configure(cb_rope_table *rope, const char *file, const json_t *conf
     rope->dims = (int64_t)((double)head_dim * partial);
     if (rope->dims < 2 || rope->dims % 2)
         return bad(file, "number of rotary dimensions of a head", (double)rope->dims, "an even number of at least 2");
-    return true;
+    return rope->kind != KIND_LONGROPE || factors_read(rope, file, s);
 }
 
 /* ---- frequencies ---- */
@@ -184,6 +204,9 @@ static void frequencies(const cb_rope_table *rope, int64_t length, float *freque
         llama3_frequencies(rope, frequency);
     else if (rope->kind == KIND_YARN)
         yarn_frequencies(rope, frequency);
+    else if (rope->kind == KIND_LONGROPE)
+        for (int64_t i = 0, from = length > rope->original_max_positions ? rope->dims / 2 : 0; i < rope->dims / 2; i++)
+            frequency[i] = 1.0f / (rope->factors[from + i] * (float)turns(&base, i));
 }
 
 static double yarn_mscale(double factor, double mscale)
@@ -191,13 +214,15 @@ static double yarn_mscale(double factor, double mscale)
     return factor <= 1 ? 1 : 0.1 * mscale * log(factor) + 1;
 }
 
-/* What cosines and sines are multiplied with, so that logits keep their spread (YaRN section 3.4). */
+/* What cosines and sines are multiplied with, so that logits keep their spread (YaRN section 3.4, LongRoPE's implementation). */
 static double table_scale(const cb_rope_table *rope)
 {
-    if (rope->kind != KIND_YARN)
+    if (rope->kind != KIND_YARN && rope->kind != KIND_LONGROPE)
         return 1;
     if (rope->attention_factor > 0)
         return rope->attention_factor;
+    if (rope->kind == KIND_LONGROPE)
+        return rope->factor <= 1 ? 1 : sqrt(1 + log(rope->factor) / log((double)rope->original_max_positions));
     if (rope->mscale > 0 && rope->mscale_all_dim > 0)
         return yarn_mscale(rope->factor, rope->mscale) / yarn_mscale(rope->factor, rope->mscale_all_dim);
     return yarn_mscale(rope->factor, 1);
@@ -211,6 +236,13 @@ void cb_rope_clear(cb_rope_table *rope)
     cb_release(rope->sin);
     rope->cos = rope->sin = NULL;
     rope->rows = 0;
+}
+
+void cb_rope_free(cb_rope_table *rope)
+{
+    cb_rope_clear(rope);
+    cb_free(rope->factors);
+    rope->factors = NULL;
 }
 
 static void fill(const cb_rope_table *rope, const float *frequency, int64_t rows, float *cosine, float *sine)
@@ -255,6 +287,8 @@ bool cb_rope_prepare(cb_rope_table *rope, int64_t positions)
     }
     /* beyond the trained length dynamic NTK has other frequencies for every length, for all positions */
     int64_t length = rope->kind == KIND_DYNAMIC && positions > rope->max_positions ? positions : rope->max_positions;
+    if (rope->kind == KIND_LONGROPE) /* one set of factors up to the original length, another beyond it */
+        length = rope->original_max_positions + (positions > rope->original_max_positions);
     if (positions <= rope->rows && length == rope->scaled_for)
         return true;
     int64_t rows = 2 * rope->rows > positions ? 2 * rope->rows : positions;

@@ -24,6 +24,14 @@ static const cb_weight_entry *find(const cb_model *model, const char *name)
     return entry;
 }
 
+/* Of a tied pair a file may hold the head alone. */
+static const cb_weight_entry *find_weight(const cb_model *model, const cb_layer *layer, const char *name)
+{
+    const cb_weight_entry *entry = find(model, name);
+    bool shared = !entry && model->config.tied && layer->kind == CB_LAYER_EMBEDDING && !model->embedding;
+    return shared ? cb_weights_find(model->file, "lm_head.weight") : entry;
+}
+
 static bool entry_check(const cb_model *model, const char *name, const cb_weight_entry *entry, int ndim, const int64_t *shape)
 {
     if (!entry) {
@@ -68,11 +76,11 @@ static cb_tensor *from_quantized(const cb_model *model, cb_layer *layer, const c
 
 static cb_tensor *from_file(const cb_model *model, cb_layer *layer, const char *name, int ndim, const int64_t *shape)
 {
-    const cb_weight_entry *entry = find(model, name);
+    const cb_weight_entry *entry = find_weight(model, layer, name);
     cb_quantized_format format;
     if (entry && ndim == 2 && cb_quantized_format_of(model->file, entry, &format))
         return from_quantized(model, layer, entry, shape);
-    if (!entry_check(model, name, entry, ndim, shape))
+    if (!cb_ok() || !entry_check(model, name, entry, ndim, shape))
         return NULL;
     cb_tensor *mapped = cb_weight_entry_tensor(entry);
     cb_dtype dtype = kept_dtype(model, entry->dtype, ndim);
@@ -171,8 +179,8 @@ static bool head_is_tied(const cb_model *model)
     char *name = cb_format("%s.weight", model->embedding->name);
     const cb_weight_entry *embedding = name ? find(model, name) : NULL;
     cb_free(name);
-    return embedding && head->dtype == embedding->dtype && head->size == embedding->size &&
-           !memcmp(head->data, embedding->data, head->size);
+    return !embedding || (head->dtype == embedding->dtype && head->size == embedding->size &&
+           !memcmp(head->data, embedding->data, head->size));
 }
 
 cb_layer *cb_source_head(cb_weight_source *source, cb_model *model)

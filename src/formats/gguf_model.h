@@ -1,0 +1,72 @@
+/* gguf_model.h: a model in a GGUF file as the parts of a Hugging Face directory, and back.
+ *
+ * What belongs to an architecture is in one table (gguf_names.c): its name there and the model_type here, names of tensors and of
+ * settings.  The rest walks those tables in either direction. */
+#ifndef CB_FORMATS_GGUF_MODEL_H
+#define CB_FORMATS_GGUF_MODEL_H
+
+#include "core/json.h"
+#include "formats/gguf.h"
+
+/* ---- names (gguf_names.c) ---- */
+
+enum { CB_GGUF_PLAIN, CB_GGUF_QUERY, CB_GGUF_KEY, CB_GGUF_CONV1D };
+
+typedef struct cb_gguf_tensor_name {
+    const char *hf, *gguf; /* without ".weight" and ".bias"; # is the number of a block */
+    int kind;              /* QUERY, KEY: rows in the other rotary order where the architecture has that; CONV1D: stored transposed */
+} cb_gguf_tensor_name;
+
+typedef struct cb_gguf_setting {
+    const char *hf, *gguf; /* GGUF's without "llama." */
+    bool real;
+    bool required; /* when it is written and when it is read */
+} cb_gguf_setting;
+
+typedef struct cb_gguf_architecture {
+    const char *name, *model_type, *class_name;
+    const char *prefix; /* that files of the bare model leave out */
+    const cb_gguf_tensor_name *tensors;
+    const cb_gguf_setting *settings;
+    const char *heads, *kv_heads; /* Hugging Face's names of the numbers of heads */
+    bool permuted;                /* q and k */
+    bool rotary;
+    const char *activation_key, *activation; /* the one that llama.cpp computes */
+} cb_gguf_architecture;
+
+/* NULL and CB_ERR_UNSUPPORTED: none.  Several model types may share a name; the first of them is given. */
+const cb_gguf_architecture *cb_gguf_architecture_named(const char *what, const char *name);
+const cb_gguf_architecture *cb_gguf_architecture_of(const char *what, const char *model_type);
+/* Translates "blk.3.attn_q.weight"; NULL and no error when the architecture has no such tensor, else free with cb_free().  kind may
+ * be NULL. */
+char *cb_gguf_name_to_hf(const cb_gguf_architecture *a, const char *name, int *kind);
+char *cb_gguf_name_from_hf(const cb_gguf_architecture *a, const char *name, int *kind);
+
+/* ---- config.json (gguf_config.c) ---- */
+
+/* Which architecture and model type a file has. */
+const cb_gguf_architecture *cb_gguf_file_architecture(const cb_gguf *file);
+/* As transformers 4 and 5 read it; NULL on failure. */
+json_t *cb_gguf_config(const cb_gguf *file);
+/* The metadata of a config; `factors` gets what rope_freqs.weight must hold: head size / 2 numbers, freed with cb_free(), or NULL. */
+bool cb_gguf_put_config(cb_gguf_metadata *m, const char *what, const json_t *config, float **factors, int64_t *factor_count);
+
+/* ---- tokenizer (gguf_tokenizer.c, gguf_tokenizer_write.c) ---- */
+
+json_t *cb_gguf_tokenizer(const cb_gguf *file);        /* tokenizer.json */
+json_t *cb_gguf_tokenizer_config(const cb_gguf *file); /* tokenizer_config.json */
+/* `config` (tokenizer_config.json) and `chat_template` may be NULL; ids up to vocab_size that no token has are filled in. */
+bool cb_gguf_put_tokenizer(cb_gguf_metadata *m, const char *what, const json_t *tokenizer, const json_t *config, const char *chat_template,
+                           const json_t *model_config);
+
+/* ---- weights (gguf_weights.c) ---- */
+
+/* The tensors under Hugging Face's names and in its shapes and orders; data are made on demand and live until it is closed. */
+typedef struct cb_gguf_weights cb_gguf_weights;
+cb_gguf_weights *cb_gguf_weights_open(const char *path);
+void cb_gguf_weights_close(cb_gguf_weights *weights);
+size_t cb_gguf_weights_count(const cb_gguf_weights *weights);
+const cb_weight_entry *cb_gguf_weights_at(cb_gguf_weights *weights, size_t index); /* NULL: no memory */
+const cb_weight_entry *cb_gguf_weights_find(cb_gguf_weights *weights, const char *name);
+
+#endif
