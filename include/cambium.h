@@ -5,6 +5,7 @@
 #define CAMBIUM_H
 
 #include "cambium/adapters.h"
+#include "cambium/convert.h"
 #include "cambium/core.h"
 #include "cambium/data.h"
 #include "cambium/dtype.h"

@@ -145,8 +145,16 @@ CB_API size_t cb_adapter_saved_layers(const cb_adapter *adapter, cb_layer *const
  * `base_model` goes to base_model_name_or_path (NULL: what a loaded file said). */
 CB_API bool cb_adapter_save(const cb_adapter *adapter, const char *directory, const char *base_model);
 /* Reads one and attaches it below `root`.  Every tensor of the file must have a place and every parameter a tensor of its shape; f32, bf16
- * and f16 are accepted.  Named after the directory. */
+ * and f16 are accepted.  Named after the directory.  LoRA adapters of other formats are read too; see cb_adapter_format(). */
 CB_API cb_adapter *cb_adapter_load(const char *directory, cb_layer *root, const char *model_type);
+
+/* What an adapter's file or directory is: "peft", "gguf-lora" (a GGUF file of llama.cpp), "mlx" (mlx-lm) or "adapterhub" (the package
+ * `adapters`); NULL: none of these. */
+CB_API const char *cb_adapter_format(const char *path);
+/* Writes a LoRA adapter of any of these formats as another; root and model_type are the base model's.  A scale that the format cannot hold
+ * (rsLoRA, alpha_pattern) goes into B, ranks that differ are padded with zeros where it has one; what it cannot hold at all (DoRA,
+ * modules_to_save, biases, layers that it does not adapt) is CB_ERR_UNSUPPORTED and named.  Not checked: cb_convert() does that. */
+CB_API bool cb_adapter_rewrite(const char *path, cb_layer *root, const char *model_type, const char *format, const char *output);
 
 /* ---- for kinds ---- */
 

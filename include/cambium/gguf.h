@@ -101,6 +101,15 @@ CB_API bool cb_gguf_tensor_size(const char *type_name, int ndim, const int64_t *
 CB_API bool cb_gguf_write(const char *path, const cb_gguf_metadata *metadata, const cb_weight_entry *entries, size_t count,
                           cb_weight_provider *provide, void *user);
 
+/* ---- whole models ---- */
+
+/* Writes a model (a directory or a GGUF file) as a GGUF file, with its tokenizer and chat template.  dtype, of the matrices: "keep",
+ * "f32", "bf16", "f16", "q8_0", "q6_k", "q5_k", "q5_0", "q4_k" or "q4_0"; vectors are f32.  What GGUF cannot hold is
+ * CB_ERR_UNSUPPORTED and named.  Nothing is compared: cb_convert() does that. */
+CB_API bool cb_gguf_export(const char *model, const char *output, const char *dtype);
+/* Writes a model (a GGUF file or a directory) as a directory; dtype: "keep" (quantised tensors become f16), "f32", "bf16" or "f16". */
+CB_API bool cb_model_unpack(const char *model, const char *directory, const char *dtype);
+
 #ifdef __cplusplus
 }
 #endif

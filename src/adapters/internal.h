@@ -98,6 +98,10 @@ json_t *cb_adapter_common_defaults(void);
 bool cb_adapter_from_json(cb_adapter *adapter, const char *file, const json_t *object);
 json_t *cb_adapter_to_json(const cb_adapter *adapter);
 
+/* ---- lora_file.c ---- */
+/* The same as cb_adapter_load() for an adapter of a format other than PEFT's. */
+cb_adapter *cb_adapter_load_foreign(const char *path, cb_layer *root, const char *model_type);
+
 extern const cb_default_target cb_lora_default_targets[]; /* ends with model_type NULL */
 
 #endif

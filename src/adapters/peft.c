@@ -208,6 +208,9 @@ static char *weights_path(const char *directory)
 
 cb_adapter *cb_adapter_load(const char *directory, cb_layer *root, const char *model_type)
 {
+    const char *format = cb_adapter_format(directory);
+    if (format && strcmp(format, "peft") != 0)
+        return cb_adapter_load_foreign(directory, root, model_type);
     char *config = cb_path_join(directory, CONFIG_NAME), *weights = NULL;
     cb_adapter *adapter = config ? adapter_from_config(config, cb_path_base(directory)) : NULL;
     if (adapter && !((weights = weights_path(directory)) && load_weights(adapter, weights, root, model_type))) {

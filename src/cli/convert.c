@@ -1,46 +1,58 @@
-/* convert.c: `cambium convert`: models of other formats into Hugging Face directories, and directories into quantised ones. */
+/* convert.c: `cambium convert`: models and adapters from one format into another. */
+#include "cambium/convert.h"
+
 #include "cli/cli.h"
 
 typedef struct settings {
-    char *tokenizer, *output;
+    char *output;
+    cb_convert_options options;
     cb_merge_options quantize;
 } settings;
 
-static const cb_option table[] = {
-    CB_OPT_STRING(settings, tokenizer, NULL, "FILE", "the tokenizer that goes with a llama2.c model (tok512.bin)"),
-    CB_OPT_STRING(settings, output, NULL, "DIR", "model directory to write"), CB_OPT_END};
-
-static const cb_option checks[] = {
-    CB_OPT_BOOL(cb_merge_options, verify, true, "load what was quantised and compare it with the source"),
-    CB_OPT_FLOAT(cb_merge_options, max_kl, 0.5, 0, 1e9, "keep nothing when the mean KL divergence (nats) of the next token is larger"),
-    CB_OPT_FLOAT(cb_merge_options, min_agreement, 0, 0, 1, "keep nothing when the most likely token is the same less often"),
-    CB_OPT_INT(cb_merge_options, seed, 0, 0, 9e15, "of the random tokens that are compared"), CB_OPT_END};
-
-static const cli_group groups[] = {{"Input and output", table, 0},
-                                   {"Quantising", cb_quantize_option_table, offsetof(settings, quantize)},
-                                   {"Comparing", checks, offsetof(settings, quantize)},
+static const cb_option table[] = {CB_OPT_STRING(settings, output, NULL, "PATH", "what to write; must not exist, or be an empty directory"),
+                                  CB_OPT_END};
+static const cli_group groups[] = {{"Output", table, 0},
+                                   {"Conversion", cb_convert_option_table, offsetof(settings, options)},
+                                   {"Quantising a model directory", cb_quantize_option_table, offsetof(settings, quantize)},
                                    {0}};
 
-static bool convert_llama2c(cli_call *call, const settings *s)
+static bool print_result(cli_call *call, const settings *s, const cb_convert_report *r, double seconds)
 {
-    double begin = cb_now();
-    if (!s->tokenizer)
-        return cli_usage(call, "--tokenizer is missing: a llama2.c model needs one; --quantize takes a model directory");
-    if (!cli_output_directory(s->output, NULL) || !cb_llama2c_convert(call->arguments[0], s->tokenizer, s->output))
-        return false;
+    const cb_difference *d = &r->difference;
+    double relative = d->max_logit > 0 ? d->max_absolute / d->max_logit : 0;
+    const char *to = cb_options_find(cb_convert_option_table, "to")->choices[s->options.to];
     if (call->common.json)
-        return cli_json(json_pack("{s:s, s:s, s:s, s:o}", "model", call->arguments[0], "tokenizer", s->tokenizer, "output", s->output,
-                                  "seconds", cli_real(cb_now() - begin)));
-    cli_field("model directory", "%s", s->output);
+        return cli_json(
+            json_pack("{s:s, s:s, s:s, s:s, s:b, s:I, s:o, s:o, s:o, s:o, s:o}", "input", call->arguments[0], "input_kind", r->input, "to",
+                      to, "output", s->output, "verified", (int)r->verified, "positions", (json_int_t)d->positions,
+                      "max_absolute_difference", r->verified ? cli_real(d->max_absolute) : json_null(), "max_relative_difference",
+                      r->verified ? cli_real(relative) : json_null(), "mean_kl", r->verified ? cli_real(d->mean_kl) : json_null(),
+                      "agreement", r->verified ? cli_real(d->agreement) : json_null(), "seconds", cli_real(seconds)));
+    cli_field("input", "%s", r->input);
+    cli_field("written", "%s (%s)", s->output, to);
+    if (r->verified) {
+        cli_field("largest difference", "%.3g of a logit (%.2g of the largest logit), over %lld positions", d->max_absolute, relative,
+                  (long long)d->positions);
+        cli_field("mean KL divergence", "%.3g nats", d->mean_kl);
+        cli_field("same likeliest token", "%.2f %%", 100 * d->agreement);
+    } else {
+        cli_field("difference", "not measured");
+    }
+    cli_field("time", "%s", cli_seconds(seconds));
     return true;
 }
 
-static bool quantize(cli_call *call, const settings *s)
+/* A model directory into a quantised one. */
+static bool quantize(cli_call *call, settings *s)
 {
     double begin = cb_now();
     cb_difference d = {0};
     cli_base base = {0};
     const cb_string_list none = {0};
+    s->quantize.verify = s->options.verify;
+    s->quantize.max_kl = s->options.max_kl >= 0 ? s->options.max_kl : 0.5;
+    s->quantize.min_agreement = s->options.min_agreement;
+    s->quantize.seed = s->options.seed;
     bool ok = cli_output_directory(s->output, call->arguments[0]) && cli_base_open(&base, call->arguments[0], &none, CB_F32) &&
               cb_merge_fold(base.model, NULL, 0, s->output, &s->quantize, &d);
     cli_base_close(&base);
@@ -60,23 +72,31 @@ static bool quantize(cli_call *call, const settings *s)
 
 static bool run(cli_call *call, void *settings_)
 {
-    const settings *s = settings_;
-    return s->quantize.quantize != CB_QUANTIZE_NONE ? quantize(call, s) : convert_llama2c(call, s);
+    settings *s = settings_;
+    if (s->quantize.quantize != CB_QUANTIZE_NONE)
+        return quantize(call, s);
+    cb_convert_report report = {0};
+    double begin = cb_now();
+    return cb_convert(call->arguments[0], s->output, &s->options, &report) && print_result(call, s, &report, cb_now() - begin);
 }
 
 const cli_command cli_convert = {
     .name = "convert",
-    .summary = "turn a llama2.c model into a model directory, or quantise one",
-    .synopsis = "MODEL --output DIR [options]",
-    .description =
-        "Reads llama2.c's .bin models and tokenizers and writes config.json, model.safetensors and tokenizer.json. With --quantize "
-        "it writes a model directory whose linear layers are quantised, as transformers with bitsandbytes (int8, nf4) or "
-        "compressed-tensors (int8-block) loads them, and compares its logits with the source's.",
+    .summary = "turn a model or an adapter into another format",
+    .synopsis = "INPUT --output PATH [--to FORMAT] [options]",
+    .description = "INPUT is a model directory, a GGUF file, a llama2.c model, or a LoRA adapter of PEFT, llama.cpp (GGUF), MLX or "
+                   "AdapterHub; which one shows in its content. What was written is loaded and its logits are compared with the input's; "
+                   "a result beyond --max-kl is not kept, and what a format cannot hold is refused by name. With --quantize a model "
+                   "directory becomes one whose linear layers are quantised, as transformers with bitsandbytes (int8, nf4) or "
+                   "compressed-tensors (int8-block) loads them.",
     .least = 1,
     .most = 1,
     .settings_size = sizeof(settings),
     .groups = groups,
     .required = (const char *const[]){"output", NULL},
     .examples = (const char *const[]){"cambium convert stories260K.bin --tokenizer tok512.bin --output models/stories260k",
+                                      "cambium convert models/base --to gguf --dtype q8_0 --output base.gguf",
+                                      "cambium convert base.gguf --output models/from-gguf --dtype bf16",
+                                      "cambium convert out/adapter --base models/base --to gguf-lora --output adapter.gguf",
                                       "cambium convert models/base --quantize nf4 --output models/base-nf4", NULL},
     .run = run};

@@ -13,6 +13,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "core/stage.h"
+
 /* In the order of CB_QUANTIZE_*. */
 static const char *const quantize_choices[] = {"none", "int8", "int8-block", "nf4", NULL};
 static const char *const dtype_choices[] = {"keep", "f32", "bf16", "f16", NULL};
@@ -83,6 +85,7 @@ static void remove_partial(const fold_plan *plan)
 static bool carry_out(const fold_plan *plan, cb_difference *difference)
 {
     double error = 0;
+    cb_stage_sweep(plan->output);
     if (mkdir(plan->partial, 0777) != 0) {
         int reason = errno;
         return cb_fail(CB_ERR_IO, "%s: cannot make this directory: %s", plan->partial, strerror(reason)) == CB_OK;

@@ -142,6 +142,8 @@ static bool build_block(cb_model *model, cb_weight_source *source, cb_layer *lay
     b->mlp = b->layer ? cb_layer_new(b->layer, "mlp", CB_LAYER_MLP) : NULL;
     if (b->window < 0 || !b->attention || !b->mlp)
         return false;
+    b->attention->in_features = c->heads;
+    b->attention->out_features = c->kv_heads;
     b->attention_norm = cb_source_norm(source, b->layer, "input_layernorm", c->width, c->eps, false);
     b->mlp_norm = cb_source_norm(source, b->layer, "post_attention_layernorm", c->width, c->eps, false);
     bool q_bias = bias || v->qkv_bias;

@@ -1,0 +1,333 @@
+/* gguf_tokenizer_write.c: a tokenizer.json as GGUF metadata.
+ *
+ * Byte-level BPE becomes model "gpt2" with the name of its pre-tokenizer; BPE with byte fallback over U+2581 blanks becomes "llama", whose
+ * scores are minus the rank of the first merge that gives a token.  Scores say less than merges do, so the merges that follow from them are
+ * compared with those that were there.  A model without tokenizer is "no_vocab". */
+#include <stdlib.h>
+#include <string.h>
+
+#include "formats/gguf_model.h"
+#include "formats/gguf_pre.h"
+#include "formats/scored_bpe.h"
+
+enum { TYPE_NORMAL = 1, TYPE_UNKNOWN, TYPE_CONTROL, TYPE_USER_DEFINED, TYPE_UNUSED, TYPE_BYTE };
+#define BLANK "\xe2\x96\x81"
+
+typedef struct writing {
+    cb_gguf_metadata *m;
+    const char *what;
+    const json_t *tokenizer, *model;
+    const char **texts; /* by id; NULL: no token has it */
+    int32_t *types;
+    float *scores;
+    size_t count;
+    cb_string_list fillers; /* texts that are ours */
+} writing;
+
+static bool refuse(const writing *w, const char *field, const char *problem)
+{
+    return cb_fail(CB_ERR_UNSUPPORTED, "%s: %s: %s", w->what, field, problem) == CB_OK;
+}
+
+/* ---- tokens by id ---- */
+
+static bool place(writing *w, const char *text, json_int_t id, int type)
+{
+    if (!text || id < 0 || (uint64_t)id >= w->count)
+        return cb_fail(CB_ERR_FORMAT, "%s: token \"%.50s\": found id %lld, expected less than the model's vocab_size %zu", w->what,
+                       text ? text : "", (long long)id, w->count) == CB_OK;
+    w->texts[id] = text;
+    w->types[id] = type;
+    return true;
+}
+
+static bool place_vocabulary(writing *w)
+{
+    const char *text;
+    json_t *id;
+    json_object_foreach(json_object_get(w->model, "vocab"), text, id)
+    {
+        bool byte = strlen(text) == 6 && strncmp(text, "<0x", 3) == 0 && json_is_true(json_object_get(w->model, "byte_fallback"));
+        if (!place(w, text, json_integer_value(id), byte ? TYPE_BYTE : TYPE_NORMAL))
+            return false;
+    }
+    return true;
+}
+
+static bool place_added(writing *w)
+{
+    const char *unk = json_string_value(json_object_get(w->model, "unk_token"));
+    const json_t *added = json_object_get(w->tokenizer, "added_tokens"), *token;
+    size_t i;
+    json_array_foreach(added, i, token)
+    {
+        const char *text = json_string_value(json_object_get(token, "content"));
+        bool special = json_is_true(json_object_get(token, "special")), unknown = unk && text && strcmp(unk, text) == 0;
+        if (!place(w, text, json_integer_value(json_object_get(token, "id")),
+                   unknown ? TYPE_UNKNOWN : special ? TYPE_CONTROL : TYPE_USER_DEFINED))
+            return false;
+    }
+    return true;
+}
+
+/* Ids without a token, as where a vocabulary was padded. */
+static bool fill_gaps(writing *w)
+{
+    for (size_t i = 0; i < w->count; i++) {
+        char name[32];
+        if (w->texts[i])
+            continue;
+        snprintf(name, sizeof name, "[PAD%zu]", i);
+        if (!cb_string_list_add(&w->fillers, name))
+            return false;
+        w->texts[i] = w->fillers.items[w->fillers.count - 1];
+        w->types[i] = TYPE_UNUSED;
+    }
+    return true;
+}
+
+static bool put_tokens(const writing *w, const char *model, const char *pre)
+{
+    return cb_gguf_put_string(w->m, "tokenizer.ggml.model", model) && cb_gguf_put_string(w->m, "tokenizer.ggml.pre", pre) &&
+           cb_gguf_put_strings(w->m, "tokenizer.ggml.tokens", w->count, w->texts) &&
+           (!w->scores || cb_gguf_put_array(w->m, "tokenizer.ggml.scores", CB_GGUF_F32, w->count, w->scores)) &&
+           cb_gguf_put_array(w->m, "tokenizer.ggml.token_type", CB_GGUF_I32, w->count, w->types);
+}
+
+/* ---- merges ---- */
+
+/* "a b", whichever form the merge has; free with cb_free(). */
+static char *merge_text(const json_t *merge)
+{
+    if (json_is_string(merge))
+        return cb_strdup(json_string_value(merge));
+    const char *left = json_string_value(json_array_get(merge, 0)), *right = json_string_value(json_array_get(merge, 1));
+    return left && right ? cb_format("%s %s", left, right) : NULL;
+}
+
+static bool put_merges(const writing *w)
+{
+    const json_t *merges = json_object_get(w->model, "merges");
+    size_t count = json_array_size(merges);
+    char **texts = cb_calloc(count, sizeof *texts);
+    bool ok = texts;
+    for (size_t i = 0; ok && i < count; i++)
+        ok = (texts[i] = merge_text(json_array_get(merges, i))) != NULL;
+    ok = ok && cb_gguf_put_strings(w->m, "tokenizer.ggml.merges", count, (const char *const *)texts);
+    for (size_t i = 0; texts && i < count; i++)
+        cb_free(texts[i]);
+    cb_free(texts);
+    return ok || !cb_ok() || cb_fail(CB_ERR_FORMAT, "%s: merges: expected pairs of tokens", w->what) == CB_OK;
+}
+
+/* ---- byte-level BPE ---- */
+
+static const char *type_of(const json_t *part)
+{
+    const char *type = json_string_value(json_object_get(part, "type"));
+    return type ? type : "";
+}
+
+static bool put_byte_level(const writing *w)
+{
+    const json_t *normalizer = json_object_get(w->tokenizer, "normalizer");
+    bool composed = strcmp(type_of(normalizer), "NFC") == 0;
+    if (normalizer && !json_is_null(normalizer) && !composed)
+        return refuse(w, "normalizer", "found one, and byte-level tokenizers in GGUF have none");
+    if (composed)
+        cb_log_message(CB_LOG_WARNING, "%s: the normalizer NFC is left out, as llama.cpp does", w->what);
+    const char *pre = cb_gguf_pre_find(w->what, json_object_get(w->tokenizer, "pre_tokenizer"),
+                                       json_is_true(json_object_get(w->model, "ignore_merges")));
+    return pre && put_tokens(w, "gpt2", pre) && put_merges(w);
+}
+
+/* ---- SentencePiece BPE ---- */
+
+
+/* Score of a token: minus the rank of its first merge; of those that no merge gives, below all others. */
+static bool score_tokens(writing *w)
+{
+    const json_t *merges = json_object_get(w->model, "merges"), *vocabulary = json_object_get(w->model, "vocab");
+    size_t count = json_array_size(merges);
+    w->scores = cb_calloc(w->count, sizeof *w->scores);
+    if (!w->scores)
+        return false;
+    float next = 0; /* tokens in the order of their first merge */
+    for (size_t i = 0; i < w->count; i++)
+        w->scores[i] = 1;
+    for (size_t i = 0; i < count; i++) {
+        char *text = merge_text(json_array_get(merges, i)), *blank = text ? strchr(text, ' ') : NULL;
+        if (blank)
+            memmove(blank, blank + 1, strlen(blank));
+        const json_t *id = text ? json_object_get(vocabulary, text) : NULL;
+        cb_free(text);
+        if (!id)
+            return cb_fail(CB_ERR_FORMAT, "%s: merges[%zu]: found a pair that gives no token", w->what, i) == CB_OK;
+        if (w->scores[json_integer_value(id)] > 0)
+            w->scores[json_integer_value(id)] = -next++;
+    }
+    for (size_t i = 0; i < w->count; i++)
+        if (w->scores[i] > 0)
+            w->scores[i] = w->types[i] == TYPE_NORMAL ? -next - (float)i : 0;
+    return true;
+}
+
+/* Whether the scores say what the merges say. */
+static bool check_scores(const writing *w)
+{
+    cb_scored_vocabulary v = {.tokens = cb_calloc(w->count, sizeof *v.tokens)};
+    bool ok = v.tokens;
+    for (; ok && v.count < w->count; v.count++) {
+        cb_scored_token *t = &v.tokens[v.count];
+        *t = (cb_scored_token){.text = cb_strdup(w->texts[v.count]), .score = w->scores[v.count], .id = (int64_t)v.count};
+        t->joins = w->types[v.count] == TYPE_NORMAL || w->types[v.count] == TYPE_USER_DEFINED;
+        ok = t->text;
+        t->length = ok ? strlen(t->text) : 0;
+    }
+    json_t *implied = ok ? cb_scored_merges(&v) : NULL;
+    const json_t *given = json_object_get(w->model, "merges");
+    bool same = implied && json_array_size(implied) == json_array_size(given);
+    for (size_t i = 0; same && i < json_array_size(given); i++) {
+        char *a = merge_text(json_array_get(given, i)), *b = merge_text(json_array_get(implied, i));
+        same = a && b && strcmp(a, b) == 0;
+        cb_free(a);
+        cb_free(b);
+    }
+    json_decref(implied);
+    cb_scored_free(&v);
+    return cb_ok() && (same || refuse(w, "merges", "found an order that scores cannot say, as GGUF's SentencePiece tokenizers need them"));
+}
+
+/* Whether a normalizer puts a blank in front; false in *known where it is none of SentencePiece's. */
+static bool has_prefix(const json_t *normalizer, bool *known)
+{
+    json_t *with = cb_scored_normalizer(true), *without = cb_scored_normalizer(false);
+    bool prefix = json_equal(normalizer, with);
+    *known = prefix || json_equal(normalizer, without);
+    json_decref(with);
+    json_decref(without);
+    return prefix;
+}
+
+static bool put_sentencepiece(writing *w)
+{
+    bool known, prefix = has_prefix(json_object_get(w->tokenizer, "normalizer"), &known);
+    const json_t *pre = json_object_get(w->tokenizer, "pre_tokenizer");
+    if (!known && strcmp(type_of(pre), "Metaspace") == 0 && json_is_null(json_object_get(w->tokenizer, "normalizer"))) {
+        const char *scheme = json_string_value(json_object_get(pre, "prepend_scheme"));
+        prefix = !scheme || strcmp(scheme, "never") != 0; /* "first" is what llama.cpp does in all but the text after an added token */
+        known = !json_is_true(json_object_get(pre, "split"));
+    } else if (pre && !json_is_null(pre)) {
+        known = false;
+    }
+    if (!known)
+        return refuse(w, "normalizer", "found another than SentencePiece's blanks as U+2581, which GGUF cannot name");
+    return score_tokens(w) && check_scores(w) && put_tokens(w, "llama", "default") &&
+           cb_gguf_put_bool(w->m, "tokenizer.ggml.add_space_prefix", prefix);
+}
+
+/* ---- special tokens ---- */
+
+static const char *content_of(const json_t *value)
+{
+    return json_is_object(value) ? json_string_value(json_object_get(value, "content")) : json_string_value(value);
+}
+
+static int64_t id_of(const writing *w, const char *text)
+{
+    for (size_t i = 0; text && i < w->count; i++)
+        if (strcmp(w->texts[i], text) == 0)
+            return (int64_t)i;
+    return -1;
+}
+
+/* A tokenizer's config names a token by text, a model's by id. */
+static int64_t find_special(const writing *w, const json_t *config, const char *name, const json_t *model_config)
+{
+    char key[32];
+    snprintf(key, sizeof key, "%s_id", name);
+    int64_t id = id_of(w, content_of(json_object_get(config, name)));
+    const json_t *number = json_object_get(model_config, key);
+    if (json_is_array(number))
+        number = json_array_get(number, 0);
+    return id < 0 && json_is_integer(number) ? json_integer_value(number) : id;
+}
+
+/* Whether the template puts the token at that end of a text. */
+static bool adds(const writing *w, int64_t id, bool front)
+{
+    const json_t *post = json_object_get(w->tokenizer, "post_processor");
+    if (strcmp(type_of(post), "Sequence") == 0) {
+        const json_t *part;
+        size_t i;
+        json_array_foreach(json_object_get(post, "processors"), i, part) if (strcmp(type_of(part), "TemplateProcessing") == 0)
+        {
+            post = part;
+            break;
+        }
+    }
+    const json_t *single = json_object_get(post, "single");
+    size_t count = json_array_size(single);
+    const json_t *part = count ? json_array_get(single, front ? 0 : count - 1) : NULL;
+    const char *text = json_string_value(json_object_get(json_object_get(part, "SpecialToken"), "id"));
+    return id >= 0 && (uint64_t)id < w->count && text && strcmp(text, w->texts[id]) == 0;
+}
+
+static bool put_specials(const writing *w, const json_t *config, const json_t *model_config)
+{
+    static const char *const names[][2] = {{"bos_token", "tokenizer.ggml.bos_token_id"},
+                                           {"eos_token", "tokenizer.ggml.eos_token_id"},
+                                           {"unk_token", "tokenizer.ggml.unknown_token_id"},
+                                           {"pad_token", "tokenizer.ggml.padding_token_id"}};
+    int64_t ids[4];
+    for (int i = 0; i < 4; i++) {
+        ids[i] = find_special(w, config, names[i][0], model_config);
+        if (ids[i] >= 0 && !cb_gguf_put_u32(w->m, names[i][1], (uint32_t)ids[i]))
+            return false;
+    }
+    if (!w->texts)
+        return true;
+    return cb_gguf_put_bool(w->m, "tokenizer.ggml.add_bos_token", adds(w, ids[0], true)) &&
+           cb_gguf_put_bool(w->m, "tokenizer.ggml.add_eos_token", adds(w, ids[1], false));
+}
+
+static bool put_templates(const writing *w, const json_t *config, const char *chat_template)
+{
+    const json_t *value = json_object_get(config, "chat_template"), *entry;
+    const char *main = chat_template ? chat_template : json_string_value(value);
+    size_t i;
+    json_array_foreach(value, i, entry)
+    {
+        const char *name = json_string_value(json_object_get(entry, "name")), *text = json_string_value(json_object_get(entry, "template"));
+        if (name && text && strcmp(name, "default") == 0 && !main)
+            main = text;
+    }
+    return !main || cb_gguf_put_string(w->m, "tokenizer.chat_template", main);
+}
+
+/* ---- all of it ---- */
+
+static bool put_vocabulary(writing *w)
+{
+    if (strcmp(type_of(w->model), "BPE") != 0)
+        return cb_fail(CB_ERR_UNSUPPORTED, "%s: model: found a tokenizer of type %.50s, GGUF files of these architectures hold BPE", w->what,
+                       type_of(w->model)) == CB_OK;
+    w->texts = cb_calloc(w->count, sizeof *w->texts);
+    w->types = cb_calloc(w->count, sizeof *w->types);
+    return w->texts && w->types && place_vocabulary(w) && place_added(w) && fill_gaps(w) &&
+           (json_is_true(json_object_get(w->model, "byte_fallback")) ? put_sentencepiece(w) : put_byte_level(w));
+}
+
+bool cb_gguf_put_tokenizer(cb_gguf_metadata *m, const char *what, const json_t *tokenizer, const json_t *config, const char *chat_template,
+                           const json_t *model_config)
+{
+    writing w = {.m = m, .what = what, .tokenizer = tokenizer, .model = json_object_get(tokenizer, "model")};
+    w.count = (size_t)json_integer_value(json_object_get(model_config, "vocab_size"));
+    bool ok = tokenizer ? put_vocabulary(&w) : cb_gguf_put_string(m, "tokenizer.ggml.model", "no_vocab");
+    ok = ok && put_specials(&w, config, model_config) && put_templates(&w, config, chat_template);
+    cb_free(w.texts);
+    cb_free(w.types);
+    cb_free(w.scores);
+    cb_string_list_free(&w.fillers);
+    return ok;
+}
