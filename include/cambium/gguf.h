@@ -19,20 +19,20 @@ extern "C" {
 /* ---- read ---- */
 
 typedef enum cb_gguf_type { /* of metadata, numbered as in the file */
-    CB_GGUF_U8,
-    CB_GGUF_I8,
-    CB_GGUF_U16,
-    CB_GGUF_I16,
-    CB_GGUF_U32,
-    CB_GGUF_I32,
-    CB_GGUF_F32,
-    CB_GGUF_BOOL,
-    CB_GGUF_STRING,
-    CB_GGUF_ARRAY,
-    CB_GGUF_U64,
-    CB_GGUF_I64,
-    CB_GGUF_F64,
-    CB_GGUF_TYPE_COUNT
+                            CB_GGUF_U8,
+                            CB_GGUF_I8,
+                            CB_GGUF_U16,
+                            CB_GGUF_I16,
+                            CB_GGUF_U32,
+                            CB_GGUF_I32,
+                            CB_GGUF_F32,
+                            CB_GGUF_BOOL,
+                            CB_GGUF_STRING,
+                            CB_GGUF_ARRAY,
+                            CB_GGUF_U64,
+                            CB_GGUF_I64,
+                            CB_GGUF_F64,
+                            CB_GGUF_TYPE_COUNT
 } cb_gguf_type;
 
 /* One value of the metadata.  An array is `count` items of `type`; a scalar is one that is no array. */

@@ -35,11 +35,11 @@ static bool read_scale(const cb_lora_set *set, const json_t *config, double *sca
     if (!cb_ok())
         return false;
     if (!architecture || strcmp(architecture, "lora") != 0)
-        return cb_fail(CB_ERR_UNSUPPORTED, "%s: architecture: found %.50s, expected lora", set->what, architecture ? architecture : "a bottleneck (null)") ==
-               CB_OK;
+        return cb_fail(CB_ERR_UNSUPPORTED, "%s: architecture: found %.50s, expected lora", set->what,
+                       architecture ? architecture : "a bottleneck (null)") == CB_OK;
     if (strcmp(mode, "add") != 0 || json_is_true(json_object_get(own, "use_gating")) || json_is_true(json_object_get(own, "use_dora")))
-        return cb_fail(CB_ERR_UNSUPPORTED, "%s: found composition_mode %.20s, use_gating or use_dora, expected plain LoRA", set->what, mode) ==
-               CB_OK;
+        return cb_fail(CB_ERR_UNSUPPORTED, "%s: found composition_mode %.20s, use_gating or use_dora, expected plain LoRA", set->what,
+                       mode) == CB_OK;
     if (rank < 1)
         return cb_fail(CB_ERR_FORMAT, "%s: r: found %lld, expected a positive number", set->what, (long long)rank) == CB_OK;
     bool faulty = is_old(json_string_value(json_object_get(config, "version"))) && alpha != (double)rank;
@@ -97,7 +97,11 @@ static int place_of(const char *key)
     static const struct {
         const char *key;
         int place;
-    } places[] = {{"self_attn.q_proj", Q}, {"self_attn.k_proj", K}, {"self_attn.v_proj", V}, {"mlp.down_proj", INTERMEDIATE}, {"mlp.up_proj", OUTPUT}};
+    } places[] = {{"self_attn.q_proj", Q},
+                  {"self_attn.k_proj", K},
+                  {"self_attn.v_proj", V},
+                  {"mlp.down_proj", INTERMEDIATE},
+                  {"mlp.up_proj", OUTPUT}};
     for (size_t i = 0; key && i < sizeof places / sizeof *places; i++)
         if (strcmp(places[i].key, key) == 0)
             return places[i].place;
@@ -113,8 +117,8 @@ static bool find_places(const cb_lora_set *set, int *places, bool *blocks, size_
         int place = place_of(cb_lora_in_block(set->pairs[i].layer, &block));
         if (!place)
             return cb_fail(CB_ERR_UNSUPPORTED,
-                           "%s: %s: found a layer that AdapterHub's LoRA does not adapt (q_proj, k_proj, v_proj, up_proj, down_proj)", set->what,
-                           set->pairs[i].layer) == CB_OK;
+                           "%s: %s: found a layer that AdapterHub's LoRA does not adapt (q_proj, k_proj, v_proj, up_proj, down_proj)",
+                           set->what, set->pairs[i].layer) == CB_OK;
         *places |= place;
         if ((size_t)block < block_count)
             blocks[block] = true;
@@ -152,8 +156,9 @@ static bool check_complete(const cb_lora_set *set, int places, const bool *block
         per_block += (places & bit) != 0;
     for (size_t i = 0; i < block_count; i++)
         expected += blocks[i] ? per_block : 0;
-    return expected == set->count || cb_fail(CB_ERR_UNSUPPORTED, "%s: found blocks that are adapted in different places, which AdapterHub's format cannot hold",
-                                             set->what) == CB_OK;
+    return expected == set->count ||
+           cb_fail(CB_ERR_UNSUPPORTED, "%s: found blocks that are adapted in different places, which AdapterHub's format cannot hold",
+                   set->what) == CB_OK;
 }
 
 static size_t count_blocks(const cb_lora_set *set)
@@ -172,9 +177,9 @@ static bool write_files(const cb_lora_set *set, const char *path, const char *na
         rank = set->pairs[i].rank > rank ? set->pairs[i].rank : rank;
     const cb_lora_pair *first = &set->pairs[0];
     int64_t width = cb_ends_with(first->layer, ".down_proj") ? first->host->out_features : first->host->in_features;
-    json_t *config = json_pack("{s:o, s:s, s:n, s:s, s:I, s:s, s:s}", "config", lora_config(places, blocks, block_count, rank, set->dropout),
-                               "model_type", set->model_type, "model_name", "model_class", class_name, "hidden_size",
-                               (json_int_t)width, "name", name, "version", VERSION);
+    json_t *config = json_pack("{s:o, s:s, s:n, s:s, s:I, s:s, s:s}", "config",
+                               lora_config(places, blocks, block_count, rank, set->dropout), "model_type", set->model_type, "model_name",
+                               "model_class", class_name, "hidden_size", (json_int_t)width, "name", name, "version", VERSION);
     char *weights = cb_path_join(path, "adapter.safetensors"), *file = cb_path_join(path, "adapter_config.json");
     bool ok = config && weights && file && cb_directory_make(path) &&
               cb_lora_write_tensors(set, weights, tensor_name, name, false, rank, 1) && cb_json_save(file, config, true);
@@ -188,8 +193,9 @@ static bool write(const cb_lora_set *set, const char *path, const char *name)
 {
     bool llama = strcmp(set->model_type, "llama") == 0;
     if (!llama && strcmp(set->model_type, "mistral") != 0)
-        return cb_fail(CB_ERR_UNSUPPORTED, "%s: found a %s model; of those AdapterHub's package adapts, this build writes llama and mistral",
-                       set->what, set->model_type) == CB_OK;
+        return cb_fail(CB_ERR_UNSUPPORTED,
+                       "%s: found a %s model; of those AdapterHub's package adapts, this build writes llama and mistral", set->what,
+                       set->model_type) == CB_OK;
     char *plain = cb_strdup(*name ? name : "adapter"); /* a dot would cut the tensors' names */
     for (char *c = plain; c && *c; c++)
         *c = *c == '.' || *c == '/' ? '_' : *c;

@@ -11,8 +11,8 @@ typedef struct cb_lora_pair {
     char *layer; /* whole name: "model.layers.0.self_attn.q_proj" */
     const cb_layer *host;
     int64_t rank;
-    double scale;  /* the update is scale * B A */
-    float *a, *b;  /* (rank, in), (out, rank) */
+    double scale; /* the update is scale * B A */
+    float *a, *b; /* (rank, in), (out, rank) */
 } cb_lora_pair;
 
 typedef struct cb_lora_set {
@@ -51,8 +51,8 @@ bool cb_lora_check(cb_lora_set *set);
 void cb_lora_free(cb_lora_set *set);
 /* {..., "lora_A" and "lora_B" names made by `name`} as one safetensors file; b_factor scales each B, rank pads to that many. */
 typedef char *cb_lora_namer(const void *user, const cb_lora_pair *pair, bool is_b);
-bool cb_lora_write_tensors(const cb_lora_set *set, const char *path, cb_lora_namer *name, const void *user, bool transposed,
-                           int64_t rank, double scale);
+bool cb_lora_write_tensors(const cb_lora_set *set, const char *path, cb_lora_namer *name, const void *user, bool transposed, int64_t rank,
+                           double scale);
 /* The layer's name within its block, "self_attn.q_proj"; NULL: it is in none. */
 const char *cb_lora_in_block(const char *layer, int64_t *block);
 

@@ -141,15 +141,15 @@ static bool list_tensors(gguf_writing *w)
         char *full = cb_format("%s.weight", p->layer), *name = full ? cb_gguf_name_from_hf(w->a, full, &w->kinds[i]) : NULL;
         cb_free(full);
         if (!name)
-            return cb_ok() && cb_fail(CB_ERR_UNSUPPORTED, "%s: %s: found a layer that GGUF's %s models have no name for", w->set->what, p->layer,
-                                      w->a->name) == CB_OK;
+            return cb_ok() && cb_fail(CB_ERR_UNSUPPORTED, "%s: %s: found a layer that GGUF's %s models have no name for", w->set->what,
+                                      p->layer, w->a->name) == CB_OK;
         for (int b = 0; b < 2; b++)
-            w->entries[2 * i + (size_t)b] = (cb_weight_entry){
-                .name = cb_format("%s.lora_%c", name, b ? 'b' : 'a'),
-                .dtype = CB_F32,
-                .ndim = 2,
-                .shape = {b ? p->host->out_features : p->rank, b ? p->rank : p->host->in_features},
-                .size = sizeof(float) * (size_t)(p->rank * (b ? p->host->out_features : p->host->in_features))};
+            w->entries[2 * i + (size_t)b] =
+                (cb_weight_entry){.name = cb_format("%s.lora_%c", name, b ? 'b' : 'a'),
+                                  .dtype = CB_F32,
+                                  .ndim = 2,
+                                  .shape = {b ? p->host->out_features : p->rank, b ? p->rank : p->host->in_features},
+                                  .size = sizeof(float) * (size_t)(p->rank * (b ? p->host->out_features : p->host->in_features))};
         cb_free(name);
         if (!w->entries[2 * i].name || !w->entries[2 * i + 1].name)
             return false;

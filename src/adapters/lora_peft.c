@@ -18,18 +18,28 @@ static bool refuse(const cb_lora_set *set, const char *what)
 static bool is_set(const json_t *config, const char *key)
 {
     const json_t *v = json_object_get(config, key);
-    return v && !json_is_null(v) && !json_is_false(v) && !((json_is_array(v) || json_is_object(v)) && !json_array_size(v) && !json_object_size(v));
+    return v && !json_is_null(v) && !json_is_false(v) &&
+           !((json_is_array(v) || json_is_object(v)) && !json_array_size(v) && !json_object_size(v));
 }
 
 /* What is more than A, B and a scale. */
 static bool check_config(const cb_lora_set *set, const json_t *config)
 {
-    static const char *const fields[] = {"use_dora",          "modules_to_save",  "lora_bias", "trainable_token_indices", "alora_invocation_tokens",
-                                         "target_parameters", "layer_replication", "kasa_config", "use_qalora",            "use_bdlora", NULL};
+    static const char *const fields[] = {"use_dora",
+                                         "modules_to_save",
+                                         "lora_bias",
+                                         "trainable_token_indices",
+                                         "alora_invocation_tokens",
+                                         "target_parameters",
+                                         "layer_replication",
+                                         "kasa_config",
+                                         "use_qalora",
+                                         "use_bdlora",
+                                         NULL};
     const char *type = json_string_value(json_object_get(config, "peft_type")), *bias = json_string_value(json_object_get(config, "bias"));
     if (!type || strcmp(type, "LORA") != 0)
-        return cb_fail(CB_ERR_UNSUPPORTED, "%s: peft_type: found %.50s, only LORA is held by other formats", set->what, type ? type : "none") ==
-               CB_OK;
+        return cb_fail(CB_ERR_UNSUPPORTED, "%s: peft_type: found %.50s, only LORA is held by other formats", set->what,
+                       type ? type : "none") == CB_OK;
     for (int i = 0; fields[i]; i++)
         if (is_set(config, fields[i]))
             return refuse(set, fields[i]);
@@ -71,15 +81,17 @@ static bool read_tensor(cb_lora_set *set, const cb_weight_entry *e)
         cb_free(layer);
         return pair && cb_lora_take(set, pair, b == 1, e, false);
     }
-    return cb_fail(CB_ERR_UNSUPPORTED, "%s: %.200s: found a tensor that is no LoRA matrix of a linear layer, which only PEFT's format holds",
-                   set->what, e->name) == CB_OK;
+    return cb_fail(CB_ERR_UNSUPPORTED,
+                   "%s: %.200s: found a tensor that is no LoRA matrix of a linear layer, which only PEFT's format holds", set->what,
+                   e->name) == CB_OK;
 }
 
 static bool set_scales(cb_lora_set *set, const json_t *config)
 {
     cb_option_map alphas = {0};
     double alpha = cb_json_float(set->what, config, "lora_alpha", 8);
-    bool rslora = cb_json_bool(set->what, config, "use_rslora", false), ok = cb_ok() && read_map(set->what, config, "alpha_pattern", &alphas);
+    bool rslora = cb_json_bool(set->what, config, "use_rslora", false),
+         ok = cb_ok() && read_map(set->what, config, "alpha_pattern", &alphas);
     for (size_t i = 0; ok && i < set->count; i++) {
         cb_lora_pair *p = &set->pairs[i];
         double own = alpha;
@@ -134,7 +146,8 @@ static json_t *config_json(const cb_lora_set *set)
     for (size_t i = 0; ok && i < set->count; i++) {
         const cb_lora_pair *p = &set->pairs[i];
         double own = p->scale * (double)p->rank;
-        ok = json_array_append_new(targets, json_string(p->layer)) == 0 && (p->rank == first->rank || put_exception(ranks, p->layer, (double)p->rank)) &&
+        ok = json_array_append_new(targets, json_string(p->layer)) == 0 &&
+             (p->rank == first->rank || put_exception(ranks, p->layer, (double)p->rank)) &&
              (fabs(own - alpha) <= 1e-12 * fabs(alpha) || put_exception(alphas, p->layer, own));
     }
     return json_pack("{s:s, s:I, s:f, s:f, s:o, s:o, s:o}", "peft_type", "LORA", "r", (json_int_t)first->rank, "lora_alpha", alpha,

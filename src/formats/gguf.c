@@ -7,12 +7,12 @@
  *
  * A cursor walks the mapped file and never passes its end; what is allocated grows with what was read, so counts that a file
  * merely claims cost nothing.  Little-endian files only. */
+#include "formats/gguf.h"
+
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#include "formats/gguf.h"
 
 typedef struct offset_entry {
     cb_weight_entry entry;
@@ -208,8 +208,8 @@ static bool read_tensor(cursor *c, offset_entry *t)
         return false;
     const cb_gguf_tensor_type *type = cb_gguf_tensor_type_of((uint32_t)id);
     if (!type)
-        return cb_fail(CB_ERR_UNSUPPORTED, "%s: tensor %.200s: type: found number %llu, expected one of a known type", c->file->what, e->name,
-                       (unsigned long long)id) == CB_OK;
+        return cb_fail(CB_ERR_UNSUPPORTED, "%s: tensor %.200s: type: found number %llu, expected one of a known type", c->file->what,
+                       e->name, (unsigned long long)id) == CB_OK;
     if (!cb_gguf_shape_size(type, e->ndim, e->shape, &e->size))
         return cb_fail(CB_ERR_FORMAT, "%s: tensor %.200s: shape: found %s, expected a size that fits and rows of whole blocks of %u (%s)",
                        c->file->what, e->name, cb_shape_text_nd(e->ndim, e->shape), type->block, type->name) == CB_OK;
@@ -259,7 +259,8 @@ static bool place_tensors(cursor *c)
         if (t->offset % (uint64_t)alignment)
             ok = bad_tensor(c, t->entry.name, "offset: found one that is no multiple of the alignment");
         else if (t->offset > room || t->entry.size > room - t->offset)
-            ok = cb_fail(CB_ERR_FORMAT, "%s: tensor %.200s: found %zu bytes at %llu, expected them within the %zu bytes of data: the file is cut off",
+            ok = cb_fail(CB_ERR_FORMAT,
+                         "%s: tensor %.200s: found %zu bytes at %llu, expected them within the %zu bytes of data: the file is cut off",
                          file->what, t->entry.name, t->entry.size, (unsigned long long)t->offset, room) == CB_OK;
         else
             t->entry.data = file->bytes + start + t->offset;

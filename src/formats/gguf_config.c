@@ -45,7 +45,8 @@ const cb_gguf_architecture *cb_gguf_file_architecture(const cb_gguf *file)
     if (!cb_ok())
         return NULL;
     if (!name || strcmp(type, "model") != 0) {
-        cb_fail(CB_ERR_FORMAT, "%s: general.%s: found \"%s\", expected a model", what, name ? "type" : "architecture", name ? type : "nothing");
+        cb_fail(CB_ERR_FORMAT, "%s: general.%s: found \"%s\", expected a model", what, name ? "type" : "architecture",
+                name ? type : "nothing");
         return NULL;
     }
     int64_t parts = cb_gguf_int(file, "split.count", 1);
@@ -131,7 +132,7 @@ static void llama3_factors(double theta, int64_t count, double factor, double lo
     for (int64_t i = 0; i < count; i++) {
         float period = powf((float)theta, (float)(2 * i) / (float)(2 * count)), wavelength = (float)(2 * M_PI) * period;
         double smooth = (context / (double)wavelength - low) / (high - low);
-        out[i] = (double)wavelength < context / high ? 1
+        out[i] = (double)wavelength < context / high  ? 1
                  : (double)wavelength > context / low ? (float)factor
                                                       : (float)(1 / ((1 - smooth) / factor + smooth));
     }
@@ -274,9 +275,9 @@ static bool read_rotary(const cb_gguf *file, const cb_gguf_architecture *a, json
 json_t *cb_gguf_config(const cb_gguf *file)
 {
     const cb_gguf_architecture *a = cb_gguf_file_architecture(file);
-    json_t *config = a ? json_pack("{s:[s], s:s, s:s}", "architectures", a->class_name, "model_type", a->model_type, a->activation_key,
-                                   a->activation)
-                       : NULL;
+    json_t *config =
+        a ? json_pack("{s:[s], s:s, s:s}", "architectures", a->class_name, "model_type", a->model_type, a->activation_key, a->activation)
+          : NULL;
     bool ok = config && read_settings(file, a, config) && read_shapes(file, a, config) && read_tokens(file, config) &&
               (!a->rotary || read_rotary(file, a, config)) && cb_ok();
     if (ok)
@@ -337,7 +338,8 @@ static bool write_settings(const config_writing *w)
             continue;
         if (strcmp(s->hf, "sliding_window") == 0)
             cb_log_message(CB_LOG_WARNING, "%s: sliding_window is written, but llama.cpp does not apply it for this architecture", w->what);
-        if (!json_is_number(value) || !(s->real ? write_real(w, s->gguf, json_number_value(value)) : write_int(w, s->gguf, json_integer_value(value))))
+        if (!json_is_number(value) ||
+            !(s->real ? write_real(w, s->gguf, json_number_value(value)) : write_int(w, s->gguf, json_integer_value(value))))
             return cb_fail(CB_ERR_FORMAT, "%s: %s: expected a number", w->what, s->hf) == CB_OK;
     }
     return true;

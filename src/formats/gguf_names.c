@@ -141,7 +141,8 @@ static char *translate(const cb_gguf_architecture *a, const char *name, bool to_
             continue;
         if (kind)
             *kind = t->kind;
-        return hash ? cb_format("%.*s%.*s%s%s", (int)(hash - target), target, digits, number, hash + 1, rest) : cb_format("%s%s", target, rest);
+        return hash ? cb_format("%.*s%.*s%s%s", (int)(hash - target), target, digits, number, hash + 1, rest)
+                    : cb_format("%s%s", target, rest);
     }
     return NULL;
 }

@@ -2,9 +2,9 @@
  *
  * llama.cpp has a fixed list of them.  Each line here gives the expressions, applied one after the other, and the names that mean them; the
  * first name is the one that is written.  Expressions are those of the original tokenizers where llama.cpp's are a rewriting of them. */
-#include <string.h>
-
 #include "formats/gguf_pre.h"
+
+#include <string.h>
 
 #define GPT2        "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 #define CONTRACTION "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -122,8 +122,9 @@ const char *cb_gguf_pre_find(const char *what, const json_t *pre_tokenizer, bool
         if (same == count && (same == CB_GGUF_PRE_PATTERNS || !pre->patterns[same]) && pre->ignore_merges == ignore_merges)
             return pre->names[0];
     }
-    cb_fail(CB_ERR_UNSUPPORTED, "%s: pre_tokenizer: found one that has no name in GGUF (a ByteLevel one without prefix, or splits as of "
-                                "GPT-2, Llama 3, Qwen 2 and their kin have)",
+    cb_fail(CB_ERR_UNSUPPORTED,
+            "%s: pre_tokenizer: found one that has no name in GGUF (a ByteLevel one without prefix, or splits as of "
+            "GPT-2, Llama 3, Qwen 2 and their kin have)",
             what);
     return NULL;
 }

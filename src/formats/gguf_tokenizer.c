@@ -117,7 +117,8 @@ static json_t *merges_json(const reading *r)
     for (uint64_t i = 0; array && merges && i < merges->count; i++) {
         cb_gguf_next_string(merges, &offset, &text, &length);
         if (!cb_utf8_valid(text, length, NULL) || json_array_append_new(array, json_stringn(text, length)) != 0) {
-            cb_fail(CB_ERR_FORMAT, "%s: tokenizer.ggml.merges[%llu]: found bytes that are no text in UTF-8", r->what, (unsigned long long)i);
+            cb_fail(CB_ERR_FORMAT, "%s: tokenizer.ggml.merges[%llu]: found bytes that are no text in UTF-8", r->what,
+                    (unsigned long long)i);
             json_decref(array);
             return NULL;
         }

@@ -64,7 +64,9 @@ static bool place_added(writing *w)
         const char *text = json_string_value(json_object_get(token, "content"));
         bool special = json_is_true(json_object_get(token, "special")), unknown = unk && text && strcmp(unk, text) == 0;
         if (!place(w, text, json_integer_value(json_object_get(token, "id")),
-                   unknown ? TYPE_UNKNOWN : special ? TYPE_CONTROL : TYPE_USER_DEFINED))
+                   unknown   ? TYPE_UNKNOWN
+                   : special ? TYPE_CONTROL
+                             : TYPE_USER_DEFINED))
             return false;
     }
     return true;
@@ -136,13 +138,12 @@ static bool put_byte_level(const writing *w)
         return refuse(w, "normalizer", "found one, and byte-level tokenizers in GGUF have none");
     if (composed)
         cb_log_message(CB_LOG_WARNING, "%s: the normalizer NFC is left out, as llama.cpp does", w->what);
-    const char *pre = cb_gguf_pre_find(w->what, json_object_get(w->tokenizer, "pre_tokenizer"),
-                                       json_is_true(json_object_get(w->model, "ignore_merges")));
+    const char *pre =
+        cb_gguf_pre_find(w->what, json_object_get(w->tokenizer, "pre_tokenizer"), json_is_true(json_object_get(w->model, "ignore_merges")));
     return pre && put_tokens(w, "gpt2", pre) && put_merges(w);
 }
 
 /* ---- SentencePiece BPE ---- */
-
 
 /* Score of a token: minus the rank of its first merge; of those that no merge gives, below all others. */
 static bool score_tokens(writing *w)
@@ -241,36 +242,57 @@ static int64_t id_of(const writing *w, const char *text)
     return -1;
 }
 
-/* A tokenizer's config names a token by text, a model's by id. */
-static int64_t find_special(const writing *w, const json_t *config, const char *name, const json_t *model_config)
+/* The template of a text alone, or NULL. */
+static const json_t *single_template(const writing *w)
+{
+    const json_t *post = json_object_get(w->tokenizer, "post_processor"), *part;
+    size_t i;
+    json_array_foreach(json_object_get(post, "processors"), i, part) if (strcmp(type_of(part), "TemplateProcessing") == 0)
+    {
+        post = part;
+        break;
+    }
+    return json_object_get(post, "single");
+}
+
+/* What the template puts in front of a text, or behind it; NULL: nothing. */
+static const char *template_token(const writing *w, bool front)
+{
+    const json_t *single = single_template(w);
+    const json_t *part = json_array_get(single, front ? 0 : json_array_size(single) - 1);
+    return json_string_value(json_object_get(json_object_get(part, "SpecialToken"), "id"));
+}
+
+/* GGUF says no more than whether bos is in front and eos behind. */
+static bool check_template(const writing *w)
+{
+    const char *type = type_of(json_object_get(w->tokenizer, "post_processor"));
+    bool known = !*type || strcmp(type, "ByteLevel") == 0 || strcmp(type, "Sequence") == 0 || strcmp(type, "TemplateProcessing") == 0;
+    size_t size = json_array_size(single_template(w));
+    return (known && size <= 1u + (template_token(w, true) != NULL) + (template_token(w, false) != NULL)) ||
+           refuse(w, "post_processor", "found one that adds more than a token in front and one behind, which GGUF cannot hold");
+}
+
+/* By the text in a tokenizer's config or in its template, or by the id in the model's config. */
+static int64_t find_special(const writing *w, const json_t *config, const char *name, const char *in_template, const json_t *model_config)
 {
     char key[32];
     snprintf(key, sizeof key, "%s_id", name);
-    int64_t id = id_of(w, content_of(json_object_get(config, name)));
+    const char *text = content_of(json_object_get(config, name));
+    int64_t id = id_of(w, text ? text : in_template);
     const json_t *number = json_object_get(model_config, key);
     if (json_is_array(number))
         number = json_array_get(number, 0);
     return id < 0 && json_is_integer(number) ? json_integer_value(number) : id;
 }
 
-/* Whether the template puts the token at that end of a text. */
-static bool adds(const writing *w, int64_t id, bool front)
+static bool put_added(const writing *w, const char *key, const char *in_template, int64_t id)
 {
-    const json_t *post = json_object_get(w->tokenizer, "post_processor");
-    if (strcmp(type_of(post), "Sequence") == 0) {
-        const json_t *part;
-        size_t i;
-        json_array_foreach(json_object_get(post, "processors"), i, part) if (strcmp(type_of(part), "TemplateProcessing") == 0)
-        {
-            post = part;
-            break;
-        }
-    }
-    const json_t *single = json_object_get(post, "single");
-    size_t count = json_array_size(single);
-    const json_t *part = count ? json_array_get(single, front ? 0 : count - 1) : NULL;
-    const char *text = json_string_value(json_object_get(json_object_get(part, "SpecialToken"), "id"));
-    return id >= 0 && (uint64_t)id < w->count && text && strcmp(text, w->texts[id]) == 0;
+    bool same = in_template && id >= 0 && (uint64_t)id < w->count && strcmp(in_template, w->texts[id]) == 0;
+    if (in_template && !same)
+        return cb_fail(CB_ERR_UNSUPPORTED, "%s: post_processor: found \"%.50s\" added to a text, which is not the token of %s", w->what,
+                       in_template, key) == CB_OK;
+    return cb_gguf_put_bool(w->m, key, same);
 }
 
 static bool put_specials(const writing *w, const json_t *config, const json_t *model_config)
@@ -279,16 +301,15 @@ static bool put_specials(const writing *w, const json_t *config, const json_t *m
                                            {"eos_token", "tokenizer.ggml.eos_token_id"},
                                            {"unk_token", "tokenizer.ggml.unknown_token_id"},
                                            {"pad_token", "tokenizer.ggml.padding_token_id"}};
+    const char *ends[4] = {template_token(w, true), template_token(w, false)};
     int64_t ids[4];
     for (int i = 0; i < 4; i++) {
-        ids[i] = find_special(w, config, names[i][0], model_config);
+        ids[i] = find_special(w, config, names[i][0], ends[i], model_config);
         if (ids[i] >= 0 && !cb_gguf_put_u32(w->m, names[i][1], (uint32_t)ids[i]))
             return false;
     }
-    if (!w->texts)
-        return true;
-    return cb_gguf_put_bool(w->m, "tokenizer.ggml.add_bos_token", adds(w, ids[0], true)) &&
-           cb_gguf_put_bool(w->m, "tokenizer.ggml.add_eos_token", adds(w, ids[1], false));
+    return !w->texts || (check_template(w) && put_added(w, "tokenizer.ggml.add_bos_token", ends[0], ids[0]) &&
+                         put_added(w, "tokenizer.ggml.add_eos_token", ends[1], ids[1]));
 }
 
 static bool put_templates(const writing *w, const json_t *config, const char *chat_template)
@@ -310,8 +331,8 @@ static bool put_templates(const writing *w, const json_t *config, const char *ch
 static bool put_vocabulary(writing *w)
 {
     if (strcmp(type_of(w->model), "BPE") != 0)
-        return cb_fail(CB_ERR_UNSUPPORTED, "%s: model: found a tokenizer of type %.50s, GGUF files of these architectures hold BPE", w->what,
-                       type_of(w->model)) == CB_OK;
+        return cb_fail(CB_ERR_UNSUPPORTED, "%s: model: found a tokenizer of type %.50s, GGUF files of these architectures hold BPE",
+                       w->what, type_of(w->model)) == CB_OK;
     w->texts = cb_calloc(w->count, sizeof *w->texts);
     w->types = cb_calloc(w->count, sizeof *w->types);
     return w->texts && w->types && place_vocabulary(w) && place_added(w) && fill_gaps(w) &&

@@ -87,8 +87,9 @@ static bool read_heads(cb_gguf_weights *w)
     w->head_dim = json_integer_value(json_object_get(config, "head_dim"));
     json_decref(config);
     const int64_t most = 1 << 20;
-    return !w->architecture->permuted || (w->heads > 0 && w->heads < most && w->kv_heads > 0 && w->kv_heads < most && w->head_dim > 0 &&
-                                          w->head_dim < most && w->head_dim % 2 == 0) ||
+    return !w->architecture->permuted ||
+           (w->heads > 0 && w->heads < most && w->kv_heads > 0 && w->kv_heads < most && w->head_dim > 0 && w->head_dim < most &&
+            w->head_dim % 2 == 0) ||
            cb_fail(CB_ERR_FORMAT, "%s: found %lld heads, %lld key heads and head size %lld, expected positive numbers and an even size",
                    cb_gguf_path(w->file), (long long)w->heads, (long long)w->kv_heads, (long long)w->head_dim) == CB_OK;
 }

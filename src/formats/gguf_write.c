@@ -100,8 +100,8 @@ bool cb_gguf_tensor_size(const char *type_name, int ndim, const int64_t *shape, 
     if (!type)
         return cb_fail(CB_ERR_ARGUMENT, "type: found \"%.50s\", expected one that GGUF has", type_name) == CB_OK;
     return cb_gguf_shape_size(type, ndim, shape, size) ||
-           cb_fail(CB_ERR_ARGUMENT, "shape: found %s, expected rows that are whole blocks of %u elements (%s)", cb_shape_text_nd(ndim, shape),
-                   type->block, type->name) == CB_OK;
+           cb_fail(CB_ERR_ARGUMENT, "shape: found %s, expected rows that are whole blocks of %u elements (%s)",
+                   cb_shape_text_nd(ndim, shape), type->block, type->name) == CB_OK;
 }
 
 static uint64_t aligned(uint64_t n)

@@ -182,7 +182,8 @@ bool cb_model_unpack(const char *model, const char *directory, const char *dtype
     json_t *config = ok && count ? config_with_dtype(parts.config, keep ? w.entries[0].dtype : dtype) : NULL;
     /* the config comes last: until it is there nobody takes the directory for a model */
     ok = config && cb_directory_make(directory) && cb_weights_write(directory, w.entries, count, 0, provide, &w) &&
-         save(directory, "tokenizer.json", parts.tokenizer, false) && save(directory, "tokenizer_config.json", parts.tokenizer_config, true) &&
+         save(directory, "tokenizer.json", parts.tokenizer, false) &&
+         save(directory, "tokenizer_config.json", parts.tokenizer_config, true) &&
          save(directory, "generation_config.json", parts.generation_config, true) && save_template(&parts, directory) &&
          save(directory, "config.json", config, true);
     json_decref(config);

@@ -148,8 +148,8 @@ json_t *cb_scored_normalizer(bool prefix)
 
 json_t *cb_scored_decoder(bool prefix)
 {
-    json_t *decoder =
-        json_pack("{s:s, s:[o, {s:s}, {s:s}]}", "type", "Sequence", "decoders", replace_json(BLANK, " "), "type", "ByteFallback", "type", "Fuse");
+    json_t *decoder = json_pack("{s:s, s:[o, {s:s}, {s:s}]}", "type", "Sequence", "decoders", replace_json(BLANK, " "), "type",
+                                "ByteFallback", "type", "Fuse");
     if (prefix && json_array_append_new(json_object_get(decoder, "decoders"),
                                         json_pack("{s:s, s:s, s:i, s:i}", "type", "Strip", "content", " ", "start", 1, "stop", 0)) != 0) {
         json_decref(decoder);
@@ -171,7 +171,8 @@ static bool add_part(json_t *array, const char *kind, const char *id, int type)
 
 static bool add_special(json_t *object, const char *text, int64_t id)
 {
-    return !text || json_object_set_new(object, text, json_pack("{s:s, s:[I], s:[s]}", "id", text, "ids", (json_int_t)id, "tokens", text)) == 0;
+    return !text ||
+           json_object_set_new(object, text, json_pack("{s:s, s:[I], s:[s]}", "id", text, "ids", (json_int_t)id, "tokens", text)) == 0;
 }
 
 json_t *cb_template_json(const char *bos, int64_t bos_id, const char *eos, int64_t eos_id)
@@ -179,11 +180,12 @@ json_t *cb_template_json(const char *bos, int64_t bos_id, const char *eos, int64
     if (!bos && !eos)
         return json_null();
     json_t *single = json_array(), *pair = json_array(), *specials = json_object();
-    bool ok = add_part(single, "SpecialToken", bos, 0) && add_part(single, "Sequence", "A", 0) && add_part(single, "SpecialToken", eos, 0) &&
-              add_part(pair, "SpecialToken", bos, 0) && add_part(pair, "Sequence", "A", 0) && add_part(pair, "SpecialToken", eos, 0) &&
-              add_part(pair, "SpecialToken", bos, 1) && add_part(pair, "Sequence", "B", 1) && add_part(pair, "SpecialToken", eos, 1) &&
-              add_special(specials, bos, bos_id) && add_special(specials, eos, eos_id);
-    json_t *result = json_pack("{s:s, s:o, s:o, s:o}", "type", "TemplateProcessing", "single", single, "pair", pair, "special_tokens", specials);
+    bool ok = add_part(single, "SpecialToken", bos, 0) && add_part(single, "Sequence", "A", 0) &&
+              add_part(single, "SpecialToken", eos, 0) && add_part(pair, "SpecialToken", bos, 0) && add_part(pair, "Sequence", "A", 0) &&
+              add_part(pair, "SpecialToken", eos, 0) && add_part(pair, "SpecialToken", bos, 1) && add_part(pair, "Sequence", "B", 1) &&
+              add_part(pair, "SpecialToken", eos, 1) && add_special(specials, bos, bos_id) && add_special(specials, eos, eos_id);
+    json_t *result =
+        json_pack("{s:s, s:o, s:o, s:o}", "type", "TemplateProcessing", "single", single, "pair", pair, "special_tokens", specials);
     if (ok)
         return result;
     json_decref(result);

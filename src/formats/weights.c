@@ -29,7 +29,7 @@ typedef struct shard {
 
 struct cb_weights {
     cb_gguf_weights *gguf; /* NULL: shards */
-    shard *shards; /* sorted by name */
+    shard *shards;         /* sorted by name */
     size_t shard_count, shard_capacity, count;
 };
 

@@ -49,9 +49,9 @@ static const struct target {
     bool adapter, directory;
     bool (*write)(const conversion *c);
 } targets[] = {
-    [CB_CONVERT_HF] = {false, true, write_directory},          [CB_CONVERT_GGUF] = {false, false, write_gguf},
-    [CB_CONVERT_PEFT] = {true, true, write_peft},              [CB_CONVERT_GGUF_LORA] = {true, false, write_adapter},
-    [CB_CONVERT_MLX] = {true, true, write_adapter},            [CB_CONVERT_ADAPTERHUB] = {true, true, write_adapter},
+    [CB_CONVERT_HF] = {false, true, write_directory}, [CB_CONVERT_GGUF] = {false, false, write_gguf},
+    [CB_CONVERT_PEFT] = {true, true, write_peft},     [CB_CONVERT_GGUF_LORA] = {true, false, write_adapter},
+    [CB_CONVERT_MLX] = {true, true, write_adapter},   [CB_CONVERT_ADAPTERHUB] = {true, true, write_adapter},
 };
 
 const cb_option cb_convert_option_table[] = {
@@ -62,8 +62,9 @@ const cb_option cb_convert_option_table[] = {
     CB_OPT_STRING(cb_convert_options, base, NULL, "MODEL", "the model that an adapter belongs to"),
     CB_OPT_STRING(cb_convert_options, tokenizer, NULL, "FILE", "the tokenizer that goes with a llama2.c model (tok512.bin)"),
     CB_OPT_BOOL(cb_convert_options, verify, true, "load what was written and compare its logits with the input's"),
-    CB_OPT_FLOAT(cb_convert_options, max_kl, -1, -1, 1e9,
-                 "keep nothing when the mean KL divergence (nats) of the next token is larger; -1: 0.01, and 0.2 for types of 4 and 5 bits"),
+    CB_OPT_FLOAT(
+        cb_convert_options, max_kl, -1, -1, 1e9,
+        "keep nothing when the mean KL divergence (nats) of the next token is larger; -1: 0.01, and 0.2 for types of 4 and 5 bits"),
     CB_OPT_FLOAT(cb_convert_options, min_agreement, 0, 0, 1, "keep nothing when the most likely token is the same less often"),
     CB_OPT_INT(cb_convert_options, seed, 0, 0, 9e15, "of the random tokens that are compared"),
     CB_OPT_END};
@@ -82,7 +83,8 @@ static bool has_config(const char *path)
 
 static bool recognise(conversion *c, int *kind)
 {
-    static const char *const titles[][2] = {{"peft", "PEFT adapter"}, {"gguf-lora", "GGUF adapter"}, {"mlx", "MLX adapter"}, {"adapterhub", "AdapterHub adapter"}};
+    static const char *const titles[][2] = {
+        {"peft", "PEFT adapter"}, {"gguf-lora", "GGUF adapter"}, {"mlx", "MLX adapter"}, {"adapterhub", "AdapterHub adapter"}};
     const char *format = cb_adapter_format(c->input);
     if (!cb_ok())
         return false;
@@ -95,7 +97,8 @@ static bool recognise(conversion *c, int *kind)
     if (cb_is_directory(c->input)) {
         c->report.input = "model directory";
         return has_config(c->input) ||
-               cb_fail(CB_ERR_FORMAT, "%s: found neither config.json nor adapter_config.json, expected a model or an adapter", c->input) == CB_OK;
+               cb_fail(CB_ERR_FORMAT, "%s: found neither config.json nor adapter_config.json, expected a model or an adapter", c->input) ==
+                   CB_OK;
     }
     if (cb_is_gguf(c->input)) {
         c->report.input = "GGUF model";
@@ -110,12 +113,13 @@ static bool check_target(const conversion *c, int kind)
 {
     const cb_convert_options *o = c->options;
     if (targets[o->to].adapter != (kind == INPUT_ADAPTER))
-        return cb_fail(CB_ERR_UNSUPPORTED, "%s: found a %s, which %s cannot hold: it is for %s", c->input, c->report.input, to_choices[o->to],
-                       targets[o->to].adapter ? "adapters" : "models") == CB_OK;
+        return cb_fail(CB_ERR_UNSUPPORTED, "%s: found a %s, which %s cannot hold: it is for %s", c->input, c->report.input,
+                       to_choices[o->to], targets[o->to].adapter ? "adapters" : "models") == CB_OK;
     if (kind == INPUT_ADAPTER && o->dtype != CB_CONVERT_KEEP && o->dtype != CB_CONVERT_F32)
         return cb_fail(CB_ERR_ARGUMENT, "dtype: found %s, adapters are written as f32", dtype_choices[o->dtype]) == CB_OK;
     if (o->to == CB_CONVERT_HF && o->dtype > CB_CONVERT_F16)
-        return cb_fail(CB_ERR_ARGUMENT, "dtype: found %s, a model directory holds keep, f32, bf16 or f16", dtype_choices[o->dtype]) == CB_OK;
+        return cb_fail(CB_ERR_ARGUMENT, "dtype: found %s, a model directory holds keep, f32, bf16 or f16", dtype_choices[o->dtype]) ==
+               CB_OK;
     if (kind == INPUT_ADAPTER && !o->base)
         return cb_fail(CB_ERR_ARGUMENT, "base: an adapter is converted beside its model, expected the model's directory or file") == CB_OK;
     return kind != INPUT_LLAMA2C || o->tokenizer ||
@@ -130,8 +134,8 @@ static bool within_bounds(const conversion *c)
     const cb_difference *d = &c->report.difference;
     double most = o->max_kl >= 0 ? o->max_kl : o->dtype >= CB_CONVERT_Q5_K ? 0.2 : 0.01;
     if (!(d->mean_kl <= most))
-        return cb_fail(CB_ERR_NUMERIC, "%s: not kept: next tokens differ by %.3g nats (mean KL) from the input's, allowed are %.3g", c->output,
-                       d->mean_kl, most) == CB_OK;
+        return cb_fail(CB_ERR_NUMERIC, "%s: not kept: next tokens differ by %.3g nats (mean KL) from the input's, allowed are %.3g",
+                       c->output, d->mean_kl, most) == CB_OK;
     return d->agreement >= o->min_agreement ||
            cb_fail(CB_ERR_NUMERIC, "%s: not kept: the likeliest token is the input's at %.4f of positions, wanted are %.4f", c->output,
                    d->agreement, o->min_agreement) == CB_OK;

@@ -179,8 +179,8 @@ static bool head_is_tied(const cb_model *model)
     char *name = cb_format("%s.weight", model->embedding->name);
     const cb_weight_entry *embedding = name ? find(model, name) : NULL;
     cb_free(name);
-    return !embedding || (head->dtype == embedding->dtype && head->size == embedding->size &&
-           !memcmp(head->data, embedding->data, head->size));
+    return !embedding ||
+           (head->dtype == embedding->dtype && head->size == embedding->size && !memcmp(head->data, embedding->data, head->size));
 }
 
 cb_layer *cb_source_head(cb_weight_source *source, cb_model *model)
