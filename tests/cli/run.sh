@@ -450,7 +450,7 @@ bad 1 "model's own directory" train llama2 --data text.txt --output llama2
 bad 1 "model's own directory" train llama2 --data text.txt --output llama2/adapter
 bad 1 'expected a new or empty directory' train llama2 --data text.txt --output qwen2
 bad 1 'expected a new or empty directory' pretrain --config llama2/config.json --tokenizer tokenizer.json --data text.txt --output llama2
-bad 1 'expected a new or empty directory' convert "$reference/formats/llama2c.bin" --tokenizer "$reference/formats/llama2c_tokenizer.bin" --output llama2
+bad 1 'exists and is not an empty directory' convert "$reference/formats/llama2c.bin" --tokenizer "$reference/formats/llama2c_tokenizer.bin" --output llama2
 bad 1 'expected 258 at least' tokenizer train --data text.txt --vocab-size 257 --special-tokens '<a>,<b>' --output never
 bad 1 'cannot be written' train llama2 --data text.txt --output /proc/cambium
 bad 1 'text.txt' merge llama2 --adapter adapter --output text.txt
