@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include "cambium/formats.h"
+#include "cambium/gguf.h"
 #include "cli/cli.h"
 #include "core/json.h"
 
@@ -111,8 +112,49 @@ static bool inspect_directory(const char *path, json_t *result)
     return nothing ? cli_refuse("%s: found no config.json, adapter_config.json, tokenizer.json or *.safetensors in it", path) : ok;
 }
 
+/* A scalar of GGUF metadata; of an array how many items it has. */
+static json_t *gguf_value(const cb_gguf_value *v)
+{
+    double number = 0;
+    if (v->is_array)
+        return json_sprintf("%llu items", (unsigned long long)v->count);
+    if (v->text)
+        return json_string(v->text);
+    cb_gguf_number_at(v, 0, &number);
+    return v->type == CB_GGUF_F32 || v->type == CB_GGUF_F64 ? cli_real(number)
+           : v->type == CB_GGUF_BOOL                        ? json_boolean(number != 0)
+                                                            : json_integer((json_int_t)number);
+}
+
+static bool inspect_gguf(const char *path, json_t *result)
+{
+    cb_gguf *file = cb_gguf_open(path);
+    if (!file)
+        return false;
+    json_t *metadata = json_object(), *tensors = json_array(), *files = json_array();
+    for (size_t i = 0; i < cb_gguf_value_count(file); i++)
+        json_object_set_new(metadata, cb_gguf_value_at(file, i)->key, gguf_value(cb_gguf_value_at(file, i)));
+    for (size_t i = 0; i < cb_gguf_count(file); i++) {
+        json_t *tensor = tensor_json(cb_gguf_at(file, i));
+        json_object_set_new(tensor, "dtype", json_string(cb_gguf_at(file, i)->type_name));
+        json_array_append_new(tensors, tensor);
+    }
+    const char *type = cb_gguf_string(file, "general.type", "model");
+    bool ok = put(result, "kind", json_sprintf("gguf %s", type)) && put(result, "config", metadata);
+    bool tokens = cb_gguf_value_find(file, "tokenizer.ggml.tokens") != NULL;
+    cb_gguf_close(file);
+    struct stat st = {0};
+    stat(path, &st);
+    json_array_append_new(files,
+                          json_pack("{s:s, s:I, s:o}", "file", cb_path_base(path), "bytes", (json_int_t)st.st_size, "tensors", tensors));
+    ok = ok && put(result, "files", files);
+    return ok && (!tokens || put(result, "tokenizer", tokenizer_json(path)));
+}
+
 static bool inspect_file(const char *path, json_t *result)
 {
+    if (cb_is_gguf(path))
+        return inspect_gguf(path, result);
     if (cb_ends_with(path, ".json"))
         return put(result, "kind", json_string("tokenizer")) && put(result, "tokenizer", tokenizer_json(path));
     json_t *file = weights_json(path), *files = json_array();
@@ -227,8 +269,9 @@ const cli_command cli_inspect = {
     .name = "inspect",
     .summary = "show what a model, adapter, tokenizer or safetensors file holds",
     .synopsis = "PATH [options]",
-    .description = "PATH is a model or adapter directory, a safetensors file or a tokenizer.json. Files are checked as they are when "
-                   "they are used: a damaged one is an error that names the field.",
+    .description =
+        "PATH is a model or adapter directory, a safetensors or GGUF file or a tokenizer.json. Files are checked as they are when "
+        "they are used: a damaged one is an error that names the field.",
     .least = 1,
     .most = 1,
     .settings_size = sizeof(settings),
