@@ -309,28 +309,6 @@ FILTER(format)
     return jinja_format_percent(state, s, &values, out);
 }
 
-FILTER(filesizeformat)
-{
-    TAKE("filesizeformat", 0, "binary");
-    static const char units[] = "kMGTPEZY";
-    bool binary = jinja_given(&a[0]) && jinja_truth(&a[0]);
-    double bytes = self->type == JINJA_STRING ? strtod(self->s->data, NULL) : jinja_number(self), base = binary ? 1024 : 1000,
-           unit = base * base;
-    char text[64];
-    if (!jinja_is_number(self) && self->type != JINJA_STRING)
-        return jinja_fail(state, "filesizeformat: found '%s', expected a number", jinja_type_name(self));
-    if (bytes == 1 || bytes < base) {
-        snprintf(text, sizeof text, bytes == 1 ? "1 Byte" : "%lld Bytes", (long long)bytes);
-    } else {
-        size_t i = 0;
-        while (bytes >= unit && i + 1 < sizeof units - 1)
-            i++, unit *= base;
-        snprintf(text, sizeof text, "%.1f %c%s", base * bytes / unit, binary ? toupper((unsigned char)units[i]) : units[i],
-                 binary ? "iB" : "B");
-    }
-    return jinja_string_value(state, text, strlen(text), out);
-}
-
 /* ---- numbers ---- */
 
 /* Python's int(text, base): white space, sign, prefix, digits with single underscores.  0: none; -1: beyond 64 bits. */
@@ -393,6 +371,27 @@ static bool parse_float(const jinja_string *s, double *out)
     digits[n] = '\0';
     *out = strtod(digits, &stop);
     return n && i == end && !*stop;
+}
+
+FILTER(filesizeformat)
+{
+    TAKE("filesizeformat", 0, "binary");
+    static const char units[] = "kMGTPEZY";
+    bool binary = jinja_given(&a[0]) && jinja_truth(&a[0]);
+    double bytes = jinja_is_number(self) ? jinja_number(self) : 0, base = binary ? 1024 : 1000, unit = base * base;
+    char text[64];
+    if (!jinja_is_number(self) && !(self->type == JINJA_STRING && parse_float(self->s, &bytes)))
+        return jinja_fail(state, "filesizeformat: found '%s', expected a number", jinja_type_name(self));
+    if (bytes == 1 || bytes < base) {
+        snprintf(text, sizeof text, bytes == 1 ? "1 Byte" : "%lld Bytes", (long long)bytes);
+    } else {
+        size_t i = 0;
+        while (bytes >= unit && i + 1 < sizeof units - 1)
+            i++, unit *= base;
+        snprintf(text, sizeof text, "%.1f %c%s", base * bytes / unit, binary ? toupper((unsigned char)units[i]) : units[i],
+                 binary ? "iB" : "B");
+    }
+    return jinja_string_value(state, text, strlen(text), out);
 }
 
 FILTER(int_)

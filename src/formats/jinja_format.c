@@ -255,7 +255,8 @@ bool jinja_format_percent(jinja_state *state, const jinja_string *format, const 
         if (sign && !percent_one(state, &at, end, &p, &text))
             return false;
     }
-    bool rest = p.single ? p.next == 0 && values->type != JINJA_DICT && values->type != JINJA_LIST : p.next < values->list->count;
+    bool rest = p.single ? p.next == 0 && values->type != JINJA_DICT && values->type != JINJA_LIST && values->type != JINJA_UNDEFINED
+                         : p.next < values->list->count;
     if (rest && !(p.single && values->type == JINJA_RANGE))
         return jinja_fail(state, "not all arguments converted during string formatting");
     if (!jinja_text_value(state, &text, out))

@@ -111,7 +111,7 @@ static bool split_at(jinja_state *state, const jinja_string *s, const jinja_stri
     return add_part(state, s, begin, end, out);
 }
 
-/* At runs of white space; the rest is what is left when there have been enough. */
+/* At runs of white space; the rest, with the white space at its end, is what is left when there have been enough. */
 static bool split_spaces(jinja_state *state, const jinja_string *s, int64_t most, jinja_value *out)
 {
     size_t at = 0, n;
@@ -121,12 +121,8 @@ static bool split_spaces(jinja_state *state, const jinja_string *s, int64_t most
         if (at >= s->length)
             return true;
         size_t end = at;
-        if (most == 0) {
-            for (size_t i = at; i < s->length; i += n)
-                if (!jinja_is_space(jinja_decode(s->data + i, &n)))
-                    end = i + n;
-            return add_part(state, s, at, end, out);
-        }
+        if (most == 0)
+            return add_part(state, s, at, s->length, out);
         while (end < s->length && !jinja_is_space(jinja_decode(s->data + end, &n)))
             end += n;
         if (!add_part(state, s, at, end, out))
@@ -152,11 +148,8 @@ static bool rsplit_spaces(jinja_state *state, const jinja_string *s, int64_t mos
         if (end == 0)
             return true;
         size_t begin = end;
-        if (most == 0) {
-            for (begin = 0; jinja_is_space(jinja_decode(s->data + begin, &n)); begin += n)
-                ;
-            return add_part(state, s, begin, end, out);
-        }
+        if (most == 0)
+            return add_part(state, s, 0, end, out);
         while (begin > 0) {
             for (at = begin - 1; ((unsigned char)s->data[at] & 0xc0) == 0x80; at--)
                 ;

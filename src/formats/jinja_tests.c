@@ -83,17 +83,21 @@ TEST(upper)
     return string_is(state, "isupper", value, out);
 }
 
+static bool is_key(jinja_state *state, const jinja_value *value)
+{
+    return jinja_hashable(value) || jinja_fail(state, "unhashable type: '%s'", jinja_type_name(value));
+}
 TEST(filter)
 {
-    (void)state, (void)other;
+    (void)other;
     *out = value->type == JINJA_STRING && jinja_find_filter(value->s);
-    return true;
+    return is_key(state, value);
 }
 TEST(test_)
 {
-    (void)state, (void)other;
+    (void)other;
     *out = value->type == JINJA_STRING && jinja_has_test(value->s);
-    return true;
+    return is_key(state, value);
 }
 
 #define COMPARISON(name, op)                                                                                                               \

@@ -59,7 +59,8 @@ def theirs(template, variables):
 def same(mine, other):
     if "error" in mine or "error" in other:
         return ("error" in mine) == ("error" in other) and mine.get("error") != "CRASH"
-    return mine["text"] == other["text"] and (mine["unplaced"] or mine["spans"] == other["spans"])
+    nested = any(a[0] < b[1] and b[0] < a[1] for i, a in enumerate(mine["spans"]) for b in mine["spans"][:i])  # theirs are then misplaced
+    return mine["text"] == other["text"] and (mine["unplaced"] or nested or mine["spans"] == other["spans"])
 
 
 # ---- conversations ----
