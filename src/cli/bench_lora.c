@@ -25,7 +25,7 @@ static double median(double *values, size_t count)
 }
 
 typedef struct lora_settings {
-    int shape, dtype;
+    int shape, dtype, quantize;
     int64_t rank, steps, batch_size, sequence_length;
     bool gradient_checkpointing;
 } lora_settings;
@@ -38,9 +38,12 @@ typedef struct lora_shape {
 const char *const cli_bench_shapes[] = {"15m", "125m", "1b", NULL};
 static const lora_shape lora_shapes[] = {{288, 6, 6, 6, 768, true}, {768, 12, 12, 12, 2048, true}, {2048, 22, 32, 4, 5632, false}};
 
+static const char *const quantize_names[] = {"none", "int8", "int8-block", "nf4", NULL}; /* in the order of CB_QUANTIZE_* */
+
 static const cb_option lora_table[] = {
     CB_OPT_ENUM(lora_settings, shape, 0, cli_bench_shapes, "size of the model"),
     CB_OPT_ENUM(lora_settings, dtype, 0, cli_dtype_names, "dtype of weights and activations"),
+    CB_OPT_ENUM(lora_settings, quantize, CB_QUANTIZE_NONE, quantize_names, "quantise the frozen linear layers"),
     CB_OPT_INT(lora_settings, rank, 8, 1, 65536, "rank on every linear layer"),
     CB_OPT_INT(lora_settings, steps, 30, 4, 1e9, "optimiser steps"),
     CB_OPT_INT(lora_settings, batch_size, 4, 1, 65536, "rows a step"),
@@ -66,27 +69,42 @@ static bool write_config(const char *path, const lora_shape *shape)
     return false;
 }
 
-static bool write_model(const char *directory, const lora_shape *shape, cb_dtype dtype)
+/* Where the models of a run lie: the quantised one is made of the plain one. */
+typedef struct lora_place {
+    char *directory, *plain, *quantized;
+} lora_place;
+
+static bool quantize_model(const lora_place *place, int quantize)
 {
-    char *config = cb_path_join(directory, "shape.json");
-    bool ok = config && write_config(config, shape);
+    /* 32: a divisor of every width */
+    cb_merge_options options = {.quantize = quantize, .double_quant = true, .block_size = quantize == CB_QUANTIZE_INT8_BLOCK ? 32 : 0};
+    cb_model *model = cb_model_load_with(place->plain, (cb_model_options){.dtype = CB_F32});
+    bool ok = model && cb_merge_fold(model, NULL, 0, place->quantized, &options, NULL);
+    cb_model_free(model);
+    return ok;
+}
+
+static bool write_model(const lora_place *place, const lora_settings *s)
+{
+    char *config = cb_path_join(place->plain, "shape.json");
+    bool ok = config && cb_directory_make(place->plain) && write_config(config, &lora_shapes[s->shape]);
     cb_model *model = ok ? cb_model_create(config, 1, (cb_model_options){.dtype = CB_F32}) : NULL;
-    ok = model && cb_model_save(model, directory, dtype);
+    ok = model && cb_model_save(model, place->plain, cli_dtype(s->dtype));
     cb_model_free(model);
     cb_free(config);
-    return ok;
+    return ok && (s->quantize == CB_QUANTIZE_NONE || quantize_model(place, s->quantize));
 }
 
 /* A model of random weights on disk, so that the run maps it as it would a real one.  Another process makes it: its
  * memory must not count as the run's. */
-static bool make_model(const char *directory, const lora_shape *shape, cb_dtype dtype)
+static bool make_model(const lora_place *place, const lora_settings *s)
 {
     int ends[2], status = 0;
     if (pipe(ends) != 0)
         return cb_fail(CB_ERR_IO, "no pipe can be made: %s", strerror(errno)) == CB_OK;
     pid_t child = fork();
     if (child == 0) {
-        bool ok = write_model(directory, shape, dtype);
+        bool ok = write_model(place, s);
         const char *message = cb_error_message();
         ssize_t written = ok ? 0 : write(ends[1], message, strlen(message));
         _exit(ok && written == 0 ? 0 : 1);
@@ -97,14 +115,14 @@ static bool make_model(const char *directory, const lora_shape *shape, cb_dtype 
     close(ends[0]);
     bool ok = child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
     if (!ok)
-        cb_fail(CB_ERR_IO, "%s: the model cannot be made there: %.*s", directory, length > 0 ? (int)length : 0, message);
+        cb_fail(CB_ERR_IO, "%s: the model cannot be made there: %.*s", place->directory, length > 0 ? (int)length : 0, message);
     return ok;
 }
 
 static void remove_directory(const char *directory)
 {
     cb_string_list names = {0};
-    if (cb_directory_list(directory, false, &names))
+    if (access(directory, F_OK) == 0 && cb_directory_list(directory, false, &names))
         for (size_t i = 0; i < names.count; i++) {
             char *path = cb_path_join(directory, names.items[i]);
             if (path)
@@ -224,12 +242,13 @@ static bool lora_report(cli_call *call, const lora_settings *s, lora_run *r, uin
     if (!cb_ok())
         return false;
     if (call->common.json)
-        return cli_json(json_pack("{s:s, s:s, s:i, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:o, s:o}", "shape", cli_bench_shapes[s->shape],
-                                  "dtype", cli_dtype_names[s->dtype], "threads", cb_threads(), "tokens_per_second", cli_real(rate),
-                                  "seconds_per_step", cli_real(typical), "gflops", cli_real(gflops), "product_gflops", cli_real(product),
-                                  "share", cli_real(gflops / product), "peak_memory", (json_int_t)peak, "step_allocations",
-                                  (json_int_t)r->allocations, "parameters", (json_int_t)cb_adapter_parameter_count(r->adapter),
-                                  "first_loss", cli_real(r->first_loss), "last_loss", cli_real(r->last_loss)));
+        return cli_json(json_pack("{s:s, s:s, s:s, s:i, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:o, s:o}", "shape",
+                                  cli_bench_shapes[s->shape], "dtype", cli_dtype_names[s->dtype], "quantize", quantize_names[s->quantize],
+                                  "threads", cb_threads(), "tokens_per_second", cli_real(rate), "seconds_per_step", cli_real(typical),
+                                  "gflops", cli_real(gflops), "product_gflops", cli_real(product), "share", cli_real(gflops / product),
+                                  "peak_memory", (json_int_t)peak, "step_allocations", (json_int_t)r->allocations, "parameters",
+                                  (json_int_t)cb_adapter_parameter_count(r->adapter), "first_loss", cli_real(r->first_loss), "last_loss",
+                                  cli_real(r->last_loss)));
     cli_field("model", "%s, %s parameters, %s; rank %lld on every linear layer", cli_bench_shapes[s->shape],
               cli_count((double)cb_model_parameter_count(r->model)), cli_dtype_names[s->dtype], (long long)s->rank);
     cli_field("speed", "%s tokens/s (%s a step of %lld x %lld tokens, median)", cli_thousands((int64_t)rate), cli_seconds(typical),
@@ -242,24 +261,39 @@ static bool lora_report(cli_call *call, const lora_settings *s, lora_run *r, uin
     return true;
 }
 
+static bool lora_place_open(lora_place *place)
+{
+    const char *base = getenv("TMPDIR");
+    place->directory = cb_format("%s/" CLI_PROGRAM "-bench-XXXXXX", base && *base ? base : "/tmp");
+    if (!place->directory || !mkdtemp(place->directory))
+        return cb_fail(CB_ERR_IO, "no temporary directory can be made (TMPDIR)") == CB_OK;
+    place->plain = cb_path_join(place->directory, "plain");
+    place->quantized = cb_path_join(place->directory, "quantized");
+    return place->plain && place->quantized;
+}
+
+static void lora_place_close(lora_place *place)
+{
+    char *const made[] = {place->plain, place->quantized, place->directory};
+    for (size_t i = 0; i < sizeof made / sizeof *made; i++) {
+        if (made[i])
+            remove_directory(made[i]);
+        cb_free(made[i]);
+    }
+}
+
 static bool lora_run_all(cli_call *call, void *settings_)
 {
     const lora_settings *s = settings_;
-    const char *base = getenv("TMPDIR");
-    char *directory = cb_format("%s/" CLI_PROGRAM "-bench-XXXXXX", base && *base ? base : "/tmp");
-    if (!directory || !mkdtemp(directory)) {
-        cb_free(directory);
-        return cb_fail(CB_ERR_IO, "no temporary directory can be made (TMPDIR)") == CB_OK;
-    }
+    lora_place place = {0};
     lora_run r = {0};
-    bool ok = make_model(directory, &lora_shapes[s->shape], cli_dtype(s->dtype));
-    ok = ok && lora_open(s, directory, &r) && lora_steps(s, &r);
+    bool ok = lora_place_open(&place) && make_model(&place, s) &&
+              lora_open(s, s->quantize == CB_QUANTIZE_NONE ? place.plain : place.quantized, &r) && lora_steps(s, &r);
     uint64_t peak = cb_peak_rss();
     cli_status_clear();
     ok = ok && lora_report(call, s, &r, peak);
     lora_close(&r);
-    remove_directory(directory);
-    cb_free(directory);
+    lora_place_close(&place);
     return ok;
 }
 
@@ -272,6 +306,8 @@ const cli_command cli_bench_lora = {
                    "allocations.",
     .settings_size = sizeof(lora_settings),
     .groups = lora_groups,
-    .examples = (const char *const[]){"cambium bench lora --shape 15m", "cambium bench lora --shape 125m --dtype f32 --json",
-                                      "cambium bench lora --shape 1b --batch-size 1 --sequence-length 512 --gradient-checkpointing", NULL},
+    .examples =
+        (const char *const[]){"cambium bench lora --shape 15m", "cambium bench lora --shape 125m --dtype f32 --json",
+                              "cambium bench lora --shape 1b --quantize nf4 --batch-size 1 --sequence-length 512 --gradient-checkpointing",
+                              NULL},
     .run = lora_run_all};

@@ -1,5 +1,5 @@
 /* bench_training.c: `cambium bench training`: one table of what LoRA training costs on this machine: every shape with and without
- * activation checkpointing.  Each row is a process of its own, `cambium bench lora`, so that its peak of memory is its own. */
+ * activation checkpointing, with plain and quantised weights.  Each row is a process of its own, `cambium bench lora`, so that its peak of memory is its own. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,11 +22,13 @@ static const cli_group training_groups[] = {{"Measuring", training_table, 0}, {0
 
 /* One way of training; the first of a shape is what the others are compared with. */
 typedef struct variant {
-    const char *title, *dtype;
+    const char *title, *dtype, *quantize;
     bool checkpointing;
 } variant;
-static const variant variants[] = {
-    {"bf16", "bf16", false}, {"bf16, checkpointing", "bf16", true}, {"f32", "f32", false}, {"f32, checkpointing", "f32", true}};
+static const variant variants[] = {{"bf16", "bf16", "none", false}, {"bf16, checkpointing", "bf16", "none", true},
+                                   {"int8", "bf16", "int8", false}, {"int8 blocks", "bf16", "int8-block", false},
+                                   {"nf4", "bf16", "nf4", false},   {"nf4, checkpointing", "bf16", "nf4", true},
+                                   {"f32", "f32", "none", false},   {"f32, checkpointing", "f32", "none", true}};
 
 /* Everything that can be read from `fd`. */
 static bool read_all(int fd, cb_string *out)
@@ -76,16 +78,13 @@ static json_t *measure(const training_settings *s, const char *shape, const vari
     snprintf(rows, sizeof rows, "%lld", (long long)s->batch_size);
     snprintf(length, sizeof length, "%lld", (long long)s->sequence_length);
     snprintf(threads, sizeof threads, "%d", cb_threads());
-    const char *words[] = {CLI_PROGRAM, "bench",
-                           "lora",      "--json",
-                           "--quiet",   "--shape",
-                           shape,       "--dtype",
-                           v->dtype,    "--steps",
-                           steps,       "--batch-size",
-                           rows,        "--sequence-length",
-                           length,      "--threads",
-                           threads,     v->checkpointing ? "--gradient-checkpointing" : "--no-gradient-checkpointing",
-                           NULL};
+    const char *words[] = {
+        CLI_PROGRAM, "bench",        "lora",   "--json",
+        "--quiet",   "--shape",      shape,    "--quantize",
+        v->quantize, "--dtype",      v->dtype, "--steps",
+        steps,       "--batch-size", rows,     "--sequence-length",
+        length,      "--threads",    threads,  v->checkpointing ? "--gradient-checkpointing" : "--no-gradient-checkpointing",
+        NULL};
     cli_status("%s, %s", shape, v->title);
     return run_self(words);
 }
@@ -148,8 +147,10 @@ const cli_command cli_bench_training = {
     .name = "bench training",
     .summary = "a table of what LoRA training costs on this machine",
     .synopsis = "[options]",
-    .description = "Runs `cambium bench lora` for models of several sizes, with and without activation checkpointing, and prints speed and "
-                   "memory side by side.  Models of random weights are made in a temporary directory (TMPDIR; 2.2 GB for 1b).",
+    .description =
+        "Runs `cambium bench lora` for models of several sizes, with and without activation checkpointing, with plain and quantised frozen "
+        "weights, and "
+        "prints speed and memory side by side.  Models of random weights are made in a temporary directory (TMPDIR; 2.2 GB for 1b).",
     .settings_size = sizeof(training_settings),
     .groups = training_groups,
     .examples = (const char *const[]){"cambium bench training", "cambium bench training --largest 1b --batch-size 1 --steps 4", NULL},

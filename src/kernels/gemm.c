@@ -166,12 +166,11 @@ static block_operand take(const void *p, cb_dtype dtype, int64_t ld, bool transp
     return (block_operand){scratch, columns > 0 ? columns : 1};
 }
 
-/* A multiple of every quantised dtype's block. */
-static int64_t block_length(int64_t length, int64_t k, bool convert)
+/* A multiple of `unit`: 64, or of every quantised dtype's block where blocks lie along the side that is cut. */
+static int64_t block_length(int64_t length, int64_t k, bool convert, int64_t unit)
 {
-    enum { UNIT = 256 };
     int64_t most = BLOCK_ELEMENTS / (k > 0 ? k : 1);
-    most = most < UNIT ? UNIT : most / UNIT * UNIT;
+    most = most < unit ? unit : most / unit * unit;
     return convert && length > most ? most : length;
 }
 
@@ -207,8 +206,8 @@ static bool gemm_block(const cbk_gemm_args *g, cb_dtype compute, cb_dtype result
 static bool gemm_converted(const cbk_gemm_args *g, cb_dtype compute, cb_dtype result)
 {
     bool convert_c = result != g->c_dtype;
-    int64_t mb = block_length(g->m, convert_c && g->n > g->k ? g->n : g->k, g->a_dtype != compute || convert_c);
-    int64_t nb = block_length(g->n, g->k, g->b_dtype != compute);
+    int64_t mb = block_length(g->m, convert_c && g->n > g->k ? g->n : g->k, g->a_dtype != compute || convert_c, 64);
+    int64_t nb = block_length(g->n, g->k, g->b_dtype != compute, cb_dtype_is_quantized(g->b_dtype) && !g->transb ? 256 : 64);
     size_t size = cb_dtype_size(compute);
     void *scratch_a = g->a_dtype != compute ? cb_alloc((size_t)(mb * g->k) * size) : NULL;
     void *scratch_b = g->b_dtype != compute ? cb_alloc((size_t)(nb * g->k) * size) : NULL;
@@ -226,6 +225,37 @@ static bool gemm_converted(const cbk_gemm_args *g, cb_dtype compute, cb_dtype re
     return ok;
 }
 
+/* A long summed dimension would leave blocks that are narrow and converted many times over, or large: it is cut as well where the sum is kept
+ * in f32. */
+static bool gemm_converted_long(const cbk_gemm_args *g, cb_dtype compute, cb_dtype result)
+{
+    enum { LONG = 4096 };
+    if (g->k <= 2 * LONG || result != CB_F32 || cb_dtype_is_quantized(g->b_dtype))
+        return gemm_converted(g, compute, result);
+    cbk_gemm_args piece = *g;
+    float *sum = g->c_dtype == CB_F32 ? NULL : cb_alloc((size_t)(g->m * g->n) * sizeof *sum);
+    bool ok = sum || g->c_dtype == CB_F32;
+    if (sum) {
+        piece.c = sum;
+        piece.ldc = g->n;
+        piece.c_dtype = CB_F32;
+        if (g->beta != 0)
+            convert_block(g->c, g->c_dtype, g->ldc, g->m, g->n, sum, CB_F32);
+    }
+    for (int64_t k0 = 0; ok && k0 < g->k; k0 += LONG) {
+        piece.k = g->k - k0 < LONG ? g->k - k0 : LONG;
+        piece.a = at(g->a, g->a_dtype, g->transa ? k0 * g->lda : k0);
+        piece.b = at(g->b, g->b_dtype, g->transb ? k0 : k0 * g->ldb);
+        ok = gemm_converted(&piece, compute, result);
+        piece.beta = 1;
+        piece.bias = NULL;
+    }
+    if (ok && sum)
+        cbk_copy(g->c, g->c_dtype, (int64_t[]){g->ldc, 1}, sum, CB_F32, (int64_t[]){g->n, 1}, 2, (int64_t[]){g->m, g->n});
+    cb_free(sum);
+    return ok;
+}
+
 static bool gemm_converted_batch(const cbk_gemm_args *g, cb_dtype compute, cb_dtype result)
 {
     int64_t batch = g->batch > 1 ? g->batch : 1;
@@ -235,7 +265,7 @@ static bool gemm_converted_batch(const cbk_gemm_args *g, cb_dtype compute, cb_dt
         one.a = at(g->a, g->a_dtype, e * g->stride_a);
         one.b = at(g->b, g->b_dtype, e * g->stride_b);
         one.c = (char *)g->c + e * g->stride_c * (int64_t)cb_dtype_size(g->c_dtype);
-        if (!gemm_converted(&one, compute, result))
+        if (!gemm_converted_long(&one, compute, result))
             return false;
     }
     return true;
