@@ -1,5 +1,6 @@
 # The tests: every tests/unit/test_*.c is a program; the other files there are shared by them.  tests/cli/run.sh drives the
-# program, tests/examples/NAME.sh an example.  A test gets two threads and, from ctest, two cores.
+# program, tests/faults/NAME.sh kills it or breaks what it stands on, tests/examples/NAME.sh runs an example.  A test gets two
+# threads and, from ctest, two cores.
 pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka)
 
 set(reference ${CMAKE_CURRENT_SOURCE_DIR}/tests/reference)
@@ -53,6 +54,11 @@ if(TARGET cambium AND EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/run.sh)
   register_test(cli sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/run.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
   register_test(stories260k sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/stories260k.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
   set_tests_properties(stories260k PROPERTIES SKIP_RETURN_CODE 77)
+endif()
+if(TARGET cambium AND TARGET test_faults)
+  foreach(name kill_resume kill_output disk_full changed_files determinism)
+    register_test(${name} bash ${CMAKE_CURRENT_SOURCE_DIR}/tests/faults/${name}.sh $<TARGET_FILE:cambium> $<TARGET_FILE:test_faults> ${scratch})
+  endforeach()
 endif()
 if(CAMBIUM_EXTRAS)
   file(GLOB example_scripts CONFIGURE_DEPENDS tests/examples/*.sh)

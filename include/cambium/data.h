@@ -80,6 +80,9 @@ typedef struct cb_batch {
 /* Rows index * rows ... (index + 1) * rows - 1 of the endless sequence epoch 0, epoch 1, ...: depends on nothing but the
  * arguments, the data and the options. */
 CB_API bool cb_dataset_batch(cb_dataset *data, int64_t index, int64_t rows, cb_batch *batch);
+/* Where the rows of such a batch come from, appended to `sources`: "notes.txt:12, more.jsonl:3", the line being the one at which a document
+ * begins; of very many the first. */
+CB_API bool cb_dataset_sources(cb_dataset *data, int64_t index, int64_t rows, cb_string *sources);
 /* Consecutive rows of the unshuffled data, for evaluation; rows past the end are left out (batch->ids has fewer rows; false
  * with cb_ok() at the end). */
 CB_API bool cb_dataset_sequential(cb_dataset *data, int64_t index, int64_t rows, cb_batch *batch);

@@ -39,6 +39,7 @@ typedef struct cb_train_options {
     int64_t save_steps;              /* 0: at the end only */
     int64_t logging_steps;
     bool resume;
+    bool overwrite; /* replace the results of an earlier run */
     uint64_t seed;
 } cb_train_options;
 extern CB_API const cb_option cb_train_option_table[]; /* all but output and seed */
@@ -83,8 +84,12 @@ typedef struct cb_train_result {
     uint64_t step_allocations; /* system allocations between the second step and the last: 0 in steady state */
 } cb_train_result;
 
-/* Trains until done, interrupted (CB_ERR_INTERRUPTED, a checkpoint is written) or failed (the last checkpoint stands).  NaN or infinite loss:
- * CB_ERR_NUMERIC.  `validation` may be NULL. */
+/* What cb_train() asks first: CB_ERR_STATE when the output directory holds the results of an earlier run (a checkpoint, an adapter, a model)
+ * and options say neither to resume nor to overwrite. */
+CB_API bool cb_train_check_output(const cb_train_options *options);
+/* Trains until done, interrupted (CB_ERR_INTERRUPTED, a checkpoint is written) or failed (the last checkpoint stands).  A loss or gradient
+ * that is NaN or infinite: CB_ERR_NUMERIC, with the step, the layer that first gave such a value and the rows it was given.  A file of the
+ * model that changes while it is mapped: CB_ERR_IO.  One run at a time writes into a directory: CB_ERR_STATE.  `validation` may be NULL. */
 CB_API bool cb_train(const cb_trainee *what, cb_dataset *train, cb_dataset *validation, const cb_train_options *options,
                      cb_train_callback *callback, void *user, cb_train_result *result);
 

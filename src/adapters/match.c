@@ -7,13 +7,12 @@
  * 4. A list item that is not the whole name counts only when the first number in the name is among layers_to_transform.
  *
  * Patterns come from files of strangers: their size, their depth and the work they may cause are bounded. */
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
 #include "adapters/internal.h"
+#include "core/regex.h"
 
 #define PATTERN_MAX_LENGTH  8192
 #define PATTERN_MATCH_LIMIT 200000 /* calls of the matcher a name; ordinary patterns need some hundred */
@@ -28,18 +27,6 @@ struct cb_name_pattern {
     pcre2_code *code;
     char *field, *text;
 };
-
-static void *pattern_malloc(size_t size, void *user)
-{
-    (void)user;
-    return cb_alloc(size);
-}
-
-static void pattern_free(void *block, void *user)
-{
-    (void)user;
-    cb_free(block);
-}
 
 void cb_name_pattern_free(cb_name_pattern *pattern)
 {
@@ -56,7 +43,7 @@ void cb_name_pattern_free(cb_name_pattern *pattern)
 
 static bool pattern_compile(cb_name_pattern *pattern)
 {
-    pattern->memory = pcre2_general_context_create(pattern_malloc, pattern_free, NULL);
+    pattern->memory = cb_regex_memory();
     pcre2_compile_context *compile = pattern->memory ? pcre2_compile_context_create(pattern->memory) : NULL;
     if (!compile)
         return cb_fail(CB_ERR_MEMORY, "no memory for a regular expression") == CB_OK;

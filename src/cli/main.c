@@ -25,6 +25,8 @@ static void catch_signals(void)
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error like any other */
+    cb_file_maps_guard();
 }
 
 static void on_log(void *user, cb_log_level level, const char *message)

@@ -107,8 +107,6 @@ static bool pretrain(cli_call *call, settings *s, cb_model *model)
     cli_corpus corpus = {0};
     saver saving = {tokenizer, path, save_dtypes[s->save_dtype]};
     cb_trainee what = {.model = model, .save = save, .user = &saving};
-    s->train.output = s->output;
-    s->train.seed = (uint64_t)s->seed;
     bool ok = tokenizer && cli_corpus_open(&corpus, call, &s->corpus, model, tokenizer, s->seed) &&
               cb_layer_visit(cb_model_root(model), collect, &list);
     what.parameters = list.items;
@@ -123,11 +121,13 @@ static bool pretrain(cli_call *call, settings *s, cb_model *model)
 static bool run(cli_call *call, void *settings_)
 {
     settings *s = settings_;
+    s->train.output = s->output;
+    s->train.seed = (uint64_t)s->seed;
     if (!s->config == !s->model)
         return cli_usage(call, "expected either --config or --model");
     if (s->config && !s->tokenizer)
         return cli_usage(call, "--tokenizer is needed with --config");
-    if (!cli_output_directory(s->output, s->model))
+    if (!cli_output_directory(s->output, s->model) || !cb_train_check_output(&s->train))
         return false;
     cb_model_options options = {.dtype = cli_dtype(s->dtype), .keep_weights = true};
     cb_model *model = s->config ? cb_model_create(s->config, (uint64_t)s->seed, options) : cb_model_load_with(s->model, options);

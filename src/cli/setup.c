@@ -1,6 +1,5 @@
 /* setup.c: what commands do before their work: is the output writable, does the tokenizer fit the model, which adapters
  * with which weights.  All of it happens before anything long begins, and leaves nothing behind when it fails. */
-#include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,24 +19,6 @@ static char *existing_above(const char *path)
         at = up;
     }
     return at;
-}
-
-/* Permission bits do not tell (read-only file systems, quotas, the superuser), so a file is made and removed. */
-static bool can_write_in(const char *directory, const char *wanted)
-{
-    char *probe = cb_format("%s/." CLI_PROGRAM "-XXXXXX", directory);
-    if (!probe)
-        return false;
-    int fd = mkstemp(probe);
-    int error = errno;
-    if (fd >= 0) {
-        close(fd);
-        unlink(probe);
-    } else {
-        cb_fail(CB_ERR_IO, "%s: cannot be written: %s", wanted, strerror(error));
-    }
-    cb_free(probe);
-    return fd >= 0;
 }
 
 static bool is_inside(const char *path, const char *directory)
@@ -76,7 +57,7 @@ bool cli_output_directory(const char *path, const char *model)
     else if (ok && holds_other_model(path))
         ok = cli_refuse("%s: found a model in it (config.json), expected a new or empty directory", path);
     else
-        ok = ok && can_write_in(above, path);
+        ok = ok && cb_directory_writable(above);
     cb_free(above);
     return ok;
 }
@@ -92,7 +73,7 @@ bool cli_output_file(const char *path)
     if (ok && !cb_is_directory(parent))
         ok = cli_refuse("%s: there is no directory %s", path, parent);
     else
-        ok = ok && can_write_in(parent, path);
+        ok = ok && cb_directory_writable(parent);
     cb_free(parent);
     return ok;
 }

@@ -56,8 +56,6 @@ static bool train(cli_call *call, settings *s, cb_model *model, cb_adapter *adap
     cb_tokenizer *tokenizer = cli_tokenizer(s->tokenizer, model);
     cli_corpus corpus = {0};
     cb_trainee what = cb_train_adapter(model, adapter);
-    s->train.output = s->output;
-    s->train.seed = (uint64_t)s->seed;
     bool ok = tokenizer && cli_corpus_open(&corpus, call, &s->corpus, model, tokenizer, s->seed) &&
               cli_train_run(call, &what, &corpus, &s->train);
     cli_corpus_close(&corpus);
@@ -68,11 +66,13 @@ static bool train(cli_call *call, settings *s, cb_model *model, cb_adapter *adap
 static bool run(cli_call *call, void *settings_)
 {
     settings *s = settings_;
+    s->train.output = s->output;
+    s->train.seed = (uint64_t)s->seed;
     if (s->adapter && (call->adapter_count || cli_given(call, "kind")))
         return cli_usage(call, "--adapter goes on with an adapter as it is, so --%s cannot be given",
                          call->adapter_count ? call->adapter[0].name : "kind");
     cb_adapter *fresh = s->adapter ? NULL : configure(call, s);
-    if ((!fresh && !s->adapter) || !cli_output_directory(s->output, call->arguments[0])) {
+    if ((!fresh && !s->adapter) || !cli_output_directory(s->output, call->arguments[0]) || !cb_train_check_output(&s->train)) {
         cb_adapter_free(fresh);
         return false;
     }

@@ -1,28 +1,19 @@
-/* file.c: maps, whole-file reads, atomic writes and directories.
+/* file.c: paths, whole-file reads and atomic writes.
  *
  * A writer fills a temporary file beside its target; commit syncs it, renames it over the target and syncs the
- * directory, so a reader sees the old file or the new one whole, never a part, whatever happens in between.  A device
+ * directory, so a reader sees the old file or the new one whole, never a part, whatever happens in between.  What is
+ * made while a mapped file changes under its reader is not kept: commit asks cb_file_maps_check() first.  A device
  * or a pipe (/dev/stdout, /dev/null) is not replaced by a file: its bytes go straight in, and temporary is NULL. */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#include "cambium/core.h"
-
-static bool refuse(const char *what, const char *path)
-{
-    int reason = errno;
-    cb_fail(CB_ERR_IO, "%s: %s: %s", path, what, strerror(reason));
-    return false;
-}
+#include "core/io.h"
+#include "core/temporary.h"
 
 /* ---- names ---- */
 
@@ -53,49 +44,26 @@ char *cb_path_parent(const char *path)
     return length ? cb_strndup(path, without_slashes(path, length)) : cb_strdup(".");
 }
 
-/* ---- reading ---- */
-
-bool cb_file_map_open(cb_file_map *map, const char *path)
+bool cb_is_file(const char *path)
 {
-    *map = (cb_file_map){0};
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return refuse("cannot open", path);
     struct stat st;
-    bool ok = fstat(fd, &st) == 0 || refuse("cannot stat", path);
-    if (ok && !S_ISREG(st.st_mode))
-        ok = cb_fail(CB_ERR_IO, "%s: not a regular file", path) == CB_OK;
-    if (ok && st.st_size > 0) {
-        void *data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
-        ok = data != MAP_FAILED || refuse("cannot map", path);
-        if (ok)
-            map->data = data;
-    }
-    if (ok) {
-        map->size = (size_t)st.st_size;
-        map->path = cb_strdup(path);
-        ok = map->path;
-    }
-    close(fd);
-    if (!ok)
-        cb_file_map_close(map);
-    return ok;
+    return stat(path, &st) == 0 && S_ISREG(st.st_mode);
 }
 
-void cb_file_map_close(cb_file_map *map)
+bool cb_is_directory(const char *path)
 {
-    if (map->data)
-        munmap((void *)(uintptr_t)map->data, map->size);
-    cb_free(map->path);
-    *map = (cb_file_map){0};
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
+
+/* ---- reading ---- */
 
 char *cb_file_read(const char *path, size_t limit, size_t *length)
 {
     bool standard = strcmp(path, "-") == 0;
-    int fd = standard ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC);
+    int fd = standard ? STDIN_FILENO : cb_io_open(path, O_RDONLY);
     if (fd < 0) {
-        refuse("cannot open", path);
+        cb_io_failed(path, "cannot open");
         return NULL;
     }
     cb_string s = {0};
@@ -103,11 +71,9 @@ char *cb_file_read(const char *path, size_t limit, size_t *length)
     while (ok) {
         if (s.capacity - s.length < 65537)
             ok = cb_grow(&s.data, &s.capacity, s.length + 65537 + s.length / 2, 1);
-        ssize_t n = ok ? read(fd, s.data + s.length, s.capacity - s.length - 1) : 0;
-        if (n < 0 && errno == EINTR)
-            continue;
+        ssize_t n = ok ? cb_io_read(fd, s.data + s.length, s.capacity - s.length - 1, -1) : 0;
         if (n < 0)
-            ok = refuse("cannot read", path);
+            ok = cb_io_failed(path, "cannot read");
         if (n <= 0)
             break;
         s.length += (size_t)n;
@@ -115,7 +81,7 @@ char *cb_file_read(const char *path, size_t limit, size_t *length)
             ok = cb_fail(CB_ERR_FORMAT, "%s: more than the %zu bytes that were expected at most", path, limit) == CB_OK;
     }
     if (!standard)
-        close(fd);
+        cb_io_close(fd);
     if (!ok) {
         cb_string_free(&s);
         return NULL;
@@ -141,7 +107,7 @@ struct cb_writer {
 static void writer_free(cb_writer *w)
 {
     if (w->fd >= 0)
-        close(w->fd);
+        cb_io_close(w->fd);
     cb_free(w->path);
     cb_free(w->temporary);
     cb_free(w);
@@ -159,23 +125,17 @@ static bool is_stream(const char *path)
 /* Opens the file the bytes go to; false with an error. */
 static bool open_target(cb_writer *w)
 {
-    static unsigned serial;
-    enum { BASE = 200 }; /* of a file name's 255 bytes, so that the additions fit */
     if (cb_is_directory(w->path))
         return cb_fail(CB_ERR_IO, "%s: is a directory, expected the name of a file", w->path) == CB_OK;
     if (is_stream(w->path)) {
-        w->fd = open(w->path, O_WRONLY | O_CLOEXEC);
-        return w->fd >= 0 || refuse("cannot write here", w->path);
+        w->fd = cb_io_open(w->path, O_WRONLY);
+        return w->fd >= 0 || cb_io_failed(w->path, "cannot write here");
     }
-    char *parent = cb_path_parent(w->path);
-    if (parent)
-        w->temporary = cb_format("%s/.%.*s.tmp-%ld-%u", parent, BASE, cb_path_base(w->path), (long)getpid(),
-                                 __atomic_add_fetch(&serial, 1, __ATOMIC_RELAXED));
-    cb_free(parent);
+    w->temporary = cb_temporary_name(w->path);
     if (!w->temporary)
         return false;
-    w->fd = open(w->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    return w->fd >= 0 || refuse("cannot write here", w->path);
+    w->fd = cb_io_open(w->temporary, O_WRONLY | O_CREAT | O_EXCL);
+    return w->fd >= 0 || cb_io_failed(w->path, "cannot write here");
 }
 
 cb_writer *cb_writer_open(const char *path)
@@ -197,18 +157,13 @@ cb_writer *cb_writer_open(const char *path)
 
 static bool write_all(cb_writer *w, const char *bytes, size_t length)
 {
-    while (length) {
-        ssize_t n = write(w->fd, bytes, length);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0) {
-            w->failed = true;
-            return refuse("cannot write", w->path);
-        }
-        bytes += n;
-        length -= (size_t)n;
-    }
-    return true;
+    if (cb_io_write(w->fd, bytes, length))
+        return true;
+    w->failed = true;
+    int reason = errno;
+    bool map_lost = reason == EFAULT && !cb_file_maps_check(); /* which tells more */
+    errno = reason;
+    return !map_lost && cb_io_failed(w->path, "cannot write");
 }
 
 static bool flush(cb_writer *w)
@@ -252,28 +207,18 @@ bool cb_writer_printf(cb_writer *w, const char *format, ...)
     return ok;
 }
 
-bool cb_directory_sync(const char *path)
-{
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0)
-        return refuse("cannot open", path);
-    bool ok = fsync(fd) == 0 || errno == EINVAL || refuse("cannot sync", path);
-    close(fd);
-    return ok;
-}
-
 bool cb_writer_commit(cb_writer *w)
 {
     if (!w)
         return false;
-    bool ok = !w->failed && flush(w);
-    if (ok && w->temporary && fsync(w->fd) != 0)
-        ok = refuse("cannot sync", w->path);
-    if (close(w->fd) != 0 && ok)
-        ok = refuse("cannot close", w->path);
+    bool ok = !w->failed && cb_file_maps_check() && flush(w);
+    if (ok && w->temporary && cb_io_sync(w->fd) != 0)
+        ok = cb_io_failed(w->path, "cannot sync");
+    if (cb_io_close(w->fd) != 0 && ok)
+        ok = cb_io_failed(w->path, "cannot close");
     w->fd = -1;
-    if (ok && w->temporary && rename(w->temporary, w->path) != 0)
-        ok = refuse("cannot rename the finished file to its name", w->path);
+    if (ok && w->temporary && cb_io_rename(w->temporary, w->path) != 0)
+        ok = cb_io_failed(w->path, "cannot rename the finished file to its name");
     if (ok && w->temporary) {
         char *parent = cb_path_parent(w->path);
         ok = parent && cb_directory_sync(parent);
@@ -307,112 +252,5 @@ bool cb_file_write(const char *path, const void *bytes, size_t length)
 
 bool cb_file_remove(const char *path)
 {
-    return unlink(path) == 0 || errno == ENOENT || refuse("cannot remove", path);
-}
-
-/* ---- directories ---- */
-
-bool cb_is_file(const char *path)
-{
-    struct stat st;
-    return stat(path, &st) == 0 && S_ISREG(st.st_mode);
-}
-
-bool cb_is_directory(const char *path)
-{
-    struct stat st;
-    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
-}
-
-bool cb_directory_make(const char *path)
-{
-    char *copy = cb_strdup(path);
-    if (!copy)
-        return false;
-    bool ok = true;
-    for (char *c = copy + 1; ok && *c; c++) {
-        if (*c != '/')
-            continue;
-        *c = '\0';
-        ok = mkdir(copy, 0777) == 0 || errno == EEXIST || errno == EROFS || errno == EACCES;
-        *c = '/';
-    }
-    if (ok && *copy && mkdir(copy, 0777) != 0 && errno != EEXIST)
-        ok = refuse("cannot make this directory", path);
-    if (ok && !cb_is_directory(path))
-        ok = cb_fail(CB_ERR_IO, "%s: exists and is not a directory", path) == CB_OK;
-    cb_free(copy);
-    return ok;
-}
-
-enum { DEPTH = 64 };
-
-static bool list_into(const char *root, const char *relative, bool recursive, int depth, cb_string_list *names)
-{
-    if (depth > DEPTH)
-        return cb_fail(CB_ERR_UNSUPPORTED, "%s: directories are nested more than %d deep", root, DEPTH) == CB_OK;
-    char *path = *relative ? cb_path_join(root, relative) : cb_strdup(root);
-    DIR *dir = path ? opendir(path) : NULL;
-    if (path && !dir)
-        refuse("cannot list", path);
-    bool ok = dir;
-    struct dirent *entry;
-    while (ok && (entry = readdir(dir))) {
-        if (entry->d_name[0] == '.')
-            continue;
-        char *name = *relative ? cb_path_join(relative, entry->d_name) : cb_strdup(entry->d_name);
-        char *whole = name ? cb_path_join(root, name) : NULL;
-        struct stat st;
-        ok = whole;
-        /* a directory is entered only when it is one itself: links to directories could lead round in circles */
-        if (ok && lstat(whole, &st) == 0 && S_ISDIR(st.st_mode))
-            ok = !recursive || list_into(root, name, recursive, depth + 1, names);
-        else if (ok && stat(whole, &st) == 0 && S_ISREG(st.st_mode))
-            ok = cb_string_list_add(names, name);
-        cb_free(whole);
-        cb_free(name);
-    }
-    if (dir)
-        closedir(dir);
-    cb_free(path);
-    return ok;
-}
-
-static int by_name(const void *a, const void *b)
-{
-    return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-bool cb_directory_list(const char *directory, bool recursive, cb_string_list *names)
-{
-    if (!list_into(directory, "", recursive, 0, names))
-        return false;
-    if (names->count)
-        qsort(names->items, names->count, sizeof *names->items, by_name);
-    return true;
-}
-
-/* ".NAME.tmp-PROCESS-SERIAL", as open_target() makes it, of a process that is no more. */
-static bool is_abandoned(const char *name)
-{
-    const char *mark = name[0] == '.' ? strstr(name, ".tmp-") : NULL;
-    for (const char *next = mark; next; next = strstr(mark + 1, ".tmp-"))
-        mark = next;
-    long process;
-    unsigned serial;
-    int end = 0;
-    if (!mark || sscanf(mark, ".tmp-%ld-%u%n", &process, &serial, &end) != 2 || mark[end] || process <= 0)
-        return false;
-    return kill((pid_t)process, 0) != 0 && errno == ESRCH;
-}
-
-void cb_directory_sweep(const char *directory)
-{
-    DIR *dir = opendir(directory);
-    struct dirent *entry;
-    while (dir && (entry = readdir(dir)))
-        if (is_abandoned(entry->d_name))
-            unlinkat(dirfd(dir), entry->d_name, 0);
-    if (dir)
-        closedir(dir);
+    return unlink(path) == 0 || errno == ENOENT || cb_io_failed(path, "cannot remove");
 }

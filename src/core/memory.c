@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cambium/core.h"
+#include "core/fault.h"
 
 enum { ALIGNMENT = 64, STEPS = 8, FIRST_SHIFT = 6, CLASSES = (48 - FIRST_SHIFT) * STEPS };
 
@@ -35,7 +35,6 @@ typedef struct block {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static block *free_lists[CLASSES];
 static cb_memory_stats stats;
-static uint64_t fail_countdown;
 
 /* The smallest class that holds `bytes`; -1 when it is too large for any. */
 static int class_of(size_t bytes, size_t *size)
@@ -100,15 +99,11 @@ void *cb_alloc(size_t bytes)
 {
     size_t size;
     int index = class_of(bytes, &size);
-    if (index < 0)
+    if (index < 0 || cb_fault(CB_FAULT_MEMORY) != CB_FAULT_NONE)
         return refuse(bytes);
     if (!KEEP)
         size = bytes;
     pthread_mutex_lock(&lock);
-    if (fail_countdown && --fail_countdown == 0) {
-        pthread_mutex_unlock(&lock);
-        return refuse(bytes);
-    }
     block *b = free_lists[index];
     if (b) {
         free_lists[index] = b->next;
@@ -189,7 +184,8 @@ void cb_memory_reset_peak(void)
 
 void cb_memory_fail_after(uint64_t n)
 {
-    pthread_mutex_lock(&lock);
-    fail_countdown = n;
-    pthread_mutex_unlock(&lock);
+    if (n)
+        cb_fault_arm((cb_fault_plan){.kinds = 1u << CB_FAULT_MEMORY, .n = n, .action = CB_FAULT_FAIL});
+    else
+        cb_fault_disarm();
 }

@@ -38,6 +38,7 @@ static void store_release(token_store *store)
         return;
     cb_free(store->ids);
     cb_free(store->learned);
+    cb_string_list_free(&store->files);
     cb_free(store);
 }
 
@@ -187,7 +188,10 @@ static bool split_documents(cb_dataset *data, cb_dataset *part, double share, ui
             if (cut < 2 || d->length - cut < 2)
                 continue;
             d->length -= cut;
-            if (!add_document(part, (document){d->start + d->length, cut, d->whole}))
+            document end = *d;
+            end.start += d->length;
+            end.length = cut;
+            if (!add_document(part, end))
                 return false;
         }
         return true;
@@ -292,7 +296,18 @@ typedef struct row {
     int32_t *ids, *targets, *segments, *positions; /* segments and positions may be NULL */
     int64_t length, filled;
     int32_t segment;
+    cb_string *sources; /* gets the names of its documents; may be NULL */
 } row;
+
+/* Adds "FILE:LINE"; there is no use in naming very many. */
+static void name_source(const cb_dataset *data, const document *d, cb_string *sources)
+{
+    enum { LONG = 300 };
+    if (sources->length < LONG)
+        cb_string_printf(sources, "%s%s:%lld", sources->length ? ", " : "", data->store->files.items[d->file], (long long)d->line);
+    else if (!cb_ends_with(sources->data, "..."))
+        cb_string_puts(sources, ", ...");
+}
 
 /* Appends tokens [offset, offset + n) of a document as one segment. */
 static void put(const cb_dataset *data, row *r, const document *d, int64_t offset, int64_t n, cb_batch *batch)
@@ -332,8 +347,11 @@ static void put_rest(const cb_dataset *data, row *r, int64_t document_number, in
 {
     const document *d = &data->documents.items[document_number];
     int64_t n = d->length - offset, room = r->length - r->filled;
-    if (n > 0 && room > 0)
-        put(data, r, d, offset, n < room ? n : room, batch);
+    if (n <= 0 || room <= 0)
+        return;
+    put(data, r, d, offset, n < room ? n : room, batch);
+    if (r->sources)
+        name_source(data, d, r->sources);
 }
 
 static void fill_row(const cb_dataset *data, const layout *l, int64_t number, row *r, cb_batch *batch)
@@ -373,18 +391,19 @@ static bool batch_ready(const cb_dataset *data, int64_t rows, cb_batch *batch)
            ensure(&batch->positions, rows, length);
 }
 
-static void fill_at(const cb_dataset *data, const layout *l, int64_t number, int64_t at, cb_batch *batch)
+static void fill_at(const cb_dataset *data, const layout *l, int64_t number, int64_t at, cb_batch *batch, cb_string *sources)
 {
     int64_t length = data->options.sequence_length, offset = at * length;
     row r = {.ids = (int32_t *)batch->ids->data + offset,
              .targets = (int32_t *)batch->targets->data + offset,
              .segments = (int32_t *)batch->segments->data + offset,
              .positions = (int32_t *)batch->positions->data + offset,
-             .length = length};
+             .length = length,
+             .sources = sources};
     fill_row(data, l, number, &r, batch);
 }
 
-bool cb_dataset_batch(cb_dataset *data, int64_t index, int64_t rows, cb_batch *batch)
+static bool fill_batch(cb_dataset *data, int64_t index, int64_t rows, cb_batch *batch, cb_string *sources)
 {
     if (!data->rows)
         return cb_fail(CB_ERR_STATE, "data: there are no rows (a split of it failed)") == CB_OK;
@@ -395,9 +414,22 @@ bool cb_dataset_batch(cb_dataset *data, int64_t index, int64_t rows, cb_batch *b
         layout *l = &data->shuffled;
         if (l->epoch != epoch && !layout_make(data, l, epoch, data->options.shuffle))
             return false;
-        fill_at(data, l, l->rows[at % data->rows], i, batch);
+        fill_at(data, l, l->rows[at % data->rows], i, batch, sources);
     }
     return true;
+}
+
+bool cb_dataset_batch(cb_dataset *data, int64_t index, int64_t rows, cb_batch *batch)
+{
+    return fill_batch(data, index, rows, batch, NULL);
+}
+
+bool cb_dataset_sources(cb_dataset *data, int64_t index, int64_t rows, cb_string *sources)
+{
+    cb_batch batch = {0};
+    bool ok = fill_batch(data, index, rows, &batch, sources);
+    cb_batch_free(&batch);
+    return ok && cb_ok();
 }
 
 bool cb_dataset_sequential(cb_dataset *data, int64_t index, int64_t rows, cb_batch *batch)
@@ -408,7 +440,7 @@ bool cb_dataset_sequential(cb_dataset *data, int64_t index, int64_t rows, cb_bat
     if (data->sequential.epoch < 0 && !layout_make(data, &data->sequential, 0, false))
         return false;
     for (int64_t i = 0; i < n; i++)
-        fill_at(data, &data->sequential, first + i, i, batch);
+        fill_at(data, &data->sequential, first + i, i, batch, NULL);
     return true;
 }
 

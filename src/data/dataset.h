@@ -10,13 +10,16 @@ typedef struct token_store {
     int32_t *ids;
     uint8_t *learned; /* 1 where the token is one to be predicted */
     size_t count, capacity, learned_capacity;
-    uint64_t bytes; /* of source text */
+    uint64_t bytes;       /* of source text */
+    cb_string_list files; /* that documents came from */
     int references;
 } token_store;
 
 typedef struct document {
     int64_t start, length; /* in the store */
     bool whole;            /* prompt and answer: never continued in another row, but cut where it is longer than one */
+    int32_t file;          /* in the store's list */
+    int64_t line;          /* where it begins there */
 } document;
 
 typedef struct document_list {

@@ -120,6 +120,15 @@ static bool has_targets(const token_store *store, const document *d)
     return false;
 }
 
+/* The number of the file a document came from; -1 on failure. */
+static int32_t file_of(token_store *store, const job *j)
+{
+    cb_string_list *files = &store->files;
+    if ((!files->count || strcmp(files->items[files->count - 1], j->path) != 0) && !cb_string_list_add(files, j->path))
+        return -1;
+    return (int32_t)files->count - 1;
+}
+
 static bool append_document(tokenization *t, const job *j)
 {
     token_store *store = t->store;
@@ -129,7 +138,10 @@ static bool append_document(tokenization *t, const job *j)
     bool bos = t->bos >= 0 && j->bos && !(n && e->ids[0] == t->bos), eos = t->eos >= 0 && j->eos && !(n && e->ids[n - 1] == t->eos);
     if ((bos && !append(store, t->bos, !j->partly)) || !append_text(store, j) || (eos && !append(store, t->eos, true)))
         return false;
-    document d = {.start = (int64_t)start, .length = (int64_t)(store->count - start), .whole = j->whole};
+    document d = {
+        .start = (int64_t)start, .length = (int64_t)(store->count - start), .whole = j->whole, .file = file_of(store, j), .line = j->line};
+    if (d.file < 0)
+        return false;
     if (!n || !has_targets(store, &d)) {
         store->count = start;
         t->skipped++;

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "cambium/formats.h"
+#include "core/io.h"
 
 struct cb_events {
     int fd;
@@ -119,15 +120,7 @@ static bool write_record(cb_events *events)
     if (!put_little_endian(r, e->length, 8) || !put_little_endian(r, masked_crc(r->data, 8), 4) ||
         !cb_string_append(r, e->data, e->length) || !put_little_endian(r, masked_crc(e->data, e->length), 4))
         return false;
-    for (size_t done = 0; done < r->length;) {
-        ssize_t n = write(events->fd, r->data + done, r->length - done);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return cb_fail(CB_ERR_IO, "%s: cannot write: %s", events->path, strerror(errno)) == CB_OK;
-        done += (size_t)n;
-    }
-    return true;
+    return cb_io_write(events->fd, r->data, r->length) || cb_io_failed(events->path, "cannot write");
 }
 
 static bool write_version(cb_events *events)
@@ -165,13 +158,13 @@ static bool open_file(cb_events *events, const char *directory, const char *suff
                                  suffix ? suffix : "");
         if (!events->path)
             return false;
-        events->fd = open(events->path, O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0666);
+        events->fd = cb_io_open(events->path, O_WRONLY | O_CREAT | O_EXCL | O_APPEND);
         if (events->fd >= 0)
             return true;
         if (errno != EEXIST)
             break;
     }
-    return cb_fail(CB_ERR_IO, "%s: cannot make this file: %s", events->path, strerror(errno)) == CB_OK;
+    return cb_io_failed(events->path, "cannot make this file");
 }
 
 cb_events *cb_events_open(const char *directory, const char *suffix)
@@ -193,7 +186,7 @@ void cb_events_close(cb_events *events)
     if (!events)
         return;
     if (events->fd >= 0)
-        close(events->fd);
+        cb_io_close(events->fd);
     cb_free(events->path);
     cb_string_free(&events->event);
     cb_string_free(&events->record);

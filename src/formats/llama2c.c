@@ -231,13 +231,17 @@ static bool save(const char *directory, const char *name, json_t *value, bool so
     return ok;
 }
 
-/* The config comes last: until it is there nobody takes the directory for a model. */
 static bool write_directory(conversion *c, const char *output, json_t *tokenizer)
 {
-    return cb_directory_make(output) && cb_weights_write(output, c->entries, c->count, 0, provide, c) &&
-           save(output, "tokenizer.json", json_incref(tokenizer), false) &&
-           save(output, "tokenizer_config.json", tokenizer_config(&c->shape), true) &&
-           save(output, "generation_config.json", generation_config(), true) && save(output, "config.json", model_config(&c->shape), true);
+    char *parent = cb_path_parent(output), *stage = parent && cb_directory_make(parent) ? cb_directory_stage(output) : NULL;
+    cb_free(parent);
+    bool ok = stage && cb_weights_write(stage, c->entries, c->count, 0, provide, c) &&
+              save(stage, "tokenizer.json", json_incref(tokenizer), false) &&
+              save(stage, "tokenizer_config.json", tokenizer_config(&c->shape), true) &&
+              save(stage, "generation_config.json", generation_config(), true) && save(stage, "config.json", model_config(&c->shape), true);
+    if (!ok)
+        cb_directory_discard(stage);
+    return ok && cb_directory_publish(stage, output);
 }
 
 bool cb_llama2c_convert(const char *model_bin, const char *tokenizer_bin, const char *output)

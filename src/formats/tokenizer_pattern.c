@@ -2,11 +2,9 @@
 #define _GNU_SOURCE /* memmem */
 #include <string.h>
 
+#include "core/regex.h"
 #include "formats/tokenizer_parts.h"
 #include "formats/tokenizer_unicode.h"
-
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
 
 /* How far one match may backtrack before the text is refused. */
 enum { match_limit = 5000000, jit_stack_least = 1 << 20, jit_stack_most = 1 << 29 };
@@ -30,7 +28,9 @@ bool cb_pattern_regex(cb_pattern *pattern, const char *what, const char *regex, 
     }
     int error;
     PCRE2_SIZE offset;
-    pcre2_compile_context *context = pcre2_compile_context_create(NULL);
+    pcre2_general_context *memory = cb_regex_memory();
+    pcre2_compile_context *context = memory ? pcre2_compile_context_create(memory) : NULL;
+    pcre2_general_context_free(memory);
     if (!context) {
         cb_string_free(&translated);
         return cb_fail(CB_ERR_MEMORY, "out of memory compiling a regular expression"), false;
@@ -75,7 +75,9 @@ static bool no_memory(void)
 static bool set_stack(cb_work *work, size_t bytes)
 {
     pcre2_jit_stack_free(work->jit_stack);
-    work->jit_stack = pcre2_jit_stack_create(32768, bytes, NULL);
+    pcre2_general_context *memory = cb_regex_memory();
+    work->jit_stack = memory ? pcre2_jit_stack_create(32768, bytes, memory) : NULL;
+    pcre2_general_context_free(memory);
     work->jit_stack_bytes = work->jit_stack ? bytes : 0;
     pcre2_jit_stack_assign(work->match_context, NULL, work->jit_stack);
     return work->jit_stack || no_memory();
@@ -85,10 +87,12 @@ static bool prepare_matching(cb_work *work)
 {
     if (work->jit_stack)
         return true;
-    if (!work->match_data)
-        work->match_data = pcre2_match_data_create(1, NULL);
-    if (!work->match_context)
-        work->match_context = pcre2_match_context_create(NULL);
+    pcre2_general_context *memory = cb_regex_memory();
+    if (!work->match_data && memory)
+        work->match_data = pcre2_match_data_create(1, memory);
+    if (!work->match_context && memory)
+        work->match_context = pcre2_match_context_create(memory);
+    pcre2_general_context_free(memory);
     if (!work->match_data || !work->match_context)
         return no_memory();
     pcre2_set_match_limit(work->match_context, match_limit);

@@ -6,14 +6,10 @@
  * its name.  A failure anywhere removes what was written. */
 #include "merge/fold.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
-
-#include "core/stage.h"
 
 /* In the order of CB_QUANTIZE_*. */
 static const char *const quantize_choices[] = {"none", "int8", "int8-block", "nf4", NULL};
@@ -40,7 +36,7 @@ const cb_option cb_quantize_option_table[] = {
 static bool verify(const fold_plan *plan, cb_difference *difference)
 {
     const cb_merge_options *o = plan->options;
-    cb_model *merged = cb_model_load(plan->partial, .dtype = cb_model_dtype(plan->model));
+    cb_model *merged = cb_model_load(plan->stage, .dtype = cb_model_dtype(plan->model));
     bool ok = merged && cb_merge_difference(plan->model, merged, o->probe, (uint64_t)o->seed, difference);
     cb_model_free(merged);
     if (!ok)
@@ -54,47 +50,17 @@ static bool verify(const fold_plan *plan, cb_difference *difference)
     return true;
 }
 
-/* The finished directory gets its name.  An empty directory of that name is replaced. */
-static bool publish(const fold_plan *plan)
-{
-    if (!cb_directory_sync(plan->partial))
-        return false;
-    if (rename(plan->partial, plan->output) != 0) {
-        int reason = errno;
-        return cb_fail(CB_ERR_IO, "%s: cannot take its name: %s", plan->output, strerror(reason)) == CB_OK;
-    }
-    char *parent = cb_path_parent(plan->output);
-    if (parent)
-        cb_directory_sync(parent); /* the model is in place; a failure is said all the same */
-    cb_free(parent);
-    return cb_ok();
-}
-
-/* Only files were made in it. */
-static void remove_partial(const fold_plan *plan)
-{
-    DIR *directory = opendir(plan->partial);
-    for (struct dirent *entry; directory && (entry = readdir(directory));)
-        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
-            unlinkat(dirfd(directory), entry->d_name, 0);
-    if (directory)
-        closedir(directory);
-    rmdir(plan->partial);
-}
-
-static bool carry_out(const fold_plan *plan, cb_difference *difference)
+static bool carry_out(fold_plan *plan, cb_difference *difference)
 {
     double error = 0;
-    cb_stage_sweep(plan->output);
-    if (mkdir(plan->partial, 0777) != 0) {
-        int reason = errno;
-        return cb_fail(CB_ERR_IO, "%s: cannot make this directory: %s", plan->partial, strerror(reason)) == CB_OK;
-    }
-    bool ok = cb_fold_write(plan, &error) && (!plan->options->verify || verify(plan, difference)) && publish(plan);
+    plan->stage = cb_directory_stage(plan->output);
+    if (!plan->stage)
+        return false;
+    bool ok = cb_fold_write(plan, &error) && (!plan->options->verify || verify(plan, difference));
     difference->weight_error = error;
     if (!ok)
-        remove_partial(plan);
-    return ok;
+        cb_directory_discard(plan->stage);
+    return ok && cb_directory_publish(plan->stage, plan->output);
 }
 
 bool cb_merge_fold(cb_model *model, cb_adapter *const *adapters, size_t count, const char *output, const cb_merge_options *options,

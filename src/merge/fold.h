@@ -4,6 +4,7 @@
 #ifndef CB_MERGE_FOLD_H
 #define CB_MERGE_FOLD_H
 
+#include "cambium/files.h"
 #include "cambium/formats.h"
 #include "formats/quantized.h"
 #include "merge/internal.h"
@@ -31,7 +32,7 @@ typedef struct fold_plan {
     cb_model *model;
     const cb_merge_options *options;
     const char *input, *output;
-    char *partial; /* the directory written to, beside output */
+    char *stage; /* the directory written to, beside output */
     cb_changes changes;
     bool *found; /* one per change: a tensor of the base is it */
     cb_weights *base;
@@ -47,7 +48,7 @@ bool cb_fold_plan_make(fold_plan *plan, cb_adapter *const *adapters, size_t coun
 void cb_fold_plan_free(fold_plan *plan);
 /* How the parts of t's weight are quantised in the output. */
 cb_quantized_format cb_fold_format(const fold_plan *plan, const planned *t);
-/* Writes all files of the directory plan->partial, which exists.  *error: the largest relative error of a weight that was quantised. */
+/* Writes all files of the directory plan->stage, which exists.  *error: the largest relative error of a weight that was quantised. */
 bool cb_fold_write(const fold_plan *plan, double *error);
 
 #endif

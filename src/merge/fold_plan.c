@@ -300,15 +300,6 @@ static bool plan_others(fold_plan *plan)
     return ok;
 }
 
-static bool directory_is_empty(const char *path, bool *empty)
-{
-    cb_string_list names = {0};
-    bool ok = cb_directory_list(path, true, &names);
-    *empty = names.count == 0;
-    cb_string_list_free(&names);
-    return ok;
-}
-
 static bool inside(const char *path, const char *directory)
 {
     size_t length = strlen(directory);
@@ -317,9 +308,8 @@ static bool inside(const char *path, const char *directory)
 
 static bool check_output(fold_plan *plan)
 {
-    bool empty = true;
-    if (cb_is_file(plan->output) || (cb_is_directory(plan->output) && (!directory_is_empty(plan->output, &empty) || !empty)))
-        return cb_fail(CB_ERR_ARGUMENT, "%s: exists and is not an empty directory", plan->output) == CB_OK;
+    if (!cb_directory_vacant(plan->output))
+        return false;
     char *parent = cb_path_parent(plan->output), real_parent[PATH_MAX], real_input[PATH_MAX];
     bool ok = parent && cb_directory_make(parent);
     if (ok && (!realpath(parent, real_parent) || !realpath(plan->input, real_input)))
@@ -327,13 +317,7 @@ static bool check_output(fold_plan *plan)
     cb_free(parent);
     if (ok && inside(real_parent, real_input))
         ok = cb_fail(CB_ERR_ARGUMENT, "%s: lies inside the base model's directory %s", plan->output, plan->input) == CB_OK;
-    size_t length = strlen(plan->output);
-    while (length > 1 && plan->output[length - 1] == '/')
-        length--;
-    plan->partial = ok ? cb_format("%.*s.partial-%ld", (int)length, plan->output, (long)getpid()) : NULL;
-    if (plan->partial && (cb_is_directory(plan->partial) || cb_is_file(plan->partial)))
-        return cb_fail(CB_ERR_IO, "%s: is in the way", plan->partial) == CB_OK;
-    return plan->partial != NULL;
+    return ok;
 }
 
 static bool check_room(const fold_plan *plan)
@@ -388,7 +372,6 @@ void cb_fold_plan_free(fold_plan *plan)
     cb_free(plan->files);
     cb_weights_close(plan->base);
     cb_free(plan->found);
-    cb_free(plan->partial);
     cb_string_list_free(&plan->others);
     cb_string_list_free(&plan->skipped);
     cb_changes_free(&plan->changes);

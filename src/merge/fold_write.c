@@ -101,7 +101,7 @@ static const void *provide(void *user, size_t index)
 static bool write_file(const fold_plan *plan, const planned_file *file, double *error)
 {
     file_writing w = {.plan = plan, .file = file};
-    char *path = cb_path_join(plan->partial, file->name);
+    char *path = cb_path_join(plan->stage, file->name);
     cb_weight_entry *entries = cb_calloc(file->count, sizeof *entries);
     bool ok = path && entries;
     for (size_t i = 0; ok && i < file->count; i++)
@@ -126,7 +126,7 @@ static bool write_index(const fold_plan *plan)
             ok = json_object_set_new(map, plan->files[f].tensors[i].out.name, json_string(plan->files[f].name)) == 0;
         }
     index = json_pack("{s:{s:I}, s:o}", "metadata", "total_size", (json_int_t)total, "weight_map", map);
-    char *path = cb_path_join(plan->partial, CB_FOLD_INDEX);
+    char *path = cb_path_join(plan->stage, CB_FOLD_INDEX);
     ok = ok && index && path && cb_json_save(path, index, false);
     if (!ok)
         cb_fail(CB_ERR_MEMORY, "no memory for " CB_FOLD_INDEX);
@@ -137,7 +137,7 @@ static bool write_index(const fold_plan *plan)
 
 static bool copy_file(const fold_plan *plan, const char *name)
 {
-    char *from = cb_path_join(plan->input, name), *to = cb_path_join(plan->partial, name);
+    char *from = cb_path_join(plan->input, name), *to = cb_path_join(plan->stage, name);
     cb_file_map map;
     bool ok = from && to && cb_file_map_open(&map, from);
     if (ok) {
@@ -195,7 +195,7 @@ static bool write_config(const fold_plan *plan)
     const char *dtype = names[plan->options->dtype];
     if (!plan->untied && !dtype && plan->options->quantize == CB_QUANTIZE_NONE)
         return copy_file(plan, "config.json");
-    char *from = cb_path_join(plan->input, "config.json"), *to = cb_path_join(plan->partial, "config.json");
+    char *from = cb_path_join(plan->input, "config.json"), *to = cb_path_join(plan->stage, "config.json");
     json_t *config = from && to ? cb_json_load(from, 1u << 24) : NULL;
     bool ok = config && change_config(plan, config, dtype) && cb_json_save(to, config, false);
     if (!ok)

@@ -166,7 +166,7 @@ static bool step(run *r, const int32_t *ids, size_t count)
         return false;
     int32_t id = cb_sampler_next(r->sampler, step_logits(r->model, r->cache, ids, count));
     cb_scope_close(scope);
-    if (id < 0 || !cb_grow(&out->ids, &out->capacity, out->count + 1, sizeof *out->ids))
+    if (id < 0 || !cb_file_maps_check() || !cb_grow(&out->ids, &out->capacity, out->count + 1, sizeof *out->ids))
         return false;
     out->ids[out->count++] = id;
     if (!r->ignore_eos && is_eos(r->model, id)) {

@@ -4,7 +4,16 @@
  * the layer's own product, then modules work on the result (`forward`), each kind of function in the order the modules
  * were attached.  A layer without modules pays one comparison.  Operations pass NULL through, so nothing is checked in
  * between. */
-#include "cambium/nn.h"
+#include "nn/watch.h"
+
+_Thread_local const cb_layer_watch *cb_layer_watching;
+
+static cb_tensor *watched(const cb_layer *layer, const cb_module *module, cb_tensor *y)
+{
+    if (__builtin_expect(cb_layer_watching != NULL, 0) && y)
+        cb_layer_watching->output(cb_layer_watching->user, layer, module, y);
+    return y;
+}
 
 cb_tensor *cb_layer_before(const cb_layer *layer, cb_tensor *x, const cb_context *ctx)
 {
@@ -21,7 +30,7 @@ cb_tensor *cb_layer_after(const cb_layer *layer, cb_tensor *x, cb_tensor *y, con
     for (size_t i = 0; y && i < layer->module_count; i++) {
         const cb_module *m = layer->modules[i];
         if (m->kind->forward)
-            y = m->kind->forward(m, x, y, ctx);
+            y = watched(layer, m, m->kind->forward(m, x, y, ctx));
     }
     return y;
 }
@@ -45,7 +54,7 @@ static cb_tensor *linear_with(linear_function *linear, const cb_layer *layer, cb
     cb_tensor *weight = effective_weight(layer, ctx);
     if (weight && layer->transposed)
         weight = cb_transpose(weight, 0, 1);
-    return cb_layer_after(layer, x, linear(x, weight, cb_layer_weight(layer, "bias")), ctx);
+    return cb_layer_after(layer, x, watched(layer, NULL, linear(x, weight, cb_layer_weight(layer, "bias"))), ctx);
 }
 
 cb_tensor *cb_linear_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx)
@@ -68,7 +77,7 @@ cb_tensor *cb_linear_forward_add(const cb_layer *layer, cb_tensor *residual, cb_
     if (ctx->unread && modules_only_add(layer))
         return cb_add(residual, linear_with(cb_linear_unread, layer, x, ctx));
     if (!layer->module_count && !layer->transposed && !cb_layer_weight(layer, "bias"))
-        return cb_linear_add(residual, x, cb_layer_weight(layer, "weight"), 1);
+        return watched(layer, NULL, cb_linear_add(residual, x, cb_layer_weight(layer, "weight"), 1));
     return cb_add(residual, cb_linear_forward(layer, x, ctx));
 }
 
@@ -85,20 +94,20 @@ cb_tensor *cb_embedding_forward(const cb_layer *layer, cb_tensor *ids, cb_dtype 
     cb_tensor *y = cb_embedding(effective_weight(layer, ctx), ids);
     if (y && y->dtype != dtype)
         y = cb_cast(y, dtype);
-    return cb_layer_after(layer, ids, y, ctx);
+    return cb_layer_after(layer, ids, watched(layer, NULL, y), ctx);
 }
 
 cb_tensor *cb_rms_norm_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx)
 {
     x = cb_layer_before(layer, x, ctx);
-    return cb_layer_after(layer, x, cb_rms_norm(x, effective_weight(layer, ctx), layer->eps), ctx);
+    return cb_layer_after(layer, x, watched(layer, NULL, cb_rms_norm(x, effective_weight(layer, ctx), layer->eps)), ctx);
 }
 
 cb_tensor *cb_layer_norm_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx)
 {
     x = cb_layer_before(layer, x, ctx);
     cb_tensor *y = cb_layer_norm(x, effective_weight(layer, ctx), cb_layer_weight(layer, "bias"), layer->eps);
-    return cb_layer_after(layer, x, y, ctx);
+    return cb_layer_after(layer, x, watched(layer, NULL, y), ctx);
 }
 
 cb_tensor *cb_attention_forward(const cb_layer *layer, cb_tensor *q, cb_tensor *k, cb_tensor *v, cb_attention_options options,
@@ -109,5 +118,5 @@ cb_tensor *cb_attention_forward(const cb_layer *layer, cb_tensor *q, cb_tensor *
         if (m->kind->attend && !m->kind->attend(m, &options, ctx))
             return NULL;
     }
-    return cb_attention_with(q, k, v, options);
+    return watched(layer, NULL, cb_attention_with(q, k, v, options));
 }

@@ -7,9 +7,16 @@
 #include <string.h>
 
 #include "tensor/internal.h"
+#include "tensor/watch.h"
 
 static _Thread_local bool grad_enabled = true;
 static _Thread_local uint64_t sequence;
+_Thread_local const cb_tape_watch *cb_tape_watching;
+
+uint64_t cb_tape_position(void)
+{
+    return sequence;
+}
 
 bool cb_grad_enabled(void)
 {
@@ -444,6 +451,9 @@ static bool run_rule(run *r, cb_node *node, const view *v)
                              .into = v->into};
     node->op->backward(&pass);
     bool ok = cb_ok();
+    for (int i = 0; cb_tape_watching && ok && i < node->inputs; i++)
+        if (v->need[i] && v->dx[i])
+            cb_tape_watching->gradient(cb_tape_watching->user, node->sequence, node->op->name, v->dx[i]);
     for (int i = 0; i < node->inputs && ok; i++)
         if (v->need[i] && v->dx[i] && v->dx[i] != v->into[i]) /* what was added in place is there already */
             ok = deliver(r, node->op, &node->input[i], v->dx[i]);

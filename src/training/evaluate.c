@@ -3,6 +3,17 @@
 
 #include "training/internal.h"
 
+static CB_COLD void not_finite(cb_model *model, const cb_batch *batch, double loss)
+{
+    cb_context ctx = {.positions = batch->positions, .segments = batch->segments};
+    cb_string where = {0};
+    cb_no_grad cb_train_diagnose(&(cb_trainee){.model = model}, batch, (double)batch->predicted, &ctx, &where);
+    cb_error_clear(); /* the first failure is this one */
+    cb_fail(CB_ERR_NUMERIC, "evaluation: the mean loss of %lld tokens is %g: %s", (long long)batch->predicted, loss,
+            where.length ? where.data : "where it began was not found");
+    cb_string_free(&where);
+}
+
 /* Mean loss of one batch; NaN on failure. */
 static double batch_loss(cb_model *model, const cb_batch *batch)
 {
@@ -13,6 +24,8 @@ static double batch_loss(cb_model *model, const cb_batch *batch)
         return NAN;
     cb_no_grad loss = cb_item(cb_model_loss(model, batch->ids, batch->targets, (double)batch->predicted, &ctx));
     cb_scope_close(scope);
+    if (cb_ok() && cb_file_maps_check() && !isfinite(loss))
+        not_finite(model, batch, loss);
     return loss;
 }
 
@@ -37,8 +50,6 @@ bool cb_train_validate(cb_model *model, cb_dataset *data, int64_t batch_size, in
     if (!result->tokens)
         return cb_fail(CB_ERR_ARGUMENT, "evaluation: the data has no token to predict") == CB_OK;
     result->loss = sum / (double)result->tokens;
-    if (!isfinite(result->loss))
-        return cb_fail(CB_ERR_NUMERIC, "evaluation: the mean loss of %lld tokens is %g", (long long)result->tokens, result->loss) == CB_OK;
     result->perplexity = exp(result->loss);
     result->bits_per_byte = result->loss / M_LN2 / cb_dataset_bytes_per_token(data);
     result->seconds = cb_now() - begin;

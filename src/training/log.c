@@ -9,11 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cambium/eval.h"
 #include "cambium/formats.h"
+#include "core/io.h"
 #include "training/internal.h"
 
 #define LOG_NAME      "log.jsonl"
@@ -30,25 +30,19 @@ struct train_log {
     cb_events *events;
 };
 
-static bool io_error(const char *path, const char *what)
-{
-    int reason = errno;
-    return cb_fail(CB_ERR_IO, "%s: %s: %s", path, what, strerror(reason)) == CB_OK;
-}
-
 /* ---- opening ---- */
 
 /* The end of the last whole line among the first `limit` bytes. */
 static bool end_of_lines(const train_log *r, uint64_t limit, uint64_t *end)
 {
     struct stat st;
-    if (fstat(r->fd, &st) != 0)
-        return io_error(r->path, "cannot stat");
+    if (cb_io_stat(r->fd, &st) != 0)
+        return cb_io_failed(r->path, "cannot stat");
     uint64_t at = (uint64_t)st.st_size < limit ? (uint64_t)st.st_size : limit;
     for (; at > 0; at--) {
         char c;
-        if (pread(r->fd, &c, 1, (off_t)(at - 1)) != 1)
-            return io_error(r->path, "cannot read");
+        if (cb_io_read(r->fd, &c, 1, (int64_t)at - 1) != 1)
+            return cb_io_failed(r->path, "cannot read");
         if (c == '\n')
             break;
     }
@@ -58,17 +52,17 @@ static bool end_of_lines(const train_log *r, uint64_t limit, uint64_t *end)
 
 static bool open_lines(train_log *r, uint64_t resume_bytes)
 {
-    int fd = open(r->path, O_RDWR | O_CREAT | O_CLOEXEC | O_APPEND, 0666);
+    int fd = cb_io_open(r->path, O_RDWR | O_CREAT | O_APPEND);
     if (fd < 0)
-        return io_error(r->path, "cannot open");
+        return cb_io_failed(r->path, "cannot open");
     if (flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) { /* a file system without locks has to do without */
-        close(fd);
+        cb_io_close(fd);
         return cb_fail(CB_ERR_STATE, "%s: another run is writing here, expected a directory of its own", r->directory) == CB_OK;
     }
     r->fd = fd;
     if (r->resumed && !end_of_lines(r, resume_bytes, &r->bytes))
         return false;
-    return ftruncate(r->fd, (off_t)r->bytes) == 0 || io_error(r->path, "cannot cut");
+    return cb_io_truncate(r->fd, r->bytes) == 0 || cb_io_failed(r->path, "cannot cut");
 }
 
 static bool is_ours(const char *name)
@@ -122,7 +116,7 @@ void cb_train_log_close(train_log *r)
     if (r->fd >= 0 && !r->resumed && !r->bytes)
         remove_empty(r);
     if (r->fd >= 0)
-        close(r->fd);
+        cb_io_close(r->fd);
     cb_free(r->directory);
     cb_free(r->path);
     cb_free(r);
@@ -161,18 +155,16 @@ static char *line_of(const cb_train_report *p)
     return copy;
 }
 
+/* A line that does not fit on the disk goes as a whole. */
 static bool write_line(train_log *r, const char *line)
 {
-    for (size_t left = strlen(line); left;) {
-        ssize_t n = write(r->fd, line, left);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return io_error(r->path, "cannot write");
-        line += n;
-        left -= (size_t)n;
-        r->bytes += (uint64_t)n;
+    size_t length = strlen(line);
+    if (!cb_io_write(r->fd, line, length)) {
+        cb_io_failed(r->path, "cannot write");
+        cb_io_truncate(r->fd, r->bytes);
+        return false;
     }
+    r->bytes += length;
     return true;
 }
 

@@ -37,6 +37,7 @@ const cb_option cb_train_option_table[] = {
     CB_OPT_INT(OPT, save_steps, 0, 0, 1e12, "steps between checkpoints (0: at the end only)"),
     CB_OPT_INT(OPT, logging_steps, 1, 1, 1e9, "steps between lines of the log"),
     CB_OPT_BOOL(OPT, resume, 0, "go on from the checkpoint in the output directory, if there is one"),
+    CB_OPT_BOOL(OPT, overwrite, 0, "begin anew in an output directory that holds the results of an earlier run"),
     CB_OPT_END,
 };
 #undef OPT
@@ -125,6 +126,21 @@ static bool out_of_patience(const session *s)
     return patience > 0 && s->state.bad_evaluations >= patience;
 }
 
+bool cb_train_check_output(const cb_train_options *o)
+{
+    static const char *const results[] = {"checkpoint.safetensors", "adapter_model.safetensors", "adapter_model.bin", "model.safetensors",
+                                          "model.safetensors.index.json"};
+    for (size_t i = 0; !o->resume && !o->overwrite && i < sizeof results / sizeof *results; i++) {
+        char *path = cb_path_join(o->output, results[i]);
+        bool there = path && cb_is_file(path);
+        cb_free(path);
+        if (there)
+            return cb_fail(CB_ERR_STATE, "%s: holds the results of an earlier run (%s): --resume goes on with it, --overwrite begins anew",
+                           o->output, results[i]) == CB_OK;
+    }
+    return cb_ok();
+}
+
 static bool session_open(session *s)
 {
     const cb_train_options *o = s->options;
@@ -134,7 +150,7 @@ static bool session_open(session *s)
     if (n == 0)
         return cb_fail(CB_ERR_ARGUMENT, "train: there is nothing to train (no parameters)") == CB_OK;
     s->made_output = !cb_is_directory(o->output);
-    if (!cb_directory_make(o->output))
+    if (!cb_train_check_output(o) || !cb_directory_make(o->output))
         return false;
     s->parameters = cb_calloc(n, sizeof *s->parameters);
     s->batches = cb_calloc((size_t)o->gradient_accumulation_steps, sizeof *s->batches);
@@ -175,14 +191,19 @@ static void session_close(session *s)
         rmdir(s->options->output); /* which only takes one that is still empty */
 }
 
+static cb_context training_context(const session *s, const cb_batch *batch, cb_rng *rng)
+{
+    return (cb_context){.training = true,
+                        .checkpoint = s->options->gradient_checkpointing,
+                        .rng = rng,
+                        .positions = batch->positions,
+                        .segments = batch->segments};
+}
+
 /* Loss and gradients of one micro-batch; the loss is already divided by the whole step's count of targets. */
 static double micro_step(session *s, const cb_batch *batch, double targets)
 {
-    cb_context ctx = {.training = true,
-                      .checkpoint = s->options->gradient_checkpointing,
-                      .rng = &s->state.rng,
-                      .positions = batch->positions,
-                      .segments = batch->segments};
+    cb_context ctx = training_context(s, batch, &s->state.rng);
     cb_scope *scope = cb_scope_open();
     if (!scope)
         return NAN;
@@ -194,10 +215,32 @@ static double micro_step(session *s, const cb_batch *batch, double targets)
     return value;
 }
 
+/* Ends the run, after a second look for where it began; `rng` is the generator as it stood before the step. */
+static CB_COLD bool not_finite(session *s, double loss, double norm, double targets, cb_rng rng)
+{
+    const cb_train_options *o = s->options;
+    int64_t k = o->gradient_accumulation_steps;
+    cb_string where = {0}, rows = {0};
+    for (int64_t i = 0; i < k && !where.length && cb_ok(); i++) {
+        cb_context ctx = training_context(s, &s->batches[i], &rng);
+        if (cb_train_diagnose(s->what, &s->batches[i], targets, &ctx, &where))
+            cb_dataset_sources(s->train, s->state.step * k + i, o->batch_size, &rows);
+    }
+    cb_error_clear(); /* the first failure is this one */
+    cb_fail(CB_ERR_NUMERIC, "step %lld: the %s is %g: %s%s%s; %s (a lower --learning-rate may help)", (long long)s->state.step + 1,
+            isfinite(loss) ? "gradient norm" : "loss", isfinite(loss) ? norm : loss,
+            where.length ? where.data : "where it began was not found", rows.length ? "; the rows are of " : "",
+            rows.length ? rows.data : "", s->checkpoint_saved ? "the last checkpoint stands" : "there is no checkpoint yet");
+    cb_string_free(&where);
+    cb_string_free(&rows);
+    return false;
+}
+
 static bool train_step(session *s, cb_train_report *report)
 {
     const cb_train_options *o = s->options;
     int64_t k = o->gradient_accumulation_steps, predicted = 0;
+    cb_rng before = s->state.rng;
     for (int64_t i = 0; i < k; i++) {
         if (!cb_dataset_batch(s->train, s->state.step * k + i, o->batch_size, &s->batches[i]))
             return false;
@@ -208,15 +251,11 @@ static bool train_step(session *s, cb_train_report *report)
     double loss = 0;
     for (int64_t i = 0; i < k; i++)
         loss += micro_step(s, &s->batches[i], predicted ? (double)predicted : 1);
-    if (!cb_ok())
+    if (!cb_ok() || !cb_file_maps_check())
         return false;
     double norm = cb_grad_norm(s->what->count, s->parameters);
-    if (!isfinite(loss) || !isfinite(norm)) {
-        cb_fail(CB_ERR_NUMERIC, "step %lld: the %s is %g; %s (a lower --learning-rate may help)", (long long)s->state.step + 1,
-                isfinite(loss) ? "gradient norm" : "loss", isfinite(loss) ? norm : loss,
-                s->checkpoint_saved ? "the last checkpoint stands" : "there is no checkpoint yet");
-        return false;
-    }
+    if (!isfinite(loss) || !isfinite(norm))
+        return not_finite(s, loss, norm, predicted ? (double)predicted : 1, before);
     report->learning_rate = cb_schedule_at(&s->schedule, s->state.step);
     report->grad_norm = norm;
     if (!cb_optimizer_step(s->optimizer, report->learning_rate, cb_clip_factor(norm, o->max_grad_norm)))

@@ -350,15 +350,47 @@ pid=$!
 exec 3<pipe
 read -r report <&3
 # shellcheck disable=SC2086
-bad 1 'busy: another run is writing here' train llama2 $long --output busy
+bad 1 'busy: another run is writing here' train llama2 $long --output busy --overwrite
 kill -INT "$pid"
 cat <&3 >/dev/null
 exec 3<&-
 wait "$pid"
 contains busy.err "interrupted"
+# results are not replaced unasked
+# shellcheck disable=SC2086
+bad 1 'whole: holds the results of an earlier run (checkpoint.safetensors): --resume goes on with it, --overwrite begins anew' train llama2 $long --output whole
+# shellcheck disable=SC2086
+bad 1 'made: holds the results of an earlier run' pretrain --config config.json --tokenizer learned.json --data text.txt --output made $small
+cp -r whole anew
+# shellcheck disable=SC2086
+expect overwritten "$program" train llama2 $long --seed 2 --output anew --overwrite
+cmp -s anew/adapter_model.safetensors whole/adapter_model.safetensors && fail "--overwrite: the adapter is the old one"
 # a checkpoint of another run is not taken for one's own
 bad 1 "checkpoint" train llama2 --data text.txt --steps 61 --rank 4 --target-modules all-linear --batch-size 2 --sequence-length 24 --seed 1 \
     --output whole --resume
+
+# ---- numbers that are none ---------------------------------------------------------------------------------------------------------
+
+# poisoned NAME: a copy of llama2 in which two numbers of a tensor are NaN
+poisoned() {
+    rm -rf poisoned
+    model llama2 poisoned
+    header=$(od -An -tu4 -N4 poisoned/model.safetensors | tr -d ' ')
+    begin=$(head -c $((8 + header)) poisoned/model.safetensors | tr -d '\0' |
+        sed -n "s/.*\"$1\":{[^}]*\"data_offsets\":\[\([0-9]*\),.*/\1/p")
+    printf '\377\377\377\177\377\377\377\177' |
+        dd of=poisoned/model.safetensors bs=1 seek=$((8 + header + begin + 16)) conv=notrunc 2>/dev/null
+}
+poisoned model.layers.1.self_attn.o_proj.weight
+bad 1 'step 1: the loss is nan: layer model.layers.1.self_attn.o_proj is the first to give nan; the rows are of text.txt:1' \
+    train poisoned --data text.txt --output never --steps 2 --batch-size 2 --sequence-length 24
+bad 1 'layer model.layers.1.self_attn.o_proj is the first to give nan' eval poisoned --data text.txt --sequence-length 24
+rm -rf hot
+# shellcheck disable=SC2086
+bad 1 'the last checkpoint stands' train llama2 --data text.txt --output hot --steps 60 --save-steps 1 --rank 4 --target-modules all-linear \
+    --batch-size 2 --sequence-length 24 --learning-rate 1000 --max-grad-norm 0 --optimizer sgd --seed 1 --quiet
+contains bad.err 'is the first to give'
+[ -s hot/checkpoint.safetensors ] || fail "an exploding run left no checkpoint"
 
 # ---- bad input: usage --------------------------------------------------------------------------------------------------------------
 

@@ -49,8 +49,11 @@ static void configs_describe_the_model(void **state)
                  {"num_key_value_heads", 1}, {"vocab_size", 3 + 256 + 24}, {"head_dim", 4},          {"max_position_embeddings", 16},
                  {"bos_token_id", 1},        {"eos_token_id", 2}};
     for (int tied = 0; tied < 2; tied++) {
-        assert_true(cb_llama2c_convert(tied ? REFERENCE "llama2c_tied.bin" : MODEL, TOKENIZER, "model"));
-        json_t *config = cb_json_load("model/config.json", 0);
+        const char *model = tied ? "tied" : "untied";
+        assert_true(cb_llama2c_convert(tied ? REFERENCE "llama2c_tied.bin" : MODEL, TOKENIZER, model));
+        char path[32];
+        snprintf(path, sizeof path, "%s/config.json", model);
+        json_t *config = cb_json_load(path, 0);
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
             assert_int_equal(json_integer_value(json_object_get(config, sizes[i].key)), sizes[i].value);
         assert_string_equal(json_string_value(json_object_get(config, "model_type")), "llama");

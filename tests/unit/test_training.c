@@ -50,6 +50,7 @@ static void rig_open(rig *r, const char *output, const char *adapter_options)
     r->options.steps = STEPS;
     r->options.batch_size = 2;
     r->options.learning_rate = 1e-2;
+    r->options.overwrite = true;
     r->what = cb_train_adapter(r->model, r->adapter);
     assert_ok();
 }
@@ -477,6 +478,71 @@ static void a_loss_that_is_no_number_stops_and_the_checkpoint_stands(void **stat
     rig_close(&r);
 }
 
+/* The message says where it began; nothing of the failed step is left. */
+static void assert_stops(rig *r, const char *where)
+{
+    assert_false(cb_train(&r->what, r->train, NULL, &r->options, NULL, NULL, NULL));
+    assert_int_equal(cb_error_status(), CB_ERR_NUMERIC);
+    if (!strstr(cb_error_message(), where))
+        fail_msg("found \"%s\", expected \"%s\"", cb_error_message(), where);
+    cb_error_clear();
+    for (size_t i = 0; i < r->what.count; i++)
+        assert_null(r->what.parameters[i].tensor->grad);
+}
+
+static cb_module *module_of(rig *r, const char *layer)
+{
+    cb_module *const *modules;
+    size_t count = cb_adapter_modules(r->adapter, &modules);
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(modules[i]->layer->name, layer) == 0)
+            return modules[i];
+    fail_msg("no module on %s", layer);
+    return NULL;
+}
+
+static cb_tensor *parameter_named(rig *r, const char *part)
+{
+    for (size_t i = 0; i < r->what.count; i++)
+        if (strstr(r->what.parameters[i].name, part))
+            return r->what.parameters[i].tensor;
+    fail_msg("no parameter %s", part);
+    return NULL;
+}
+
+static void the_layer_that_first_gives_no_finite_number_is_named(void **state)
+{
+    (void)state;
+    for (int checkpointing = 0; checkpointing < 2; checkpointing++) {
+        rig r;
+        rig_open(&r, "named", plain);
+        r.options.steps = 1;
+        r.options.gradient_checkpointing = checkpointing;
+        cb_layer *layer = cb_layer_find(cb_model_root(r.model), "model.layers.1.mlp.down_proj");
+        assert_true(cb_layer_train_copy(layer, "weight", CB_F32, true));
+        cb_parameter(cb_layer_weight(layer, "weight"))->requires_grad = false;
+        float *weight = cb_layer_weight(layer, "weight")->data, kept = weight[3];
+        weight[3] = INFINITY;
+        assert_stops(&r, "layer model.layers.1.mlp.down_proj is the first to give");
+        weight[3] = kept;
+        /* the module's own strength: its parameters are as they should be */
+        module_of(&r, "model.layers.0.self_attn.v_proj")->strength = INFINITY;
+        assert_stops(&r, "the lora on layer model.layers.0.self_attn.v_proj is the first to give");
+        /* B is 0, so the output is fine; the gradient of B is strength x gradient x A x */
+        module_of(&r, "model.layers.0.self_attn.v_proj")->strength = 1e30;
+        float *a = parameter_named(&r, "layers.0.self_attn.v_proj.lora_A")->data, small = a[0];
+        a[0] = 1e20f;
+        assert_stops(&r, "every layer's output is finite, the gradient is first");
+        assert_stops(&r, "of model.layers.0.self_attn.v_proj; the rows are of");
+        a[0] = small;
+        module_of(&r, "model.layers.0.self_attn.v_proj")->strength = 1;
+        assert_true(cb_train(&r.what, r.train, NULL, &r.options, NULL, NULL, NULL));
+        a[0] = NAN;
+        assert_stops(&r, "lora_A.weight itself holds nan");
+        rig_close(&r);
+    }
+}
+
 static bool cannot_save(const cb_trainee *what, const char *directory)
 {
     (void)what;
@@ -792,6 +858,7 @@ int main(void)
         cmocka_unit_test_setup(early_stopping_keeps_the_best, without_errors),
         cmocka_unit_test_setup(perplexity_is_the_mean_over_predicted_tokens, without_errors),
         cmocka_unit_test_setup(a_loss_that_is_no_number_stops_and_the_checkpoint_stands, without_errors),
+        cmocka_unit_test_setup(the_layer_that_first_gives_no_finite_number_is_named, without_errors),
         cmocka_unit_test_setup(failures_of_others_are_passed_on, without_errors),
         cmocka_unit_test_setup(checkpoints_give_every_bit_back, without_errors),
         cmocka_unit_test_setup(checkpoints_of_other_runs_are_refused, without_errors),

@@ -1,0 +1,28 @@
+/* io.h: calls on files as the library makes them: the operating system's, each of which a test can make fail (fault.h).  They give what
+ * the system call gives and set errno, except where it says otherwise. */
+#ifndef CB_CORE_IO_H
+#define CB_CORE_IO_H
+
+#include <dirent.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+
+#include "cambium/core.h"
+
+int cb_io_open(const char *path, int flags); /* new files may be read and written by all that the umask allows */
+int cb_io_stat(int fd, struct stat *st);
+void *cb_io_map(int fd, size_t size);                               /* read-only, shared; NULL on failure */
+ssize_t cb_io_read(int fd, void *bytes, size_t length, int64_t at); /* at < 0: where the file stands; goes on when interrupted */
+bool cb_io_write(int fd, const void *bytes, size_t length);         /* all of it; goes on when interrupted */
+int cb_io_sync(int fd);
+int cb_io_close(int fd); /* closed whatever it gives */
+int cb_io_rename(const char *from, const char *to);
+int cb_io_truncate(int fd, uint64_t size);
+int cb_io_make_directory(const char *path);
+DIR *cb_io_list(const char *path);
+struct dirent *cb_io_next(DIR *directory); /* NULL with errno 0: the end */
+
+/* Records CB_ERR_IO "PATH: WHAT: the reason in errno" and gives false. */
+CB_COLD bool cb_io_failed(const char *path, const char *what);
+
+#endif

@@ -1,0 +1,147 @@
+/* temporary.c: outputs under temporary names: how they are called, directories that appear whole or not at all, and what is swept up
+ * behind a process that was killed. */
+#include "core/temporary.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/io.h"
+
+enum { BASE = 200 }; /* of a file name's 255 bytes, so that the additions fit */
+
+/* ---- sweeping ---- */
+
+/* Whether a name is as cb_temporary_name() makes it, for `base` (NULL: any), of a process that is no more. */
+static bool is_abandoned(const char *name, const char *base)
+{
+    const char *mark = name[0] == '.' ? strstr(name, ".tmp-") : NULL;
+    for (const char *next = mark; next; next = strstr(mark + 1, ".tmp-"))
+        mark = next;
+    long process;
+    unsigned serial;
+    int end = 0;
+    if (!mark || sscanf(mark, ".tmp-%ld-%u%n", &process, &serial, &end) != 2 || mark[end] || process <= 0)
+        return false;
+    size_t length = (size_t)(mark - name) - 1;
+    if (base && (strncmp(name + 1, base, length) != 0 || (base[length] && length != BASE)))
+        return false;
+    return kill((pid_t)process, 0) != 0 && errno == ESRCH;
+}
+
+/* Only files were made in it. */
+static void remove_directory(int parent, const char *name)
+{
+    int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+    for (struct dirent *entry; dir && (entry = readdir(dir));)
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+            unlinkat(fd, entry->d_name, 0);
+    if (dir)
+        closedir(dir);
+    else if (fd >= 0)
+        close(fd);
+    unlinkat(parent, name, AT_REMOVEDIR);
+}
+
+static void sweep(const char *directory, const char *base)
+{
+    DIR *dir = opendir(directory);
+    for (struct dirent *entry; dir && (entry = readdir(dir));)
+        if (is_abandoned(entry->d_name, base) && unlinkat(dirfd(dir), entry->d_name, 0) != 0)
+            remove_directory(dirfd(dir), entry->d_name);
+    if (dir)
+        closedir(dir);
+}
+
+void cb_directory_sweep(const char *directory)
+{
+    sweep(directory, NULL);
+}
+
+/* ---- names ---- */
+
+char *cb_temporary_name(const char *path)
+{
+    static unsigned serial;
+    char *parent = cb_path_parent(path), *name = NULL;
+    size_t length = strlen(path);
+    while (length > 1 && path[length - 1] == '/')
+        length--;
+    char *trimmed = parent ? cb_strndup(path, length) : NULL;
+    if (trimmed) {
+        const char *base = cb_path_base(trimmed);
+        sweep(parent, base);
+        name = cb_format("%s/.%.*s.tmp-%ld-%u", parent, BASE, base, (long)getpid(), __atomic_add_fetch(&serial, 1, __ATOMIC_RELAXED));
+    }
+    cb_free(trimmed);
+    cb_free(parent);
+    return name;
+}
+
+/* ---- staged directories ---- */
+
+bool cb_directory_vacant(const char *path)
+{
+    struct stat st;
+    if (lstat(path, &st) != 0)
+        return true;
+    DIR *dir = cb_io_list(path);
+    bool empty = dir;
+    for (struct dirent *entry; empty && (entry = cb_io_next(dir));)
+        empty = strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0;
+    if (!dir || (empty && errno))
+        empty = errno != ENOTDIR && cb_io_failed(path, "cannot list");
+    if (dir)
+        closedir(dir);
+    return empty || cb_fail(CB_ERR_ARGUMENT, "%s: exists and is not an empty directory", path) == CB_OK;
+}
+
+char *cb_directory_stage(const char *path)
+{
+    char *stage = cb_directory_vacant(path) ? cb_temporary_name(path) : NULL;
+    if (!stage || cb_io_make_directory(stage) == 0)
+        return stage;
+    cb_io_failed(path, "cannot make a directory beside it");
+    cb_free(stage);
+    return NULL;
+}
+
+bool cb_directory_publish(char *stage, const char *path)
+{
+    char *parent = cb_path_parent(path);
+    bool ok = parent && cb_file_maps_check() && cb_directory_sync(stage) &&
+              (cb_io_rename(stage, path) == 0 || cb_io_failed(path, "cannot give the finished directory its name"));
+    if (ok)
+        cb_free(stage);
+    else
+        cb_directory_discard(stage);
+    ok = ok && cb_directory_sync(parent);
+    cb_free(parent);
+    return ok;
+}
+
+void cb_directory_discard(char *stage)
+{
+    if (stage)
+        remove_directory(AT_FDCWD, stage);
+    cb_free(stage);
+}
+
+bool cb_directory_writable(const char *path)
+{
+    char *probe = cb_path_join(path, "probe"), *name = probe ? cb_temporary_name(probe) : NULL;
+    int fd = name ? cb_io_open(name, O_WRONLY | O_CREAT | O_EXCL) : -1;
+    if (fd >= 0) {
+        cb_io_close(fd);
+        unlink(name);
+    } else if (name) {
+        cb_io_failed(path, "cannot be written");
+    }
+    cb_free(name);
+    cb_free(probe);
+    return fd >= 0;
+}
