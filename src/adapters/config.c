@@ -198,8 +198,12 @@ static json_t *whole_numbers(json_t *value)
     if (json_is_object(value)) {
         const char *key;
         json_t *item, *object = json_object();
-        json_object_foreach(value, key, item) json_object_set_new(object, key, whole_numbers(item));
-        return object;
+        bool ok = object;
+        json_object_foreach(value, key, item) ok = ok && cb_json_put(object, key, whole_numbers(item));
+        if (ok)
+            return object;
+        json_decref(object);
+        return NULL;
     }
     double x = json_real_value(value);
     if (json_is_real(value) && x != 0 && x == floor(x) && fabs(x) < 1e15)
@@ -211,18 +215,19 @@ static json_t *whole_numbers(json_t *value)
 static json_t *numbers_of(const json_t *texts)
 {
     json_t *numbers = json_array(), *named = json_object();
+    bool ok = numbers && named;
     size_t i;
     const json_t *item;
     json_array_foreach(texts, i, item)
     {
         const char *text = json_string_value(item), *colon = strrchr(text, ':');
         char *name = colon ? cb_strndup(text, (size_t)(colon - text)) : NULL;
-        if (name && !json_object_get(named, name))
-            json_object_set_new(named, name, json_array());
-        json_array_append_new(name ? json_object_get(named, name) : numbers, json_integer(strtoll(colon ? colon + 1 : text, NULL, 10)));
+        ok = ok && !colon == !name && (!name || json_object_get(named, name) || cb_json_put(named, name, json_array())) &&
+             json_array_append_new(name ? json_object_get(named, name) : numbers,
+                                   json_integer(strtoll(colon ? colon + 1 : text, NULL, 10))) == 0;
         cb_free(name);
     }
-    json_t *result = json_object_size(named) ? named : numbers;
+    json_t *result = !ok ? NULL : json_object_size(named) ? named : numbers;
     json_incref(result);
     json_decref(named);
     json_decref(numbers);
@@ -250,18 +255,19 @@ static json_t *option_to_json(const cb_option *option, json_t *value)
 }
 
 /* "eva_config.rho" goes into the object eva_config, where the kind wants that one to be written. */
-static void write_option(const cb_adapter_kind *kind, const void *config, json_t *out, const char *name, json_t *value)
+static bool write_option(const cb_adapter_kind *kind, const void *config, json_t *out, const char *name, json_t *value)
 {
     const char *dot = strchr(name, '.');
-    char *group = dot ? cb_strndup(name, (size_t)(dot - name)) : NULL;
-    if (!dot) {
-        json_object_set(out, name, value);
-    } else if (group && (!kind->has_group || kind->has_group(config, group))) {
-        if (!json_object_size(json_object_get(out, group)))
-            json_object_set_new(out, group, json_object());
-        json_object_set(json_object_get(out, group), dot + 1, value);
-    }
+    if (!dot)
+        return cb_json_put(out, name, value);
+    char *group = cb_strndup(name, (size_t)(dot - name));
+    bool ok = group;
+    if (ok && (!kind->has_group || kind->has_group(config, group)))
+        ok = (json_object_size(json_object_get(out, group)) || cb_json_put(out, group, json_object())) &&
+             cb_json_put(json_object_get(out, group), dot + 1, json_incref(value));
     cb_free(group);
+    json_decref(value);
+    return ok;
 }
 
 static bool write_options(const cb_adapter_kind *kind, const void *config, json_t *out)
@@ -269,15 +275,14 @@ static bool write_options(const cb_adapter_kind *kind, const void *config, json_
     char *text = cb_options_to_json(kind->options, config);
     json_t *options = text ? cb_json_parse(kind->name, text, strlen(text)) : NULL;
     cb_free(text);
+    bool ok = options;
     const char *key;
     json_t *value;
     json_object_foreach(options, key, value)
     {
-        json_t *written = option_to_json(cb_options_find(kind->options, key), value);
-        write_option(kind, config, out, cb_adapter_peft_name(kind, key), written);
-        json_decref(written);
+        ok = ok &&
+             write_option(kind, config, out, cb_adapter_peft_name(kind, key), option_to_json(cb_options_find(kind->options, key), value));
     }
-    bool ok = options != NULL;
     json_decref(options);
     return ok;
 }
@@ -309,30 +314,35 @@ static json_t *list_to_json(const cb_string_list *list, bool single, bool number
     if (single && list->count == 1)
         return json_string(list->items[0]);
     json_t *array = json_array();
-    for (size_t i = 0; i < list->count; i++)
-        json_array_append_new(array, numbers ? json_integer(strtoll(list->items[i], NULL, 10)) : json_string(list->items[i]));
-    return array;
+    bool ok = array;
+    for (size_t i = 0; ok && i < list->count; i++)
+        ok = json_array_append_new(array, numbers ? json_integer(strtoll(list->items[i], NULL, 10)) : json_string(list->items[i])) == 0;
+    if (ok)
+        return array;
+    json_decref(array);
+    return NULL;
 }
 
 /* Fields that PEFT does not have for this kind, and that hold nothing, are left out. */
-static void write_target(json_t *out, const char *key, json_t *value, bool always)
+static bool write_target(json_t *out, const char *key, json_t *value, bool always)
 {
     if (always || json_object_get(out, key) || !json_is_null(value))
-        json_object_set(out, key, value);
+        return cb_json_put(out, key, value);
     json_decref(value);
+    return true;
 }
 
-static void write_targets(const cb_adapter *adapter, json_t *out)
+static bool write_targets(const cb_adapter *adapter, json_t *out)
 {
     const cb_target *target = &adapter->target;
     bool resolved = adapter->resolved_targets.count > 0;
     const cb_string_list *modules = resolved ? &adapter->resolved_targets : &target->target_modules;
     bool is_pattern = resolved ? adapter->resolved_is_pattern : target->target_is_pattern;
-    write_target(out, "target_modules", list_to_json(modules, is_pattern, false), true);
-    write_target(out, "exclude_modules", list_to_json(&target->exclude_modules, target->exclude_is_pattern, false), false);
-    write_target(out, "layers_to_transform", list_to_json(&target->layers_to_transform, false, true), false);
-    write_target(out, "layers_pattern", list_to_json(&target->layers_pattern, true, false), false);
-    write_target(out, "modules_to_save", list_to_json(&target->modules_to_save, false, false), false);
+    return write_target(out, "target_modules", list_to_json(modules, is_pattern, false), true) &&
+           write_target(out, "exclude_modules", list_to_json(&target->exclude_modules, target->exclude_is_pattern, false), false) &&
+           write_target(out, "layers_to_transform", list_to_json(&target->layers_to_transform, false, true), false) &&
+           write_target(out, "layers_pattern", list_to_json(&target->layers_pattern, true, false), false) &&
+           write_target(out, "modules_to_save", list_to_json(&target->modules_to_save, false, false), false);
 }
 
 static int by_name(const void *a, const void *b)
@@ -349,31 +359,35 @@ static json_t *sorted(json_t *object)
     size_t count = 0;
     const char *key;
     json_t *value;
+    bool ok = out;
     if (out) {
         json_object_foreach(object, key, value) keys[count++] = key;
         qsort(keys, count, sizeof *keys, by_name);
-        for (size_t i = 0; i < count; i++)
-            json_object_set(out, keys[i], json_object_get(object, keys[i]));
+        for (size_t i = 0; ok && i < count; i++)
+            ok = cb_json_put(out, keys[i], json_incref(json_object_get(object, keys[i])));
     }
     cb_free(keys);
     json_decref(object);
-    return out;
+    if (ok)
+        return out;
+    json_decref(out);
+    return NULL;
 }
 
 json_t *cb_adapter_to_json(const cb_adapter *adapter)
 {
     json_t *out = fixed_fields(adapter->kind);
-    if (!out || json_object_update(out, adapter->common) != 0 || !write_stored_options(adapter, out)) {
-        json_decref(out);
-        return NULL;
-    }
-    json_object_set_new(out, "peft_type", json_string(adapter->kind->peft_type));
-    write_targets(adapter, out);
-    if (json_object_get(out, "fan_in_fan_out")) {
+    bool ok = out && json_object_update(out, adapter->common) == 0 && write_stored_options(adapter, out) &&
+              cb_json_put(out, "peft_type", json_string(adapter->kind->peft_type)) && write_targets(adapter, out);
+    if (ok && json_object_get(out, "fan_in_fan_out")) {
         bool transposed = false;
         for (size_t i = 0; i < adapter->module_count; i++)
             transposed |= adapter->modules[i]->layer->transposed;
-        json_object_set_new(out, "fan_in_fan_out", json_boolean(transposed));
+        ok = cb_json_put(out, "fan_in_fan_out", json_boolean(transposed));
+    }
+    if (!ok) {
+        json_decref(out);
+        return cb_fail(CB_ERR_MEMORY, "no memory for an adapter's config"), NULL;
     }
     return sorted(out);
 }

@@ -11,16 +11,14 @@ bool cb_directory_make(const char *path)
     char *copy = cb_strdup(path);
     if (!copy)
         return false;
-    bool ok = true;
-    for (char *c = copy + 1; ok && *c; c++) {
+    for (char *c = copy + 1; *copy && *c; c++) {
         if (*c != '/')
             continue;
         *c = '\0';
-        ok = cb_io_make_directory(copy) == 0 || errno == EEXIST || errno == EROFS || errno == EACCES;
+        cb_io_make_directory(copy); /* it is there, or the last one fails and says why */
         *c = '/';
     }
-    if (ok && *copy && cb_io_make_directory(copy) != 0 && errno != EEXIST)
-        ok = cb_io_failed(path, "cannot make this directory");
+    bool ok = !*copy || cb_io_make_directory(copy) == 0 || errno == EEXIST || cb_io_failed(path, "cannot make this directory");
     if (ok && !cb_is_directory(path))
         ok = cb_fail(CB_ERR_IO, "%s: exists and is not a directory", path) == CB_OK;
     cb_free(copy);

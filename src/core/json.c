@@ -212,6 +212,11 @@ bool cb_json_save(const char *path, const json_t *value, bool sort_keys)
     return false;
 }
 
+bool cb_json_put(json_t *object, const char *key, json_t *value)
+{
+    return json_object_set_new(object, key, value) == 0 || cb_fail(CB_ERR_MEMORY, "%s: no memory for this field", key) == CB_OK;
+}
+
 static const char *type_name(const json_t *value)
 {
     static const char *const names[] = {

@@ -20,6 +20,10 @@ char *cb_json_dump(const json_t *value, bool sort_keys);
 /* Writes a value atomically as cb_json_dump() has it, with a newline at the end. */
 bool cb_json_save(const char *path, const json_t *value, bool sort_keys);
 
+/* Sets a member; takes the reference.  CB_ERR_MEMORY when there is no value, which is what jansson gives where it has no memory, or no
+ * room for it. */
+bool cb_json_put(json_t *object, const char *key, json_t *value);
+
 /* Getters: `file` is for messages.  Missing or null field: the default; a wrong type: CB_ERR_FORMAT and the default. */
 int64_t cb_json_int(const char *file, const json_t *object, const char *key, int64_t def);
 double cb_json_float(const char *file, const json_t *object, const char *key, double def);

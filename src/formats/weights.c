@@ -288,11 +288,6 @@ static bool write_shard(write_job *job, const char *name, size_t first, size_t e
     return ok;
 }
 
-static bool put(json_t *object, const char *key, json_t *value)
-{
-    return json_object_set_new(object, key, value) == 0 || cb_fail(CB_ERR_MEMORY, "out of memory: the index of a checkpoint") == CB_OK;
-}
-
 static bool write_index(write_job *job, json_t *map)
 {
     json_int_t total = 0;
@@ -300,8 +295,8 @@ static bool write_index(write_job *job, json_t *map)
         total += (json_int_t)job->entries[i].size;
     char *path = cb_path_join(job->directory, INDEX_NAME);
     json_t *index = json_object(), *metadata = json_object();
-    bool ok = path && put(metadata, "total_size", json_integer(total)) && put(index, "metadata", json_incref(metadata)) &&
-              put(index, "weight_map", json_incref(map)) && cb_string_list_add(&job->written, INDEX_NAME) &&
+    bool ok = path && cb_json_put(metadata, "total_size", json_integer(total)) && cb_json_put(index, "metadata", json_incref(metadata)) &&
+              cb_json_put(index, "weight_map", json_incref(map)) && cb_string_list_add(&job->written, INDEX_NAME) &&
               cb_json_save(path, index, true);
     json_decref(metadata);
     json_decref(index);
@@ -319,7 +314,7 @@ static bool write_shards(write_job *job, size_t shards)
         char *name = cb_format("model-%05zu-of-%05zu.safetensors", ++number, shards);
         ok = name && write_shard(job, name, first, end);
         for (size_t i = first; ok && i < end; i++)
-            ok = put(map, job->entries[i].name, json_string(name));
+            ok = cb_json_put(map, job->entries[i].name, json_string(name));
         cb_free(name);
     }
     ok = ok && write_index(job, map);

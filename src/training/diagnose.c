@@ -101,3 +101,19 @@ bool cb_train_diagnose(const cb_trainee *what, const cb_batch *batch, double tar
     cb_free(s.passed);
     return s.found;
 }
+
+void cb_train_largest_gradient(const cb_trainee *what, cb_string *out)
+{
+    double most = 0;
+    const char *name = NULL;
+    for (size_t i = 0; i < what->count; i++) {
+        const cb_tensor *grad = what->parameters[i].tensor->grad;
+        for (int64_t k = 0; grad && k < grad->count; k++)
+            if (fabs(cb_get(grad, k)) > most) {
+                most = fabs(cb_get(grad, k));
+                name = what->parameters[i].name;
+            }
+    }
+    if (name)
+        cb_string_printf(out, "every gradient is finite and their norm is too large for a float: the largest, %g, is of %s", most, name);
+}

@@ -39,6 +39,8 @@ void cb_train_log_close(train_log *r);
 /* diagnose.c: runs a batch whose loss or gradient is not finite again and says in `out` where that began: a parameter, or (then true) the
  * layer that first gives such a value, forward or backward.  Gradients are left on the parameters. */
 bool cb_train_diagnose(const cb_trainee *what, const cb_batch *batch, double targets, const cb_context *ctx, cb_string *out);
+/* What there is to say when it was nowhere: gradients may be finite and their norm not. */
+void cb_train_largest_gradient(const cb_trainee *what, cb_string *out);
 
 /* evaluate.c: cb_evaluate_perplexity(), which cb_interrupt() stops only when `interruptible`. */
 bool cb_train_validate(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches, bool interruptible,

@@ -4,7 +4,6 @@
  * stood when a run resumes, so that it reads like the log of a run that never stopped.  The picture is drawn from it. */
 #include <errno.h>
 #include <fcntl.h>
-#include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +13,7 @@
 #include "cambium/eval.h"
 #include "cambium/formats.h"
 #include "core/io.h"
+#include "core/json.h"
 #include "training/internal.h"
 
 #define LOG_NAME      "log.jsonl"
@@ -142,11 +142,9 @@ static char *line_of(const cb_train_report *p)
         json_pack("{s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:I}", "step", (json_int_t)p->step, "steps", (json_int_t)p->steps, "loss",
                   number(p->loss), "learning_rate", number(p->learning_rate), "grad_norm", number(p->grad_norm), "tokens_per_second",
                   number(p->tokens_per_second), "seconds", number(p->seconds), "memory", (json_int_t)p->memory);
-    if (line && p->evaluated) {
-        json_object_set_new(line, "eval_loss", number(p->eval_loss));
-        json_object_set_new(line, "best_loss", number(p->best_loss));
-    }
-    char *text = line ? json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(DIGITS)) : NULL;
+    bool ok = line && (!p->evaluated ||
+                       (cb_json_put(line, "eval_loss", number(p->eval_loss)) && cb_json_put(line, "best_loss", number(p->best_loss))));
+    char *text = ok ? json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(DIGITS)) : NULL;
     char *copy = text ? cb_format("%s\n", text) : NULL;
     if (!text)
         cb_fail(CB_ERR_MEMORY, "no memory for a line of the log");

@@ -221,11 +221,14 @@ static CB_COLD bool not_finite(session *s, double loss, double norm, double targ
     const cb_train_options *o = s->options;
     int64_t k = o->gradient_accumulation_steps;
     cb_string where = {0}, rows = {0};
+    cb_optimizer_zero_grad(s->optimizer);
     for (int64_t i = 0; i < k && !where.length && cb_ok(); i++) {
         cb_context ctx = training_context(s, &s->batches[i], &rng);
         if (cb_train_diagnose(s->what, &s->batches[i], targets, &ctx, &where))
             cb_dataset_sources(s->train, s->state.step * k + i, o->batch_size, &rows);
     }
+    if (!where.length)
+        cb_train_largest_gradient(s->what, &where);
     cb_error_clear(); /* the first failure is this one */
     cb_fail(CB_ERR_NUMERIC, "step %lld: the %s is %g: %s%s%s; %s (a lower --learning-rate may help)", (long long)s->state.step + 1,
             isfinite(loss) ? "gradient norm" : "loss", isfinite(loss) ? norm : loss,

@@ -91,7 +91,7 @@ if [ "$CAMBIUM_DISK" = tmpfs ]; then
     more_room
     "$program" "${train[@]}" --output disk/run --resume --quiet >/dev/null
     cmp disk/run/adapter_model.safetensors whole/adapter_model.safetensors || fail "resumed: other bits"
-    room $((checkpoint * 2 + adapter / 2))
+    room $((checkpoint + adapter / 2))
     full "the adapter" "${train[@]}" --output disk/run --save-steps 0
     [ -s disk/run/checkpoint.safetensors ] || fail "the checkpoint is gone"
     more_room
