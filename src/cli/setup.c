@@ -38,10 +38,10 @@ static bool has_file(const char *directory, const char *name)
     return found;
 }
 
-/* A model somebody keeps; the output of an earlier `pretrain` has its checkpoint beside it, and may be written anew. */
+/* A model somebody keeps; what `pretrain` left, and may go on with or write anew, has a log or a checkpoint beside it. */
 static bool holds_other_model(const char *path)
 {
-    return has_file(path, "config.json") && !has_file(path, "checkpoint.safetensors");
+    return has_file(path, "config.json") && !has_file(path, "checkpoint.safetensors") && !has_file(path, "log.jsonl");
 }
 
 bool cli_output_directory(const char *path, const char *model)

@@ -29,7 +29,7 @@ cat >config.json <<'END'
  "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96, "max_position_embeddings": 128, "rms_norm_eps": 1e-5,
  "tie_word_embeddings": true, "hidden_act": "silu", "initializer_range": 0.05}
 END
-common=(--data text.txt --validation-data held-out.txt --steps 24 --save-steps 3 --eval-steps 6 --eval-batches 2 --batch-size 2
+common=(--data text.txt --validation-data held-out.txt --steps 24 --save-steps 4 --eval-steps 3 --eval-batches 2 --batch-size 2
     --sequence-length 32 --learning-rate 3e-3 --seed 7 --threads 1 --quiet)
 start() { # start KIND DIRECTORY OPTION...: replaces the shell
     local kind=$1 directory=$2
