@@ -41,7 +41,11 @@ for dtype in bf16 f32; do
     train "$dtype-again" --dtype $dtype
     same "$dtype, again" "$dtype" "$dtype-again"
     train "$dtype-checkpointing" --dtype $dtype --gradient-checkpointing
-    same "$dtype, --gradient-checkpointing" "$dtype" "$dtype-checkpointing"
+    if [ $dtype = f32 ]; then
+        same "$dtype, --gradient-checkpointing" "$dtype" "$dtype-checkpointing"
+    else # bf16 results are rounded at other places where the tape keeps nothing of them
+        measured "$dtype, --gradient-checkpointing" "$dtype" "$dtype-checkpointing"
+    fi
     replace_by_train "$dtype-resumed" --dtype $dtype --save-steps 1 2>/dev/null &
     pid=$!
     while [ ! -e "$dtype-resumed/checkpoint.safetensors" ] && kill -0 "$pid"; do sleep 0.01; done
@@ -65,13 +69,16 @@ for dtype in bf16 f32; do
     measured "$dtype, 2 x 2 rows accumulated instead of 4 (no dropout)" "$dtype-whole" "$dtype-accumulated"
 done
 
-generate() { "$program" generate "$base" --adapter bf16 --prompt "And it came to pass" --max-new-tokens 48 --seed 5 --json "$@" | sed 's/"[a-z_]*seconds":[^,}]*//g; s/"tokens_per_second":[^,}]*//g'; }
+generate() { # the ids of the tokens
+    "$program" generate "$base" --adapter bf16 --prompt "And it came to pass" --max-new-tokens 24 --seed 5 --json "$@" |
+        sed -n 's/.*"ids":\(\[[^]]*\]\).*/\1/p'
+}
 for how in "--temperature 0" "--temperature 0.9 --top-p 0.95"; do
     # shellcheck disable=SC2086
     generate $how >a
     # shellcheck disable=SC2086
     generate $how >b
-    cmp -s a b || { echo "generate $how: other tokens the second time" && failures=$((failures + 1)); }
+    [ -s a ] && cmp -s a b || { echo "generate $how: other tokens the second time" && failures=$((failures + 1)); }
     for threads in ${CAMBIUM_MEASURE:+1 4}; do
         # shellcheck disable=SC2086
         generate $how --threads $threads >b
