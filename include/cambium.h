@@ -10,6 +10,7 @@
 #include "cambium/data.h"
 #include "cambium/dtype.h"
 #include "cambium/eval.h"
+#include "cambium/files.h"
 #include "cambium/formats.h"
 #include "cambium/gguf.h"
 #include "cambium/jinja.h"

@@ -121,15 +121,7 @@ typedef struct cb_file_map {
     char *path;
 } cb_file_map;
 CB_API bool cb_file_map_open(cb_file_map *map, const char *path);
-CB_API void cb_file_map_close(cb_file_map *map); /* a failure is recorded when pages were lost (cb_file_maps_guard) */
-/* Whether every file that is mapped at the moment still is what it was when it was opened; CB_ERR_IO names one that was written to or cut
- * off.  One that was renamed over or removed is no failure: its map goes on to show the old contents.  Training, evaluation, generation
- * and merging ask between their steps, and nothing is committed (cb_writer_commit, cb_directory_publish) when it says no. */
-CB_API bool cb_file_maps_check(void);
-/* Reading a page that a file no longer has raises SIGBUS, which ends the process.  A program that calls this goes on instead: a handler
- * for SIGBUS puts zeroes in place of what a map has lost, and cb_file_maps_check() fails from then on.  Signals elsewhere go to the
- * handler there was before.  The library never calls it by itself: signals belong to the program. */
-CB_API void cb_file_maps_guard(void);
+CB_API void cb_file_map_close(cb_file_map *map);
 /* Reads a whole file of at most `limit` bytes; NUL-terminated, free with cb_free().  "-" reads standard input. */
 CB_API char *cb_file_read(const char *path, size_t limit, size_t *length);
 
@@ -154,15 +146,7 @@ CB_API bool cb_file_remove(const char *path); /* one that is not there is no err
 /* Regular files below `directory`, sorted by path, recursively when asked (CB_ERR_UNSUPPORTED beyond 64 levels); names
  * relative to it.  Hidden files and directories are left out, and links to directories are not followed. */
 CB_API bool cb_directory_list(const char *directory, bool recursive, cb_string_list *names);
-CB_API void cb_directory_sweep(const char *directory); /* removes the temporary outputs of processes that were killed */
-/* A directory that appears whole or not at all: files are made in the stage, a new directory beside `path` (whose parent must exist), and
- * publishing syncs it and gives it its name; `path` must not exist by then, or be an empty directory.  Both ends free the stage; a failed
- * publication and discarding remove it with the files in it (NULL is allowed). */
-CB_API char *cb_directory_stage(const char *path);
-CB_API bool cb_directory_publish(char *stage, const char *path);
-CB_API void cb_directory_discard(char *stage);
-CB_API bool cb_directory_vacant(const char *path);   /* there is nothing, or an empty directory; else CB_ERR_ARGUMENT */
-CB_API bool cb_directory_writable(const char *path); /* tries it: permission bits do not tell */
+CB_API void cb_directory_sweep(const char *directory); /* removes the temporary files of writers that were killed */
 
 /* ---- Options: one table drives JSON, command line, --help, validation and the reference page ---- */
 

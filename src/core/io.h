@@ -7,7 +7,7 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 
-#include "cambium/core.h"
+#include "cambium/files.h"
 
 int cb_io_open(const char *path, int flags); /* new files may be read and written by all that the umask allows */
 int cb_io_stat(int fd, struct stat *st);

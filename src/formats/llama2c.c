@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "formats/rotary_rows.h"
+#include "cambium/files.h"
 
 enum { HEADER = 7 };
 

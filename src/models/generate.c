@@ -7,6 +7,7 @@
 #endif
 #include <string.h>
 
+#include "cambium/files.h"
 #include "models/internal.h"
 
 /* A longer prompt goes through in pieces, so that its activations stay small. */

@@ -2,6 +2,7 @@
 #ifndef CB_TRAINING_INTERNAL_H
 #define CB_TRAINING_INTERNAL_H
 
+#include "cambium/files.h"
 #include "cambium/optim.h"
 #include "cambium/training.h"
 

@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "cambium/files.h"
 #include "core_fixtures.h"
 
 enum { PAGES = 4 };
