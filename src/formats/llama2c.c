@@ -9,8 +9,8 @@
 
 #include <string.h>
 
-#include "formats/rotary_rows.h"
 #include "cambium/files.h"
+#include "formats/rotary_rows.h"
 
 enum { HEADER = 7 };
 
