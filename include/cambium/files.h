@@ -12,21 +12,22 @@ extern "C" {
 
 /* Whether every file that is mapped at the moment still is what it was when it was opened; CB_ERR_IO names one that was written to or cut
  * off.  One that was renamed over or removed is no failure: its map goes on to show the old contents.  Training, evaluation, generation
- * and merging ask between their steps, and nothing is committed (cb_writer_commit, cb_directory_publish) when it says no. */
+ * and merging ask between their steps, and nothing is committed (cb_writer_commit, cb_stage_publish) when it says no. */
 CB_API bool cb_file_maps_check(void);
 /* Reading a page that a file no longer has raises SIGBUS, which ends the process.  A program that calls this goes on instead: a handler
  * for SIGBUS puts zeroes in place of what a map has lost, and from then on cb_file_maps_check() fails, and closing that map records a
  * failure.  Signals elsewhere go to the handler there was before.  The library never calls it by itself: signals belong to the program. */
 CB_API void cb_file_maps_guard(void);
 
-/* ---- Directories as outputs ---- */
+/* ---- Outputs that are several files, or are tried before they are kept ---- */
 
-/* Files are made in the stage, a new directory beside `path` (whose parent must exist); publishing syncs it and gives it its name.  `path`
- * must not exist by then, or be an empty directory.  Both ends free the stage; a failed publication and discarding remove it with the
- * files in it (NULL is allowed). */
+/* They are made under the name that is returned, beside `path` (whose parent must exist): in a new directory, or as one file that the caller
+ * writes; publishing syncs a directory and gives the result its name.  `path` must not exist by then, or be an empty directory.  Both ends
+ * free the name; a failed publication and discarding remove what was made (NULL is allowed). */
 CB_API char *cb_directory_stage(const char *path);
-CB_API bool cb_directory_publish(char *stage, const char *path);
-CB_API void cb_directory_discard(char *stage);
+CB_API char *cb_file_stage(const char *path);
+CB_API bool cb_stage_publish(char *stage, const char *path);
+CB_API void cb_stage_discard(char *stage);
 CB_API bool cb_directory_vacant(const char *path);   /* there is nothing, or an empty directory; else CB_ERR_ARGUMENT */
 CB_API bool cb_directory_writable(const char *path); /* tries it: permission bits do not tell */
 

@@ -15,6 +15,18 @@ enum { BASE = 200 }; /* of a file name's 255 bytes, so that the additions fit */
 
 /* ---- sweeping ---- */
 
+/* Whether a temporary name belongs to `base`, or to a temporary name of it and so on. */
+static bool is_of(const char *name, const char *base)
+{
+    size_t length = strlen(base) < BASE ? strlen(base) : BASE;
+    for (name++;; name++) {
+        if (strncmp(name, base, length) == 0 && strncmp(name + length, ".tmp-", 5) == 0)
+            return true;
+        if (*name != '.')
+            return false;
+    }
+}
+
 /* Whether a name is as cb_temporary_name() makes it, for `base` (NULL: any), of a process that is no more. */
 static bool is_abandoned(const char *name, const char *base)
 {
@@ -26,8 +38,7 @@ static bool is_abandoned(const char *name, const char *base)
     int end = 0;
     if (!mark || sscanf(mark, ".tmp-%ld-%u%n", &process, &serial, &end) != 2 || mark[end] || process <= 0)
         return false;
-    size_t length = (size_t)(mark - name) - 1;
-    if (base && (strncmp(name + 1, base, length) != 0 || (base[length] && length != BASE)))
+    if (base && !is_of(name, base))
         return false;
     return kill((pid_t)process, 0) != 0 && errno == ESRCH;
 }
@@ -82,7 +93,7 @@ char *cb_temporary_name(const char *path)
     return name;
 }
 
-/* ---- staged directories ---- */
+/* ---- staged outputs ---- */
 
 bool cb_directory_vacant(const char *path)
 {
@@ -110,23 +121,30 @@ char *cb_directory_stage(const char *path)
     return NULL;
 }
 
-bool cb_directory_publish(char *stage, const char *path)
+char *cb_file_stage(const char *path)
+{
+    return cb_directory_vacant(path) ? cb_temporary_name(path) : NULL;
+}
+
+bool cb_stage_publish(char *stage, const char *path)
 {
     char *parent = cb_path_parent(path);
-    bool ok = parent && cb_file_maps_check() && cb_directory_sync(stage) &&
-              (cb_io_rename(stage, path) == 0 || cb_io_failed(path, "cannot give the finished directory its name"));
+    bool directory = cb_is_directory(stage), ok = parent && cb_file_maps_check() && (!directory || cb_directory_sync(stage));
+    if (ok && !directory)
+        rmdir(path); /* an empty directory of that name */
+    ok = ok && (cb_io_rename(stage, path) == 0 || cb_io_failed(path, "cannot give the finished output its name"));
     if (ok)
         cb_free(stage);
     else
-        cb_directory_discard(stage);
+        cb_stage_discard(stage);
     ok = ok && cb_directory_sync(parent);
     cb_free(parent);
     return ok;
 }
 
-void cb_directory_discard(char *stage)
+void cb_stage_discard(char *stage)
 {
-    if (stage)
+    if (stage && unlink(stage) != 0)
         remove_directory(AT_FDCWD, stage);
     cb_free(stage);
 }

@@ -241,8 +241,8 @@ static bool write_directory(conversion *c, const char *output, json_t *tokenizer
               save(stage, "tokenizer_config.json", tokenizer_config(&c->shape), true) &&
               save(stage, "generation_config.json", generation_config(), true) && save(stage, "config.json", model_config(&c->shape), true);
     if (!ok)
-        cb_directory_discard(stage);
-    return ok && cb_directory_publish(stage, output);
+        cb_stage_discard(stage);
+    return ok && cb_stage_publish(stage, output);
 }
 
 bool cb_llama2c_convert(const char *model_bin, const char *tokenizer_bin, const char *output)

@@ -45,9 +45,9 @@ bool cb_pattern_regex(cb_pattern *pattern, const char *what, const char *regex, 
         pcre2_get_error_message(error, message, sizeof message);
         return cb_fail(CB_ERR_FORMAT, "%s: regular expression \"%s\": %s", what, regex, (const char *)message), false;
     }
-    pcre2_jit_compile(code, PCRE2_JIT_COMPLETE); /* without it matching is only slower */
     pattern->regex = code;
-    return true;
+    pcre2_jit_compile(code, PCRE2_JIT_COMPLETE); /* without it matching is only slower, but for memory */
+    return cb_ok();
 }
 
 void cb_pattern_free(cb_pattern *pattern)

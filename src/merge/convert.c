@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "cambium/gguf.h"
-#include "core/stage.h"
+#include "core/temporary.h"
 
 typedef struct conversion {
     const char *input, *output, *written;
@@ -168,13 +168,16 @@ static bool compare(conversion *c, bool adapters)
 static bool write_and_keep(conversion *c, bool adapters, bool comparable)
 {
     const struct target *target = &targets[c->options->to];
-    cb_stage *stage = cb_stage_open(c->output, target->directory);
+    char *parent = cb_path_parent(c->output), *stage = NULL;
+    if (parent && cb_directory_make(parent))
+        stage = target->directory ? cb_directory_stage(c->output) : cb_file_stage(c->output);
+    cb_free(parent);
     if (!stage)
         return false;
-    c->written = cb_stage_path(stage);
+    c->written = stage;
     if (target->write(c) && (!c->options->verify || !comparable || compare(c, adapters)))
-        return cb_stage_commit(stage);
-    cb_stage_abort(stage);
+        return cb_stage_publish(stage, c->output);
+    cb_stage_discard(stage);
     return false;
 }
 
@@ -189,22 +192,15 @@ static bool convert_adapter(conversion *c)
 /* A directory of the model, kept when that is what is wanted. */
 static bool convert_llama2c(conversion *c)
 {
-    if (c->options->to == CB_CONVERT_HF && c->options->dtype <= CB_CONVERT_F32) {
-        cb_stage *stage = cb_stage_open(c->output, true);
-        if (stage && cb_llama2c_convert(c->input, c->options->tokenizer, cb_stage_path(stage)))
-            return cb_stage_commit(stage);
-        cb_stage_abort(stage);
-        return false;
-    }
-    char *between = cb_format("%s.model", c->output);
-    cb_stage *stage = between ? cb_stage_open(between, true) : NULL;
+    if (c->options->to == CB_CONVERT_HF && c->options->dtype <= CB_CONVERT_F32)
+        return cb_llama2c_convert(c->input, c->options->tokenizer, c->output);
+    char *between = cb_temporary_name(c->output);
     const char *input = c->input;
-    bool ok = stage && cb_llama2c_convert(c->input, c->options->tokenizer, cb_stage_path(stage));
-    c->input = stage ? cb_stage_path(stage) : input;
+    bool ok = between && cb_llama2c_convert(c->input, c->options->tokenizer, between);
+    c->input = between;
     ok = ok && write_and_keep(c, false, true);
     c->input = input;
-    cb_stage_abort(stage);
-    cb_free(between);
+    cb_stage_discard(between);
     return ok;
 }
 

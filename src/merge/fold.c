@@ -59,8 +59,8 @@ static bool carry_out(fold_plan *plan, cb_difference *difference)
     bool ok = cb_fold_write(plan, &error) && (!plan->options->verify || verify(plan, difference));
     difference->weight_error = error;
     if (!ok)
-        cb_directory_discard(plan->stage);
-    return ok && cb_directory_publish(plan->stage, plan->output);
+        cb_stage_discard(plan->stage);
+    return ok && cb_stage_publish(plan->stage, plan->output);
 }
 
 bool cb_merge_fold(cb_model *model, cb_adapter *const *adapters, size_t count, const char *output, const cb_merge_options *options,

@@ -124,7 +124,7 @@ static void lost_pages_read_as_zeroes_and_fail_everything_after(void **state)
     assert_io_error("a: a part of it can no longer be read");
     char *stage = cb_directory_stage("made");
     assert_non_null(stage);
-    assert_false(cb_directory_publish(stage, "made"));
+    assert_false(cb_stage_publish(stage, "made"));
     assert_io_error("a: a part of it can no longer be read");
     assert_false(cb_is_directory("made"));
     cb_file_map_close(&map);
@@ -180,18 +180,18 @@ static void a_staged_directory_appears_whole(void **state)
     assert_true(cb_file_write(file, "text", 4));
     cb_free(file);
     assert_false(cb_is_directory("made"));
-    assert_true(cb_directory_publish(stage, "made/"));
+    assert_true(cb_stage_publish(stage, "made/"));
     assert_true(cb_is_file("made/file"));
     assert_null(cb_directory_stage("made"));
     assert_int_equal(cb_error_status(), CB_ERR_ARGUMENT);
     cb_error_clear();
     assert_int_equal(mkdir("empty", 0777), 0);
     stage = cb_directory_stage("empty");
-    assert_true(cb_directory_publish(stage, "empty"));
+    assert_true(cb_stage_publish(stage, "empty"));
     stage = cb_directory_stage("never");
     assert_true(stage && cb_is_directory(stage));
     char *kept = cb_strdup(stage);
-    cb_directory_discard(stage);
+    cb_stage_discard(stage);
     assert_false(cb_is_directory(kept) || cb_is_directory("never"));
     cb_free(kept);
 }
@@ -204,8 +204,8 @@ static void two_into_one_name_leave_the_first(void **state)
     char *file = cb_path_join(a, "first");
     assert_true(cb_file_write(file, "text", 4));
     cb_free(file);
-    assert_true(cb_directory_publish(a, "made"));
-    assert_false(cb_directory_publish(b, "made"));
+    assert_true(cb_stage_publish(a, "made"));
+    assert_false(cb_stage_publish(b, "made"));
     assert_io_error("made: cannot give the finished directory its name");
     assert_true(cb_is_file("made/first"));
     cb_string_list names = {0};
