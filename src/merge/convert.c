@@ -6,6 +6,7 @@
 
 #include <string.h>
 
+#include "cambium/files.h"
 #include "cambium/gguf.h"
 #include "core/temporary.h"
 

@@ -168,9 +168,9 @@ static void beyond_the_bound_nothing_is_kept(void **state)
     options.to = CB_CONVERT_GGUF;
     options.dtype = CB_CONVERT_BF16;
     options.max_kl = 0;
-    put("old.partial-4194399", "of a process that is gone"); /* beyond the largest number of a process */
-    assert_int_equal(mkdir("other.partial-4194398", 0755), 0);
-    put("other.partial-4194398/model.safetensors", "cut off");
+    put(".out.gguf.tmp-4194399-1", "of a process that is gone"); /* beyond the largest number of a process */
+    assert_int_equal(mkdir("..out.gguf.tmp-4194398-1.tmp-4194398-2", 0755), 0);
+    put("..out.gguf.tmp-4194398-1.tmp-4194398-2/model.safetensors", "cut off");
     assert_false(cb_convert(model_path("qwen2"), "out.gguf", &options, NULL));
     assert_message(CB_ERR_NUMERIC, "not kept: next tokens differ by");
     assert_int_equal(names_in("."), 0);

@@ -206,7 +206,7 @@ static void two_into_one_name_leave_the_first(void **state)
     cb_free(file);
     assert_true(cb_stage_publish(a, "made"));
     assert_false(cb_stage_publish(b, "made"));
-    assert_io_error("made: cannot give the finished directory its name");
+    assert_io_error("made: cannot give the finished output its name");
     assert_true(cb_is_file("made/first"));
     cb_string_list names = {0};
     assert_true(cb_directory_list(".", true, &names));
