@@ -6,7 +6,7 @@
  *
  * Records (formats.h) become token sequences once; rows of `sequence_length` are cut from them.  With packing a row holds
  * several documents, kept apart by segment ids, so that few positions are wasted and no token attends across documents;
- * plain text goes on in the next row, a prompt with its completion and a conversation stay in one. */
+ * plain text goes on in the next row, a prompt with its completion and a conversation stay in one where they can. */
 #ifndef CAMBIUM_DATA_H
 #define CAMBIUM_DATA_H
 
@@ -19,12 +19,23 @@ extern "C" {
 
 typedef struct cb_dataset cb_dataset;
 
+/* What packing does with examples (a prompt with its completion, a conversation); names as in TRL.  What goes on in another row is a
+ * document of its own there: it sees nothing of what was before, and its positions begin at 0. */
+typedef enum cb_packing_strategy {
+    CB_PACKING_AUTO,      /* as bfd, but nothing is cut off, and where more than 2 % of the positions would stay empty, the examples of
+                           * the emptiest rows are treated as by wrapped, of as few rows as will do */
+    CB_PACKING_BFD,       /* best-fit decreasing: whole examples; what is longer than a row loses its end */
+    CB_PACKING_BFD_SPLIT, /* the same, but the end is another example */
+    CB_PACKING_WRAPPED    /* examples are laid end to end in an order of their own in each epoch, and go on where a row ends */
+} cb_packing_strategy;
+
 typedef struct cb_data_options {
     cb_string_list data; /* files, directories or "-" */
     char *separator;     /* plain text: string between documents; NULL: a file is one document */
     bool lines;          /* plain text: a line is a document */
     int64_t sequence_length;
     bool packing;
+    int packing_strategy;
     bool completion_only; /* prompt/completion and messages: no loss on what the model did not have to say */
     char *chat_template;  /* as for cb_chat_open() */
     bool shuffle;
@@ -55,7 +66,8 @@ CB_API bool cb_chat_apply(const cb_chat *chat, const char *json, size_t length, 
 CB_API cb_dataset *cb_dataset_open(const cb_tokenizer *tokenizer, const cb_data_options *options);
 CB_API void cb_dataset_free(cb_dataset *data);
 /* Moves a share of the documents, chosen by seed, into a new dataset (validation); of fewer than 20 plain texts each is cut
- * near its end instead.  After a failure `data` must not be used but to be freed. */
+ * near its end instead.  In the new one CB_PACKING_AUTO has become CB_PACKING_BFD.  After a failure `data` must not be used but to be
+ * freed. */
 CB_API cb_dataset *cb_dataset_split(cb_dataset *data, double share, uint64_t seed);
 
 CB_API int64_t cb_dataset_tokens(const cb_dataset *data);

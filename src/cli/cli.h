@@ -188,6 +188,8 @@ bool cli_corpus_open(cli_corpus *corpus, cli_call *call, cli_corpus_settings *se
                      const cb_tokenizer *tokenizer, int64_t seed);
 void cli_corpus_close(cli_corpus *corpus);
 
+/* For evaluation: answers are measured with all of their prompt, unless the user chose otherwise. */
+void cli_keep_examples_whole(cb_data_options *text);
 /* Rows are as long as asked, or by default no longer than the model can see. */
 void cli_fit_sequence_length(const cli_call *call, cb_data_options *text, const cb_model *model);
 

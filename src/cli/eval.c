@@ -15,6 +15,7 @@ static bool perplexity(cli_call *call, settings *s, const cli_base *base)
 {
     s->text.data = s->data;
     s->text.shuffle = false;
+    cli_keep_examples_whole(&s->text);
     cli_fit_sequence_length(call, &s->text, base->model);
     cb_dataset *data = cb_dataset_open(base->tokenizer, &s->text);
     cb_perplexity_result r = {0};

@@ -25,6 +25,12 @@ void cli_fit_sequence_length(const cli_call *call, cb_data_options *text, const 
                        (long long)text->sequence_length, (long long)most);
 }
 
+void cli_keep_examples_whole(cb_data_options *text)
+{
+    if (text->packing_strategy == CB_PACKING_AUTO)
+        text->packing_strategy = CB_PACKING_BFD;
+}
+
 bool cli_corpus_open(cli_corpus *corpus, cli_call *call, cli_corpus_settings *settings, const cb_model *model,
                      const cb_tokenizer *tokenizer, int64_t seed)
 {
@@ -47,6 +53,7 @@ bool cli_corpus_open(cli_corpus *corpus, cli_call *call, cli_corpus_settings *se
     cb_data_options held_out = *text;
     held_out.data = settings->validation_data;
     held_out.shuffle = false;
+    cli_keep_examples_whole(&held_out);
     held_out.max_records = 0;
     corpus->validation = cb_dataset_open(tokenizer, &held_out);
     return corpus->validation;

@@ -1,8 +1,8 @@
 /* dataset.c: rows of token ids out of documents.
  *
- * A layout is the order of one epoch.  With packing, plain texts are laid end to end in shuffled order and cut every T tokens, whole
- * examples are put together as they fit (pack.c), and the rows of both are shuffled (a single long book is mixed as well as a thousand
- * notes); without, each document is cut into rows of its own.  Every row is a function of (seed, epoch, row number), so any row can be
+ * A layout is the order of one epoch.  With packing, what is wrapped (plain texts, and examples as the strategy says) is laid end to end
+ * in shuffled order and cut every T tokens, whole examples are put together as they fit (pack.c), and the rows of both are shuffled (a
+ * single long book is mixed as well as a thousand notes); without, each document is cut into rows of its own.  Every row is a function of (seed, epoch, row number), so any row can be
  * made at any time: that is what makes resuming exact. */
 #include "data/dataset.h"
 
@@ -16,18 +16,16 @@ typedef struct layout {
     int64_t *rows;      /* shuffled row numbers */
 } layout;
 
-/* Without packing: where row r begins. */
-typedef struct row_start {
-    int64_t document, offset;
-} row_start;
+/* One in so many positions may be empty before examples are cut (cb_packing_strategy). */
+enum { EMPTY_SHARE = 50 };
 
 struct cb_dataset {
     token_store *store;
     document_list documents;
     cb_data_options options; /* scalars only; its strings belong to the caller and are not read after opening */
     int64_t tokens, rows;
-    row_start *row_starts;                 /* without packing */
-    int64_t stream_documents, stream_rows; /* with packing: of plain texts; their rows come first */
+    document_part *row_starts;             /* without packing */
+    int64_t stream_documents, stream_rows; /* with packing: of what is wrapped; their rows come first */
     document_rows packed;                  /* and those of whole examples */
     layout shuffled, sequential;
 };
@@ -54,7 +52,7 @@ static void layout_free(layout *l)
 static void rows_free(cb_dataset *data)
 {
     cb_free(data->row_starts);
-    cb_free(data->packed.documents);
+    cb_free(data->packed.parts);
     cb_free(data->packed.starts);
     data->row_starts = NULL;
     data->packed = (document_rows){0};
@@ -74,27 +72,94 @@ void cb_dataset_free(cb_dataset *data)
 
 /* ---- opening and splitting ---- */
 
-static int64_t rows_of(const document *d, int64_t length)
+static int64_t rows_for(int64_t tokens, int64_t length)
 {
-    if (d->whole || d->length <= length)
-        return 1;
-    return (d->length - 1 + length - 1) / length; /* the last token is only ever a target */
+    return (tokens + length - 1) / length;
+}
+
+static bool pack_whole(cb_dataset *data)
+{
+    int64_t length = data->options.sequence_length, stream_tokens = 0;
+    cb_free(data->packed.parts);
+    cb_free(data->packed.starts);
+    data->stream_documents = 0;
+    for (size_t i = 0; i < data->documents.count; i++)
+        if (data->documents.items[i].wrapped) {
+            data->stream_documents++;
+            stream_tokens += data->documents.items[i].length;
+        }
+    data->stream_rows = rows_for(stream_tokens, length);
+    if (!cb_data_pack(&data->documents, length, data->options.packing_strategy == CB_PACKING_BFD_SPLIT, &data->packed))
+        return false;
+    data->rows = data->stream_rows + data->packed.count;
+    return true;
+}
+
+static int64_t part_length(const cb_dataset *data, document_part part)
+{
+    int64_t left = data->documents.items[part.document].length - part.offset;
+    return left < data->options.sequence_length ? left : data->options.sequence_length;
+}
+
+static int64_t room_of(const cb_dataset *data, int64_t packed_row)
+{
+    const document_rows *p = &data->packed;
+    int64_t room = data->options.sequence_length;
+    for (int64_t i = p->starts[packed_row]; i < p->starts[packed_row + 1]; i++)
+        room -= part_length(data, p->parts[i]);
+    return room;
+}
+
+/* The least room whose rows, with all that have more, are to be wrapped, so that few positions are empty: 0 for none.  `with` counts the
+ * packed rows by their room. */
+static int64_t room_to_wrap(const cb_dataset *data, const int64_t *with)
+{
+    int64_t length = data->options.sequence_length, kept = data->packed.count, rows = data->rows, wrapped = data->tokens, room = length;
+    for (int64_t r = 0; r <= length; r++)
+        wrapped -= with[r] * (length - r);
+    while (room > 1 && (rows * length - data->tokens) * EMPTY_SHARE > rows * length) {
+        room--;
+        kept -= with[room];
+        wrapped += with[room] * (length - room);
+        rows = kept + rows_for(wrapped, length);
+    }
+    return rows < data->rows ? room : 0;
+}
+
+/* Has the examples of the emptiest rows wrapped, of as few rows as will do. */
+static bool wrap_emptiest(cb_dataset *data)
+{
+    const document_rows *p = &data->packed;
+    int64_t length = data->options.sequence_length;
+    if (data->tokens <= length) /* one row, however short */
+        return true;
+    int64_t *with = cb_calloc((size_t)length + 1, sizeof *with);
+    if (!with)
+        return false;
+    for (int64_t row = 0; row < p->count; row++)
+        with[room_of(data, row)]++;
+    int64_t least = room_to_wrap(data, with);
+    cb_free(with);
+    for (int64_t row = 0; least && row < p->count; row++)
+        for (int64_t i = p->starts[row]; room_of(data, row) >= least && i < p->starts[row + 1]; i++)
+            data->documents.items[p->parts[i].document].wrapped = true;
+    return !least || pack_whole(data);
 }
 
 static bool pack_rows(cb_dataset *data)
 {
-    int64_t length = data->options.sequence_length, stream_tokens = 0;
-    data->stream_documents = 0;
-    for (size_t i = 0; i < data->documents.count; i++)
-        if (!data->documents.items[i].whole) {
-            data->stream_documents++;
-            stream_tokens += data->documents.items[i].length;
-        }
-    data->stream_rows = (stream_tokens + length - 1) / length;
-    if (!cb_data_pack(&data->documents, length, &data->packed))
-        return false;
-    data->rows = data->stream_rows + data->packed.count;
-    return true;
+    int strategy = data->options.packing_strategy;
+    for (size_t i = 0; i < data->documents.count; i++) {
+        document *d = &data->documents.items[i];
+        d->wrapped = !d->example || strategy == CB_PACKING_WRAPPED ||
+                     (strategy == CB_PACKING_AUTO && cb_data_parts(d, data->options.sequence_length) > 1);
+    }
+    return pack_whole(data) && (strategy != CB_PACKING_AUTO || wrap_emptiest(data));
+}
+
+static int64_t rows_of(const document *d, int64_t length)
+{
+    return d->example ? 1 : cb_data_parts(d, length);
 }
 
 static bool list_row_starts(cb_dataset *data)
@@ -108,7 +173,7 @@ static bool list_row_starts(cb_dataset *data)
     data->rows = rows;
     for (size_t i = 0; i < data->documents.count; i++)
         for (int64_t k = 0; k < rows_of(&data->documents.items[i], length); k++)
-            data->row_starts[r++] = (row_start){(int64_t)i, k * length};
+            data->row_starts[r++] = (document_part){(int64_t)i, k * length};
     return true;
 }
 
@@ -122,14 +187,25 @@ static bool make_rows(cb_dataset *data)
     return data->options.packing ? pack_rows(data) : list_row_starts(data);
 }
 
-static void warn_of_cuts(const cb_dataset *data)
+/* Says which examples lose their end, and which have it in another row. */
+static void tell_of_cuts(const cb_dataset *data)
 {
-    long long cut = 0, length = (long long)data->options.sequence_length;
-    for (size_t i = 0; i < data->documents.count; i++)
-        cut += data->documents.items[i].whole && data->documents.items[i].length > length + 1; /* the one after the row is a target */
-    if (cut)
-        cb_log_message(CB_LOG_WARNING, "data: %lld of %zu examples have more tokens than the %lld of a row and are cut", cut,
-                       data->documents.count, length);
+    const cb_data_options *o = &data->options;
+    long long longer = 0, wrapped = 0, examples = 0, length = (long long)o->sequence_length;
+    for (size_t i = 0; i < data->documents.count; i++) {
+        const document *d = &data->documents.items[i];
+        examples += d->example;
+        longer += d->example && cb_data_parts(d, o->sequence_length) > 1;
+        wrapped += d->example && d->wrapped;
+    }
+    if (longer && (!o->packing || o->packing_strategy == CB_PACKING_BFD))
+        cb_log_message(CB_LOG_WARNING, "data: %lld of %lld examples have more tokens than the %lld of a row and are cut", longer, examples,
+                       length);
+    else if (wrapped && o->packing_strategy == CB_PACKING_AUTO)
+        cb_log_message(CB_LOG_WARNING,
+                       "data: %lld of %lld examples are laid end to end and may go on in another row, since they are longer than one (%lld "
+                       "of them) or would leave too many positions empty; --packing-strategy bfd keeps examples whole",
+                       wrapped, examples, longer);
 }
 
 cb_dataset *cb_dataset_open(const cb_tokenizer *tokenizer, const cb_data_options *options)
@@ -152,7 +228,7 @@ cb_dataset *cb_dataset_open(const cb_tokenizer *tokenizer, const cb_data_options
         cb_dataset_free(data);
         return NULL;
     }
-    warn_of_cuts(data);
+    tell_of_cuts(data);
     return data;
 }
 
@@ -181,7 +257,7 @@ static bool split_documents(cb_dataset *data, cb_dataset *part, double share, ui
     enum { FEW = 20 };
     document_list *all = &data->documents;
     int64_t n = (int64_t)all->count, kept = 0, want = (int64_t)llround((double)data->tokens * share), have = 0;
-    if (n < FEW && !all->items[0].whole) {
+    if (n < FEW && !all->items[0].example) {
         for (int64_t i = 0; i < n; i++) {
             document *d = &all->items[i];
             int64_t cut = (int64_t)llround((double)d->length * share);
@@ -232,6 +308,8 @@ cb_dataset *cb_dataset_split(cb_dataset *data, double share, uint64_t seed)
     part->store = data->store;
     part->store->references++;
     part->options = data->options;
+    if (part->options.packing_strategy == CB_PACKING_AUTO) /* what is measured is measured with all that was asked */
+        part->options.packing_strategy = CB_PACKING_BFD;
     bool ok = split_documents(data, part, share, seed);
     if (ok && part->documents.count == 0)
         ok = cb_fail(CB_ERR_ARGUMENT, "data: %lld tokens are too few to set aside a share of %g for validation", (long long)data->tokens,
@@ -258,7 +336,7 @@ static bool layout_make(cb_dataset *data, layout *l, int64_t epoch, bool shuffle
         }
     }
     for (size_t i = 0; data->options.packing && i < data->documents.count; i++)
-        if (!data->documents.items[i].whole)
+        if (data->documents.items[i].wrapped)
             l->documents[n++] = (int64_t)i;
     for (int64_t i = 0; i < data->rows; i++)
         l->rows[i] = i;
@@ -365,7 +443,7 @@ static void fill_row(const cb_dataset *data, const layout *l, int64_t number, ro
     } else {
         const document_rows *p = &data->packed;
         for (int64_t i = p->starts[number - data->stream_rows]; i < p->starts[number - data->stream_rows + 1]; i++)
-            put_rest(data, r, p->documents[i], 0, batch);
+            put_rest(data, r, p->parts[i].document, p->parts[i].offset, batch);
     }
     pad(r);
 }
@@ -489,13 +567,13 @@ int64_t cb_dataset_row_length(const cb_dataset *data)
 
 int64_t cb_dataset_padding(const cb_dataset *data)
 {
-    int64_t length = data->options.sequence_length, held = 0;
-    for (size_t i = 0; i < data->documents.count; i++) {
-        const document *d = &data->documents.items[i];
-        int64_t most = data->options.packing && !d->whole ? d->length : rows_of(d, length) * length;
-        held += d->length < most ? d->length : most;
-    }
-    return data->rows * length - held;
+    int64_t held = 0;
+    for (size_t i = 0; data->options.packing && i < data->documents.count; i++)
+        held += data->documents.items[i].wrapped ? data->documents.items[i].length : 0;
+    int64_t parts = data->options.packing ? data->packed.count ? data->packed.starts[data->packed.count] : 0 : data->rows;
+    for (int64_t i = 0; i < parts; i++)
+        held += part_length(data, data->options.packing ? data->packed.parts[i] : data->row_starts[i]);
+    return data->rows * data->options.sequence_length - held;
 }
 
 double cb_dataset_bytes_per_token(const cb_dataset *data)

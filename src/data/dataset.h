@@ -17,7 +17,8 @@ typedef struct token_store {
 
 typedef struct document {
     int64_t start, length; /* in the store */
-    bool whole;            /* prompt and answer: never continued in another row, but cut where it is longer than one */
+    bool example;          /* a prompt with its answer, a conversation: not plain text */
+    bool wrapped;          /* with packing: laid end to end with others of its kind; set when rows are made */
     int32_t file;          /* in the store's list */
     int64_t line;          /* where it begins there */
 } document;
@@ -30,15 +31,23 @@ typedef struct document_list {
 /* tokenize.c: reads every record named by the options into the store. */
 bool cb_data_tokenize(const cb_tokenizer *tokenizer, const cb_data_options *options, token_store *store, document_list *documents);
 
-/* Rows that hold whole documents: those of row i are documents[starts[i]] to documents[starts[i + 1] - 1]. */
+/* A document from `offset` on, as far as a row goes. */
+typedef struct document_part {
+    int64_t document, offset;
+} document_part;
+
+/* Rows of several parts: those of row i are parts[starts[i]] to parts[starts[i + 1] - 1]. */
 typedef struct document_rows {
-    int64_t *documents, *starts;
+    document_part *parts;
+    int64_t *starts;
     int64_t count;
 } document_rows;
 
-/* pack.c: puts the whole documents into as few rows of `row_length` as it can; the arrays are the caller's to free,
- * on failure too. */
-bool cb_data_pack(const document_list *documents, int64_t row_length, document_rows *rows);
+/* pack.c: of how many rows' length a document is when it may go on in another row. */
+int64_t cb_data_parts(const document *d, int64_t row_length);
+/* Puts the documents that are not wrapped into as few rows of `row_length` as it can.  Of one that is longer there is the beginning
+ * only, or, with `split`, a part for each row's length.  The arrays are the caller's to free, on failure too. */
+bool cb_data_pack(const document_list *documents, int64_t row_length, bool split, document_rows *rows);
 
 /* A stretch of rendered conversation that the model is to learn, in bytes [begin, end). */
 typedef struct text_span {

@@ -1,8 +1,8 @@
 /* pack.c: rows of several whole examples.
  *
- * An example that is asked and answered in one piece must not be cut in the middle, so examples are put into rows as
- * into bins, by best-fit decreasing: from the longest to the shortest, each goes into the row with the least room that
- * is enough.  Rows are found by their room: a list of rows for each, and a bit set of those that are not empty. */
+ * An example that is asked and answered in one piece is best not cut in the middle, so examples (or, of those longer than a row,
+ * parts) are put into rows as into bins, by best-fit decreasing: from the longest to the shortest, each goes into the row with the
+ * least room that is enough.  Rows are found by their room: a list of rows for each, and a bit set of those that are not empty. */
 #include <string.h>
 
 #include "data/dataset.h"
@@ -11,36 +11,52 @@ enum { WORD = 64, NONE = -1 };
 
 typedef struct packing {
     const document_list *documents;
-    int64_t count;       /* of whole documents */
+    document_part *parts;
+    int64_t count;       /* of parts */
     int64_t capacity;    /* of a row */
-    int64_t *order;      /* whole documents, the longest first */
-    int64_t *row_of;     /* of every document */
+    int64_t *order;      /* numbers of parts, the longest first */
+    int64_t *row_of;     /* of every part */
     int64_t *head;       /* the first row with so much room */
     int64_t *next;       /* the next row with the same */
     uint64_t *available; /* bit r: there is a row with room r */
     int64_t rows;
 } packing;
 
+int64_t cb_data_parts(const document *d, int64_t row_length)
+{
+    return d->length <= row_length ? 1 : (d->length - 1 + row_length - 1) / row_length; /* the last token is only ever a target */
+}
+
 static int64_t needed(const packing *p, int64_t number)
 {
-    int64_t length = p->documents->items[number].length;
+    int64_t length = p->documents->items[p->parts[number].document].length - p->parts[number].offset;
     return length < p->capacity ? length : p->capacity;
 }
 
-/* Counting sort by length; of equals the earlier one first. */
-static bool sort_documents(packing *p)
+static bool list_parts(packing *p, int64_t row_length, bool split)
 {
-    int64_t *start = cb_calloc((size_t)p->capacity + 2, sizeof *start), total = (int64_t)p->documents->count;
+    int64_t total = (int64_t)p->documents->count, n = 0;
+    p->parts = cb_alloc((size_t)p->count * sizeof *p->parts);
+    for (int64_t i = 0; p->parts && i < total; i++) {
+        const document *d = &p->documents->items[i];
+        for (int64_t k = 0, end = d->wrapped ? 0 : split ? cb_data_parts(d, row_length) : 1; k < end; k++)
+            p->parts[n++] = (document_part){i, k * row_length};
+    }
+    return p->parts;
+}
+
+/* Counting sort by length; of equals the earlier one first. */
+static bool sort_parts(packing *p)
+{
+    int64_t *start = cb_calloc((size_t)p->capacity + 2, sizeof *start);
     if (!start)
         return false;
-    for (int64_t i = 0; i < total; i++)
-        if (p->documents->items[i].whole)
-            start[p->capacity - needed(p, i) + 1]++;
+    for (int64_t i = 0; i < p->count; i++)
+        start[p->capacity - needed(p, i) + 1]++;
     for (int64_t r = 0; r <= p->capacity; r++)
         start[r + 1] += start[r];
-    for (int64_t i = 0; i < total; i++)
-        if (p->documents->items[i].whole)
-            p->order[start[p->capacity - needed(p, i)]++] = i;
+    for (int64_t i = 0; i < p->count; i++)
+        p->order[start[p->capacity - needed(p, i)]++] = i;
     cb_free(start);
     return true;
 }
@@ -71,7 +87,7 @@ static void give_row(packing *p, int64_t row, int64_t room)
     p->available[room / WORD] |= 1ull << room % WORD;
 }
 
-static void place_documents(packing *p)
+static void place_parts(packing *p)
 {
     memset(p->head, 0xff, ((size_t)p->capacity + 1) * sizeof *p->head); /* NONE */
     for (int64_t i = 0; i < p->count; i++) {
@@ -82,33 +98,30 @@ static void place_documents(packing *p)
     }
 }
 
-/* Lists the documents of each row, in their own order. */
+/* Lists the parts of each row, in their own order. */
 static bool list_rows(const packing *p, document_rows *rows)
 {
-    rows->documents = cb_alloc((size_t)p->count * sizeof *rows->documents);
+    rows->parts = cb_alloc((size_t)p->count * sizeof *rows->parts);
     rows->starts = cb_calloc((size_t)p->rows + 2, sizeof *rows->starts);
-    if (!rows->documents || !rows->starts)
+    if (!rows->parts || !rows->starts)
         return false;
     rows->count = p->rows;
-    int64_t total = (int64_t)p->documents->count;
-    for (int64_t i = 0; i < total; i++)
-        if (p->documents->items[i].whole)
-            rows->starts[p->row_of[i] + 2]++;
+    for (int64_t i = 0; i < p->count; i++)
+        rows->starts[p->row_of[i] + 2]++;
     for (int64_t r = 0; r < p->rows; r++)
         rows->starts[r + 2] += rows->starts[r + 1];
-    for (int64_t i = 0; i < total; i++)
-        if (p->documents->items[i].whole)
-            rows->documents[rows->starts[p->row_of[i] + 1]++] = i;
+    for (int64_t i = 0; i < p->count; i++)
+        rows->parts[rows->starts[p->row_of[i] + 1]++] = p->parts[i];
     return true;
 }
 
-bool cb_data_pack(const document_list *documents, int64_t row_length, document_rows *rows)
+bool cb_data_pack(const document_list *documents, int64_t row_length, bool split, document_rows *rows)
 {
     packing p = {.documents = documents};
     int64_t tokens = 0;
     for (size_t i = 0; i < documents->count; i++)
-        if (documents->items[i].whole) {
-            p.count++;
+        if (!documents->items[i].wrapped) {
+            p.count += split ? cb_data_parts(&documents->items[i], row_length) : 1;
             tokens += documents->items[i].length;
         }
     *rows = (document_rows){0};
@@ -116,15 +129,16 @@ bool cb_data_pack(const document_list *documents, int64_t row_length, document_r
         return true;
     p.capacity = row_length < tokens ? row_length : tokens; /* more room than there are tokens is never used */
     p.order = cb_alloc((size_t)p.count * sizeof *p.order);
-    p.row_of = cb_alloc(documents->count * sizeof *p.row_of);
+    p.row_of = cb_alloc((size_t)p.count * sizeof *p.row_of);
     p.next = cb_alloc((size_t)p.count * sizeof *p.next);
     p.head = cb_alloc(((size_t)p.capacity + 1) * sizeof *p.head);
     p.available = cb_calloc((size_t)(p.capacity / WORD + 1), sizeof *p.available);
-    bool ok = p.order && p.row_of && p.next && p.head && p.available && sort_documents(&p);
+    bool ok = p.order && p.row_of && p.next && p.head && p.available && list_parts(&p, row_length, split) && sort_parts(&p);
     if (ok) {
-        place_documents(&p);
+        place_parts(&p);
         ok = list_rows(&p, rows);
     }
+    cb_free(p.parts);
     cb_free(p.order);
     cb_free(p.row_of);
     cb_free(p.next);

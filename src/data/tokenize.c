@@ -10,10 +10,16 @@
 
 #include "data/dataset.h"
 
+static const char *const packing_names[] = {"auto", "bfd", "bfd_split", "wrapped", NULL}; /* as cb_packing_strategy */
+
 #define OPT cb_data_options
 const cb_option cb_data_option_table[] = {
     CB_OPT_INT(OPT, sequence_length, 512, 1, 1 << 24, "tokens in a row"),
     CB_OPT_BOOL(OPT, packing, 1, "fill rows with several documents, which do not see each other"),
+    CB_OPT_ENUM(OPT, packing_strategy, CB_PACKING_AUTO, packing_names,
+                "what packing does with prompts and completions, and conversations: fits them in whole and cuts off what is longer than a "
+                "row (bfd), or goes on with it in another row (bfd_split), or cuts wherever a row ends (wrapped); auto cuts off nothing, "
+                "and fits them in whole where that leaves at most 2 % of the positions empty"),
     CB_OPT_BOOL(OPT, completion_only, 1, "learn completions and assistant messages only, not what prompts them"),
     CB_OPT_STRING(
         OPT, chat_template, "auto", "NAME|FILE",
@@ -41,7 +47,7 @@ typedef struct job {
     size_t length;
     text_span_list learned; /* in bytes, ascending; used when partly */
     bool partly;            /* else every token is learned */
-    bool whole, bos, eos;
+    bool example, bos, eos;
     char *path; /* where it came from */
     int64_t line;
     cb_encoding encoding;
@@ -138,8 +144,11 @@ static bool append_document(tokenization *t, const job *j)
     bool bos = t->bos >= 0 && j->bos && !(n && e->ids[0] == t->bos), eos = t->eos >= 0 && j->eos && !(n && e->ids[n - 1] == t->eos);
     if ((bos && !append(store, t->bos, !j->partly)) || !append_text(store, j) || (eos && !append(store, t->eos, true)))
         return false;
-    document d = {
-        .start = (int64_t)start, .length = (int64_t)(store->count - start), .whole = j->whole, .file = file_of(store, j), .line = j->line};
+    document d = {.start = (int64_t)start,
+                  .length = (int64_t)(store->count - start),
+                  .example = j->example,
+                  .file = file_of(store, j),
+                  .line = j->line};
     if (d.file < 0)
         return false;
     if (!n || !has_targets(store, &d)) {
@@ -189,7 +198,7 @@ static bool fill_job(tokenization *t, job *j, const cb_record_text *r, const cha
 {
     bool ok = true;
     j->partly = t->options->completion_only && !r->text;
-    j->whole = !r->text;
+    j->example = !r->text;
     if (r->text && r->text_length < WINDOW_BYTES) {
         ok = cb_string_append(&j->copy, r->text, r->text_length);
     } else if (chat) {

@@ -192,6 +192,7 @@ static void packed_examples_waste_little(void **state)
     cb_tokenizer *tokenizer = characters(false, false);
     cb_data_options o = data_options(write_file("examples.jsonl", text));
     o.sequence_length = ROW;
+    o.packing_strategy = CB_PACKING_BFD;
     cb_dataset *data = open_data(tokenizer, &o);
     int64_t rows = cb_dataset_rows(data), least = (total + ROW - 1) / ROW, prompts[2] = {0};
     assert_true(rows >= least && rows <= least * 11 / 9 + 1);
@@ -205,6 +206,90 @@ static void packed_examples_waste_little(void **state)
         assert_int_equal(prompts[epoch], EXAMPLES);
     }
     cb_batch_free(&batch);
+    cb_dataset_free(data);
+    data_options_free(&o);
+    cb_tokenizer_free(tokenizer);
+}
+
+/* What is longer than a row goes on: bfd_split in parts that are fitted in as examples of their own, wrapped from each row to the next. */
+static void packed_examples_go_on_where_asked(void **state)
+{
+    (void)state;
+    cb_tokenizer *tokenizer = characters(false, false);
+    cb_data_options o = data_options(write_file("long.jsonl", "{\"prompt\": \"abc\", \"completion\": \"de\"}\n"
+                                                              "{\"prompt\": \"f\", \"completion\": \"ghijklmnopqrs\"}\n"));
+    static const int32_t segments[8] = {0, 0, 0, 0, 0, 1, 1, 1}, positions[8] = {0, 1, 2, 3, 4, 0, 1, 2};
+    o.shuffle = false;
+    o.sequence_length = 8;
+    o.packing_strategy = CB_PACKING_BFD_SPLIT;
+    cb_dataset *data = open_data(tokenizer, &o);
+    assert_int_equal(cb_dataset_rows(data), 3);
+    assert_int_equal(cb_dataset_padding(data), 3 * 8 - 5 - 14);
+    cb_batch batch = {0};
+    assert_true(cb_dataset_batch(data, 0, 3, &batch));
+    assert_row(&batch, 0, "fghijklm", "ghijklmn"); /* the next row's first token is still predicted */
+    assert_row(&batch, 1, "nopqrs__", "opqrs___");
+    assert_row(&batch, 2, "abcde___", "__de____");
+    cb_dataset_free(data);
+    o.packing_strategy = CB_PACKING_WRAPPED;
+    data = open_data(tokenizer, &o);
+    assert_int_equal(cb_dataset_rows(data), 3);
+    assert_true(cb_dataset_batch(data, 0, 3, &batch));
+    assert_row(&batch, 0, "abcdefgh", "__de_ghi");
+    assert_row(&batch, 1, "ijklmnop", "jklmnopq");
+    assert_row(&batch, 2, "qrs_____", "rs______");
+    assert_memory_equal(row_of(batch.segments, 0), segments, sizeof segments);
+    assert_memory_equal(row_of(batch.positions, 0), positions, sizeof positions);
+    assert_int_equal(row_of(batch.positions, 1)[0], 0);
+    cb_dataset_free(data);
+    cb_batch_free(&batch);
+    data_options_free(&o);
+    cb_tokenizer_free(tokenizer);
+}
+
+/* Examples of 3/5 of a row leave 2/5 empty when they stay whole: auto cuts as many as keep 2 % empty, and learns everything once. */
+static void auto_packing_leaves_little_empty(void **state)
+{
+    (void)state;
+    enum { EXAMPLES = 400, ROW = 50, LONG = 30, SHORT = 25 };
+    static char text[EXAMPLES * 128];
+    char *at = text;
+    for (int i = 0; i < EXAMPLES; i++) /* a half fits together in pairs */
+        at += sprintf(at, "{\"prompt\": \"a\", \"completion\": \"%.*s\"}\n", (i % 2 ? LONG : SHORT) - 1, "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbb");
+    cb_tokenizer *tokenizer = characters(false, false);
+    cb_data_options o = data_options(write_file("examples.jsonl", text));
+    o.sequence_length = ROW;
+    o.packing_strategy = CB_PACKING_BFD;
+    cb_dataset *whole = open_data(tokenizer, &o);
+    assert_int_equal(cb_dataset_rows(whole), EXAMPLES / 2 + EXAMPLES / 4);
+    o.packing_strategy = CB_PACKING_AUTO;
+    cb_dataset *data = open_data(tokenizer, &o);
+    int64_t rows = cb_dataset_rows(data), total = EXAMPLES / 2 * (LONG + SHORT);
+    assert_int_equal(rows, total / ROW);
+    assert_int_equal(cb_dataset_padding(data), 0);
+    cb_batch batch = {0};
+    for (int epoch = 0; epoch < 2; epoch++) {
+        int64_t prompts = 0, begun = 0;
+        assert_true(cb_dataset_batch(data, epoch, rows, &batch));
+        assert_int_equal(batch.tokens, total);
+        assert_int_equal(batch.predicted, total - EXAMPLES);
+        for (int64_t i = 0; i < batch.ids->count; i++) {
+            prompts += ((const int32_t *)batch.ids->data)[i] == id_of('a');
+            begun += ((const int32_t *)batch.positions->data)[i] == 0;
+        }
+        assert_int_equal(prompts, EXAMPLES);
+        assert_true(begun > EXAMPLES && begun <= EXAMPLES + EXAMPLES / 2 * LONG / ROW); /* those of 25 are whole */
+    }
+    cb_dataset *held_out = cb_dataset_split(data, 0.2, 1); /* of which all stay whole */
+    assert_non_null(held_out);
+    assert_true(cb_dataset_batch(held_out, 0, cb_dataset_rows(held_out), &batch));
+    int64_t begun = 0;
+    for (int64_t i = 0; i < batch.ids->count; i++)
+        begun += ((const int32_t *)batch.segments->data)[i] >= 0 && ((const int32_t *)batch.positions->data)[i] == 0;
+    assert_int_equal(begun, cb_dataset_documents(held_out));
+    cb_batch_free(&batch);
+    cb_dataset_free(held_out);
+    cb_dataset_free(whole);
     cb_dataset_free(data);
     data_options_free(&o);
     cb_tokenizer_free(tokenizer);
@@ -704,10 +789,16 @@ static void examples_that_are_cut_are_counted(void **state)
                                                               "{\"prompt\": \"ab\", \"completion\": \"cde\"}\n"
                                                               "{\"text\": \"text goes on in the next row\"}\n"));
     o.sequence_length = 4;
+    o.packing_strategy = CB_PACKING_BFD;
     cb_log_set(keep_warning, NULL);
     cb_dataset *data = open_data(tokenizer, &o);
+    assert_string_equal(warning, "data: 1 of 2 examples have more tokens than the 4 of a row and are cut");
+    cb_dataset_free(data);
+    warning[0] = 0;
+    o.packing_strategy = CB_PACKING_AUTO; /* goes on in another row instead */
+    data = open_data(tokenizer, &o);
     cb_log_set(NULL, NULL);
-    assert_string_equal(warning, "data: 1 of 3 examples have more tokens than the 4 of a row and are cut");
+    assert_non_null(strstr(warning, "data: 1 of 2 examples are laid end to end"));
     cb_dataset_free(data);
     data_options_free(&o);
     cb_tokenizer_free(tokenizer);
@@ -757,6 +848,8 @@ int main(void)
         cmocka_unit_test_setup(bos_and_eos_are_added_where_wanted_and_missing, without_errors),
         cmocka_unit_test_setup(packed_examples_stay_whole, without_errors),
         cmocka_unit_test_setup(packed_examples_waste_little, without_errors),
+        cmocka_unit_test_setup(packed_examples_go_on_where_asked, without_errors),
+        cmocka_unit_test_setup(auto_packing_leaves_little_empty, without_errors),
         cmocka_unit_test_setup(only_completions_are_learned, without_errors),
         cmocka_unit_test_setup(a_token_across_the_boundary_belongs_to_the_completion, without_errors),
         cmocka_unit_test_setup(only_the_assistants_messages_are_learned, without_errors),
