@@ -22,7 +22,7 @@ typedef struct cb_dataset cb_dataset;
 /* What packing does with examples (a prompt with its completion, a conversation); names as in TRL.  What goes on in another row is a
  * document of its own there: it sees nothing of what was before, and its positions begin at 0. */
 typedef enum cb_packing_strategy {
-    CB_PACKING_AUTO,      /* as bfd, but nothing is cut off, and where more than 2 % of the positions would stay empty, the examples of
+    CB_PACKING_AUTO,      /* as bfd, but nothing is cut off, and where 2 % of the positions or more would stay empty, the examples of
                            * the emptiest rows are treated as by wrapped, of as few rows as will do */
     CB_PACKING_BFD,       /* best-fit decreasing: whole examples; what is longer than a row loses its end */
     CB_PACKING_BFD_SPLIT, /* the same, but the end is another example */

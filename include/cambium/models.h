@@ -114,7 +114,8 @@ typedef struct cb_generation {
     int64_t prompt_tokens;
 } cb_generation;
 /* Continues a prompt, to which the tokenizer adds its special tokens.  `out` is zero-initialised or from an earlier call,
- * and freed by the caller, also on failure.  A prompt that leaves no room for a token is CB_ERR_ARGUMENT. */
+ * and freed by the caller, also on failure.  Learned positions (GPT-2) end a text, with finish_reason "length", and a prompt that leaves
+ * no room for a token is CB_ERR_ARGUMENT; rotary ones go on beyond cb_model_max_positions(), as in transformers, with one warning. */
 CB_API bool cb_generate(cb_model *model, const cb_tokenizer *tokenizer, const char *prompt, const cb_generate_options *options,
                         cb_generate_callback *callback, void *user, cb_generation *out);
 /* The same for a prompt of ids; `tokenizer` may be NULL: ids come out, no text, and stop strings are refused. */

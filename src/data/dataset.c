@@ -16,7 +16,7 @@ typedef struct layout {
     int64_t *rows;      /* shuffled row numbers */
 } layout;
 
-/* One in so many positions may be empty before examples are cut (cb_packing_strategy). */
+/* Fewer than one in so many positions are to be empty, else examples are cut (cb_packing_strategy). */
 enum { EMPTY_SHARE = 50 };
 
 struct cb_dataset {
@@ -117,7 +117,7 @@ static int64_t room_to_wrap(const cb_dataset *data, const int64_t *with)
     int64_t length = data->options.sequence_length, kept = data->packed.count, rows = data->rows, wrapped = data->tokens, room = length;
     for (int64_t r = 0; r <= length; r++)
         wrapped -= with[r] * (length - r);
-    while (room > 1 && (rows * length - data->tokens) * EMPTY_SHARE > rows * length) {
+    while (room > 1 && (rows * length - data->tokens) * EMPTY_SHARE >= rows * length) {
         room--;
         kept -= with[room];
         wrapped += with[room] * (length - room);

@@ -19,7 +19,7 @@ const cb_option cb_data_option_table[] = {
     CB_OPT_ENUM(OPT, packing_strategy, CB_PACKING_AUTO, packing_names,
                 "what packing does with prompts and completions, and conversations: fits them in whole and cuts off what is longer than a "
                 "row (bfd), or goes on with it in another row (bfd_split), or cuts wherever a row ends (wrapped); auto cuts off nothing, "
-                "and fits them in whole where that leaves at most 2 % of the positions empty"),
+                "and fits them in whole where that leaves under 2 % of the positions empty"),
     CB_OPT_BOOL(OPT, completion_only, 1, "learn completions and assistant messages only, not what prompts them"),
     CB_OPT_STRING(
         OPT, chat_template, "auto", "NAME|FILE",

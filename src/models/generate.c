@@ -158,10 +158,20 @@ typedef struct run {
     cb_generation *out;
 } run;
 
+/* Once, when the text passes what the model was trained for; learned positions end there (room()). */
+static void warn_of_length(const run *r, size_t count)
+{
+    int64_t limit = r->model->config.max_positions, length = cb_cache_length(r->cache);
+    if (length <= limit && length + (int64_t)count > limit)
+        cb_log_message(CB_LOG_WARNING, "generate: the text goes on beyond the %lld positions that the model was made for",
+                       (long long)limit);
+}
+
 /* Samples from the logits after `ids` and takes the token in; false on failure. */
 static bool step(run *r, const int32_t *ids, size_t count)
 {
     cb_generation *out = r->out;
+    warn_of_length(r, count);
     cb_scope *scope = cb_scope_open();
     if (!scope)
         return false;
@@ -208,10 +218,11 @@ static bool generate(run *r, const int32_t *prompt, size_t count, int64_t most)
     return true;
 }
 
-/* How many tokens may follow a prompt of `count`; 0 and an error when there is no room. */
+/* How many tokens may follow a prompt of `count`; 0 and an error when there is no room.  Only learned positions have an end: rotary ones
+ * go on, where the model has seen nothing like them. */
 static int64_t room(const cb_model *model, size_t count, int64_t most)
 {
-    int64_t limit = model->config.max_positions;
+    int64_t limit = model->config.max_positions, left = limit - (int64_t)count;
     if (!count) {
         cb_fail(CB_ERR_ARGUMENT, "generate: the prompt is empty, expected at least one token");
         return 0;
@@ -220,12 +231,13 @@ static int64_t room(const cb_model *model, size_t count, int64_t most)
         cb_fail(CB_ERR_ARGUMENT, "generate: max_new_tokens is %lld, expected 1 or more", (long long)most);
         return 0;
     }
-    if (count >= (size_t)limit) {
+    if (!model->position_embedding)
+        return most;
+    if (left < 1) {
         cb_fail(CB_ERR_ARGUMENT, "generate: the prompt has %zu tokens, expected less than the %lld positions of the model", count,
                 (long long)limit);
         return 0;
     }
-    int64_t left = limit - (int64_t)count;
     return most < left ? most : left;
 }
 

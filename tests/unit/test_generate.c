@@ -142,6 +142,46 @@ static void the_context_is_a_limit(void **state)
     fixture_close(&f);
 }
 
+static char warnings[256];
+static int warned;
+static void count_warnings(void *user, cb_log_level level, const char *message)
+{
+    (void)user;
+    warned += level == CB_LOG_WARNING;
+    snprintf(warnings, sizeof warnings, "%s", message);
+}
+
+/* Rotary angles have no end: the ids are those of a model that was made for more positions, and one warning is given. */
+static void rotary_positions_go_on(void **state)
+{
+    (void)state;
+    fixture f = fixture_open("llama2");
+    int32_t expected[CONTINUATION];
+    expected_greedy(&f, expected);
+    static const char *const limits[] = {"{\"max_position_embeddings\": 8}", "{\"max_position_embeddings\": 3}",
+                                         "{\"max_position_embeddings\": 16}"};
+    cb_log_set(count_warnings, NULL);
+    for (int i = 0; i < 3; i++) {
+        char *directory = changed_model("llama2", limits[i]);
+        cb_model *model = cb_model_load(directory);
+        assert_ok();
+        cb_generate_options options = options_default();
+        cb_generation out = {0};
+        warned = 0;
+        assert_true(cb_generate_ids(model, NULL, prompt_of(&f), PROMPT, &options, NULL, NULL, &out));
+        assert_int_equal(out.count, CONTINUATION);
+        assert_memory_equal(out.ids, expected, sizeof expected);
+        assert_string_equal(out.finish_reason, "length");
+        assert_int_equal(warned, i < 2); /* the last of 17 tokens is not read: 16 positions are enough */
+        assert_true(!warned || strstr(warnings, i ? "beyond the 3 positions" : "beyond the 8 positions"));
+        cb_generation_free(&out);
+        cb_model_free(model);
+        remove_model(directory);
+    }
+    cb_log_set(NULL, NULL);
+    fixture_close(&f);
+}
+
 static void sampling_repeats_with_its_seed(void **state)
 {
     (void)state;
@@ -506,6 +546,7 @@ int main(void)
         cmocka_unit_test_setup(greedy_ids_equal_transformers, without_errors),
         cmocka_unit_test_setup(generation_ends_with_an_end_of_sequence_id, without_errors),
         cmocka_unit_test_setup(the_context_is_a_limit, without_errors),
+        cmocka_unit_test_setup(rotary_positions_go_on, without_errors),
         cmocka_unit_test_setup(sampling_repeats_with_its_seed, without_errors),
         cmocka_unit_test_setup(an_interrupt_stops_generation, without_errors),
         cmocka_unit_test_setup(text_comes_in_whole_characters, without_errors),
