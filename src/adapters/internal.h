@@ -65,6 +65,11 @@ struct cb_adapter {
 
 #define CB_PEFT_PREFIX "base_model.model."
 
+/* ---- peft.c ---- */
+/* The file of a PEFT directory that holds the weights, free with cb_free(): adapter_model.safetensors, or adapter_model.bin where it is older.
+ * The message says nothing of the directory. */
+char *cb_peft_weights_path(const char *directory);
+
 /* ---- match.c ---- */
 typedef struct cb_name_pattern cb_name_pattern;
 /* Compiles a regular expression from a stranger; `field` names it in messages. */

@@ -104,15 +104,17 @@ static bool set_scales(cb_lora_set *set, const json_t *config)
 
 static bool read(cb_lora_set *set, const char *path, const json_t *config)
 {
-    char *file = cb_path_join(path, "adapter_model.safetensors");
-    cb_safetensors *tensors = file && check_config(set, config) ? cb_safetensors_open(file) : NULL;
+    char *file = check_config(set, config) ? cb_peft_weights_path(path) : NULL;
+    cb_weights *tensors = file ? cb_weights_open_file(file) : NULL;
+    if (!file)
+        cb_error_prefix("%s", path);
     cb_free(file);
     bool ok = tensors;
-    for (size_t i = 0; ok && i < cb_safetensors_count(tensors); i++)
-        ok = read_tensor(set, cb_safetensors_at(tensors, i));
+    for (size_t i = 0; ok && i < cb_weights_count(tensors); i++)
+        ok = read_tensor(set, cb_weights_at(tensors, i));
     set->dropout = ok ? cb_json_float(set->what, config, "lora_dropout", 0) : 0;
     ok = ok && cb_ok() && set_scales(set, config);
-    cb_safetensors_close(tensors);
+    cb_weights_close(tensors);
     return ok;
 }
 

@@ -192,8 +192,7 @@ static cb_adapter *adapter_from_config(const char *path, const char *name)
     return adapter;
 }
 
-/* The file with the weights, whose name the caller frees: safetensors where there is one. */
-static char *weights_path(const char *directory)
+char *cb_peft_weights_path(const char *directory)
 {
     static const char *const names[] = {WEIGHTS_NAME, PICKLE_NAME};
     for (int i = 0; i < 2; i++) {
@@ -213,7 +212,7 @@ cb_adapter *cb_adapter_load(const char *directory, cb_layer *root, const char *m
         return cb_adapter_load_foreign(directory, root, model_type);
     char *config = cb_path_join(directory, CONFIG_NAME), *weights = NULL;
     cb_adapter *adapter = config ? adapter_from_config(config, cb_path_base(directory)) : NULL;
-    if (adapter && !((weights = weights_path(directory)) && load_weights(adapter, weights, root, model_type))) {
+    if (adapter && !((weights = cb_peft_weights_path(directory)) && load_weights(adapter, weights, root, model_type))) {
         cb_error_prefix("%s", directory);
         cb_adapter_free(adapter);
         adapter = NULL;

@@ -107,7 +107,7 @@ static bool inspect_directory(const char *path, json_t *result)
         ok = put(result, "config", json_at(path, *kind == 'a' ? "adapter_config.json" : "config.json"));
     if (ok && has(path, "tokenizer.json"))
         ok = put(result, "tokenizer", tokenizer_json(path));
-    ok = ok && put(result, "files", all_weights(path, *kind == 'a' ? "adapter_model" : *kind == 'm' ? "model" : ""));
+    ok = ok && put(result, "files", all_weights(path, *kind == 'a' ? "adapter" : *kind == 'm' ? "model" : ""));
     bool nothing = ok && *kind == 'd' && !json_object_get(result, "tokenizer") && json_array_size(json_object_get(result, "files")) == 0;
     return nothing ? cli_refuse("%s: found no config.json, adapter_config.json, tokenizer.json or *.safetensors in it", path) : ok;
 }

@@ -38,6 +38,7 @@ typedef struct output_tensor {
 
 typedef struct export
 {
+    const cb_gguf_job *job;
     cb_model_parts parts;
     const cb_gguf_architecture *architecture;
     const target_type *target;
@@ -213,7 +214,7 @@ static bool plan(export *x)
         return false;
     x->heads = cb_json_int(x->parts.path, x->parts.config, x->architecture->heads, 0);
     x->kv_heads = cb_json_int(x->parts.path, x->parts.config, x->architecture->kv_heads, x->heads);
-    char *name = model_name(x->parts.path);
+    char *name = model_name(x->job->name ? x->job->name : x->parts.path);
     bool ok = name && put_general(x, name) &&
               cb_gguf_put_config(&x->metadata, x->parts.path, x->parts.config, &x->factors, &x->factor_count) && plan_tensors(x) &&
               cb_gguf_put_u32(&x->metadata, "general.file_type", file_type(x)) &&
@@ -268,6 +269,11 @@ static bool encode(const cb_weight_entry *to, const float *values, int64_t count
     return cb_entry_read(&f32, dtype, out);
 }
 
+static bool changes(const export *x, const cb_weight_entry *from)
+{
+    return x->job->change && x->job->change(x->job->user, from, NULL);
+}
+
 /* Values in f32, in the order of the file, then rounded. */
 static const void *make_tensor(export *x, const output_tensor *t, const cb_weight_entry *from, const cb_weight_entry *to)
 {
@@ -280,7 +286,7 @@ static const void *make_tensor(export *x, const output_tensor *t, const cb_weigh
     if (!cb_grow(&x->values, &x->values_capacity, need, 1) || !cb_grow(&x->bytes, &x->bytes_capacity, to->size, 1))
         return NULL;
     float *values = x->values, *second = values + count;
-    if (!cb_entry_read(from, CB_F32, values))
+    if (!cb_entry_read(from, CB_F32, values) || (changes(x, from) && !x->job->change(x->job->user, from, values)))
         return NULL;
     if (turned && !turn_rows(x, t, from, values, (size_t)(count / rows) * sizeof(float), second))
         return NULL;
@@ -301,8 +307,10 @@ static const void *provide(void *user, size_t index)
         return NULL;
     }
     const cb_weight_entry *from = cb_weights_at(x->parts.weights, t->index);
-    if (!from || strcasecmp(stored_type(from), to->type_name) != 0 || (t->kind == CB_GGUF_CONV1D && from->ndim == 2))
-        return from ? make_tensor(x, t, from, to) : NULL;
+    if (!from)
+        return NULL;
+    if (strcasecmp(stored_type(from), to->type_name) != 0 || (t->kind == CB_GGUF_CONV1D && from->ndim == 2) || changes(x, from))
+        return make_tensor(x, t, from, to);
     if (!x->architecture->permuted || (t->kind != CB_GGUF_QUERY && t->kind != CB_GGUF_KEY))
         return from->data;
     if (!cb_grow(&x->bytes, &x->bytes_capacity, to->size, 1))
@@ -319,11 +327,11 @@ static const target_type *find_target(const char *name)
     return NULL;
 }
 
-bool cb_gguf_export(const char *model, const char *output, const char *dtype)
+bool cb_gguf_export_job(const cb_gguf_job *job)
 {
-    export x = {.target = find_target(dtype)};
-    bool ok =
-        x.target && cb_model_parts_open(&x.parts, model) && plan(&x) && cb_gguf_write(output, &x.metadata, x.entries, x.count, provide, &x);
+    export x = {.job = job, .target = find_target(job->dtype)};
+    bool ok = x.target && cb_model_parts_open(&x.parts, job->model) && plan(&x) &&
+              cb_gguf_write(job->output, &x.metadata, x.entries, x.count, provide, &x);
     for (size_t i = 0; i < x.count; i++)
         cb_free((void *)(uintptr_t)x.entries[i].name);
     cb_free(x.entries);
@@ -334,4 +342,9 @@ bool cb_gguf_export(const char *model, const char *output, const char *dtype)
     cb_gguf_metadata_free(&x.metadata);
     cb_model_parts_close(&x.parts);
     return ok;
+}
+
+bool cb_gguf_export(const char *model, const char *output, const char *dtype)
+{
+    return cb_gguf_export_job(&(cb_gguf_job){.model = model, .output = output, .dtype = dtype});
 }

@@ -59,6 +59,17 @@ json_t *cb_gguf_tokenizer_config(const cb_gguf *file); /* tokenizer_config.json 
 bool cb_gguf_put_tokenizer(cb_gguf_metadata *m, const char *what, const json_t *tokenizer, const json_t *config, const char *chat_template,
                            const json_t *model_config);
 
+/* ---- export (gguf_export.c) ---- */
+
+typedef struct cb_gguf_job {
+    const char *model, *output, *dtype; /* as cb_gguf_export() takes them */
+    const char *name;                   /* general.name; NULL: that of the model's path */
+    /* Whether a tensor's values change; `values` (f32, in the tensor's shape) are changed in place, or NULL to ask only.  NULL: none do. */
+    bool (*change)(void *user, const cb_weight_entry *tensor, float *values);
+    void *user;
+} cb_gguf_job;
+bool cb_gguf_export_job(const cb_gguf_job *job);
+
 /* ---- weights (gguf_weights.c) ---- */
 
 /* The tensors under Hugging Face's names and in its shapes and orders; data are made on demand and live until it is closed. */

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "formats/gguf_model.h"
+#include "formats/tokenizer_readers.h"
 
 /* ---- opening ---- */
 
@@ -19,13 +20,29 @@ static bool read_beside(const char *directory, const char *name, bool required, 
     return path && (!there || *out);
 }
 
+/* tokenizer.json, or what the tokenizer's other files are turned into; special tokens that only special_tokens_map.json names go into the
+ * config. */
+static bool read_tokenizer(cb_model_parts *parts, const char *path)
+{
+    json_t *specials = NULL;
+    bool ok = read_beside(path, "tokenizer.json", false, &parts->tokenizer) &&
+              read_beside(path, "tokenizer_config.json", false, &parts->tokenizer_config) &&
+              read_beside(path, "special_tokens_map.json", false, &specials);
+    if (ok && !parts->tokenizer && cb_tokenizer_json_finds(path))
+        ok = (parts->tokenizer = cb_tokenizer_json_of_path(path, parts->tokenizer_config, specials)) != NULL;
+    if (ok && specials && !parts->tokenizer_config)
+        parts->tokenizer_config = json_incref(specials);
+    else if (ok && specials)
+        ok = json_object_update_missing(parts->tokenizer_config, specials) == 0;
+    json_decref(specials);
+    return ok;
+}
+
 static bool open_directory(cb_model_parts *parts, const char *path)
 {
     char *template = cb_path_join(path, "chat_template.jinja");
     bool ok = template && read_beside(path, "config.json", true, &parts->config) &&
-              read_beside(path, "generation_config.json", false, &parts->generation_config) &&
-              read_beside(path, "tokenizer.json", false, &parts->tokenizer) &&
-              read_beside(path, "tokenizer_config.json", false, &parts->tokenizer_config);
+              read_beside(path, "generation_config.json", false, &parts->generation_config) && read_tokenizer(parts, path);
     if (ok && cb_is_file(template))
         ok = (parts->chat_template = cb_file_read(template, (size_t)16 << 20, NULL)) != NULL;
     cb_free(template);

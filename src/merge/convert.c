@@ -7,12 +7,15 @@
 #include <string.h>
 
 #include "cambium/files.h"
-#include "cambium/gguf.h"
 #include "core/temporary.h"
+#include "formats/gguf_model.h"
+#include "formats/quantized.h"
 
 typedef struct conversion {
     const char *input, *output, *written;
+    const char *name; /* of the model, in files that hold one */
     const cb_convert_options *options;
+    int dtype;      /* that of the options, or what stands for keep */
     cb_model *base; /* of adapters */
     cb_convert_report report;
 } conversion;
@@ -24,12 +27,12 @@ static const char *const dtype_choices[] = {"keep", "f32", "bf16", "f16", "q8_0"
 
 static bool write_directory(const conversion *c)
 {
-    return cb_model_unpack(c->input, c->written, dtype_choices[c->options->dtype]);
+    return cb_model_unpack(c->input, c->written, dtype_choices[c->dtype]);
 }
 
 static bool write_gguf(const conversion *c)
 {
-    return cb_gguf_export(c->input, c->written, dtype_choices[c->options->dtype]);
+    return cb_gguf_export_job(&(cb_gguf_job){.model = c->input, .output = c->written, .dtype = dtype_choices[c->dtype], .name = c->name});
 }
 
 static bool write_adapter(const conversion *c)
@@ -72,7 +75,7 @@ const cb_option cb_convert_option_table[] = {
 
 /* ---- what the input is ---- */
 
-enum { INPUT_MODEL, INPUT_ADAPTER, INPUT_LLAMA2C };
+enum { INPUT_MODEL, INPUT_QUANTIZED, INPUT_ADAPTER, INPUT_LLAMA2C };
 
 static bool has_config(const char *path)
 {
@@ -80,6 +83,30 @@ static bool has_config(const char *path)
     bool found = config && cb_is_file(config);
     cb_free(config);
     return found;
+}
+
+/* Whether weights of a model directory are quantised. */
+static bool is_quantized(const char *path, bool *quantized)
+{
+    cb_weights *weights = cb_weights_open(path);
+    cb_quantized_format format;
+    for (size_t i = 0; weights && !*quantized && i < cb_weights_count(weights); i++)
+        *quantized = cb_quantized_format_of(weights, cb_weights_at(weights, i), &format);
+    cb_weights_close(weights);
+    return weights != NULL;
+}
+
+static bool recognise_directory(conversion *c, int *kind)
+{
+    bool quantized = false;
+    if (!has_config(c->input))
+        return cb_fail(CB_ERR_FORMAT, "%s: found neither config.json nor adapter_config.json, expected a model or an adapter", c->input) ==
+               CB_OK;
+    if (!is_quantized(c->input, &quantized))
+        return false;
+    *kind = quantized ? INPUT_QUANTIZED : INPUT_MODEL;
+    c->report.input = quantized ? "quantised model directory" : "model directory";
+    return true;
 }
 
 static bool recognise(conversion *c, int *kind)
@@ -95,12 +122,8 @@ static bool recognise(conversion *c, int *kind)
             c->report.input = titles[i][1];
     if (format)
         return true;
-    if (cb_is_directory(c->input)) {
-        c->report.input = "model directory";
-        return has_config(c->input) ||
-               cb_fail(CB_ERR_FORMAT, "%s: found neither config.json nor adapter_config.json, expected a model or an adapter", c->input) ==
-                   CB_OK;
-    }
+    if (cb_is_directory(c->input))
+        return recognise_directory(c, kind);
     if (cb_is_gguf(c->input)) {
         c->report.input = "GGUF model";
         return true;
@@ -129,11 +152,16 @@ static bool check_target(const conversion *c, int kind)
 
 /* ---- comparing ---- */
 
+static double largest_kl(const cb_convert_options *o)
+{
+    return o->max_kl >= 0 ? o->max_kl : o->dtype >= CB_CONVERT_Q5_K ? 0.2 : 0.01;
+}
+
 static bool within_bounds(const conversion *c)
 {
     const cb_convert_options *o = c->options;
     const cb_difference *d = &c->report.difference;
-    double most = o->max_kl >= 0 ? o->max_kl : o->dtype >= CB_CONVERT_Q5_K ? 0.2 : 0.01;
+    double most = largest_kl(o);
     if (!(d->mean_kl <= most))
         return cb_fail(CB_ERR_NUMERIC, "%s: not kept: next tokens differ by %.3g nats (mean KL) from the input's, allowed are %.3g",
                        c->output, d->mean_kl, most) == CB_OK;
@@ -166,7 +194,7 @@ static bool compare(conversion *c, bool adapters)
 
 /* ---- carrying out ---- */
 
-static bool write_and_keep(conversion *c, bool adapters, bool comparable)
+static bool write_and_keep(conversion *c, bool adapters)
 {
     const struct target *target = &targets[c->options->to];
     char *parent = cb_path_parent(c->output), *stage = NULL;
@@ -176,7 +204,7 @@ static bool write_and_keep(conversion *c, bool adapters, bool comparable)
     if (!stage)
         return false;
     c->written = stage;
-    if (target->write(c) && (!c->options->verify || !comparable || compare(c, adapters)))
+    if (target->write(c) && (!c->options->verify || compare(c, adapters)))
         return cb_stage_publish(stage, c->output);
     cb_stage_discard(stage);
     return false;
@@ -185,35 +213,86 @@ static bool write_and_keep(conversion *c, bool adapters, bool comparable)
 static bool convert_adapter(conversion *c)
 {
     c->base = cb_model_load(c->options->base);
-    bool ok = c->base && write_and_keep(c, true, true);
+    bool ok = c->base && write_and_keep(c, true);
     cb_model_free(c->base);
     return ok;
 }
 
-/* A directory of the model, kept when that is what is wanted. */
-static bool convert_llama2c(conversion *c)
+/* By way of a model directory, which is the input of the rest. */
+static bool by_way_of_directory(conversion *c, bool (*make)(const conversion *c, const char *directory))
 {
-    if (c->options->to == CB_CONVERT_HF && c->options->dtype <= CB_CONVERT_F32)
-        return cb_llama2c_convert(c->input, c->options->tokenizer, c->output);
     char *between = cb_temporary_name(c->output);
     const char *input = c->input;
-    bool ok = between && cb_llama2c_convert(c->input, c->options->tokenizer, between);
+    bool ok = between && make(c, between);
+    c->name = input;
     c->input = between;
-    ok = ok && write_and_keep(c, false, true);
+    ok = ok && write_and_keep(c, false);
     c->input = input;
     cb_stage_discard(between);
     return ok;
 }
 
+static bool make_from_llama2c(const conversion *c, const char *directory)
+{
+    return cb_llama2c_convert(c->input, c->options->tokenizer, directory);
+}
+
+/* Quantised weights as plain ones: folding no adapters does it. */
+static bool unquantize(const conversion *c, const char *directory, int dtype, cb_difference *difference)
+{
+    cb_merge_options options = {0};
+    if (!cb_options_init(cb_merge_option_table, &options))
+        return false;
+    options.dtype = dtype;
+    options.verify = c->options->verify;
+    options.max_kl = largest_kl(c->options);
+    options.min_agreement = c->options->min_agreement;
+    options.seed = c->options->seed;
+    cb_model *model = cb_model_load(c->input);
+    bool ok = model && cb_merge_fold(model, NULL, 0, directory, &options, difference);
+    cb_model_free(model);
+    return ok;
+}
+
+static bool make_from_quantized(const conversion *c, const char *directory)
+{
+    return unquantize(c, directory, CB_MERGE_F32, NULL);
+}
+
+static bool convert_quantized(conversion *c)
+{
+    static const int dtypes[] = {[CB_CONVERT_F32] = CB_MERGE_F32, [CB_CONVERT_BF16] = CB_MERGE_BF16, [CB_CONVERT_F16] = CB_MERGE_F16};
+    if (c->dtype == CB_CONVERT_KEEP)
+        c->dtype = CB_CONVERT_F16;
+    if (c->options->to != CB_CONVERT_HF)
+        return by_way_of_directory(c, make_from_quantized);
+    bool ok = unquantize(c, c->output, dtypes[c->dtype], &c->report.difference);
+    c->report.verified = ok && c->options->verify;
+    return ok;
+}
+
+static bool carry_out(conversion *c, int kind)
+{
+    switch (kind) {
+    case INPUT_ADAPTER:
+        return convert_adapter(c);
+    case INPUT_QUANTIZED:
+        return convert_quantized(c);
+    case INPUT_LLAMA2C:
+        return c->options->to == CB_CONVERT_HF && c->options->dtype <= CB_CONVERT_F32 ? make_from_llama2c(c, c->output)
+                                                                                      : by_way_of_directory(c, make_from_llama2c);
+    default:
+        return write_and_keep(c, false);
+    }
+}
+
 bool cb_convert(const char *input, const char *output, const cb_convert_options *options, cb_convert_report *report)
 {
-    conversion c = {.input = input, .output = output, .options = options};
+    conversion c = {.input = input, .output = output, .options = options, .dtype = options->dtype};
     int kind;
     if (!cb_ok())
         return false;
-    bool ok = recognise(&c, &kind) && check_target(&c, kind);
-    if (ok)
-        ok = kind == INPUT_ADAPTER ? convert_adapter(&c) : kind == INPUT_LLAMA2C ? convert_llama2c(&c) : write_and_keep(&c, false, true);
+    bool ok = recognise(&c, &kind) && check_target(&c, kind) && carry_out(&c, kind);
     if (report)
         *report = c.report;
     return ok;

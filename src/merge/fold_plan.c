@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
+#include "cambium/gguf.h"
 #include "merge/fold.h"
 
 /* ---- tensors ---- */
@@ -346,6 +347,10 @@ bool cb_fold_plan_make(fold_plan *plan, cb_adapter *const *adapters, size_t coun
 {
     if (!plan->input)
         return cb_fail(CB_ERR_ARGUMENT, "merge: the model was not loaded from a directory") == CB_OK;
+    if (cb_is_gguf(plan->input))
+        return cb_fail(CB_ERR_UNSUPPORTED,
+                       "%s: is a GGUF file, and what is written is a model directory: make one of it with convert --to hf first",
+                       plan->input) == CB_OK;
     if (!cb_changes_collect(&plan->changes, adapters, count))
         return false;
     plan->found = cb_calloc(plan->changes.count + 1, sizeof *plan->found);

@@ -295,6 +295,79 @@ json convert.out
 same_file converted/model.safetensors "$reference/formats/llama2c.safetensors"
 expect generate_converted "$program" generate converted --prompt "the" --max-new-tokens 4 --json
 
+# ---- formats -------------------------------------------------------------------------------------------------------------------
+
+# nothing OUTPUT: no unfinished result is beside it.
+nothing_beside() {
+    checks=$((checks + 1))
+    left=$(ls -A . | grep -F ".$1.tmp")
+    [ -z "$left" ] || fail "left beside $1: $left"
+}
+
+# converted NAME INPUT OPTION...: the result, NAME, is compared, and inspect says what it is.
+converted() {
+    output=$1
+    shift
+    expect convert_to "$program" convert "$@" --output "$output" --json
+    json convert_to.out
+    contains convert_to.out '"verified":true'
+    nothing_beside "$output"
+    expect inspect_converted "$program" inspect "$output"
+    expect inspect_converted_json "$program" inspect "$output" --json
+    json inspect_converted_json.out
+}
+
+converted whole.gguf llama2 --to gguf
+contains inspect_converted.out "gguf model"
+contains inspect_converted.out "blk.0.attn_q.weight"
+converted q8.gguf llama2 --to gguf --dtype q8_0
+contains inspect_converted.out "general.file_type     7"
+converted whole_again whole.gguf --to hf
+contains inspect_converted.out "model.layers.0.self_attn.q_proj.weight"
+expect generate_directory "$program" generate llama2 --prompt "The gardener" --max-new-tokens 8
+for model in whole.gguf whole_again; do
+    expect generate_format "$program" generate "$model" --prompt "The gardener" --max-new-tokens 8
+    same_file generate_format.out generate_directory.out
+done
+expect train_gguf "$program" train q8.gguf --data text.txt --output out_gguf --steps 2 --batch-size 2 --sequence-length 24 --seed 3
+# shellcheck disable=SC2043
+expect train_qv "$program" train llama2 --data text.txt --output qv --target-modules q_proj,v_proj --rank 4 --steps 2 --batch-size 2 \
+    --sequence-length 24 --seed 3
+expect generate_qv "$program" generate llama2 --adapter qv --prompt "The gardener" --max-new-tokens 8
+converted qv.gguf qv --base llama2 --to gguf-lora
+contains inspect_converted.out "gguf adapter"
+converted qv_mlx qv.gguf --base llama2 --to mlx
+contains inspect_converted.out "lora_a"
+converted qv_adapterhub qv_mlx --base whole.gguf --to adapterhub
+converted qv_peft qv_adapterhub --base llama2 --to peft
+contains inspect_converted.out "lora_A.weight"
+for adapter in qv.gguf qv_mlx qv_adapterhub qv_peft; do
+    expect generate_format "$program" generate llama2 --adapter "$adapter" --prompt "The gardener" --max-new-tokens 8
+    same_file generate_format.out generate_qv.out
+done
+expect quantize_nf4 "$program" convert llama2 --quantize nf4 --output llama2_nf4
+converted nf4.gguf llama2_nf4 --to gguf
+contains inspect_converted.out "F16"
+converted nf4_plain llama2_nf4 --to hf --dtype f32
+expect generate_nf4 "$program" generate llama2_nf4 --prompt "The gardener" --max-new-tokens 8
+expect generate_nf4_plain "$program" generate nf4_plain --prompt "The gardener" --max-new-tokens 8
+same_file generate_nf4.out generate_nf4_plain.out
+
+bad 1 'whole.gguf: is a GGUF file, and what is written is a model directory' merge whole.gguf --adapter qv --output never
+bad 1 'found a model directory, which mlx cannot hold: it is for adapters' convert llama2 --to mlx --output never
+bad 1 'found a PEFT adapter, which gguf cannot hold: it is for models' convert qv --base llama2 --to gguf --output never
+bad 1 'base: an adapter is converted beside its model' convert qv --to mlx --output never
+bad 1 'a model directory holds keep, f32, bf16 or f16' convert whole.gguf --to hf --dtype q8_0 --output never
+bad 1 'not kept: next tokens differ' convert llama2 --to gguf --dtype q4_0 --max-kl 0 --output never
+bad 1 'not kept' convert llama2_nf4 --to hf --dtype bf16 --max-kl 0 --output never
+bad 1 'whole.gguf: exists and is not an empty directory' convert llama2 --to gguf --output whole.gguf
+bad 1 'found neither config.json nor adapter_config.json' convert "$(mkdir -p empty && echo empty)" --to gguf --output never
+head -c 900 whole.gguf >cut.gguf
+bad 1 'cut.gguf' convert cut.gguf --to hf --output never
+bad 1 'cut.gguf' inspect cut.gguf
+nothing_beside never
+nothing_beside whole.gguf
+
 # ---- interruption and resume ----------------------------------------------------------------------------------------------------
 
 long="--data text.txt --steps 60 --save-steps 4 --rank 4 --dropout 0.1 --target-modules all-linear --validation-data held-out.txt --eval-steps 20 $small"

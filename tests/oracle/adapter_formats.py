@@ -5,13 +5,16 @@ Writes <out>/<name>.<format>.  What a model computes with them is in adapters/<n
 have are folded into B here as they are there: by the definition of each format's scale.
 """
 import argparse
+import collections
 import json
 import math
 import os
 import re
+import shutil
 
 import gguf
 import numpy as np
+import torch
 from safetensors.numpy import load_file, save_file
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -105,6 +108,15 @@ def write_adapterhub(name, out, suffix, version, alpha):
         hidden_size=48, model_class="LlamaForCausalLM", model_name=base, model_type="llama", name="style", version=version))
 
 
+def write_pickled(name, out):
+    """As PEFT wrote adapters before it wrote safetensors."""
+    source, path = os.path.join(REFERENCE, "adapters", name), os.path.join(out, name + ".pickled")
+    os.makedirs(path, exist_ok=True)
+    tensors = load_file(os.path.join(source, "adapter_model.safetensors"))
+    torch.save(collections.OrderedDict((k, torch.from_numpy(v)) for k, v in tensors.items()), os.path.join(path, "adapter_model.bin"))
+    shutil.copyfile(os.path.join(source, "adapter_config.json"), os.path.join(path, "adapter_config.json"))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", default=os.path.join(REFERENCE, "adapter_formats"))
@@ -115,6 +127,7 @@ def main():
     write_mlx("lora_rslora", args.out, 20.0)
     write_adapterhub("lora_qv", args.out, ".adapterhub", "adapters.1.2.0", 16)
     write_adapterhub("lora_qv", args.out, ".adapterhub_old", "adapters.1.0.1", 16)
+    write_pickled("lora_qv", args.out)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
  * conversions: from any format into any other, compared, kept or not. */
 #include "cambium/adapters.h"
 #include "cambium/convert.h"
+#include "cambium/gguf.h"
 #include "format_fixtures.h"
 #include "model_fixtures.h"
 
@@ -39,11 +40,9 @@ static void check_adapter(const char *path, const char *name)
 static void adapters_of_other_formats_equal_peft(void **state)
 {
     (void)state;
-    static const char *const files[][2] = {{"lora_patterns.gguf", "lora_patterns"},
-                                           {"lora_rslora.gguf", "lora_rslora"},
-                                           {"lora_rslora.mlx", "lora_rslora"},
-                                           {"lora_qv.adapterhub", "lora_qv"},
-                                           {"lora_qv.adapterhub_old", "lora_qv"}};
+    static const char *const files[][2] = {{"lora_patterns.gguf", "lora_patterns"}, {"lora_rslora.gguf", "lora_rslora"},
+                                           {"lora_rslora.mlx", "lora_rslora"},      {"lora_qv.adapterhub", "lora_qv"},
+                                           {"lora_qv.adapterhub_old", "lora_qv"},   {"lora_qv.pickled", "lora_qv"}};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++)
         check_adapter(path_of("adapter_formats", files[i][0]), files[i][1]);
 }
@@ -79,6 +78,21 @@ static void adapters_go_round(void **state)
         }
         assert_int_equal(system("rm -rf a.gguf b c d.gguf e"), 0);
     }
+}
+
+/* PEFT's files from before it wrote safetensors. */
+static void pickled_adapters_are_converted(void **state)
+{
+    (void)state;
+    cb_convert_report report;
+    assert_true(
+        convert(path_of("adapter_formats", "lora_qv.pickled"), "a.gguf", CB_CONVERT_GGUF_LORA, model_path("llama2"), 1e-9, &report));
+    assert_string_equal(report.input, "PEFT adapter");
+    check_adapter("a.gguf", "lora_qv");
+    assert_int_equal(mkdir("empty", 0755), 0);
+    put("empty/adapter_config.json", "{\"peft_type\": \"LORA\", \"r\": 4, \"target_modules\": [\"q_proj\"]}");
+    assert_false(convert("empty", "b.gguf", CB_CONVERT_GGUF_LORA, model_path("llama2"), 1e-9, NULL));
+    assert_message(CB_ERR_IO, "empty: found neither adapter_model.safetensors nor adapter_model.bin");
 }
 
 static void what_a_format_cannot_hold_is_named(void **state)
@@ -159,6 +173,37 @@ static void models_are_compared_and_kept(void **state)
     assert_message(CB_ERR_UNSUPPORTED, "found a GGUF model, which peft cannot hold");
 }
 
+/* What bitsandbytes and compressed-tensors quantised, in its logits as transformers computes them. */
+static void quantised_directories_become_plain(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"nf4", "nf4_plain", "int8", "int8_block"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const char *input = path_of("quantized", names[i]);
+        cb_convert_report report;
+        bool ok = convert(input, "model.gguf", CB_CONVERT_GGUF, NULL, 1e-4, &report);
+        assert_ok();
+        assert_true(ok && report.verified);
+        assert_string_equal(report.input, "quantised model directory");
+        assert_true(convert(input, "model", CB_CONVERT_HF, NULL, 1e-4, &report) && report.verified);
+        cb_model *quantised = cb_model_load(input);
+        for (int k = 0; k < 2; k++) {
+            cb_model *plain = cb_model_load(k ? "model" : "model.gguf");
+            cb_difference difference;
+            assert_ok();
+            assert_int_equal(cb_layer_weight(cb_layer_find(cb_model_root(plain), "model.layers.0.mlp.up_proj"), "weight")->dtype, CB_F16);
+            assert_true(cb_merge_difference(quantised, plain, NULL, 1, &difference) && difference.mean_kl < 1e-4);
+            cb_model_free(plain);
+        }
+        cb_model_free(quantised);
+        cb_gguf *file = cb_gguf_open("model.gguf");
+        assert_string_equal(cb_gguf_string(file, "general.name", ""), names[i]);
+        cb_gguf_close(file);
+        assert_int_equal(names_in("."), 2);
+        assert_int_equal(system("rm -rf model model.gguf"), 0);
+    }
+}
+
 /* bf16 differs from f32, so with a bound of 0 nothing stays, not even what a killed process left. */
 static void beyond_the_bound_nothing_is_kept(void **state)
 {
@@ -185,6 +230,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(adapters_of_other_formats_equal_peft, without_errors),
         FILE_TEST(adapters_go_round),
+        FILE_TEST(pickled_adapters_are_converted),
+        FILE_TEST(quantised_directories_become_plain),
         FILE_TEST(what_a_format_cannot_hold_is_named),
         FILE_TEST(damaged_adapters_are_refused),
         FILE_TEST(models_are_compared_and_kept),

@@ -123,7 +123,7 @@ static void encode(const cb_tokenizer *t, const char *text, cb_encoding *out)
 }
 
 /* A model with a tokenizer, to GGUF: the tokenizer in it gives the same ids and the same text. */
-static void tokenizer_goes_there(const char *name, int64_t vocab_size)
+static void tokenizer_goes_there(const char *source, int64_t vocab_size)
 {
     char changes[64], path[600], command[1200];
     snprintf(changes, sizeof changes, "{\"vocab_size\": %lld, \"num_hidden_layers\": 1}", (long long)vocab_size);
@@ -133,7 +133,7 @@ static void tokenizer_goes_there(const char *name, int64_t vocab_size)
     assert_ok();
     assert_true(cb_model_save(model, directory, CB_F16));
     cb_model_free(model);
-    snprintf(command, sizeof command, "cp %s/tokenizers/%s.json %s/tokenizer.json", CB_TEST_DATA, name, directory);
+    snprintf(command, sizeof command, cb_is_directory(source) ? "cp %s/* %s" : "cp %s %s/tokenizer.json", source, directory);
     assert_int_equal(system(command), 0);
     assert_true(cb_gguf_export(directory, "with.gguf", "keep"));
     cb_tokenizer *original = cb_tokenizer_load(directory), *ours = cb_tokenizer_load("with.gguf");
@@ -143,7 +143,7 @@ static void tokenizer_goes_there(const char *name, int64_t vocab_size)
         encode(original, texts[i], &a);
         encode(ours, texts[i], &b);
         if (a.count != b.count || memcmp(a.ids, b.ids, a.count * sizeof *a.ids) != 0)
-            fail_msg("%s: \"%s\": other ids", name, texts[i]);
+            fail_msg("%s: \"%s\": other ids", source, texts[i]);
         cb_string x = {0}, y = {0};
         assert_true(cb_tokenizer_decode(original, a.ids, a.count, true, &x) && cb_tokenizer_decode(ours, b.ids, b.count, true, &y));
         assert_string_equal(x.data ? x.data : "", y.data ? y.data : "");
@@ -161,15 +161,15 @@ static void tokenizer_goes_there(const char *name, int64_t vocab_size)
 static void tokenizers_go_there(void **state)
 {
     (void)state;
-    static const char *const names[] = {"gpt2", "llama3", "qwen2"};
+    static const char *const names[] = {"gpt2.json", "llama3.json", "qwen2.json", "files/gpt2", "files/qwen2"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char path[600];
-        snprintf(path, sizeof path, "%s/tokenizers/%s.json", CB_TEST_DATA, names[i]);
+        snprintf(path, sizeof path, "%s/tokenizers/%s", CB_TEST_DATA, names[i]);
         cb_tokenizer *t = cb_tokenizer_load(path);
         assert_ok();
         int64_t limit = cb_tokenizer_id_limit(t);
         cb_tokenizer_free(t);
-        tokenizer_goes_there(names[i], limit + 3); /* with ids that no token has */
+        tokenizer_goes_there(path, limit + 3); /* with ids that no token has */
     }
 }
 
