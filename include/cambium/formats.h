@@ -98,6 +98,7 @@ typedef struct cb_record_text {
     size_t text_length;
     const char *prompt, *completion;
     const struct json_t *conversation; /* the whole object (jansson's): messages, and what a chat template may want beside them */
+    size_t asked;                      /* of its messages the first so many are the prompt, of which nothing is learned */
     const char *path;                  /* the file and line it came from, for messages */
     int64_t line;
 } cb_record_text;
@@ -113,7 +114,8 @@ typedef struct cb_records_options {
  * or objects one after another), .csv and .tsv (RFC 4180 quoting, a header names the columns); anything else is UTF-8
  * text.  Packed files are refused by name.  A leading byte-order mark is dropped; line ends within texts stay as they are.
  *
- * Fields of an object: messages (an array of objects with a role, for a chat template), else prompt + completion, else instruction +
+ * Fields of an object: messages (an array of objects with a role, for a chat template), else prompt + completion (two texts, or two such
+ * arrays, which become messages), else instruction +
  * output, else text: the first of these that is there counts, what else is there is passed over, null is nothing.  Columns
  * of a table: the same without messages.  The prompt of an instruction is the instruction, a blank line and, when `input`
  * is there and not empty, the input and another blank line.  Texts that hold a NUL are refused, but for plain text.

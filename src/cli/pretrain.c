@@ -84,9 +84,26 @@ static bool copy_beside(const char *from, const char *to, const char *name)
     return ok;
 }
 
+/* Templates with names of their own. */
+static bool copy_templates(const char *from, const char *to)
+{
+    static const char folder[] = "additional_chat_templates";
+    char *source = cb_path_join(from, folder), *target = cb_path_join(to, folder);
+    cb_string_list names = {0};
+    bool ok = source && target;
+    if (ok && cb_is_directory(source))
+        ok = cb_directory_list(source, false, &names) && cb_directory_make(target);
+    for (size_t i = 0; ok && i < names.count; i++)
+        ok = !cb_ends_with(names.items[i], ".jinja") || copy_beside(source, target, names.items[i]);
+    cb_string_list_free(&names);
+    cb_free(source);
+    cb_free(target);
+    return ok;
+}
+
 static bool save(const cb_trainee *what, const char *directory)
 {
-    static const char *const beside[] = {"tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
+    static const char *const beside[] = {"tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json",
                                          "generation_config.json"};
     const saver *s = what->user;
     char *path = cb_path_join(directory, "tokenizer.json");
@@ -94,6 +111,7 @@ static bool save(const cb_trainee *what, const char *directory)
     cb_free(path);
     for (size_t i = 0; ok && i < sizeof beside / sizeof *beside && cb_is_directory(s->tokenizer_path); i++)
         ok = copy_beside(s->tokenizer_path, directory, beside[i]);
+    ok = ok && (!cb_is_directory(s->tokenizer_path) || copy_templates(s->tokenizer_path, directory));
     return ok && cb_model_save(what->model, directory, s->dtype);
 }
 

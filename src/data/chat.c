@@ -288,13 +288,13 @@ static bool is_assistant(const rendering *r, size_t i)
     return role && strcmp(role, "assistant") == 0;
 }
 
-static bool learn_by_prefixes(const rendering *r, const cb_string *whole, chat_texts *out)
+static bool learn_by_prefixes(const rendering *r, size_t asked, const cb_string *whole, chat_texts *out)
 {
     cb_jinja_output before = {0}, upto = {0};
     size_t count = json_array_size(r->messages), begin = 0, end = 0;
     chat_text *text = add_text(out, whole);
     bool ok = text;
-    for (size_t i = 0; ok && i < count; i++) {
+    for (size_t i = asked; ok && i < count; i++) {
         if (!is_assistant(r, i))
             continue;
         ok = find_answer(r, i, &before, &upto, &begin, &end);
@@ -315,21 +315,22 @@ static bool learn_by_prefixes(const rendering *r, const cb_string *whole, chat_t
     return ok;
 }
 
-bool cb_chat_learn(const cb_chat *chat, const json_t *conversation, bool completion_only, chat_texts *out)
+bool cb_chat_learn(const cb_chat *chat, const json_t *conversation, size_t asked, bool completion_only, chat_texts *out)
 {
     rendering r;
-    cb_jinja_output whole = {0};
+    cb_jinja_output whole = {0}, prompt = {0};
     out->count = 0;
     bool ok = rendering_open(&r, chat, conversation) && render(&r, json_array_size(r.messages), false, &whole);
     if (ok && (!completion_only || (chat->marks && !whole.generation_unplaced))) {
         chat_text *text = add_text(out, &whole.text);
-        ok = text;
-        for (size_t i = 0; ok && i < whole.generation_count; i++)
+        ok = text && (!asked || render(&r, asked, false, &prompt)); /* to count what is marked there */
+        for (size_t i = prompt.generation_count; ok && i < whole.generation_count; i++)
             ok = add_span(text, whole.generation[i].begin, whole.generation[i].end);
     } else if (ok) {
-        ok = learn_by_prefixes(&r, &whole.text, out);
+        ok = learn_by_prefixes(&r, asked, &whole.text, out);
     }
     cb_jinja_output_free(&whole);
+    cb_jinja_output_free(&prompt);
     rendering_close(&r);
     return ok;
 }

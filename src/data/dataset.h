@@ -69,8 +69,9 @@ typedef struct chat_texts {
 } chat_texts;
 void cb_chat_texts_free(chat_texts *texts);
 
-/* chat.c: the texts that a conversation is learned from: one where the template allows it, else one for each answer. */
-bool cb_chat_learn(const cb_chat *chat, const struct json_t *conversation, bool completion_only, chat_texts *out);
+/* chat.c: the texts that a conversation is learned from: one where the template allows it, else one for each answer.  The first `asked`
+ * messages are not learned. */
+bool cb_chat_learn(const cb_chat *chat, const struct json_t *conversation, size_t asked, bool completion_only, chat_texts *out);
 /* chat_templates.c: the text of a template that comes with the program, or NULL. */
 const char *cb_chat_builtin(const char *name);
 

@@ -242,7 +242,7 @@ static bool add_record(tokenization *t, const cb_record_text *r)
         return add_job(t, r, NULL);
     if (!t->chat && !(t->chat = cb_chat_open(t->tokenizer, t->options->chat_template)))
         return false;
-    if (!cb_chat_learn(t->chat, r->conversation, t->options->completion_only, &t->texts)) {
+    if (!cb_chat_learn(t->chat, r->conversation, r->asked, t->options->completion_only, &t->texts)) {
         cb_error_prefix("%s:%lld", r->path, (long long)r->line);
         return false;
     }

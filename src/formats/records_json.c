@@ -45,6 +45,32 @@ static cb_record_step fill_messages(cb_records *records, int64_t line, const jso
     return CB_RECORD_FOUND;
 }
 
+/* A prompt and a completion of messages: one conversation of both. */
+static cb_record_step fill_exchange(cb_records *records, int64_t line, cb_record_text *record)
+{
+    json_t *prompt = json_object_get(records->value, "prompt"), *completion = json_object_get(records->value, "completion");
+    if (!json_array_size(completion))
+        return refuse(records, line, "completion", "found no messages, expected an array of objects with role and content");
+    json_t *whole = json_copy(records->value), *messages = json_array();
+    size_t asked = json_array_size(prompt);
+    bool ok = whole && messages && json_array_extend(messages, prompt) == 0 && json_array_extend(messages, completion) == 0 &&
+              json_object_del(whole, "prompt") == 0 && json_object_del(whole, "completion") == 0 &&
+              json_object_set(whole, "messages", messages) == 0;
+    if (ok) {
+        json_decref(records->value);
+        records->value = json_incref(whole);
+    }
+    json_decref(whole);
+    json_decref(messages);
+    if (!ok) {
+        cb_fail(CB_ERR_MEMORY, "%s:%lld: out of memory", records->input.path, (long long)line);
+        return CB_RECORD_FAILED;
+    }
+    cb_record_step step = fill_messages(records, line, json_object_get(records->value, "messages"), record);
+    record->asked = step == CB_RECORD_FOUND ? asked : 0;
+    return step;
+}
+
 static cb_record_step fill_object(cb_records *records, int64_t line, cb_record_text *record)
 {
     const json_t *object = records->value, *messages = json_object_get(object, "messages");
@@ -52,6 +78,8 @@ static cb_record_step fill_object(cb_records *records, int64_t line, cb_record_t
         return refuse(records, line, "", "found another value, expected an object");
     if (messages && !json_is_null(messages))
         return fill_messages(records, line, messages, record);
+    if (json_is_array(json_object_get(object, "prompt")) && json_is_array(json_object_get(object, "completion")))
+        return fill_exchange(records, line, record);
     const char *values[CB_FIELDS];
     for (int i = 0; i < CB_FIELDS; i++) {
         const json_t *value = json_object_get(object, cb_record_fields[i]);

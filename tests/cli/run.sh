@@ -284,8 +284,13 @@ below "$(field pretrain.out last_loss)" "$(field pretrain.out first_loss)" || fa
 # shellcheck disable=SC2086
 expect pretrain_again "$program" pretrain --config config.json --tokenizer learned.json --data text.txt --output made_again --steps 20 $small --json
 same_file made/model.safetensors made_again/model.safetensors
+mkdir made/additional_chat_templates
+echo '{{ messages[0].content }}' >made/additional_chat_templates/short.jinja
+echo '{"chat_template": "{{ messages[0].role }}"}' >made/chat_template.json
 # shellcheck disable=SC2086
 expect pretrain_further "$program" pretrain --model made --data text.txt --output made_further --steps 3 --save-dtype bf16 $small
+same_file made/additional_chat_templates/short.jinja made_further/additional_chat_templates/short.jinja
+same_file made/chat_template.json made_further/chat_template.json
 expect generate_made "$program" generate made_further --prompt "The" --max-new-tokens 8 --json
 # shellcheck disable=SC2086
 expect train_made "$program" train made --data text.txt --output made_adapter --steps 3 $small

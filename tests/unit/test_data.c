@@ -372,6 +372,40 @@ static void only_the_assistants_messages_are_learned(void **state)
     cb_tokenizer_free(tokenizer);
 }
 
+/* A prompt and a completion of messages are a conversation, of whose prompt not even the assistant's messages are learned. */
+static void a_prompt_of_messages_is_not_learned(void **state)
+{
+    (void)state;
+    static const char *const text =
+        "{\"prompt\": [{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"assistant\", \"content\": \"b\"}, "
+        "{\"role\": \"user\", \"content\": \"c\"}], \"completion\": [{\"role\": \"assistant\", \"content\": \"d\"}]}\n";
+    cb_tokenizer *tokenizer = characters(false, true);
+    cb_data_options o = data_options(write_file("exchange.jsonl", text));
+    o.shuffle = o.packing = false;
+    o.sequence_length = 46;
+    cb_batch batch = {0};
+    cb_dataset *data = open_data(tokenizer, &o);
+    assert_true(cb_dataset_batch(data, 0, 1, &batch));
+    assert_row(&batch, 0, "<user: a|assistant: b|user: c|assistant: d|>__", "________________________________________d|>___");
+    cb_dataset_free(data);
+    /* and where the template marks nothing */
+    write_file("own.jinja",
+               "{% for m in messages %}{{ m.role[0] ~ m.content ~ '.' }}{% endfor %}{% if add_generation_prompt %}a{% endif %}");
+    assert_true(cb_options_set(cb_data_option_table, &o, "chat_template", scratch_path("own.jinja")));
+    o.sequence_length = 14;
+    data = open_data(tokenizer, &o);
+    assert_true(cb_dataset_batch(data, 0, 1, &batch));
+    assert_row(&batch, 0, "ua.ab.uc.ad.__", "_________d.___");
+    cb_dataset_free(data);
+    cb_batch_free(&batch);
+    data_options_free(&o);
+    refuse_data(tokenizer, write_file("empty.jsonl", "{\"prompt\": [{\"role\": \"user\", \"content\": \"a\"}], \"completion\": []}\n"),
+                CB_ERR_FORMAT, "empty.jsonl:1: completion: found no messages");
+    refuse_data(tokenizer, write_file("half.jsonl", "{\"prompt\": [{\"role\": \"user\", \"content\": \"a\"}], \"completion\": \"b\"}\n"),
+                CB_ERR_FORMAT, "half.jsonl:1: prompt: found no string");
+    cb_tokenizer_free(tokenizer);
+}
+
 /* Writes the tokenizer's configuration with a chat template, given as it stands in JSON. */
 static cb_tokenizer *with_template(const char *template)
 {
@@ -853,6 +887,7 @@ int main(void)
         cmocka_unit_test_setup(only_completions_are_learned, without_errors),
         cmocka_unit_test_setup(a_token_across_the_boundary_belongs_to_the_completion, without_errors),
         cmocka_unit_test_setup(only_the_assistants_messages_are_learned, without_errors),
+        cmocka_unit_test_setup(a_prompt_of_messages_is_not_learned, without_errors),
         cmocka_unit_test_setup(answers_are_learned_whatever_the_template, without_errors),
         cmocka_unit_test_setup(templates_are_followed_in_what_they_do_differently, without_errors),
         cmocka_unit_test_setup(every_epoch_holds_everything_once_in_another_order, without_errors),
