@@ -232,6 +232,28 @@ CB_API double cb_process_age(void); /* seconds since this process was started, b
 CB_API uint64_t cb_peak_rss(void);  /* peak resident bytes of this process */
 CB_API uint64_t cb_current_rss(void);
 
+/* ---- Rehearsal ---- */
+
+/* Between begin and end the library goes through its work without doing it: floats are not computed, large blocks of memory are only
+ * address space, and files are opened and removed again instead of written.  What is allocated, in which order, and what is read
+ * and written is what the real work will, so its needs are known beforehand.  Values of float tensors mean nothing meanwhile.  For
+ * the whole process; not while another thread is in the library. */
+CB_API void cb_rehearsal_begin(void);
+CB_API void cb_rehearsal_end(void);
+CB_API bool cb_rehearsing(void);
+typedef struct cb_rehearsal_sums {
+    uint64_t peak;      /* resident bytes that the real work will reach: these together, or this process's peak until now */
+    uint64_t resident;  /* of this process now */
+    uint64_t blocks;    /* memory handed out that will be written to and is not resident */
+    uint64_t files;     /* parts of mapped files that will be read and are not resident */
+    uint64_t libraries; /* of oneDNN, about */
+    double operations;  /* floating-point operations of matrix products */
+} cb_rehearsal_sums;
+CB_API cb_rehearsal_sums cb_rehearsal(void); /* so far */
+/* The files that would have been written, each once with its largest size. */
+CB_API size_t cb_rehearsal_outputs(void);
+CB_API const char *cb_rehearsal_output_at(size_t index, uint64_t *bytes);
+
 /* ---- Log and progress ---- */
 
 typedef enum cb_log_level { CB_LOG_DEBUG, CB_LOG_INFO, CB_LOG_WARNING } cb_log_level;

@@ -63,6 +63,9 @@ CB_API cb_tensor *cb_model_head(cb_model *model, cb_tensor *hidden, const cb_con
 /* The layer that does so: its weight is (vocabulary, width); tied to the embedding where the model ties them. */
 CB_API cb_layer *cb_model_head_layer(const cb_model *model);
 
+/* The layer whose weight (vocabulary, width) tokens are looked up in. */
+CB_API cb_layer *cb_model_embedding_layer(const cb_model *model);
+
 /* ---- cache ---- */
 
 /* Keys and values of `batch` rows with room for `capacity` tokens (grows by doubling).  Give it to cb_model_hidden()

@@ -81,13 +81,17 @@ typedef struct cb_train_result {
     bool stopped_early;
     int64_t parameters;
     uint64_t peak_memory;
+    double step_operations;    /* in a rehearsal: floating-point operations of a step's matrix products */
     uint64_t step_allocations; /* system allocations between the second step and the last: 0 in steady state */
 } cb_train_result;
 
 /* What cb_train() asks first: CB_ERR_STATE when the output directory holds the results of an earlier run (a checkpoint, an adapter, a model)
  * and options say neither to resume nor to overwrite. */
 CB_API bool cb_train_check_output(const cb_train_options *options);
-/* Trains until done, interrupted (CB_ERR_INTERRUPTED, a checkpoint is written) or failed (the last checkpoint stands).  A loss or gradient
+/* In a rehearsal (core.h) two steps, a validation and everything that is written are gone through, and the checkpoint to resume from
+ * is not opened.
+ *
+ * Trains until done, interrupted (CB_ERR_INTERRUPTED, a checkpoint is written) or failed (the last checkpoint stands).  A loss or gradient
  * that is NaN or infinite: CB_ERR_NUMERIC, with the step, the layer that first gave such a value and the rows it was given.  A file of the
  * model that changes while it is mapped: CB_ERR_IO.  One run at a time writes into a directory: CB_ERR_STATE.  `validation` may be NULL. */
 CB_API bool cb_train(const cb_trainee *what, cb_dataset *train, cb_dataset *validation, const cb_train_options *options,

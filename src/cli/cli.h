@@ -193,7 +193,22 @@ void cli_keep_examples_whole(cb_data_options *text);
 /* Rows are as long as asked, or by default no longer than the model can see. */
 void cli_fit_sequence_length(const cli_call *call, cb_data_options *text, const cb_model *model);
 
-/* Trains with progress and prints the summary. */
+/* Trains with progress and prints the summary; with a rehearsal on (--dry-run) prints the plan instead. */
 bool cli_train_run(cli_call *call, const cb_trainee *what, const cli_corpus *corpus, const cb_train_options *options);
+
+/* ---- dry runs (plan.c) ---- */
+
+#define CLI_DRY_RUN_HELP "check everything and print the plan: memory, disk, time; nothing is computed or written"
+/* What a rehearsal that is on has found out: {"memory": ..., "disk": ...}.  NULL on failure; too little room at `output` is one. */
+json_t *cli_plan_needs(const char *output);
+void cli_plan_print(const json_t *needs); /* as fields */
+/* Removes the directories that a dry run made on the way to `output`; `kept` is the nearest one that was there before. */
+char *cli_existing_above(const char *path);
+void cli_remove_made(const char *output, const char *kept);
+
+/* The plan of a training run. */
+bool cli_train_plan(cli_call *call, const cb_trainee *what, const cli_corpus *corpus, const cb_train_options *options);
+/* Peak resident bytes that a run will reach, by a rehearsal of its own; 0 on failure. */
+uint64_t cli_train_predict(const cb_trainee *what, const cli_corpus *corpus, const cb_train_options *options);
 
 #endif

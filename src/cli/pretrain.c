@@ -6,6 +6,7 @@ typedef struct settings {
     char *config, *model, *tokenizer, *output;
     int dtype, save_dtype;
     int64_t seed;
+    bool dry_run;
     cli_corpus_settings corpus;
     cb_train_options train;
 } settings;
@@ -21,6 +22,7 @@ static const cb_option table[] = {
     CB_OPT_ENUM(settings, dtype, 0, cli_dtype_names, "how activations are kept and products are computed; weights are f32 while training"),
     CB_OPT_ENUM(settings, save_dtype, 0, save_dtype_names, "how weights are written to model.safetensors"),
     CB_OPT_INT(settings, seed, 0, 0, 9e15, "seed of initial values and of the order of the data"),
+    CB_OPT_BOOL(settings, dry_run, 0, CLI_DRY_RUN_HELP),
     CB_OPT_END};
 
 static const cli_group groups[] = {{"Run", table, 0},
@@ -147,10 +149,13 @@ static bool run(cli_call *call, void *settings_)
         return cli_usage(call, "--tokenizer is needed with --config");
     if (!cli_output_directory(s->output, s->model) || !cb_train_check_output(&s->train))
         return false;
+    if (s->dry_run)
+        cb_rehearsal_begin();
     cb_model_options options = {.dtype = cli_dtype(s->dtype), .keep_weights = true};
     cb_model *model = s->config ? cb_model_create(s->config, (uint64_t)s->seed, options) : cb_model_load_with(s->model, options);
     bool ok = model && pretrain(call, s, model);
     cb_model_free(model);
+    cb_rehearsal_end();
     return ok;
 }
 

@@ -146,19 +146,19 @@ static json_t *written_files(const char *directory)
 }
 
 static bool json_result(const cb_trainee *what, const cb_dataset *data, const cb_train_options *o, const cb_train_result *r,
-                        double first_perplexity)
+                        double first_perplexity, uint64_t predicted)
 {
     bool judged = isfinite(r->best_eval_loss);
-    return cli_json(
-        json_pack("{s:s, s:s, s:I, s:I, s:I, s:b, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:o}", "event", "result",
-                  "output", o->output, "parameters", (json_int_t)r->parameters, "model_parameters",
-                  (json_int_t)cb_model_parameter_count(what->model), "steps", (json_int_t)r->steps, "stopped_early", (int)r->stopped_early,
-                  "first_loss", cli_real(r->first_loss), "last_loss", cli_real(r->last_loss), "validation_perplexity_before",
-                  cli_real(first_perplexity), "validation_loss", judged ? cli_real(r->best_eval_loss) : json_null(),
-                  "validation_perplexity", judged ? cli_real(exp(r->best_eval_loss)) : json_null(), "best_step", (json_int_t)r->best_step,
-                  "tokens", (json_int_t)r->tokens, "tokens_per_second", cli_real(r->tokens_per_second), "seconds", cli_real(r->seconds),
-                  "peak_memory", (json_int_t)r->peak_memory, "step_allocations", (json_int_t)r->step_allocations, "rows",
-                  (json_int_t)cb_dataset_rows(data), "padding", (json_int_t)cb_dataset_padding(data), "files", written_files(o->output)));
+    return cli_json(json_pack(
+        "{s:s, s:s, s:I, s:I, s:I, s:b, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:o}", "event", "result", "output",
+        o->output, "parameters", (json_int_t)r->parameters, "model_parameters", (json_int_t)cb_model_parameter_count(what->model), "steps",
+        (json_int_t)r->steps, "stopped_early", (int)r->stopped_early, "first_loss", cli_real(r->first_loss), "last_loss",
+        cli_real(r->last_loss), "validation_perplexity_before", cli_real(first_perplexity), "validation_loss",
+        judged ? cli_real(r->best_eval_loss) : json_null(), "validation_perplexity",
+        judged ? cli_real(exp(r->best_eval_loss)) : json_null(), "best_step", (json_int_t)r->best_step, "tokens", (json_int_t)r->tokens,
+        "tokens_per_second", cli_real(r->tokens_per_second), "seconds", cli_real(r->seconds), "peak_memory", (json_int_t)r->peak_memory,
+        "predicted_memory", (json_int_t)predicted, "step_allocations", (json_int_t)r->step_allocations, "rows",
+        (json_int_t)cb_dataset_rows(data), "padding", (json_int_t)cb_dataset_padding(data), "files", written_files(o->output)));
 }
 
 static void print_files(const char *directory)
@@ -174,7 +174,7 @@ static void print_files(const char *directory)
 }
 
 static void print_result(const cb_trainee *what, const cb_dataset *data, const cb_train_options *o, const cb_train_result *r,
-                         double first_perplexity)
+                         double first_perplexity, uint64_t predicted)
 {
     int64_t all = cb_model_parameter_count(what->model);
     double share = 100 * (double)r->parameters / (double)(all > 0 ? all : 1);
@@ -192,7 +192,7 @@ static void print_result(const cb_trainee *what, const cb_dataset *data, const c
               cli_thousands(cb_dataset_rows(data)));
     cli_field("speed", "%s tokens/s over %s tokens", cli_thousands((int64_t)r->tokens_per_second), cli_thousands(r->tokens));
     cli_field("time", "%s", cli_seconds(r->seconds));
-    cli_field("peak memory", "%s", cli_bytes(r->peak_memory));
+    cli_field("peak memory", "%s; predicted were %s", cli_bytes(r->peak_memory), cli_bytes(predicted));
     print_files(o->output);
 }
 
@@ -201,9 +201,14 @@ bool cli_train_run(cli_call *call, const cb_trainee *what, const cli_corpus *cor
     progress p = {.call = call, .terminal = cli_terminal_width(2) > 0, .first_perplexity = NAN};
     cb_train_result result = {0};
     cb_perplexity_result before = {0};
+    if (cb_rehearsing())
+        return cli_train_plan(call, what, corpus, options);
     if (!corpus->validation && (options->eval_steps || options->early_stopping_patience))
         cb_log_message(CB_LOG_WARNING, "--%s has no effect without --validation-data or --validation-split",
                        options->eval_steps ? "eval-steps" : "early-stopping-patience");
+    uint64_t predicted = cli_train_predict(what, corpus, options);
+    if (!cb_ok())
+        return false;
     if (corpus->validation && !options->resume) {
         if (!call->common.json && !call->common.quiet)
             cli_status("validating before the first step");
@@ -216,7 +221,7 @@ bool cli_train_run(cli_call *call, const cb_trainee *what, const cli_corpus *cor
     if (!ok)
         return false;
     if (call->common.json)
-        return json_result(what, corpus->train, options, &result, p.first_perplexity);
-    print_result(what, corpus->train, options, &result, p.first_perplexity);
+        return json_result(what, corpus->train, options, &result, p.first_perplexity, predicted);
+    print_result(what, corpus->train, options, &result, p.first_perplexity, predicted);
     return true;
 }

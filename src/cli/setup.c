@@ -10,7 +10,7 @@
 /* ---- outputs ---- */
 
 /* The nearest directory above `path` (or itself) that exists. */
-static char *existing_above(const char *path)
+char *cli_existing_above(const char *path)
 {
     char *at = cb_strdup(path);
     while (at && access(at, F_OK) != 0 && strcmp(at, ".") != 0 && strcmp(at, "/") != 0) {
@@ -48,7 +48,7 @@ bool cli_output_directory(const char *path, const char *model)
 {
     if (!*path)
         return cli_refuse("--output: found an empty name, expected a directory");
-    char *above = existing_above(path);
+    char *above = cli_existing_above(path);
     bool ok = above;
     if (ok && !cb_is_directory(above))
         ok = cli_refuse("%s: %s is a file, expected a directory", path, above);

@@ -6,6 +6,7 @@ typedef struct settings {
     char *output, *kind, *adapter, *tokenizer;
     int dtype;
     int64_t seed;
+    bool dry_run;
     cli_corpus_settings corpus;
     cb_train_options train;
 } settings;
@@ -17,6 +18,7 @@ static const cb_option table[] = {
     CB_OPT_STRING(settings, tokenizer, NULL, "PATH", "tokenizer.json or its directory; without it the model's own"),
     CB_OPT_ENUM(settings, dtype, 0, cli_dtype_names, "how activations are kept and products are computed; what is trained is f32"),
     CB_OPT_INT(settings, seed, 0, 0, 9e15, "seed of initial values, order of the data and dropout"),
+    CB_OPT_BOOL(settings, dry_run, 0, CLI_DRY_RUN_HELP),
     CB_OPT_END};
 
 static const cli_group groups[] = {{"Run", table, 0},
@@ -76,11 +78,14 @@ static bool run(cli_call *call, void *settings_)
         cb_adapter_free(fresh);
         return false;
     }
+    if (s->dry_run)
+        cb_rehearsal_begin();
     cb_model *model = cb_model_load(call->arguments[0], .dtype = cli_dtype(s->dtype));
     cb_adapter *adapter = model ? attach(s, fresh, model) : NULL;
     bool ok = adapter && train(call, s, model, adapter);
     cb_adapter_free(adapter ? adapter : fresh);
     cb_model_free(model);
+    cb_rehearsal_end();
     return ok;
 }
 

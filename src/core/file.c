@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "core/io.h"
+#include "core/rehearsal.h"
 #include "core/temporary.h"
 
 /* ---- names ---- */
@@ -101,6 +102,7 @@ struct cb_writer {
     char *path, *temporary; /* temporary: NULL when the bytes go straight to path */
     size_t used;
     bool failed;
+    uint64_t rehearsed; /* bytes that a rehearsal would have written */
     char buffer[BUFFER];
 };
 
@@ -146,6 +148,7 @@ cb_writer *cb_writer_open(const char *path)
     w->fd = -1;
     w->used = 0;
     w->failed = false;
+    w->rehearsed = 0;
     w->temporary = NULL;
     w->path = cb_strdup(path);
     if (!w->path || !open_target(w)) {
@@ -177,6 +180,10 @@ bool cb_writer_write(cb_writer *w, const void *bytes, size_t length)
 {
     if (!w || w->failed)
         return false;
+    if (cb_rehearsing()) {
+        w->rehearsed += length;
+        return true;
+    }
     if (length > BUFFER - w->used && !flush(w))
         return false;
     if (length > BUFFER)
@@ -211,6 +218,11 @@ bool cb_writer_commit(cb_writer *w)
 {
     if (!w)
         return false;
+    if (cb_rehearsing()) {
+        bool noted = !w->temporary || cb_rehearsal_output(w->path, w->rehearsed);
+        cb_writer_abort(w);
+        return noted;
+    }
     bool ok = !w->failed && cb_file_maps_check() && flush(w);
     if (ok && w->temporary && cb_io_sync(w->fd) != 0)
         ok = cb_io_failed(w->path, "cannot sync");
@@ -252,5 +264,5 @@ bool cb_file_write(const char *path, const void *bytes, size_t length)
 
 bool cb_file_remove(const char *path)
 {
-    return unlink(path) == 0 || errno == ENOENT || cb_io_failed(path, "cannot remove");
+    return cb_rehearsing() || unlink(path) == 0 || errno == ENOENT || cb_io_failed(path, "cannot remove");
 }

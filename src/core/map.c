@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "core/io.h"
+#include "core/rehearsal.h"
 
 enum { MAPS = 4096 };
 
@@ -92,6 +93,8 @@ bool cb_file_map_open(cb_file_map *map, const char *path)
     if (ok) {
         map->size = (size_t)st.st_size;
         ok = !map->data || enter(map, &st);
+        if (ok && map->data && !cb_rehearsal_map(map->data, map->size))
+            ok = leave(map) && false;
     }
     cb_io_close(fd); /* which was only read */
     if (ok)
@@ -107,6 +110,7 @@ void cb_file_map_close(cb_file_map *map)
 {
     if (map->data) {
         leave(map);
+        cb_rehearsal_unmap(map->data);
         munmap((void *)(uintptr_t)map->data, map->size);
     }
     cb_free(map->path);

@@ -3,14 +3,18 @@
  * Blocks are rounded up to size classes, eight to an octave (at most 12.5 % waste), and freed blocks wait in their
  * class's list for the next request of that size.  A training step asks for the same sizes each time, so after the
  * first steps the system is asked for nothing. When the system refuses, what waits in the lists is given back and the
- * request made once more. In front of each block, 64 bytes before the address handed out, stands its class. */
+ * request made once more. In front of each block, 64 bytes before the address handed out, stands its class.
+ *
+ * In a rehearsal (rehearsal.c) new blocks of a page or more are mapped without being backed, and listed. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "core/fault.h"
+#include "core/rehearsal.h"
 
-enum { ALIGNMENT = 64, STEPS = 8, FIRST_SHIFT = 6, CLASSES = (48 - FIRST_SHIFT) * STEPS };
+enum { ALIGNMENT = 64, STEPS = 8, FIRST_SHIFT = 6, CLASSES = (48 - FIRST_SHIFT) * STEPS, PAGE = 4096 };
 
 /* Under AddressSanitizer blocks have the size that was asked for and go back when they are freed, so that it sees every
  * use past an end or after free. */
@@ -29,12 +33,16 @@ enum { KEEP = 1 };
 typedef struct block {
     size_t size; /* usable bytes: the class's size where blocks are kept */
     int class_index;
-    struct block *next; /* in the free list */
+    struct block *next;   /* in the free list */
+    size_t used;          /* the most that was asked of it: what lies beyond is never touched */
+    size_t mapped;        /* bytes of a mapping of its own, or 0 */
+    struct block *listed; /* the next one that has such a mapping */
 } block;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static block *free_lists[CLASSES];
 static cb_memory_stats stats;
+static block *mapped_blocks;
 
 /* The smallest class that holds `bytes`; -1 when it is too large for any. */
 static int class_of(size_t bytes, size_t *size)
@@ -59,7 +67,33 @@ static block *header(void *pointer)
     return (block *)((char *)pointer - ALIGNMENT);
 }
 
-/* Gives every waiting block back; the caller holds the lock. */
+/* ---- where blocks come from and go to; the caller holds the lock ---- */
+
+static block *map_block(size_t size, int index, size_t whole)
+{
+    void *pages = mmap(NULL, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (pages == MAP_FAILED)
+        return NULL;
+    block *b = pages;
+    *b = (block){.size = size, .class_index = index, .mapped = whole, .listed = mapped_blocks};
+    mapped_blocks = b;
+    return b;
+}
+
+static void give_back(block *b)
+{
+    if (!b->mapped) {
+        free(b);
+        return;
+    }
+    block **p = &mapped_blocks;
+    while (*p != b)
+        p = &(*p)->listed;
+    *p = b->listed;
+    munmap(b, b->mapped);
+}
+
+/* Gives every waiting block back. */
 static void trim(void)
 {
     for (int i = 0; i < CLASSES; i++)
@@ -67,7 +101,7 @@ static void trim(void)
             block *b = free_lists[i];
             free_lists[i] = b->next;
             stats.cached_bytes -= b->size;
-            free(b);
+            give_back(b);
         }
 }
 
@@ -77,11 +111,12 @@ static void *refuse(size_t bytes)
     return NULL;
 }
 
-/* A new block of a class; the caller holds the lock. */
 static block *from_system(size_t size, int index)
 {
     void *memory;
     stats.system_allocations++;
+    if (size >= PAGE && cb_rehearsing())
+        return map_block(size, index, ALIGNMENT + size);
     bool ok = posix_memalign(&memory, ALIGNMENT, ALIGNMENT + size) == 0;
     if (!ok && stats.cached_bytes) {
         trim();
@@ -112,6 +147,7 @@ void *cb_alloc(size_t bytes)
         pthread_mutex_unlock(&lock);
         return refuse(bytes);
     }
+    b->used = bytes > b->used ? bytes : b->used;
     stats.live_bytes += size;
     if (stats.live_bytes > stats.peak_bytes)
         stats.peak_bytes = stats.live_bytes;
@@ -130,10 +166,24 @@ void cb_free(void *pointer)
         b->next = free_lists[b->class_index];
         free_lists[b->class_index] = b;
         stats.cached_bytes += b->size;
+    } else {
+        give_back(b);
     }
     pthread_mutex_unlock(&lock);
-    if (!KEEP)
-        free(b);
+}
+
+/* In a rehearsal whole pages are made zero by giving them back. */
+static void clear(char *pointer, size_t bytes)
+{
+    if (cb_rehearsing() && header(pointer)->mapped) {
+        char *page = (char *)header(pointer) + PAGE, *end = page + (pointer + bytes - page) / PAGE * PAGE;
+        if (end > page && madvise(page, (size_t)(end - page), MADV_DONTNEED) == 0) {
+            memset(pointer, 0, (size_t)(page - pointer));
+            memset(end, 0, (size_t)(pointer + bytes - end));
+            return;
+        }
+    }
+    memset(pointer, 0, bytes);
 }
 
 void *cb_calloc(size_t count, size_t size)
@@ -142,7 +192,9 @@ void *cb_calloc(size_t count, size_t size)
     if (__builtin_mul_overflow(count, size, &bytes))
         return refuse(SIZE_MAX);
     void *pointer = cb_alloc(bytes);
-    return pointer ? memset(pointer, 0, bytes) : NULL;
+    if (pointer)
+        clear(pointer, bytes);
+    return pointer;
 }
 
 void *cb_realloc(void *pointer, size_t bytes)
@@ -173,6 +225,18 @@ cb_memory_stats cb_memory(void)
     cb_memory_stats copy = stats;
     pthread_mutex_unlock(&lock);
     return copy;
+}
+
+uint64_t cb_memory_unbacked(void)
+{
+    uint64_t bytes = 0;
+    pthread_mutex_lock(&lock);
+    for (block *b = mapped_blocks; b; b = b->listed) {
+        size_t used = ALIGNMENT + b->used, there = cb_resident(b, used);
+        bytes += used > there ? used - there : 0;
+    }
+    pthread_mutex_unlock(&lock);
+    return bytes;
 }
 
 void cb_memory_reset_peak(void)

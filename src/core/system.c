@@ -1,4 +1,5 @@
 /* system.c: threads, interruption, time and memory of the process. */
+#include <fcntl.h>
 #include <omp.h>
 #include <signal.h>
 #include <stdio.h>
@@ -7,7 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "cambium/core.h"
+#include "core/rehearsal.h"
 
 void cb_set_threads(int n)
 {
@@ -81,4 +82,23 @@ uint64_t cb_current_rss(void)
         fclose(f);
     }
     return (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+uint64_t cb_resident(const void *data, size_t size)
+{
+    enum { BATCH = 512 };
+    const uint64_t present = UINT64_C(1) << 63, page = (uint64_t)sysconf(_SC_PAGESIZE);
+    uint64_t entries[BATCH], first = (uintptr_t)data / page, end = size ? ((uintptr_t)data + size - 1) / page + 1 : first, count = 0;
+    int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    while (fd >= 0 && first < end) {
+        size_t n = end - first < BATCH ? (size_t)(end - first) : BATCH;
+        if (pread(fd, entries, n * sizeof *entries, (off_t)(first * sizeof *entries)) != (ssize_t)(n * sizeof *entries))
+            break;
+        for (size_t i = 0; i < n; i++)
+            count += (entries[i] & present) != 0;
+        first += n;
+    }
+    if (fd >= 0)
+        close(fd);
+    return count * page;
 }

@@ -113,7 +113,7 @@ bool cbk_attention_forward(const cbk_attention_args *a)
         return false;
     int64_t scratch_bytes = (cbk_attention_forward_scratch(&job) + 63) / 64 * 64;
     char *scratch = cb_alloc((size_t)(scratch_bytes * threads));
-    if (scratch) {
+    if (scratch && !cb_rehearsing()) {
         pack_all(&job);
         /* the last tiles of a causal pass are the longest: they go first */
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(dynamic)
@@ -133,6 +133,8 @@ bool cbk_attention_forward(const cbk_attention_args *a)
 /* One prefix for the whole batch: the sum of (batch, count) into (count). */
 static void sum_batch(float *to, const float *from, int64_t batch, int64_t count)
 {
+    if (cb_rehearsing())
+        return;
     memset(to, 0, (size_t)count * sizeof *to);
     cbk_vector()->add_rows(CB_F32, to, from, batch, count, count);
 }
@@ -140,6 +142,8 @@ static void sum_batch(float *to, const float *from, int64_t batch, int64_t count
 static void run_backward(const cbk_attention_job *job, char *scratch, int64_t scratch_bytes, int threads)
 {
     const cbk_attention_args *a = job->args;
+    if (cb_rehearsing())
+        return;
     pack_all(job);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(dynamic)
     for (int64_t u = 0; u < a->batch * a->kv_heads; u++)
@@ -150,7 +154,7 @@ bool cbk_attention_backward(const cbk_attention_args *a, const cbk_attention_gra
 {
     if (!check(a))
         return false;
-    if (gradients->dmask)
+    if (gradients->dmask && !cb_rehearsing())
         memset(gradients->dmask, 0, (size_t)(a->batch * a->heads * a->tq * a->tk) * sizeof *gradients->dmask);
     if (a->dtype == CB_F64)
         return cbk_attention_backward_f64(a, gradients);

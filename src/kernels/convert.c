@@ -176,6 +176,10 @@ void cbk_convert(const void *from, cb_dtype from_dtype, void *to, cb_dtype to_dt
 {
     if (count <= 0)
         return;
+    if (cbk_rehearsed(from_dtype, count) || cbk_rehearsed(to_dtype, count)) {
+        cb_rehearsal_read(from, cb_dtype_is_quantized(from_dtype) ? 0 : (size_t)count * cb_dtype_size(from_dtype));
+        return;
+    }
     if (cb_dtype_is_quantized(from_dtype)) {
         from_quantized(from, from_dtype, to, to_dtype, count);
         return;
@@ -210,6 +214,8 @@ void cbk_fill(void *to, cb_dtype dtype, double value, int64_t count)
 {
     char element[8] = {0};
     int64_t size = (int64_t)cb_dtype_size(dtype);
+    if (cbk_rehearsed(dtype, count))
+        return;
     cbk_convert(&value, CB_F64, element, dtype, 1);
     int threads = cbk_threads(count);
 #pragma omp parallel num_threads(threads) if (threads > 1)

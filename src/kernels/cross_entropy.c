@@ -80,6 +80,10 @@ bool cbk_cross_entropy(cbk_cross_entropy_args *a)
     double *losses = cb_alloc((size_t)a->n * sizeof *losses);
     if (!losses)
         return false;
+    if (cbk_rehearsed(a->dtype, a->n * a->v)) {
+        cb_free(losses);
+        return true;
+    }
     int threads = cbk_threads(a->n * a->v * 8);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (int64_t i = 0; i < a->n; i++)
@@ -117,6 +121,8 @@ static const void *chunk_input(const fused *f, int64_t first, int64_t n, bool *i
 {
     const cbk_linear_cross_entropy_args *a = f->a;
     *in_place = f->row[first + n - 1] - f->row[first] == n - 1;
+    if (cb_rehearsing())
+        return f->x ? f->x : a->x;
     if (*in_place)
         return (const char *)a->x + bytes_of(a->x_dtype, f->row[first] * a->c);
     for (int64_t i = 0; i < n; i++)
@@ -128,6 +134,8 @@ static const void *chunk_input(const fused *f, int64_t first, int64_t n, bool *i
 static void chunk_losses(const fused *f, int64_t first, int64_t n, bool gradients)
 {
     const cbk_linear_cross_entropy_args *a = f->a;
+    if (cb_rehearsing())
+        return;
     int threads = cbk_threads(n * a->v * 8);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (int64_t i = 0; i < n; i++) {
@@ -161,7 +169,7 @@ static bool chunk_dx(const fused *f, int64_t first, int64_t n, int64_t ld, bool 
                        .batch = 1};
     if (!cbk_gemm(&g))
         return false;
-    for (int64_t i = 0; !in_place && i < n; i++)
+    for (int64_t i = 0; !in_place && i < n && !cb_rehearsing(); i++)
         memcpy((char *)a->dx + bytes_of(a->x_dtype, f->row[first + i] * a->c), to + bytes_of(a->x_dtype, i * a->c),
                (size_t)bytes_of(a->x_dtype, a->c));
     return true;
@@ -170,6 +178,8 @@ static bool chunk_dx(const fused *f, int64_t first, int64_t n, int64_t ld, bool 
 static void chunk_dbias(const fused *f, int64_t n, int64_t ld)
 {
     float *dbias = f->a->dbias;
+    if (cb_rehearsing())
+        return;
     if (f->gradient_dtype != CB_F64) {
         cbk_vector()->add_rows(f->gradient_dtype, dbias, f->logits, n, f->a->v, ld);
         return;
@@ -247,7 +257,7 @@ static bool collect_rows(const cbk_linear_cross_entropy_args *a, int64_t *row)
     for (int64_t i = 0; i < a->n; i++)
         if (target_at(a->targets, a->target_dtype, i) != a->ignore_index)
             row[n++] = i;
-        else if (a->dx)
+        else if (a->dx && !cb_rehearsing())
             memset((char *)a->dx + bytes_of(a->x_dtype, i * a->c), 0, (size_t)bytes_of(a->x_dtype, a->c));
     return n == a->n; /* nothing ignored */
 }
@@ -282,11 +292,11 @@ bool cbk_linear_cross_entropy(cbk_linear_cross_entropy_args *a)
     f.row = row;
     for (int64_t first = 0; ok && first < a->count; first += f.chunk_rows)
         ok = run_chunk(&f, first, a->count - first < f.chunk_rows ? a->count - first : f.chunk_rows);
-    if (ok && a->row_loss)
+    if (ok && a->row_loss && !cb_rehearsing())
         memset(a->row_loss, 0, (size_t)a->n * sizeof *a->row_loss);
     for (int64_t i = 0; ok && i < a->count; i++) {
         a->loss_sum += f.losses[i];
-        if (a->row_loss)
+        if (a->row_loss && !cb_rehearsing())
             a->row_loss[row[i]] = (float)f.losses[i];
     }
     cb_free(row);

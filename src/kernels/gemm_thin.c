@@ -30,6 +30,13 @@ static int64_t round_up(int64_t x, int64_t unit)
     return (x + unit - 1) / unit * unit;
 }
 
+/* `rows`: of the large operand as it is stored. */
+static void rehearse(const cbk_thin *t, int64_t large, int64_t rows)
+{
+    cb_rehearsal_read(t->x, (size_t)(rows * t->ldx) * (t->pairs ? sizeof(uint16_t) : sizeof(float)));
+    cb_rehearsal_operations(2 * (double)large * (double)t->small * (double)t->k);
+}
+
 /* C[r, j]: rows of the large operand lie along the summed dimension. */
 static bool run_dots(cbk_thin *t, int64_t large, view small)
 {
@@ -38,6 +45,11 @@ static bool run_dots(cbk_thin *t, int64_t large, view small)
     uint32_t *s = cb_alloc((size_t)(padded * t->s_words) * sizeof *s);
     if (!s)
         return false;
+    if (cb_rehearsing()) {
+        rehearse(t, large, large);
+        cb_free(s);
+        return true;
+    }
     cbk_vector()->thin_pack_rows(t->pairs, s, t->s_words, padded, small.data, small.row, small.column, t->small, t->k);
     t->s = s;
     int threads = cbk_threads(large * t->k);
@@ -57,6 +69,11 @@ static bool run_columns(cbk_thin *t, int64_t large, view small)
     uint32_t *s = cb_alloc((size_t)(words_of(t, t->k) * t->s_words) * sizeof *s);
     if (!s)
         return false;
+    if (cb_rehearsing()) {
+        rehearse(t, large, t->k);
+        cb_free(s);
+        return true;
+    }
     cbk_vector()->thin_pack_columns(t->pairs, s, t->s_words, small.data, small.row, small.column, t->small, t->k);
     t->s = s;
     int threads = cbk_threads(large * t->k);

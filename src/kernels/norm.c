@@ -65,6 +65,8 @@ bool cbk_rms_norm_forward(cb_dtype dtype, void *y, void *rstd, const void *x, co
     const void *w = parameter(weight, weight_dtype, statistics(dtype), c, &copy);
     if (weight && !w)
         return false;
+    if (cbk_rehearsed(dtype, n * c))
+        n = 0;
     int threads = cbk_threads(n * c * 2);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
@@ -98,13 +100,15 @@ bool cbk_rms_norm_backward(cb_dtype dtype, void *dx, bool accumulate, void *dwei
         cb_free(copy);
         return false;
     }
+    if (cbk_rehearsed(dtype, n * c))
+        blocks = 0;
     int threads = cbk_threads(n * c * 4);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (int64_t b = 0; b < blocks; b++) {
         int64_t last = (b + 1) * rows < n ? (b + 1) * rows : n;
         cbk_vector()->rms_norm_backward(dtype, dx, accumulate, partial ? partial + b * c : NULL, dy, x, w, rstd, b * rows, last, c);
     }
-    if (dweight)
+    if (dweight && blocks)
         add_partials(dweight, partial, blocks, c);
     cb_free(partial);
     cb_free(copy);
@@ -122,6 +126,8 @@ bool cbk_layer_norm_forward(cb_dtype dtype, void *y, void *mean, void *rstd, con
     const void *w = parameter(weight, weight_dtype, statistics(dtype), c, &copy);
     const void *b = parameter(bias, weight_dtype, statistics(dtype), c, &bias_copy);
     bool ok = (!weight || w) && (!bias || b);
+    if (cbk_rehearsed(dtype, n * c))
+        n = 0;
     int threads = cbk_threads(n * c * 3);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
@@ -158,6 +164,8 @@ bool cbk_layer_norm_backward(cb_dtype dtype, void *dx, bool accumulate, void *dw
         return false;
     }
     float *bias_partial = sums ? partial + blocks * c : NULL;
+    if (cbk_rehearsed(dtype, n * c))
+        blocks = 0;
     int threads = cbk_threads(n * c * 5);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (int64_t b = 0; b < blocks; b++) {
@@ -165,9 +173,9 @@ bool cbk_layer_norm_backward(cb_dtype dtype, void *dx, bool accumulate, void *dw
         cbk_vector()->layer_norm_backward(dtype, dx, accumulate, dweight ? partial + b * c : NULL, dbias ? bias_partial + b * c : NULL, dy,
                                           x, w, mean, rstd, b * rows, last, c);
     }
-    if (dweight)
+    if (dweight && blocks)
         add_partials(dweight, partial, blocks, c);
-    if (dbias)
+    if (dbias && blocks)
         add_partials(dbias, bias_partial, blocks, c);
     cb_free(partial);
     cb_free(copy);
@@ -180,6 +188,8 @@ bool cbk_softmax_forward(cb_dtype dtype, void *y, const void *x, int64_t n, int6
 {
     if (!check("softmax", dtype, NULL, dtype))
         return false;
+    if (cbk_rehearsed(dtype, n * k))
+        return true;
     int threads = cbk_threads(n * k * 8);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
@@ -196,6 +206,8 @@ bool cbk_softmax_backward(cb_dtype dtype, void *dx, const void *dy, const void *
 {
     if (!check("softmax", dtype, NULL, dtype))
         return false;
+    if (cbk_rehearsed(dtype, n * k))
+        return true;
     int threads = cbk_threads(n * k * 4);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {

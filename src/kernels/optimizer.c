@@ -26,6 +26,8 @@ void cbk_adamw(int64_t count, float *const *parameter, float *const *exp_avg, fl
                const int64_t *size, const double *weight_decay, const cbk_adamw_args *a)
 {
     int64_t total = total_of(count, size);
+    if (cb_rehearsing())
+        return;
     double correction1 = 1 - pow(a->beta1, (double)a->step), correction2 = 1 - pow(a->beta2, (double)a->step);
     cbk_adamw_constants k = {.beta1 = (float)a->beta1,
                              .beta2 = (float)a->beta2,
@@ -55,6 +57,8 @@ void cbk_sgd(int64_t count, float *const *parameter, float *const *momentum_buff
              const double *weight_decay, const cbk_sgd_args *a)
 {
     int64_t total = total_of(count, size);
+    if (cb_rehearsing())
+        return;
     int threads = cbk_threads(total * 2);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {

@@ -15,6 +15,9 @@
 #include <omp.h>
 #include <stdint.h>
 
+#include "cambium/dtype.h"
+#include "core/rehearsal.h"
+
 typedef struct cbk_range {
     int64_t begin, end;
 } cbk_range;
@@ -25,6 +28,13 @@ static inline int cbk_threads(int64_t cost)
     if (cost < 1 << 16 || omp_in_parallel())
         return 1;
     return omp_get_max_threads();
+}
+
+/* Whether a kernel has nothing to do because a rehearsal (core.h) is on; it asks for its working memory all the same.  Single numbers are
+ * computed: a loss is something that the caller looks at. */
+static inline bool cbk_rehearsed(cb_dtype dtype, int64_t count)
+{
+    return cb_rehearsing() && count > 1 && cb_dtype_is_float(dtype);
 }
 
 /* This thread's part of 0..count-1; boundaries are multiples of `grain`. */

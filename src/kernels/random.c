@@ -51,6 +51,9 @@ static void draw_piece(const draw *d, void *out, int64_t begin, int64_t n)
 
 static uint64_t draw_all(const draw *d, void *out, int64_t count)
 {
+    uint64_t counters = d->dtype == CB_F64 ? (uint64_t)(count + 1) / 2 : (uint64_t)(count + 3) / 4;
+    if (cb_rehearsing())
+        return counters;
     int threads = cbk_threads(count * 8);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
@@ -61,7 +64,7 @@ static uint64_t draw_all(const draw *d, void *out, int64_t count)
             for (int64_t i = r.begin; i < r.end; i += PIECE)
                 draw_piece(d, out, i, r.end - i < PIECE ? r.end - i : PIECE);
     }
-    return d->dtype == CB_F64 ? (uint64_t)(count + 1) / 2 : (uint64_t)(count + 3) / 4;
+    return counters;
 }
 
 uint64_t cbk_uniform(cb_dtype dtype, void *out, int64_t count, uint64_t seed, uint64_t stream, uint64_t counter)
@@ -108,6 +111,8 @@ uint64_t cbk_dropout(cb_dtype dtype, void *y, const void *x, uint8_t *mask, int6
                      uint64_t counter)
 {
     dropout d = {dtype, y, x, mask, p < 1 ? (uint32_t)fmin(ceil(p * 0x1p32), UINT32_MAX) : 0, !(p < 1), p < 1 ? 1 / (1 - p) : 0};
+    if (cb_rehearsing())
+        return (uint64_t)(count + 3) / 4;
     int threads = cbk_threads(count * 8);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {

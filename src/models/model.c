@@ -197,6 +197,11 @@ cb_layer *cb_model_root(const cb_model *model)
     return model->root;
 }
 
+cb_layer *cb_model_embedding_layer(const cb_model *model)
+{
+    return model->embedding;
+}
+
 cb_layer *cb_model_head_layer(const cb_model *model)
 {
     return model->head;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "formats/quantized.h"
+#include "kernels/kernels.h"
 #include "models/internal.h"
 
 struct cb_weight_source {
@@ -102,9 +103,8 @@ static cb_tensor *from_random(const cb_weight_source *source, const char *name, 
     float deviation = (float)c->initializer_range;
     if (initial == CB_INITIAL_RESIDUAL)
         deviation /= sqrtf(2 * (float)c->layers);
-    float *x = t ? t->data : NULL;
-    for (int64_t i = 0; t && i < t->count; i++)
-        x[i] *= deviation;
+    if (t)
+        cbk_unary(CBK_SCALE, CB_F32, t->data, t->data, t->count, (double)deviation, 0);
     return cb_parameter(t);
 }
 

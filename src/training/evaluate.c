@@ -36,7 +36,11 @@ bool cb_train_validate(cb_model *model, cb_dataset *data, int64_t batch_size, in
     double begin = cb_now(), sum = 0;
     cb_batch batch = {0};
     bool ok = true;
-    for (int64_t i = 0; ok && (!max_batches || i < max_batches) && cb_dataset_sequential(data, i, batch_size, &batch); i++) {
+    int64_t batches = (cb_dataset_rows(data) + batch_size - 1) / batch_size;
+    batches = max_batches && max_batches < batches ? max_batches : batches;
+    for (int64_t i = 0; ok && i < batches && cb_dataset_sequential(data, i, batch_size, &batch); i++) {
+        if (cb_rehearsing() && i == 0 && batches > 2)
+            i = batches - 2; /* a rehearsal sees a whole batch and the last one */
         if (batch.predicted)
             sum += batch_loss(model, &batch) * (double)batch.predicted;
         result->tokens += batch.predicted;

@@ -35,6 +35,8 @@ train_log *cb_train_log_open(const char *directory, uint64_t resume_bytes, bool 
 bool cb_train_log_add(train_log *r, const cb_train_report *report);
 uint64_t cb_train_log_bytes(const train_log *r);
 bool cb_train_log_plot(train_log *r);
+/* Tells a rehearsal, in which nothing is written, how long the records of so many reports will be. */
+void cb_train_log_rehearse(const train_log *r, uint64_t reports, uint64_t event_bytes);
 void cb_train_log_close(train_log *r);
 
 /* diagnose.c: runs a batch whose loss or gradient is not finite again and says in `out` where that began: a parameter, or (then true) the
@@ -42,6 +44,10 @@ void cb_train_log_close(train_log *r);
 bool cb_train_diagnose(const cb_trainee *what, const cb_batch *batch, double targets, const cb_context *ctx, cb_string *out);
 /* What there is to say when it was nowhere: gradients may be finite and their norm not. */
 void cb_train_largest_gradient(const cb_trainee *what, cb_string *out);
+/* rehearse.c: what a rehearsal of two steps does not see of a run of `steps`: the rows of the embedding that other batches read, and how
+ * long the records grow. */
+void cb_train_rehearse_rest(const cb_model *model, cb_dataset *train, cb_dataset *validation, const cb_train_options *options,
+                            int64_t steps, const train_log *log);
 
 /* evaluate.c: cb_evaluate_perplexity(), which cb_interrupt() stops only when `interruptible`. */
 bool cb_train_validate(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches, bool interruptible,

@@ -14,6 +14,7 @@
 #include "cambium/formats.h"
 #include "core/io.h"
 #include "core/json.h"
+#include "core/rehearsal.h"
 #include "training/internal.h"
 
 #define LOG_NAME      "log.jsonl"
@@ -27,6 +28,7 @@ struct train_log {
     int fd; /* locked: one run at a time writes into a directory */
     bool resumed;
     uint64_t bytes;
+    size_t longest; /* line that a rehearsal would have written */
     cb_events *events;
 };
 
@@ -52,12 +54,19 @@ static bool end_of_lines(const train_log *r, uint64_t limit, uint64_t *end)
 
 static bool open_lines(train_log *r, uint64_t resume_bytes)
 {
+    bool there = access(r->path, F_OK) == 0;
     int fd = cb_io_open(r->path, O_RDWR | O_CREAT | O_APPEND);
     if (fd < 0)
         return cb_io_failed(r->path, "cannot open");
     if (flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) { /* a file system without locks has to do without */
         cb_io_close(fd);
         return cb_fail(CB_ERR_STATE, "%s: another run is writing here, expected a directory of its own", r->directory) == CB_OK;
+    }
+    if (cb_rehearsing()) {
+        close(fd);
+        if (!there)
+            unlink(r->path);
+        return true;
     }
     r->fd = fd;
     if (r->resumed && !end_of_lines(r, resume_bytes, &r->bytes))
@@ -94,8 +103,8 @@ train_log *cb_train_log_open(const char *directory, uint64_t resume_bytes, bool 
     r->directory = cb_strdup(directory);
     r->path = r->directory ? cb_path_join(directory, LOG_NAME) : NULL;
     bool ok = r->path && open_lines(r, resume_bytes) && (resume || remove_old_events(r));
-    r->events = ok ? cb_events_open(directory, EVENTS_SUFFIX) : NULL;
-    if (r->events)
+    r->events = ok && !cb_rehearsing() ? cb_events_open(directory, EVENTS_SUFFIX) : NULL;
+    if (r->events || (ok && cb_rehearsing()))
         return r;
     cb_train_log_close(r);
     return NULL;
@@ -157,6 +166,10 @@ static char *line_of(const cb_train_report *p)
 static bool write_line(train_log *r, const char *line)
 {
     size_t length = strlen(line);
+    if (cb_rehearsing()) {
+        r->longest = length > r->longest ? length : r->longest;
+        return true;
+    }
     if (!cb_io_write(r->fd, line, length)) {
         cb_io_failed(r->path, "cannot write");
         cb_io_truncate(r->fd, r->bytes);
@@ -171,11 +184,22 @@ bool cb_train_log_add(train_log *r, const cb_train_report *p)
     char *line = line_of(p);
     bool ok = line && write_line(r, line);
     cb_free(line);
+    if (cb_rehearsing())
+        return ok;
     ok = ok && cb_events_scalar(r->events, p->step, "train/loss", p->loss) &&
          cb_events_scalar(r->events, p->step, "train/learning_rate", p->learning_rate) &&
          cb_events_scalar(r->events, p->step, "train/grad_norm", p->grad_norm) &&
          cb_events_scalar(r->events, p->step, "train/tokens_per_second", p->tokens_per_second);
     return ok && (!p->evaluated || cb_events_scalar(r->events, p->step, "eval/loss", p->eval_loss));
+}
+
+void cb_train_log_rehearse(const train_log *r, uint64_t reports, uint64_t event_bytes)
+{
+    char *events = cb_path_join(r->directory, EVENTS_PREFIX "*" EVENTS_SUFFIX);
+    cb_rehearsal_output(r->path, reports * r->longest);
+    if (events)
+        cb_rehearsal_output(events, reports * event_bytes);
+    cb_free(events);
 }
 
 /* ---- the picture ---- */
@@ -228,8 +252,8 @@ bool cb_train_log_plot(train_log *r)
 {
     size_t length = 0;
     curve train = {0}, eval = {0};
-    char *text = cb_file_read(r->path, LOG_LIMIT, &length);
-    bool ok = text && read_curves(text, length, &train, &eval) && (!train.count || plot(r, &train, &eval));
+    char *text = cb_rehearsing() ? cb_strdup("") : cb_file_read(r->path, LOG_LIMIT, &length);
+    bool ok = text && read_curves(text, length, &train, &eval) && ((!train.count && !cb_rehearsing()) || plot(r, &train, &eval));
     cb_free(text);
     cb_free(train.x);
     cb_free(train.y);

@@ -7,6 +7,7 @@
 #include <math.h>
 #include <unistd.h>
 
+#include "core/rehearsal.h"
 #include "training/internal.h"
 
 enum { OPTIMIZER_ADAMW, OPTIMIZER_SGD };
@@ -42,6 +43,9 @@ const cb_option cb_train_option_table[] = {
 };
 #undef OPT
 
+/* After the first step the optimiser has its state, after the second everything is there. */
+enum { REHEARSED_STEPS = 2 };
+
 /* One run in progress. */
 typedef struct session {
     const cb_trainee *what;
@@ -56,6 +60,8 @@ typedef struct session {
     char *fingerprint;
     double started, counted_from; /* when this process began, and when the last report was made */
     int64_t tokens_counted;
+    double step_operations; /* of the last step, in a rehearsal */
+    int64_t end;            /* the step after which this process stops: the last one, or in a rehearsal the second */
     bool stopped_early;
     bool made_output;      /* the output directory was not there before */
     bool checkpoint_saved; /* there is a checkpoint of this run */
@@ -165,14 +171,15 @@ static bool session_open(session *s)
     if (!s->optimizer || !s->fingerprint)
         return false;
     cb_optimizer_zero_grad(s->optimizer);
-    bool resumed = o->resume && cb_train_state_read(o->output, s->what, s->optimizer, &s->state, s->fingerprint);
+    bool resumed = o->resume && !cb_rehearsing() && cb_train_state_read(o->output, s->what, s->optimizer, &s->state, s->fingerprint);
     if (!cb_ok())
         return false;
     s->checkpoint_saved = resumed;
     s->stopped_early = out_of_patience(s);
+    s->end = cb_rehearsing() && s->schedule.steps > REHEARSED_STEPS ? REHEARSED_STEPS : s->schedule.steps;
     s->log = cb_train_log_open(o->output, s->state.log_bytes, resumed);
     s->started = s->counted_from = cb_now();
-    if (s->log)
+    if (s->log && !cb_rehearsing())
         cb_directory_sweep(o->output);
     return s->log;
 }
@@ -244,6 +251,7 @@ static bool train_step(session *s, cb_train_report *report)
     const cb_train_options *o = s->options;
     int64_t k = o->gradient_accumulation_steps, predicted = 0;
     cb_rng before = s->state.rng;
+    double operations = cb_rehearsal_operations(0);
     for (int64_t i = 0; i < k; i++) {
         if (!cb_dataset_batch(s->train, s->state.step * k + i, o->batch_size, &s->batches[i]))
             return false;
@@ -256,6 +264,7 @@ static bool train_step(session *s, cb_train_report *report)
         loss += micro_step(s, &s->batches[i], predicted ? (double)predicted : 1);
     if (!cb_ok() || !cb_file_maps_check())
         return false;
+    s->step_operations = cb_rehearsal_operations(0) - operations;
     double norm = cb_grad_norm(s->what->count, s->parameters);
     if (!isfinite(loss) || !isfinite(norm))
         return not_finite(s, loss, norm, predicted ? (double)predicted : 1, before);
@@ -329,7 +338,7 @@ static bool one_step(session *s, cb_train_callback *callback, void *user)
     if (!train_step(s, &report))
         return false;
     int64_t step = s->state.step;
-    bool last = step >= s->schedule.steps;
+    bool last = step >= s->end;
     if (s->validation && (last || every(o->eval_steps, step)) && !validate(s, &report))
         return false;
     last = last || s->stopped_early;
@@ -363,7 +372,7 @@ static bool run(session *s, cb_train_callback *callback, void *user, uint64_t *s
 {
     uint64_t after_second = 0;
     int64_t begun = s->state.step;
-    while (s->state.step < s->schedule.steps && !s->stopped_early) {
+    while (s->state.step < s->end && !s->stopped_early) {
         if (cb_interrupted()) {
             if (s->state.step > begun && !checkpoint(s))
                 return false;
@@ -376,6 +385,8 @@ static bool run(session *s, cb_train_callback *callback, void *user, uint64_t *s
         if (s->state.step == begun + 2)
             after_second = cb_memory().system_allocations;
     }
+    if (cb_rehearsing())
+        cb_train_rehearse_rest(s->what->model, s->train, s->validation, s->options, s->schedule.steps, s->log);
     *step_allocations = s->state.step > begun + 2 ? cb_memory().system_allocations - after_second : 0;
     return finish(s);
 }
@@ -392,6 +403,7 @@ static void fill_result(const session *s, cb_train_result *result)
                                 .seconds = t->seconds + here,
                                 .tokens = t->tokens,
                                 .stopped_early = s->stopped_early,
+                                .step_operations = s->step_operations,
                                 .peak_memory = cb_peak_rss()};
     result->tokens_per_second = result->seconds > 0 ? (double)t->tokens / result->seconds : 0;
     for (size_t i = 0; i < s->what->count; i++)

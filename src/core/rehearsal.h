@@ -1,0 +1,24 @@
+/* rehearsal.h: what memory, files and kernels tell a rehearsal (see core.h and rehearsal.c). */
+#ifndef CB_CORE_REHEARSAL_H
+#define CB_CORE_REHEARSAL_H
+
+#include "cambium/core.h"
+
+/* A file was mapped (false: no memory to note it) or is about to be unmapped. */
+bool cb_rehearsal_map(const void *data, size_t size);
+void cb_rehearsal_unmap(const void *data);
+/* A file would have been written. */
+bool cb_rehearsal_output(const char *path, uint64_t bytes);
+/* A kernel would have read this memory. */
+void cb_rehearsal_read(const void *data, size_t size);
+/* A library would have allocated so much on its own, and kept it for later calls. */
+void cb_rehearsal_library(size_t bytes);
+/* A kernel would have made so many multiplications and additions; returns how many there were. */
+double cb_rehearsal_operations(double count);
+
+/* memory.c: bytes that blocks handed out in rehearsals hold and that are not resident. */
+uint64_t cb_memory_unbacked(void);
+/* system.c: resident bytes among these, a whole page each; 0 where the system does not tell. */
+uint64_t cb_resident(const void *data, size_t size);
+
+#endif
