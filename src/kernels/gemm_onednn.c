@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "kernels/gemm.h"
+#include "kernels/parallel.h"
 
 enum { BUCKETS = 1024, CAPACITY = 512, MAX_ARGS = 5 };
 
