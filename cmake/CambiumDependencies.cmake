@@ -25,4 +25,15 @@ if(NOT TARGET Cambium::lapacke)
     INTERFACE_INCLUDE_DIRECTORIES "${LAPACKE_INCLUDE_DIR}" INTERFACE_LINK_LIBRARIES "${LAPACK_LIBRARY};${BLAS_LIBRARY}")
 endif()
 
+# Open MPI, for training in several processes
+if(NOT "${CAMBIUM_MPI}" STREQUAL "OFF")
+  if("${CAMBIUM_MPI}" STREQUAL "ON")
+    set(required REQUIRED)
+  endif()
+  pkg_check_modules(CAMBIUM_OPENMPI ${required} ompi-c)
+endif()
+
 set(CAMBIUM_LIBRARIES Cambium::dnnl Cambium::lapacke PkgConfig::CAMBIUM_MODULES OpenMP::OpenMP_C Threads::Threads m)
+if(CAMBIUM_OPENMPI_FOUND)
+  list(APPEND CAMBIUM_LIBRARIES ${CAMBIUM_OPENMPI_LINK_LIBRARIES})
+endif()

@@ -60,6 +60,13 @@ if(TARGET cambium AND TARGET test_faults)
     register_test(${name} bash ${CMAKE_CURRENT_SOURCE_DIR}/tests/faults/${name}.sh $<TARGET_FILE:cambium> $<TARGET_FILE:test_faults> ${scratch})
   endforeach()
 endif()
+if(TARGET cambium)
+  register_test(parallel sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/parallel/run.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
+  register_test(parallel_namespaces sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/parallel/namespaces.sh $<TARGET_FILE:cambium>
+    ${CMAKE_CURRENT_SOURCE_DIR}/models/sprig-5m ${CMAKE_CURRENT_SOURCE_DIR}/models/sprig-5m
+    ${CMAKE_CURRENT_SOURCE_DIR}/examples/data/king-james-held-out.txt ${scratch})
+  set_tests_properties(parallel parallel_namespaces PROPERTIES SKIP_RETURN_CODE 77)
+endif()
 if(CAMBIUM_EXTRAS)
   file(GLOB example_scripts CONFIGURE_DEPENDS tests/examples/*.sh)
   foreach(script ${example_scripts})

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that are missing, and asks for root only when some are.
 #
-#     tools/setup.sh [build] [checks]
+#     tools/setup.sh [build] [checks] [parallel]
 #
-# build: compiler, tools and libraries (what is meant without arguments).  checks: clang, its format and lint tools.
+# build: compiler, tools and libraries (what is meant without arguments).  checks: clang, its format and lint tools.  parallel: Open MPI,
+# for training in several processes, and what its tests need.
 set -euo pipefail
 
 build=(gcc libc6-dev make cmake pkg-config libdnnl-dev libjansson-dev libpcre2-dev libutf8proc-dev libpng-dev liblapacke-dev
     libopenblas-dev libcmocka-dev)
+parallel=(libopenmpi-dev openmpi-bin iproute2 procps)
 checks=(clang clang-format clang-tidy libomp-dev libclang-rt-14-dev)
 
 # A cmake of 3.25 or later that did not come with a package serves as well.
@@ -30,7 +32,8 @@ for group in "${@:-build}"; do
     case $group in
     build) wanted+=("${build[@]}") ;;
     checks) wanted+=("${checks[@]}") ;;
-    *) echo "tools/setup.sh: found \"$group\", expected build or checks" >&2 && exit 2 ;;
+    parallel) wanted+=("${parallel[@]}") ;;
+    *) echo "tools/setup.sh: found \"$group\", expected build, checks or parallel" >&2 && exit 2 ;;
     esac
 done
 

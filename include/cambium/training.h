@@ -97,6 +97,23 @@ CB_API bool cb_train_check_output(const cb_train_options *options);
 CB_API bool cb_train(const cb_trainee *what, cb_dataset *train, cb_dataset *validation, const cb_train_options *options,
                      cb_train_callback *callback, void *user, cb_train_result *result);
 
+/* ---- Several processes ----
+ *
+ * Started by mpirun (Open MPI), cb_train() and cb_evaluate_perplexity() share the rows of every batch among the processes: the loss
+ * curve is that of one process with the same options.  Process 0 alone writes, logs and reports. */
+
+/* Joins the other processes; without mpirun nothing happens.  Threads are then this process's share of the machine's, unless
+ * OMP_NUM_THREADS says otherwise. */
+CB_API bool cb_parallel_begin(void);
+/* The last word to them, also after a failure (cb_ok() is what they learn).  False when any process failed. */
+CB_API bool cb_parallel_end(void);
+CB_API int cb_parallel_rank(void); /* 0 without others */
+CB_API int cb_parallel_size(void); /* 1 without others */
+/* Whether results and the message of a failure are this process's to print. */
+CB_API bool cb_parallel_speaks(void);
+
+/* ---- Evaluation ---- */
+
 typedef struct cb_perplexity_result {
     double loss;          /* nats per token */
     double perplexity;    /* exp(loss) */

@@ -38,6 +38,7 @@ typedef struct cli_command {
     int least, most; /* how many arguments that are no options */
     size_t settings_size;
     const cli_group *groups;     /* ends with a title NULL */
+    bool parallel;               /* several processes of mpirun are one run */
     bool adapter_options;        /* takes the options of adapter kinds as well */
     const char *const *required; /* options that must be given; NULL-terminated, or NULL */
     const char *const *examples; /* command lines; NULL-terminated */

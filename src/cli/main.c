@@ -33,7 +33,7 @@ static void on_log(void *user, cb_log_level level, const char *message)
 {
     const cli_call *call = user;
     bool wanted = level == CB_LOG_WARNING ? !call->common.quiet : call->common.verbose;
-    if (!wanted)
+    if (!wanted || !cb_parallel_speaks())
         return;
     cli_status_clear();
     fprintf(stderr, "%s %s: %s%s\n", CLI_PROGRAM, call->command->name, level == CB_LOG_WARNING ? "warning: " : "", message);
@@ -75,7 +75,10 @@ static int run_command(const cli_command *command, int count, char **words)
 {
     cli_call call;
     cb_string help = {0};
-    bool ok = cli_parse(&call, command, count, words);
+    bool ok = !command->parallel || cb_parallel_begin();
+    if (!cb_parallel_speaks() && !freopen("/dev/null", "w", stdout))
+        ok = cb_fail(CB_ERR_IO, "/dev/null: %s", strerror(errno)) == CB_OK;
+    ok = cli_parse(&call, command, count, words) && ok;
     if (ok && call.common.help) {
         ok = cli_help_command(command, &help) && fputs(help.data, stdout) != EOF;
     } else if (ok) {
@@ -87,7 +90,9 @@ static int run_command(const cli_command *command, int count, char **words)
         cli_status_clear();
     }
     ok = flush_output() && ok && cb_ok();
-    if (!ok)
+    if (command->parallel)
+        ok = cb_parallel_end() && ok;
+    if (!ok && cb_parallel_speaks())
         print_error(command->name);
     int status = ok ? CLI_EXIT_DONE : call.usage ? CLI_EXIT_USAGE : CLI_EXIT_FAILED;
     if (cb_error_status() == CB_ERR_INTERRUPTED)

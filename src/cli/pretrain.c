@@ -166,6 +166,7 @@ const cli_command cli_pretrain = {
     .description = "Every weight is trained. The output is a model directory in the Hugging Face layout, with its tokenizer; "
                    "checkpoints, records and --resume are as for `cambium train`.",
     .settings_size = sizeof(settings),
+    .parallel = true,
     .groups = groups,
     .required = (const char *const[]){"data", "output", NULL},
     .examples =

@@ -100,6 +100,7 @@ const cli_command cli_train = {
     .least = 1,
     .most = 1,
     .settings_size = sizeof(settings),
+    .parallel = true,
     .groups = groups,
     .adapter_options = true,
     .required = (const char *const[]){"data", "output", NULL},

@@ -126,7 +126,7 @@ static const char *next_item(const char *list, size_t length)
 }
 
 /* Names the items of two fingerprints that are not the same. */
-static bool refuse_other_run(const char *path, const char *found, const char *expected)
+bool cb_train_refuse_other(const char *what, const char *found, const char *expected)
 {
     cb_string f = {0}, e = {0};
     while (*found && *expected) {
@@ -138,10 +138,19 @@ static bool refuse_other_run(const char *path, const char *found, const char *ex
         found = next_item(found, n);
         expected = next_item(expected, m);
     }
-    cb_fail(CB_ERR_STATE, "%s: the checkpoint is of another run: found %s; expected %s", path, f.data ? f.data : "more or fewer settings",
+    cb_fail(CB_ERR_STATE, "%s: found %s; expected %s", what, f.data ? f.data : "more or fewer settings",
             e.data ? e.data : "those of this run");
     cb_string_free(&f);
     cb_string_free(&e);
+    return false;
+}
+
+static bool refuse_checkpoint(const char *path, const char *found, const char *expected)
+{
+    char *what = cb_format("%s: the checkpoint is of another run", path);
+    if (what)
+        cb_train_refuse_other(what, found, expected);
+    cb_free(what);
     return false;
 }
 
@@ -162,7 +171,7 @@ static bool check_file(const char *path, const cb_safetensors *file, const layou
     if (!found)
         return cb_fail(CB_ERR_FORMAT, "%s: metadata has no fingerprint; this is no checkpoint of a training run", path) == CB_OK;
     if (strcmp(found, fingerprint) != 0)
-        return refuse_other_run(path, found, fingerprint);
+        return refuse_checkpoint(path, found, fingerprint);
     for (size_t i = 0; i < l->count; i++)
         if (!check_entry(path, cb_safetensors_find(file, l->entries[i].name), &l->entries[i]))
             return false;
@@ -214,4 +223,18 @@ bool cb_train_state_read(const char *directory, const cb_trainee *what, cb_optim
     cb_safetensors_close(file);
     cb_free(path);
     return ok;
+}
+
+int64_t cb_train_state_step(const char *directory, const char *fingerprint)
+{
+    char *path = cb_path_join(directory, FILE_NAME);
+    cb_safetensors *file = path && cb_is_file(path) ? cb_safetensors_open(path) : NULL;
+    const char *found = file ? cb_safetensors_metadata(file, "fingerprint") : NULL;
+    const cb_weight_entry *step = file ? cb_safetensors_find(file, "state.step") : NULL;
+    int64_t value = -1;
+    if (found && strcmp(found, fingerprint) == 0 && step && step->dtype == CB_I64 && step->size == sizeof value)
+        memcpy(&value, step->data, sizeof value);
+    cb_safetensors_close(file);
+    cb_free(path);
+    return value;
 }

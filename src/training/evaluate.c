@@ -1,7 +1,7 @@
 /* evaluate.c: perplexity: how well a model predicts a text. */
 #include <math.h>
 
-#include "training/internal.h"
+#include "training/parallel.h"
 
 static CB_COLD void not_finite(cb_model *model, const cb_batch *batch, double loss)
 {
@@ -33,27 +33,29 @@ bool cb_train_validate(cb_model *model, cb_dataset *data, int64_t batch_size, in
                        cb_perplexity_result *result)
 {
     *result = (cb_perplexity_result){0};
-    double begin = cb_now(), sum = 0;
+    double begin = cb_now(), sums[] = {0, 0}; /* of losses, of tokens */
+    int64_t each = cb_parallel_size();        /* every so many-th batch is this process's */
     cb_batch batch = {0};
     bool ok = true;
     int64_t batches = (cb_dataset_rows(data) + batch_size - 1) / batch_size;
     batches = max_batches && max_batches < batches ? max_batches : batches;
-    for (int64_t i = 0; ok && i < batches && cb_dataset_sequential(data, i, batch_size, &batch); i++) {
-        if (cb_rehearsing() && i == 0 && batches > 2)
-            i = batches - 2; /* a rehearsal sees a whole batch and the last one */
+    for (int64_t i = cb_parallel_rank(); ok && i < batches && cb_dataset_sequential(data, i, batch_size, &batch); i += each) {
+        if (cb_rehearsing() && i < each && batches > 2 * each)
+            i += (batches - 1 - i) / each * each - each; /* a rehearsal sees a whole batch and the last one */
         if (batch.predicted)
-            sum += batch_loss(model, &batch) * (double)batch.predicted;
-        result->tokens += batch.predicted;
+            sums[0] += batch_loss(model, &batch) * (double)batch.predicted;
+        sums[1] += (double)batch.predicted;
         ok = cb_ok();
         if (ok && interruptible && cb_interrupted())
             ok = cb_fail(CB_ERR_INTERRUPTED, "interrupted after %lld batches of evaluation", (long long)i + 1) == CB_OK;
     }
     cb_batch_free(&batch);
-    if (!ok || !cb_ok())
+    if (!cb_parallel_meet(CB_AT_VALIDATION, 0, 2, sums))
         return false;
+    result->tokens = (int64_t)sums[1];
     if (!result->tokens)
         return cb_fail(CB_ERR_ARGUMENT, "evaluation: the data has no token to predict") == CB_OK;
-    result->loss = sum / (double)result->tokens;
+    result->loss = sums[0] / (double)result->tokens;
     result->perplexity = exp(result->loss);
     result->bits_per_byte = result->loss / M_LN2 / cb_dataset_bytes_per_token(data);
     result->seconds = cb_now() - begin;

@@ -136,6 +136,45 @@ uint64_t cb_train_log_bytes(const train_log *r)
     return r->bytes;
 }
 
+int cb_train_lock(const char *directory)
+{
+    const double patience = 0.5;
+    double begin = cb_now();
+    int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    while (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) != 0) {
+        if (errno != EWOULDBLOCK && errno != EINTR)
+            return fd; /* a file system without locks has to do without */
+        if (cb_now() - begin > patience) {
+            close(fd);
+            return -1;
+        }
+        usleep(1000);
+    }
+    return fd;
+}
+
+uint64_t cb_train_log_end(const char *directory, int64_t step)
+{
+    size_t length = 0;
+    char *path = cb_path_join(directory, LOG_NAME), *text = path && cb_is_file(path) ? cb_file_read(path, LOG_LIMIT, &length) : NULL;
+    uint64_t end = 0;
+    for (size_t at = 0; text && at < length;) {
+        const char *stop = memchr(text + at, '\n', length - at);
+        if (!stop)
+            break;
+        size_t next = (size_t)(stop - text) + 1;
+        json_t *line = json_loadb(text + at, next - at, 0, NULL);
+        json_int_t found = json_integer_value(json_object_get(line, "step"));
+        json_decref(line);
+        if (found > step)
+            break;
+        end = at = next;
+    }
+    cb_free(text);
+    cb_free(path);
+    return end;
+}
+
 /* ---- adding ---- */
 
 /* JSON has no NaN. */

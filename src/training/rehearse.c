@@ -31,6 +31,8 @@ void cb_train_rehearse_rest(const cb_model *model, cb_dataset *train, cb_dataset
     const cb_tensor *table = cb_layer_weight(cb_model_embedding_layer(model), "weight");
     if (table && table->ndim == 2)
         read_embedding(table, train, validation, options->batch_size, steps * options->gradient_accumulation_steps);
+    if (!log)
+        return;
     int64_t reports = steps / options->logging_steps + 1;
     cb_train_log_rehearse(log, (uint64_t)reports, EVENT);
 }

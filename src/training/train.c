@@ -5,10 +5,12 @@
  * states of one that never stopped. */
 #include <float.h>
 #include <math.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "core/rehearsal.h"
-#include "training/internal.h"
+#include "kernels/kernels.h"
+#include "training/parallel.h"
 
 enum { OPTIMIZER_ADAMW, OPTIMIZER_SGD };
 static const char *const optimizer_names[] = {"adamw", "sgd", NULL};
@@ -54,8 +56,9 @@ typedef struct session {
     cb_optimizer *optimizer;
     cb_tensor **parameters;
     cb_batch *batches; /* one per micro-batch */
+    float *gradients;  /* of several processes: all of them, one after another */
     cb_schedule schedule;
-    train_state state;
+    train_state state, whole; /* whole: as it was after the last complete step */
     train_log *log;
     char *fingerprint;
     double started, counted_from; /* when this process began, and when the last report was made */
@@ -126,6 +129,25 @@ static cb_optimizer *make_optimizer(const session *s)
                     .eps = at_least_tiny(o->adam_epsilon), .weight_decay = o->weight_decay);
 }
 
+/* All processes must do the same run, from the same place; sums have room in one block. */
+static bool agree(session *s)
+{
+    if (cb_parallel_size() == 1)
+        return true;
+    size_t n = 0;
+    for (size_t i = 0; i < s->what->count; i++)
+        n += (size_t)s->parameters[i]->count;
+    s->gradients = cb_alloc(cb_parallel_room(n) * sizeof *s->gradients);
+    if (s->options->batch_size < cb_parallel_size())
+        cb_fail(CB_ERR_ARGUMENT, "batch_size: found %lld rows for %d processes, expected one for each at least",
+                (long long)s->options->batch_size, cb_parallel_size());
+    char *text = cb_format("%s, at step %lld, program #%016llx, vector kernels %s", s->fingerprint, (long long)s->state.step,
+                           (unsigned long long)cb_parallel_program(), cbk_isa());
+    bool ok = cb_parallel_same(text ? text : "") && s->gradients;
+    cb_free(text);
+    return ok;
+}
+
 static bool out_of_patience(const session *s)
 {
     int64_t patience = s->options->early_stopping_patience;
@@ -147,6 +169,12 @@ bool cb_train_check_output(const cb_train_options *o)
     return cb_ok();
 }
 
+/* One process writes. */
+static bool writes(void)
+{
+    return cb_parallel_rank() == 0;
+}
+
 static bool session_open(session *s)
 {
     const cb_train_options *o = s->options;
@@ -155,8 +183,8 @@ static bool session_open(session *s)
         return false;
     if (n == 0)
         return cb_fail(CB_ERR_ARGUMENT, "train: there is nothing to train (no parameters)") == CB_OK;
-    s->made_output = !cb_is_directory(o->output);
-    if (!cb_train_check_output(o) || !cb_directory_make(o->output))
+    s->made_output = writes() && !cb_is_directory(o->output);
+    if (writes() && (!cb_train_check_output(o) || !cb_directory_make(o->output)))
         return false;
     s->parameters = cb_calloc(n, sizeof *s->parameters);
     s->batches = cb_calloc((size_t)o->gradient_accumulation_steps, sizeof *s->batches);
@@ -174,11 +202,16 @@ static bool session_open(session *s)
     bool resumed = o->resume && !cb_rehearsing() && cb_train_state_read(o->output, s->what, s->optimizer, &s->state, s->fingerprint);
     if (!cb_ok())
         return false;
+    s->whole = s->state;
+    if (!agree(s))
+        return false;
     s->checkpoint_saved = resumed;
     s->stopped_early = out_of_patience(s);
     s->end = cb_rehearsing() && s->schedule.steps > REHEARSED_STEPS ? REHEARSED_STEPS : s->schedule.steps;
-    s->log = cb_train_log_open(o->output, s->state.log_bytes, resumed);
     s->started = s->counted_from = cb_now();
+    if (!writes())
+        return true;
+    s->log = cb_train_log_open(o->output, s->state.log_bytes, resumed);
     if (s->log && !cb_rehearsing())
         cb_directory_sweep(o->output);
     return s->log;
@@ -191,6 +224,8 @@ static void session_close(session *s)
     cb_free(s->batches);
     cb_optimizer_zero_grad(s->optimizer); /* a step that failed leaves some */
     cb_optimizer_free(s->optimizer);
+    if (!cb_parallel_lost()) /* else the library may still write there */
+        cb_free(s->gradients);
     cb_free(s->parameters);
     cb_free(s->fingerprint);
     cb_train_log_close(s->log);
@@ -198,23 +233,30 @@ static void session_close(session *s)
         rmdir(s->options->output); /* which only takes one that is still empty */
 }
 
-static cb_context training_context(const session *s, const cb_batch *batch, cb_rng *rng)
+/* This process's rows of a tensor of all rows. */
+static cb_tensor *share(cb_tensor *t)
+{
+    int64_t rows = t ? t->shape[0] : 0, n = cb_parallel_size(), r = cb_parallel_rank();
+    return t && n > 1 ? cb_slice(t, 0, r * rows / n, (r + 1) * rows / n, 1) : t;
+}
+
+static cb_context training_context(const session *s, cb_tensor *positions, cb_tensor *segments, cb_rng *rng)
 {
     return (cb_context){.training = true,
                         .checkpoint = s->options->gradient_checkpointing,
                         .rng = rng,
-                        .positions = batch->positions,
-                        .segments = batch->segments};
+                        .positions = positions,
+                        .segments = segments};
 }
 
 /* Loss and gradients of one micro-batch; the loss is already divided by the whole step's count of targets. */
 static double micro_step(session *s, const cb_batch *batch, double targets)
 {
-    cb_context ctx = training_context(s, batch, &s->state.rng);
     cb_scope *scope = cb_scope_open();
     if (!scope)
         return NAN;
-    cb_tensor *loss = cb_model_loss(s->what->model, batch->ids, batch->targets, targets, &ctx);
+    cb_context ctx = training_context(s, share(batch->positions), share(batch->segments), &s->state.rng);
+    cb_tensor *loss = cb_model_loss(s->what->model, share(batch->ids), share(batch->targets), targets, &ctx);
     double value = loss ? cb_item(loss) : NAN;
     if (loss && isfinite(value))
         cb_backward(loss);
@@ -230,7 +272,7 @@ static CB_COLD bool not_finite(session *s, double loss, double norm, double targ
     cb_string where = {0}, rows = {0};
     cb_optimizer_zero_grad(s->optimizer);
     for (int64_t i = 0; i < k && !where.length && cb_ok(); i++) {
-        cb_context ctx = training_context(s, &s->batches[i], &rng);
+        cb_context ctx = training_context(s, s->batches[i].positions, s->batches[i].segments, &rng);
         if (cb_train_diagnose(s->what, &s->batches[i], targets, &ctx, &where))
             cb_dataset_sources(s->train, s->state.step * k + i, o->batch_size, &rows);
     }
@@ -244,6 +286,25 @@ static CB_COLD bool not_finite(session *s, double loss, double norm, double targ
     cb_string_free(&where);
     cb_string_free(&rows);
     return false;
+}
+
+/* Loss and gradients of all processes together. */
+static bool add_up(session *s, double *loss)
+{
+    if (!cb_parallel_meet(CB_AT_STEP, s->state.step, 1, loss) || cb_parallel_size() == 1)
+        return cb_ok();
+    float *at = s->gradients;
+    for (size_t i = 0; i < s->what->count; at += s->parameters[i++]->count)
+        if (s->parameters[i]->grad ? !cb_read(s->parameters[i]->grad, CB_F32, at)
+                                   : !memset(at, 0, (size_t)s->parameters[i]->count * sizeof *at))
+            return false;
+    if (!cb_parallel_sum(s->gradients, (size_t)(at - s->gradients)))
+        return false;
+    at = s->gradients;
+    for (size_t i = 0; i < s->what->count; at += s->parameters[i++]->count)
+        if (s->parameters[i]->grad && !cb_write(s->parameters[i]->grad, CB_F32, at))
+            return false;
+    return true;
 }
 
 static bool train_step(session *s, cb_train_report *report)
@@ -262,7 +323,8 @@ static bool train_step(session *s, cb_train_report *report)
     double loss = 0;
     for (int64_t i = 0; i < k; i++)
         loss += micro_step(s, &s->batches[i], predicted ? (double)predicted : 1);
-    if (!cb_ok() || !cb_file_maps_check())
+    cb_file_maps_check(); /* its failure is told to the others as any other */
+    if (!add_up(s, &loss))
         return false;
     s->step_operations = cb_rehearsal_operations(0) - operations;
     double norm = cb_grad_norm(s->what->count, s->parameters);
@@ -295,7 +357,7 @@ static bool validate(session *s, cb_train_report *report)
         s->state.best_loss = r.loss;
         s->state.best_step = s->state.step;
         s->state.bad_evaluations = 0;
-        if (!s->what->save(s->what, s->options->output))
+        if (writes() && !s->what->save(s->what, s->options->output))
             return false;
     } else {
         s->state.bad_evaluations++;
@@ -321,9 +383,43 @@ static bool checkpoint(session *s)
 {
     train_state state = s->state;
     state.seconds += cb_now() - s->started;
+    if (!writes())
+        return true;
     state.log_bytes = cb_train_log_bytes(s->log);
     s->checkpoint_saved = cb_train_state_write(s->options->output, s->what, s->optimizer, &state, s->fingerprint);
     return s->checkpoint_saved;
+}
+
+/* Several processes were interrupted, in the middle of a step: what counts is the last whole one, which all of them have.  When all
+ * stopped together, process 0 writes the checkpoint.  When some are gone, whoever gets the directory's lock does, unless there is
+ * one as new. */
+static void leave(session *s)
+{
+    s->state = s->whole;
+    int64_t step = s->state.step;
+    cb_error_clear();
+    if (!cb_parallel_lost()) {
+        if (checkpoint(s))
+            cb_fail(CB_ERR_INTERRUPTED, "interrupted after step %lld of %lld; --resume goes on from there", (long long)step,
+                    (long long)s->schedule.steps);
+        return;
+    }
+    cb_parallel_let_speak(false);
+    int lock = cb_train_lock(s->options->output);
+    if (lock >= 0 && cb_train_state_step(s->options->output, s->fingerprint) < step) {
+        s->state.log_bytes = cb_train_log_end(s->options->output, step);
+        s->state.seconds += cb_now() - s->started;
+        bool ok = cb_train_state_write(s->options->output, s->what, s->optimizer, &s->state, s->fingerprint);
+        if (ok)
+            cb_fail(CB_ERR_INTERRUPTED,
+                    "another process is gone; process %d wrote the checkpoint of step %lld of %lld, and --resume goes on from there",
+                    cb_parallel_rank(), (long long)step, (long long)s->schedule.steps);
+        cb_parallel_let_speak(true);
+    } else {
+        cb_fail(CB_ERR_INTERRUPTED, "another process is gone");
+    }
+    if (lock >= 0)
+        close(lock);
 }
 
 static bool every(int64_t period, int64_t step)
@@ -346,16 +442,17 @@ static bool one_step(session *s, cb_train_callback *callback, void *user)
     bool told = last || report.evaluated || report.saved || every(o->logging_steps, step);
     if (told) {
         fill_report(s, &report);
-        if (!cb_train_log_add(s->log, &report))
+        if (writes() && !cb_train_log_add(s->log, &report))
             return false;
         s->counted_from = cb_now();
         s->tokens_counted = 0;
         s->state.loss_sum = 0;
         s->state.loss_steps = 0;
     }
+    s->whole = s->state;
     if (report.saved && !checkpoint(s))
         return false;
-    if (told && callback)
+    if (told && callback && writes())
         callback(user, &report);
     return true;
 }
@@ -363,6 +460,8 @@ static bool one_step(session *s, cb_train_callback *callback, void *user)
 /* Without validation the last parameters are the artefact; with it the best ones were saved when they were met. */
 static bool finish(session *s)
 {
+    if (!writes())
+        return true;
     if (!s->validation && !s->what->save(s->what, s->options->output))
         return false;
     return cb_train_log_plot(s->log);
@@ -373,15 +472,18 @@ static bool run(session *s, cb_train_callback *callback, void *user, uint64_t *s
     uint64_t after_second = 0;
     int64_t begun = s->state.step;
     while (s->state.step < s->end && !s->stopped_early) {
-        if (cb_interrupted()) {
+        if (cb_interrupted() && cb_parallel_size() == 1) {
             if (s->state.step > begun && !checkpoint(s))
                 return false;
             cb_fail(CB_ERR_INTERRUPTED, "interrupted after step %lld of %lld; --resume goes on from there", (long long)s->state.step,
                     (long long)s->schedule.steps);
             return false;
         }
-        if (!one_step(s, callback, user))
+        if (!one_step(s, callback, user)) {
+            if (cb_parallel_size() > 1 && cb_error_status() == CB_ERR_INTERRUPTED && s->whole.step > begun)
+                leave(s);
             return false;
+        }
         if (s->state.step == begun + 2)
             after_second = cb_memory().system_allocations;
     }
@@ -434,7 +536,7 @@ bool cb_train(const cb_trainee *what, cb_dataset *train, cb_dataset *validation,
     session s = {.what = what, .options = options, .train = train, .validation = validation};
     uint64_t step_allocations = 0;
     bool ok = session_open(&s) && run(&s, callback, user, &step_allocations);
-    if (result && s.log) {
+    if (result && s.optimizer) {
         fill_result(&s, result);
         result->step_allocations = step_allocations;
     }
