@@ -32,6 +32,7 @@ static const state_field state_fields[] = {{"state.step", CB_I64, offsetof(train
                                            {"state.bad_evaluations", CB_I64, offsetof(train_state, bad_evaluations)},
                                            {"state.loss_sum", CB_F64, offsetof(train_state, loss_sum)},
                                            {"state.loss_steps", CB_I64, offsetof(train_state, loss_steps)},
+                                           {"state.pending", CB_I64, offsetof(train_state, pending)},
                                            {"state.log_bytes", CB_I64, offsetof(train_state, log_bytes)},
                                            {"state.rng_seed", CB_I64, offsetof(train_state, rng.seed)},
                                            {"state.rng_stream", CB_I64, offsetof(train_state, rng.stream)},
@@ -184,8 +185,8 @@ static bool check_file(const char *path, const cb_safetensors *file, const layou
 static bool check_state(const char *path, const train_state *s, int64_t optimizer_steps)
 {
     bool sane = s->step >= 0 && s->tokens >= 0 && s->seconds >= 0 && s->best_step >= 0 && s->best_step <= s->step &&
-                s->bad_evaluations >= 0 && s->loss_steps >= 0 && s->loss_steps <= s->step && s->bad_evaluations <= s->step &&
-                optimizer_steps == s->step;
+                s->bad_evaluations >= 0 && s->loss_steps >= 0 && s->loss_steps <= s->step &&
+                (s->pending == 0 || (s->pending == 1 && s->step > 0)) && s->bad_evaluations <= s->step && optimizer_steps == s->step;
     return sane || cb_fail(CB_ERR_FORMAT, "%s: the state of step %lld is not one that a run can be in", path, (long long)s->step) == CB_OK;
 }
 

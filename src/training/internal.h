@@ -18,6 +18,7 @@ typedef struct train_state {
     int64_t bad_evaluations; /* since the best */
     double loss_sum;         /* of the steps since the last report */
     int64_t loss_steps;
+    int64_t pending;    /* 1: the step's update is made, its validation and its line in the log are not */
     uint64_t log_bytes; /* length of log.jsonl at this step: a resumed run cuts what came after */
     cb_rng rng;
 } train_state;

@@ -58,7 +58,7 @@ typedef struct session {
     cb_batch *batches; /* one per micro-batch */
     float *gradients;  /* of several processes: all of them, one after another */
     cb_schedule schedule;
-    train_state state, whole; /* whole: as it was after the last complete step */
+    train_state state, whole; /* whole: as it was when parameters were last updated or a step ended */
     train_log *log;
     char *fingerprint;
     double started, counted_from; /* when this process began, and when the last report was made */
@@ -407,7 +407,7 @@ static void leave(session *s)
     cb_parallel_let_speak(false);
     int lock = cb_train_lock(s->options->output);
     if (lock >= 0 && cb_train_state_step(s->options->output, s->fingerprint) < step) {
-        s->state.log_bytes = cb_train_log_end(s->options->output, step);
+        s->state.log_bytes = cb_train_log_end(s->options->output, step - s->state.pending);
         s->state.seconds += cb_now() - s->started;
         bool ok = cb_train_state_write(s->options->output, s->what, s->optimizer, &s->state, s->fingerprint);
         if (ok)
@@ -430,9 +430,12 @@ static bool every(int64_t period, int64_t step)
 static bool one_step(session *s, cb_train_callback *callback, void *user)
 {
     const cb_train_options *o = s->options;
-    cb_train_report report = {.eval_loss = NAN};
-    if (!train_step(s, &report))
+    cb_train_report report = {.learning_rate = cb_schedule_at(&s->schedule, s->state.step - 1), .grad_norm = NAN, .eval_loss = NAN};
+    if (!s->state.pending && !train_step(s, &report))
         return false;
+    s->whole = s->state;
+    s->whole.pending = 1;
+    s->state.pending = 0;
     int64_t step = s->state.step;
     bool last = step >= s->end;
     if (s->validation && (last || every(o->eval_steps, step)) && !validate(s, &report))
@@ -471,7 +474,7 @@ static bool run(session *s, cb_train_callback *callback, void *user, uint64_t *s
 {
     uint64_t after_second = 0;
     int64_t begun = s->state.step;
-    while (s->state.step < s->end && !s->stopped_early) {
+    while ((s->state.step < s->end || s->state.pending) && !s->stopped_early) {
         if (cb_interrupted() && cb_parallel_size() == 1) {
             if (s->state.step > begun && !checkpoint(s))
                 return false;
