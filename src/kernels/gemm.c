@@ -118,7 +118,9 @@ static bool gemm_quantized_rows(const cbk_gemm_args *g)
 {
     float *x = cb_alloc((size_t)(g->m * g->k) * sizeof *x), *y = cb_alloc((size_t)((g->m + 1) * g->n) * sizeof *y);
     bool ok = x && y;
-    if (ok) {
+    if (ok && cb_rehearsing()) {
+        ok = cbk_dequantize(g->b_dtype, g->b, 0, g->n * g->k, CB_F32, y);
+    } else if (ok) {
         cbk_copy(x, CB_F32, (int64_t[]){g->k, 1}, g->a, g->a_dtype, g->transa ? (int64_t[]){1, g->lda} : (int64_t[]){g->lda, 1}, 2,
                  (int64_t[]){g->m, g->k});
         int threads = cbk_threads(g->n * g->k);
