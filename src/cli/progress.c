@@ -150,9 +150,9 @@ static bool json_result(const cb_trainee *what, const cb_dataset *data, const cb
 {
     bool judged = isfinite(r->best_eval_loss);
     return cli_json(json_pack(
-        "{s:s, s:s, s:I, s:I, s:I, s:b, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:o}", "event", "result", "output",
-        o->output, "parameters", (json_int_t)r->parameters, "model_parameters", (json_int_t)cb_model_parameter_count(what->model), "steps",
-        (json_int_t)r->steps, "stopped_early", (int)r->stopped_early, "first_loss", cli_real(r->first_loss), "last_loss",
+        "{s:s, s:s, s:I, s:I, s:I, s:b, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:o}", "event", "result",
+        "output", o->output, "parameters", (json_int_t)r->parameters, "model_parameters", (json_int_t)cb_model_parameter_count(what->model),
+        "steps", (json_int_t)r->steps, "stopped_early", (int)r->stopped_early, "first_loss", cli_real(r->first_loss), "last_loss",
         cli_real(r->last_loss), "validation_perplexity_before", cli_real(first_perplexity), "validation_loss",
         judged ? cli_real(r->best_eval_loss) : json_null(), "validation_perplexity",
         judged ? cli_real(exp(r->best_eval_loss)) : json_null(), "best_step", (json_int_t)r->best_step, "tokens", (json_int_t)r->tokens,

@@ -242,11 +242,8 @@ static cb_tensor *share(cb_tensor *t)
 
 static cb_context training_context(const session *s, cb_tensor *positions, cb_tensor *segments, cb_rng *rng)
 {
-    return (cb_context){.training = true,
-                        .checkpoint = s->options->gradient_checkpointing,
-                        .rng = rng,
-                        .positions = positions,
-                        .segments = segments};
+    return (cb_context){
+        .training = true, .checkpoint = s->options->gradient_checkpointing, .rng = rng, .positions = positions, .segments = segments};
 }
 
 /* Loss and gradients of one micro-batch; the loss is already divided by the whole step's count of targets. */
