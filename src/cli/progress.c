@@ -192,7 +192,10 @@ static void print_result(const cb_trainee *what, const cb_dataset *data, const c
               cli_thousands(cb_dataset_rows(data)));
     cli_field("speed", "%s tokens/s over %s tokens", cli_thousands((int64_t)r->tokens_per_second), cli_thousands(r->tokens));
     cli_field("time", "%s", cli_seconds(r->seconds));
-    cli_field("peak memory", "%s; predicted were %s", cli_bytes(r->peak_memory), cli_bytes(predicted));
+    if (predicted)
+        cli_field("peak memory", "%s; predicted were %s", cli_bytes(r->peak_memory), cli_bytes(predicted));
+    else
+        cli_field("peak memory", "%s", cli_bytes(r->peak_memory));
     print_files(o->output);
 }
 
@@ -206,7 +209,8 @@ bool cli_train_run(cli_call *call, const cb_trainee *what, const cli_corpus *cor
     if (!corpus->validation && (options->eval_steps || options->early_stopping_patience))
         cb_log_message(CB_LOG_WARNING, "--%s has no effect without --validation-data or --validation-split",
                        options->eval_steps ? "eval-steps" : "early-stopping-patience");
-    uint64_t predicted = cli_train_predict(what, corpus, options);
+    /* several processes would try the same output at once */
+    uint64_t predicted = cb_parallel_size() == 1 ? cli_train_predict(what, corpus, options) : 0;
     if (!cb_ok())
         return false;
     if (corpus->validation && !options->resume) {
