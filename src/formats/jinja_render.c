@@ -465,6 +465,8 @@ bool cb_jinja_render_json(const cb_jinja *template, const json_t *variables, cb_
     if (ok)
         state.variables = values.dict;
     ok = ok && state.root && run(&state, template->body) != FLOW_FAILED && cb_string_append(&out->text, state.text.data, state.text.length);
+    if (!ok)
+        out->generation_count = 0; /* there is no text for them */
     jinja_arena_free(&state.arena);
     return ok;
 }
