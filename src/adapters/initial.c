@@ -31,7 +31,7 @@ typedef struct cb_start_kind {
 static bool begin_default(const cb_factors_start *start, const cb_module *m, cb_tensor *a, cb_tensor *b)
 {
     (void)b;
-    return cb_init_uniform(a, cb_adapter_rng(start->seed, m, "lora_A.weight"), 1 / sqrt((double)(a->count / start->rank)));
+    return cb_init_uniform(a, cb_adapter_rng(start->seed, m, "lora_A.weight"), 1 / sqrt((double)a->count / (double)start->rank));
 }
 
 static bool begin_random(const cb_factors_start *start, const cb_module *m, cb_tensor *a, cb_tensor *b)

@@ -150,7 +150,7 @@ bool jinja_eval_arguments(jinja_state *state, const jinja_node *list, jinja_argu
 {
     *arguments = (jinja_arguments){0};
     for (; list; list = list->next) {
-        jinja_value value;
+        jinja_value value = jinja_none();
         bool named = list->kind == NODE_KEYWORD || list->kind == NODE_STAR || list->kind == NODE_STAR_STAR;
         if (!jinja_eval(state, named ? list->a : list, &value))
             return false;

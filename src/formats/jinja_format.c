@@ -389,7 +389,7 @@ static bool format_field(jinja_state *state, braces *b, const char *at, const ch
 {
     const char *name_end = at;
     char conversion = 0;
-    jinja_value value;
+    jinja_value value = jinja_none();
     for (int depth = 0; name_end < end && ((*name_end != '!' && *name_end != ':') || depth); name_end++)
         depth += (*name_end == '[') - (*name_end == ']');
     if (!find_field(state, b, at, name_end, &value))

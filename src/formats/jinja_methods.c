@@ -137,7 +137,7 @@ static bool rsplit_spaces(jinja_state *state, const jinja_string *s, int64_t mos
 {
     size_t end = s->length, n;
     for (;;) {
-        size_t at = end;
+        size_t at;
         while (end > 0) {
             for (at = end - 1; ((unsigned char)s->data[at] & 0xc0) == 0x80; at--)
                 ;

@@ -35,7 +35,7 @@ static void touch(const cb_record_text *record)
 void fuzz_target(const uint8_t *data, size_t size)
 {
     int kind = 0;
-    while (kind < KINDS && (!size || data[0] != kinds[kind].byte))
+    while (kind < KINDS && (!size || data[0] != (uint8_t)kinds[kind].byte))
         kind++;
     if (kind == KINDS)
         return;
