@@ -55,12 +55,13 @@ if(TARGET cambium AND EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/run.sh)
   register_test(stories260k sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/stories260k.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
   set_tests_properties(stories260k PROPERTIES SKIP_RETURN_CODE 77)
 endif()
-if(TARGET cambium AND TARGET test_faults)
+# Whole processes, killed and started again: the sanitizers have nothing to add to these, and they would take minutes.
+if(TARGET cambium AND TARGET test_faults AND NOT CAMBIUM_SANITIZE)
   foreach(name kill_resume kill_output disk_full changed_files determinism)
     register_test(${name} bash ${CMAKE_CURRENT_SOURCE_DIR}/tests/faults/${name}.sh $<TARGET_FILE:cambium> $<TARGET_FILE:test_faults> ${scratch})
   endforeach()
 endif()
-if(TARGET cambium)
+if(TARGET cambium AND NOT CAMBIUM_SANITIZE)
   register_test(parallel sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/parallel/run.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
   register_test(parallel_namespaces sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/parallel/namespaces.sh $<TARGET_FILE:cambium>
     ${CMAKE_CURRENT_SOURCE_DIR}/models/sprig-5m ${CMAKE_CURRENT_SOURCE_DIR}/models/sprig-5m
