@@ -425,6 +425,12 @@ bool jinja_scope_set(jinja_state *state, jinja_scope *scope, const jinja_string 
 bool jinja_take_arguments(jinja_state *state, const char *what, const jinja_arguments *arguments, const char *const *names, size_t required,
                           jinja_value *out);
 bool jinja_given(const jinja_value *value);
+/* Declares a[], the arguments of the names that follow, in a function with `state` and `arguments`; returns false where they do not fit. */
+#define JINJA_TAKE(what, required, ...)                                                                                                    \
+    static const char *const names[] = {__VA_ARGS__, NULL};                                                                                \
+    jinja_value a[sizeof names / sizeof *names];                                                                                           \
+    if (!jinja_take_arguments(state, what, arguments, names, required, a))                                                                 \
+    return false
 bool jinja_want_int(jinja_state *state, const char *what, const jinja_value *value, int64_t *out);
 bool jinja_want_string(jinja_state *state, const char *what, const jinja_value *value, const jinja_string **out);
 /* x | name(...) and x is name(...). */
@@ -448,6 +454,10 @@ bool jinja_is_space(uint32_t point);
 static inline jinja_value jinja_none(void)
 {
     return (jinja_value){.type = JINJA_NONE};
+}
+static inline bool jinja_is_none(const jinja_value *value) /* or not given */
+{
+    return !jinja_given(value) || value->type == JINJA_NONE;
 }
 static inline jinja_value jinja_bool(bool value)
 {

@@ -10,11 +10,6 @@
 #include "formats/jinja.h"
 
 #define FILTER(name) static bool name(jinja_state *state, const jinja_value *self, jinja_arguments *arguments, jinja_value *out)
-#define TAKE(what, required, ...)                                                                                                          \
-    static const char *const names[] = {__VA_ARGS__, NULL};                                                                                \
-    jinja_value a[sizeof names / sizeof *names];                                                                                           \
-    if (!jinja_take_arguments(state, what, arguments, names, required, a))                                                                 \
-    return false
 
 /* ---- through methods of strings ---- */
 
@@ -55,7 +50,7 @@ FILTER(center)
 
 FILTER(replace)
 {
-    TAKE("replace", 2, "old", "new", "count");
+    JINJA_TAKE("replace", 2, "old", "new", "count");
     const jinja_string *parts[2];
     if (!jinja_to_string(state, &a[0], &parts[0]) || !jinja_to_string(state, &a[1], &parts[1]))
         return false;
@@ -67,7 +62,7 @@ FILTER(replace)
 /* Words begin behind white space and -({[<. */
 FILTER(title)
 {
-    TAKE("title", 0, NULL);
+    JINJA_TAKE("title", 0, NULL);
     const jinja_string *s;
     jinja_text text = {0};
     bool begins = true;
@@ -84,7 +79,7 @@ FILTER(title)
 
 FILTER(string)
 {
-    TAKE("string", 0, NULL);
+    JINJA_TAKE("string", 0, NULL);
     *out = (jinja_value){.type = JINJA_STRING};
     return jinja_to_string(state, self, &out->s);
 }
@@ -101,14 +96,14 @@ static bool mark(jinja_state *state, const jinja_text *text, jinja_value *out)
 
 FILTER(safe)
 {
-    TAKE("safe", 0, NULL);
+    JINJA_TAKE("safe", 0, NULL);
     jinja_text text = {0};
     return jinja_to_text(state, self, &text) && mark(state, &text, out);
 }
 
 FILTER(forceescape)
 {
-    TAKE("forceescape", 0, NULL);
+    JINJA_TAKE("forceescape", 0, NULL);
     const jinja_string *s;
     jinja_text text = {0};
     return jinja_to_string(state, self, &s) && jinja_escape(state, s, &text) && mark(state, &text, out);
@@ -141,7 +136,7 @@ static bool put_quoted(jinja_state *state, const jinja_value *value, bool query,
 
 FILTER(urlencode)
 {
-    TAKE("urlencode", 0, NULL);
+    JINJA_TAKE("urlencode", 0, NULL);
     static const jinja_string items = {"items", 5, 5, false};
     jinja_text text = {0};
     jinja_value pairs = *self, bound, item, pair;
@@ -166,7 +161,7 @@ FILTER(urlencode)
 
 FILTER(indent)
 {
-    TAKE("indent", 0, "width", "first", "blank");
+    JINJA_TAKE("indent", 0, "width", "first", "blank");
     const jinja_string *s, *space;
     jinja_value made, lines, count = jinja_int(4), one;
     bool first = jinja_given(&a[1]) && jinja_truth(&a[1]), blank = jinja_given(&a[2]) && jinja_truth(&a[2]);
@@ -206,7 +201,7 @@ FILTER(indent)
 
 FILTER(truncate_)
 {
-    TAKE("truncate", 0, "length", "killwords", "end", "leeway");
+    JINJA_TAKE("truncate", 0, "length", "killwords", "end", "leeway");
     int64_t length = 255, leeway = 5, have;
     jinja_value end;
     if (!jinja_string_value(state, "...", 3, &end) || (jinja_given(&a[0]) && !jinja_want_int(state, "truncate: length", &a[0], &length)) ||
@@ -238,7 +233,7 @@ FILTER(truncate_)
 
 FILTER(wordcount)
 {
-    TAKE("wordcount", 0, NULL);
+    JINJA_TAKE("wordcount", 0, NULL);
     const jinja_string *s;
     jinja_value word, is;
     jinja_arguments none = {0};
@@ -259,7 +254,7 @@ FILTER(wordcount)
 
 FILTER(striptags)
 {
-    TAKE("striptags", 0, NULL);
+    JINJA_TAKE("striptags", 0, NULL);
     const jinja_string *s;
     jinja_text text = {0};
     bool gap = false;
@@ -375,7 +370,7 @@ static bool parse_float(const jinja_string *s, double *out)
 
 FILTER(filesizeformat)
 {
-    TAKE("filesizeformat", 0, "binary");
+    JINJA_TAKE("filesizeformat", 0, "binary");
     static const char units[] = "kMGTPEZY";
     bool binary = jinja_given(&a[0]) && jinja_truth(&a[0]);
     double bytes = jinja_is_number(self) ? jinja_number(self) : 0, base = binary ? 1024 : 1000, unit = base * base;
@@ -396,7 +391,7 @@ FILTER(filesizeformat)
 
 FILTER(int_)
 {
-    TAKE("int", 0, "default", "base");
+    JINJA_TAKE("int", 0, "default", "base");
     int64_t base = 10;
     double number = NAN;
     jinja_value otherwise = jinja_given(&a[0]) ? a[0] : jinja_int(0);
@@ -434,7 +429,7 @@ FILTER(int_)
 
 FILTER(float_)
 {
-    TAKE("float", 0, "default");
+    JINJA_TAKE("float", 0, "default");
     double number;
     *out = jinja_given(&a[0]) ? a[0] : jinja_float(0);
     if (self->type == JINJA_UNDEFINED)
@@ -448,7 +443,7 @@ FILTER(float_)
 
 FILTER(abs_)
 {
-    TAKE("abs", 0, NULL);
+    JINJA_TAKE("abs", 0, NULL);
     *out = *self;
     if (!jinja_is_number(self))
         return jinja_fail(state, "bad operand type for abs(): '%s'", jinja_type_name(self));
@@ -493,7 +488,7 @@ static bool round_common(jinja_state *state, const jinja_value *self, int64_t pr
 
 FILTER(round_)
 {
-    TAKE("round", 0, "precision", "method");
+    JINJA_TAKE("round", 0, "precision", "method");
     int64_t precision = 0;
     const jinja_string *how = NULL;
     if ((jinja_given(&a[0]) && !jinja_want_int(state, "round: precision", &a[0], &precision)) ||
@@ -515,7 +510,7 @@ FILTER(round_)
 
 FILTER(default_)
 {
-    TAKE("default", 0, "default_value", "boolean");
+    JINJA_TAKE("default", 0, "default_value", "boolean");
     bool boolean = jinja_given(&a[1]) && jinja_truth(&a[1]);
     *out = *self;
     if (self->type != JINJA_UNDEFINED && !(boolean && !jinja_truth(self)))

@@ -4,16 +4,6 @@
 #include "formats/jinja.h"
 
 #define FILTER(name) static bool name(jinja_state *state, const jinja_value *self, jinja_arguments *arguments, jinja_value *out)
-#define TAKE(what, required, ...)                                                                                                          \
-    static const char *const names[] = {__VA_ARGS__, NULL};                                                                                \
-    jinja_value a[sizeof names / sizeof *names];                                                                                           \
-    if (!jinja_take_arguments(state, what, arguments, names, required, a))                                                                 \
-    return false
-
-static bool is_none(const jinja_value *value)
-{
-    return !jinja_given(value) || value->type == JINJA_NONE;
-}
 
 static bool as_iterator(jinja_iterator *it, jinja_value *out)
 {
@@ -65,7 +55,7 @@ static bool get_key(jinja_state *state, jinja_value value, const jinja_value *at
                     jinja_value *out)
 {
     *out = value;
-    if (!is_none(attribute)) {
+    if (!jinja_is_none(attribute)) {
         if (attribute->type == JINJA_STRING) {
             if (!at_path(state, value, attribute->s->data, attribute->s->length, fallback, out))
                 return false;
@@ -215,7 +205,7 @@ static bool next_unique(jinja_state *state, jinja_iterator *it, jinja_value *out
 
 FILTER(unique)
 {
-    TAKE("unique", 0, "case_sensitive", "attribute");
+    JINJA_TAKE("unique", 0, "case_sensitive", "attribute");
     jinja_iterator *it = jinja_new_iterator(state, next_unique);
     if (!it || !(it->inner = jinja_iterate(state, self)) || !jinja_new_dict(state, &it->source))
         return false;
@@ -243,13 +233,13 @@ static bool next_batch(jinja_state *state, jinja_iterator *it, jinja_value *out)
 
 FILTER(batch)
 {
-    TAKE("batch", 1, "linecount", "fill_with");
+    JINJA_TAKE("batch", 1, "linecount", "fill_with");
     jinja_iterator *it = jinja_new_iterator(state, next_batch);
     if (!it || !(it->inner = jinja_iterate(state, self)) || !jinja_want_int(state, "batch: linecount", &a[0], &it->stop))
         return false;
     if (it->stop < 1)
         return jinja_fail(state, "batch: found a linecount of %lld, expected 1 or more", (long long)it->stop);
-    it->extra = is_none(&a[1]) ? jinja_none() : a[1];
+    it->extra = jinja_is_none(&a[1]) ? jinja_none() : a[1];
     return as_iterator(it, out);
 }
 
@@ -271,13 +261,13 @@ static bool next_slice(jinja_state *state, jinja_iterator *it, jinja_value *out)
 
 FILTER(slice)
 {
-    TAKE("slice", 1, "slices", "fill_with");
+    JINJA_TAKE("slice", 1, "slices", "fill_with");
     jinja_iterator *it = jinja_new_iterator(state, next_slice);
     if (!it || !jinja_collect(state, self, &it->source) || !jinja_want_int(state, "slice: slices", &a[0], &it->stop))
         return false;
     if (it->stop == 0)
         return jinja_fail(state, "integer division or modulo by zero");
-    it->extra = is_none(&a[1]) ? jinja_none() : a[1];
+    it->extra = jinja_is_none(&a[1]) ? jinja_none() : a[1];
     return as_iterator(it, out);
 }
 
@@ -291,7 +281,7 @@ static bool next_reversed(jinja_state *state, jinja_iterator *it, jinja_value *o
 
 FILTER(reverse)
 {
-    TAKE("reverse", 0, NULL);
+    JINJA_TAKE("reverse", 0, NULL);
     jinja_value list;
     if (self->type == JINJA_STRING) {
         jinja_value bounds[3] = {jinja_none(), jinja_none(), jinja_int(-1)};
@@ -319,7 +309,7 @@ FILTER(reverse)
 
 FILTER(items)
 {
-    TAKE("items", 0, NULL);
+    JINJA_TAKE("items", 0, NULL);
     static const jinja_string name = {"items", 5, 5, false};
     jinja_value bound, entries;
     if (self->type != JINJA_DICT && self->type != JINJA_UNDEFINED)
@@ -335,7 +325,7 @@ FILTER(items)
 
 FILTER(first)
 {
-    TAKE("first", 0, NULL);
+    JINJA_TAKE("first", 0, NULL);
     jinja_iterator *it = jinja_iterate(state, self);
     if (!it)
         return false;
@@ -344,7 +334,7 @@ FILTER(first)
 
 FILTER(last)
 {
-    TAKE("last", 0, NULL);
+    JINJA_TAKE("last", 0, NULL);
     jinja_value list;
     if (self->type == JINJA_ITERATOR)
         return jinja_fail(state, "'%s' object is not reversible", jinja_type_name(self));
@@ -358,7 +348,7 @@ FILTER(last)
 
 FILTER(length)
 {
-    TAKE("length", 0, NULL);
+    JINJA_TAKE("length", 0, NULL);
     int64_t n;
     if (self->type == JINJA_LOOP) {
         static const jinja_string name = {"length", 6, 6, false};
@@ -372,13 +362,13 @@ FILTER(length)
 
 FILTER(list)
 {
-    TAKE("list", 0, NULL);
+    JINJA_TAKE("list", 0, NULL);
     return jinja_collect(state, self, out);
 }
 
 FILTER(join)
 {
-    TAKE("join", 0, "d", "attribute");
+    JINJA_TAKE("join", 0, "d", "attribute");
     jinja_iterator *it = jinja_iterate(state, self);
     jinja_value item, separator = {.type = JINJA_STRING}, value;
     jinja_text text = {0};
@@ -403,7 +393,7 @@ FILTER(join)
 
 FILTER(sum)
 {
-    TAKE("sum", 0, "attribute", "start");
+    JINJA_TAKE("sum", 0, "attribute", "start");
     jinja_iterator *it = jinja_iterate(state, self);
     jinja_value item, value, total = jinja_given(&a[1]) ? a[1] : jinja_int(0);
     if (!it)
@@ -422,7 +412,7 @@ FILTER(sum)
 static bool extreme(jinja_state *state, const char *what, const jinja_value *self, jinja_arguments *arguments, bool greatest,
                     jinja_value *out)
 {
-    TAKE(what, 0, "case_sensitive", "attribute");
+    JINJA_TAKE(what, 0, "case_sensitive", "attribute");
     bool case_sensitive = jinja_given(&a[0]) && jinja_truth(&a[0]), begun = false;
     jinja_iterator *it = jinja_iterate(state, self);
     jinja_value item, key, best;
@@ -493,7 +483,7 @@ static bool several_keys(jinja_state *state, jinja_value value, const jinja_valu
     jinja_value one;
     if (!jinja_new_list(state, JINJA_LIST, 0, out))
         return false;
-    if (is_none(attribute) || attribute->type != JINJA_STRING)
+    if (jinja_is_none(attribute) || attribute->type != JINJA_STRING)
         return get_key(state, value, attribute, NULL, case_sensitive, &one) && jinja_append(state, out->list, one);
     for (const char *at = attribute->s->data;; at++) {
         size_t length = strcspn(at, ",");
@@ -537,7 +527,7 @@ static bool values_of(jinja_state *state, const sorted *items, size_t count, jin
 
 FILTER(sort)
 {
-    TAKE("sort", 0, "reverse", "case_sensitive", "attribute");
+    JINJA_TAKE("sort", 0, "reverse", "case_sensitive", "attribute");
     sorted *items;
     size_t count;
     bool reverse_ = jinja_given(&a[0]) && jinja_truth(&a[0]), case_sensitive = jinja_given(&a[1]) && jinja_truth(&a[1]);
@@ -546,7 +536,7 @@ FILTER(sort)
 
 FILTER(dictsort)
 {
-    TAKE("dictsort", 0, "case_sensitive", "by", "reverse");
+    JINJA_TAKE("dictsort", 0, "case_sensitive", "by", "reverse");
     bool case_sensitive = jinja_given(&a[0]) && jinja_truth(&a[0]), by_value = false;
     if (jinja_given(&a[1])) {
         by_value = a[1].type == JINJA_STRING && strcmp(a[1].s->data, "value") == 0;
@@ -568,9 +558,9 @@ FILTER(dictsort)
 
 FILTER(groupby)
 {
-    TAKE("groupby", 1, "attribute", "default", "case_sensitive");
+    JINJA_TAKE("groupby", 1, "attribute", "default", "case_sensitive");
     bool case_sensitive = jinja_given(&a[2]) && jinja_truth(&a[2]);
-    jinja_value fallback = is_none(&a[1]) ? jinja_none() : a[1], group = {0}, key;
+    jinja_value fallback = jinja_is_none(&a[1]) ? jinja_none() : a[1], group = {0}, key;
     sorted *s;
     size_t count;
     if (!sort_by(state, self, &a[0], &fallback, case_sensitive, false, false, &s, &count) || !jinja_new_list(state, JINJA_LIST, 0, out))
@@ -594,7 +584,7 @@ FILTER(groupby)
 
 FILTER(attr)
 {
-    TAKE("attr", 1, "name");
+    JINJA_TAKE("attr", 1, "name");
     const jinja_string *s;
     if (!jinja_to_string(state, &a[0], &s))
         return false;

@@ -5,11 +5,6 @@
 #include "formats/jinja.h"
 
 #define FUNCTION(name) static bool name(jinja_state *state, const jinja_value *self, jinja_arguments *arguments, jinja_value *out)
-#define TAKE(what, required, ...)                                                                                                          \
-    static const char *const names[] = {__VA_ARGS__, NULL};                                                                                \
-    jinja_value a[sizeof names / sizeof *names];                                                                                           \
-    if (!jinja_take_arguments(state, what, arguments, names, required, a))                                                                 \
-    return false
 
 FUNCTION(range)
 {
@@ -89,7 +84,7 @@ FUNCTION(namespace)
 FUNCTION(raise_exception)
 {
     (void)self, (void)out;
-    TAKE("raise_exception", 1, "message");
+    JINJA_TAKE("raise_exception", 1, "message");
     const jinja_string *s;
     return jinja_to_string(state, &a[0], &s) && jinja_fail(state, "the template refuses this conversation: %s", s->data);
 }
@@ -97,7 +92,7 @@ FUNCTION(raise_exception)
 FUNCTION(strftime_now)
 {
     (void)self;
-    TAKE("strftime_now", 1, "format");
+    JINJA_TAKE("strftime_now", 1, "format");
     const jinja_string *s;
     char text[1024];
     struct tm now;
@@ -129,7 +124,7 @@ FUNCTION(cycler)
 FUNCTION(joiner)
 {
     (void)self;
-    TAKE("joiner", 0, "sep");
+    JINJA_TAKE("joiner", 0, "sep");
     struct jinja_joiner *j = jinja_take(state, sizeof *j);
     jinja_value comma;
     if (!j || !jinja_string_value(state, ", ", 2, &comma))

@@ -11,16 +11,6 @@
 extern const jinja_function jinja_case_methods[];
 
 #define METHOD(name) static bool name(jinja_state *state, const jinja_value *self, jinja_arguments *arguments, jinja_value *out)
-#define TAKE(what, required, ...)                                                                                                          \
-    static const char *const names[] = {__VA_ARGS__, NULL};                                                                                \
-    jinja_value a[sizeof names / sizeof *names];                                                                                           \
-    if (!jinja_take_arguments(state, what, arguments, names, required, a))                                                                 \
-    return false
-
-static bool is_none(const jinja_value *value)
-{
-    return !jinja_given(value) || value->type == JINJA_NONE;
-}
 
 static bool result(jinja_state *state, const jinja_value *self, const jinja_text *text, jinja_value *out)
 {
@@ -40,10 +30,10 @@ static bool is_stripped(uint32_t c, const char *at, size_t n, const jinja_string
 static bool strip_sides(jinja_state *state, const char *what, const jinja_value *self, jinja_arguments *arguments, bool left, bool right,
                         jinja_value *out)
 {
-    TAKE(what, 0, "chars");
+    JINJA_TAKE(what, 0, "chars");
     const jinja_string *s = self->s, *characters = NULL;
     size_t begin = 0, end = s->length, n;
-    if (!is_none(&a[0]) && !jinja_want_string(state, what, &a[0], &characters))
+    if (!jinja_is_none(&a[0]) && !jinja_want_string(state, what, &a[0], &characters))
         return false;
     while (left && begin < end) {
         uint32_t c = jinja_decode(s->data + begin, &n);
@@ -176,11 +166,11 @@ static void reverse(jinja_list *list)
 static bool split_any(jinja_state *state, const char *what, const jinja_value *self, jinja_arguments *arguments, bool right,
                       jinja_value *out)
 {
-    TAKE(what, 0, "sep", "maxsplit");
+    JINJA_TAKE(what, 0, "sep", "maxsplit");
     int64_t most = -1;
     const jinja_string *separator = NULL;
     if ((jinja_given(&a[1]) && !jinja_want_int(state, what, &a[1], &most)) ||
-        (!is_none(&a[0]) && !jinja_want_string(state, what, &a[0], &separator)) || !jinja_spend(state, self->s->length / 64) ||
+        (!jinja_is_none(&a[0]) && !jinja_want_string(state, what, &a[0], &separator)) || !jinja_spend(state, self->s->length / 64) ||
         !jinja_new_list(state, JINJA_LIST, 0, out))
         return false;
     if (separator && !separator->length)
@@ -209,7 +199,7 @@ static bool is_line_end(uint32_t c)
 
 METHOD(splitlines)
 {
-    TAKE("splitlines", 0, "keepends");
+    JINJA_TAKE("splitlines", 0, "keepends");
     bool keep = jinja_given(&a[0]) && jinja_truth(&a[0]);
     const jinja_string *s = self->s;
     size_t begin = 0;
@@ -230,7 +220,7 @@ METHOD(splitlines)
 
 METHOD(join)
 {
-    TAKE("join", 1, "iterable");
+    JINJA_TAKE("join", 1, "iterable");
     jinja_iterator *it = jinja_iterate(state, &a[0]);
     jinja_text text = {0};
     jinja_value item;
@@ -252,7 +242,8 @@ static bool stretch(jinja_state *state, const jinja_string *s, const jinja_value
                     size_t *stop)
 {
     int64_t length = (int64_t)s->points, from = 0, to = length;
-    if ((!is_none(start) && !jinja_want_int(state, "start", start, &from)) || (!is_none(end) && !jinja_want_int(state, "end", end, &to)))
+    if ((!jinja_is_none(start) && !jinja_want_int(state, "start", start, &from)) ||
+        (!jinja_is_none(end) && !jinja_want_int(state, "end", end, &to)))
         return false;
     from += from < 0 ? length : 0;
     to += to < 0 ? length : 0;
@@ -273,7 +264,7 @@ static bool at_edge(const jinja_string *s, const jinja_string *part, size_t begi
 static bool has_edge(jinja_state *state, const char *what, const jinja_value *self, jinja_arguments *arguments, bool at_end,
                      jinja_value *out)
 {
-    TAKE(what, 1, "prefix", "start", "end");
+    JINJA_TAKE(what, 1, "prefix", "start", "end");
     size_t begin, end;
     if (!stretch(state, self->s, &a[1], &a[2], &begin, &end))
         return false;
@@ -306,7 +297,7 @@ METHOD(endswith)
 static bool search(jinja_state *state, const char *what, const jinja_value *self, jinja_arguments *arguments, bool last, bool must,
                    jinja_value *out)
 {
-    TAKE(what, 1, "sub", "start", "end");
+    JINJA_TAKE(what, 1, "sub", "start", "end");
     const jinja_string *part;
     size_t begin, end;
     if (!jinja_want_string(state, what, &a[0], &part) || !stretch(state, self->s, &a[1], &a[2], &begin, &end))
@@ -339,7 +330,7 @@ METHOD(string_rindex)
 
 METHOD(string_count)
 {
-    TAKE("count", 1, "sub", "start", "end");
+    JINJA_TAKE("count", 1, "sub", "start", "end");
     const jinja_string *part;
     size_t begin, end;
     int64_t n = 0;
@@ -355,7 +346,7 @@ METHOD(string_count)
 
 METHOD(replace)
 {
-    TAKE("replace", 2, "old", "new", "count");
+    JINJA_TAKE("replace", 2, "old", "new", "count");
     const jinja_string *s = self->s, *old, *new;
     int64_t most = -1;
     jinja_text text = {0};
@@ -387,7 +378,7 @@ METHOD(replace)
 static bool partition_at(jinja_state *state, const char *what, const jinja_value *self, jinja_arguments *arguments, bool last,
                          jinja_value *out)
 {
-    TAKE(what, 1, "sep");
+    JINJA_TAKE(what, 1, "sep");
     const jinja_string *s = self->s, *part;
     if (!jinja_want_string(state, what, &a[0], &part) || !jinja_new_list(state, JINJA_TUPLE, 3, out) || !jinja_spend(state, s->length / 64))
         return false;
@@ -411,7 +402,7 @@ METHOD(rpartition)
 static bool remove_edge(jinja_state *state, const char *what, const jinja_value *self, jinja_arguments *arguments, bool at_end,
                         jinja_value *out)
 {
-    TAKE(what, 1, "prefix");
+    JINJA_TAKE(what, 1, "prefix");
     const jinja_string *s = self->s, *part;
     if (!jinja_want_string(state, what, &a[0], &part))
         return false;
@@ -432,7 +423,7 @@ METHOD(removesuffix)
 
 static bool pad(jinja_state *state, const char *what, const jinja_value *self, jinja_arguments *arguments, char side, jinja_value *out)
 {
-    TAKE(what, 1, "width", "fillchar");
+    JINJA_TAKE(what, 1, "width", "fillchar");
     int64_t width, points = (int64_t)self->s->points;
     const jinja_string *fill = NULL;
     if (!jinja_want_int(state, what, &a[0], &width) || (jinja_given(&a[1]) && !jinja_want_string(state, what, &a[1], &fill)))
@@ -465,7 +456,7 @@ METHOD(rjust)
 
 METHOD(zfill)
 {
-    TAKE("zfill", 1, "width");
+    JINJA_TAKE("zfill", 1, "width");
     int64_t width, points = (int64_t)self->s->points;
     jinja_text text = {0};
     if (!jinja_want_int(state, "zfill", &a[0], &width))
@@ -479,7 +470,7 @@ METHOD(zfill)
 
 METHOD(expandtabs)
 {
-    TAKE("expandtabs", 0, "tabsize");
+    JINJA_TAKE("expandtabs", 0, "tabsize");
     int64_t size = 8, column = 0;
     jinja_text text = {0};
     if (jinja_given(&a[0]) && !jinja_want_int(state, "expandtabs", &a[0], &size))
@@ -503,7 +494,7 @@ METHOD(expandtabs)
 
 METHOD(list_index)
 {
-    TAKE("index", 1, "value", "start", "stop");
+    JINJA_TAKE("index", 1, "value", "start", "stop");
     int64_t length = (int64_t)self->list->count, from = 0, to = length;
     if ((jinja_given(&a[1]) && !jinja_want_int(state, "index", &a[1], &from)) ||
         (jinja_given(&a[2]) && !jinja_want_int(state, "index", &a[2], &to)))
@@ -523,7 +514,7 @@ METHOD(list_index)
 
 METHOD(list_count)
 {
-    TAKE("count", 1, "value");
+    JINJA_TAKE("count", 1, "value");
     *out = jinja_int(0);
     for (size_t i = 0; i < self->list->count; i++) {
         bool same;
@@ -572,7 +563,7 @@ METHOD(dict_values)
 
 METHOD(dict_get)
 {
-    TAKE("get", 1, "key", "default");
+    JINJA_TAKE("get", 1, "key", "default");
     if (arguments->keyword_count)
         return jinja_fail(state, "dict.get() takes no keyword arguments");
     const jinja_value *found = jinja_dict_get(state, self->dict, a[0]);
