@@ -42,6 +42,7 @@ typedef struct cb_gguf_value {
     bool is_array;
     uint64_t count;
     const uint8_t *data; /* as in the file: little-endian, packed, strings with a u64 length before each */
+    size_t size;         /* bytes of it */
     const char *text;    /* of a scalar string, else NULL */
 } cb_gguf_value;
 
@@ -66,7 +67,7 @@ CB_API bool cb_gguf_bool(const cb_gguf *file, const char *key, bool otherwise);
 CB_API const char *cb_gguf_string(const cb_gguf *file, const char *key, const char *otherwise);
 /* Items of an array by index; false where `index` is none or the item is no number. */
 CB_API bool cb_gguf_number_at(const cb_gguf_value *value, uint64_t index, double *number);
-/* Walks an array of strings: *offset starts at 0.  The text has no NUL after it. */
+/* Walks an array of strings: *offset starts at 0; false at its end.  The text has no NUL after it. */
 CB_API bool cb_gguf_next_string(const cb_gguf_value *value, size_t *offset, const char **text, size_t *length);
 
 /* Tensors in the file's order.  Shapes are row-major: the file's reversed.  dtype is CB_DTYPE_COUNT where no tensor of ours has

@@ -165,6 +165,7 @@ static bool read_values(cursor *c, uint64_t count)
         *v = (cb_gguf_value){0};
         if (!read_value(c, v))
             return false;
+        v->size = (size_t)(file->bytes + c->at - v->data);
     }
     return true;
 }
@@ -528,7 +529,7 @@ const char *cb_gguf_string(const cb_gguf *file, const char *key, const char *oth
 
 bool cb_gguf_next_string(const cb_gguf_value *v, size_t *offset, const char **text, size_t *length)
 {
-    if (v->type != CB_GGUF_STRING)
+    if (v->type != CB_GGUF_STRING || *offset >= v->size)
         return false;
     const uint8_t *at = v->data + *offset;
     *length = (size_t)little_endian(at, 8);

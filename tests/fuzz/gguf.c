@@ -13,7 +13,7 @@ static void read_value(const cb_gguf *file, const cb_gguf_value *value)
     double number;
     if (cb_gguf_value_find(file, value->key) == NULL)
         abort();
-    for (uint64_t i = 0; value->is_array && i < value->count && cb_gguf_next_string(value, &offset, &text, &length); i++)
+    while (value->is_array && cb_gguf_next_string(value, &offset, &text, &length))
         fuzz_touch(text, length);
     for (uint64_t i = 0; value->is_array && i < value->count && i < MOST; i++)
         cb_gguf_number_at(value, i, &number);

@@ -272,6 +272,7 @@ static void use(cb_gguf *file)
         const char *text;
         for (uint64_t k = 0; v->type == CB_GGUF_STRING && k < v->count; k++)
             assert_true(cb_gguf_next_string(v, &offset, &text, &length));
+        assert_false(v->type == CB_GGUF_STRING && cb_gguf_next_string(v, &offset, &text, &length));
         cb_gguf_number_at(v, v->count - 1, &number);
     }
     volatile uint8_t sum = 0;
