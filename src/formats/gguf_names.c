@@ -85,11 +85,13 @@ static const cb_gguf_architecture architectures[] = {
 
 static const cb_gguf_architecture *find(const char *what, const char *field, const char *name, bool by_name)
 {
+    for (const cb_gguf_architecture *a = architectures; a->name; a++) {
+        if (strcmp(by_name ? a->name : a->model_type, name) == 0)
+            return a;
+    }
     cb_string known = {0};
     for (const cb_gguf_architecture *a = architectures; a->name; a++) {
         const char *own = by_name ? a->name : a->model_type;
-        if (strcmp(own, name) == 0)
-            return a;
         if (!known.length || !cb_ends_with(known.data, own))
             cb_string_printf(&known, "%s%s", known.length ? ", " : "", own);
     }

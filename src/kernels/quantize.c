@@ -3,6 +3,7 @@
  * nf4 is the 4-bit NormalFloat of QLoRA (Dettmers et al. 2023, arXiv:2305.14314): 16 levels at the quantiles of a normal distribution.  Its
  * scales can be quantised once more, to the dynamic 8-bit type of Dettmers et al. 2022 (arXiv:2110.02861). */
 #include <math.h>
+#include <pthread.h>
 #include <string.h>
 
 #include "kernels/cpu/vector_table.h"
@@ -205,9 +206,12 @@ static float boundary(int i, int parts)
 }
 
 /* Seven decades; decade i, up to 10^(i - 6), has 2^i levels a side: the middles of as many equal parts of 0.1..1 of it.  0 and 1 beside. */
-static void make_dynamic_levels(float *levels)
+static float dynamic_levels[256];
+
+static void make_dynamic_levels(void)
 {
     enum { ZERO = 127 };
+    float *levels = dynamic_levels;
     levels[ZERO] = 0;
     for (int i = 0; i < 7; i++) {
         int parts = 1 << i;
@@ -222,14 +226,9 @@ static void make_dynamic_levels(float *levels)
 
 const float *cbk_dynamic_levels(void)
 {
-    static float levels[256];
-    static bool made;
-#pragma omp critical(cbk_dynamic_levels)
-    if (!made) {
-        make_dynamic_levels(levels);
-        made = true;
-    }
-    return levels;
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, make_dynamic_levels);
+    return dynamic_levels;
 }
 
 bool cbk_quantize_scales(const float *scale, int64_t count, uint8_t *codes, float *nested_scale, float *offset)
