@@ -9,10 +9,44 @@ bool cb_stores_inputs_first(const cb_layer *layer)
     return layer->transposed || layer->kind == CB_LAYER_EMBEDDING;
 }
 
+/* Rows `first` to `end` of a weight as f32, however it is stored. */
+static cb_tensor *rows_f32(cb_tensor *weight, int64_t first, int64_t end)
+{
+    if (cb_dtype_is_quantized(weight->dtype))
+        return cb_embedding(weight, cb_arange(CB_I64, (double)first, 1, end - first));
+    return cb_cast(cb_slice(weight, 0, first, end, 1), CB_F32);
+}
+
+static int64_t slice_rows(const cb_tensor *weight)
+{
+    return SLICE_VALUES / (weight->shape[1] ? weight->shape[1] : 1) + 1;
+}
+
+/* x (R, V) through a quantised table (V, C), which products take the other way round only. */
+static cb_tensor *through_table(cb_tensor *table, cb_tensor *x)
+{
+    int64_t rows = table->shape[0], step = slice_rows(table);
+    cb_tensor *y = x ? cb_zeros(CB_F32, x->shape[0], table->shape[1]) : NULL;
+    for (int64_t i = 0; y && i < rows; i += step) {
+        int64_t end = i + step < rows ? i + step : rows;
+        cb_scope *scope = cb_scope_open();
+        if (!scope)
+            return NULL;
+        cb_tensor *sum = cb_add(y, cb_matmul(cb_slice(x, 1, i, end, 1), rows_f32(table, i, end)));
+        bool ok = sum && cb_copy_into(y, sum);
+        cb_scope_close(scope);
+        if (!ok)
+            return NULL;
+    }
+    return y;
+}
+
 cb_tensor *cb_through_weight(const cb_layer *layer, cb_tensor *x)
 {
     cb_tensor *weight = cb_layer_weight(layer, "weight");
-    return cb_stores_inputs_first(layer) ? cb_linear_t(x, weight, NULL) : cb_linear(x, weight, NULL);
+    if (!cb_stores_inputs_first(layer))
+        return cb_linear(x, weight, NULL);
+    return weight && cb_dtype_is_quantized(weight->dtype) ? through_table(weight, x) : cb_linear_t(x, weight, NULL);
 }
 
 cb_tensor *cb_weight_f32(const cb_layer *layer)
@@ -27,14 +61,14 @@ cb_tensor *cb_weight_squares(const cb_layer *layer)
     bool turned = cb_stores_inputs_first(layer);
     if (!weight)
         return NULL;
-    int64_t rows = weight->shape[0], step = SLICE_VALUES / (weight->shape[1] ? weight->shape[1] : 1) + 1;
+    int64_t rows = weight->shape[0], step = slice_rows(weight);
     cb_tensor *squares = cb_zeros(CB_F32, layer->out_features);
     for (int64_t i = 0; squares && i < rows; i += step) {
         int64_t end = i + step < rows ? i + step : rows;
         cb_scope *scope = cb_scope_open();
         if (!scope)
             return NULL;
-        cb_tensor *part = cb_sum(cb_square(cb_cast(cb_slice(weight, 0, i, end, 1), CB_F32)), turned ? 0 : 1, false);
+        cb_tensor *part = cb_sum(cb_square(rows_f32(weight, i, end)), turned ? 0 : 1, false);
         cb_tensor *here = turned ? squares : cb_slice(squares, 0, i, end, 1);
         bool ok = part && here && cb_copy_into(here, turned ? cb_add(squares, part) : part);
         cb_scope_close(scope);

@@ -148,7 +148,7 @@ static bool tokens_initialise(cb_module *m, const void *config_, uint64_t seed)
     bool ok = false;
     cb_no_grad
     {
-        cb_tensor *rows = scope ? cb_index_select(cb_layer_weight(m->layer, "weight"), 0, indices_of(state)) : NULL;
+        cb_tensor *rows = scope ? cb_embedding(cb_layer_weight(m->layer, "weight"), indices_of(state)) : NULL;
         ok = rows && cb_copy_into(state->delta, rows);
     }
     if (scope)
