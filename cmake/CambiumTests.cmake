@@ -63,10 +63,12 @@ if(TARGET cambium AND TARGET test_faults AND NOT CAMBIUM_SANITIZE)
 endif()
 if(TARGET cambium AND NOT CAMBIUM_SANITIZE)
   register_test(parallel sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/parallel/run.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
-  register_test(parallel_namespaces sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/parallel/namespaces.sh $<TARGET_FILE:cambium>
-    ${CMAKE_CURRENT_SOURCE_DIR}/models/sprig-5m ${CMAKE_CURRENT_SOURCE_DIR}/models/sprig-5m
-    ${CMAKE_CURRENT_SOURCE_DIR}/examples/data/king-james-held-out.txt ${scratch})
-  set_tests_properties(parallel parallel_namespaces PROPERTIES SKIP_RETURN_CODE 77)
+  foreach(name namespaces shared_pages)
+    register_test(parallel_${name} sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/parallel/${name}.sh $<TARGET_FILE:cambium>
+      ${CMAKE_CURRENT_SOURCE_DIR}/models/sprig-5m ${CMAKE_CURRENT_SOURCE_DIR}/models/sprig-5m
+      ${CMAKE_CURRENT_SOURCE_DIR}/examples/data/king-james-held-out.txt ${scratch})
+  endforeach()
+  set_tests_properties(parallel parallel_namespaces parallel_shared_pages PROPERTIES SKIP_RETURN_CODE 77)
 endif()
 if(CAMBIUM_EXTRAS)
   file(GLOB example_scripts CONFIGURE_DEPENDS tests/examples/*.sh)

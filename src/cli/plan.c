@@ -99,8 +99,6 @@ void cli_plan_print(const json_t *needs)
 
 void cli_remove_made(const char *output, const char *kept)
 {
-    if (cb_parallel_rank() > 0) /* the first process made it, and may be using it */
-        return;
     char *at = cb_strdup(output);
     while (at && kept && strcmp(at, kept) != 0 && (rmdir(at) == 0 || errno == ENOENT)) {
         char *up = cb_path_parent(at);

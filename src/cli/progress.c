@@ -192,10 +192,7 @@ static void print_result(const cb_trainee *what, const cb_dataset *data, const c
               cli_thousands(cb_dataset_rows(data)));
     cli_field("speed", "%s tokens/s over %s tokens", cli_thousands((int64_t)r->tokens_per_second), cli_thousands(r->tokens));
     cli_field("time", "%s", cli_seconds(r->seconds));
-    if (predicted)
-        cli_field("peak memory", "%s; predicted were %s", cli_bytes(r->peak_memory), cli_bytes(predicted));
-    else
-        cli_field("peak memory", "%s", cli_bytes(r->peak_memory));
+    cli_field("peak memory", "%s; predicted were %s", cli_bytes(r->peak_memory), cli_bytes(predicted));
     print_files(o->output);
 }
 
@@ -204,13 +201,13 @@ bool cli_train_run(cli_call *call, const cb_trainee *what, const cli_corpus *cor
     progress p = {.call = call, .terminal = cli_terminal_width(2) > 0, .first_perplexity = NAN};
     cb_train_result result = {0};
     cb_perplexity_result before = {0};
+    bool first = cb_parallel_rank() == 0; /* of several processes the one that writes, and so the one that tries outputs */
     if (cb_rehearsing())
-        return cli_train_plan(call, what, corpus, options);
+        return !first || cli_train_plan(call, what, corpus, options);
     if (!corpus->validation && (options->eval_steps || options->early_stopping_patience))
         cb_log_message(CB_LOG_WARNING, "--%s has no effect without --validation-data or --validation-split",
                        options->eval_steps ? "eval-steps" : "early-stopping-patience");
-    /* several processes would try the same output at once */
-    uint64_t predicted = cb_parallel_size() == 1 ? cli_train_predict(what, corpus, options) : 0;
+    uint64_t predicted = first ? cli_train_predict(what, corpus, options) : 0;
     if (!cb_ok())
         return false;
     if (corpus->validation && !options->resume) {

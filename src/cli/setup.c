@@ -48,6 +48,8 @@ bool cli_output_directory(const char *path, const char *model)
 {
     if (!*path)
         return cli_refuse("--output: found an empty name, expected a directory");
+    if (cb_parallel_rank() > 0) /* the first process writes, and may be at it */
+        return true;
     char *above = cli_existing_above(path);
     bool ok = above;
     if (ok && !cb_is_directory(above))

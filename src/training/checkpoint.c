@@ -4,6 +4,7 @@
  *     optimizer.SLOT.NAME      f32: exp_avg, ...
  *     state.FIELD              one element of 8 bytes: i64 (unsigned numbers as their bits) or f64
  *     metadata: fingerprint    what the run's course depends on, in words
+ *     metadata: left           there when a process wrote it that others had left
  *
  * Numbers are stored as they are in memory, so a resumed run goes on with the same bits.  Everything about a file is
  * checked before anything of the run is touched. */
@@ -100,9 +101,9 @@ static void layout_free(layout *l)
 /* ---- writing ---- */
 
 bool cb_train_state_write(const char *directory, const cb_trainee *what, cb_optimizer *optimizer, const train_state *state,
-                          const char *fingerprint)
+                          const char *fingerprint, bool left)
 {
-    const char *const metadata[] = {"format", "pt", "fingerprint", fingerprint, NULL};
+    const char *const metadata[] = {"format", "pt", "fingerprint", fingerprint, left ? "left" : NULL, "by the other processes", NULL};
     train_state copy = *state;
     layout l;
     char *path = cb_path_join(directory, FILE_NAME);
@@ -226,14 +227,14 @@ bool cb_train_state_read(const char *directory, const cb_trainee *what, cb_optim
     return ok;
 }
 
-int64_t cb_train_state_step(const char *directory, const char *fingerprint)
+int64_t cb_train_state_left(const char *directory, const char *fingerprint)
 {
     char *path = cb_path_join(directory, FILE_NAME);
     cb_safetensors *file = path && cb_is_file(path) ? cb_safetensors_open(path) : NULL;
     const char *found = file ? cb_safetensors_metadata(file, "fingerprint") : NULL;
     const cb_weight_entry *step = file ? cb_safetensors_find(file, "state.step") : NULL;
     int64_t value = -1;
-    if (found && strcmp(found, fingerprint) == 0 && step && step->dtype == CB_I64 && step->size == sizeof value)
+    if (found && strcmp(found, fingerprint) == 0 && cb_safetensors_metadata(file, "left") && step && step->dtype == CB_I64 && step->size == sizeof value)
         memcpy(&value, step->data, sizeof value);
     cb_safetensors_close(file);
     cb_free(path);

@@ -23,17 +23,17 @@ typedef struct train_state {
     cb_rng rng;
 } train_state;
 
-/* checkpoint.c: one safetensors file, replaced atomically. */
+/* checkpoint.c: one safetensors file, replaced atomically; `left`: marked as one of a process that others have left. */
 bool cb_train_state_write(const char *directory, const cb_trainee *what, cb_optimizer *optimizer, const train_state *state,
-                          const char *fingerprint);
+                          const char *fingerprint, bool left);
 /* False with cb_ok(): there is none.  `fingerprint` must equal the one it was written with. */
 bool cb_train_state_read(const char *directory, const cb_trainee *what, cb_optimizer *optimizer, train_state *state,
                          const char *fingerprint);
 
 /* What differs between two fingerprints, as a failure that begins with `what`; false. */
 bool cb_train_refuse_other(const char *what, const char *found, const char *expected);
-/* The step of the checkpoint in this directory; -1: there is none of this run. */
-int64_t cb_train_state_step(const char *directory, const char *fingerprint);
+/* The step of the checkpoint in this directory, if another process of this run wrote it after others had left; -1 otherwise. */
+int64_t cb_train_state_left(const char *directory, const char *fingerprint);
 
 /* log.c: log.jsonl, TensorBoard events, curves. */
 typedef struct train_log train_log;
@@ -44,8 +44,9 @@ bool cb_train_log_plot(train_log *r);
 /* Waits a moment for the lock of the directory, under which a process that others have left writes the checkpoint: a file descriptor to
  * close, or -1. */
 int cb_train_lock(const char *directory);
-/* Length of the lines in log.jsonl up to this step: for a process that did not write them. */
-uint64_t cb_train_log_end(const char *directory, int64_t step);
+/* For a process that did not write log.jsonl: the length of its lines up to this step.  The one that did may have gone before it came to the
+ * report of its last step, which is added then. */
+uint64_t cb_train_log_mend(const char *directory, int64_t step, const cb_train_report *report);
 /* Tells a rehearsal, in which nothing is written, how long the records of so many reports will be. */
 void cb_train_log_rehearse(const train_log *r, uint64_t reports, uint64_t event_bytes);
 void cb_train_log_close(train_log *r);

@@ -153,28 +153,6 @@ int cb_train_lock(const char *directory)
     return fd;
 }
 
-uint64_t cb_train_log_end(const char *directory, int64_t step)
-{
-    size_t length = 0;
-    char *path = cb_path_join(directory, LOG_NAME), *text = path && cb_is_file(path) ? cb_file_read(path, LOG_LIMIT, &length) : NULL;
-    uint64_t end = 0;
-    for (size_t at = 0; text && at < length;) {
-        const char *stop = memchr(text + at, '\n', length - at);
-        if (!stop)
-            break;
-        size_t next = (size_t)(stop - text) + 1;
-        json_t *line = json_loadb(text + at, next - at, 0, NULL);
-        json_int_t found = json_integer_value(json_object_get(line, "step"));
-        json_decref(line);
-        if (found > step)
-            break;
-        end = at = next;
-    }
-    cb_free(text);
-    cb_free(path);
-    return end;
-}
-
 /* ---- adding ---- */
 
 /* JSON has no NaN. */
@@ -239,6 +217,52 @@ void cb_train_log_rehearse(const train_log *r, uint64_t reports, uint64_t event_
     if (events)
         cb_rehearsal_output(events, reports * event_bytes);
     cb_free(events);
+}
+
+/* ---- another process's ---- */
+
+/* Finds the end of the last whole line of a step up to `step`, and that line's step. */
+static uint64_t end_at(const char *path, int64_t step, int64_t *last)
+{
+    size_t length = 0;
+    char *text = cb_is_file(path) ? cb_file_read(path, LOG_LIMIT, &length) : NULL;
+    uint64_t end = 0;
+    *last = 0;
+    for (size_t at = 0; text && at < length;) {
+        const char *stop = memchr(text + at, '\n', length - at);
+        if (!stop)
+            break;
+        size_t next = (size_t)(stop - text) + 1;
+        json_t *line = json_loadb(text + at, next - at, 0, NULL);
+        json_int_t found = json_integer_value(json_object_get(line, "step"));
+        json_decref(line);
+        if (found > step)
+            break;
+        *last = found;
+        end = at = next;
+    }
+    cb_free(text);
+    return end;
+}
+
+uint64_t cb_train_log_mend(const char *directory, int64_t step, const cb_train_report *report)
+{
+    int64_t last = 0;
+    char *path = cb_path_join(directory, LOG_NAME);
+    train_log r = {.path = path, .bytes = path ? end_at(path, step, &last) : 0};
+    if (path && cb_ok() && report->step > last && report->step <= step) {
+        char *line = line_of(report);
+        r.fd = line ? cb_io_open(path, O_WRONLY | O_CREAT | O_APPEND) : -1;
+        if (line && (r.fd < 0 || cb_io_truncate(r.fd, r.bytes) != 0))
+            cb_io_failed(path, "cannot be written");
+        else if (line)
+            write_line(&r, line);
+        if (r.fd >= 0)
+            cb_io_close(r.fd);
+        cb_free(line);
+    }
+    cb_free(path);
+    return r.bytes;
 }
 
 /* ---- the picture ---- */

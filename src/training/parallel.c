@@ -58,9 +58,6 @@ static int started(const char *variable)
 
 #ifdef CAMBIUM_MPI
 
-static char *buffer; /* of cb_parallel_sum(): the slices that other processes sent */
-static size_t buffer_size;
-
 static bool refuse(const char *what, int code)
 {
     char text[MPI_MAX_ERROR_STRING] = "";
@@ -214,28 +211,20 @@ static size_t slice_of(size_t n)
     return (n + (size_t)size - 1) / (size_t)size;
 }
 
+/* x in whole slices, and behind it the slices that the other processes send. */
 size_t cb_parallel_room(size_t n)
 {
-    return slice_of(n) * (size_t)size;
+    return 2 * slice_of(n) * (size_t)size;
 }
 
 /* Each process adds up one slice of everybody's x, and gives the sum to all. */
 bool cb_parallel_sum(float *x, size_t n)
 {
-    if (size == 1)
+    if (size == 1 || cb_rehearsing())
         return true;
-    size_t slice = slice_of(n);
-    if (slice * (size_t)size * sizeof(float) > buffer_size) {
-        cb_free(buffer);
-        buffer_size = slice * (size_t)size * sizeof(float);
-        buffer = cb_alloc(buffer_size);
-        if (!buffer)
-            return false;
-    }
-    if (cb_rehearsing())
-        return true;
-    memset(x + n, 0, (slice * (size_t)size - n) * sizeof *x);
-    float *parts = (float *)(void *)buffer, *own = x + (size_t)rank * slice;
+    size_t slice = slice_of(n), whole = slice * (size_t)size;
+    memset(x + n, 0, (whole - n) * sizeof *x);
+    float *parts = x + whole, *own = x + (size_t)rank * slice;
     MPI_Request request;
     int code = MPI_Ialltoall(x, (int)slice, MPI_FLOAT, parts, (int)slice, MPI_FLOAT, MPI_COMM_WORLD, &request);
     if (code != MPI_SUCCESS)
@@ -261,12 +250,8 @@ bool cb_parallel_end(void)
         return false;
     }
     bool ok = cb_parallel_meet(CB_AT_END, 0, 0, NULL);
-    if (!lost) {
-        cb_free(buffer);
-        buffer = NULL;
-        buffer_size = 0;
+    if (!lost)
         MPI_Finalize();
-    }
     size = 1;
     return ok;
 }

@@ -19,7 +19,7 @@ bool cb_parallel_same(const char *text);
 uint64_t cb_parallel_program(void);
 /* x (n) becomes the sum over processes, added up in the order of ranks, so with the same bits everywhere and every time. */
 bool cb_parallel_sum(float *x, size_t n);
-/* Room that cb_parallel_sum() needs at x: n and some more. */
+/* Room that cb_parallel_sum() needs at x, so that it cannot fail where the others wait for it: n and some more. */
 size_t cb_parallel_room(size_t n);
 
 /* A process that waited for others was interrupted: they may be gone, and nothing more can be asked of them. */

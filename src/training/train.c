@@ -65,6 +65,7 @@ typedef struct session {
     int64_t tokens_counted;
     double step_operations; /* of the last step, in a rehearsal */
     int64_t end;            /* the step after which this process stops: the last one, or in a rehearsal the second */
+    cb_train_report told;   /* the last report that belongs into the log */
     bool stopped_early;
     bool made_output;      /* the output directory was not there before */
     bool checkpoint_saved; /* there is a checkpoint of this run */
@@ -285,17 +286,18 @@ static CB_COLD bool not_finite(session *s, double loss, double norm, double targ
     return false;
 }
 
-/* Loss and gradients of all processes together. */
+/* Loss and gradients of all processes together.  What may fail here comes before the meeting, which is where the others learn of it. */
 static bool add_up(session *s, double *loss)
 {
-    if (!cb_parallel_meet(CB_AT_STEP, s->state.step, 1, loss) || cb_parallel_size() == 1)
+    if (cb_parallel_size() == 1)
         return cb_ok();
     float *at = s->gradients;
     for (size_t i = 0; i < s->what->count; at += s->parameters[i++]->count)
-        if (s->parameters[i]->grad ? !cb_read(s->parameters[i]->grad, CB_F32, at)
-                                   : !memset(at, 0, (size_t)s->parameters[i]->count * sizeof *at))
-            return false;
-    if (!cb_parallel_sum(s->gradients, (size_t)(at - s->gradients)))
+        if (s->parameters[i]->grad)
+            cb_read(s->parameters[i]->grad, CB_F32, at);
+        else
+            memset(at, 0, (size_t)s->parameters[i]->count * sizeof *at);
+    if (!cb_parallel_meet(CB_AT_STEP, s->state.step, 1, loss) || !cb_parallel_sum(s->gradients, (size_t)(at - s->gradients)))
         return false;
     at = s->gradients;
     for (size_t i = 0; i < s->what->count; at += s->parameters[i++]->count)
@@ -383,13 +385,24 @@ static bool checkpoint(session *s)
     if (!writes())
         return true;
     state.log_bytes = cb_train_log_bytes(s->log);
-    s->checkpoint_saved = cb_train_state_write(s->options->output, s->what, s->optimizer, &state, s->fingerprint);
+    s->checkpoint_saved = cb_train_state_write(s->options->output, s->what, s->optimizer, &state, s->fingerprint, false);
     return s->checkpoint_saved;
 }
 
+/* The checkpoint of a run whose first process may be gone, together with what that process had still to write of its last step. */
+static bool write_for_others(session *s)
+{
+    const char *output = s->options->output;
+    bool best = !s->state.pending && s->state.best_step == s->state.step;
+    s->state.log_bytes = cb_train_log_mend(output, s->state.step - s->state.pending, &s->told);
+    s->state.seconds += cb_now() - s->started;
+    return cb_ok() && (!best || s->what->save(s->what, output)) &&
+           cb_train_state_write(output, s->what, s->optimizer, &s->state, s->fingerprint, true);
+}
+
 /* Several processes were interrupted, in the middle of a step: what counts is the last whole one, which all of them have.  When all
- * stopped together, process 0 writes the checkpoint.  When some are gone, whoever gets the directory's lock does, unless there is
- * one as new. */
+ * stopped together, process 0 writes the checkpoint.  When some are gone, whoever gets the directory's lock does and says so, unless
+ * another was faster. */
 static void leave(session *s)
 {
     s->state = s->whole;
@@ -403,11 +416,8 @@ static void leave(session *s)
     }
     cb_parallel_let_speak(false);
     int lock = cb_train_lock(s->options->output);
-    if (lock >= 0 && cb_train_state_step(s->options->output, s->fingerprint) < step) {
-        s->state.log_bytes = cb_train_log_end(s->options->output, step - s->state.pending);
-        s->state.seconds += cb_now() - s->started;
-        bool ok = cb_train_state_write(s->options->output, s->what, s->optimizer, &s->state, s->fingerprint);
-        if (ok)
+    if (lock >= 0 && cb_train_state_left(s->options->output, s->fingerprint) < step) {
+        if (write_for_others(s))
             cb_fail(CB_ERR_INTERRUPTED,
                     "another process is gone; process %d wrote the checkpoint of step %lld of %lld, and --resume goes on from there",
                     cb_parallel_rank(), (long long)step, (long long)s->schedule.steps);
@@ -417,6 +427,14 @@ static void leave(session *s)
     }
     if (lock >= 0)
         close(lock);
+}
+
+/* A failure: of several processes that were interrupted after some steps one writes a checkpoint. */
+static bool parted(session *s, int64_t begun)
+{
+    if (cb_parallel_size() > 1 && cb_error_status() == CB_ERR_INTERRUPTED && s->whole.step > begun)
+        leave(s);
+    return false;
 }
 
 static bool every(int64_t period, int64_t step)
@@ -442,6 +460,7 @@ static bool one_step(session *s, cb_train_callback *callback, void *user)
     bool told = last || report.evaluated || report.saved || every(o->logging_steps, step);
     if (told) {
         fill_report(s, &report);
+        s->told = report;
         if (writes() && !cb_train_log_add(s->log, &report))
             return false;
         s->counted_from = cb_now();
@@ -479,18 +498,16 @@ static bool run(session *s, cb_train_callback *callback, void *user, uint64_t *s
                     (long long)s->schedule.steps);
             return false;
         }
-        if (!one_step(s, callback, user)) {
-            if (cb_parallel_size() > 1 && cb_error_status() == CB_ERR_INTERRUPTED && s->whole.step > begun)
-                leave(s);
-            return false;
-        }
+        if (!one_step(s, callback, user))
+            return parted(s, begun);
         if (s->state.step == begun + 2)
             after_second = cb_memory().system_allocations;
     }
     if (cb_rehearsing())
         cb_train_rehearse_rest(s->what->model, s->train, s->validation, s->options, s->schedule.steps, s->log);
     *step_allocations = s->state.step > begun + 2 ? cb_memory().system_allocations - after_second : 0;
-    return finish(s);
+    finish(s);
+    return cb_parallel_meet(CB_AT_END, 0, 0, NULL) || parted(s, begun);
 }
 
 static void fill_result(const session *s, cb_train_result *result)

@@ -641,7 +641,7 @@ static void write_checkpoint(void)
 {
     stand s;
     stand_open(&s);
-    assert_true(cb_train_state_write(scratch, &s.what, s.optimizer, &s.state, fingerprint));
+    assert_true(cb_train_state_write(scratch, &s.what, s.optimizer, &s.state, fingerprint, false));
     stand_close(&s);
 }
 
