@@ -234,7 +234,8 @@ int64_t cb_train_state_left(const char *directory, const char *fingerprint)
     const char *found = file ? cb_safetensors_metadata(file, "fingerprint") : NULL;
     const cb_weight_entry *step = file ? cb_safetensors_find(file, "state.step") : NULL;
     int64_t value = -1;
-    if (found && strcmp(found, fingerprint) == 0 && cb_safetensors_metadata(file, "left") && step && step->dtype == CB_I64 && step->size == sizeof value)
+    if (found && strcmp(found, fingerprint) == 0 && cb_safetensors_metadata(file, "left") && step && step->dtype == CB_I64 &&
+        step->size == sizeof value)
         memcpy(&value, step->data, sizeof value);
     cb_safetensors_close(file);
     cb_free(path);
