@@ -162,8 +162,13 @@ CB_API bool cb_adapter_rewrite(const char *path, cb_layer *root, const char *mod
 CB_API cb_rng cb_adapter_rng(uint64_t seed, const cb_module *m, const char *suffix);
 CB_API bool cb_init_uniform(cb_tensor *t, cb_rng rng, double bound);             /* uniform in [-bound, bound); f32 */
 CB_API bool cb_init_normal(cb_tensor *t, cb_rng rng, double standard_deviation); /* f32 */
+/* As torch's layers start (kaiming uniform with a = sqrt(5)): uniform within 1 / sqrt(elements of a row); f32 */
+CB_API bool cb_init_kaiming(cb_tensor *t, cb_rng rng);
+CB_API bool cb_adds_always(const cb_module *m); /* the `adds` of a kind whose forward does nothing else: true */
 /* *value becomes the one of the first key K of `map` with (.*\.)?(K)$ matching the layer's name, else stays; false on a bad pattern. */
 CB_API bool cb_adapter_pattern(const cb_option_map *map, const char *option, const char *layer_name, double *value);
+/* The same for ranks and sizes: what is no whole number from 1 to `most` is refused. */
+CB_API bool cb_adapter_pattern_whole(const cb_option_map *map, const char *option, const char *layer_name, int64_t most, int64_t *value);
 
 #ifdef __cplusplus
 }

@@ -1,11 +1,8 @@
-/* adapter.c: the life of an adapter: options, modules on their layers, parameters, strength.
- *
- * Attaching goes in steps that loading shares: plan (match layers, make modules without tensors, list what a file holds), allocate, set
- * values (fresh, or from a file), connect.  Until the last step forward passes do not notice; a failure anywhere detaches. */
+/* adapter.c: an adapter's options and lists, and what kinds share to fill their parameters. */
+#include <math.h>
 #include <string.h>
 
 #include "adapters/internal.h"
-#include "adapters/tokens.h"
 
 static const char *const save_embedding_choices[] = {"auto", "true", "false", NULL};
 
@@ -156,350 +153,6 @@ const char *cb_adapter_name(const cb_adapter *adapter)
     return adapter->name;
 }
 
-/* ---- plan ---- */
-
-bool cb_adapter_plan_module(cb_adapter *adapter, const cb_adapter_kind *kind, const void *config, cb_layer *layer, bool fresh)
-{
-    if (fresh && kind->check && !kind->check(config, layer))
-        return false;
-    if (!cb_grow(&adapter->modules, &adapter->module_capacity, adapter->module_count + 1, sizeof *adapter->modules))
-        return false;
-    size_t header = (sizeof(cb_adapter_module) + 15) / 16 * 16;
-    cb_adapter_module *m = cb_calloc(1, header + kind->state_size);
-    if (!m)
-        return false;
-    *m = (cb_adapter_module){
-        .module = {.kind = &kind->module, .layer = layer, .state = (char *)m + header, .strength = adapter->strength},
-        .kind = kind,
-        .config = config,
-    };
-    adapter->modules[adapter->module_count++] = &m->module;
-    return !kind->create || kind->create(&m->module, config, layer);
-}
-
-static bool plan_weight(cb_adapter *adapter, cb_layer *layer, const char *name, bool pinned)
-{
-    for (size_t i = 0; i < adapter->trained_count; i++)
-        if (adapter->trained[i].layer == layer && strcmp(adapter->trained[i].name, name) == 0)
-            return true;
-    const cb_weight *weight = cb_layer_own_weight(layer, name);
-    if (weight && weight->frozen)
-        return cb_fail(CB_ERR_STATE, "layer %s: another adapter already trains its %s", layer->name, name) == CB_OK;
-    if (!cb_grow(&adapter->trained, &adapter->trained_capacity, adapter->trained_count + 1, sizeof *adapter->trained))
-        return false;
-    adapter->trained[adapter->trained_count++] = (cb_trained_weight){.layer = layer, .name = name, .pinned = pinned};
-    return true;
-}
-
-static bool plan_saved_layer(void *user, cb_layer *layer)
-{
-    cb_adapter *adapter = user;
-    for (int i = 0; i < layer->weight_count; i++)
-        if (!plan_weight(adapter, layer, layer->weights[i].name, false))
-            return false;
-    if (layer->tied && !cb_layer_own_weight(layer, "weight") && cb_layer_weight(layer->tied, "weight"))
-        return plan_weight(adapter, layer, "weight", false);
-    return true;
-}
-
-static bool plan_bias_of_layer(void *user, cb_layer *layer)
-{
-    return !cb_layer_own_weight(layer, "bias") || plan_weight(user, layer, "bias", false);
-}
-
-static bool plan_biases(cb_adapter *adapter, cb_layer *root)
-{
-    const cb_option *option = cb_options_find(adapter->kind->options, "bias");
-    if (!option || option->type != CB_OPTION_ENUM)
-        return true;
-    int chosen;
-    memcpy(&chosen, (const char *)adapter->config + option->offset, sizeof chosen);
-    const char *bias = option->choices[chosen];
-    if (strcmp(bias, "none") == 0)
-        return true;
-    if (strcmp(bias, "all") == 0)
-        return cb_layer_visit(root, plan_bias_of_layer, adapter);
-    for (size_t i = 0; i < adapter->module_count; i++)
-        if (!plan_bias_of_layer(adapter, adapter->modules[i]->layer))
-            return false;
-    return true;
-}
-
-/* A head tied to an embedding that is trained whole keeps the original weight. */
-static bool plan_pin(void *user, cb_layer *layer)
-{
-    cb_adapter *adapter = user;
-    if (!layer->tied || cb_layer_own_weight(layer, "weight"))
-        return true;
-    for (size_t i = 0; i < adapter->trained_count; i++)
-        if (adapter->trained[i].layer == layer->tied && strcmp(adapter->trained[i].name, "weight") == 0)
-            return plan_weight(adapter, layer, "weight", true);
-    return true;
-}
-
-/* Takes over `name`; NULL when there is no memory. */
-static cb_adapter_entry *list_entry(cb_adapter *adapter, char *name, int ndim, const int64_t *shape)
-{
-    if (!name || !cb_grow(&adapter->entries, &adapter->entry_capacity, adapter->entry_count + 1, sizeof *adapter->entries)) {
-        cb_free(name);
-        return NULL;
-    }
-    cb_adapter_entry *entry = &adapter->entries[adapter->entry_count++];
-    *entry = (cb_adapter_entry){.name = name, .ndim = ndim, .role = CB_ROLE_TRAINED};
-    memcpy(entry->shape, shape, (size_t)ndim * sizeof *shape);
-    return entry;
-}
-
-static bool hosts_our_module(const cb_adapter *adapter, const cb_layer *layer)
-{
-    for (size_t i = 0; i < adapter->module_count; i++)
-        if (adapter->modules[i]->layer == layer)
-            return true;
-    return false;
-}
-
-static bool list_module_entries(cb_adapter *adapter, cb_module *m)
-{
-    cb_adapter_parameter list[CB_MODULE_PARAMETERS];
-    int count = cb_adapter_module_of(m)->kind->parameters(m, list);
-    for (int i = 0; i < count; i++) {
-        cb_adapter_entry *entry =
-            list_entry(adapter, cb_format(CB_PEFT_PREFIX "%s.%s", m->layer->name, list[i].suffix), list[i].ndim, list[i].shape);
-        if (!entry)
-            return false;
-        entry->role = list[i].role;
-        entry->module = m;
-        entry->suffix = list[i].suffix;
-        entry->slot = list[i].tensor;
-    }
-    return true;
-}
-
-static bool list_entries(cb_adapter *adapter)
-{
-    for (size_t i = 0; i < adapter->module_count; i++)
-        if (!list_module_entries(adapter, adapter->modules[i]))
-            return false;
-    for (size_t i = 0; i < adapter->trained_count; i++) {
-        const cb_trained_weight *trained = &adapter->trained[i];
-        if (trained->pinned)
-            continue;
-        const cb_tensor *base = cb_layer_weight(trained->layer, trained->name);
-        /* PEFT wraps the layers it adapts, which shows in the names of their own weights */
-        const char *wrap = hosts_our_module(adapter, trained->layer) ? ".base_layer" : "";
-        cb_adapter_entry *entry =
-            list_entry(adapter, cb_format(CB_PEFT_PREFIX "%s%s.%s", trained->layer->name, wrap, trained->name), base->ndim, base->shape);
-        if (!entry)
-            return false;
-        entry->trained = i;
-    }
-    return true;
-}
-
-bool cb_adapter_plan(cb_adapter *adapter, cb_layer *root, const char *model_type, bool fresh)
-{
-    if (adapter->attached)
-        return cb_fail(CB_ERR_STATE, "adapter %s is attached already", adapter->name) == CB_OK;
-    adapter->attached = true; /* so that detach cleans up */
-    adapter->root = root;
-    if (adapter->kind->check && !adapter->kind->check(adapter->config, NULL))
-        return false;
-    cb_layer **layers;
-    size_t count;
-    bool ok = cb_match_targets(adapter, root, model_type, &layers, &count, &adapter->resolved_targets, &adapter->resolved_is_pattern);
-    for (size_t i = 0; ok && i < count; i++)
-        ok = cb_adapter_plan_module(adapter, adapter->kind, adapter->config, layers[i], fresh);
-    cb_free(layers);
-    ok = ok && cb_match_saved(adapter, root, fresh, &adapter->saved, &adapter->saved_count);
-    for (size_t i = 0; ok && i < adapter->saved_count; i++)
-        ok = cb_layer_visit(adapter->saved[i], plan_saved_layer, adapter);
-    const cb_string_list *tokens = adapter->kind->tokens ? adapter->kind->tokens(adapter->config) : NULL;
-    ok = ok && (!tokens || !tokens->count || cb_tokens_plan(adapter, root, tokens, fresh)) && cb_tokens_plan_tied(adapter, root, fresh);
-    return ok && plan_biases(adapter, root) && cb_layer_visit(root, plan_pin, adapter) && list_entries(adapter);
-}
-
-/* ---- tensors ---- */
-
-static bool allocate_entry(cb_adapter_entry *entry)
-{
-    cb_tensor *t = cb_full_nd(CB_F32, 0, entry->ndim, entry->shape);
-    if (!t || (entry->role == CB_ROLE_TRAINED && !cb_parameter(t)))
-        return false;
-    *entry->slot = cb_keep(t);
-    return true;
-}
-
-/* Gives a tied layer the shared weight as its own, in a form that cb_layer_train_copy(..., false) takes back. */
-static bool pin_weight(cb_layer *layer, const char *name)
-{
-    cb_tensor *shared = cb_layer_weight(layer, name);
-    if (!cb_layer_add_weight(layer, name, shared))
-        return false;
-    layer->weights[layer->weight_count - 1].frozen = cb_keep(shared);
-    return true;
-}
-
-bool cb_adapter_allocate(cb_adapter *adapter)
-{
-    cb_scope *scope = cb_scope_open();
-    bool ok = scope != NULL;
-    for (size_t i = 0; ok && i < adapter->entry_count; i++)
-        ok = !adapter->entries[i].slot || allocate_entry(&adapter->entries[i]);
-    /* pins first: they keep the weight that the embedding has now */
-    for (int pinned = 1; pinned >= 0; pinned--)
-        for (size_t i = 0; ok && i < adapter->trained_count; i++) {
-            cb_trained_weight *trained = &adapter->trained[i];
-            if (trained->pinned != (pinned == 1))
-                continue;
-            ok = pinned ? pin_weight(trained->layer, trained->name) : cb_layer_train_copy(trained->layer, trained->name, CB_F32, true);
-            trained->active = ok;
-        }
-    if (scope)
-        cb_scope_close(scope);
-    return ok;
-}
-
-cb_tensor *cb_adapter_entry_tensor(const cb_adapter *adapter, const cb_adapter_entry *entry)
-{
-    if (entry->module)
-        return entry->slot ? *entry->slot : NULL;
-    const cb_trained_weight *trained = &adapter->trained[entry->trained];
-    return trained->hidden ? trained->hidden : cb_layer_weight(trained->layer, trained->name);
-}
-
-cb_tensor *cb_adapter_entry_stored(const cb_adapter *adapter, const cb_adapter_entry *entry)
-{
-    const cb_adapter_kind *kind = entry->module ? cb_adapter_module_of(entry->module)->kind : NULL;
-    cb_tensor *made = NULL;
-    if (kind && kind->stored)
-        cb_no_grad made = cb_contiguous(kind->stored(entry->module, entry->suffix));
-    return made || !cb_ok() ? made : cb_adapter_entry_tensor(adapter, entry);
-}
-
-static bool modules_ready(cb_adapter *adapter, bool fresh)
-{
-    bool ok = true;
-    cb_scope *scope = cb_scope_open();
-    if (!scope)
-        return false;
-    cb_no_grad for (size_t i = 0; ok && i < adapter->module_count; i++)
-    {
-        const cb_adapter_module *m = cb_adapter_module_of(adapter->modules[i]);
-        ok = !m->kind->ready || m->kind->ready(adapter->modules[i], m->config, fresh);
-    }
-    cb_scope_close(scope);
-    return ok;
-}
-
-bool cb_adapter_connect(cb_adapter *adapter, bool fresh)
-{
-    if (!modules_ready(adapter, fresh))
-        return false;
-    adapter->parameters = cb_calloc(adapter->entry_count, sizeof *adapter->parameters);
-    if (!adapter->parameters)
-        return false;
-    for (size_t i = 0; i < adapter->entry_count; i++) {
-        const cb_adapter_entry *entry = &adapter->entries[i];
-        if (entry->role == CB_ROLE_TRAINED)
-            adapter->parameters[adapter->parameter_count++] = (cb_named_tensor){entry->name, cb_adapter_entry_tensor(adapter, entry)};
-    }
-    for (size_t i = 0; i < adapter->module_count; i++)
-        if (!cb_layer_attach(adapter->modules[i]->layer, adapter->modules[i]))
-            return false;
-    return true;
-}
-
-static bool initialise_modules(cb_adapter *adapter, uint64_t seed)
-{
-    for (size_t i = 0; i < adapter->module_count; i++) {
-        const cb_adapter_module *m = cb_adapter_module_of(adapter->modules[i]);
-        if (m->kind->initialise && !m->kind->initialise(adapter->modules[i], m->config, seed))
-            return false;
-    }
-    return true;
-}
-
-bool cb_adapter_attach(cb_adapter *adapter, cb_layer *root, const char *model_type, uint64_t seed)
-{
-    if (adapter->attached)
-        return cb_fail(CB_ERR_STATE, "adapter %s is attached already", adapter->name) == CB_OK;
-    bool ok = cb_adapter_plan(adapter, root, model_type, true) && cb_adapter_allocate(adapter) && initialise_modules(adapter, seed) &&
-              cb_adapter_connect(adapter, true);
-    if (!ok)
-        cb_adapter_detach(adapter);
-    return ok;
-}
-
-/* ---- strength, and the way back ---- */
-
-/* Swaps our copy of a base weight in or out; references move along. */
-static void show_weight(cb_trained_weight *trained, bool show)
-{
-    if (!trained->active || show == !trained->hidden)
-        return;
-    cb_weight *weight = cb_layer_own_weight(trained->layer, trained->name);
-    if (show && weight->frozen) {
-        cb_fail(CB_ERR_STATE, "layer %s: another adapter already trains its %s", trained->layer->name, trained->name);
-    } else if (show) {
-        weight->frozen = weight->tensor;
-        weight->tensor = trained->hidden;
-        trained->hidden = NULL;
-    } else {
-        trained->hidden = weight->tensor;
-        weight->tensor = weight->frozen;
-        weight->frozen = NULL;
-    }
-}
-
-void cb_adapter_set_strength(cb_adapter *adapter, double strength)
-{
-    adapter->strength = strength;
-    for (size_t i = 0; i < adapter->module_count; i++)
-        adapter->modules[i]->strength = strength;
-    for (size_t i = 0; i < adapter->trained_count; i++)
-        show_weight(&adapter->trained[i], strength != 0);
-}
-
-double cb_adapter_strength(const cb_adapter *adapter)
-{
-    return adapter->strength;
-}
-
-void cb_adapter_detach(cb_adapter *adapter)
-{
-    if (!adapter->attached)
-        return;
-    for (size_t i = 0; i < adapter->trained_count; i++) {
-        cb_trained_weight *trained = &adapter->trained[i];
-        show_weight(trained, true);
-        if (trained->active)
-            cb_layer_train_copy(trained->layer, trained->name, CB_F32, false);
-    }
-    for (size_t i = 0; i < adapter->entry_count; i++) {
-        if (adapter->entries[i].slot)
-            cb_release(*adapter->entries[i].slot);
-        cb_free(adapter->entries[i].name);
-    }
-    for (size_t i = 0; i < adapter->module_count; i++) {
-        cb_layer_detach(adapter->modules[i]->layer, adapter->modules[i]);
-        cb_free(adapter->modules[i]);
-    }
-    cb_free(adapter->modules);
-    cb_free(adapter->saved);
-    cb_free(adapter->trained);
-    cb_free(adapter->entries);
-    cb_free(adapter->parameters);
-    cb_free(adapter->companion);
-    cb_string_list_free(&adapter->resolved_targets);
-    cb_adapter kept = {.kind = adapter->kind,
-                       .name = adapter->name,
-                       .config = adapter->config,
-                       .target = adapter->target,
-                       .common = adapter->common,
-                       .strength = adapter->strength};
-    *adapter = kept;
-}
-
 /* ---- lists ---- */
 
 size_t cb_adapter_parameters(const cb_adapter *adapter, const cb_named_tensor **list)
@@ -553,5 +206,28 @@ bool cb_init_normal(cb_tensor *t, cb_rng rng, double standard_deviation)
     float *x = t->data;
     for (int64_t i = 0; i < t->count; i++)
         x[i] = (float)(standard_deviation * cb_rng_normal(&rng));
+    return true;
+}
+
+bool cb_init_kaiming(cb_tensor *t, cb_rng rng)
+{
+    return t && cb_init_uniform(t, rng, 1 / sqrt((double)t->count / (double)t->shape[0]));
+}
+
+bool cb_adds_always(const cb_module *m)
+{
+    (void)m;
+    return true;
+}
+
+bool cb_adapter_pattern_whole(const cb_option_map *map, const char *option, const char *layer_name, int64_t most, int64_t *value)
+{
+    double number = (double)*value;
+    if (!cb_adapter_pattern(map, option, layer_name, &number))
+        return false;
+    if (!(number >= 1 && number <= (double)most) || number != floor(number))
+        return cb_fail(CB_ERR_ARGUMENT, "%s: layer %s gets %g, expected a whole number from 1 to %lld", option, layer_name, number,
+                       (long long)most) == CB_OK;
+    *value = (int64_t)number;
     return true;
 }

@@ -4,7 +4,7 @@
 #include "adapters/internal.h"
 
 /* Every kind, one line each: KIND(name) stands for `const cb_adapter_kind cb_kind_name`, in a file of its own. */
-#define KINDS(KIND) KIND(lora) KIND(ia3) KIND(trainable_tokens)
+#define KINDS(KIND) KIND(lora) KIND(ia3) KIND(trainable_tokens) KIND(loha) KIND(lokr)
 
 #define DECLARE(name) extern const cb_adapter_kind cb_kind_##name;
 KINDS(DECLARE)

@@ -104,7 +104,9 @@ CB_COLD bool cli_refuse(const char *format, ...) CB_PRINTF(1, 2);
 bool cli_option_flag(const cb_option *option, cb_string *out);     /* "--batch-size N", "--[no-]packing" */
 bool cli_option_describe(const cb_option *option, cb_string *out); /* help, choices, default and range */
 bool cli_help_overview(cb_string *out);
-bool cli_help_command(const cli_command *command, cb_string *out);
+/* Of adapter options, those of `kind`; the others are named. */
+bool cli_help_command(const cli_command *command, const char *kind, cb_string *out);
+#define CLI_DEFAULT_KIND "lora"
 bool cli_manual(cb_string *out);   /* cambium.1 */
 bool cli_markdown(cb_string *out); /* docs/commands.md */
 bool cli_completion(const char *shell, cb_string *out);

@@ -6,6 +6,15 @@
 
 /* ---- what all shells need ---- */
 
+/* Whether a section before this one has an option of the name: adapter kinds share many. */
+static bool stands_before(const cli_section *sections, int count, const char *name)
+{
+    for (int i = 0; i < count; i++)
+        if (cb_options_find(sections[i].table, name))
+            return true;
+    return false;
+}
+
 /* Calls `each` for every option of a command. */
 typedef bool option_visitor(const cli_command *command, const cb_option *option, cb_string *out);
 static bool for_options(const cli_command *command, option_visitor *each, cb_string *out)
@@ -15,7 +24,7 @@ static bool for_options(const cli_command *command, option_visitor *each, cb_str
     bool ok = true;
     for (int i = 0; i < count; i++)
         for (const cb_option *o = sections[i].table; o->type && ok; o++)
-            ok = each(command, o, out);
+            ok = stands_before(sections, i, o->name) || each(command, o, out);
     return ok;
 }
 

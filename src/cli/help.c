@@ -115,10 +115,21 @@ static bool section_lines(const cli_section *s, cb_string *out)
     return ok;
 }
 
+/* All adapter kinds, before the options of the one that is asked for. */
+static bool kind_lines(const cli_section *s, cb_string *out)
+{
+    bool ok = cb_string_puts(out, "\nAdapter kinds (`--kind NAME --help` shows the options of one)\n");
+    for (; s->kind && ok; s++)
+        ok = cb_string_printf(out, "  %-18s", s->kind->name) && wrap(s->kind->summary, 20, 20, page_width(), out);
+    return ok;
+}
+
 /* ---- pages ---- */
 
-bool cli_help_command(const cli_command *command, cb_string *out)
+bool cli_help_command(const cli_command *command, const char *kind, cb_string *out)
 {
+    if (command->adapter_options && !cb_adapter_kind_find(kind))
+        return false;
     bool ok = cb_string_printf(out, "%s %s: %s\n\nUsage: ", CLI_PROGRAM, command->name, command->summary);
     char *usage = cb_format("%s %s %s", CLI_PROGRAM, command->name, command->synopsis);
     ok = ok && usage && wrap(usage, 7, 11, page_width(), out) && cb_string_puts(out, "\n") &&
@@ -126,8 +137,12 @@ bool cli_help_command(const cli_command *command, cb_string *out)
     cb_free(usage);
     cli_section sections[CLI_MOST_SECTIONS];
     int count = cli_sections(command, NULL, NULL, sections);
-    for (int i = 0; i < count && ok; i++)
-        ok = section_lines(&sections[i], out);
+    for (int i = 0; i < count && ok; i++) {
+        if (sections[i].kind && !sections[i - 1].kind)
+            ok = kind_lines(&sections[i], out);
+        if (!sections[i].kind || sections[i].kind == cb_adapter_kind_find(kind))
+            ok = ok && section_lines(&sections[i], out);
+    }
     ok = ok && cb_string_puts(out, "\nExamples\n");
     for (const char *const *line = command->examples; *line && ok; line++)
         ok = cb_string_printf(out, "  %s\n", *line);

@@ -80,7 +80,7 @@ static int run_command(const cli_command *command, int count, char **words)
         ok = cb_fail(CB_ERR_IO, "/dev/null: %s", strerror(errno)) == CB_OK;
     ok = cli_parse(&call, command, count, words) && ok;
     if (ok && call.common.help) {
-        ok = cli_help_command(command, &help) && fputs(help.data, stdout) != EOF;
+        ok = cli_help_command(command, call.kind ? call.kind : CLI_DEFAULT_KIND, &help) && fputs(help.data, stdout) != EOF;
     } else if (ok) {
         cb_log_set(on_log, &call);
         if (call.common.threads > 0)
@@ -193,7 +193,7 @@ static int run_help(int count, char **words)
         return print_text("help", cli_markdown(&text), &text);
     const cli_command *command = find_command(count, words, &used);
     if (command)
-        return print_text("help", cli_help_command(command, &text), &text);
+        return print_text("help", cli_help_command(command, CLI_DEFAULT_KIND, &text), &text);
     if (count == 1 && help_family(words[0], &text) && text.length)
         return print_text("help", true, &text);
     cb_string_free(&text);

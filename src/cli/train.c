@@ -13,7 +13,7 @@ typedef struct settings {
 
 static const cb_option table[] = {
     CB_OPT_STRING(settings, output, NULL, "DIR", "the adapter, checkpoints and records of the run"),
-    CB_OPT_STRING(settings, kind, "lora", "NAME", "adapter kind"),
+    CB_OPT_STRING(settings, kind, CLI_DEFAULT_KIND, "NAME", "adapter kind"),
     CB_OPT_STRING(settings, adapter, NULL, "DIR", "adapter to go on training, instead of a new one"),
     CB_OPT_STRING(settings, tokenizer, NULL, "PATH", "tokenizer.json or its directory; without it the model's own"),
     CB_OPT_ENUM(settings, dtype, 0, cli_dtype_names, "how activations are kept and products are computed; what is trained is f32"),

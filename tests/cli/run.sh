@@ -145,8 +145,12 @@ for command in train pretrain generate eval merge convert "tokenizer train" "tok
     # an option must not stand in two tables of one command
     checks=$((checks + 1))
     twice=$(sed -n 's/^  \(--[^ ]*\).*/\1/p' help_page.out | sort | uniq -d | tr '\n' ' ')
-    case $twice in *--*) [ "$command" = train ] || fail "$command --help: listed twice: $twice" ;; esac
+    case $twice in *--*) fail "$command --help: listed twice: $twice" ;; esac
 done
+expect help_loha "$program" train --kind loha --help
+contains help_loha.out "Adapter kind loha"
+contains help_loha.out "--module-dropout X"
+bad 1 "adapter kind: found 'lha', expected one like loha" train --kind lha --help
 expect manual "$program" help --man
 contains manual.out ".SH NAME"
 if command -v groff >/dev/null; then

@@ -1,0 +1,135 @@
+#!/usr/bin/env python3
+"""One or more adapters of every kind that PEFT has beside LoRA and (IA)^3, made by PEFT, and what the adapted networks compute.
+
+Writes <out>/<name>/{adapter_config.json, adapter_model.safetensors, expected.safetensors} as peft_adapters.py does; run models.py and
+peft_regression.py first.  Those of the network "conv2d" hold instead
+    x, output           f32, its input (2, 5, 3, 3) and output (2, 2)
+    grad.<key>          f32, gradient of the sum of output * (1, 2, 3, 4)
+A case is (base, arguments, noise): every trained parameter is what PEFT starts with and normal noise of that deviation, so that nothing is
+zero.  Seeds come from the names: a case can be added or remade alone.
+"""
+import argparse
+import json
+import os
+import shutil
+import zlib
+
+import peft
+import torch
+from safetensors.torch import load_file, save_file
+
+from models import batch, load_f32
+from peft_adapters import file_keys, sort_lists
+from peft_regression import ModelConv2D
+
+QV = ["q_proj", "v_proj"]
+
+KINDS = {
+    "loha_qv": ("llama2", dict(kind="LoHa", r=4, alpha=6, target_modules=QV), 0.3),
+    "loha_dense": ("llama2", dict(kind="LoHa", r=6, alpha=3, target_modules=["q_proj", "down_proj"], rank_pattern={"down_proj": 9},
+                                  alpha_pattern={"layers.1.mlp.down_proj": 5}), 0.3),
+    "loha_conv": ("conv2d", dict(kind="LoHa", r=3, alpha=6, target_modules=["conv2d"]), 0.4),
+    "loha_tucker": ("conv2d", dict(kind="LoHa", r=3, alpha=6, target_modules=["conv2d"], use_effective_conv2d=True), 0.5),
+    "lokr_qv": ("llama2", dict(kind="LoKr", r=2, alpha=6, target_modules=QV), 0.3),
+    "lokr_whole": ("llama2", dict(kind="LoKr", r=8, alpha=4, target_modules=["q_proj", "up_proj"], decompose_factor=4), 0.3),
+    "lokr_both": ("llama2", dict(kind="LoKr", r=2, alpha=6, target_modules="all-linear", decompose_both=True, decompose_factor=6,
+                                 init_weights="lycoris"), 0.3),
+    "lokr_conv": ("conv2d", dict(kind="LoKr", r=1, alpha=2, target_modules=["conv2d", "lin0"]), 0.4),
+    "lokr_conv_whole": ("conv2d", dict(kind="LoKr", r=8, alpha=8, target_modules=["conv2d"], decompose_factor=2), 0.4),
+    "lokr_tucker": ("conv2d", dict(kind="LoKr", r=2, alpha=4, target_modules=["conv2d"], use_effective_conv2d=True), 0.5),
+}
+
+
+def tucker_product(t1, w1a, w1b, t2, w2a, w2b, scale):
+    """What PEFT 0.21's HadaWeightCP computes, for torch to differentiate: its own backward takes w2's Tucker factors for w1's."""
+    first = torch.einsum("i j k l, j r, i p -> p r k l", t1, w1b, w1a)
+    return first * torch.einsum("i j k l, j r, i p -> p r k l", t2, w2b, w2a) * scale
+
+
+peft.tuners.loha.layer.make_weight_cp = tucker_product
+GRADIENTS_KEPT = 6  # per adapter, spread over its keys
+
+
+def language_model(base, generator):
+    model = load_f32(base)
+    ids, labels, _ = batch(model.config.vocab_size, generator, False)
+
+    def run(adapted):
+        out = adapted(input_ids=ids, labels=labels, use_cache=False)
+        return dict(input_ids=ids, labels=labels, logits=out.logits, loss=out.loss), out.loss
+
+    return model, "CAUSAL_LM", run
+
+
+def convolution(weights):
+    model = ModelConv2D()
+    model.load_state_dict(load_file(weights))
+    x = torch.arange(90).float().reshape(2, 5, 3, 3) / 90
+
+    def run(adapted):
+        output = adapted(x)
+        return dict(x=x, output=output), (output * torch.tensor([[1.0, 2.0], [3.0, 4.0]])).sum()
+
+    return model, None, run
+
+
+def add_noise(model, deviation, generator):
+    for p in model.parameters():
+        if p.requires_grad:
+            p.data = p.data + deviation * torch.randn(p.shape, generator=generator)
+
+
+def make(name, base, options, noise, path, weights):
+    seed = zlib.crc32(name.encode())
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    model, task, run = convolution(weights) if base == "conv2d" else language_model(base, generator)
+    options = dict(options)
+    config = getattr(peft, options.pop("kind") + "Config")(task_type=task, **options)
+    adapted = peft.get_peft_model(model, config)
+    add_noise(adapted, noise, generator)
+    with torch.no_grad():
+        run(adapted)  # some kinds settle their parameters in a pass
+    adapted.save_pretrained(path)
+    for file in os.listdir(path):
+        if not file.startswith("adapter_"):
+            os.remove(os.path.join(path, file))
+    sort_lists(os.path.join(path, "adapter_config.json"))
+    with open(os.path.join(path, "adapter_config.json")) as f:
+        written = json.load(f)
+    if base == "conv2d":
+        written |= dict(base_model_name_or_path=base, auto_mapping=None)
+    with open(os.path.join(path, "adapter_config.json"), "w") as f:
+        json.dump(written, f, indent=2, sort_keys=True)
+    tensors, loss = run(adapted)
+    loss.backward()
+    saved = load_file(os.path.join(path, "adapter_model.safetensors"))
+    pairs = file_keys(adapted, saved)
+    keys = sorted(pairs)
+    for key in keys[:: max(1, len(keys) // GRADIENTS_KEPT)]:
+        tensors["grad." + key] = pairs[key].grad
+    save_file({k: v.detach().clone().contiguous() for k, v in tensors.items()}, os.path.join(path, "expected.safetensors"))
+    return dict(adapter=name, base=base, keys=len(saved), unmapped=len(saved) - len(pairs), loss=round(loss.item(), 4))
+
+
+def main():
+    here = os.path.dirname(os.path.abspath(__file__))
+    reference = os.path.abspath(os.path.join(here, "..", "reference"))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="*", help="names to make, or beginnings of names (default: all)")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    os.chdir(os.path.join(reference, "models"))  # so that base_model_name_or_path is just the model's name
+    for name, (base, options, noise) in KINDS.items():
+        if args.only and not any(name.startswith(only) for only in args.only):
+            continue
+        path = os.path.join(reference, "adapters", name)
+        shutil.rmtree(path, ignore_errors=True)
+        done = make(name, base, options, noise, path, os.path.join(reference, "peft_regression/conv2d.safetensors"))
+        for file in os.listdir(path):
+            os.chmod(os.path.join(path, file), 0o644)
+        print(json.dumps(done | dict(bytes=sum(os.path.getsize(os.path.join(path, f)) for f in os.listdir(path)))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,519 @@
+/* test_kinds.c: what holds for every adapter kind, on a small network: fresh modules change nothing, gradients are those of finite
+ * differences, merged weights give the adapter's results, files come back, strength, dropout, and bases of other forms.  A kind that is not
+ * in the table of cases fails. */
+#include "adapter_fixtures.h"
+#include "cambium/merge.h"
+
+typedef struct kind_case {
+    const char *kind, *layers, *options; /* options: a JSON object */
+    double start;                        /* what a fresh module may change, as a share of the largest value; -1: it does change it */
+} kind_case;
+
+/* Rotations are products that are one in exact arithmetic only. */
+#define ROUNDING 2e-6
+
+static const kind_case cases[] = {
+    {"lora", "a,b", "{\"r\": 3, \"lora_alpha\": 5}", 0},
+    {"lora", "a,conv", "{\"r\": 4, \"lora_bias\": true}", 0},
+    {"ia3", "a,b,conv", "{\"feedforward_modules\": [\"b\"]}", 0},
+    {"trainable_tokens", "table", "{\"token_indices\": [1, 3, 6]}", 0},
+    {"loha", "a,b,conv", "{\"r\": 2, \"alpha\": 3}", 0},
+    {"loha", "a,b,conv", "{\"r\": 7, \"alpha\": 9, \"use_effective_conv2d\": true}", 0},
+    {"lokr", "a,b,conv", "{\"r\": 1, \"alpha\": 2, \"decompose_both\": true}", 0},
+    {"lokr", "a,b,conv", "{\"r\": 9, \"alpha\": 9, \"init_weights\": \"lycoris\", \"decompose_factor\": 3}", 0},
+    {"lokr", "a,b,conv", "{\"r\": 2, \"alpha\": 2, \"use_effective_conv2d\": true}", 0},
+};
+enum { CASES = sizeof cases / sizeof *cases };
+
+/* ---- the network ---- */
+
+/* table (7 rows, 24) -> norm -> a (24 to 36) -> tanh -> b (36 to 24) -> conv (4 channels to 6) */
+enum { ROWS = 10, TOKENS = 7, WIDTH = 24, INNER = 36 };
+
+typedef struct net {
+    cb_layer *root, *table, *norm, *a, *b, *conv;
+    cb_dtype dtype; /* of activations */
+} net;
+
+typedef struct net_form {
+    cb_dtype dtype;  /* of weights and activations */
+    bool transposed; /* a and b are stored (in, out) */
+    bool quantized;  /* a and b are int8 rows */
+    bool rounded;    /* ... or what those stand for, in f32 */
+} net_form;
+
+static void add_weight(cb_layer *layer, const char *name, cb_dtype dtype, double mean, double deviation, int ndim, const int64_t *shape)
+{
+    cb_rng rng = {.seed = 5, .stream = cb_hash_text(CB_HASH_START, layer->name) + (uint64_t)name[0]};
+    cb_tensor *values = cb_add_scalar(cb_scale(cb_randn_nd(CB_F32, &rng, ndim, shape), deviation), mean);
+    assert_ok(cb_layer_add_weight(layer, name, cb_contiguous(cb_cast(values, dtype))));
+}
+
+static cb_layer *add_linear(net *n, const char *name, int64_t in, int64_t out, net_form form)
+{
+    cb_layer *layer = cb_layer_new(n->root, name, CB_LAYER_LINEAR);
+    layer->in_features = in;
+    layer->out_features = out;
+    layer->transposed = form.transposed;
+    cb_rng rng = {.seed = 5, .stream = (uint64_t)name[0]};
+    cb_tensor *w = cb_scale(cb_randn(CB_F32, &rng, out, in), 0.3);
+    if (form.quantized || form.rounded)
+        w = cb_quantize(w, CB_INT8, 0);
+    if (!form.quantized)
+        w = cb_cast(w, form.dtype);
+    if (form.transposed)
+        w = cb_contiguous(cb_transpose(w, 0, 1));
+    assert_ok(cb_layer_add_weight(layer, "weight", w));
+    add_weight(layer, "bias", form.dtype, 0, 0.2, CB_SHAPE(out));
+    return layer;
+}
+
+static net make_net(net_form form)
+{
+    cb_scope *scope = cb_scope_open();
+    net n = {.root = cb_layer_new(NULL, "", CB_LAYER_GROUP), .dtype = form.dtype};
+    n.table = cb_layer_new(n.root, "table", CB_LAYER_EMBEDDING);
+    n.table->in_features = TOKENS;
+    n.table->out_features = WIDTH;
+    add_weight(n.table, "weight", form.dtype, 0, 1, CB_SHAPE(TOKENS, WIDTH));
+    n.norm = cb_layer_new(n.root, "norm", CB_LAYER_NORM);
+    n.norm->in_features = n.norm->out_features = WIDTH;
+    n.norm->eps = 1e-5;
+    add_weight(n.norm, "weight", form.dtype, 1, 0.2, CB_SHAPE(WIDTH));
+    add_weight(n.norm, "bias", form.dtype, 0, 0.2, CB_SHAPE(WIDTH));
+    n.a = add_linear(&n, "a", WIDTH, INNER, form);
+    n.b = add_linear(&n, "b", INNER, WIDTH, form);
+    n.conv = cb_layer_new(n.root, "conv", CB_LAYER_CONV);
+    n.conv->in_features = 4;
+    n.conv->out_features = 6;
+    n.conv->conv = (cb_conv2d_options){.stride = {2, 1}, .padding = {1, 1}};
+    add_weight(n.conv, "weight", form.dtype, 0, 0.3, CB_SHAPE(6, 4, 3, 3));
+    add_weight(n.conv, "bias", form.dtype, 0, 0.2, CB_SHAPE(6));
+    assert_ok(cb_ok());
+    cb_scope_close(scope);
+    return n;
+}
+
+/* x: what is added behind the embedding, (ROWS, WIDTH); NULL: nothing */
+static cb_tensor *run(const net *n, cb_tensor *x, const cb_context *ctx)
+{
+    const int32_t ids[ROWS] = {0, 1, 2, 3, 4, 5, 6, 3, 1, 3};
+    cb_tensor *y = cb_embedding_forward(n->table, cb_from(CB_I32, ids, ROWS), n->dtype, ctx);
+    y = cb_layer_norm_forward(n->norm, x ? cb_add(y, x) : y, ctx);
+    y = cb_tanh(cb_linear_forward(n->a, y, ctx));
+    y = cb_linear_forward(n->b, y, ctx);
+    y = cb_conv2d_forward(n->conv, cb_reshape(y, 2, 4, 5, 6), ctx);
+    assert_ok(y);
+    return y;
+}
+
+static cb_tensor *result(const net *n)
+{
+    cb_tensor *y = NULL;
+    cb_no_grad y = cb_cast(run(n, NULL, &(cb_context){0}), CB_F32);
+    return y;
+}
+
+static cb_adapter *put_on(const net *n, const kind_case *c, uint64_t seed)
+{
+    cb_adapter *adapter = cb_adapter_new(c->kind, NULL);
+    assert_ok(adapter && cb_adapter_set_json(adapter, c->kind, c->options) && cb_adapter_set(adapter, "target_modules", c->layers));
+    assert_ok(cb_adapter_attach(adapter, n->root, NULL, seed));
+    return adapter;
+}
+
+/* One that does something: every parameter is another than a fresh one's. */
+static cb_adapter *put_random_on(const net *n, const kind_case *c)
+{
+    cb_adapter *adapter = put_on(n, c, 3);
+    randomise(adapter, 4);
+    return adapter;
+}
+
+static void copy_parameters(const cb_adapter *to, const cb_adapter *from)
+{
+    const cb_named_tensor *a, *b;
+    size_t count = cb_adapter_parameters(to, &a);
+    assert_int_equal(cb_adapter_parameters(from, &b), count);
+    for (size_t i = 0; i < count; i++) {
+        assert_string_equal(a[i].name, b[i].name);
+        assert_ok(cb_copy_into(a[i].tensor, b[i].tensor));
+    }
+}
+
+/* ---- for every case ---- */
+
+typedef void check_case(const kind_case *c, const net *n);
+
+static void for_all(net_form form, check_case *check)
+{
+    for (int i = 0; i < CASES; i++) {
+        cb_scope *scope = cb_scope_open();
+        net n = make_net(form);
+        check(&cases[i], &n);
+        cb_layer_free(n.root);
+        cb_scope_close(scope);
+    }
+}
+
+static const net_form plain = {.dtype = CB_F32};
+
+static void every_kind_has_a_case(void **state)
+{
+    (void)state;
+    for (const cb_adapter_kind *const *kind = cb_adapter_kinds(); *kind; kind++) {
+        bool found = false;
+        for (int i = 0; i < CASES; i++)
+            found |= strcmp(cases[i].kind, (*kind)->name) == 0;
+        if (!found)
+            fail_msg("kind %s has no case here", (*kind)->name);
+    }
+}
+
+static void check_start(const kind_case *c, const net *n)
+{
+    cb_tensor *before = result(n);
+    cb_adapter *adapter = put_on(n, c, 3);
+    double change = distance(result(n), before) / largest(before);
+    if (c->start < 0 ? change < 1e-4 : change > c->start)
+        fail_msg("%s %s: a fresh one changes results by %g", c->kind, c->options, change);
+    randomise(adapter, 4);
+    assert_true(distance(result(n), before) > 1e-3 * largest(before));
+    cb_adapter_set_strength(adapter, 0);
+    assert_true(distance(result(n), before) == 0);
+    cb_adapter_free(adapter);
+    assert_true(distance(result(n), before) == 0);
+}
+
+static void fresh_ones_change_nothing(void **state)
+{
+    (void)state;
+    for_all(plain, check_start);
+}
+
+/* Weights change in the order of the modules, and merged ones are summed in another order than results: some roundings of f32. */
+static void check_merge(const kind_case *c, const net *n)
+{
+    cb_adapter *adapter = put_random_on(n, c);
+    cb_module *const *modules;
+    assert_true(cb_adapter_modules(adapter, &modules) > 0);
+    for (int half = 0; half < 2 && modules[0]->kind->delta; half++) {
+        cb_adapter_set_strength(adapter, half ? 0.5 : 1);
+        cb_tensor *adapted = result(n);
+        cb_fold *fold = cb_fold_in_place(&adapter, 1);
+        assert_ok(fold);
+        assert_within(result(n), adapted, 1e-5, c->kind);
+        cb_unfold(fold);
+        assert_true(distance(result(n), adapted) == 0);
+    }
+    cb_adapter_free(adapter);
+}
+
+static void merging_gives_the_adapters_results(void **state)
+{
+    (void)state;
+    for_all(plain, check_merge);
+    for_all((net_form){.dtype = CB_F32, .transposed = true}, check_merge);
+}
+
+static void check_strength(const kind_case *c, const net *n)
+{
+    cb_tensor *off = result(n);
+    cb_adapter *adapter = put_random_on(n, c);
+    cb_tensor *on = result(n), *last = off;
+    double whole = distance(on, off);
+    for (int i = 1; i <= 8; i++) { /* no step on the way is more than the way */
+        cb_adapter_set_strength(adapter, i / 8.0);
+        cb_tensor *here = result(n);
+        assert_true(distance(here, last) > 0 && distance(here, last) < 0.8 * whole);
+        last = here;
+    }
+    assert_true(distance(last, on) == 0);
+    cb_adapter_free(adapter);
+}
+
+static void strength_goes_from_off_to_on(void **state)
+{
+    (void)state;
+    for_all(plain, check_strength);
+}
+
+/* ---- gradients ---- */
+
+static double loss_of(const net *n, cb_tensor *x, cb_tensor *weights)
+{
+    double loss = 0;
+    cb_no_grad
+    {
+        cb_tensor *y = cb_mul(run(n, x, &(cb_context){.training = true}), weights);
+        for (int64_t i = 0; i < y->count; i++) /* in f64: an f32 sum would round the difference away */
+            loss += cb_get(y, i);
+    }
+    return loss;
+}
+
+static void shift(cb_tensor *x, const cb_tensor *direction, double step)
+{
+    for (int64_t i = 0; i < x->count; i++)
+        ((float *)x->data)[i] += (float)(step * cb_get(direction, i));
+}
+
+/* The derivative along a random direction.  Steps of 0.01 are wrong by the third derivative's 1e-4 and by f32's rounding of the outputs,
+ * 1e-6 / 0.01, both relative to the size of the loss's terms. */
+static void check_derivative(const net *n, cb_tensor *x, cb_tensor *weights, cb_tensor *of, const kind_case *c, const char *name)
+{
+    cb_scope *scope = cb_scope_open();
+    cb_rng rng = {.seed = 17, .stream = cb_hash_text(CB_HASH_START, name)};
+    cb_tensor *direction = cb_randn_nd(CB_F32, &rng, of->ndim, of->shape);
+    double length = 0, found = 0;
+    for (int64_t i = 0; i < of->count; i++)
+        length += cb_get(direction, i) * cb_get(direction, i);
+    direction = cb_scale(direction, 1 / sqrt(length));
+    assert_ok(of->grad);
+    double steepest = 0;
+    for (int64_t i = 0; i < of->count; i++) {
+        found += cb_get(direction, i) * cb_get(of->grad, i);
+        steepest += cb_get(of->grad, i) * cb_get(of->grad, i);
+    }
+    const double step = 0.01;
+    cb_tensor *kept = cb_contiguous(cb_add_scalar(cb_detach(of), 0));
+    shift(of, direction, step);
+    double above = loss_of(n, x, weights);
+    assert_ok(cb_copy_into(of, kept));
+    shift(of, direction, -step);
+    double below = loss_of(n, x, weights);
+    assert_ok(cb_copy_into(of, kept));
+    double wanted = (above - below) / (2 * step);
+    if (!(fabs(found - wanted) <= 2e-3 * sqrt(steepest) + 2e-3))
+        fail_msg("%s %s: derivative of %s is %g, finite differences give %g (gradient %g)", c->kind, c->options, name, found, wanted,
+                 sqrt(steepest));
+    assert_true(steepest > 0);
+    cb_scope_close(scope);
+}
+
+static void check_differences(const kind_case *c, const net *n)
+{
+    cb_adapter *adapter = put_random_on(n, c);
+    cb_rng rng = {.seed = 8};
+    cb_tensor *x = cb_keep(cb_parameter(cb_scale(cb_randn(CB_F32, &rng, ROWS, WIDTH), 0.5)));
+    cb_tensor *weights = NULL;
+    cb_no_grad weights = cb_scale(cb_randn_nd(CB_F32, &rng, 4, run(n, x, &(cb_context){0})->shape), 0.2);
+    assert_ok(cb_backward(cb_sum(cb_mul(run(n, x, &(cb_context){.training = true}), weights), CB_ALL, false)));
+    check_derivative(n, x, weights, x, c, "the input");
+    const cb_named_tensor *list;
+    size_t count = cb_adapter_parameters(adapter, &list);
+    assert_true(count > 0);
+    for (size_t i = 0; i < count; i++)
+        check_derivative(n, x, weights, list[i].tensor, c, list[i].name);
+    cb_release(x);
+    cb_adapter_free(adapter);
+}
+
+static void gradients_are_those_of_finite_differences(void **state)
+{
+    (void)state;
+    for_all(plain, check_differences);
+    for_all((net_form){.dtype = CB_F32, .transposed = true}, check_differences);
+}
+
+/* ---- files ---- */
+
+static void check_files(const kind_case *c, const net *n)
+{
+    cb_adapter *adapter = put_random_on(n, c);
+    cb_tensor *wanted = result(n);
+    char *config = cb_adapter_json(adapter);
+    const char *path = scratch_path(c->kind);
+    assert_ok(config && cb_adapter_save(adapter, path, "base"));
+    cb_adapter_free(adapter);
+    adapter = cb_adapter_load(path, n->root, NULL);
+    assert_ok(adapter);
+    assert_true(distance(result(n), wanted) == 0);
+    cb_adapter *again = cb_adapter_new(c->kind, NULL); /* what is written is read as the same options */
+    assert_ok(again && cb_adapter_set_json(again, "config", config));
+    cb_adapter_free(again);
+    cb_free(config);
+    cb_adapter_free(adapter);
+}
+
+static void files_come_back(void **state)
+{
+    (void)state;
+    for_all(plain, check_files);
+}
+
+/* Every allocation fails in turn: the error is told, nothing stays. */
+static void check_memory(const kind_case *c, const net *n)
+{
+    cb_adapter_free(put_on(n, c, 3)); /* layers keep the room for their lists of modules */
+    uint64_t before = cb_memory().live_bytes;
+    bool done = false;
+    for (uint64_t k = 1; !done && k < 20000; k += 1 + k / 16) {
+        cb_adapter *adapter = cb_adapter_new(c->kind, NULL);
+        assert_ok(cb_adapter_set_json(adapter, c->kind, c->options) && cb_adapter_set(adapter, "target_modules", c->layers));
+        cb_memory_fail_after(k);
+        done = cb_adapter_attach(adapter, n->root, NULL, 3);
+        cb_memory_fail_after(0);
+        if (!done)
+            assert_int_equal(cb_error_status(), CB_ERR_MEMORY);
+        cb_error_clear();
+        cb_adapter_free(adapter);
+        assert_int_equal(cb_memory().live_bytes, before);
+    }
+    assert_true(done);
+}
+
+static void failing_allocations_leave_nothing_behind(void **state)
+{
+    (void)state;
+    for_all(plain, check_memory);
+}
+
+/* ---- other bases ---- */
+
+/* The same module on the same weight stored the other way. */
+static void transposed_layers_are_the_same(void **state)
+{
+    (void)state;
+    for (int i = 0; i < CASES; i++) {
+        cb_scope *scope = cb_scope_open();
+        net n = make_net(plain), turned = make_net((net_form){.dtype = CB_F32, .transposed = true});
+        cb_adapter *adapter = put_random_on(&n, &cases[i]), *other = put_on(&turned, &cases[i], 3);
+        copy_parameters(other, adapter);
+        assert_within(result(&turned), result(&n), 1e-5, cases[i].kind);
+        cb_adapter_free(adapter);
+        cb_adapter_free(other);
+        cb_layer_free(n.root);
+        cb_layer_free(turned.root);
+        cb_scope_close(scope);
+    }
+}
+
+/* Over int8 weights a module does what it does over the numbers they stand for. */
+static void quantised_layers_are_what_they_stand_for(void **state)
+{
+    (void)state;
+    for (int i = 0; i < CASES; i++) {
+        cb_scope *scope = cb_scope_open();
+        net n = make_net((net_form){.dtype = CB_F32, .rounded = true}), codes = make_net((net_form){.dtype = CB_F32, .quantized = true});
+        cb_adapter *adapter = put_random_on(&n, &cases[i]), *other = put_on(&codes, &cases[i], 3);
+        copy_parameters(other, adapter);
+        assert_within(result(&codes), result(&n), 1e-5, cases[i].kind);
+        assert_ok(cb_backward(cb_sum(run(&codes, NULL, &(cb_context){.training = true}), CB_ALL, false)));
+        cb_adapter_free(adapter);
+        cb_adapter_free(other);
+        cb_layer_free(n.root);
+        cb_layer_free(codes.root);
+        cb_scope_close(scope);
+    }
+}
+
+static double difference_of_means(const cb_tensor *a, const cb_tensor *b)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < a->count; i++)
+        sum += fabs(cb_get(a, i) - cb_get(b, i)) / (double)a->count;
+    return sum;
+}
+
+/* A pass in bf16 is as near to that in f32 with an adapter as without, but for the roundings that the adapter's own steps add. */
+static void bf16_passes_are_near(void **state)
+{
+    (void)state;
+    for (int i = 0; i < CASES; i++) {
+        cb_scope *scope = cb_scope_open();
+        net n = make_net(plain), half = make_net((net_form){.dtype = CB_BF16});
+        double without = difference_of_means(result(&half), result(&n));
+        cb_adapter *adapter = put_random_on(&n, &cases[i]), *other = put_on(&half, &cases[i], 3);
+        copy_parameters(other, adapter);
+        double with = difference_of_means(result(&half), result(&n));
+        if (!(with < 4 * without))
+            fail_msg("%s %s: bf16 differs by %g with it, %g without", cases[i].kind, cases[i].options, with, without);
+        assert_ok(cb_backward(cb_sum(cb_cast(run(&half, NULL, &(cb_context){.training = true}), CB_F32), CB_ALL, false)));
+        const cb_named_tensor *list;
+        size_t count = cb_adapter_parameters(other, &list);
+        for (size_t k = 0; k < count; k++)
+            assert_true(list[k].tensor->dtype == CB_F32 && list[k].tensor->grad && largest(list[k].tensor->grad) > 0 &&
+                        isfinite(largest(list[k].tensor->grad)));
+        cb_adapter_free(adapter);
+        cb_adapter_free(other);
+        cb_layer_free(n.root);
+        cb_layer_free(half.root);
+        cb_scope_close(scope);
+    }
+}
+
+/* ---- dropout ---- */
+
+static cb_tensor *trained_result(const net *n, uint64_t seed)
+{
+    cb_rng rng = {.seed = seed};
+    cb_tensor *y = NULL;
+    cb_no_grad y = run(n, NULL, &(cb_context){.training = true, .rng = &rng});
+    return y;
+}
+
+/* Every option that is a dropout acts in training, by the generator of the pass, and only there. */
+static void check_dropout(const kind_case *c, const net *n)
+{
+    const cb_adapter_kind *kind = cb_adapter_kind_find(c->kind);
+    for (const cb_option *o = kind->options; o->type != CB_OPTION_END; o++) {
+        if (o->type != CB_OPTION_FLOAT || !cb_ends_with(o->name, "dropout"))
+            continue;
+        cb_adapter *without = put_random_on(n, c);
+        cb_tensor *wanted = result(n);
+        cb_adapter_detach(without);
+        cb_adapter *adapter = cb_adapter_new(c->kind, NULL);
+        assert_ok(cb_adapter_set_json(adapter, c->kind, c->options) && cb_adapter_set(adapter, "target_modules", c->layers));
+        assert_ok(cb_adapter_set(adapter, o->name, "0.5") && cb_adapter_attach(adapter, n->root, NULL, 3));
+        randomise(adapter, 4);
+        assert_true(distance(result(n), wanted) == 0);
+        assert_true(distance(trained_result(n, 1), trained_result(n, 1)) == 0);
+        bool differs = false;
+        for (uint64_t seed = 2; !differs && seed < 40; seed++)
+            differs = distance(trained_result(n, 1), trained_result(n, seed)) > 1e-3;
+        if (!differs)
+            fail_msg("%s: %s does nothing", c->kind, o->name);
+        cb_adapter_free(adapter);
+        cb_adapter_free(without);
+    }
+}
+
+static void dropout_acts_while_training_only(void **state)
+{
+    (void)state;
+    for_all(plain, check_dropout);
+}
+
+static int make_scratch(void **state)
+{
+    (void)state;
+    cb_error_clear();
+    return mkdtemp(scratch) ? 0 : -1;
+}
+
+static int remove_scratch(void **state)
+{
+    (void)state;
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf %s", scratch);
+    return system(command);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_kind_has_a_case),
+        cmocka_unit_test(fresh_ones_change_nothing),
+        cmocka_unit_test(merging_gives_the_adapters_results),
+        cmocka_unit_test(strength_goes_from_off_to_on),
+        cmocka_unit_test(gradients_are_those_of_finite_differences),
+        cmocka_unit_test(files_come_back),
+        cmocka_unit_test(failing_allocations_leave_nothing_behind),
+        cmocka_unit_test(transposed_layers_are_the_same),
+        cmocka_unit_test(quantised_layers_are_what_they_stand_for),
+        cmocka_unit_test(bf16_passes_are_near),
+        cmocka_unit_test(dropout_acts_while_training_only),
+    };
+    return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
+}
