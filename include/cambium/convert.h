@@ -18,24 +18,13 @@ extern "C" {
 
 /* Targets: two for models, four for LoRA adapters. */
 enum { CB_CONVERT_HF, CB_CONVERT_GGUF, CB_CONVERT_PEFT, CB_CONVERT_GGUF_LORA, CB_CONVERT_MLX, CB_CONVERT_ADAPTERHUB };
-enum {
-    CB_CONVERT_KEEP,
-    CB_CONVERT_F32,
-    CB_CONVERT_BF16,
-    CB_CONVERT_F16,
-    CB_CONVERT_Q8_0,
-    CB_CONVERT_Q6_K,
-    CB_CONVERT_Q5_K,
-    CB_CONVERT_Q5_0,
-    CB_CONVERT_Q4_K,
-    CB_CONVERT_Q4_0
-};
+enum { CB_CONVERT_KEEP, CB_CONVERT_F32, CB_CONVERT_BF16, CB_CONVERT_F16 }; /* and the others of cb_gguf_dtype_names */
 typedef struct cb_convert_options {
     int to, dtype;   /* dtype: of a model's matrices */
     char *base;      /* the model that an adapter belongs to */
     char *tokenizer; /* of a llama2.c model: its tokenizer.bin */
     bool verify;
-    double max_kl; /* negative: 0.01, and 0.2 for types of 4 and 5 bits */
+    double max_kl; /* negative: 0.01, and 0.2 where matrices are rounded to 6 bits or fewer */
     double min_agreement;
     int64_t seed; /* of the probe */
 } cb_convert_options;

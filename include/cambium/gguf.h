@@ -82,6 +82,7 @@ CB_API const cb_weight_entry *cb_gguf_find(const cb_gguf *file, const char *name
 typedef struct cb_gguf_metadata {
     cb_string bytes;
     uint64_t count;
+    uint32_t alignment; /* of the tensors' data; 0: 32; general.alignment of another file sets it */
 } cb_gguf_metadata;
 CB_API bool cb_gguf_put_u32(cb_gguf_metadata *m, const char *key, uint32_t value);
 CB_API bool cb_gguf_put_f32(cb_gguf_metadata *m, const char *key, float value);
@@ -97,16 +98,20 @@ CB_API void cb_gguf_metadata_free(cb_gguf_metadata *m);
 /* Bytes of a tensor of these sizes as `type_name` ("F16", "Q8_0", in any case); false, and an error, when the type is unknown, a row
  * is no multiple of its block, or the size overflows. */
 CB_API bool cb_gguf_tensor_size(const char *type_name, int ndim, const int64_t *shape, size_t *size);
-/* Writes a file of version 3 atomically, tensors in the order given and aligned to 32 bytes.  Of an entry, name, type_name (NULL: that
+/* Writes a file of version 3 atomically, tensors in the order given.  Of an entry, name, type_name (NULL: that
  * of dtype), ndim and shape are read, and size is checked against them; the bytes come from entry->data or from `provide`. */
 CB_API bool cb_gguf_write(const char *path, const cb_gguf_metadata *metadata, const cb_weight_entry *entries, size_t count,
                           cb_weight_provider *provide, void *user);
 
 /* ---- whole models ---- */
 
-/* Writes a model (a directory or a GGUF file) as a GGUF file, with its tokenizer and chat template.  dtype, of the matrices: "keep",
- * "f32", "bf16", "f16", "q8_0", "q6_k", "q5_k", "q5_0", "q4_k" or "q4_0"; vectors are f32.  What GGUF cannot hold is
- * CB_ERR_UNSUPPORTED and named.  Nothing is compared: cb_convert() does that. */
+/* How a written model's matrices are stored; NULL-terminated.  "keep", "f32", "bf16" and "f16" come first: directories hold these as
+ * well.  The others are llama.cpp's file types, in which some matrices are of better types than most: "q4_k_m" (which "q4_k" is short
+ * for).  Vectors are f32. */
+CB_API extern const char *const cb_gguf_dtype_names[];
+/* Writes a model (a directory or a GGUF file) as a GGUF file, with its tokenizer and chat template; of a GGUF file all metadata are kept
+ * as they are.  dtype: one of cb_gguf_dtype_names.  What GGUF cannot hold is CB_ERR_UNSUPPORTED and named.  Nothing is compared:
+ * cb_convert() does that. */
 CB_API bool cb_gguf_export(const char *model, const char *output, const char *dtype);
 /* Writes a model (a GGUF file or a directory) as a directory; dtype: "keep" (quantised tensors become f16), "f32", "bf16" or "f16". */
 CB_API bool cb_model_unpack(const char *model, const char *directory, const char *dtype);

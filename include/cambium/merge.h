@@ -33,11 +33,11 @@ CB_API bool cb_logits_difference(const cb_tensor *reference, const cb_tensor *ot
 /* Runs both models on ids (B, T) i32, or on a probe of random ids when NULL. */
 CB_API bool cb_merge_difference(cb_model *reference, cb_model *other, cb_tensor *ids, uint64_t seed, cb_difference *difference);
 
-enum { CB_MERGE_KEEP, CB_MERGE_F32, CB_MERGE_BF16, CB_MERGE_F16 };
+enum { CB_MERGE_KEEP, CB_MERGE_F32, CB_MERGE_BF16, CB_MERGE_F16 }; /* and the others of cb_gguf_dtype_names, for GGUF files */
 typedef struct cb_merge_options {
     int dtype;            /* CB_MERGE_KEEP: each tensor stays in the dtype it has in the base */
     bool verify;          /* load what was written and compare it with the adapted model */
-    double max_kl;        /* refuse a larger mean KL divergence */
+    double max_kl;        /* refuse a larger mean KL divergence; negative: 0.01, and 0.2 where a GGUF file's matrices get 6 bits or fewer */
     double min_agreement; /* or a smaller share of equal most likely tokens */
     int64_t seed;         /* of the probe */
     cb_tensor *probe;     /* ids (B, T) i32 to compare on, or NULL: random ones; not in the option table */
@@ -49,7 +49,8 @@ typedef struct cb_merge_options {
 } cb_merge_options;
 extern CB_API const cb_option cb_merge_option_table[], cb_quantize_option_table[];
 
-/* Writes model + sum of the adapters' changes (each times its strength) as a new model directory `output`, which must not exist or be empty.
+/* Writes model + sum of the adapters' changes (each times its strength) as a new model directory `output`, or as a GGUF file where that ends
+ * in ".gguf"; it must not exist or be empty.
  * model: loaded from a directory, with the adapters attached.  Tensors are streamed one by one, in the base's files and order; everything
  * else of the base's directory is carried over.  Layers saved whole and trained biases are included; a tied head that no longer equals the
  * embedding is written out and config.json says so.  Nothing is written before all is known to fit (names, kinds that can be merged, disk
@@ -57,6 +58,10 @@ extern CB_API const cb_option cb_merge_option_table[], cb_quantize_option_table[
  *
  * Quantised weights of the base (bitsandbytes, compressed-tensors) that change are read, changed and quantised again the same way; with `dtype`
  * all of them become plain.  With `quantize` the linear layers of the result are quantised; count may be 0, which is how a model is quantised.
+ *
+ * Into a GGUF file: of a GGUF base all metadata and what does not change are copied as they are; matrices that change get the type they had, or
+ * with `dtype` all get that one.  A GGUF base cannot become a directory here: cb_convert() does that.
+ *
  * difference (may be NULL) gets what verifying found. */
 CB_API bool cb_merge_fold(cb_model *model, cb_adapter *const *adapters, size_t count, const char *output, const cb_merge_options *options,
                           cb_difference *difference);

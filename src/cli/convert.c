@@ -18,26 +18,17 @@ static const cli_group groups[] = {{"Output", table, 0},
 
 static bool print_result(cli_call *call, const settings *s, const cb_convert_report *r, double seconds)
 {
-    const cb_difference *d = &r->difference;
-    double relative = d->max_logit > 0 ? d->max_absolute / d->max_logit : 0;
     const char *to = cb_options_find(cb_convert_option_table, "to")->choices[s->options.to];
-    if (call->common.json)
-        return cli_json(
-            json_pack("{s:s, s:s, s:s, s:s, s:b, s:I, s:o, s:o, s:o, s:o, s:o}", "input", call->arguments[0], "input_kind", r->input, "to",
-                      to, "output", s->output, "verified", (int)r->verified, "positions", (json_int_t)d->positions,
-                      "max_absolute_difference", r->verified ? cli_real(d->max_absolute) : json_null(), "max_relative_difference",
-                      r->verified ? cli_real(relative) : json_null(), "mean_kl", r->verified ? cli_real(d->mean_kl) : json_null(),
-                      "agreement", r->verified ? cli_real(d->agreement) : json_null(), "seconds", cli_real(seconds)));
+    if (call->common.json) {
+        json_t *result =
+            json_pack("{s:s, s:s, s:s, s:s}", "input", call->arguments[0], "input_kind", r->input, "to", to, "output", s->output);
+        cli_difference_json(result, &r->difference, r->verified);
+        json_object_set_new(result, "seconds", cli_real(seconds));
+        return cli_json(result);
+    }
     cli_field("input", "%s", r->input);
     cli_field("written", "%s (%s)", s->output, to);
-    if (r->verified) {
-        cli_field("largest difference", "%.3g of a logit (%.2g of the largest logit), over %lld positions", d->max_absolute, relative,
-                  (long long)d->positions);
-        cli_field("mean KL divergence", "%.3g nats", d->mean_kl);
-        cli_field("same likeliest token", "%.2f %%", 100 * d->agreement);
-    } else {
-        cli_field("difference", "not measured");
-    }
+    cli_difference_print(&r->difference, r->verified);
     cli_field("time", "%s", cli_seconds(seconds));
     return true;
 }

@@ -9,7 +9,9 @@ typedef struct settings {
 
 static const cb_option table[] = {
     CB_OPT_LIST(settings, adapter, NULL, "DIR,...", "adapter to fold in, each with an optional =weight; may be given again"),
-    CB_OPT_STRING(settings, output, NULL, "DIR", "the merged model; must not exist, or be empty"), CB_OPT_END};
+    CB_OPT_STRING(settings, output, NULL, "PATH",
+                  "the merged model: a directory, or a GGUF file where it ends in .gguf; must not exist, or be empty"),
+    CB_OPT_END};
 
 static const cli_group groups[] = {{"Input and output", table, 0},
                                    {"Merging", cb_merge_option_table, offsetof(settings, options)},
@@ -44,16 +46,18 @@ static bool run(cli_call *call, void *settings_)
     settings *s = settings_;
     cb_difference difference = {0};
     double begin = cb_now();
-    return cli_output_directory(s->output, call->arguments[0]) && load_and_fold(call, s, &difference) &&
-           print_result(call, s, s->adapter.count, cb_now() - begin, &difference);
+    bool ready = cb_ends_with(s->output, ".gguf") ? cli_output_file(s->output) : cli_output_directory(s->output, call->arguments[0]);
+    return ready && load_and_fold(call, s, &difference) && print_result(call, s, s->adapter.count, cb_now() - begin, &difference);
 }
 
 const cli_command cli_merge = {
     .name = "merge",
     .summary = "fold adapters into the weights of their base",
-    .synopsis = "MODEL_DIR --adapter DIR[=weight]... --output DIR [options]",
-    .description = "Writes a new model directory that needs no adapter. The merged model is loaded and its logits are compared with "
-                   "those of the adapted one; a merge beyond --max-kl is not kept.",
+    .synopsis = "MODEL --adapter DIR[=weight]... --output PATH [options]",
+    .description =
+        "Writes a new model that needs no adapter: a directory, or a GGUF file. Of a GGUF base all metadata are kept as they are, "
+        "and matrices that change are rounded to the type they had, or to --dtype. The merged model is loaded and its logits are "
+        "compared with those of the adapted one; a merge beyond --max-kl is not kept.",
     .least = 1,
     .most = 1,
     .settings_size = sizeof(settings),
@@ -61,5 +65,6 @@ const cli_command cli_merge = {
     .required = (const char *const[]){"adapter", "output", NULL},
     .examples = (const char *const[]){"cambium merge models/base --adapter out/adapter --output out/merged",
                                       "cambium merge models/base --adapter a=0.7 --adapter b=0.3 --output out/both --dtype f32",
+                                      "cambium merge base-q8.gguf --adapter out/adapter --output merged.gguf",
                                       "cambium merge models/base-nf4 --adapter out/adapter --output out/merged --max-kl 0.5", NULL},
     .run = run};

@@ -1,8 +1,8 @@
-/* gguf_export.c: a model directory (or another GGUF file) as a GGUF file.
+/* gguf_export.c: a model directory (or another GGUF file) as a GGUF file, as it is or with some weights changed.
  *
- * Vectors and the rotary factors are f32, matrices of the wanted type.  A type of large blocks does not fit every row: then the next one
- * of its list that does is taken, as llama.cpp's quantiser does.  The output head (or the embedding that is one) of 4-bit models is
- * Q6_K. */
+ * A tensor that stays in its type is copied, in the order that the file wants its rows in.  Another is read as f32, changed in Hugging Face's
+ * order, put into GGUF's and rounded.  Of a GGUF file the metadata and whatever does not change are copied as they are. */
+#include <math.h>
 #include <string.h>
 #include <strings.h>
 
@@ -10,47 +10,31 @@
 #include "formats/model_parts.h"
 #include "formats/rotary_rows.h"
 
-typedef struct target_type {
-    const char *name; /* as an option has it */
-    uint32_t file_type;
-    const char *types[4]; /* for matrices, the best first; NULL: as stored */
-    const char *head;     /* for the output head; NULL: the same */
-} target_type;
-
-static const target_type targets[] = {
-    {"keep", 0, {NULL}, NULL},
-    {"f32", 0, {"F32"}, NULL},
-    {"f16", 1, {"F16"}, NULL},
-    {"bf16", 32, {"BF16"}, NULL},
-    {"q8_0", 7, {"Q8_0", "F16"}, NULL},
-    {"q6_k", 18, {"Q6_K", "Q8_0", "F16"}, NULL},
-    {"q5_k", 16, {"Q5_K", "Q5_0", "F16"}, "Q6_K"},
-    {"q5_0", 8, {"Q5_0", "F16"}, "Q6_K"},
-    {"q4_k", 14, {"Q4_K", "Q5_0", "F16"}, "Q6_K"},
-    {"q4_0", 2, {"Q4_0", "F16"}, "Q6_K"},
-    {NULL, 0, {NULL}, NULL},
-};
+#define FACTORS "rope_freqs.weight"
 
 typedef struct output_tensor {
-    size_t index; /* of the source; SIZE_MAX: the rotary factors */
+    const cb_weight_entry *from; /* NULL: the rotary factors */
     int kind;
+    bool changes;
+    cb_weight_entry hf; /* name (owned) and shape as Hugging Face has them; no name: it has none there */
 } output_tensor;
 
 typedef struct export
 {
-    const cb_gguf_job *job;
+    cb_gguf_job *job;
     cb_model_parts parts;
+    const cb_gguf *source; /* NULL: a directory */
     const cb_gguf_architecture *architecture;
-    const target_type *target;
-    int64_t heads, kv_heads;
+    const cb_gguf_target *target;
+    cb_gguf_model_sizes sizes;
     cb_gguf_metadata metadata;
-    cb_weight_entry *entries;
+    cb_weight_entry *entries; /* as they are written; their names are owned */
     output_tensor *tensors;
     size_t count;
     float *factors;
     int64_t factor_count;
     bool quantised;
-    float *values; /* of one tensor */
+    float *values; /* of one tensor, and as much again */
     void *bytes;   /* of one tensor, as written */
     size_t values_capacity, bytes_capacity;
 }
@@ -58,79 +42,69 @@ export;
 
 /* ---- plan ---- */
 
-static bool is_head(const export *x, const char *name)
-{
-    bool tied = !cb_weights_find(x->parts.weights, "lm_head.weight");
-    return strcmp(name, tied ? "token_embd.weight" : "output.weight") == 0;
-}
-
 static const char *stored_type(const cb_weight_entry *e)
 {
     return e->type_name ? e->type_name : cb_dtype_name(e->dtype);
 }
 
-static bool fits(const char *type, const cb_weight_entry *e, size_t *size)
+static bool is_turned(const output_tensor *t)
 {
-    const cb_gguf_tensor_type *t = cb_gguf_tensor_type_named(type);
-    return t && cb_gguf_shape_size(t, e->ndim, e->shape, size);
+    return t->kind == CB_GGUF_CONV1D && t->hf.ndim == 2;
 }
 
-/* llama.cpp multiplies with vectors in f32 only. */
-static bool choose_type(const export *x, cb_weight_entry *e, const char *stored)
+static void swap_sizes(cb_weight_entry *e)
 {
-    const target_type *t = x->target;
-    const char *choices[6] = {0};
-    int n = 0;
-    if (e->ndim < 2)
-        choices[n++] = "F32";
-    else if (!t->types[0])
-        choices[n++] = stored;
-    else if (t->head && is_head(x, e->name))
-        choices[n++] = t->head;
-    for (int i = 0; e->ndim >= 2 && i < 4 && t->types[i]; i++)
-        choices[n++] = t->types[i];
-    for (int i = 0; i < n; i++)
-        if (fits(choices[i], e, &e->size)) {
-            e->type_name = choices[i];
-            return true;
-        }
-    return cb_fail(CB_ERR_UNSUPPORTED, "%s: tensor %s: found %s, which no type for %s holds", x->parts.path, e->name,
-                   cb_shape_text_nd(e->ndim, e->shape), t->name) == CB_OK;
+    int64_t rows = e->shape[0];
+    e->shape[0] = e->shape[1];
+    e->shape[1] = rows;
 }
 
-static bool add_tensor(export *x, size_t index)
+/* A tensor to write: from one of the source, under a name that is taken over (also on failure). */
+static bool add_tensor(export *x, const cb_weight_entry *from, char *name, char *hf_name, int kind)
 {
-    const cb_weight_entry *from = cb_weights_at(x->parts.weights, index);
-    int kind = 0;
-    char *name = from ? cb_gguf_name_from_hf(x->architecture, from->name, &kind) : NULL;
-    if (!name)
-        return cb_ok() && cb_fail(CB_ERR_UNSUPPORTED, "%s: tensor %.200s: found a name that GGUF's %s models do not have", x->parts.path,
-                                  from->name, x->architecture->name) == CB_OK;
-    if (from->dtype == CB_DTYPE_COUNT || (cb_dtype_size(from->dtype) && !cb_dtype_is_float(from->dtype))) {
-        cb_free(name);
-        return cb_fail(CB_ERR_UNSUPPORTED, "%s: tensor %.200s: found %s, expected float or GGUF's own types", x->parts.path, from->name,
-                       stored_type(from)) == CB_OK;
-    }
     cb_weight_entry *e = &x->entries[x->count];
+    output_tensor *t = &x->tensors[x->count++];
     *e = (cb_weight_entry){.name = name, .dtype = CB_DTYPE_COUNT, .ndim = from->ndim};
     memcpy(e->shape, from->shape, sizeof e->shape);
-    bool turn = kind == CB_GGUF_CONV1D && from->ndim == 2;
-    if (turn) {
-        e->shape[0] = from->shape[1];
-        e->shape[1] = from->shape[0];
-    }
-    x->tensors[x->count++] = (output_tensor){index, kind};
-    if (!choose_type(x, e, stored_type(from)))
+    *t = (output_tensor){.from = from, .kind = kind, .hf = *from};
+    t->hf.name = hf_name;
+    if (!name)
         return false;
-    cb_dtype dtype;
-    x->quantised |= !cb_dtype_from_name(e->type_name, &dtype) || !cb_dtype_is_float(dtype);
-    return true;
+    bool known = from->dtype != CB_DTYPE_COUNT;
+    if (known ? cb_dtype_size(from->dtype) && !cb_dtype_is_float(from->dtype) : !x->source || !cb_gguf_target_keeps(x->target))
+        return cb_fail(CB_ERR_UNSUPPORTED, "%s: tensor %.200s: found %s, expected a float type or one of GGUF's that this build reads",
+                       x->parts.path, from->name, stored_type(from)) == CB_OK;
+    if (is_turned(t))
+        swap_sizes(x->source ? &t->hf : e);
+    t->changes = hf_name && x->job->change && x->job->change(x->job->user, &t->hf, NULL);
+    if (!cb_gguf_target_choose(x->target, &x->sizes, stored_type(from), e))
+        return cb_fail(CB_ERR_UNSUPPORTED, "%s: tensor %s: found %s, which no type for %s holds", x->parts.path, e->name,
+                       cb_shape_text_nd(e->ndim, e->shape), x->job->dtype) == CB_OK;
+    x->quantised |= cb_gguf_tensor_type_named(e->type_name)->block > 1;
+    return cb_ok();
+}
+
+static bool add_from_directory(export *x, const cb_weight_entry *from)
+{
+    int kind = 0;
+    char *name = cb_gguf_name_from_hf(x->architecture, from->name, &kind);
+    if (!name && cb_ok())
+        cb_fail(CB_ERR_UNSUPPORTED, "%s: tensor %.200s: found a name that GGUF's %s models do not have", x->parts.path, from->name,
+                x->architecture->name);
+    return name && add_tensor(x, from, name, cb_strdup(from->name), kind);
+}
+
+static bool add_from_file(export *x, const cb_weight_entry *from)
+{
+    int kind = 0;
+    char *hf_name = cb_gguf_name_to_hf(x->architecture, from->name, &kind);
+    return cb_ok() && add_tensor(x, from, cb_strdup(from->name), hf_name, kind);
 }
 
 /* A head that is the embedding is not written twice. */
 static bool is_repeated_head(const export *x, const cb_weight_entry *e)
 {
-    if (strcmp(e->name, "lm_head.weight") != 0 || !json_is_true(json_object_get(x->parts.config, "tie_word_embeddings")))
+    if (x->job->untied || strcmp(e->name, "lm_head.weight") != 0 || !json_is_true(json_object_get(x->parts.config, "tie_word_embeddings")))
         return false;
     char *name = cb_gguf_name_to_hf(x->architecture, "token_embd.weight", NULL);
     const cb_weight_entry *embedding = name ? cb_weights_find(x->parts.weights, name) : NULL;
@@ -140,49 +114,56 @@ static bool is_repeated_head(const export *x, const cb_weight_entry *e)
 
 static bool add_factors(export *x)
 {
-    if (!x->factors)
-        return true;
-    char *name = cb_strdup("rope_freqs.weight");
-    if (!name)
-        return false;
+    char *name = cb_strdup(FACTORS);
     x->entries[x->count] = (cb_weight_entry){.name = name,
                                              .dtype = CB_F32,
                                              .type_name = "F32",
                                              .ndim = 1,
                                              .shape = {x->factor_count},
                                              .size = (size_t)x->factor_count * sizeof(float)};
-    x->tensors[x->count++] = (output_tensor){SIZE_MAX, 0};
-    return true;
+    x->tensors[x->count++] = (output_tensor){0};
+    return name;
+}
+
+/* The embedding once more, as the head that it no longer is. */
+static bool add_untied_head(export *x)
+{
+    for (size_t i = 0; i < x->count; i++)
+        if (strcmp(x->entries[i].name, "token_embd.weight") == 0)
+            return add_tensor(x, x->tensors[i].from, cb_strdup("output.weight"), cb_strdup("lm_head.weight"), 0);
+    return cb_fail(CB_ERR_FORMAT, "%s: token_embd.weight: missing", x->parts.path) == CB_OK;
+}
+
+static size_t source_count(const export *x)
+{
+    return x->source ? cb_gguf_count(x->source) : cb_weights_count(x->parts.weights);
 }
 
 static bool plan_tensors(export *x)
 {
-    size_t count = cb_weights_count(x->parts.weights);
-    x->entries = cb_calloc(count + 1, sizeof *x->entries);
-    x->tensors = cb_calloc(count + 1, sizeof *x->tensors);
-    if (!x->entries || !x->tensors)
-        return false;
-    for (size_t i = 0; i < count; i++) {
-        const cb_weight_entry *from = cb_weights_at(x->parts.weights, i);
-        if (!from || (!is_repeated_head(x, from) && !add_tensor(x, i)))
-            return false;
+    const cb_weight_entry *head =
+        x->source ? cb_gguf_find(x->source, "output.weight") : cb_weights_find(x->parts.weights, "lm_head.weight");
+    size_t count = source_count(x);
+    bool repeated = head && !x->source && is_repeated_head(x, head), untied = x->job->untied && !head;
+    x->sizes.tied = (!head || repeated) && !untied;
+    x->entries = cb_calloc(count + 2, sizeof *x->entries);
+    x->tensors = cb_calloc(count + 2, sizeof *x->tensors);
+    bool ok = x->entries && x->tensors && cb_ok();
+    for (size_t i = 0; ok && i < count; i++) {
+        const cb_weight_entry *from = x->source ? cb_gguf_at(x->source, i) : cb_weights_at(x->parts.weights, i);
+        ok = from && (x->source ? add_from_file(x, from) : (repeated && from == head) || add_from_directory(x, from));
     }
-    return add_factors(x);
+    return ok && (!untied || add_untied_head(x)) && (!x->factors || add_factors(x));
 }
 
-/* The type that most of the file is of: that of its largest tensor. */
+/* The type of the largest tensor, as a file type. */
 static uint32_t file_type(const export *x)
 {
     const cb_weight_entry *largest = NULL;
-    if (x->target->types[0])
-        return x->target->file_type;
     for (size_t i = 0; i < x->count; i++)
         if (!largest || x->entries[i].size > largest->size)
             largest = &x->entries[i];
-    for (const target_type *t = targets + 1; largest && t->name; t++)
-        if (strcasecmp(t->types[0], largest->type_name) == 0)
-            return t->file_type;
-    return 0;
+    return cb_gguf_target_file_type(x->target, largest ? largest->type_name : "F32");
 }
 
 static bool put_general(export *x, const char *name)
@@ -206,34 +187,70 @@ static char *model_name(const char *path)
     return name;
 }
 
-static bool plan(export *x)
+static bool put_quantised(export *x)
 {
-    const char *type = cb_json_string(x->parts.path, x->parts.config, "model_type", "");
-    x->architecture = cb_ok() ? cb_gguf_architecture_of(x->parts.path, type) : NULL;
-    if (!x->architecture)
-        return false;
-    x->heads = cb_json_int(x->parts.path, x->parts.config, x->architecture->heads, 0);
-    x->kv_heads = cb_json_int(x->parts.path, x->parts.config, x->architecture->kv_heads, x->heads);
+    return !x->quantised || cb_gguf_put_u32(&x->metadata, "general.quantization_version", 2);
+}
+
+/* All that the file has, but for what is no longer so. */
+static bool copy_metadata(export *x)
+{
+    static const char *const whole_file[] = {"split.no", "split.count", "split.tensors.count"};
+    bool ok = true, has_version = false, has_type = false, keeps = cb_gguf_target_keeps(x->target);
+    for (size_t i = 0; ok && i < cb_gguf_value_count(x->source); i++) {
+        const cb_gguf_value *v = cb_gguf_value_at(x->source, i);
+        bool type = strcmp(v->key, "general.file_type") == 0, skip = false;
+        for (int k = 0; k < 3; k++)
+            skip |= strcmp(v->key, whole_file[k]) == 0;
+        has_type |= type;
+        has_version |= strcmp(v->key, "general.quantization_version") == 0;
+        ok = skip || (type && !keeps ? cb_gguf_put_u32(&x->metadata, v->key, file_type(x)) : cb_gguf_put_value(&x->metadata, v->key, v));
+    }
+    return ok && (has_type || keeps || cb_gguf_put_u32(&x->metadata, "general.file_type", file_type(x))) &&
+           (has_version || put_quantised(x));
+}
+
+static bool make_metadata(export *x)
+{
     char *name = model_name(x->job->name ? x->job->name : x->parts.path);
-    bool ok = name && put_general(x, name) &&
-              cb_gguf_put_config(&x->metadata, x->parts.path, x->parts.config, &x->factors, &x->factor_count) && plan_tensors(x) &&
-              cb_gguf_put_u32(&x->metadata, "general.file_type", file_type(x)) &&
-              (!x->quantised || cb_gguf_put_u32(&x->metadata, "general.quantization_version", 2)) &&
-              cb_gguf_put_tokenizer(&x->metadata, x->parts.path, x->parts.tokenizer, x->parts.tokenizer_config, x->parts.chat_template,
-                                    x->parts.config);
+    const cb_model_parts *p = &x->parts;
+    bool ok = name && put_general(x, name) && cb_gguf_put_config(&x->metadata, p->path, p->config, &x->factors, &x->factor_count) &&
+              plan_tensors(x) && cb_gguf_put_u32(&x->metadata, "general.file_type", file_type(x)) && put_quantised(x) &&
+              cb_gguf_put_tokenizer(&x->metadata, p->path, p->tokenizer, p->tokenizer_config, p->chat_template, p->config);
     cb_free(name);
     return ok;
 }
 
+static bool plan(export *x)
+{
+    const char *what = x->parts.path, *type = cb_json_string(what, x->parts.config, "model_type", "");
+    x->source = cb_weights_gguf(x->parts.weights);
+    x->architecture = cb_ok() ? cb_gguf_architecture_of(what, type) : NULL;
+    if (!x->architecture)
+        return false;
+    cb_gguf_model_sizes *m = &x->sizes;
+    m->heads = cb_json_int(what, x->parts.config, x->architecture->heads, 0);
+    m->kv_heads = cb_json_int(what, x->parts.config, x->architecture->kv_heads, m->heads);
+    m->blocks = cb_json_int(what, x->parts.config, cb_gguf_setting_name(x->architecture, "block_count"), 0);
+    m->shares_values = m->blocks == 80 && (m->heads != m->kv_heads || strcmp(x->architecture->name, "qwen2") == 0);
+    return cb_ok() && (x->source ? plan_tensors(x) && copy_metadata(x) : make_metadata(x));
+}
+
 /* ---- write ---- */
 
-static bool turn_rows(const export *x, const output_tensor *t, const cb_weight_entry *from, const void *rows, size_t row_bytes, void *out)
+/* q and k: pairs that turn together are neighbours in GGUF, half a head apart in Hugging Face's files. */
+static bool is_rotary(const export *x, const output_tensor *t)
 {
-    int64_t heads = t->kind == CB_GGUF_QUERY ? x->heads : x->kv_heads, count = from->shape[0];
+    return x->architecture->permuted && (t->kind == CB_GGUF_QUERY || t->kind == CB_GGUF_KEY);
+}
+
+static bool turn_rows(const export *x, const output_tensor *t, const void *rows, size_t row_bytes, bool to_hf, void *out)
+{
+    int64_t heads = t->kind == CB_GGUF_QUERY ? x->sizes.heads : x->sizes.kv_heads, count = t->hf.shape[0];
     if (heads < 1 || count % (2 * heads))
         return cb_fail(CB_ERR_FORMAT, "%s: tensor %s: found %lld rows, expected a multiple of twice the %lld heads", x->parts.path,
-                       from->name, (long long)count, (long long)heads) == CB_OK;
-    cb_rotary_rows_join(out, rows, heads, count / heads, row_bytes);
+                       t->hf.name, (long long)count, (long long)heads) == CB_OK;
+    (to_hf ? cb_rotary_rows_split : cb_rotary_rows_join)(out, rows, heads, count / heads, row_bytes);
     return true;
 }
 
@@ -245,95 +262,118 @@ static void transpose(const float *from, int64_t rows, int64_t columns, float *t
             to[c * rows + r] = from[r * columns + c];
 }
 
-static bool quantise(const cb_weight_entry *to, cb_dtype dtype, const float *values, void *out)
+/* Swaps the two buffers where the order is another one. */
+static bool reorder(const export *x, const output_tensor *t, int64_t count, bool to_hf, float **values, float **other)
+{
+    if (is_rotary(x, t)) {
+        if (!turn_rows(x, t, *values, (size_t)(count / t->hf.shape[0]) * sizeof(float), to_hf, *other))
+            return false;
+    } else if (is_turned(t)) {
+        int64_t rows = t->hf.shape[to_hf], columns = t->hf.shape[!to_hf];
+        transpose(*values, rows, columns, *other);
+    } else {
+        return true;
+    }
+    float *swap = *values;
+    *values = *other;
+    *other = swap;
+    return true;
+}
+
+/* Relative root mean square of what rounding changed; `read` has room for the values. */
+static bool measure_error(export *x, const cb_weight_entry *to, cb_dtype dtype, const float *values, int64_t count, float *read)
+{
+    cb_weight_entry written = *to;
+    written.dtype = dtype;
+    written.data = x->bytes;
+    if (!cb_entry_read(&written, CB_F32, read))
+        return false;
+    double difference = 0, whole = 0;
+    for (int64_t i = 0; i < count; i++) {
+        difference += ((double)read[i] - (double)values[i]) * ((double)read[i] - (double)values[i]);
+        whole += (double)values[i] * (double)values[i];
+    }
+    double error = whole > 0 ? sqrt(difference / whole) : 0;
+    x->job->weight_error = fmax(x->job->weight_error, error);
+    x->job->coarse |= 2 * cb_dtype_bytes(dtype, 256) * 8 < 13 * 256;
+    return true;
+}
+
+static bool quantise(export *x, const cb_weight_entry *to, cb_dtype dtype, const float *values, int64_t count, float *read)
 {
     cb_scope *scope = cb_scope_open();
     cb_tensor *blocks = scope ? cb_quantize(cb_wrap_nd(CB_F32, values, to->ndim, to->shape), dtype, 0) : NULL;
     if (blocks)
-        memcpy(out, blocks->data, to->size);
+        memcpy(x->bytes, blocks->data, to->size);
     else
         cb_error_prefix("%s", to->name);
     if (scope)
         cb_scope_close(scope);
-    return blocks != NULL;
+    return blocks && measure_error(x, to, dtype, values, count, read);
 }
 
-static bool encode(const cb_weight_entry *to, const float *values, int64_t count, void *out)
+static bool encode(export *x, const cb_weight_entry *to, const float *values, int64_t count, float *room)
 {
     cb_dtype dtype;
     if (!cb_dtype_from_name(to->type_name, &dtype))
         return cb_fail(CB_ERR_UNSUPPORTED, "%s: this build cannot make %s", to->name, to->type_name) == CB_OK;
     if (cb_dtype_is_quantized(dtype))
-        return quantise(to, dtype, values, out);
+        return quantise(x, to, dtype, values, count, room);
     cb_weight_entry f32 = {.name = to->name, .dtype = CB_F32, .ndim = 1, .shape = {count}, .data = values};
-    return cb_entry_read(&f32, dtype, out);
+    return cb_entry_read(&f32, dtype, x->bytes);
 }
 
-static bool changes(const export *x, const cb_weight_entry *from)
+/* Values in f32, changed, in the order of the file, then rounded. */
+static const void *make_tensor(export *x, const output_tensor *t, const cb_weight_entry *to)
 {
-    return x->job->change && x->job->change(x->job->user, from, NULL);
-}
-
-/* Values in f32, in the order of the file, then rounded. */
-static const void *make_tensor(export *x, const output_tensor *t, const cb_weight_entry *from, const cb_weight_entry *to)
-{
-    int64_t count = 1, rows = from->shape[0];
-    for (int d = 0; d < from->ndim; d++)
-        count *= from->shape[d];
-    bool turned = x->architecture->permuted && (t->kind == CB_GGUF_QUERY || t->kind == CB_GGUF_KEY);
-    bool flipped = t->kind == CB_GGUF_CONV1D && from->ndim == 2;
-    size_t need = 2 * (size_t)count * sizeof(float);
-    if (!cb_grow(&x->values, &x->values_capacity, need, 1) || !cb_grow(&x->bytes, &x->bytes_capacity, to->size, 1))
+    int64_t count = 1;
+    for (int d = 0; d < to->ndim; d++)
+        count *= to->shape[d];
+    if (!cb_grow(&x->values, &x->values_capacity, 2 * (size_t)count * sizeof(float), 1) ||
+        !cb_grow(&x->bytes, &x->bytes_capacity, to->size, 1))
         return NULL;
-    float *values = x->values, *second = values + count;
-    if (!cb_entry_read(from, CB_F32, values) || (changes(x, from) && !x->job->change(x->job->user, from, values)))
+    float *values = x->values, *other = values + count;
+    bool in_hf = !x->source; /* the order that they are in */
+    if (!cb_entry_read(t->from, CB_F32, values))
         return NULL;
-    if (turned && !turn_rows(x, t, from, values, (size_t)(count / rows) * sizeof(float), second))
+    if (t->changes && !in_hf && !reorder(x, t, count, in_hf = true, &values, &other))
         return NULL;
-    if (flipped)
-        transpose(values, rows, from->shape[1], second);
-    return encode(to, turned || flipped ? second : values, count, x->bytes) ? x->bytes : NULL;
+    if (t->changes && !x->job->change(x->job->user, &t->hf, values))
+        return NULL;
+    if (in_hf && !reorder(x, t, count, false, &values, &other))
+        return NULL;
+    return encode(x, to, values, count, other) ? x->bytes : NULL;
 }
 
 static const void *provide(void *user, size_t index)
 {
     export *x = user;
     const output_tensor *t = &x->tensors[index];
-    const cb_weight_entry *to = &x->entries[index];
-    if (t->index == SIZE_MAX)
+    const cb_weight_entry *to = &x->entries[index], *from = t->from;
+    if (!from)
         return x->factors;
     if (cb_interrupted()) {
         cb_fail(CB_ERR_INTERRUPTED, "interrupted while writing %s", to->name);
         return NULL;
     }
-    const cb_weight_entry *from = cb_weights_at(x->parts.weights, t->index);
-    if (!from)
-        return NULL;
-    if (strcasecmp(stored_type(from), to->type_name) != 0 || (t->kind == CB_GGUF_CONV1D && from->ndim == 2) || changes(x, from))
-        return make_tensor(x, t, from, to);
-    if (!x->architecture->permuted || (t->kind != CB_GGUF_QUERY && t->kind != CB_GGUF_KEY))
+    if (strcasecmp(stored_type(from), to->type_name) != 0 || t->changes || (is_turned(t) && !x->source))
+        return make_tensor(x, t, to);
+    if (x->source || !is_rotary(x, t))
         return from->data;
     if (!cb_grow(&x->bytes, &x->bytes_capacity, to->size, 1))
         return NULL;
-    return turn_rows(x, t, from, from->data, from->size / (size_t)from->shape[0], x->bytes) ? x->bytes : NULL;
+    return turn_rows(x, t, from->data, from->size / (size_t)from->shape[0], false, x->bytes) ? x->bytes : NULL;
 }
 
-static const target_type *find_target(const char *name)
+bool cb_gguf_export_job(cb_gguf_job *job)
 {
-    for (const target_type *t = targets; t->name; t++)
-        if (strcasecmp(t->name, name) == 0)
-            return t;
-    cb_fail(CB_ERR_ARGUMENT, "dtype: found \"%.50s\", GGUF files hold keep, f32, bf16, f16, q8_0, q6_k, q5_k, q5_0, q4_k or q4_0", name);
-    return NULL;
-}
-
-bool cb_gguf_export_job(const cb_gguf_job *job)
-{
-    export x = {.job = job, .target = find_target(job->dtype)};
+    export x = {.job = job, .target = cb_gguf_target_named(job->dtype)};
     bool ok = x.target && cb_model_parts_open(&x.parts, job->model) && plan(&x) &&
               cb_gguf_write(job->output, &x.metadata, x.entries, x.count, provide, &x);
-    for (size_t i = 0; i < x.count; i++)
+    for (size_t i = 0; i < x.count; i++) {
         cb_free((void *)(uintptr_t)x.entries[i].name);
+        cb_free((void *)(uintptr_t)x.tensors[i].hf.name);
+    }
     cb_free(x.entries);
     cb_free(x.tensors);
     cb_free(x.factors);

@@ -37,6 +37,8 @@ typedef struct cb_gguf_architecture {
 /* NULL and CB_ERR_UNSUPPORTED: none.  Several model types may share a name; the first of them is given. */
 const cb_gguf_architecture *cb_gguf_architecture_named(const char *what, const char *name);
 const cb_gguf_architecture *cb_gguf_architecture_of(const char *what, const char *model_type);
+/* Hugging Face's name of a setting, of one that the architecture has: "num_hidden_layers" of "block_count". */
+const char *cb_gguf_setting_name(const cb_gguf_architecture *a, const char *gguf);
 /* Translates "blk.3.attn_q.weight"; NULL and no error when the architecture has no such tensor, else free with cb_free().  kind may
  * be NULL. */
 char *cb_gguf_name_to_hf(const cb_gguf_architecture *a, const char *name, int *kind);
@@ -59,16 +61,38 @@ json_t *cb_gguf_tokenizer_config(const cb_gguf *file); /* tokenizer_config.json 
 bool cb_gguf_put_tokenizer(cb_gguf_metadata *m, const char *what, const json_t *tokenizer, const json_t *config, const char *chat_template,
                            const json_t *model_config);
 
+/* ---- types of tensors (gguf_target.c) ---- */
+
+typedef struct cb_gguf_target cb_gguf_target;
+/* What the choice depends on. */
+typedef struct cb_gguf_model_sizes {
+    int64_t blocks, heads, kv_heads;
+    bool tied;          /* no head but the embedding */
+    bool shares_values; /* what llama.cpp counts as a 70B model: fewer value heads than heads, in 80 blocks */
+} cb_gguf_model_sizes;
+/* NULL and CB_ERR_ARGUMENT: none. */
+const cb_gguf_target *cb_gguf_target_named(const char *name);
+bool cb_gguf_target_keeps(const cb_gguf_target *target);
+/* general.file_type; `type_name`: of most matrices, for a target that keeps the types there are. */
+uint32_t cb_gguf_target_file_type(const cb_gguf_target *target, const char *type_name);
+/* Fills in type_name and size of a tensor with GGUF's name; `stored`: the type it has.  False, and no error: none holds it. */
+bool cb_gguf_target_choose(const cb_gguf_target *target, const cb_gguf_model_sizes *model, const char *stored, cb_weight_entry *tensor);
+
 /* ---- export (gguf_export.c) ---- */
 
 typedef struct cb_gguf_job {
     const char *model, *output, *dtype; /* as cb_gguf_export() takes them */
-    const char *name;                   /* general.name; NULL: that of the model's path */
-    /* Whether a tensor's values change; `values` (f32, in the tensor's shape) are changed in place, or NULL to ask only.  NULL: none do. */
+    const char *name;                   /* general.name; NULL: that of the model's path; a GGUF file keeps its own */
+    /* Whether a tensor's values change: only its name is read where values is NULL; else `values` (f32, in the tensor's shape, both as
+     * Hugging Face has them) are changed in place.  NULL: none do. */
     bool (*change)(void *user, const cb_weight_entry *tensor, float *values);
     void *user;
+    bool untied; /* the head gets a tensor of its own: the embedding's, changed under the head's name */
+    /* out: */
+    double weight_error; /* largest relative root mean square error of a tensor that was rounded to a quantised type */
+    bool coarse;         /* some tensor was rounded to a type of 6 bits or fewer an element */
 } cb_gguf_job;
-bool cb_gguf_export_job(const cb_gguf_job *job);
+bool cb_gguf_export_job(cb_gguf_job *job);
 
 /* ---- weights (gguf_weights.c) ---- */
 
@@ -79,5 +103,8 @@ void cb_gguf_weights_close(cb_gguf_weights *weights);
 size_t cb_gguf_weights_count(const cb_gguf_weights *weights);
 const cb_weight_entry *cb_gguf_weights_at(cb_gguf_weights *weights, size_t index); /* NULL: no memory */
 const cb_weight_entry *cb_gguf_weights_find(cb_gguf_weights *weights, const char *name);
+const cb_gguf *cb_gguf_weights_file(const cb_gguf_weights *weights);
+/* The GGUF file that a checkpoint is; NULL: it is none. */
+const cb_gguf *cb_weights_gguf(const cb_weights *weights);
 
 #endif

@@ -110,6 +110,14 @@ const cb_gguf_architecture *cb_gguf_architecture_of(const char *what, const char
     return find(what, "model_type (for GGUF)", model_type, false);
 }
 
+const char *cb_gguf_setting_name(const cb_gguf_architecture *a, const char *gguf)
+{
+    const cb_gguf_setting *s = a->settings;
+    while (s->hf && strcmp(s->gguf, gguf) != 0)
+        s++;
+    return s->hf;
+}
+
 /* ---- names of tensors ---- */
 
 /* Whether `name` is `pattern`, followed by ".weight", ".bias" or nothing; then *number is its block's digits and *rest what follows. */

@@ -160,6 +160,11 @@ static const cb_weight_entry *with_data(const cb_gguf_weights *w, gguf_tensor *t
     return t->made ? &t->entry : NULL;
 }
 
+const cb_gguf *cb_gguf_weights_file(const cb_gguf_weights *w)
+{
+    return w->file;
+}
+
 size_t cb_gguf_weights_count(const cb_gguf_weights *w)
 {
     return w->count;

@@ -63,22 +63,12 @@ bool cb_gguf_put_strings(cb_gguf_metadata *m, const char *key, uint64_t count, c
     return ok;
 }
 
-/* Bytes that a value's items take in the file. */
-static size_t value_size(const cb_gguf_value *v)
-{
-    size_t offset = 0, length;
-    const char *text;
-    if (v->type != CB_GGUF_STRING)
-        return (size_t)v->count * cb_gguf_scalar_size(v->type);
-    for (uint64_t i = 0; i < v->count; i++)
-        cb_gguf_next_string(v, &offset, &text, &length);
-    return offset;
-}
-
 bool cb_gguf_put_value(cb_gguf_metadata *m, const char *key, const cb_gguf_value *v)
 {
-    return (v->is_array ? begin_array(m, key, v->type, v->count) : begin(m, key, v->type)) &&
-           cb_string_append(&m->bytes, v->data, value_size(v));
+    double number;
+    if (strcmp(key, "general.alignment") == 0 && cb_gguf_number_at(v, 0, &number))
+        m->alignment = (uint32_t)number;
+    return (v->is_array ? begin_array(m, key, v->type, v->count) : begin(m, key, v->type)) && cb_string_append(&m->bytes, v->data, v->size);
 }
 
 void cb_gguf_metadata_free(cb_gguf_metadata *m)
@@ -104,9 +94,10 @@ bool cb_gguf_tensor_size(const char *type_name, int ndim, const int64_t *shape, 
                    cb_shape_text_nd(ndim, shape), type->block, type->name) == CB_OK;
 }
 
-static uint64_t aligned(uint64_t n)
+static uint64_t aligned(const cb_gguf_metadata *m, uint64_t n)
 {
-    return (n + CB_GGUF_ALIGNMENT - 1) / CB_GGUF_ALIGNMENT * CB_GGUF_ALIGNMENT;
+    uint64_t to = m->alignment ? m->alignment : CB_GGUF_ALIGNMENT;
+    return (n + to - 1) / to * to;
 }
 
 static bool put_tensor(const char *path, cb_string *out, const cb_weight_entry *e, uint64_t offset)
@@ -129,25 +120,29 @@ static bool make_header(const char *path, const cb_gguf_metadata *m, const cb_we
               append_number(out, m->count, 8) && cb_string_append(out, m->bytes.data ? m->bytes.data : "", m->bytes.length);
     for (size_t i = 0; ok && i < count; i++) {
         ok = put_tensor(path, out, &entries[i], offset);
-        offset += aligned(entries[i].size);
+        offset += aligned(m, entries[i].size);
     }
     return ok;
 }
 
-static bool write_padding(cb_writer *w, uint64_t length)
+static bool write_padding(cb_writer *w, const cb_gguf_metadata *m, uint64_t length)
 {
     static const uint8_t zeros[CB_GGUF_ALIGNMENT];
-    return cb_writer_write(w, zeros, (size_t)(aligned(length) - length));
+    uint64_t left = aligned(m, length) - length;
+    for (; left > sizeof zeros; left -= sizeof zeros)
+        if (!cb_writer_write(w, zeros, sizeof zeros))
+            return false;
+    return cb_writer_write(w, zeros, (size_t)left);
 }
 
-static bool write_tensors(cb_writer *w, const char *path, const cb_weight_entry *entries, size_t count, cb_weight_provider *provide,
-                          void *user)
+static bool write_tensors(cb_writer *w, const char *path, const cb_gguf_metadata *m, const cb_weight_entry *entries, size_t count,
+                          cb_weight_provider *provide, void *user)
 {
     for (size_t i = 0; i < count; i++) {
         const void *bytes = provide ? provide(user, i) : entries[i].data;
         if (!bytes)
             return cb_fail(CB_ERR_ARGUMENT, "%s: tensor %.200s: found no data to write", path, entries[i].name) == CB_OK;
-        if (!cb_writer_write(w, bytes, entries[i].size) || !write_padding(w, entries[i].size))
+        if (!cb_writer_write(w, bytes, entries[i].size) || !write_padding(w, m, entries[i].size))
             return false;
     }
     return true;
@@ -159,8 +154,8 @@ bool cb_gguf_write(const char *path, const cb_gguf_metadata *metadata, const cb_
     cb_string header = {0};
     bool ok = make_header(path, metadata, entries, count, &header);
     cb_writer *w = ok ? cb_writer_open(path) : NULL;
-    ok = w && cb_writer_write(w, header.data, header.length) && write_padding(w, header.length) &&
-         write_tensors(w, path, entries, count, provide, user);
+    ok = w && cb_writer_write(w, header.data, header.length) && write_padding(w, metadata, header.length) &&
+         write_tensors(w, path, metadata, entries, count, provide, user);
     if (ok)
         ok = cb_writer_commit(w);
     else

@@ -452,3 +452,13 @@ void cb_quantized_free(cb_quantized_weight *w)
     cb_free(w->scale);
     cb_free(w);
 }
+
+bool cb_holds_quantized(const char *directory, bool *quantized)
+{
+    cb_weights *weights = cb_weights_open(directory);
+    cb_quantized_format format;
+    for (size_t i = 0; weights && !*quantized && i < cb_weights_count(weights); i++)
+        *quantized = cb_quantized_format_of(weights, cb_weights_at(weights, i), &format);
+    cb_weights_close(weights);
+    return weights != NULL;
+}

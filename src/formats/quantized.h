@@ -30,4 +30,7 @@ const void *cb_quantized_part(const cb_quantized_weight *weight, int index);
 double cb_quantized_error(const cb_quantized_weight *weight); /* root mean square of what rounding changed, relative to the weight's */
 void cb_quantized_free(cb_quantized_weight *weight);
 
+/* Whether weights of a model directory are quantised; false: it cannot be read. */
+bool cb_holds_quantized(const char *directory, bool *quantized);
+
 #endif

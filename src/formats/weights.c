@@ -204,6 +204,11 @@ void cb_weights_close(cb_weights *weights)
     cb_free(weights);
 }
 
+const cb_gguf *cb_weights_gguf(const cb_weights *weights)
+{
+    return weights->gguf ? cb_gguf_weights_file(weights->gguf) : NULL;
+}
+
 size_t cb_weights_count(const cb_weights *weights)
 {
     return weights->gguf ? cb_gguf_weights_count(weights->gguf) : weights->count;

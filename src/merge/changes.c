@@ -93,6 +93,18 @@ static bool collect_trained(void *user, cb_layer *layer)
     return true;
 }
 
+/* So does a head that is tied to an embedding which modules change: what they add is added to rows that go in, not to those that come out. */
+static bool collect_untied(void *user, cb_layer *layer)
+{
+    cb_changes *changes = user;
+    bool untied = false;
+    for (size_t i = 0; layer->tied && i < changes->count; i++)
+        untied |= changes->list[i].layer == layer->tied && changes->list[i].module_count;
+    for (size_t i = 0; i < layer->module_count; i++)
+        untied &= !layer->modules[i]->follows;
+    return !untied || change_of(changes, layer, "weight");
+}
+
 static cb_layer *root_of(cb_layer *layer)
 {
     while (layer->parent)
@@ -113,7 +125,8 @@ bool cb_changes_collect(cb_changes *changes, cb_adapter *const *adapters, size_t
                 return false;
         trained_search search = {.changes = changes};
         search.count = cb_adapter_parameters(adapters[i], &search.parameters);
-        if (!cb_layer_visit(root_of(modules[0]->layer), collect_trained, &search))
+        cb_layer *root = root_of(modules[0]->layer);
+        if (!cb_layer_visit(root, collect_trained, &search) || !cb_layer_visit(root, collect_untied, changes))
             return false;
     }
     return true;

@@ -10,38 +10,40 @@
 #include "core/temporary.h"
 #include "formats/gguf_model.h"
 #include "formats/quantized.h"
+#include "merge/internal.h"
 
 typedef struct conversion {
     const char *input, *output, *written;
     const char *name; /* of the model, in files that hold one */
     const cb_convert_options *options;
-    int dtype;      /* that of the options, or what stands for keep */
-    cb_model *base; /* of adapters */
+    int dtype;        /* that of the options, or what stands for keep */
+    cb_model *base;   /* of adapters */
+    cb_gguf_job gguf; /* what was found while writing one */
     cb_convert_report report;
 } conversion;
 
 /* ---- targets ---- */
 
 static const char *const to_choices[] = {"hf", "gguf", "peft", "gguf-lora", "mlx", "adapterhub", NULL};
-static const char *const dtype_choices[] = {"keep", "f32", "bf16", "f16", "q8_0", "q6_k", "q5_k", "q5_0", "q4_k", "q4_0", NULL};
 
-static bool write_directory(const conversion *c)
+static bool write_directory(conversion *c)
 {
-    return cb_model_unpack(c->input, c->written, dtype_choices[c->dtype]);
+    return cb_model_unpack(c->input, c->written, cb_gguf_dtype_names[c->dtype]);
 }
 
-static bool write_gguf(const conversion *c)
+static bool write_gguf(conversion *c)
 {
-    return cb_gguf_export_job(&(cb_gguf_job){.model = c->input, .output = c->written, .dtype = dtype_choices[c->dtype], .name = c->name});
+    c->gguf = (cb_gguf_job){.model = c->input, .output = c->written, .dtype = cb_gguf_dtype_names[c->dtype], .name = c->name};
+    return cb_gguf_export_job(&c->gguf);
 }
 
-static bool write_adapter(const conversion *c)
+static bool write_adapter(conversion *c)
 {
     return cb_adapter_rewrite(c->input, cb_model_root(c->base), cb_model_type(c->base), to_choices[c->options->to], c->written);
 }
 
 /* The whole of adapter_config.json, as PEFT writes it. */
-static bool write_peft(const conversion *c)
+static bool write_peft(conversion *c)
 {
     cb_adapter *adapter = cb_adapter_load(c->input, cb_model_root(c->base), cb_model_type(c->base));
     bool ok = adapter && cb_adapter_save(adapter, c->written, c->options->base);
@@ -51,7 +53,7 @@ static bool write_peft(const conversion *c)
 
 static const struct target {
     bool adapter, directory;
-    bool (*write)(const conversion *c);
+    bool (*write)(conversion *c);
 } targets[] = {
     [CB_CONVERT_HF] = {false, true, write_directory}, [CB_CONVERT_GGUF] = {false, false, write_gguf},
     [CB_CONVERT_PEFT] = {true, true, write_peft},     [CB_CONVERT_GGUF_LORA] = {true, false, write_adapter},
@@ -61,14 +63,15 @@ static const struct target {
 const cb_option cb_convert_option_table[] = {
     CB_OPT_ENUM(cb_convert_options, to, CB_CONVERT_HF, to_choices,
                 "hf: a model directory; gguf: a GGUF file of llama.cpp; and for LoRA adapters peft, gguf-lora, mlx, adapterhub"),
-    CB_OPT_ENUM(cb_convert_options, dtype, CB_CONVERT_KEEP, dtype_choices,
+    CB_OPT_ENUM(cb_convert_options, dtype, CB_CONVERT_KEEP, cb_gguf_dtype_names,
                 "how a model's matrices are stored; hf takes the first four, with keep quantised ones become f16"),
     CB_OPT_STRING(cb_convert_options, base, NULL, "MODEL", "the model that an adapter belongs to"),
     CB_OPT_STRING(cb_convert_options, tokenizer, NULL, "FILE", "the tokenizer that goes with a llama2.c model (tok512.bin)"),
     CB_OPT_BOOL(cb_convert_options, verify, true, "load what was written and compare its logits with the input's"),
     CB_OPT_FLOAT(
         cb_convert_options, max_kl, -1, -1, 1e9,
-        "keep nothing when the mean KL divergence (nats) of the next token is larger; -1: 0.01, and 0.2 for types of 4 and 5 bits"),
+        "keep nothing when the mean KL divergence (nats) of the next token is larger; -1: 0.01, and 0.2 where matrices are rounded to 6 "
+        "bits or fewer"),
     CB_OPT_FLOAT(cb_convert_options, min_agreement, 0, 0, 1, "keep nothing when the most likely token is the same less often"),
     CB_OPT_INT(cb_convert_options, seed, 0, 0, 9e15, "of the random tokens that are compared"),
     CB_OPT_END};
@@ -85,24 +88,13 @@ static bool has_config(const char *path)
     return found;
 }
 
-/* Whether weights of a model directory are quantised. */
-static bool is_quantized(const char *path, bool *quantized)
-{
-    cb_weights *weights = cb_weights_open(path);
-    cb_quantized_format format;
-    for (size_t i = 0; weights && !*quantized && i < cb_weights_count(weights); i++)
-        *quantized = cb_quantized_format_of(weights, cb_weights_at(weights, i), &format);
-    cb_weights_close(weights);
-    return weights != NULL;
-}
-
 static bool recognise_directory(conversion *c, int *kind)
 {
     bool quantized = false;
     if (!has_config(c->input))
         return cb_fail(CB_ERR_FORMAT, "%s: found neither config.json nor adapter_config.json, expected a model or an adapter", c->input) ==
                CB_OK;
-    if (!is_quantized(c->input, &quantized))
+    if (!cb_holds_quantized(c->input, &quantized))
         return false;
     *kind = quantized ? INPUT_QUANTIZED : INPUT_MODEL;
     c->report.input = quantized ? "quantised model directory" : "model directory";
@@ -140,9 +132,9 @@ static bool check_target(const conversion *c, int kind)
         return cb_fail(CB_ERR_UNSUPPORTED, "%s: found a %s, which %s cannot hold: it is for %s", c->input, c->report.input,
                        to_choices[o->to], targets[o->to].adapter ? "adapters" : "models") == CB_OK;
     if (kind == INPUT_ADAPTER && o->dtype != CB_CONVERT_KEEP && o->dtype != CB_CONVERT_F32)
-        return cb_fail(CB_ERR_ARGUMENT, "dtype: found %s, adapters are written as f32", dtype_choices[o->dtype]) == CB_OK;
+        return cb_fail(CB_ERR_ARGUMENT, "dtype: found %s, adapters are written as f32", cb_gguf_dtype_names[o->dtype]) == CB_OK;
     if (o->to == CB_CONVERT_HF && o->dtype > CB_CONVERT_F16)
-        return cb_fail(CB_ERR_ARGUMENT, "dtype: found %s, a model directory holds keep, f32, bf16 or f16", dtype_choices[o->dtype]) ==
+        return cb_fail(CB_ERR_ARGUMENT, "dtype: found %s, a model directory holds keep, f32, bf16 or f16", cb_gguf_dtype_names[o->dtype]) ==
                CB_OK;
     if (kind == INPUT_ADAPTER && !o->base)
         return cb_fail(CB_ERR_ARGUMENT, "base: an adapter is converted beside its model, expected the model's directory or file") == CB_OK;
@@ -151,24 +143,6 @@ static bool check_target(const conversion *c, int kind)
 }
 
 /* ---- comparing ---- */
-
-static double largest_kl(const cb_convert_options *o)
-{
-    return o->max_kl >= 0 ? o->max_kl : o->dtype >= CB_CONVERT_Q5_K ? 0.2 : 0.01;
-}
-
-static bool within_bounds(const conversion *c)
-{
-    const cb_convert_options *o = c->options;
-    const cb_difference *d = &c->report.difference;
-    double most = largest_kl(o);
-    if (!(d->mean_kl <= most))
-        return cb_fail(CB_ERR_NUMERIC, "%s: not kept: next tokens differ by %.3g nats (mean KL) from the input's, allowed are %.3g",
-                       c->output, d->mean_kl, most) == CB_OK;
-    return d->agreement >= o->min_agreement ||
-           cb_fail(CB_ERR_NUMERIC, "%s: not kept: the likeliest token is the input's at %.4f of positions, wanted are %.4f", c->output,
-                   d->agreement, o->min_agreement) == CB_OK;
-}
 
 static cb_adapter *attach(const char *path, cb_model *model)
 {
@@ -189,7 +163,9 @@ static bool compare(conversion *c, bool adapters)
     cb_model_free(reference);
     cb_model_free(result);
     c->report.verified = ok;
-    return ok && within_bounds(c);
+    c->report.difference.weight_error = c->gguf.weight_error;
+    const cb_convert_options *o = c->options;
+    return ok && cb_difference_within(&c->report.difference, c->output, cb_largest_kl(o->max_kl, c->gguf.coarse), o->min_agreement);
 }
 
 /* ---- carrying out ---- */
@@ -245,7 +221,7 @@ static bool unquantize(const conversion *c, const char *directory, int dtype, cb
         return false;
     options.dtype = dtype;
     options.verify = c->options->verify;
-    options.max_kl = largest_kl(c->options);
+    options.max_kl = c->options->max_kl;
     options.min_agreement = c->options->min_agreement;
     options.seed = c->options->seed;
     cb_model *model = cb_model_load(c->input);

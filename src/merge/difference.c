@@ -1,7 +1,7 @@
 /* difference.c: how far a merged model's logits are from those of the adapted model. */
 #include <math.h>
 
-#include "cambium/merge.h"
+#include "merge/internal.h"
 
 enum { PROBE_ROWS = 2, PROBE_LENGTH = 32 };
 
@@ -83,4 +83,19 @@ bool cb_merge_difference(cb_model *reference, cb_model *other, cb_tensor *ids, u
     }
     cb_scope_close(scope);
     return ok;
+}
+
+double cb_largest_kl(double asked, bool coarse)
+{
+    return asked >= 0 ? asked : coarse ? 0.2 : 0.01;
+}
+
+bool cb_difference_within(const cb_difference *d, const char *output, double max_kl, double min_agreement)
+{
+    if (!(d->mean_kl <= max_kl))
+        return cb_fail(CB_ERR_NUMERIC, "%s: not kept: next tokens differ by %.3g nats (mean KL), allowed are %.3g", output, d->mean_kl,
+                       max_kl) == CB_OK;
+    return d->agreement >= min_agreement ||
+           cb_fail(CB_ERR_NUMERIC, "%s: not kept: the likeliest token is the same at %.4f of positions, wanted are %.4f", output,
+                   d->agreement, min_agreement) == CB_OK;
 }

@@ -348,9 +348,13 @@ bool cb_fold_plan_make(fold_plan *plan, cb_adapter *const *adapters, size_t coun
     if (!plan->input)
         return cb_fail(CB_ERR_ARGUMENT, "merge: the model was not loaded from a directory") == CB_OK;
     if (cb_is_gguf(plan->input))
-        return cb_fail(CB_ERR_UNSUPPORTED,
-                       "%s: is a GGUF file, and what is written is a model directory: make one of it with convert --to hf first",
-                       plan->input) == CB_OK;
+        return cb_fail(
+                   CB_ERR_UNSUPPORTED,
+                   "%s: is a GGUF file, and %s a directory: end its name in .gguf, or make a directory of the base with convert --to hf",
+                   plan->input, plan->output) == CB_OK;
+    if (plan->options->dtype > CB_MERGE_F16)
+        return cb_fail(CB_ERR_ARGUMENT, "dtype: found %s, a model directory holds keep, f32, bf16 or f16",
+                       cb_gguf_dtype_names[plan->options->dtype]) == CB_OK;
     if (!cb_changes_collect(&plan->changes, adapters, count))
         return false;
     plan->found = cb_calloc(plan->changes.count + 1, sizeof *plan->found);

@@ -31,9 +31,11 @@ static bool replace_weight(const cb_change *change, cb_tensor *value, folded_wei
 
 static bool fold_weight(const cb_change *change, folded_weight *folded)
 {
-    if (!change->module_count)
+    if (!change->module_count && cb_layer_own_weight(change->layer, change->name))
         return true; /* trained whole: the layer uses the copy already */
     cb_tensor *base = cb_layer_weight(change->layer, change->name);
+    if (!change->module_count)
+        return replace_weight(change, base, folded);
     if (!base)
         return cb_fail(CB_ERR_ARGUMENT, "layer %s has no %s to fold into", change->layer->name, change->name) == CB_OK;
     if (cb_dtype_is_quantized(base->dtype))
@@ -74,8 +76,10 @@ cb_fold *cb_fold_in_place(cb_adapter *const *adapters, size_t count)
     bool ok = cb_changes_collect(&fold->changes, adapters, count);
     fold->weights = ok ? cb_calloc(fold->changes.count, sizeof *fold->weights) : NULL;
     ok = fold->weights != NULL;
-    for (size_t i = 0; ok && i < fold->changes.count; i++)
-        ok = fold_weight(&fold->changes.list[i], &fold->weights[i]);
+    for (int modules = 0; modules < 2; modules++) /* what stops being shared first */
+        for (size_t i = 0; ok && i < fold->changes.count; i++)
+            if ((fold->changes.list[i].module_count > 0) == modules)
+                ok = fold_weight(&fold->changes.list[i], &fold->weights[i]);
     if (!ok) {
         cb_unfold(fold);
         return NULL;

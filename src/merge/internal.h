@@ -4,7 +4,8 @@
 
 #include "cambium/merge.h"
 
-/* One weight of the base that the adapters change: modules add to it, or it was trained whole, or both. */
+/* One weight of the base that the adapters change: modules add to it, or it was trained whole, or both; or neither, where it only stops
+ * being shared with another that changes. */
 typedef struct cb_change {
     cb_layer *layer;
     const char *name;    /* "weight", "bias" */
@@ -24,5 +25,13 @@ void cb_changes_free(cb_changes *changes);
 /* The new value as f32, in the innermost scope: `base` (any float dtype, the shape of the weight) or, where it was trained, the trained
  * copy, plus what the modules add. */
 cb_tensor *cb_change_apply(const cb_change *change, cb_tensor *base);
+
+/* The mean KL divergence that is allowed: as asked, or where that is negative 0.01, and 0.2 when matrices were rounded coarsely. */
+double cb_largest_kl(double asked, bool coarse);
+/* Whether a result may be kept; else CB_ERR_NUMERIC. */
+bool cb_difference_within(const cb_difference *difference, const char *output, double max_kl, double min_agreement);
+/* cb_merge_fold() to a GGUF file. */
+bool cb_merge_fold_gguf(cb_model *model, cb_adapter *const *adapters, size_t count, const char *output, const cb_merge_options *options,
+                        cb_difference *difference);
 
 #endif

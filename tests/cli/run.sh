@@ -362,7 +362,15 @@ expect generate_nf4 "$program" generate llama2_nf4 --prompt "The gardener" --max
 expect generate_nf4_plain "$program" generate nf4_plain --prompt "The gardener" --max-new-tokens 8
 same_file generate_nf4.out generate_nf4_plain.out
 
-bad 1 'whole.gguf: is a GGUF file, and what is written is a model directory' merge whole.gguf --adapter qv --output never
+expect merge_gguf "$program" merge whole.gguf --adapter qv --output merged.gguf --json
+json merge_gguf.out
+contains merge_gguf.out '"verified":true'
+expect merge_gguf_plain "$program" merge q8.gguf --adapter qv.gguf=0.5 --output merged_q8.gguf --max-kl 1
+contains merge_gguf_plain.out "mean KL divergence"
+expect generate_merged "$program" generate merged.gguf --prompt "The gardener" --max-new-tokens 8
+same_file generate_merged.out generate_qv.out
+
+bad 1 'whole.gguf: is a GGUF file, and never a directory' merge whole.gguf --adapter qv --output never
 bad 1 'found a model directory, which mlx cannot hold: it is for adapters' convert llama2 --to mlx --output never
 bad 1 'found a PEFT adapter, which gguf cannot hold: it is for models' convert qv --base llama2 --to gguf --output never
 bad 1 'base: an adapter is converted beside its model' convert qv --to mlx --output never

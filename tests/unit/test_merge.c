@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 
 #include "cambium/merge.h"
+#include "random_adapter.h"
 #include "text_fixtures.h"
 
 /* ---- helpers ---- */
@@ -12,23 +13,6 @@ static cb_model *load(const char *directory)
     cb_model *model = cb_model_load(directory);
     assert_ok();
     return model;
-}
-
-/* An attached LoRA whose every parameter is random, so that it does something. */
-static cb_adapter *random_adapter(cb_model *model, const char *options, uint64_t seed)
-{
-    cb_adapter *adapter = cb_adapter_new("lora", NULL);
-    assert_true(cb_adapter_set_json(adapter, "options", options));
-    assert_true(cb_adapter_attach(adapter, cb_model_root(model), cb_model_type(model), seed));
-    const cb_named_tensor *list;
-    size_t count = cb_adapter_parameters(adapter, &list);
-    for (size_t i = 0; i < count; i++) {
-        cb_rng rng = {.seed = seed, .stream = i};
-        for (int64_t k = 0; k < list[i].tensor->count; k++)
-            ((float *)list[i].tensor->data)[k] += 0.1f * (float)cb_rng_normal(&rng);
-    }
-    assert_ok();
-    return adapter;
 }
 
 static cb_tensor *some_ids(void)
@@ -103,6 +87,8 @@ static const merge_case cases[] = {
     {"qwen2", "{\"r\": 2, \"modules_to_save\": [\"lm_head\"]}", 1e-5},
     {"qwen2", "{\"r\": 2, \"modules_to_save\": [\"embed_tokens\"]}", 1e-5},
     {"qwen2", "{\"r\": 2, \"target_modules\": [\"lm_head\"]}", 1e-5},
+    {"qwen2", "{\"r\": 2, \"target_modules\": [\"embed_tokens\"]}", 1e-5}, /* the head stays as it was */
+    {"gpt2", "{\"r\": 2, \"target_modules\": [\"wte\", \"c_attn\"]}", 1e-5},
     {"llama_sharded", "{\"r\": 4, \"target_modules\": \"all-linear\"}", 5e-3}, /* f16: 2^-11 a weight */
     {"smollm", "{\"r\": 4, \"target_modules\": \"all-linear\"}", 4e-2},        /* bf16: 2^-8 a weight */
 };
