@@ -3,8 +3,8 @@
  * A product whose dtypes oneDNN takes as they are (f32; bf16 with bf16 or f32 results, given AVX-512) goes to it in
  * place, whatever the transpositions and leading dimensions.  Any other mixture is cut into blocks, whose operands are
  * converted into scratch memory first; so is a quantised matrix.  f64 is a plain loop: only gradient checks use it.  Products with one small
- * dimension have kernels of their own (gemm_thin.c); gemm_blocks.c shares a product among threads,
- * gemm_onednn.c keeps the primitives. */
+ * dimension have kernels of their own (gemm_thin.c; gemm_rows.c where its rows are decoded on the way); gemm_blocks.c shares a product
+ * among threads, gemm_onednn.c keeps the primitives. */
 #include "kernels/gemm.h"
 
 #include "kernels/cpu/vector_table.h"
@@ -12,8 +12,6 @@
 
 /* Elements of a converted block: small enough to stay in the last-level cache. */
 enum { BLOCK_ELEMENTS = 1 << 21 };
-/* Rows of A up to which a quantised B is multiplied without a converted copy. */
-enum { MOST_ROWS = 8 };
 
 /* B's stored rows are whole, and its blocks begin with them. */
 static bool check_quantized(const cbk_gemm_args *g)
@@ -93,48 +91,6 @@ static void gemm_f64(const cbk_gemm_args *g)
         row_f64(g, (const double *)g->a + e * g->stride_a, (const double *)g->b + e * g->stride_b, (double *)g->c + e * g->stride_c,
                 u % g->m);
     }
-}
-
-/* ---- a few rows times a quantised matrix ---- */
-
-/* Row i of C from its products. */
-static void finish_row(const cbk_gemm_args *g, int64_t i, float *y, float *scratch)
-{
-    char *c = (char *)g->c + i * g->ldc * (int64_t)cb_dtype_size(g->c_dtype);
-    if (g->beta != 0) {
-        cbk_convert(c, g->c_dtype, scratch, CB_F32, g->n);
-        cbk_axpby(CB_F32, y, g->beta, scratch, g->alpha, g->n);
-    } else if (g->alpha != 1)
-        cbk_unary(CBK_SCALE, CB_F32, y, y, g->n, g->alpha, 0);
-    if (g->bias) {
-        cbk_convert(g->bias, g->bias_dtype, scratch, CB_F32, g->n);
-        cbk_axpby(CB_F32, y, 1, scratch, 1, g->n);
-    }
-    cbk_convert(y, CB_F32, c, g->c_dtype, g->n);
-}
-
-/* Each row of B is taken apart once, in f32, and multiplied with every row of A. */
-static bool gemm_quantized_rows(const cbk_gemm_args *g)
-{
-    float *x = cb_alloc((size_t)(g->m * g->k) * sizeof *x), *y = cb_alloc((size_t)((g->m + 1) * g->n) * sizeof *y);
-    bool ok = x && y;
-    if (ok && cb_rehearsing()) {
-        ok = cbk_dequantize(g->b_dtype, g->b, 0, g->n * g->k, CB_F32, y);
-    } else if (ok) {
-        cbk_copy(x, CB_F32, (int64_t[]){g->k, 1}, g->a, g->a_dtype, g->transa ? (int64_t[]){1, g->lda} : (int64_t[]){g->lda, 1}, 2,
-                 (int64_t[]){g->m, g->k});
-        int threads = cbk_threads(g->n * g->k);
-#pragma omp parallel num_threads(threads) if (threads > 1)
-        {
-            cbk_range r = cbk_share(g->n, 16);
-            cbk_vector()->quantized_dots(g->b_dtype, g->b, g->n, g->k, r.begin, r.end, x, g->m, y);
-        }
-        for (int64_t i = 0; i < g->m; i++)
-            finish_row(g, i, y + i * g->n, y + g->m * g->n);
-    }
-    cb_free(x);
-    cb_free(y);
-    return ok;
 }
 
 /* ---- mixed dtypes, block by block ---- */
@@ -288,8 +244,8 @@ bool cbk_gemm(const cbk_gemm_args *g)
         return true;
     }
     bool quantized = cb_dtype_is_quantized(g->b_dtype);
-    if (quantized && g->transb && g->m <= MOST_ROWS)
-        return gemm_quantized_rows(g);
+    if (cbk_gemm_takes_rows(g))
+        return cbk_gemm_rows(g);
     bool a_bf16 = g->a_dtype == CB_BF16, b_bf16 = quantized ? a_bf16 : g->b_dtype == CB_BF16;
     bool bf16 = cbk_vector_level() >= 2 && ((a_bf16 && b_bf16) || ((a_bf16 || b_bf16) && g->c_dtype == CB_BF16));
     cb_dtype compute = bf16 ? CB_BF16 : CB_F32;

@@ -14,4 +14,8 @@ bool cbk_gemm_blocks(const cbk_gemm_args *args);
  * memory for its small operand; nothing has been written and no error recorded. */
 bool cbk_gemm_thin(const cbk_gemm_args *args);
 
+/* A few rows of A times a B of any dtype but f64 whose rows lie along the summed dimension (gemm_rows.c). */
+bool cbk_gemm_takes_rows(const cbk_gemm_args *args);
+bool cbk_gemm_rows(const cbk_gemm_args *args);
+
 #endif

@@ -128,12 +128,15 @@ static void products_of_every_shape_and_kind(void **state)
 static void thin_products(void **state)
 {
     (void)state;
-    static const int64_t shapes[][3] = {{150, 8, 200}, {67, 1, 65},   {100, 17, 131}, {64, 32, 64}, {8, 150, 200}, {1, 300, 129},
-                                        {3, 131, 77},  {32, 97, 150}, {150, 200, 8},  {67, 193, 1}, {70, 130, 31}, {129, 300, 16}};
-    static const cb_dtype kinds[][3] = {{CB_F32, CB_F32, CB_F32}, {CB_BF16, CB_BF16, CB_BF16}, {CB_BF16, CB_BF16, CB_F32}};
+    static const int64_t shapes[][3] = {{150, 8, 200}, {67, 1, 65},    {100, 17, 131}, {64, 32, 64},  {8, 150, 200},
+                                        {1, 300, 129}, {3, 131, 77},   {32, 97, 150},  {150, 200, 8}, {67, 193, 1},
+                                        {70, 130, 31}, {129, 300, 16}, {2, 65, 1050},  {5, 70, 64},   {4, 90, 37}};
+    static const cb_dtype kinds[][3] = {{CB_F32, CB_F32, CB_F32},  {CB_BF16, CB_BF16, CB_BF16}, {CB_BF16, CB_BF16, CB_F32},
+                                        {CB_F32, CB_BF16, CB_F32}, {CB_F32, CB_F16, CB_F32},    {CB_BF16, CB_F32, CB_BF16},
+                                        {CB_BF16, CB_F16, CB_BF16}};
     FOR_EACH_ISA
-    for (int k = 0; k < 3; k++)
-        for (int s = 0; s < 12; s++)
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++)
+        for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
             for (int trans = 0; trans < 4; trans++)
                 for (int variant = 0; variant < 3; variant++)
                     check_product(&(product_case){.m = shapes[s][0],

@@ -246,16 +246,17 @@ static void expect_product(const cbk_gemm_args *g, const array *a, const double 
     cb_free(c.exact);
 }
 
-static void check_product(cb_dtype type, cb_dtype dtype, int64_t m, bool transb)
+/* w: 70 rows of `columns` in `type`, quantised in blocks of `block` */
+static void check_product(cb_dtype type, int64_t columns, int64_t block, cb_dtype dtype, int64_t m, bool transb)
 {
-    enum { ROWS = 70, COLUMNS = 512 };
+    enum { ROWS = 70 };
     cb_scope *scope = cb_scope_open();
-    array values = array_random(CB_F32, ROWS * COLUMNS, -1, 1);
-    cb_tensor *w = cb_quantize(cb_wrap(CB_F32, values.data, ROWS, COLUMNS), type, type == CB_INT8 ? 128 : 0);
+    array values = array_random(CB_F32, ROWS * columns, -1, 1);
+    cb_tensor *w = cb_quantize(cb_wrap(CB_F32, values.data, ROWS, columns), type, block);
     assert_non_null(w);
-    double *exact = cb_alloc(ROWS * COLUMNS * sizeof *exact);
+    double *exact = cb_alloc((size_t)(ROWS * columns) * sizeof *exact);
     assert_true(cb_read(w, CB_F64, exact));
-    int64_t n = transb ? ROWS : COLUMNS, k = transb ? COLUMNS : ROWS;
+    int64_t n = transb ? ROWS : columns, k = transb ? columns : ROWS;
     array a = array_random(dtype, m * k, -1, 1), c = array_random(dtype, m * n, -1, 1);
     cbk_gemm_args g = {.m = m,
                        .n = n,
@@ -264,7 +265,7 @@ static void check_product(cb_dtype type, cb_dtype dtype, int64_t m, bool transb)
                        .b = w->data,
                        .c = c.data,
                        .lda = k,
-                       .ldb = COLUMNS,
+                       .ldb = columns,
                        .ldc = n,
                        .transb = transb,
                        .a_dtype = dtype,
@@ -274,8 +275,9 @@ static void check_product(cb_dtype type, cb_dtype dtype, int64_t m, bool transb)
                        .beta = 2,
                        .batch = 1};
     assert_true(cbk_gemm(&g));
-    char what[64];
-    snprintf(what, sizeof what, "%s, %s, %d rows%s", cb_dtype_name(type), cb_dtype_name(dtype), (int)m, transb ? "" : ", backward");
+    char what[96];
+    snprintf(what, sizeof what, "%s of %d in blocks of %d, %s, %d rows%s", cb_dtype_name(type), (int)columns, (int)block,
+             cb_dtype_name(dtype), (int)m, transb ? "" : ", backward");
     expect_product(&g, &a, exact, c.exact, what);
     array_free(&values);
     array_free(&a);
@@ -287,14 +289,31 @@ static void check_product(cb_dtype type, cb_dtype dtype, int64_t m, bool transb)
 static void products_are_those_of_the_numbers(void **state)
 {
     (void)state;
+    static const int64_t rows[] = {1, 2, 3, 4, 7, 8, 33};
     FOR_EACH_ISA
     for (int t = 0; t < ALL_TYPES; t++)
         for (int half = 0; half < 2; half++) {
-            check_product(all_types[t], half ? CB_BF16 : CB_F32, 1, true);
-            check_product(all_types[t], half ? CB_BF16 : CB_F32, 8, true);
-            check_product(all_types[t], half ? CB_BF16 : CB_F32, 33, true);
-            check_product(all_types[t], half ? CB_BF16 : CB_F32, 33, false);
+            cb_dtype type = all_types[t], dtype = half ? CB_BF16 : CB_F32;
+            for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+                check_product(type, 512, type == CB_INT8 ? 128 : 0, dtype, rows[i], true);
+            check_product(type, 512, type == CB_INT8 ? 128 : 0, dtype, 33, false);
         }
+    cbk_isa_select(NULL);
+}
+
+/* Scales of a row, of a part that does not fill vectors, and of one that goes on in the next row; rows that end within a vector. */
+static void blocks_of_every_length_fit_rows_of_every_length(void **state)
+{
+    (void)state;
+    static const struct {
+        cb_dtype type;
+        int64_t columns, block;
+    } cases[] = {{CB_INT8, 131, 131}, {CB_INT8, 129, 43}, {CB_INT8, 288, 48}, {CB_INT8, 1500, 20}, {CB_INT8, 300, 600},
+                 {CB_NF4, 288, 64},   {CB_NF4, 130, 64},  {CB_NF4, 90, 6},    {CB_NF4, 2050, 2050}};
+    FOR_EACH_ISA
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (int64_t m = 1; m <= 5; m += 2)
+            check_product(cases[i].type, cases[i].columns, cases[i].block, CB_F32, m, true);
     cbk_isa_select(NULL);
 }
 
@@ -354,6 +373,7 @@ int main(void)
         cmocka_unit_test(double_quantisation_is_bitsandbytes),
         cmocka_unit_test(int8_is_bitsandbytes),
         cmocka_unit_test(products_are_those_of_the_numbers),
+        cmocka_unit_test(blocks_of_every_length_fit_rows_of_every_length),
         cmocka_unit_test(tensors_are_read_and_nothing_else),
     };
     return cmocka_run_group_tests(tests, open_reference, close_reference);

@@ -1,25 +1,75 @@
-/* dequantize.inc.h: quantised elements to f32, and their dot products with a few rows.  Included once per instruction set (isa_*.c).
+/* dequantize.inc.h: encoded elements (quantised, bf16, f16) to f32, and their dot products with a few rows.  Included once per instruction
+ * set (isa_*.c).
  *
  * Blocks are those of GGUF (ggml's block_q8_0 and so on): scales are f16, codes of fewer bits lie in the lower halves of bytes first, then in
- * the upper halves.  Products of a block's scales and codes are exact in f32, so every instruction set gives the same numbers. */
+ * the upper halves.  Products of a block's scales and codes are exact in f32, so every instruction set gives the same numbers.  Decoding is
+ * written once: a vector of decoded elements goes into a sink, which is memory or sums of products. */
 
-typedef uint8_t vb __attribute__((vector_size(V)));
-typedef int8_t vc __attribute__((vector_size(V)));
-typedef uint8_t vb_half __attribute__((vector_size(V / 2)));
-typedef uint64_t vu_pairs __attribute__((vector_size(4 * V)));
+enum { MOST_ROWS = 8 }; /* of x that one pass over encoded elements is multiplied with */
+
+/* Where decoded elements go.  `rows` (a constant to the compiler, given beside it): 0, to memory; else into the sums of as many rows of x,
+ * which lie interleaved: V elements of each row in turn. */
+typedef struct sink {
+    float *out;
+    const float *x;
+    vf sum[MOST_ROWS]; /* MOST_ROWS / rows for each row, to hide the latency of the additions */
+} sink;
+
+/* Elements i..i+V-1, counted from where `out` and `x` point; only the first `c` of them matter. */
+INLINE void take_part(sink *s, int rows, int64_t i, vf w, int64_t c)
+{
+    if (!rows) {
+        store_f32(s->out + i, w, c);
+        return;
+    }
+    int chains = rows ? MOST_ROWS / rows : 1;
+    UNROLL
+    for (int r = 0; r < MOST_ROWS; r++)
+        if (r < rows) {
+            int at = r * chains + (int)(i / V) % chains;
+            s->sum[at] = fma_v(w, load_f32(s->x + i * rows + r * V, V), s->sum[at]);
+        }
+}
+
+INLINE void take(sink *s, int rows, int64_t i, vf w)
+{
+    take_part(s, rows, i, w, V);
+}
+
+INLINE void advance(sink *s, int rows, int64_t n)
+{
+    if (rows)
+        s->x += n * rows;
+    else
+        s->out += n;
+}
 
 INLINE vi load_bytes(const uint8_t *p)
 {
-    vb b;
-    memcpy(&b, p, sizeof b);
-    return __builtin_convertvector(b, vi);
+#if CBK_LEVEL >= 2
+    return (vi)_mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p));
+#elif CBK_LEVEL == 1
+    return (vi)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p));
+#else
+    vi x;
+    for (int i = 0; i < V; i++)
+        x[i] = p[i];
+    return x;
+#endif
 }
 
 INLINE vi load_signed_bytes(const uint8_t *p)
 {
-    vc b;
-    memcpy(&b, p, sizeof b);
-    return __builtin_convertvector(b, vi);
+#if CBK_LEVEL >= 2
+    return (vi)_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)p));
+#elif CBK_LEVEL == 1
+    return (vi)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)p));
+#else
+    vi x;
+    for (int i = 0; i < V; i++)
+        x[i] = (int8_t)p[i];
+    return x;
+#endif
 }
 
 INLINE vf to_float(vi x)
@@ -40,84 +90,108 @@ INLINE float f16_at(const uint8_t *p)
 
 /* ---- blocks of 32 ---- */
 
-INLINE void q8_0_block(const uint8_t *b, float *out)
+INLINE void q8_0_block(const uint8_t *b, int rows, sink *s)
 {
     vf d = splat(f16_at(b));
+    UNROLL
     for (int i = 0; i < 32; i += V)
-        store_f32(out + i, to_float(load_signed_bytes(b + 2 + i)) * d, V);
+        take(s, rows, i, to_float(load_signed_bytes(b + 2 + i)) * d);
 }
 
-INLINE void q4_0_block(const uint8_t *b, float *out)
+INLINE void q4_0_block(const uint8_t *b, int rows, sink *s)
 {
     vf d = splat(f16_at(b));
+    UNROLL
     for (int i = 0; i < 16; i += V) {
         vi q = load_bytes(b + 2 + i);
-        store_f32(out + i, to_float((q & 15) - 8) * d, V);
-        store_f32(out + 16 + i, to_float((q >> 4) - 8) * d, V);
+        take(s, rows, i, to_float((q & 15) - 8) * d);
+        take(s, rows, 16 + i, to_float((q >> 4) - 8) * d);
     }
 }
 
 /* The fifth bit of element i is bit i of a 32-bit word. */
-INLINE void q5_0_block(const uint8_t *b, float *out)
+INLINE void q5_0_block(const uint8_t *b, int rows, sink *s)
 {
     vf d = splat(f16_at(b));
     uint32_t fifth;
     memcpy(&fifth, b + 2, sizeof fifth);
-    vu lane;
+    vu bits = fifth - (vu){0}, lane;
     for (int j = 0; j < V; j++)
         lane[j] = (uint32_t)j;
+    UNROLL
     for (int i = 0; i < 16; i += V) {
         vi q = load_bytes(b + 6 + i);
-        vi low = (vi)(((fifth >> i) >> lane & 1) << 4), high = (vi)(((fifth >> (16 + i)) >> lane & 1) << 4);
-        store_f32(out + i, to_float(((q & 15) | low) - 16) * d, V);
-        store_f32(out + 16 + i, to_float(((q >> 4) | high) - 16) * d, V);
+        vi low = (vi)((bits >> (lane + (uint32_t)i) & 1) << 4), high = (vi)((bits >> (lane + (uint32_t)(16 + i)) & 1) << 4);
+        take(s, rows, i, to_float(((q & 15) | low) - 16) * d);
+        take(s, rows, 16 + i, to_float(((q >> 4) | high) - 16) * d);
     }
 }
 
 /* ---- blocks of 256 ---- */
 
-/* Scale and minimum j of 8, six bits each, packed into 12 bytes: the first four of each in the lower six bits of bytes 0-3 and 4-7, the
+/* Eight scales and eight minima, six bits each, packed into 12 bytes: the first four of each in the lower six bits of bytes 0-3 and 4-7, the
  * others in the halves of bytes 8-11 and the upper two bits of bytes 0-7. */
-INLINE void k_scale(const uint8_t *s, int j, int *scale, int *minimum)
+INLINE void k_scales(const uint8_t *packed, float *scales, float *minima)
 {
-    if (j < 4) {
-        *scale = s[j] & 63;
-        *minimum = s[j + 4] & 63;
-    } else {
-        *scale = (s[j + 4] & 15) | (s[j - 4] >> 6) << 4;
-        *minimum = s[j + 4] >> 4 | (s[j] >> 6) << 4;
-    }
+    uint32_t w[3], apart[4];
+    memcpy(w, packed, sizeof w);
+    apart[0] = w[0] & 0x3f3f3f3f;
+    apart[1] = (w[2] & 0x0f0f0f0f) | (w[0] >> 6 & 0x03030303) << 4;
+    apart[2] = w[1] & 0x3f3f3f3f;
+    apart[3] = (w[2] >> 4 & 0x0f0f0f0f) | (w[1] >> 6 & 0x03030303) << 4;
+    uint8_t bytes[16];
+    float all[16];
+    memcpy(bytes, apart, sizeof bytes);
+    UNROLL
+    for (int i = 0; i < 16; i += V)
+        store_f32(all + i, to_float(load_bytes(bytes + i)), V);
+    memcpy(scales, all, 8 * sizeof *all);
+    memcpy(minima, all + 8, 8 * sizeof *all);
 }
 
 /* q4_k, and q5_k when `fifth` (32 bytes; bit j of byte i belongs to element i of the j-th 32) is given */
-INLINE void q45_k_block(const uint8_t *b, const uint8_t *fifth, const uint8_t *codes, float *out)
+INLINE void q45_k_block(const uint8_t *b, const uint8_t *fifth, const uint8_t *codes, int rows, sink *s)
 {
-    float d = f16_at(b), dmin = f16_at(b + 2);
-    for (int j = 0; j < 8; j++) {
-        int scale, minimum;
-        k_scale(b + 4, j, &scale, &minimum);
-        vf s = splat(d * (float)scale), m = splat(dmin * (float)minimum);
+    float scales[8], minima[8];
+    k_scales(b + 4, scales, minima);
+    vf d = splat(f16_at(b)), dmin = splat(f16_at(b + 2));
+    UNROLL
+    for (int j = 0; j < 8; j += 2) {
+        vf low_scale = splat(scales[j]) * d, low_minimum = splat(minima[j]) * dmin;
+        vf high_scale = splat(scales[j + 1]) * d, high_minimum = splat(minima[j + 1]) * dmin;
+        UNROLL
         for (int i = 0; i < 32; i += V) {
-            vi q = load_bytes(codes + j / 2 * 32 + i) >> (j % 2 * 4) & 15;
-            if (fifth)
-                q |= (load_bytes(fifth + i) >> j & 1) << 4;
-            store_f32(out + 32 * j + i, to_float(q) * s - m, V);
+            vi q = load_bytes(codes + j * 16 + i), low = q & 15, high = q >> 4;
+            if (fifth) {
+                vi bits = load_bytes(fifth + i);
+                low |= j < 4 ? bits << (4 - j) & 16 : bits >> (j - 4) & 16;
+                high |= j < 3 ? bits << (3 - j) & 16 : bits >> (j - 3) & 16;
+            }
+            take(s, rows, 32 * j + i, to_float(low) * low_scale - low_minimum);
+            take(s, rows, 32 * j + 32 + i, to_float(high) * high_scale - high_minimum);
         }
     }
 }
 
 /* 128 bytes of lower halves, 64 of upper two bits, 16 signed scales of 16 elements each, f16 */
-INLINE void q6_k_block(const uint8_t *b, float *out)
+INLINE void q6_k_block(const uint8_t *b, int rows, sink *s)
 {
-    const uint8_t *scales = b + 192;
-    float d = f16_at(b + 208);
-    for (int j = 0; j < 8; j++) { /* 32 elements each */
-        int half = j / 4, quarter = j % 4;
-        const uint8_t *low = b + 64 * half + 32 * (quarter & 1), *high = b + 128 + 32 * half;
+    float scales[16];
+    UNROLL
+    for (int i = 0; i < 16; i += V)
+        store_f32(scales + i, to_float(load_signed_bytes(b + 192 + i)), V);
+    vf d = splat(f16_at(b + 208));
+    UNROLL
+    for (int half = 0; half < 2; half++) {
+        UNROLL
         for (int i = 0; i < 32; i += V) {
-            vi q = (load_bytes(low + i) >> (quarter / 2 * 4) & 15) | (load_bytes(high + i) >> (2 * quarter) & 3) << 4;
-            float scale = d * (float)(int8_t)scales[2 * j + i / 16];
-            store_f32(out + 32 * j + i, to_float(q - 32) * splat(scale), V);
+            vi even = load_bytes(b + 64 * half + i), odd = load_bytes(b + 64 * half + 32 + i), high = load_bytes(b + 128 + 32 * half + i);
+            const float *scale = scales + 8 * half + i / 16; /* of the four 32 there */
+            int at = 128 * half + i;
+            take(s, rows, at, to_float(((even & 15) | (high << 4 & 48)) - 32) * (splat(scale[0]) * d));
+            take(s, rows, at + 32, to_float(((odd & 15) | (high << 2 & 48)) - 32) * (splat(scale[2]) * d));
+            take(s, rows, at + 64, to_float((even >> 4 | (high & 48)) - 32) * (splat(scale[4]) * d));
+            take(s, rows, at + 96, to_float((odd >> 4 | (high >> 2 & 48)) - 32) * (splat(scale[6]) * d));
         }
     }
 }
@@ -132,127 +206,188 @@ INLINE float block_scale(const cb_scaled_codes *s, int64_t i)
     return product + s->scale_offset;
 }
 
-INLINE vf nf4_level(vi code)
+/* Levels of the V codes in V / 2 bytes, of each byte the upper half first. */
+INLINE vf nf4_levels(const uint8_t *p)
 {
+#if CBK_LEVEL >= 1
+    const __m256i shifts = _mm256_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24);
+#endif
 #if CBK_LEVEL >= 2
-    return (vf)_mm512_permutexvar_ps((__m512i)code, _mm512_loadu_ps(cbk_nf4_levels));
+    const __m512i place = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+    __m512i words = _mm512_permutexvar_epi32(place, _mm512_castsi128_si512(_mm_loadl_epi64((const void *)p)));
+    __m512i codes = _mm512_srlv_epi32(words, _mm512_broadcast_i64x4(shifts)); /* only the lower four bits count */
+    return (vf)_mm512_permutexvar_ps(codes, _mm512_loadu_ps(cbk_nf4_levels));
 #elif CBK_LEVEL == 1
-    __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(cbk_nf4_levels), (__m256i)code);
-    __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(cbk_nf4_levels + 8), (__m256i)code);
-    return (vf)_mm256_blendv_ps(low, high, (__m256)((vi)code << 28));
+    int32_t word;
+    memcpy(&word, p, sizeof word);
+    __m256i codes = _mm256_srlv_epi32(_mm256_set1_epi32(word), shifts); /* only the lower three bits count, and then the fourth */
+    __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(cbk_nf4_levels), codes);
+    __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(cbk_nf4_levels + 8), codes);
+    return (vf)_mm256_blendv_ps(low, high, (__m256)_mm256_slli_epi32(codes, 28));
 #else
     vf x;
     for (int i = 0; i < V; i++)
-        x[i] = cbk_nf4_levels[code[i]];
+        x[i] = cbk_nf4_levels[p[i / 2] >> (i % 2 ? 0 : 4) & 15];
     return x;
 #endif
 }
 
-/* n elements (even) of one block from the byte p on */
-INLINE void nf4_run(const uint8_t *p, float scale, float *out, int64_t n)
+/* V elements from element i of a block's codes p on; c < V: those alone. */
+INLINE vf scaled_vector(bool nf4, const uint8_t *p, int64_t i, int64_t c)
 {
+    const uint8_t *from = p + (nf4 ? i / 2 : i);
+    if (c >= V)
+        return nf4 ? nf4_levels(from) : to_float(load_signed_bytes(from));
+    uint8_t part[V] = {0};
+    memcpy(part, from, (size_t)(nf4 ? (c + 1) / 2 : c));
+    return nf4 ? nf4_levels(part) : to_float(load_signed_bytes(part));
+}
+
+/* n elements of one block */
+INLINE void scaled_run(bool nf4, const uint8_t *p, float scale, int64_t n, int rows, sink *s)
+{
+    enum { STEP = 4 * V };
+    vf factor = splat(scale);
     int64_t i = 0;
-    for (; i + V <= n; i += V) {
-        vb_half b;
-        memcpy(&b, p + i / 2, sizeof b);
-        vu_pairs wide = __builtin_convertvector(b, vu_pairs);
-        vi code = (vi)(wide >> 4 | (wide & 15) << 32); /* of each byte the upper half first */
-        store_f32(out + i, nf4_level(code) * splat(scale), V);
+    for (; i + STEP <= n; i += STEP) {
+        UNROLL
+        for (int j = 0; j < STEP; j += V)
+            take(s, rows, j, scaled_vector(nf4, p, i + j, V) * factor);
+        advance(s, rows, STEP);
     }
-    for (; i < n; i++)
-        out[i] = cbk_nf4_levels[p[i / 2] >> (i % 2 ? 0 : 4) & 15] * scale;
+    for (int64_t c; (c = n - i) > 0; i += V) {
+        take_part(s, rows, 0, scaled_vector(nf4, p, i, c) * factor, c);
+        advance(s, rows, c < V ? c : V);
+    }
 }
 
-INLINE void int8_run(const uint8_t *p, float scale, float *out, int64_t n)
+INLINE void scaled_range(bool nf4, const cb_scaled_codes *codes, int64_t begin, int64_t count, int rows, sink *s)
 {
-    int64_t i = 0;
-    for (; i + V <= n; i += V)
-        store_f32(out + i, to_float(load_signed_bytes(p + i)) * splat(scale), V);
-    for (; i < n; i++)
-        out[i] = (float)(int8_t)p[i] * scale;
-}
-
-INLINE void scaled_range(bool nf4, const cb_scaled_codes *s, int64_t begin, int64_t count, float *out)
-{
-    const uint8_t *codes = s->codes;
+    const uint8_t *first = codes->codes;
     for (int64_t done = 0, n; done < count; done += n) {
-        int64_t at = begin + done, block = at / s->block, left = (block + 1) * s->block - at;
+        int64_t at = begin + done, block = at / codes->block, left = (block + 1) * codes->block - at;
         n = count - done < left ? count - done : left;
-        float scale = block_scale(s, block);
-        if (nf4)
-            nf4_run(codes + at / 2, scale, out + done, n);
-        else
-            int8_run(codes + at, scale, out + done, n);
+        scaled_run(nf4, first + (nf4 ? at / 2 : at), block_scale(codes, block), n, rows, s);
     }
 }
 
 /* ---- ranges ---- */
 
-/* begin and count are multiples of the dtype's block */
+INLINE void plain_range(cb_dtype dtype, const void *data, int64_t begin, int64_t count, int rows, sink *s)
+{
+    enum { STEP = 4 * V };
+    int64_t i = 0;
+    for (; i + STEP <= count; i += STEP) {
+        UNROLL
+        for (int j = 0; j < STEP; j += V)
+            take(s, rows, j, load(dtype, data, begin + i + j, V));
+        advance(s, rows, STEP);
+    }
+    FOR_VECTORS(j, c, count - i)
+        take_part(s, rows, j, load(dtype, data, begin + i + j, c), c);
+}
+
+#define BLOCKS(elements, bytes, call)                                                                                                      \
+    for (int64_t i = 0; i < count; i += (elements), b += (bytes)) {                                                                        \
+        call;                                                                                                                              \
+        advance(s, rows, (elements));                                                                                                      \
+    }                                                                                                                                      \
+    break
+
+/* Elements begin..begin+count-1, both multiples of the dtype's block. */
+INLINE void decode(cb_dtype dtype, const void *data, int64_t begin, int64_t count, int rows, sink *s)
+{
+    const uint8_t *b = dtype == CB_INT8 || dtype == CB_NF4 ? NULL : (const uint8_t *)data + cb_dtype_bytes(dtype, begin);
+    switch (dtype) {
+    case CB_INT8:
+        scaled_range(false, data, begin, count, rows, s);
+        break;
+    case CB_NF4:
+        scaled_range(true, data, begin, count, rows, s);
+        break;
+    case CB_Q8_0:
+        BLOCKS(32, 34, q8_0_block(b, rows, s));
+    case CB_Q5_0:
+        BLOCKS(32, 22, q5_0_block(b, rows, s));
+    case CB_Q4_0:
+        BLOCKS(32, 18, q4_0_block(b, rows, s));
+    case CB_Q6_K:
+        BLOCKS(256, 210, q6_k_block(b, rows, s));
+    case CB_Q5_K:
+        BLOCKS(256, 176, q45_k_block(b, b + 16, b + 48, rows, s));
+    case CB_Q4_K:
+        BLOCKS(256, 144, q45_k_block(b, NULL, b + 16, rows, s));
+    case CB_BF16:
+        plain_range(CB_BF16, data, begin, count, rows, s);
+        break;
+    case CB_F16:
+        plain_range(CB_F16, data, begin, count, rows, s);
+        break;
+    default:
+        plain_range(CB_F32, data, begin, count, rows, s);
+    }
+}
+
 static void dequantize(cb_dtype dtype, const void *data, int64_t begin, int64_t count, float *out)
 {
-    if (dtype == CB_INT8) {
-        scaled_range(false, data, begin, count, out);
-        return;
-    }
-    if (dtype == CB_NF4) {
-        scaled_range(true, data, begin, count, out);
-        return;
-    }
-    int64_t size = cb_dtype_block(dtype);
-    const uint8_t *b = (const uint8_t *)data + cb_dtype_bytes(dtype, begin);
-    int64_t step = (int64_t)cb_dtype_bytes(dtype, size);
-    for (const float *end = out + count; out < end; out += size, b += step)
-        switch (dtype) {
-        case CB_Q8_0:
-            q8_0_block(b, out);
-            break;
-        case CB_Q5_0:
-            q5_0_block(b, out);
-            break;
-        case CB_Q4_0:
-            q4_0_block(b, out);
-            break;
-        case CB_Q6_K:
-            q6_k_block(b, out);
-            break;
-        case CB_Q5_K:
-            q45_k_block(b, b + 16, b + 48, out);
-            break;
-        default:
-            q45_k_block(b, NULL, b + 16, out);
-        }
+    sink s = {.out = out};
+    decode(dtype, data, begin, count, 0, &s);
 }
 
-/* ---- a few rows times a quantised matrix ---- */
+/* ---- a few rows times a matrix of such elements ---- */
 
-/* Four sums a row hide the latency of the additions. */
-INLINE float dot_of(const float *a, const float *b, int64_t n)
+/* Rows of x, `padded` with zeros, as a sink reads them: V elements of each in turn, as many vectors as k needs. */
+static void decoded_dots_pack(float *to, const float *x, int64_t rows, int64_t padded, int64_t k)
 {
-    vf s[4] = {{0}, {0}, {0}, {0}};
-    int64_t i = 0;
-    for (; i + 4 * V <= n; i += 4 * V)
-        for (int j = 0; j < 4; j++)
-            s[j] = fma_v(load_f32(a + i + j * V, V), load_f32(b + i + j * V, V), s[j]);
-    FOR_VECTORS(j, c, n - i)
-        s[0] = fma_v(load_f32(a + i + j, c), load_f32(b + i + j, c), s[0]);
-    return sum_of(s[0] + s[1] + (s[2] + s[3]));
+    FOR_VECTORS(i, c, k)
+        for (int64_t r = 0; r < padded; r++, to += V)
+            store_f32(to, r < rows ? load_f32(x + r * k + i, c) : splat(0), V);
 }
 
-/* y[i, r] = <x[i], w[r]> for rows r in first..last-1 of w (n, k) and the m rows of x; y has row stride n */
-static void quantized_dots(cb_dtype dtype, const void *w, int64_t n, int64_t k, int64_t first, int64_t last, const float *x, int64_t m,
-                           float *y)
+/* Whether blocks begin at whole vectors of every row. */
+INLINE bool whole_vectors(cb_dtype dtype, const void *w, int64_t k)
+{
+    const cb_scaled_codes *codes = w;
+    return (dtype != CB_INT8 && dtype != CB_NF4) || (codes->block % V == 0 && k % V == 0) || codes->block % k == 0;
+}
+
+/* rows: 1, 2, 4 or 8, a constant */
+INLINE void decoded_rows(const cbk_decoded *d, int rows, int64_t first, int64_t last)
 {
     enum { PIECE = 1024 };
     float piece[PIECE];
+    bool whole = whole_vectors(d->dtype, d->w, d->k);
+    int chains = MOST_ROWS / rows;
     for (int64_t r = first; r < last; r++) {
-        for (int64_t i = 0; i < m; i++)
-            y[i * n + r] = 0;
-        for (int64_t begin = 0; begin < k; begin += PIECE) {
-            int64_t c = k - begin < PIECE ? k - begin : PIECE;
-            dequantize(dtype, w, r * k + begin, c, piece);
-            for (int64_t i = 0; i < m; i++)
-                y[i * n + r] += dot_of(piece, x + i * k + begin, c);
+        sink s = {.x = d->x};
+        UNROLL
+        for (int i = 0; i < MOST_ROWS; i++)
+            s.sum[i] = splat(0);
+        if (whole)
+            decode(d->dtype, d->w, r * d->ldw, d->k, rows, &s);
+        else
+            for (int64_t begin = 0; begin < d->k; begin += PIECE) {
+                int64_t c = d->k - begin < PIECE ? d->k - begin : PIECE;
+                dequantize(d->dtype, d->w, r * d->ldw + begin, c, piece);
+                plain_range(CB_F32, piece, 0, c, rows, &s);
+            }
+        for (int i = 0; i < rows && i < d->rows; i++) {
+            vf sum = s.sum[i * chains];
+            for (int j = 1; j < chains; j++)
+                sum = sum + s.sum[i * chains + j];
+            d->y[i * d->n + r] = sum_of(sum);
         }
     }
+}
+
+static void decoded_dots(const cbk_decoded *d, int64_t first, int64_t last)
+{
+    if (d->padded <= 1)
+        decoded_rows(d, 1, first, last);
+    else if (d->padded <= 2)
+        decoded_rows(d, 2, first, last);
+    else if (d->padded <= 4)
+        decoded_rows(d, 4, first, last);
+    else
+        decoded_rows(d, 8, first, last);
 }

@@ -52,5 +52,6 @@ const cbk_vector_table CBK_TABLE = {
     .attention_forward = attention_forward,
     .attention_backward = attention_backward,
     .dequantize = dequantize,
-    .quantized_dots = quantized_dots,
+    .decoded_dots_pack = decoded_dots_pack,
+    .decoded_dots = decoded_dots,
 };

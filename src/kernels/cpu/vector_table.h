@@ -39,6 +39,16 @@ typedef struct cbk_thin {
     float alpha, beta;
 } cbk_thin;
 
+/* y[i, r] = <x[i], w[r]>: a few rows of x with the rows of a matrix that is decoded on the way. */
+typedef struct cbk_decoded {
+    cb_dtype dtype; /* of w: quantised, f32, bf16, f16 */
+    const void *w;  /* rows of k elements, each ldw after the one before */
+    int64_t ldw, n, k;
+    const float *x; /* packed */
+    int64_t rows, padded;
+    float *y; /* (rows, n) */
+} cbk_decoded;
+
 struct cbk_attention_job; /* attention_tile.h */
 
 typedef struct cbk_vector_table {
@@ -106,9 +116,9 @@ typedef struct cbk_vector_table {
 
     /* dequantize.inc.h: elements begin..begin+count-1 of a quantised dtype, multiples of its block */
     void (*dequantize)(cb_dtype dtype, const void *data, int64_t begin, int64_t count, float *out);
-    /* y[i, r] = <x[i], w[r]>: rows first..last-1 of w (n, k), x (m, k), y (m, n) */
-    void (*quantized_dots)(cb_dtype dtype, const void *w, int64_t n, int64_t k, int64_t first, int64_t last, const float *x, int64_t m,
-                           float *y);
+    /* rows (rows, k) of f32 as decoded_dots() reads them, in as many rows as `padded` and k rounded up to 16 */
+    void (*decoded_dots_pack)(float *to, const float *x, int64_t rows, int64_t padded, int64_t k);
+    void (*decoded_dots)(const cbk_decoded *d, int64_t first, int64_t last); /* rows first..last-1 of w */
 } cbk_vector_table;
 
 extern const cbk_vector_table cbk_table_portable, cbk_table_avx2, cbk_table_avx512, cbk_table_avx512bf16;
