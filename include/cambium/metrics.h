@@ -1,0 +1,114 @@
+/* metrics.h: floor 3: what predictions are judged by, as functions of plain arrays.
+ *
+ *     int64_t confusion[3 * 3] = {0};
+ *     cb_confusion_add(predictions, targets, count, CB_NO_LABEL, 3, confusion);
+ *     double accuracy = cb_accuracy(confusion, 3), kappa = cb_cohen_kappa(confusion, 3, CB_KAPPA_PLAIN);
+ *
+ * Predictions come first, then targets.  N items, K classes; matrices are row-major.  What is added up over batches or processes
+ * (counts) is apart from what is computed of it at the end.
+ * A measure that the data leave undefined, such as the correlation with a constant, is NaN and no error.  A NaN or an infinity
+ * among scores or values is CB_ERR_NUMERIC, a label outside the classes or a text that is not UTF-8 CB_ERR_ARGUMENT; the message
+ * names the place, and the result is NaN or false.  Nothing is kept of the arrays. */
+#ifndef CAMBIUM_METRICS_H
+#define CAMBIUM_METRICS_H
+
+#include "cambium/core.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- Classification: confusion matrices ---- */
+
+#define CB_NO_LABEL INT32_MIN
+
+/* Adds the items to a matrix of counts (K, K): the row is the target, the column the prediction; labels are 0 to K - 1.  Items whose
+ * target is `ignore` (-100, 255; CB_NO_LABEL: none) are passed over.  An error leaves the matrix as it was. */
+CB_API bool cb_confusion_add(const int32_t *predictions, const int32_t *targets, size_t n, int32_t ignore, size_t classes,
+                             int64_t *confusion);
+/* The share of the diagonal; of pixels: pixel accuracy. */
+CB_API double cb_accuracy(const int64_t *confusion, size_t classes);
+/* Mean recall of the classes that have targets.  Brodersen et al. 2010. */
+CB_API double cb_balanced_accuracy(const int64_t *confusion, size_t classes);
+/* Matthews' correlation coefficient of K classes (R_K, Gorodkin 2004); 0 where its denominator is 0, as in scikit-learn. */
+CB_API double cb_matthews(const int64_t *confusion, size_t classes);
+
+typedef enum cb_kappa_weights { CB_KAPPA_PLAIN, CB_KAPPA_LINEAR, CB_KAPPA_QUADRATIC } cb_kappa_weights;
+/* 1 - sum(w o) / sum(w e): o the counts, e those expected of independent raters with the same margins, w 0 on the diagonal and elsewhere
+ * 1, |i - j| or (i - j)^2.  Cohen 1960, 1968.  NaN where both always say the same. */
+CB_API double cb_cohen_kappa(const int64_t *confusion, size_t classes, cb_kappa_weights weights);
+
+typedef struct cb_class_counts {
+    int64_t true_positives, false_positives, false_negatives;
+} cb_class_counts;
+/* counts (K). */
+CB_API void cb_class_counts_of(const int64_t *confusion, size_t classes, cb_class_counts *counts);
+/* Adds yes-or-no predictions (N, K), nonzero: yes, to counts (K): labels that are not exclusive; with one class, masks. */
+CB_API void cb_class_counts_add(const uint8_t *predictions, const uint8_t *targets, size_t n, size_t classes, cb_class_counts *counts);
+
+/* precision tp / (tp + fp), recall tp / (tp + fn), f1 2 tp / (2 tp + fp + fn), which of masks is Dice's coefficient, and
+ * iou tp / (tp + fp + fn), Jaccard's index; each 0 where its denominator is. */
+typedef struct cb_class_score {
+    double precision, recall, f1, iou;
+} cb_class_score;
+CB_API cb_class_score cb_class_score_of(cb_class_counts counts);
+
+typedef enum cb_average {
+    CB_AVERAGE_MICRO,     /* of the summed counts */
+    CB_AVERAGE_MACRO,     /* mean over the classes that a target or a prediction has: scikit-learn's of labels, mean IoU; NaN without any */
+    CB_AVERAGE_MACRO_ALL, /* mean over all K, 0 for one that is absent: scikit-learn's of several labels an item */
+    CB_AVERAGE_WEIGHTED   /* mean weighted by the number of targets; NaN without any */
+} cb_average;
+CB_API cb_class_score cb_class_score_average(const cb_class_counts *counts, size_t classes, cb_average average);
+
+/* ---- Classification: scores ---- */
+
+/* Share of items whose target is among the k highest of their scores (N, K); of equal scores the lower class comes first. */
+CB_API double cb_top_k_accuracy(const float *scores, const int32_t *targets, size_t n, size_t classes, size_t k);
+/* Area under the ROC curve: the share of (positive, negative) pairs that the scores order rightly, ties counting half (Hanley, McNeil
+ * 1982).  targets (N): nonzero is positive.  NaN without one of either. */
+CB_API double cb_roc_auc(const float *scores, const uint8_t *targets, size_t n);
+/* Mean area of each class against the rest, scores (N, K), over the classes that have targets. */
+CB_API double cb_roc_auc_ovr(const float *scores, const int32_t *targets, size_t n, size_t classes);
+/* sum_i (R_i - R_i-1) P_i over the thresholds, without interpolation; equal scores are one threshold.  NaN without a positive. */
+CB_API double cb_average_precision(const float *scores, const uint8_t *targets, size_t n);
+/* Mean of the above over the classes that have positives: scores, targets (N, K). */
+CB_API double cb_mean_average_precision(const float *scores, const uint8_t *targets, size_t n, size_t classes);
+/* Mean of -log p of the target, p in (N, K) within [0, 1], kept FLT_EPSILON away from 0 and 1 as scikit-learn does. */
+CB_API double cb_log_loss(const float *probabilities, const int32_t *targets, size_t n, size_t classes);
+/* Mean over items of sum_k (p_k - [k is the target])^2 (Brier 1950), 0 to 2; with one class: (p - target)^2, targets 0 or 1. */
+CB_API double cb_brier_score(const float *probabilities, const int32_t *targets, size_t n, size_t classes);
+
+/* A bin of a reliability diagram: means of what it holds, NaN when that is nothing. */
+typedef struct cb_calibration_bin {
+    size_t count;
+    double confidence, accuracy;
+} cb_calibration_bin;
+typedef struct cb_calibration_error {
+    double expected, maximum; /* mean over the items and maximum over the bins of |accuracy - confidence| */
+} cb_calibration_error;
+/* Calibration of confidences in [0, 1] for predictions that are right where `correct` is nonzero.  The bins are ((m - 1) / M, m / M], the
+ * first with 0 (Guo et al. 2017), or, adaptive, M runs of the sorted items of equal number, the first ones longer by one
+ * (Nguyen, O'Connor 2015).  table (bins) may be NULL. */
+CB_API bool cb_calibration(const float *confidences, const uint8_t *correct, size_t n, size_t bins, bool adaptive,
+                           cb_calibration_bin *table, cb_calibration_error *error);
+
+/* ---- Regression: x predicted, y the targets (N) ---- */
+
+CB_API double cb_mean_absolute_error(const double *x, const double *y, size_t n);
+CB_API double cb_root_mean_square_error(const double *x, const double *y, size_t n);
+/* Mean of |x - y| / max(|y|, DBL_EPSILON), a ratio. */
+CB_API double cb_mean_absolute_percentage_error(const double *x, const double *y, size_t n);
+/* 1 - sum (x - y)^2 / sum (y - mean y)^2; NaN for constant targets. */
+CB_API double cb_r2(const double *x, const double *y, size_t n);
+CB_API double cb_pearson(const double *x, const double *y, size_t n);
+/* Pearson's of the ranks; equal values share the mean of theirs. */
+CB_API double cb_spearman(const double *x, const double *y, size_t n);
+/* (C - D) / sqrt((n0 - n1) (n0 - n2)): pairs in concord less those in discord, n0 all pairs, n1 and n2 those tied in x and in y
+ * (tau-b, Kendall 1945); in n log n steps after Knight 1966. */
+CB_API double cb_kendall(const double *x, const double *y, size_t n);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

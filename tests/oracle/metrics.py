@@ -1,0 +1,377 @@
+#!/usr/bin/env python3
+"""What other implementations make of the same data: the numbers that Cambium's measures and statistics must give.
+
+Writes <out>/*.json (default out: ../reference/metrics), one object a case: what goes in and what each function gives.  Undefined: null.
+scikit-learn, scipy, statsmodels, sacrebleu, rouge-score, jiwer, torchmetrics, scikit-image and pytrec_eval compute them; what none of
+them has is written out in numpy below, with its source.
+"""
+import argparse
+import json
+import math
+import os
+import warnings
+
+import numpy as np
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+warnings.filterwarnings("ignore")
+
+
+def plain(value):
+    """As JSON: arrays as lists, NaN as null."""
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [plain(v) for v in value]
+    if isinstance(value, (float, np.floating)):
+        return None if math.isnan(value) else float(value)
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def floats(values):
+    return np.asarray(values, np.float32)
+
+
+# ---- classification ------------------------------------------------------------------------------------------------------
+
+
+def calibration_error(confidences, correct, edges_or_groups):
+    """Guo et al. 2017, as in their code: bins (low, high]; or groups of indices."""
+    expected = maximum = 0.0
+    for group in edges_or_groups:
+        if len(group) == 0:
+            continue
+        gap = abs(correct[group].mean() - confidences[group].astype(np.float64).mean())
+        expected += gap * len(group) / len(confidences)
+        maximum = max(maximum, gap)
+    return expected, maximum
+
+
+def calibrations(confidences, correct, bins):
+    c = confidences.astype(np.float64)
+    edges = np.linspace(0, 1, bins + 1)
+    widths = [np.nonzero((c > low) & (c <= high) | (c == 0) & (low == 0))[0] for low, high in zip(edges[:-1], edges[1:])]
+    numbers = np.array_split(np.argsort(c, kind="stable"), bins)
+    return {"width": calibration_error(confidences, correct, widths), "adaptive": calibration_error(confidences, correct, numbers)}
+
+
+def multiclass(rng, n, classes, present, decimals):
+    from sklearn import metrics as m
+    targets = rng.choice(present, n)
+    logits = rng.standard_normal((n, classes)) + 1.5 * np.eye(classes)[targets]
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    scores = floats(np.round(p, decimals) if decimals else p)
+    predictions = scores.argmax(1)
+    labels = np.arange(classes)
+    matrix = m.confusion_matrix(targets, predictions, labels=labels)
+    out = {"classes": classes, "targets": targets, "predictions": predictions, "scores": scores, "confusion": matrix.ravel()}
+    out["accuracy"] = m.accuracy_score(targets, predictions)
+    out["balanced_accuracy"] = m.balanced_accuracy_score(targets, predictions)
+    out["matthews"] = m.matthews_corrcoef(targets, predictions)
+    out["kappa"] = [m.cohen_kappa_score(targets, predictions, labels=labels, weights=w) for w in (None, "linear", "quadratic")]
+    per_class = m.precision_recall_fscore_support(targets, predictions, labels=labels, zero_division=0)[:3]
+    iou = m.jaccard_score(targets, predictions, labels=labels, average=None, zero_division=0)
+    out["per_class"] = np.stack([*per_class, iou], 1)
+    for name, average, kept in (("micro", "micro", None), ("macro", "macro", None), ("macro_all", "macro", labels), ("weighted", "weighted", None)):
+        three = m.precision_recall_fscore_support(targets, predictions, average=average, labels=kept, zero_division=0)[:3]
+        out[name] = [*three, m.jaccard_score(targets, predictions, average=average, labels=kept, zero_division=0)]
+    order = np.argsort(-scores, 1, kind="stable")
+    out["top_k"] = [(order[:, :k] == targets[:, None]).any(1).mean() for k in range(1, classes + 1)]
+    if not decimals and classes > 2:
+        theirs = [m.top_k_accuracy_score(targets, scores, k=k, labels=labels) for k in range(1, classes)]
+        assert np.allclose(theirs, out["top_k"][:-1])
+    areas = [m.roc_auc_score(targets == k, scores[:, k]) for k in labels if 0 < (targets == k).sum() < n]
+    out["roc_auc_ovr"] = np.mean(areas) if areas else math.nan
+    if not decimals:
+        wide = scores.astype(np.float64)
+        out["log_loss"] = -np.log(wide[np.arange(n), targets]).mean()
+        assert np.isclose(out["log_loss"], m.log_loss(targets, wide / wide.sum(1, keepdims=True), labels=labels), rtol=1e-6)
+    out["brier"] = ((scores.astype(np.float64) - np.eye(classes)[targets])**2).sum(1).mean()
+    confidences, correct = scores.max(1), predictions == targets
+    out["correct"] = correct
+    for bins in (5, 10):
+        out[f"calibration_{bins}"] = calibrations(confidences, correct, bins)
+        if not decimals:
+            import torch
+            from torchmetrics.functional.classification import multiclass_calibration_error
+            theirs = multiclass_calibration_error(torch.tensor(scores), torch.tensor(targets), classes, bins, "l1")
+            assert np.isclose(theirs, out[f"calibration_{bins}"]["width"][0], rtol=1e-5), (theirs, out)
+    return out
+
+
+def binary(rng, n, share, decimals):
+    from sklearn import metrics as m
+    targets = (rng.random(n) < share).astype(np.uint8)
+    scores = floats(np.round(rng.random(n) * 0.7 + 0.3 * targets, decimals))
+    both = 0 < targets.sum() < n
+    return {"targets": targets, "scores": scores, "roc_auc": m.roc_auc_score(targets, scores) if both else math.nan,
+            "average_precision": m.average_precision_score(targets, scores) if targets.any() else math.nan,
+            "brier": m.brier_score_loss(targets, scores.astype(np.float64), pos_label=1)}
+
+
+def multilabel(rng, n, classes, share):
+    from sklearn import metrics as m
+    targets = (rng.random((n, classes)) < share).astype(np.uint8)
+    targets[:, -1] = 0
+    scores = floats(np.round(rng.random((n, classes)) * 0.7 + 0.3 * targets, 2))
+    predictions = (scores > 0.5).astype(np.uint8)
+    predictions[:, -1] = 0
+    out = {"classes": classes, "targets": targets.ravel(), "scores": scores.ravel(), "predictions": predictions.ravel()}
+    for name, average in (("micro", "micro"), ("macro_all", "macro"), ("weighted", "weighted")):
+        three = m.precision_recall_fscore_support(targets, predictions, average=average, zero_division=0)[:3]
+        out[name] = [*three, m.jaccard_score(targets, predictions, average=average, zero_division=0)]
+    used = [k for k in range(classes) if targets[:, k].any()]
+    out["mean_average_precision"] = np.mean([m.average_precision_score(targets[:, k], scores[:, k]) for k in used])
+    return out
+
+
+def classification(rng):
+    return {"multiclass": [multiclass(rng, *case) for case in ((60, 4, range(4), 0), (60, 4, range(4), 1), (40, 6, [0, 2, 5], 0),
+                                                              (25, 2, range(2), 0), (30, 3, [1], 0), (1, 3, [2], 0), (150, 10, range(10), 0))],
+            "binary": [binary(rng, *case) for case in ((50, 0.5, 6), (80, 0.3, 1), (40, 0.1, 2), (5, 1, 2), (5, 0, 2), (1, 1, 2), (2, 0.5, 0))],
+            "multilabel": [multilabel(rng, *case) for case in ((40, 5, 0.3), (12, 3, 0.6), (1, 4, 0.5))]}
+
+
+# ---- regression ----------------------------------------------------------------------------------------------------------
+
+
+def regression_case(x, y):
+    from scipy import stats
+    from sklearn import metrics as m
+    several = len(x) > 1
+    return {"x": x, "y": y, "mean_absolute_error": m.mean_absolute_error(y, x), "root_mean_square_error": m.root_mean_squared_error(y, x),
+            "mean_absolute_percentage_error": m.mean_absolute_percentage_error(y, x),
+            "r2": m.r2_score(y, x, force_finite=False) if several and np.ptp(y) else math.nan,
+            "pearson": stats.pearsonr(x, y).statistic if several else math.nan,
+            "spearman": stats.spearmanr(x, y).statistic if several else math.nan,
+            "kendall": stats.kendalltau(x, y).statistic if several else math.nan}
+
+
+def regression(rng):
+    normal = rng.standard_normal
+    a, b = normal(40), normal(40)
+    return {"cases": [regression_case(*c) for c in (
+        (a, a + b), (np.round(a, 0), np.round(a + b, 0)), (np.round(normal(101)), normal(101)), (a, -a), (a * 1e-8 + 3, a + 2 * b),
+        (a[:2], b[:2]), (a[:1], b[:1]), (np.ones(5), a[:5]), (a[:5], np.ones(5)), (a[:3], np.zeros(3)), (np.array([1., 1, 2]), np.array([1., 1, 2])),
+        (rng.integers(0, 3, 200).astype(float), rng.integers(0, 4, 200).astype(float)))]}
+
+
+# ---- statistics ----------------------------------------------------------------------------------------------------------
+
+
+class Philox:
+    """cb_rng: Philox4x32-10 (Salmon et al. 2011)."""
+
+    def __init__(self, seed, stream):
+        self.seed, self.stream, self.counter = seed, stream, 0
+
+    def block(self):
+        mask = 0xFFFFFFFF
+        c = [self.counter & mask, self.counter >> 32, self.stream & mask, self.stream >> 32]
+        k = [self.seed & mask, self.seed >> 32]
+        self.counter += 1
+        for _ in range(10):
+            p0, p1 = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+            c = [(p1 >> 32) ^ c[1] ^ k[0], p1 & mask, (p0 >> 32) ^ c[3] ^ k[1], p0 & mask]
+            k = [(k[0] + 0x9E3779B9) & mask, (k[1] + 0xBB67AE85) & mask]
+        return c
+
+    def below(self, bound):
+        while True:
+            c = self.block()
+            draw = c[1] << 32 | c[0]
+            if draw >= 2**64 % bound:
+                return draw % bound
+
+
+def replicate(values, how, generator):
+    seeds, items = values.shape
+    draws = lambda n: [generator.below(n) for _ in range(n)]
+    if how == "items":
+        return values[:, draws(items)].mean()
+    if how == "seeds":
+        return values[draws(seeds)].mean()
+    if how == "both":
+        rows = draws(seeds)
+        return values[np.ix_(rows, draws(items))].mean()
+    return np.mean([values[draws(seeds), i] for i in range(items)])
+
+
+def interval(replicates, level, samples, statistic):
+    """Percentile and BCa intervals; scipy's own code for the levels of the latter."""
+    from scipy._lib._array_api import array_namespace
+    from scipy.stats import _resampling
+    tail = (1 - level) / 2
+    estimate = statistic(*samples, axis=-1)
+    replicates = np.where(np.abs(replicates - estimate) < 1e-12, estimate, replicates)  # they count half, whatever the order of the sum
+    low, high, _ = _resampling._bca_interval([np.asarray(s) for s in samples], statistic, -1, tail, replicates, None,
+                                             xp=array_namespace(np.empty(0)))
+    bca = [math.nan, math.nan] if np.isnan(low) else [np.quantile(replicates, low), np.quantile(replicates, high)]
+    return {"standard_error": np.std(replicates, ddof=1), "percentile": np.quantile(replicates, [tail, 1 - tail]), "bca": bca}
+
+
+def bootstrap_case(values, how, seed, resamples, level):
+    replicates = [replicate(values, how, Philox(seed, r)) for r in range(resamples)]
+    mean = lambda *s, axis: sum(x.mean(axis) for x in s) / len(s)
+    samples = {"items": [values.mean(0)], "seeds": [values.mean(1)], "both": [values.mean(1), values.mean(0)], "stratified": list(values.T)}[how]
+    if how == "both":  # rows and columns each shift the mean by their own deviation from it
+        mean = lambda rows, columns, axis: rows.mean(axis) + columns.mean(axis) - values.mean()
+    out = {"values": values.ravel(), "seeds": values.shape[0], "items": values.shape[1], "how": how, "seed": seed, "resamples": resamples,
+           "level": level, "estimate": values.mean()}
+    return out | interval(replicates, level, samples, mean)
+
+
+def ratio_case(x, y, seed, resamples):
+    """A statistic that is no mean: the ratio of two sums."""
+    n = len(x)
+    replicates = []
+    for r in range(resamples):
+        generator = Philox(seed, r)
+        drawn = [generator.below(n) for _ in range(n)]
+        replicates.append(x[drawn].sum() / y[drawn].sum())
+    of = lambda i, axis: np.take(x, i).sum(axis) / np.take(y, i).sum(axis)
+    return {"x": x, "y": y, "seed": seed, "resamples": resamples, "estimate": x.sum() / y.sum()} | interval(replicates, 0.95, [np.arange(n)], of)
+
+
+def summary_case(x):
+    from scipy import stats
+    several = len(x) > 1
+    error = stats.sem(x) if several else math.nan
+    return {"x": x, "mean": x.mean(), "deviation": x.std(ddof=1) if several else math.nan, "standard_error": error, "minimum": x.min(),
+            "median": np.median(x), "maximum": x.max(), "quantiles": np.quantile(x, [0, 0.025, 0.3, 1]),
+            "interval": stats.t.interval(0.9, len(x) - 1, x.mean(), error) if several else [math.nan] * 2}
+
+
+def wilcoxon_case(d):
+    from scipy import stats
+    kept = d[d != 0]
+    if len(kept) > 50:
+        r = stats.wilcoxon(d, method="asymptotic", correction=False)
+    elif len(np.unique(np.abs(kept))) == len(kept):
+        r = stats.wilcoxon(kept, method="exact")
+    else:  # exact, given the ties
+        r = stats.wilcoxon(kept, method=stats.PermutationMethod(n_resamples=1 << 20))
+    return {"differences": d, "statistic": r.statistic, "p_value": r.pvalue}
+
+
+def permutation_case(a, b, seed, resamples):
+    """scipy where all permutations are counted; else our own draws of the same thing."""
+    from scipy import stats
+    if b is None:
+        if 2**len(a) <= resamples:
+            p = stats.permutation_test((a,), lambda x, axis: np.abs(x.mean(axis)), permutation_type="samples", vectorized=True,
+                                       n_resamples=np.inf, alternative="greater").pvalue
+        else:
+            hits = 0
+            for r in range(resamples):
+                generator = Philox(seed, r)
+                words = [generator.block()[0] for _ in range((len(a) + 31) // 32)]
+                signs = np.array([-1 if words[i // 32] >> (i % 32) & 1 else 1 for i in range(len(a))])
+                hits += abs((signs * a).mean()) >= abs(a.mean()) - 1e-13
+            p = (hits + 1) / (resamples + 1)
+        return {"a": a, "seed": seed, "resamples": resamples, "statistic": a.mean(), "p_value": p}
+    difference = lambda x, y, axis=0: x.mean(axis) - y.mean(axis)
+    if math.comb(len(a) + len(b), len(a)) <= resamples:
+        p = stats.permutation_test((a, b), lambda x, y, axis: np.abs(difference(x, y, axis)), vectorized=True, n_resamples=np.inf,
+                                   alternative="greater").pvalue
+    else:
+        hits, pool = 0, np.concatenate([a, b])
+        for r in range(resamples):
+            generator = Philox(seed, r)
+            for i in range(len(a)):
+                other = i + generator.below(len(pool) - i)
+                pool[[i, other]] = pool[[other, i]]
+            hits += abs(difference(pool[:len(a)], pool[len(a):])) >= abs(difference(a, b)) - 1e-13
+        p = (hits + 1) / (resamples + 1)
+    return {"a": a, "b": b, "seed": seed, "resamples": resamples, "statistic": difference(a, b), "p_value": p}
+
+
+def distributions(rng):
+    """mpmath's values, correct to the last digit: [function, x, parameters..., lower, upper]."""
+    import mpmath as mp
+    mp.mp.dps = 60
+    half = mp.mpf(1) / 2
+    rows = []
+
+    def add(name, x, parameters, lower, upper):
+        rows.append([name, x, *parameters, float(lower), float(upper)])
+
+    def student(x, v):
+        far = mp.betainc(mp.mpf(v) / 2, half, 0, v / (v + mp.mpf(x)**2), regularized=True) / 2
+        return (far, 1 - far) if x < 0 else (1 - far, far)
+
+    for x in (-37.0, -8.5, -1.96, -0.1, 0.0, 0.3, 1.0, 2.5, 6.0, 20.0, 38.0):
+        add("normal", x, [], mp.ncdf(x), mp.ncdf(-x))
+    for shape in (0.1, 0.5, 1.0, 2.5, 10.0, 37.5, 500.0):
+        for x in (0.01 * shape, 0.5 * shape, shape, 1.3 * shape + 1, 2 * shape + 20):
+            add("gamma", x, [shape], mp.gammainc(shape, 0, x, regularized=True), mp.gammainc(shape, x, mp.inf, regularized=True))
+            add("chi2", 2 * x, [2 * shape], *rows[-1][-2:])
+    for a in (0.1, 0.5, 1.0, 3.0, 20.0, 300.0):
+        for b in (0.3, 1.0, 2.5, 40.0, 200.0):
+            for x in (0.001, 0.2, a / (a + b), 0.9):
+                lower, upper = mp.betainc(a, b, 0, x, regularized=True), mp.betainc(b, a, 0, 1 - mp.mpf(x), regularized=True)
+                add("beta", x, [a, b], lower, upper)
+    for v in (0.5, 1.0, 2.0, 3.0, 7.0, 29.0, 150.0, 1000.0):
+        for x in (-12.0, -2.1, -0.5, 0.0, 1e-3, 1.3, 4.0, 40.0):
+            add("t", x, [v], *student(x, v))
+    for d in (1.0, 2.0, 5.0, 60.0):
+        for e in (1.0, 3.0, 10.0, 120.0):
+            for x in (0.01, 0.7, 1.0, 3.2, 30.0):
+                share = mp.mpf(d) * x / (mp.mpf(d) * x + e)
+                lower = mp.betainc(d / 2, e / 2, 0, share, regularized=True)
+                add("f", x, [d, e], lower, mp.betainc(e / 2, d / 2, 0, 1 - share, regularized=True))
+    return rows
+
+
+def statistics(rng):
+    from statsmodels.stats.contingency_tables import mcnemar
+    from statsmodels.stats.multitest import multipletests
+    from statsmodels.stats.proportion import proportion_confint
+    normal = rng.standard_normal
+    skewed = rng.exponential(size=(1, 30))
+    table = np.round(normal((4, 12)) + normal((4, 1)) + 2 * normal(12), 3)
+    right = (rng.random((3, 16)) < 0.7).astype(float)
+    ties = np.round(normal(12) + 0.4)
+    p_values = [list(rng.random(8)**2), [0.01, 0.01, 0.04, 0.04, 1.0, 0.0], [0.5], []]
+    return {
+        "distributions": distributions(rng),
+        "summaries": [summary_case(x) for x in (normal(17), normal(4) * 1e6 + 1e9, np.ones(3), normal(1), normal(2))],
+        "bootstraps": [bootstrap_case(skewed, "items", 1, 400, 0.95), bootstrap_case(skewed[:, :9], "items", 2, 300, 0.8),
+                       *(bootstrap_case(table, how, 3, 300, 0.95) for how in ("items", "seeds", "both", "stratified")),
+                       *(bootstrap_case(right, how, 4, 200, 0.9) for how in ("items", "both", "stratified"))],
+        "ratios": [ratio_case(rng.exponential(size=20), rng.exponential(size=20) + 1, 5, 300)],
+        "permutations": [permutation_case(*c) for c in (
+            (normal(8) + 0.5, None, 0, 1000), (np.round(normal(9) + 0.5), None, 0, 1000), (normal(20) + 0.5, None, 1, 500),
+            (normal(70) + 0.2, None, 2, 300), (normal(5), normal(4) + 1, 0, 1000), (np.round(normal(5)), np.round(normal(6)), 0, 1000),
+            (normal(20), normal(25) + 0.5, 3, 400))],
+        "wilcoxons": [wilcoxon_case(d) for d in (normal(12) + 0.4, normal(50) + 0.2, normal(70) + 0.1, np.round(normal(90) * 3 + 0.5), ties,
+                                                 np.array([1.5, 0, 0, -2]), np.array([0.5]), np.array([1.0, -1.0]))],
+        "mcnemars": [[b, c, *(v for r in (mcnemar([[0, b], [c, 0]], exact=True), mcnemar([[0, b], [c, 0]], exact=False),
+                                          mcnemar([[0, b], [c, 0]], exact=False, correction=False)) for v in (r.statistic, r.pvalue))]
+                     for b, c in ((3, 9), (9, 3), (5, 5), (0, 1), (0, 30), (100, 140), (1000, 1200))],
+        "wilsons": [[k, n, level, *proportion_confint(k, n, 1 - level, "wilson")]
+                    for k, n, level in ((7, 10, 0.95), (0, 10, 0.95), (10, 10, 0.99), (1, 1, 0.9), (480, 1000, 0.95))],
+        "adjustments": [{"p": p, "holm": multipletests(p, method="holm")[1] if p else [], "bh": multipletests(p, method="fdr_bh")[1] if p else []}
+                        for p in p_values]}
+
+
+PARTS = {"classification": classification, "regression": regression, "statistics": statistics}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", default=os.path.join(HERE, "..", "reference", "metrics"))
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    args = parser.parse_args()
+    os.makedirs(args.out, exist_ok=True)
+    for name in args.only:
+        data = plain(PARTS[name](np.random.default_rng(list(name.encode()))))
+        with open(os.path.join(args.out, name + ".json"), "w", encoding="utf-8") as f:
+            json.dump(data, f, ensure_ascii=False, separators=(",", ":"))
+            f.write("\n")
+
+
+if __name__ == "__main__":
+    main()
