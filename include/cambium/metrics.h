@@ -108,6 +108,88 @@ CB_API double cb_spearman(const double *x, const double *y, size_t n);
  * (tau-b, Kendall 1945); in n log n steps after Knight 1966. */
 CB_API double cb_kendall(const double *x, const double *y, size_t n);
 
+/* ---- Text: strings are UTF-8, one segment each ---- */
+
+/* exp of the loss per token, and the loss in bits per byte, from sums of a cross-entropy in nats. */
+CB_API double cb_perplexity(double nats, double tokens);
+CB_API double cb_bits_per_byte(double nats, double bytes);
+
+/* sacrebleu's tokenizers, by their names; white space separates what they leave. */
+typedef enum cb_bleu_tokenizer { CB_BLEU_13A, CB_BLEU_INTL, CB_BLEU_CHAR, CB_BLEU_NONE } cb_bleu_tokenizer;
+/* Of precisions without a match (Chen, Cherry 2014): halved again and again; a floor; k added to all but the first order; 0. */
+typedef enum cb_bleu_smoothing { CB_BLEU_EXP, CB_BLEU_FLOOR, CB_BLEU_ADD_K, CB_BLEU_UNSMOOTHED } cb_bleu_smoothing;
+
+enum { CB_MOST_ORDER = 8 }; /* of n-grams */
+
+/* Zeros are sacrebleu's defaults. */
+typedef struct cb_bleu_options {
+    cb_bleu_tokenizer tokenizer;
+    cb_bleu_smoothing smoothing;
+    double smoothing_value; /* 0: the floor 0.1, or k 1 */
+    int max_order;          /* 0: 4; at most CB_MOST_ORDER */
+    bool lowercase;
+    bool effective_order; /* only orders that the hypothesis has n-grams of: for single sentences */
+} cb_bleu_options;
+
+typedef struct cb_bleu_counts {
+    int64_t hypothesis_length, reference_length; /* in words; of several references the nearest */
+    int64_t matches[CB_MOST_ORDER], totals[CB_MOST_ORDER];
+} cb_bleu_counts;
+
+/* score = brevity_penalty exp(mean log precisions), all but the penalty 0 to 100. */
+typedef struct cb_bleu_result {
+    double score, brevity_penalty, precisions[CB_MOST_ORDER];
+} cb_bleu_result;
+
+/* BLEU of a corpus (Papineni et al. 2002; sacrebleu, Post 2018): add its segments, each with one or more references, to counts that
+ * were zero; options may be NULL. */
+CB_API bool cb_bleu_add(const char *hypothesis, const char *const *references, size_t reference_count, const cb_bleu_options *options,
+                        cb_bleu_counts *counts);
+CB_API bool cb_bleu_of(const cb_bleu_counts *counts, const cb_bleu_options *options, cb_bleu_result *result);
+
+typedef struct cb_chrf_options {
+    int char_order; /* 0: 6; at most CB_MOST_ORDER */
+    int word_order; /* 2: chrF++; at most CB_MOST_ORDER */
+    double beta;    /* 0: 2; recall counts beta times as much as precision */
+    bool lowercase;
+    bool whitespace;    /* is part of the character n-grams */
+    bool eps_smoothing; /* mean of the F-scores of all orders, as chrF++.py has it, instead of the F-score of the means of those in use */
+} cb_chrf_options;
+
+typedef struct cb_chrf_counts {
+    int64_t hypothesis[2 * CB_MOST_ORDER], reference[2 * CB_MOST_ORDER], matches[2 * CB_MOST_ORDER]; /* characters' orders, then words' */
+} cb_chrf_counts;
+
+/* chrF and chrF++ of a corpus (Popović 2015, 2017; sacrebleu), 0 to 100; of several references each segment counts its best. */
+CB_API bool cb_chrf_add(const char *hypothesis, const char *const *references, size_t reference_count, const cb_chrf_options *options,
+                        cb_chrf_counts *counts);
+CB_API double cb_chrf_of(const cb_chrf_counts *counts, const cb_chrf_options *options);
+
+typedef struct cb_edit_counts {
+    int64_t edits, length; /* of the references */
+} cb_edit_counts;
+/* Word and character errors: the fewest insertions, deletions and substitutions between words, which white space separates, or between
+ * code points, white space at both ends left out.  Texts are compared as they are. */
+CB_API bool cb_word_errors_add(const char *hypothesis, const char *reference, cb_edit_counts *counts);
+CB_API bool cb_character_errors_add(const char *hypothesis, const char *reference, cb_edit_counts *counts);
+/* edits / length, which may exceed 1; of empty references the number of edits, as jiwer has it. */
+CB_API double cb_error_rate(cb_edit_counts counts);
+
+/* Answers to questions, as SQuAD 2.0's evaluation has them (Rajpurkar et al. 2018): in lower case, without ASCII punctuation, the articles
+ * a, an, the, and superfluous space.  Of several right answers the best counts; "" stands for none. */
+CB_API double cb_exact_match(const char *prediction, const char *const *answers, size_t answer_count);
+CB_API double cb_answer_f1(const char *prediction, const char *const *answers, size_t answer_count);
+
+typedef struct cb_overlap {
+    double precision, recall, f1;
+} cb_overlap;
+typedef struct cb_rouge {
+    cb_overlap rouge1, rouge2, rouge_l;
+} cb_rouge;
+/* ROUGE (Lin 2004) as the package rouge-score has it without its stemmer: words are runs of a to z and 0 to 9 of the text in lower case; L is
+ * the longest common subsequence. */
+CB_API bool cb_rouge_of(const char *prediction, const char *reference, cb_rouge *scores);
+
 #ifdef __cplusplus
 }
 #endif

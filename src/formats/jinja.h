@@ -8,6 +8,7 @@
 #include <jansson.h>
 
 #include "cambium/jinja.h"
+#include "core/unicode.h"
 
 /* ---- values ---- */
 
@@ -449,7 +450,6 @@ enum { JINJA_UPPER, JINJA_LOWER, JINJA_TITLE };
 bool jinja_put_case(jinja_state *state, jinja_text *text, uint32_t point, int how);
 uint32_t jinja_decode(const char *at, size_t *length); /* one code point of valid UTF-8 */
 size_t jinja_encode(uint32_t point, char out[4]);
-bool jinja_is_space(uint32_t point);
 
 static inline jinja_value jinja_none(void)
 {

@@ -4,12 +4,6 @@
 
 #include "formats/jinja.h"
 
-bool jinja_is_space(uint32_t c)
-{
-    return (c >= 0x09 && c <= 0x0d) || (c >= 0x1c && c <= 0x20) || c == 0x85 || c == 0xa0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200a) ||
-           c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
-}
-
 /* Characters whose upper case is several (SpecialCasing.txt, the unconditional ones in use). */
 static const struct {
     uint32_t point;
@@ -47,13 +41,10 @@ static bool is_cased(uint32_t c)
     return category == UTF8PROC_CATEGORY_LU || category == UTF8PROC_CATEGORY_LL || category == UTF8PROC_CATEGORY_LT;
 }
 
-/* Lower case of one character of a text: the last sigma of a word has a form of its own. */
-static bool put_lower(jinja_state *state, jinja_text *text, const jinja_string *s, size_t at, size_t n, uint32_t c, bool after_cased)
+static bool put_lower(jinja_state *state, jinja_text *text, const jinja_string *s, size_t at)
 {
-    size_t m;
-    if (c == 0x3a3 && after_cased && (at + n >= s->length || !is_cased(jinja_decode(s->data + at + n, &m))))
-        return jinja_puts(state, text, "\xcf\x82");
-    return jinja_put_case(state, text, c, JINJA_LOWER);
+    char bytes[4];
+    return jinja_put(state, text, bytes, cb_utf8_lower(s->data, s->length, at, bytes));
 }
 
 static bool map_case(jinja_state *state, const jinja_string *s, const char *how, jinja_value *out)
@@ -68,7 +59,7 @@ static bool map_case(jinja_state *state, const jinja_string *s, const char *how,
         else if ((*how == 't' && !word) || (*how == 'c' && !begun))
             ok = jinja_put_case(state, &text, c, JINJA_TITLE);
         else
-            ok = put_lower(state, &text, s, i, n, c, word);
+            ok = put_lower(state, &text, s, i);
         word = cased;
         begun = true;
     }
@@ -127,7 +118,7 @@ static bool in_alnum(uint32_t c, utf8proc_category_t category)
 static bool in_space(uint32_t c, utf8proc_category_t category)
 {
     (void)category;
-    return jinja_is_space(c);
+    return cb_is_space(c);
 }
 static bool in_ascii(uint32_t c, utf8proc_category_t category)
 {

@@ -72,7 +72,7 @@ FILTER(title)
         uint32_t c = jinja_decode(s->data + i, &n);
         if (!jinja_put_case(state, &text, c, begins ? JINJA_UPPER : JINJA_LOWER))
             return false;
-        begins = jinja_is_space(c) || (c < 0x80 && c && strchr("-({[<", (int)c));
+        begins = cb_is_space(c) || (c < 0x80 && c && strchr("-({[<", (int)c));
     }
     return jinja_text_value(state, &text, out);
 }
@@ -267,7 +267,7 @@ FILTER(striptags)
             n = (size_t)(close - s->data) - i + 1;
             continue;
         }
-        if (jinja_is_space(c)) {
+        if (cb_is_space(c)) {
             gap = true;
             continue;
         }

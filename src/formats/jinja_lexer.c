@@ -84,7 +84,7 @@ static uint32_t point_at(const lexer *l, size_t at, size_t *length)
 
 static size_t skip_space(const lexer *l, size_t at)
 {
-    for (size_t n; at < l->length && jinja_is_space(point_at(l, at, &n)); at += n)
+    for (size_t n; at < l->length && cb_is_space(point_at(l, at, &n)); at += n)
         ;
     return at;
 }
@@ -95,7 +95,7 @@ static size_t strip_right(const lexer *l, size_t begin, size_t end)
         size_t at = end - 1, n;
         while (at > begin && ((unsigned char)l->text[at] & 0xc0) == 0x80)
             at--;
-        if (!jinja_is_space(point_at(l, at, &n)))
+        if (!cb_is_space(point_at(l, at, &n)))
             break;
         end = at;
     }

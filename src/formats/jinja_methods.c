@@ -24,7 +24,7 @@ static bool result(jinja_state *state, const jinja_value *self, const jinja_text
 
 static bool is_stripped(uint32_t c, const char *at, size_t n, const jinja_string *characters)
 {
-    return characters ? memmem(characters->data, characters->length, at, n) != NULL : jinja_is_space(c);
+    return characters ? memmem(characters->data, characters->length, at, n) != NULL : cb_is_space(c);
 }
 
 static bool strip_sides(jinja_state *state, const char *what, const jinja_value *self, jinja_arguments *arguments, bool left, bool right,
@@ -106,14 +106,14 @@ static bool split_spaces(jinja_state *state, const jinja_string *s, int64_t most
 {
     size_t at = 0, n;
     for (;;) {
-        while (at < s->length && jinja_is_space(jinja_decode(s->data + at, &n)))
+        while (at < s->length && cb_is_space(jinja_decode(s->data + at, &n)))
             at += n;
         if (at >= s->length)
             return true;
         size_t end = at;
         if (most == 0)
             return add_part(state, s, at, s->length, out);
-        while (end < s->length && !jinja_is_space(jinja_decode(s->data + end, &n)))
+        while (end < s->length && !cb_is_space(jinja_decode(s->data + end, &n)))
             end += n;
         if (!add_part(state, s, at, end, out))
             return false;
@@ -131,7 +131,7 @@ static bool rsplit_spaces(jinja_state *state, const jinja_string *s, int64_t mos
         while (end > 0) {
             for (at = end - 1; ((unsigned char)s->data[at] & 0xc0) == 0x80; at--)
                 ;
-            if (!jinja_is_space(jinja_decode(s->data + at, &n)))
+            if (!cb_is_space(jinja_decode(s->data + at, &n)))
                 break;
             end = at;
         }
@@ -143,7 +143,7 @@ static bool rsplit_spaces(jinja_state *state, const jinja_string *s, int64_t mos
         while (begin > 0) {
             for (at = begin - 1; ((unsigned char)s->data[at] & 0xc0) == 0x80; at--)
                 ;
-            if (jinja_is_space(jinja_decode(s->data + at, &n)))
+            if (cb_is_space(jinja_decode(s->data + at, &n)))
                 break;
             begin = at;
         }

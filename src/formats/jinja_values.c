@@ -321,7 +321,7 @@ static bool repr_string(jinja_state *state, const jinja_string *s, jinja_text *t
             snprintf(escape, sizeof escape, "\\%c", quote);
         else if (c < 0x20 || (c >= 0x7f && c <= 0xa0) || c == 0xad)
             snprintf(escape, sizeof escape, "\\x%02x", c);
-        else if (c >= 0x7f && jinja_is_space(c))
+        else if (c >= 0x7f && cb_is_space(c))
             snprintf(escape, sizeof escape, "\\u%04x", c);
         else
             escape[0] = '\0';

@@ -357,7 +357,102 @@ def statistics(rng):
                         for p in p_values]}
 
 
-PARTS = {"classification": classification, "regression": regression, "statistics": statistics}
+# ---- text ----------------------------------------------------------------------------------------------------------------
+
+WORDS = "the a an cat sat on mat dog's well-known 3.14 1,000 U.S. (maybe) \"quoted\" no. 7-9 e.g., state-of-the-art don't $5 50% x=y 'tis".split()
+STRANGE = ["Straße", "ΟΔΟΣ", "ΣΑΣ", "ΑΣ.", "İstanbul", "naïve", "東京", "タワー", "।", "¿qué?", "«da»", "…", "–", "№5", "½", "१२.३", "😀", "e\u0301", "\u212a",
+           "&quot;", "&amp;lt;", "&gt;", "<skipped>", "-", "--", ",", "...", "a,b.c", "1.", ".5", "(hi)", "_under_", "the", "A", "\u3000", "\u00a0", "II", "²"]
+
+
+def sentence(rng, most, strange):
+    pool = WORDS + (STRANGE * 2 if strange else [])
+    words = [pool[i] for i in rng.integers(0, len(pool), rng.integers(0, most + 1))]
+    return " ".join(w.capitalize() if rng.random() < 0.15 else w for w in words)
+
+
+def disturb(rng, text, strange):
+    """Drops, swaps, doubles and replaces words, joins and splits them."""
+    words = text.split(" ")
+    for _ in range(rng.integers(0, 4)):
+        i = rng.integers(0, len(words) + 1)
+        kind = rng.integers(0, 4)
+        words[i:i + int(kind == 0) + int(kind == 1)] = [] if kind == 0 else [sentence(rng, 1, strange)]
+    return (" " if rng.random() < 0.9 else "  ").join(words)
+
+
+def segments(rng, count, references, most, strange):
+    out = []
+    for _ in range(count):
+        first = sentence(rng, most, strange)
+        refs = [first] + [disturb(rng, first, strange) for _ in range(references - 1)]
+        out.append([disturb(rng, first, strange) if rng.random() < 0.9 else sentence(rng, most, strange), refs])
+    return out
+
+
+BLEU_VARIANTS = [{}, {"tokenize": "intl"}, {"tokenize": "char"}, {"tokenize": "none"}, {"lowercase": True}, {"smooth_method": "floor"},
+                 {"smooth_method": "floor", "smooth_value": 0.3}, {"smooth_method": "add-k"}, {"smooth_method": "add-k", "smooth_value": 2.0},
+                 {"smooth_method": "none"}, {"effective_order": True}, {"max_ngram_order": 2, "tokenize": "intl", "lowercase": True}]
+CHRF_VARIANTS = [{}, {"word_order": 2}, {"lowercase": True, "word_order": 1}, {"whitespace": True}, {"eps_smoothing": True, "word_order": 2},
+                 {"char_order": 3, "beta": 1}]
+
+
+def corpus_case(pairs):
+    import sacrebleu
+    hyps, refs = [h for h, _ in pairs], [list(r) for r in zip(*(r for _, r in pairs))]
+    bleu, chrf = [], []
+    for variant in BLEU_VARIANTS:
+        r = sacrebleu.metrics.BLEU(**variant, force=True).corpus_score(hyps, refs)
+        order = variant.get("max_ngram_order", 4)
+        stats = sacrebleu.metrics.BLEU(**variant)._extract_corpus_statistics(hyps, refs)
+        sums = np.sum(stats, 0)
+        bleu.append({**variant, "score": r.score, "precisions": r.precisions, "brevity_penalty": r.bp, "lengths": [r.sys_len, r.ref_len],
+                     "matches": sums[2:2 + order], "totals": sums[2 + order:]})
+    for variant in CHRF_VARIANTS:
+        chrf.append({**variant, "score": sacrebleu.metrics.CHRF(**variant).corpus_score(hyps, refs).score})
+    return {"segments": pairs, "bleu": bleu, "chrf": chrf}
+
+
+def errors_case(pairs):
+    import jiwer
+    hyps, refs = [h for h, _ in pairs], [r[0] for _, r in pairs]
+    w, c = jiwer.process_words(refs, hyps), jiwer.process_characters(refs, hyps)
+    count = lambda r: [r.substitutions + r.deletions + r.insertions, r.hits + r.substitutions + r.deletions]
+    return {"segments": pairs, "words": count(w), "characters": count(c), "wer": w.wer, "cer": c.cer}
+
+
+def answer_case(prediction, answers):
+    from torchmetrics.functional.text.squad import _compute_exact_match_score, _compute_f1_score
+    exact = max(_compute_exact_match_score(prediction, a).item() for a in answers)
+    f1 = []
+    for a in answers:  # torchmetrics has version 1.1's F1, where nothing never equals nothing
+        both = [_normal(prediction), _normal(a)]
+        f1.append(float(both[0] == both[1]) if "" in both else _compute_f1_score(prediction, a).double().item())
+    return {"prediction": prediction, "answers": answers, "exact_match": exact, "f1": max(f1)}
+
+
+def _normal(text):
+    from torchmetrics.functional.text.squad import _normalize_text
+    return _normalize_text(text)
+
+
+def rouge_case(prediction, reference):
+    from rouge_score import rouge_scorer
+    scores = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"]).score(reference, prediction)
+    return {"prediction": prediction, "reference": reference} | {k: [v.precision, v.recall, v.fmeasure] for k, v in scores.items()}
+
+
+def text(rng):
+    corpora = [segments(rng, *c) for c in ((30, 1, 12, False), (25, 3, 10, True), (12, 2, 5, True), (1, 1, 6, False))]
+    corpora += [[["", ["the cat"]]], [["the cat", [""]]], [["", [""]]], [["yes", ["no"]]],
+                [["a b c", ["a b c", "a b", "a b c d"]], ["x", ["y y", "x x x"]]]]
+    pairs = [p for c in corpora for p in c]
+    return {"corpora": [corpus_case(c) for c in corpora],
+            "errors": [errors_case(c) for c in (corpora[0], corpora[1], [["a", [""]]], [["", [""]]], [[" a  b ", ["b a\u3000"]]])],
+            "answers": [answer_case(h, r) for h, r in pairs[25:60] + [["The cat.", ["cat"]], ["the", ["a"]], ["", ["x", ""]], ["the–cat", ["cat –"]]]],
+            "rouge": [rouge_case(h, r[0]) for h, r in pairs[::2]]}
+
+
+PARTS = {"classification": classification, "regression": regression, "statistics": statistics, "text": text}
 
 
 def main():
