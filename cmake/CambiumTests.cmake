@@ -62,6 +62,8 @@ if(TARGET cambium AND TARGET test_faults AND NOT CAMBIUM_SANITIZE)
   endforeach()
 endif()
 if(TARGET cambium AND NOT CAMBIUM_SANITIZE)
+  register_test(cli_dry_run sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/dry_run.sh $<TARGET_FILE:cambium> ${reference}
+    ${CMAKE_CURRENT_SOURCE_DIR}/models/sprig-5m ${CMAKE_CURRENT_SOURCE_DIR}/examples/data/king-james-held-out.txt ${scratch})
   register_test(parallel sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/parallel/run.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
   foreach(name namespaces shared_pages)
     register_test(parallel_${name} sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/parallel/${name}.sh $<TARGET_FILE:cambium>

@@ -129,6 +129,8 @@ CB_API char *cb_file_read(const char *path, size_t limit, size_t *length);
 typedef struct cb_writer cb_writer;
 CB_API cb_writer *cb_writer_open(const char *path);
 CB_API bool cb_writer_write(cb_writer *w, const void *bytes, size_t length);
+CB_API bool cb_writer_values(cb_writer *w, const void *bytes,
+                             size_t length); /* the same, of a tensor: a rehearsal leaves a hole for them */
 CB_API bool cb_writer_printf(cb_writer *w, const char *format, ...) CB_PRINTF(2, 3);
 CB_API bool cb_writer_commit(cb_writer *w);                                    /* closes and frees w, also on failure */
 CB_API void cb_writer_abort(cb_writer *w);                                     /* closes, deletes the temporary, frees w; NULL is allowed */
@@ -235,18 +237,20 @@ CB_API uint64_t cb_current_rss(void);
 /* ---- Rehearsal ---- */
 
 /* Between begin and end the library goes through its work without doing it: floats are not computed, large blocks of memory are only
- * address space, and files are opened and removed again instead of written.  What is allocated, in which order, and what is read
+ * address space, and files are opened and removed again instead of written; those that are read again before they are kept are there
+ * meanwhile, with holes for the values of tensors.  What is allocated, in which order, and what is read
  * and written is what the real work will, so its needs are known beforehand.  Values of float tensors mean nothing meanwhile.  For
  * the whole process; not while another thread is in the library. */
 CB_API void cb_rehearsal_begin(void);
 CB_API void cb_rehearsal_end(void);
 CB_API bool cb_rehearsing(void);
 typedef struct cb_rehearsal_sums {
-    uint64_t peak;      /* resident bytes that the real work will reach: these together, or this process's peak until now */
-    uint64_t resident;  /* of this process now */
+    uint64_t peak;      /* resident bytes that the real work will reach: the next four when they came to most, or this process's peak */
+    uint64_t resident;  /* of this process */
     uint64_t blocks;    /* memory handed out that will be written to and is not resident */
     uint64_t files;     /* parts of mapped files that will be read and are not resident */
     uint64_t libraries; /* of oneDNN, about */
+    uint64_t disk;      /* bytes that files will take, at most: on the way a file may be there twice, or beside temporary ones */
     double operations;  /* floating-point operations of matrix products */
 } cb_rehearsal_sums;
 CB_API cb_rehearsal_sums cb_rehearsal(void); /* so far */

@@ -6,7 +6,9 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+
+#include "core/io.h"
+#include "core/temporary.h"
 
 static const cb_lora_format *const formats[] = {&cb_lora_peft, &cb_lora_gguf, &cb_lora_mlx, &cb_lora_adapterhub, NULL};
 
@@ -219,24 +221,17 @@ const char *cb_adapter_format(const char *path)
 cb_adapter *cb_adapter_load_foreign(const char *path, cb_layer *root, const char *model_type)
 {
     const char *temporary = getenv("TMPDIR");
-    char *directory = cb_format("%s/cambium-adapter-XXXXXX", temporary && *temporary ? temporary : "/tmp");
-    if (!directory || !mkdtemp(directory)) {
-        cb_fail(CB_ERR_IO, "%s: cannot make a temporary directory", directory ? directory : "TMPDIR");
-        cb_free(directory);
-        return NULL;
-    }
+    char *near = cb_path_join(temporary && *temporary ? temporary : "/tmp", "cambium-adapter");
+    char *directory = near ? cb_temporary_name(near) : NULL;
+    cb_free(near);
+    bool made = directory && (cb_io_make_directory(directory) == 0 || cb_io_failed(directory, "cannot make a temporary directory"));
     cb_adapter *adapter = NULL;
-    if (cb_adapter_rewrite(path, root, model_type, "peft", directory))
+    if (made && cb_adapter_rewrite(path, root, model_type, "peft", directory))
         adapter = cb_adapter_load(directory, root, model_type);
-    static const char *const files[] = {"adapter_config.json", "adapter_model.safetensors"};
-    for (int i = 0; i < 2; i++) {
-        char *file = cb_path_join(directory, files[i]);
-        if (file)
-            unlink(file);
-        cb_free(file);
-    }
-    rmdir(directory);
-    cb_free(directory);
+    if (made)
+        cb_stage_discard(directory);
+    else
+        cb_free(directory);
     char *name = adapter ? cb_strdup(cb_path_base(path)) : NULL;
     if (name) {
         cb_free(adapter->name);

@@ -147,6 +147,7 @@ void cli_status_clear(void);
 
 /* ---- steps that commands share (setup.c) ---- */
 
+char *cli_existing_above(const char *path); /* the nearest directory above it, or itself, that exists; free with cb_free() */
 /* True when a directory can be made or written at `path`; refuses a file, the model's own directory or a place inside
  * it (model may be NULL), and a place that cannot be written, without leaving anything behind. */
 bool cli_output_directory(const char *path, const char *model);
@@ -201,13 +202,19 @@ bool cli_train_run(cli_call *call, const cb_trainee *what, const cli_corpus *cor
 
 /* ---- dry runs (plan.c) ---- */
 
-#define CLI_DRY_RUN_HELP "check everything and print the plan: memory, disk, time; nothing is computed or written"
-/* What a rehearsal that is on has found out: {"memory": ..., "disk": ...}.  NULL on failure; too little room at `output` is one. */
-json_t *cli_plan_needs(const char *output);
-void cli_plan_print(const json_t *needs); /* as fields */
-/* Removes the directories that a dry run made on the way to `output`; `kept` is the nearest one that was there before. */
-char *cli_existing_above(const char *path);
-void cli_remove_made(const char *output, const char *kept);
+#define CLI_PLAN_HELP           "check everything and print the plan: memory, disk, time; nothing is computed or written"
+#define CLI_DRY_RUN(type, help) CB_OPT_BOOL(type, dry_run, 0, help)
+#define CLI_NEEDS_HELP          "check everything and print what memory and disk it will take; nothing is computed or written"
+/* Work that is rehearsed: begin, the work, end. */
+typedef struct cli_rehearsal {
+    const char *output; /* NULL: nothing is written */
+    char *above;        /* the nearest directory on the way to it that was there before */
+} cli_rehearsal;
+bool cli_rehearsal_begin(cli_rehearsal *r, const char *output); /* leaves one that is on as it is */
+/* What it has found out: {"memory": ..., "disk": ...}.  NULL on failure; ok false and too little room at the output are such. */
+json_t *cli_rehearsal_end(cli_rehearsal *r, bool ok);
+/* The same, and prints it. */
+bool cli_plan(cli_call *call, cli_rehearsal *r, bool ok);
 
 /* The plan of a training run. */
 bool cli_train_plan(cli_call *call, const cb_trainee *what, const cli_corpus *corpus, const cb_train_options *options);

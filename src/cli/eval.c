@@ -6,6 +6,7 @@ typedef struct settings {
     cb_string_list data, adapter;
     int task, dtype;
     int64_t batch_size, max_batches;
+    bool dry_run;
     cb_data_options text;
 } settings;
 
@@ -21,8 +22,8 @@ static bool perplexity(cli_call *call, settings *s, const cli_base *base)
     cb_perplexity_result r = {0};
     bool ok = data && cb_evaluate_perplexity(base->model, data, s->batch_size, s->max_batches, &r);
     cb_dataset_free(data);
-    if (!ok)
-        return false;
+    if (!ok || cb_rehearsing())
+        return ok;
     double rate = r.seconds > 0 ? (double)r.tokens / r.seconds : 0;
     if (call->common.json)
         return cli_json(json_pack("{s:s, s:s, s:o, s:o, s:o, s:I, s:o, s:o, s:I}", "task", "perplexity", "model",
@@ -52,6 +53,7 @@ static const cb_option table[] = {
     CB_OPT_ENUM(settings, dtype, 1, cli_dtype_names, "how activations are kept and products are computed"),
     CB_OPT_INT(settings, batch_size, 4, 1, 65536, "rows per forward pass"),
     CB_OPT_INT(settings, max_batches, 0, 0, 1e12, "forward passes at most; 0: all of the data"),
+    CLI_DRY_RUN(settings, CLI_NEEDS_HELP),
     CB_OPT_END};
 
 static const cli_group groups[] = {{"Task", table, 0}, {"Data", cb_data_option_table, offsetof(settings, text)}, {0}};
@@ -60,10 +62,12 @@ static bool run(cli_call *call, void *settings_)
 {
     settings *s = settings_;
     cli_base base = {0};
-    bool ok = cli_base_open(&base, call->arguments[0], &s->adapter, cli_dtype(s->dtype)) &&
+    cli_rehearsal rehearsal;
+    bool ok = (!s->dry_run || cli_rehearsal_begin(&rehearsal, NULL)) &&
+              cli_base_open(&base, call->arguments[0], &s->adapter, cli_dtype(s->dtype)) &&
               (base.tokenizer = cli_tokenizer(s->tokenizer, base.model)) && tasks[s->task](call, s, &base);
     cli_base_close(&base);
-    return ok;
+    return s->dry_run ? cli_plan(call, &rehearsal, ok) : ok;
 }
 
 const cli_command cli_eval = {

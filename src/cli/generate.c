@@ -8,7 +8,7 @@
 
 typedef struct settings {
     char *prompt, *tokenizer;
-    bool chat;
+    bool dry_run, chat;
     char *system, *messages, *chat_template, *chat_template_kwargs;
     cb_string_list adapter;
     int dtype;
@@ -19,7 +19,9 @@ static const cb_option table[] = {
     CB_OPT_STRING(settings, prompt, NULL, "TEXT", "text to go on from; - reads standard input"),
     CB_OPT_LIST(settings, adapter, NULL, "DIR,...", "adapter to attach, each with an optional =weight; may be given again"),
     CB_OPT_STRING(settings, tokenizer, NULL, "PATH", "tokenizer.json or its directory; without it the model's own"),
-    CB_OPT_ENUM(settings, dtype, 1, cli_dtype_names, "how activations are kept and products are computed"), CB_OPT_END};
+    CB_OPT_ENUM(settings, dtype, 1, cli_dtype_names, "how activations are kept and products are computed"),
+    CLI_DRY_RUN(settings, CLI_NEEDS_HELP),
+    CB_OPT_END};
 
 static const cb_option chat_table[] = {
     CB_OPT_BOOL(settings, chat, false, "the prompt is a user's message: it is written as the model's chat template has it"),
@@ -116,14 +118,15 @@ static bool generate(cli_call *call, const settings *s, const cli_base *base, co
 {
     cb_generation out = {0};
     bool json = call->common.json;
-    cb_generate_callback *callback = json ? NULL : print_piece;
+    cb_generate_callback *callback = json || s->dry_run ? NULL : print_piece;
     bool ok = s->chat ? answer(s, base, prompt, callback, &out)
                       : cb_generate(base->model, base->tokenizer, prompt, &s->options, callback, NULL, &out);
     if (!json && out.text.length)
         putchar('\n');
-    if (ok && json)
+    bool show = ok && !s->dry_run;
+    if (show && json)
         ok = cli_json(generation_json(base, prompt, &out));
-    else if (ok && cli_terminal_width(2) && !call->common.quiet)
+    else if (show && cli_terminal_width(2) && !call->common.quiet)
         fprintf(stderr, "[%lld prompt tokens in %s; %zu tokens, %.1f tokens/s; %s]\n", (long long)out.prompt_tokens,
                 cli_seconds(out.prompt_seconds), out.count,
                 out.generate_seconds > 0 && out.count ? (double)(out.count - 1) / out.generate_seconds : 0, out.finish_reason);
@@ -141,6 +144,9 @@ static bool run(cli_call *call, void *settings_)
         return cli_usage(call, "expected one of --prompt (with --system or without) and --messages");
     size_t length = 0;
     cli_base base = {0};
+    cli_rehearsal rehearsal;
+    if (s->dry_run && !cli_rehearsal_begin(&rehearsal, NULL))
+        return false;
     char *prompt = cli_text_argument(s->messages ? "" : s->prompt, &length);
     bool ok = prompt;
     size_t bad = 0;
@@ -152,7 +158,7 @@ static bool run(cli_call *call, void *settings_)
          (base.tokenizer = cli_tokenizer(s->tokenizer, base.model)) && generate(call, s, &base, prompt);
     cli_base_close(&base);
     cb_free(prompt);
-    return ok;
+    return s->dry_run ? cli_plan(call, &rehearsal, ok) : ok;
 }
 
 const cli_command cli_generate = {

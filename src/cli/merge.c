@@ -3,6 +3,7 @@
 
 typedef struct settings {
     char *output;
+    bool dry_run;
     cb_string_list adapter;
     cb_merge_options options;
 } settings;
@@ -11,7 +12,7 @@ static const cb_option table[] = {
     CB_OPT_LIST(settings, adapter, NULL, "DIR,...", "adapter to fold in, each with an optional =weight; may be given again"),
     CB_OPT_STRING(settings, output, NULL, "PATH",
                   "the merged model: a directory, or a GGUF file where it ends in .gguf; must not exist, or be empty"),
-    CB_OPT_END};
+    CLI_DRY_RUN(settings, CLI_NEEDS_HELP), CB_OPT_END};
 
 static const cli_group groups[] = {{"Input and output", table, 0},
                                    {"Merging", cb_merge_option_table, offsetof(settings, options)},
@@ -24,11 +25,13 @@ static bool print_result(cli_call *call, const settings *s, size_t adapters, dou
         json_t *result = json_pack("{s:s, s:I}", "output", s->output, "adapters", (json_int_t)adapters);
         cli_difference_json(result, d, s->options.verify);
         json_object_set_new(result, "seconds", cli_real(seconds));
+        json_object_set_new(result, "peak_memory", json_integer((json_int_t)cb_peak_rss()));
         return cli_json(result);
     }
     cli_field("merged model", "%s", s->output);
     cli_difference_print(d, s->options.verify);
     cli_field("time", "%s", cli_seconds(seconds));
+    cli_field("peak memory", "%s", cli_bytes(cb_peak_rss()));
     return true;
 }
 
@@ -46,7 +49,10 @@ static bool run(cli_call *call, void *settings_)
     settings *s = settings_;
     cb_difference difference = {0};
     double begin = cb_now();
+    cli_rehearsal rehearsal;
     bool ready = cb_ends_with(s->output, ".gguf") ? cli_output_file(s->output) : cli_output_directory(s->output, call->arguments[0]);
+    if (ready && s->dry_run)
+        return cli_plan(call, &rehearsal, cli_rehearsal_begin(&rehearsal, s->output) && load_and_fold(call, s, &difference));
     return ready && load_and_fold(call, s, &difference) && print_result(call, s, s->adapter.count, cb_now() - begin, &difference);
 }
 

@@ -1,4 +1,4 @@
-/* plan.c: what --dry-run prints: what a run will do, and the memory, disk and time it will take.
+/* plan.c: what --dry-run prints: the memory and disk that the work will take; of a training run also what it will do, and how long.
  *
  * The command runs as a rehearsal (core.h), so memory and files are those of the very code that will do the work. */
 #include <errno.h>
@@ -27,20 +27,18 @@ static uint64_t available_memory(void)
 
 typedef struct disk {
     uint64_t written; /* the files together */
-    uint64_t needed;  /* and the largest once more: a file is replaced by one that is complete */
+    uint64_t needed;  /* on the way, at most */
     uint64_t free;
 } disk;
 
-static bool measure_disk(const char *output, disk *d)
+static bool measure_disk(const char *output, uint64_t needed, disk *d)
 {
-    uint64_t largest = 0, bytes;
-    *d = (disk){0};
+    uint64_t bytes;
+    *d = (disk){.needed = needed};
     for (size_t i = 0; i < cb_rehearsal_outputs(); i++) {
         cb_rehearsal_output_at(i, &bytes);
         d->written += bytes;
-        largest = bytes > largest ? bytes : largest;
     }
-    d->needed = d->written + largest;
     char *above = cli_existing_above(output);
     struct statvfs s;
     bool ok = above && (statvfs(above, &s) == 0 || cb_fail(CB_ERR_IO, "%s: the file system does not say how much is free", above) == CB_OK);
@@ -54,22 +52,36 @@ static bool measure_disk(const char *output, disk *d)
                    cli_bytes(d->needed)) == CB_OK;
 }
 
-json_t *cli_plan_needs(const char *output)
+static json_t *memory_needs(const cb_rehearsal_sums *m)
+{
+    return json_pack("{s:{s:I, s:I, s:I, s:I, s:I, s:I}}", "memory", "peak", (json_int_t)m->peak, "process", (json_int_t)m->resident,
+                     "blocks", (json_int_t)m->blocks, "files", (json_int_t)m->files, "libraries", (json_int_t)m->libraries, "available",
+                     (json_int_t)available_memory());
+}
+
+/* What the rehearsal that is on has found out: {"memory": ..., "disk": ...}, without an output only the former.  NULL on failure; too
+ * little room at `output` is one. */
+static json_t *needs_of(const char *output)
 {
     cb_rehearsal_sums m = cb_rehearsal();
     disk d;
-    if (!measure_disk(output, &d))
+    json_t *needs = memory_needs(&m);
+    if (!output || !needs)
+        return needs;
+    if (!measure_disk(output, m.disk, &d)) {
+        json_decref(needs);
         return NULL;
+    }
     json_t *files = json_array();
     for (size_t i = 0; i < cb_rehearsal_outputs(); i++) {
         uint64_t bytes;
         const char *path = cb_rehearsal_output_at(i, &bytes);
         json_array_append_new(files, json_pack("{s:s, s:I}", "path", path, "bytes", (json_int_t)bytes));
     }
-    return json_pack("{s:{s:I, s:I, s:I, s:I, s:I, s:I}, s:{s:I, s:I, s:I, s:o}}", "memory", "peak", (json_int_t)m.peak, "process",
-                     (json_int_t)m.resident, "blocks", (json_int_t)m.blocks, "files", (json_int_t)m.files, "libraries",
-                     (json_int_t)m.libraries, "available", (json_int_t)available_memory(), "disk", "written", (json_int_t)d.written,
-                     "needed", (json_int_t)d.needed, "free", (json_int_t)d.free, "files", files);
+    json_object_set_new(needs, "disk",
+                        json_pack("{s:I, s:I, s:I, s:o}", "written", (json_int_t)d.written, "needed", (json_int_t)d.needed, "free",
+                                  (json_int_t)d.free, "files", files));
+    return needs;
 }
 
 static uint64_t number(const json_t *object, const char *key)
@@ -77,7 +89,7 @@ static uint64_t number(const json_t *object, const char *key)
     return (uint64_t)json_integer_value(json_object_get(object, key));
 }
 
-void cli_plan_print(const json_t *needs)
+static void print_needs(const json_t *needs)
 {
     const json_t *memory = json_object_get(needs, "memory"), *disk_needs = json_object_get(needs, "disk"), *file;
     uint64_t peak = number(memory, "peak"), available = number(memory, "available");
@@ -89,7 +101,9 @@ void cli_plan_print(const json_t *needs)
         cli_field("memory available", "%s", cli_bytes(available));
     if (available && peak > available + number(memory, "process"))
         cb_log_message(CB_LOG_WARNING, "%s of memory are available, less than the predicted %s", cli_bytes(available), cli_bytes(peak));
-    cli_field("disk", "%s, at most %s while files are replaced; %s are free", cli_bytes(number(disk_needs, "written")),
+    if (!disk_needs)
+        return;
+    cli_field("disk", "%s, at most %s on the way; %s are free", cli_bytes(number(disk_needs, "written")),
               cli_bytes(number(disk_needs, "needed")), cli_bytes(number(disk_needs, "free")));
     json_array_foreach(json_object_get(disk_needs, "files"), i, file)
     {
@@ -97,7 +111,8 @@ void cli_plan_print(const json_t *needs)
     }
 }
 
-void cli_remove_made(const char *output, const char *kept)
+/* Removes the directories that a dry run made on the way to `output`; `kept` is the nearest one that was there before. */
+static void remove_made(const char *output, const char *kept)
 {
     char *at = cb_strdup(output);
     while (at && kept && strcmp(at, kept) != 0 && (rmdir(at) == 0 || errno == ENOENT)) {
@@ -106,6 +121,44 @@ void cli_remove_made(const char *output, const char *kept)
         at = up;
     }
     cb_free(at);
+}
+
+/* ---- any work ---- */
+
+bool cli_rehearsal_begin(cli_rehearsal *r, const char *output)
+{
+    *r = (cli_rehearsal){.output = output, .above = output ? cli_existing_above(output) : NULL};
+    if (output && !r->above)
+        return false;
+    if (!cb_rehearsing())
+        cb_rehearsal_begin();
+    return true;
+}
+
+json_t *cli_rehearsal_end(cli_rehearsal *r, bool ok)
+{
+    json_t *needs = ok ? needs_of(r->output) : NULL;
+    cb_rehearsal_end();
+    if (r->output && r->above)
+        remove_made(r->output, r->above);
+    cb_free(r->above);
+    return needs;
+}
+
+bool cli_plan(cli_call *call, cli_rehearsal *r, bool ok)
+{
+    json_t *needs = cli_rehearsal_end(r, ok);
+    if (!needs)
+        return false;
+    if (call->common.json) {
+        json_t *line = json_pack("{s:s, s:s*}", "event", "plan", "output", r->output);
+        json_object_update(line, needs);
+        json_decref(needs);
+        return cli_json(line);
+    }
+    print_needs(needs);
+    json_decref(needs);
+    return true;
 }
 
 /* ---- training ---- */
@@ -121,12 +174,10 @@ static bool rehearse(const cb_trainee *what, const cli_corpus *corpus, const cb_
 uint64_t cli_train_predict(const cb_trainee *what, const cli_corpus *corpus, const cb_train_options *o)
 {
     cb_train_result result;
-    char *kept = cli_existing_above(o->output);
-    cb_rehearsal_begin();
-    uint64_t peak = kept && rehearse(what, corpus, o, &result) ? cb_rehearsal().peak : 0;
-    cb_rehearsal_end();
-    cli_remove_made(o->output, kept);
-    cb_free(kept);
+    cli_rehearsal r;
+    json_t *needs = cli_rehearsal_end(&r, cli_rehearsal_begin(&r, o->output) && rehearse(what, corpus, o, &result));
+    uint64_t peak = number(json_object_get(needs, "memory"), "peak");
+    json_decref(needs);
     return peak;
 }
 
@@ -185,11 +236,8 @@ bool cli_train_plan(cli_call *call, const cb_trainee *what, const cli_corpus *co
 {
     cb_train_result result = {0};
     plan p = {0};
-    char *kept = cli_existing_above(o->output);
-    json_t *needs = kept && rehearse(what, corpus, o, &result) ? cli_plan_needs(o->output) : NULL;
-    cb_rehearsal_end();
-    cli_remove_made(o->output, kept);
-    cb_free(kept);
+    cli_rehearsal r;
+    json_t *needs = cli_rehearsal_end(&r, cli_rehearsal_begin(&r, o->output) && rehearse(what, corpus, o, &result));
     if (!needs)
         return false;
     fill_plan(&p, what, corpus, o, &result);
@@ -197,7 +245,7 @@ bool cli_train_plan(cli_call *call, const cb_trainee *what, const cli_corpus *co
     if (call->common.json)
         return print_json(&p, o, needs);
     print_plan(&p);
-    cli_plan_print(needs);
+    print_needs(needs);
     json_decref(needs);
     return true;
 }

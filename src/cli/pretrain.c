@@ -22,7 +22,7 @@ static const cb_option table[] = {
     CB_OPT_ENUM(settings, dtype, 0, cli_dtype_names, "how activations are kept and products are computed; weights are f32 while training"),
     CB_OPT_ENUM(settings, save_dtype, 0, save_dtype_names, "how weights are written to model.safetensors"),
     CB_OPT_INT(settings, seed, 0, 0, 9e15, "seed of initial values and of the order of the data"),
-    CB_OPT_BOOL(settings, dry_run, 0, CLI_DRY_RUN_HELP),
+    CLI_DRY_RUN(settings, CLI_PLAN_HELP),
     CB_OPT_END};
 
 static const cli_group groups[] = {{"Run", table, 0},

@@ -9,7 +9,6 @@
 
 /* ---- outputs ---- */
 
-/* The nearest directory above `path` (or itself) that exists. */
 char *cli_existing_above(const char *path)
 {
     char *at = cb_strdup(path);

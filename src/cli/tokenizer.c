@@ -131,26 +131,35 @@ const cli_command cli_tokenizer_decode = {.name = "tokenizer decode",
 
 /* ---- convert ---- */
 
+/* Of work that depends on values, which is therefore done. */
+#define DRY_RUN_HELP "do everything except write the file, and print what memory and disk that takes"
+
 typedef struct convert_settings {
     char *output;
+    bool dry_run;
 } convert_settings;
 
-static const cb_option convert_table[] = {CB_OPT_STRING(convert_settings, output, NULL, "TOKENIZER_JSON", "file to write"), CB_OPT_END};
+static const cb_option convert_table[] = {CB_OPT_STRING(convert_settings, output, NULL, "TOKENIZER_JSON", "file to write"),
+                                          CLI_DRY_RUN(convert_settings, DRY_RUN_HELP), CB_OPT_END};
 static const cli_group convert_groups[] = {{"Output", convert_table, 0}, {0}};
 
 static bool convert_run(cli_call *call, void *settings_)
 {
     const convert_settings *s = settings_;
-    if (!cli_output_file(s->output))
+    cli_rehearsal rehearsal;
+    if (!cli_output_file(s->output) || (s->dry_run && !cli_rehearsal_begin(&rehearsal, s->output)))
         return false;
     cb_tokenizer *tokenizer = cb_tokenizer_load(call->arguments[0]);
     bool ok = tokenizer && cb_tokenizer_save(tokenizer, s->output);
     size_t size = ok ? cb_tokenizer_vocab_size(tokenizer) : 0;
     cb_tokenizer_free(tokenizer);
+    if (s->dry_run)
+        return cli_plan(call, &rehearsal, ok);
     if (!ok)
         return false;
     if (call->common.json)
-        return cli_json(json_pack("{s:s, s:I}", "output", s->output, "vocabulary", (json_int_t)size));
+        return cli_json(
+            json_pack("{s:s, s:I, s:I}", "output", s->output, "vocabulary", (json_int_t)size, "peak_memory", (json_int_t)cb_peak_rss()));
     cli_field("tokenizer", "%s", s->output);
     cli_field("vocabulary", "%s tokens", cli_thousands((int64_t)size));
     return true;
@@ -179,13 +188,14 @@ const cli_command cli_tokenizer_convert = {
 
 typedef struct train_settings {
     char *output;
+    bool dry_run;
     cb_string_list data;
     cb_tokenizer_train_config config;
 } train_settings;
 
 static const cb_option train_table[] = {
     CB_OPT_LIST(train_settings, data, NULL, "FILE,...", "text, JSONL, CSV or TSV files, directories of them, or - for standard input"),
-    CB_OPT_STRING(train_settings, output, NULL, "TOKENIZER_JSON", "file to write"), CB_OPT_END};
+    CB_OPT_STRING(train_settings, output, NULL, "TOKENIZER_JSON", "file to write"), CLI_DRY_RUN(train_settings, DRY_RUN_HELP), CB_OPT_END};
 static const cli_group train_groups[] = {
     {"Input and output", train_table, 0}, {"Training", cb_tokenizer_train_options, offsetof(train_settings, config)}, {0}};
 
@@ -236,8 +246,8 @@ static bool print_trained(cli_call *call, const char *output, int64_t records, d
     size_t size = cb_tokenizer_vocab_size(tokenizer);
     cb_tokenizer_free(tokenizer);
     if (call->common.json)
-        return cli_json(json_pack("{s:s, s:I, s:I, s:o}", "output", output, "vocabulary", (json_int_t)size, "records", (json_int_t)records,
-                                  "seconds", cli_real(seconds)));
+        return cli_json(json_pack("{s:s, s:I, s:I, s:o, s:I}", "output", output, "vocabulary", (json_int_t)size, "records",
+                                  (json_int_t)records, "seconds", cli_real(seconds), "peak_memory", (json_int_t)cb_peak_rss()));
     cli_field("tokenizer", "%s", output);
     cli_field("vocabulary", "%s tokens, from %s records", cli_thousands((int64_t)size), cli_thousands(records));
     cli_field("time", "%s", cli_seconds(seconds));
@@ -248,11 +258,14 @@ static bool train_run(cli_call *call, void *settings_)
 {
     train_settings *s = settings_;
     double begin = cb_now();
-    if (!cli_output_file(s->output))
+    cli_rehearsal rehearsal;
+    if (!cli_output_file(s->output) || (s->dry_run && !cli_rehearsal_begin(&rehearsal, s->output)))
         return false;
     corpus c = {.records = cb_records_open(&s->data, NULL)};
     bool ok = c.records && cb_tokenizer_train(&s->config, next_text, &c, s->output);
     cb_records_close(c.records);
+    if (s->dry_run)
+        return cli_plan(call, &rehearsal, ok);
     return ok && print_trained(call, s->output, c.count, cb_now() - begin);
 }
 

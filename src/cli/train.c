@@ -18,7 +18,7 @@ static const cb_option table[] = {
     CB_OPT_STRING(settings, tokenizer, NULL, "PATH", "tokenizer.json or its directory; without it the model's own"),
     CB_OPT_ENUM(settings, dtype, 0, cli_dtype_names, "how activations are kept and products are computed; what is trained is f32"),
     CB_OPT_INT(settings, seed, 0, 0, 9e15, "seed of initial values, order of the data and dropout"),
-    CB_OPT_BOOL(settings, dry_run, 0, CLI_DRY_RUN_HELP),
+    CLI_DRY_RUN(settings, CLI_PLAN_HELP),
     CB_OPT_END};
 
 static const cli_group groups[] = {{"Run", table, 0},

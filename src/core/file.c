@@ -102,6 +102,7 @@ struct cb_writer {
     char *path, *temporary; /* temporary: NULL when the bytes go straight to path */
     size_t used;
     bool failed;
+    bool kept;          /* no rehearsal is on, or something will read the file before it ends */
     uint64_t rehearsed; /* bytes that a rehearsal would have written */
     char buffer[BUFFER];
 };
@@ -148,6 +149,7 @@ cb_writer *cb_writer_open(const char *path)
     w->fd = -1;
     w->used = 0;
     w->failed = false;
+    w->kept = !cb_rehearsing() || cb_is_temporary(path);
     w->rehearsed = 0;
     w->temporary = NULL;
     w->path = cb_strdup(path);
@@ -180,10 +182,9 @@ bool cb_writer_write(cb_writer *w, const void *bytes, size_t length)
 {
     if (!w || w->failed)
         return false;
-    if (cb_rehearsing()) {
-        w->rehearsed += length;
+    w->rehearsed += length;
+    if (!w->kept)
         return true;
-    }
     if (length > BUFFER - w->used && !flush(w))
         return false;
     if (length > BUFFER)
@@ -192,6 +193,18 @@ bool cb_writer_write(cb_writer *w, const void *bytes, size_t length)
         memcpy(w->buffer + w->used, bytes, length);
     w->used += length;
     return true;
+}
+
+/* Short ones are written: they may be texts. */
+bool cb_writer_values(cb_writer *w, const void *bytes, size_t length)
+{
+    enum { SHORT = 4096 };
+    if (!w || w->failed || !cb_rehearsing() || length < SHORT)
+        return cb_writer_write(w, bytes, length);
+    cb_rehearsal_read(bytes, length);
+    w->rehearsed += length;
+    return !w->kept || (flush(w) && cb_io_truncate(w->fd, w->rehearsed) == 0 && lseek(w->fd, 0, SEEK_END) >= 0) ||
+           cb_io_failed(w->path, "cannot write");
 }
 
 bool cb_writer_printf(cb_writer *w, const char *format, ...)
@@ -218,13 +231,15 @@ bool cb_writer_commit(cb_writer *w)
 {
     if (!w)
         return false;
-    if (cb_rehearsing()) {
-        bool noted = !w->temporary || cb_rehearsal_output(w->path, w->rehearsed);
+    if (!w->kept) {
+        bool noted = !w->temporary || cb_rehearsal_output(w->path, w->rehearsed, false);
         cb_writer_abort(w);
         return noted;
     }
+    if (cb_rehearsing())
+        cb_rehearsal_staged((int64_t)w->rehearsed);
     bool ok = !w->failed && cb_file_maps_check() && flush(w);
-    if (ok && w->temporary && cb_io_sync(w->fd) != 0)
+    if (ok && w->temporary && !cb_rehearsing() && cb_io_sync(w->fd) != 0)
         ok = cb_io_failed(w->path, "cannot sync");
     if (cb_io_close(w->fd) != 0 && ok)
         ok = cb_io_failed(w->path, "cannot close");
@@ -233,7 +248,7 @@ bool cb_writer_commit(cb_writer *w)
         ok = cb_io_failed(w->path, "cannot rename the finished file to its name");
     if (ok && w->temporary) {
         char *parent = cb_path_parent(w->path);
-        ok = parent && cb_directory_sync(parent);
+        ok = parent && (cb_rehearsing() || cb_directory_sync(parent));
         cb_free(parent);
     } else if (w->temporary) {
         unlink(w->temporary);

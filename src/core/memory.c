@@ -34,7 +34,7 @@ typedef struct block {
     size_t size; /* usable bytes: the class's size where blocks are kept */
     int class_index;
     struct block *next;   /* in the free list */
-    size_t used;          /* the most that was asked of it: what lies beyond is never touched */
+    size_t used, before;  /* the most that was asked of it, also before this time: what lies beyond is never touched */
     size_t mapped;        /* bytes of a mapping of its own, or 0 */
     struct block *listed; /* the next one that has such a mapping */
 } block;
@@ -147,6 +147,7 @@ void *cb_alloc(size_t bytes)
         pthread_mutex_unlock(&lock);
         return refuse(bytes);
     }
+    b->before = b->used;
     b->used = bytes > b->used ? bytes : b->used;
     stats.live_bytes += size;
     if (stats.live_bytes > stats.peak_bytes)
@@ -197,6 +198,20 @@ void *cb_calloc(size_t count, size_t size)
     return pointer;
 }
 
+/* In a rehearsal pages that nobody has written to have nothing to copy. */
+static void copy(char *to, const char *from, size_t bytes)
+{
+    if (!cb_rehearsing() || !header((void *)(uintptr_t)from)->mapped) {
+        memcpy(to, from, bytes);
+        return;
+    }
+    for (size_t i = 0, n; i < bytes; i += n) {
+        n = bytes - i < PAGE ? bytes - i : PAGE;
+        if (cb_resident(from + i, n))
+            memcpy(to + i, from + i, n);
+    }
+}
+
 void *cb_realloc(void *pointer, size_t bytes)
 {
     if (!pointer)
@@ -206,7 +221,7 @@ void *cb_realloc(void *pointer, size_t bytes)
         return pointer;
     void *grown = cb_alloc(bytes);
     if (grown) {
-        memcpy(grown, pointer, old);
+        copy(grown, pointer, old);
         cb_free(pointer);
     }
     return grown;
@@ -225,6 +240,14 @@ cb_memory_stats cb_memory(void)
     cb_memory_stats copy = stats;
     pthread_mutex_unlock(&lock);
     return copy;
+}
+
+void cb_memory_touched(void *pointer, size_t bytes)
+{
+    block *b = header(pointer);
+    pthread_mutex_lock(&lock);
+    b->used = bytes > b->before ? bytes : b->before;
+    pthread_mutex_unlock(&lock);
 }
 
 uint64_t cb_memory_unbacked(void)

@@ -6,8 +6,11 @@
  * are computed as usual, since indices, positions and targets steer the work.
  *
  * Mapped files are noted, and kernels say which parts of memory they would have read: what of the maps that is will be resident as
- * well.  The kernel maps a mapped file's pages in windows around the one that was touched, so
- * windows are what is counted. */
+ * well, until they are unmapped.  The kernel maps a mapped file's pages in windows around the one that was touched, so windows are
+ * what is counted.
+ *
+ * Outputs that are read again before they are kept (temporary.c) are made indeed, under their temporary names, with holes where the
+ * values of tensors would be, and removed instead of renamed. */
 #include "core/rehearsal.h"
 
 #include <pthread.h>
@@ -24,6 +27,7 @@ typedef struct mapping {
 typedef struct output {
     char *path;
     uint64_t bytes;
+    bool staged;
 } output;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of the list of mappings; a rehearsal itself is one thread's */
@@ -32,6 +36,8 @@ static mapping *mappings;
 static size_t mapping_count, mapping_capacity;
 static output *outputs;
 static size_t output_count, output_capacity;
+static uint64_t staged, most_staged; /* bytes of temporary files */
+static cb_rehearsal_sums most;       /* of memory: what it came to when it was highest */
 static double operations;
 static size_t library;
 
@@ -51,6 +57,8 @@ static void forget(void)
     cb_free(outputs);
     outputs = NULL;
     output_count = output_capacity = 0;
+    staged = most_staged = 0;
+    most = (cb_rehearsal_sums){0};
     operations = 0;
     library = 0;
 }
@@ -89,6 +97,8 @@ void cb_rehearsal_unmap(const void *data)
     pthread_mutex_lock(&lock);
     for (size_t i = mapping_count; i-- > 0;)
         if (mappings[i].data == data) {
+            if (on && mappings[i].read)
+                most = cb_rehearsal();
             cb_free(mappings[i].read);
             mappings[i] = mappings[--mapping_count];
         }
@@ -132,7 +142,7 @@ static uint64_t unread(void)
 
 /* ---- outputs ---- */
 
-bool cb_rehearsal_output(const char *path, uint64_t bytes)
+bool cb_rehearsal_output(const char *path, uint64_t bytes, bool is_staged)
 {
     for (size_t i = 0; i < output_count; i++)
         if (strcmp(outputs[i].path, path) == 0) {
@@ -141,8 +151,26 @@ bool cb_rehearsal_output(const char *path, uint64_t bytes)
         }
     if (!cb_grow(&outputs, &output_capacity, output_count + 1, sizeof *outputs))
         return false;
-    outputs[output_count] = (output){cb_strdup(path), bytes};
+    outputs[output_count] = (output){cb_strdup(path), bytes, is_staged};
     return outputs[output_count++].path;
+}
+
+void cb_rehearsal_staged(int64_t bytes)
+{
+    staged += (uint64_t)bytes;
+    most_staged = staged > most_staged ? staged : most_staged;
+}
+
+/* A file that is replaced by one that is complete is there twice for a while. */
+static uint64_t room(void)
+{
+    uint64_t sum = 0, largest = 0;
+    for (size_t i = 0; i < output_count; i++)
+        if (!outputs[i].staged) {
+            sum += outputs[i].bytes;
+            largest = outputs[i].bytes > largest ? outputs[i].bytes : largest;
+        }
+    return sum + largest + most_staged;
 }
 
 size_t cb_rehearsal_outputs(void)
@@ -170,10 +198,13 @@ double cb_rehearsal_operations(double count)
 
 cb_rehearsal_sums cb_rehearsal(void)
 {
-    cb_rehearsal_sums sums = {
-        .resident = cb_current_rss(), .blocks = cb_memory_unbacked(), .files = unread(), .libraries = library, .operations = operations};
-    uint64_t peak = cb_peak_rss();
+    cb_rehearsal_sums sums = {.resident = cb_current_rss(), .blocks = cb_memory_unbacked(), .files = unread(), .libraries = library};
+    uint64_t until_now = cb_peak_rss();
     sums.peak = sums.resident + sums.blocks + sums.files + sums.libraries;
-    sums.peak = sums.peak > peak ? sums.peak : peak;
+    if (sums.peak < most.peak)
+        sums = most;
+    sums.peak = sums.peak > until_now ? sums.peak : until_now;
+    sums.disk = room();
+    sums.operations = operations;
     return sums;
 }

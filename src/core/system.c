@@ -87,7 +87,8 @@ uint64_t cb_current_rss(void)
 uint64_t cb_resident(const void *data, size_t size)
 {
     enum { BATCH = 512 };
-    const uint64_t present = UINT64_C(1) << 63, page = (uint64_t)sysconf(_SC_PAGESIZE);
+    /* a page that is present and neither is the kernel's page of zeroes, which counts for nobody */
+    const uint64_t present = UINT64_C(1) << 63, own = UINT64_C(1) << 56, file = UINT64_C(1) << 61, page = (uint64_t)sysconf(_SC_PAGESIZE);
     uint64_t entries[BATCH], first = (uintptr_t)data / page, end = size ? ((uintptr_t)data + size - 1) / page + 1 : first, count = 0;
     int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     while (fd >= 0 && first < end) {
@@ -95,7 +96,7 @@ uint64_t cb_resident(const void *data, size_t size)
         if (pread(fd, entries, n * sizeof *entries, (off_t)(first * sizeof *entries)) != (ssize_t)(n * sizeof *entries))
             break;
         for (size_t i = 0; i < n; i++)
-            count += (entries[i] & present) != 0;
+            count += (entries[i] & present) && (entries[i] & (own | file));
         first += n;
     }
     if (fd >= 0)

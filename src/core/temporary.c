@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "core/io.h"
+#include "core/rehearsal.h"
 
 enum { BASE = 200 }; /* of a file name's 255 bytes, so that the additions fit */
 
@@ -93,7 +94,37 @@ char *cb_temporary_name(const char *path)
     return name;
 }
 
+bool cb_is_temporary(const char *path)
+{
+    char mark[32];
+    snprintf(mark, sizeof mark, ".tmp-%ld-", (long)getpid());
+    return strstr(path, mark) != NULL;
+}
+
 /* ---- staged outputs ---- */
+
+/* In a rehearsal: what was made is no longer there.  With `path` it would have been kept, under that name. */
+static bool rehearse_end(const char *stage, const char *path)
+{
+    bool directory = cb_is_directory(stage), ok = true;
+    cb_string_list names = {0};
+    if (directory)
+        ok = cb_directory_list(stage, false, &names);
+    for (size_t i = 0; ok && i < (directory ? names.count : 1); i++) {
+        char *from = directory ? cb_path_join(stage, names.items[i]) : cb_strdup(stage);
+        char *to = !path ? NULL : directory ? cb_path_join(path, names.items[i]) : cb_strdup(path);
+        struct stat st;
+        ok = from && (to || !path);
+        if (ok && stat(from, &st) == 0) {
+            cb_rehearsal_staged(-(int64_t)st.st_size);
+            ok = !to || cb_rehearsal_output(to, (uint64_t)st.st_size, true);
+        }
+        cb_free(from);
+        cb_free(to);
+    }
+    cb_string_list_free(&names);
+    return ok;
+}
 
 bool cb_directory_vacant(const char *path)
 {
@@ -126,8 +157,20 @@ char *cb_file_stage(const char *path)
     return cb_directory_vacant(path) ? cb_temporary_name(path) : NULL;
 }
 
+static void remove_stage(char *stage)
+{
+    if (stage && unlink(stage) != 0)
+        remove_directory(AT_FDCWD, stage);
+    cb_free(stage);
+}
+
 bool cb_stage_publish(char *stage, const char *path)
 {
+    if (cb_rehearsing() && !cb_is_temporary(path)) {
+        bool noted = cb_file_maps_check() && rehearse_end(stage, path);
+        remove_stage(stage);
+        return noted;
+    }
     char *parent = cb_path_parent(path);
     bool directory = cb_is_directory(stage), ok = parent && cb_file_maps_check() && (!directory || cb_directory_sync(stage));
     if (ok && !directory)
@@ -144,9 +187,9 @@ bool cb_stage_publish(char *stage, const char *path)
 
 void cb_stage_discard(char *stage)
 {
-    if (stage && unlink(stage) != 0)
-        remove_directory(AT_FDCWD, stage);
-    cb_free(stage);
+    if (stage && cb_rehearsing())
+        rehearse_end(stage, NULL);
+    remove_stage(stage);
 }
 
 bool cb_directory_writable(const char *path)

@@ -257,7 +257,7 @@ static bool turn_rows(const export *x, const output_tensor *t, const void *rows,
 /* (rows, columns) -> (columns, rows) */
 static void transpose(const float *from, int64_t rows, int64_t columns, float *to)
 {
-    for (int64_t r = 0; r < rows; r++)
+    for (int64_t r = 0; r < rows && !cb_rehearsing(); r++)
         for (int64_t c = 0; c < columns; c++)
             to[c * rows + r] = from[r * columns + c];
 }
@@ -289,7 +289,7 @@ static bool measure_error(export *x, const cb_weight_entry *to, cb_dtype dtype, 
     if (!cb_entry_read(&written, CB_F32, read))
         return false;
     double difference = 0, whole = 0;
-    for (int64_t i = 0; i < count; i++) {
+    for (int64_t i = 0; i < count && !cb_rehearsing(); i++) {
         difference += ((double)read[i] - (double)values[i]) * ((double)read[i] - (double)values[i]);
         whole += (double)values[i] * (double)values[i];
     }
@@ -303,9 +303,9 @@ static bool quantise(export *x, const cb_weight_entry *to, cb_dtype dtype, const
 {
     cb_scope *scope = cb_scope_open();
     cb_tensor *blocks = scope ? cb_quantize(cb_wrap_nd(CB_F32, values, to->ndim, to->shape), dtype, 0) : NULL;
-    if (blocks)
+    if (blocks && !cb_rehearsing())
         memcpy(x->bytes, blocks->data, to->size);
-    else
+    else if (!blocks)
         cb_error_prefix("%s", to->name);
     if (scope)
         cb_scope_close(scope);

@@ -142,7 +142,7 @@ static bool write_tensors(cb_writer *w, const char *path, const cb_gguf_metadata
         const void *bytes = provide ? provide(user, i) : entries[i].data;
         if (!bytes)
             return cb_fail(CB_ERR_ARGUMENT, "%s: tensor %.200s: found no data to write", path, entries[i].name) == CB_OK;
-        if (!cb_writer_write(w, bytes, entries[i].size) || !write_padding(w, m, entries[i].size))
+        if (!cb_writer_values(w, bytes, entries[i].size) || !write_padding(w, m, entries[i].size))
             return false;
     }
     return true;

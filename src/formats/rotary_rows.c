@@ -1,12 +1,17 @@
 /* rotary_rows.c: rows of q and k from one rotary order to the other. */
 #include "formats/rotary_rows.h"
 
-#include <stdbool.h>
 #include <string.h>
+
+#include "core/rehearsal.h"
 
 static void move(char *to, const char *from, int64_t heads, int64_t head_size, size_t row_bytes, bool split)
 {
     size_t half = (size_t)head_size / 2, head_bytes = (size_t)head_size * row_bytes;
+    if (cb_rehearsing()) {
+        cb_rehearsal_read(from, (size_t)heads * head_bytes);
+        return;
+    }
     for (int64_t head = 0; head < heads; head++, from += head_bytes, to += head_bytes)
         for (size_t j = 0; j < half; j++)
             for (size_t k = 0; k < 2; k++) {

@@ -136,7 +136,7 @@ static bool write_tensor(cb_writer *w, const char *path, const placed *p, cb_wei
     const void *bytes = provide ? provide(user, p->index) : e->data;
     if (!bytes)
         return cb_fail(CB_ERR_ARGUMENT, "%s: tensor %.200s: found no data to write", path, e->name) == CB_OK;
-    return cb_writer_write(w, bytes, e->size);
+    return cb_writer_values(w, bytes, e->size);
 }
 
 static bool write_file(cb_writer *w, const char *path, const cb_string *header, const placed *order, size_t count,

@@ -3,6 +3,7 @@
  * Each layer has one buffer for keys and one for values, (B, capacity, Hkv, D) in the activation dtype; a pass writes
  * the new tokens behind the old and attends to a view of all of them.  The length grows only when a pass has gone
  * through every layer. */
+#include "core/rehearsal.h"
 #include "models/internal.h"
 
 struct cb_cache {
@@ -36,10 +37,23 @@ cb_cache *cb_cache_new(const cb_model *model, int64_t batch, int64_t capacity)
     return NULL;
 }
 
+/* In a rehearsal: the places behind the last token of a single row are never written to. */
+static void rehearse_end(const cb_cache *cache, cb_tensor *const *buffers)
+{
+    size_t token = (size_t)(cache->heads * cache->head_dim) * cb_dtype_size(cache->dtype);
+    for (int64_t i = 0; buffers && cache->batch == 1 && i < cache->layers; i++)
+        if (buffers[i])
+            cb_memory_touched(buffers[i]->data, (size_t)cache->length * token);
+}
+
 void cb_cache_free(cb_cache *cache)
 {
     if (!cache)
         return;
+    if (cb_rehearsing()) {
+        rehearse_end(cache, cache->k);
+        rehearse_end(cache, cache->v);
+    }
     for (int64_t i = 0; i < cache->layers; i++) {
         if (cache->k)
             cb_release(cache->k[i]);
@@ -133,6 +147,14 @@ bool cb_cache_segments(cb_cache *cache, cb_tensor **segments)
     }
     const int64_t shape[] = {cache->batch, cache->capacity};
     return reserve(cache, &cache->segments, CB_I32, 2, shape) && extend(cache, cache->segments, segments);
+}
+
+int64_t cb_cache_skip(cb_cache *cache, int64_t tokens)
+{
+    int64_t room = cache->capacity - cache->length;
+    tokens = tokens < room ? tokens : room;
+    cache->length += tokens;
+    return tokens;
 }
 
 void cb_cache_end(cb_cache *cache)

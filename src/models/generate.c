@@ -180,15 +180,29 @@ static bool step(run *r, const int32_t *ids, size_t count)
     if (id < 0 || !cb_file_maps_check() || !cb_grow(&out->ids, &out->capacity, out->count + 1, sizeof *out->ids))
         return false;
     out->ids[out->count++] = id;
-    if (!r->ignore_eos && is_eos(r->model, id)) {
+    if (!r->ignore_eos && !cb_rehearsing() && is_eos(r->model, id)) {
         r->output.ended = true;
         return true;
     }
-    if (!r->stream)
+    if (!r->stream || cb_rehearsing())
         return true;
     if (!cb_token_stream_push(r->stream, id, &out->text))
         return false;
     text_added(&r->output, false);
+    return true;
+}
+
+/* In a rehearsal: leaves steps out, but for one of each size that memory could have (memory.c). */
+static bool leave_out(run *r, int64_t most)
+{
+    enum { SIZES = 8 }; /* of an octave */
+    cb_generation *out = r->out;
+    int64_t some = cb_cache_length(r->cache) / (2 * SIZES), all = most - (int64_t)out->count - 1;
+    size_t n = (size_t)cb_cache_skip(r->cache, some < all ? some : all);
+    if (!cb_grow(&out->ids, &out->capacity, out->count + n, sizeof *out->ids))
+        return false;
+    memset(out->ids + out->count, 0, n * sizeof *out->ids);
+    out->count += n;
     return true;
 }
 
@@ -201,7 +215,7 @@ static bool generate(run *r, const int32_t *prompt, size_t count, int64_t most)
     out->prompt_seconds = cb_now() - start;
     start = cb_now();
     while (!r->output.ended && (int64_t)out->count < most)
-        if (!step(r, &out->ids[out->count - 1], 1))
+        if ((cb_rehearsing() && !leave_out(r, most)) || !step(r, &out->ids[out->count - 1], 1))
             return false;
     out->finish_reason = r->output.ended ? "stop" : "length";
     /* held back: the beginning of a code point or of a stop string; not after a stop string or when the callback has

@@ -150,5 +150,7 @@ bool cb_cache_extend(cb_cache *cache, int64_t layer, cb_tensor **k, cb_tensor **
 /* The same for segment ids, once a pass; NULL when no pass gives any. */
 bool cb_cache_segments(cb_cache *cache, cb_tensor **segments);
 void cb_cache_end(cb_cache *cache); /* the pass is through: its tokens count */
+/* In a rehearsal: as if so many more tokens had gone through, or as many as there is room for; returns how many. */
+int64_t cb_cache_skip(cb_cache *cache, int64_t tokens);
 
 #endif

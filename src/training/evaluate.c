@@ -40,9 +40,9 @@ bool cb_train_validate(cb_model *model, cb_dataset *data, int64_t batch_size, in
     int64_t batches = (cb_dataset_rows(data) + batch_size - 1) / batch_size;
     batches = max_batches && max_batches < batches ? max_batches : batches;
     for (int64_t i = cb_parallel_rank(); ok && i < batches && cb_dataset_sequential(data, i, batch_size, &batch); i += each) {
-        if (cb_rehearsing() && i < each && batches > 2 * each)
-            i += (batches - 1 - i) / each * each - each; /* a rehearsal sees a whole batch and the last one */
-        if (batch.predicted)
+        if (cb_rehearsing() && i >= each && i + each < batches) /* a rehearsal sees a whole batch and the last one */
+            cb_train_rehearse_rows(model, &batch);
+        else if (batch.predicted)
             sums[0] += batch_loss(model, &batch) * (double)batch.predicted;
         sums[1] += (double)batch.predicted;
         ok = cb_ok();

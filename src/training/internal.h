@@ -58,8 +58,8 @@ bool cb_train_diagnose(const cb_trainee *what, const cb_batch *batch, double tar
 void cb_train_largest_gradient(const cb_trainee *what, cb_string *out);
 /* rehearse.c: what a rehearsal of two steps does not see of a run of `steps`: the rows of the embedding that other batches read, and how
  * long the records grow. */
-void cb_train_rehearse_rest(const cb_model *model, cb_dataset *train, cb_dataset *validation, const cb_train_options *options,
-                            int64_t steps, const train_log *log);
+void cb_train_rehearse_rest(const cb_model *model, cb_dataset *train, const cb_train_options *options, int64_t steps, const train_log *log);
+void cb_train_rehearse_rows(const cb_model *model, const cb_batch *batch); /* rows of the embedding that a batch would read */
 
 /* evaluate.c: cb_evaluate_perplexity(), which cb_interrupt() stops only when `interruptible`. */
 bool cb_train_validate(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches, bool interruptible,

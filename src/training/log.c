@@ -213,9 +213,9 @@ bool cb_train_log_add(train_log *r, const cb_train_report *p)
 void cb_train_log_rehearse(const train_log *r, uint64_t reports, uint64_t event_bytes)
 {
     char *events = cb_path_join(r->directory, EVENTS_PREFIX "*" EVENTS_SUFFIX);
-    cb_rehearsal_output(r->path, reports * r->longest);
+    cb_rehearsal_output(r->path, reports * r->longest, false);
     if (events)
-        cb_rehearsal_output(events, reports * event_bytes);
+        cb_rehearsal_output(events, reports * event_bytes, false);
     cb_free(events);
 }
 

@@ -2,9 +2,12 @@
 #include "core/rehearsal.h"
 #include "training/internal.h"
 
-/* Ids of a batch as rows of the embedding that are read where they lie. */
-static void read_rows(const cb_tensor *table, const cb_batch *batch)
+/* Rows that are read where they lie. */
+void cb_train_rehearse_rows(const cb_model *model, const cb_batch *batch)
 {
+    const cb_tensor *table = cb_layer_weight(cb_model_embedding_layer(model), "weight");
+    if (!table || table->ndim != 2)
+        return;
     const int32_t *ids = batch->ids->data;
     size_t row = (size_t)table->shape[1] * cb_dtype_size(table->dtype);
     for (int64_t i = 0; i < batch->ids->count; i++)
@@ -13,24 +16,19 @@ static void read_rows(const cb_tensor *table, const cb_batch *batch)
 }
 
 /* An epoch at most: after it, all rows were there. */
-static void read_embedding(const cb_tensor *table, cb_dataset *train, cb_dataset *validation, int64_t rows, int64_t batches)
+static void read_embedding(const cb_model *model, cb_dataset *train, int64_t rows, int64_t batches)
 {
     cb_batch batch = {0};
     int64_t epoch = (cb_dataset_rows(train) + rows - 1) / rows;
     for (int64_t i = 0; i < batches && i < epoch && cb_dataset_batch(train, i, rows, &batch); i++)
-        read_rows(table, &batch);
-    for (int64_t i = 0; validation && cb_dataset_sequential(validation, i, rows, &batch); i++)
-        read_rows(table, &batch);
+        cb_train_rehearse_rows(model, &batch);
     cb_batch_free(&batch);
 }
 
-void cb_train_rehearse_rest(const cb_model *model, cb_dataset *train, cb_dataset *validation, const cb_train_options *options,
-                            int64_t steps, const train_log *log)
+void cb_train_rehearse_rest(const cb_model *model, cb_dataset *train, const cb_train_options *options, int64_t steps, const train_log *log)
 {
     enum { EVENT = 4 * 64 }; /* bytes of the events of one report, about */
-    const cb_tensor *table = cb_layer_weight(cb_model_embedding_layer(model), "weight");
-    if (table && table->ndim == 2)
-        read_embedding(table, train, validation, options->batch_size, steps * options->gradient_accumulation_steps);
+    read_embedding(model, train, options->batch_size, steps * options->gradient_accumulation_steps);
     if (!log)
         return;
     int64_t reports = steps / options->logging_steps + 1;

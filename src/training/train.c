@@ -504,7 +504,7 @@ static bool run(session *s, cb_train_callback *callback, void *user, uint64_t *s
             after_second = cb_memory().system_allocations;
     }
     if (cb_rehearsing())
-        cb_train_rehearse_rest(s->what->model, s->train, s->validation, s->options, s->schedule.steps, s->log);
+        cb_train_rehearse_rest(s->what->model, s->train, s->options, s->schedule.steps, s->log);
     *step_allocations = s->state.step > begun + 2 ? cb_memory().system_allocations - after_second : 0;
     finish(s);
     return cb_parallel_meet(CB_AT_END, 0, 0, NULL) || parted(s, begun);
