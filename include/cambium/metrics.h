@@ -38,6 +38,10 @@ typedef enum cb_kappa_weights { CB_KAPPA_PLAIN, CB_KAPPA_LINEAR, CB_KAPPA_QUADRA
  * 1, |i - j| or (i - j)^2.  Cohen 1960, 1968.  NaN where both always say the same. */
 CB_API double cb_cohen_kappa(const int64_t *confusion, size_t classes, cb_kappa_weights weights);
 
+/* Normalised mutual information of two labellings, 2 I / (H1 + H2) (Strehl, Ghosh 2002; Vinh et al. 2010), of a table (A, B) of how many
+ * items have label a of the one and b of the other; which label means what does not matter.  1 when both have one label only. */
+CB_API double cb_mutual_information(const int64_t *table, size_t a_labels, size_t b_labels);
+
 typedef struct cb_class_counts {
     int64_t true_positives, false_positives, false_negatives;
 } cb_class_counts;
@@ -70,6 +74,8 @@ CB_API double cb_top_k_accuracy(const float *scores, const int32_t *targets, siz
 CB_API double cb_roc_auc(const float *scores, const uint8_t *targets, size_t n);
 /* Mean area of each class against the rest, scores (N, K), over the classes that have targets. */
 CB_API double cb_roc_auc_ovr(const float *scores, const int32_t *targets, size_t n, size_t classes);
+/* The share of negatives above the highest threshold that leaves at least `recall` of the positives (0.95: FPR95) at or above it. */
+CB_API double cb_false_positive_rate(const float *scores, const uint8_t *targets, size_t n, double recall);
 /* sum_i (R_i - R_i-1) P_i over the thresholds, without interpolation; equal scores are one threshold.  NaN without a positive. */
 CB_API double cb_average_precision(const float *scores, const uint8_t *targets, size_t n);
 /* Mean of the above over the classes that have positives: scores, targets (N, K). */
@@ -189,6 +195,55 @@ typedef struct cb_rouge {
 /* ROUGE (Lin 2004) as the package rouge-score has it without its stemmer: words are runs of a to z and 0 to 9 of the text in lower case; L is
  * the longest common subsequence. */
 CB_API bool cb_rouge_of(const char *prediction, const char *reference, cb_rouge *scores);
+
+/* ---- Retrieval: one query; means over queries are cb_summarize()'s ---- */
+
+/* Grades of relevance above 0 are gains, others none.  Of equal scores the later document comes first, as trec_eval puts the greater
+ * document number first. */
+typedef struct cb_ranking {
+    const float *scores;      /* of the documents retrieved (count) */
+    const int32_t *relevance; /* their grades (count) */
+    size_t count;
+    const int32_t *judged; /* grades of all documents that have one, retrieved or not (judged_count); NULL: there are no others */
+    size_t judged_count;
+} cb_ranking;
+/* trec_eval's measures of the first k; each 0 where no document is relevant. */
+typedef struct cb_ranking_score {
+    double ndcg;              /* sum of gain / log2(rank + 1), over that of the best order of all judged (Järvelin, Kekäläinen 2002) */
+    double reciprocal_rank;   /* 1 / rank of the first relevant one */
+    double precision, recall; /* relevant ones over k (0: those retrieved), over all relevant ones */
+    double average_precision; /* sum of the precisions at the relevant ones over all relevant ones */
+} cb_ranking_score;
+/* k 0: all.  exponential: gains 2^grade - 1 (Burges et al. 2005) in the place of the grades. */
+CB_API bool cb_ranking_score_of(const cb_ranking *ranking, size_t k, bool exponential, cb_ranking_score *score);
+
+/* ---- Images, masks, poses.  Of classes of pixels: cb_confusion_add(), cb_accuracy(), cb_class_score (iou, f1: Dice) ---- */
+
+/* 10 log10(range^2 / mean (a - b)^2), range the width of the values (1, 255); infinite for equal images. */
+CB_API double cb_psnr(const float *a, const float *b, size_t n, double range);
+/* Structural similarity (Wang et al. 2004): images (C, H, W) seen through a Gaussian of 11 x 11 with deviation 1.5 where it lies within
+ * them, K 0.01 and 0.03; mean over places and channels.  H and W are at least 11. */
+CB_API double cb_ssim(const float *a, const float *b, size_t channels, size_t height, size_t width, double range);
+
+typedef struct cb_surface_distance {
+    double maximum, percentile95, mean;
+} cb_surface_distance;
+/* Distances from the surface of each mask (depth, height, width; depth 1: an image) to that of the other, both ways together: Hausdorff's,
+ * its 95th percentile (HD95) and the mean (ASSD).  A surface are the voxels that have one of their 6 neighbours outside the mask or lie at
+ * its border.  spacing: size of a voxel along each axis; NULL: 1.  NaN when a mask is empty. */
+CB_API bool cb_surface_distance_of(const uint8_t *a, const uint8_t *b, size_t depth, size_t height, size_t width, const double *spacing,
+                                   cb_surface_distance *distance);
+
+/* Key points (N, J, D), `visible` (N, J) nonzero where one counts (NULL: all).  Share nearer to the target than alpha times the item's
+ * size (N) (NULL: 1), at most (PCK: Yang, Ramanan 2013). */
+CB_API double cb_keypoints_correct(const float *predictions, const float *targets, const uint8_t *visible, const double *sizes, size_t n,
+                                   size_t joints, size_t dimensions, double alpha);
+/* Mean distance (MPJPE). */
+CB_API double cb_keypoint_error(const float *predictions, const float *targets, const uint8_t *visible, size_t n, size_t joints,
+                                size_t dimensions);
+/* The same in three dimensions after the shift, rotation and scale that bring the visible points of each item nearest to the target in least
+ * squares (PA-MPJPE; Horn 1987). */
+CB_API double cb_keypoint_error_aligned(const float *predictions, const float *targets, const uint8_t *visible, size_t n, size_t joints);
 
 #ifdef __cplusplus
 }

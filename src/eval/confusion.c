@@ -98,6 +98,36 @@ double cb_cohen_kappa(const int64_t *confusion, size_t classes, cb_kappa_weights
     return 1 - seen / expected;
 }
 
+/* -sum p log p of counts. */
+static double entropy_part(double count, double all)
+{
+    return count > 0 ? -count / all * log(count / all) : 0;
+}
+
+double cb_mutual_information(const int64_t *table, size_t a_labels, size_t b_labels)
+{
+    double all = 0, of_a = 0, of_b = 0, of_both = 0; /* entropies */
+    for (size_t i = 0; i < a_labels * b_labels; i++)
+        all += (double)table[i];
+    for (size_t i = 0; i < a_labels; i++) {
+        double row = 0;
+        for (size_t j = 0; j < b_labels; j++) {
+            row += (double)table[i * b_labels + j];
+            of_both += entropy_part((double)table[i * b_labels + j], all);
+        }
+        of_a += entropy_part(row, all);
+    }
+    for (size_t j = 0; j < b_labels; j++) {
+        double column = 0;
+        for (size_t i = 0; i < a_labels; i++)
+            column += (double)table[i * b_labels + j];
+        of_b += entropy_part(column, all);
+    }
+    if (all == 0)
+        return NAN;
+    return of_a + of_b > 0 ? fmax(0, 2 * (of_a + of_b - of_both) / (of_a + of_b)) : 1;
+}
+
 /* ---- classes ---- */
 
 void cb_class_counts_of(const int64_t *confusion, size_t classes, cb_class_counts *counts)

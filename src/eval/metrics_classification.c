@@ -52,6 +52,28 @@ static double roc_area(const scored *sorted, size_t n)
     return pairs / (positives * negatives);
 }
 
+double cb_false_positive_rate(const float *scores, const uint8_t *targets, size_t n, double recall)
+{
+    if (!(recall > 0 && recall <= 1))
+        return cb_fail(CB_ERR_ARGUMENT, "false_positive_rate: recall is %g, expected more than 0 and at most 1", recall), NAN;
+    if (!cb_check_finite_f32("false_positive_rate", "scores", scores, n))
+        return NAN;
+    scored *sorted = cb_calloc(n, sizeof *sorted);
+    if (!sorted)
+        return NAN;
+    double positives = 0, found[2] = {0}; /* negatives, positives */
+    for (size_t i = 0; i < n; i++) {
+        sorted[i] = (scored){scores[i], targets[i] != 0};
+        positives += sorted[i].positive;
+    }
+    qsort(sorted, n, sizeof *sorted, highest_first);
+    for (size_t i = 0; i < n && found[1] < recall * positives;)
+        for (float score = sorted[i].score; i < n && sorted[i].score == score; i++)
+            found[sorted[i].positive]++;
+    cb_free(sorted);
+    return positives > 0 ? found[0] / ((double)n - positives) : NAN;
+}
+
 static double precision_area(const scored *sorted, size_t n)
 {
     double positives = 0, sum = 0;

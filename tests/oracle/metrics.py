@@ -24,7 +24,7 @@ def plain(value):
     if isinstance(value, (list, tuple, np.ndarray)):
         return [plain(v) for v in value]
     if isinstance(value, (float, np.floating)):
-        return None if math.isnan(value) else float(value)
+        return None if math.isnan(value) else float(value) if math.isfinite(value) else "infinity"
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
     return int(value) if isinstance(value, np.integer) else value
@@ -32,6 +32,11 @@ def plain(value):
 
 def floats(values):
     return np.asarray(values, np.float32)
+
+
+def short(values):
+    """Of few digits, in the file too."""
+    return floats(np.round(np.asarray(values) * 256) / 256)
 
 
 # ---- classification ------------------------------------------------------------------------------------------------------
@@ -68,6 +73,7 @@ def multiclass(rng, n, classes, present, decimals):
     matrix = m.confusion_matrix(targets, predictions, labels=labels)
     out = {"classes": classes, "targets": targets, "predictions": predictions, "scores": scores, "confusion": matrix.ravel()}
     out["accuracy"] = m.accuracy_score(targets, predictions)
+    out["mutual_information"] = m.normalized_mutual_info_score(targets, predictions)
     out["balanced_accuracy"] = m.balanced_accuracy_score(targets, predictions)
     out["matthews"] = m.matthews_corrcoef(targets, predictions)
     out["kappa"] = [m.cohen_kappa_score(targets, predictions, labels=labels, weights=w) for w in (None, "linear", "quadratic")]
@@ -106,7 +112,8 @@ def binary(rng, n, share, decimals):
     targets = (rng.random(n) < share).astype(np.uint8)
     scores = floats(np.round(rng.random(n) * 0.7 + 0.3 * targets, decimals))
     both = 0 < targets.sum() < n
-    return {"targets": targets, "scores": scores, "roc_auc": m.roc_auc_score(targets, scores) if both else math.nan,
+    fpr, tpr, _ = m.roc_curve(targets, scores, drop_intermediate=False)
+    return {"targets": targets, "scores": scores, "fpr": [fpr[np.argmax(tpr >= r)] if both else math.nan for r in (0.5, 0.95, 1)], "roc_auc": m.roc_auc_score(targets, scores) if both else math.nan,
             "average_precision": m.average_precision_score(targets, scores) if targets.any() else math.nan,
             "brier": m.brier_score_loss(targets, scores.astype(np.float64), pos_label=1)}
 
@@ -452,7 +459,135 @@ def text(rng):
             "rouge": [rouge_case(h, r[0]) for h, r in pairs[::2]]}
 
 
-PARTS = {"classification": classification, "regression": regression, "statistics": statistics, "text": text}
+# ---- retrieval -----------------------------------------------------------------------------------------------------------
+
+
+def ranking_case(rng, documents, retrieved, share, decimals):
+    """trec_eval, through pytrec_eval.  Documents not retrieved come last; names are in the order of indices, so ties end as ours do."""
+    import pytrec_eval
+    grades = rng.integers(1, 4, documents) * (rng.random(documents) < share)
+    if decimals == 0:
+        grades[: documents // 3] = -1
+    scores = floats(np.round(rng.standard_normal(retrieved), decimals))
+    names = [f"d{i:05d}" for i in range(documents)]
+    cuts = (1, 3, 10)
+    kinds = {f"{m}.{','.join(map(str, cuts))}" for m in ("ndcg_cut", "map_cut", "P", "recall")} | {"recip_rank", "ndcg", "map", "set_recall", "set_P"}
+    evaluate = pytrec_eval.RelevanceEvaluator({"q": {n: int(g) for n, g in zip(names, grades)}}, kinds)
+    r = evaluate.evaluate({"q": {n: float(s) for n, s in zip(names, scores)}})["q"]
+    order = np.lexsort((-np.arange(retrieved), -scores))
+    rank = next((i + 1 for i, k in enumerate(order) if grades[k] > 0), math.inf)
+    assert np.isclose(r["recip_rank"], 1 / rank)
+    expected = {str(k): [r[f"ndcg_cut_{k}"], 1 / rank if rank <= k else 0, r[f"P_{k}"], r[f"recall_{k}"], r[f"map_cut_{k}"]] for k in cuts}
+    expected["0"] = [r["ndcg"], r["recip_rank"], r["set_P"], r["set_recall"], r["map"]]
+    out = {"scores": scores, "relevance": grades[:retrieved], "judged": grades, "expected": expected}
+    if documents > 1 and (grades >= 0).all():
+        from sklearn.metrics import dcg_score
+        gains = np.exp2(grades) - 1
+        ranked = np.array([gains[k] for k in order])
+        best = np.sort(gains)[::-1]
+        weight = 1 / np.log2(np.arange(documents) + 2)
+        out["exponential"] = (ranked * weight[:retrieved]).sum() / (best * weight).sum() if best.any() else 0
+        if retrieved == documents and best.any() and len(set(scores.tolist())) == documents:
+            assert np.isclose(dcg_score([gains], [scores]) / dcg_score([gains], [gains]), out["exponential"])
+    return out
+
+
+def ranking(rng):
+    return {"queries": [ranking_case(rng, *c) for c in ((12, 12, 0.4, 3), (40, 25, 0.3, 1), (30, 30, 0.5, 0), (8, 8, 0, 2), (5, 2, 1, 2), (1, 1, 1, 2),
+                                                        (200, 120, 0.05, 2), (3, 3, 1, 0))]}
+
+
+# ---- images, masks, poses ------------------------------------------------------------------------------------------------
+
+
+def image_case(rng, channels, height, width, noise, value_range):
+    from skimage import metrics as m
+    a = rng.random((channels, height, width))
+    a = short((a + np.roll(a, 1, 1) + np.roll(a, 2, 2)) / 3 * value_range)
+    b = short(a + noise * value_range * rng.standard_normal(a.shape))
+    wide = a.astype(np.float64), b.astype(np.float64)
+    ssim = m.structural_similarity(*wide, channel_axis=0, data_range=value_range, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
+    psnr = m.peak_signal_noise_ratio(*wide, data_range=value_range) if noise else math.inf
+    return {"channels": channels, "height": height, "width": width, "range": value_range, "a": a.ravel(), "b": b.ravel(),
+            "psnr": psnr, "ssim": ssim}
+
+
+def surface_case(a, b, spacing):
+    from scipy import ndimage
+    depth = a.shape[0]
+
+    def surface(mask):
+        if depth == 1:
+            return (mask[0] & ~ndimage.binary_erosion(mask[0]))[None]
+        return mask & ~ndimage.binary_erosion(mask)
+
+    out = {"sizes": a.shape, "spacing": spacing, "a": a.ravel().astype(int), "b": b.ravel().astype(int)}
+    if not a.any() or not b.any():
+        return out | {"distance": [math.nan] * 3}
+    sa, sb = surface(a), surface(b)
+    d = np.concatenate([ndimage.distance_transform_edt(~sb, sampling=spacing)[sa], ndimage.distance_transform_edt(~sa, sampling=spacing)[sb]])
+    return out | {"distance": [d.max(), np.percentile(d, 95), d.mean()]}
+
+
+def blob(rng, shape, sigma):
+    from scipy import ndimage
+    return ndimage.gaussian_filter(rng.standard_normal(shape), sigma) > 0.05
+
+
+def aligned(x, y):
+    """Umeyama 1991, as SPIN's and others' reconstruction errors."""
+    mx, my = x.mean(0), y.mean(0)
+    u, s, vt = np.linalg.svd((x - mx).T @ (y - my))
+    sign = np.ones(3)
+    sign[-1] = np.sign(np.linalg.det(u @ vt))
+    r = (vt.T * sign) @ u.T
+    scale = (s * sign).sum() / ((x - mx)**2).sum()
+    return scale * (x - mx) @ r.T + my
+
+
+def pose_case(rng, n, joints, noise, mirrored):
+    targets = short(rng.standard_normal((n, joints, 3)))
+    turn = np.linalg.qr(rng.standard_normal((3, 3)))[0]
+    turn *= np.sign(np.linalg.det(turn)) * (-1 if mirrored else 1)
+    predictions = short((targets @ turn) * 1.7 + 3 + noise * rng.standard_normal(targets.shape))
+    visible = (rng.random((n, joints)) < 0.8).astype(np.uint8)
+    visible[:, :3] = 1
+    sizes = rng.random(n) + 1
+    p, t, seen = predictions.astype(np.float64), targets.astype(np.float64), visible.astype(bool)
+    d = np.linalg.norm(p - t, axis=-1)
+    near = [np.linalg.norm(aligned(p[i][seen[i]], t[i][seen[i]]) - t[i][seen[i]], axis=-1) for i in range(n)]
+    return {"n": n, "joints": joints, "predictions": predictions.ravel(), "targets": targets.ravel(), "visible": visible.ravel(), "sizes": sizes,
+            "error": d[seen].mean(), "aligned": np.concatenate(near).mean(), "error_of_all": d.mean(),
+            "correct": [(d / sizes[:, None] <= a)[seen].mean() for a in (1, 3, 5)]}
+
+
+def segmentation_case(rng, size, classes, ignore):
+    """mmsegmentation's definitions: union over the image set, classes in neither left out."""
+    targets = rng.integers(0, classes - 1, size)
+    predictions = np.where(rng.random(size) < 0.7, targets, rng.integers(0, classes - 1, size))
+    marked = np.where(rng.random(size) < 0.1, ignore, targets)
+    p, t = predictions[marked != ignore], targets[marked != ignore]
+    iou = [((p == k) & (t == k)).sum() / max(((p == k) | (t == k)).sum(), 1) for k in range(classes)]
+    dice = [2 * ((p == k) & (t == k)).sum() / max((p == k).sum() + (t == k).sum(), 1) for k in range(classes)]
+    used = [k for k in range(classes) if ((p == k) | (t == k)).any()]
+    return {"classes": classes, "ignore": ignore, "predictions": predictions.ravel(), "targets": marked.ravel(), "iou": iou, "dice": dice,
+            "mean_iou": np.mean([iou[k] for k in used]), "pixel_accuracy": (p == t).mean()}
+
+
+def vision(rng):
+    empty = np.zeros((1, 6, 7), bool)
+    point = empty.copy()
+    point[0, 2, 3] = True
+    return {"images": [image_case(rng, *c) for c in ((1, 11, 11, 0.1, 1.0), (3, 20, 16, 0.05, 255.0), (2, 13, 31, 0.5, 2.0), (1, 12, 12, 0, 1.0))],
+            "surfaces": [surface_case(blob(rng, (1, 16, 20), 2), blob(rng, (1, 16, 20), 2), [1, 1, 1]),
+                         surface_case(blob(rng, (6, 9, 8), 1.2), blob(rng, (6, 9, 8), 1.2), [2.5, 0.7, 1]), surface_case(empty, point, [1, 1, 1]),
+                         surface_case(point, point, [1, 1, 1]), surface_case(point, blob(rng, (1, 6, 7), 1), [1, 2, 3]),
+                         surface_case(~empty, point, [1, 1, 1])],
+            "poses": [pose_case(rng, *c) for c in ((5, 12, 0.3, False), (3, 8, 0.1, True), (1, 5, 0, False), (4, 4, 2, True))],
+            "segmentations": [segmentation_case(rng, (12, 10), 5, 255), segmentation_case(rng, (6, 6), 3, -1)]}
+
+
+PARTS = {"classification": classification, "regression": regression, "statistics": statistics, "text": text, "ranking": ranking, "vision": vision}
 
 
 def main():

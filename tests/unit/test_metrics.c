@@ -21,6 +21,7 @@ static void compare_confusion(const json_t *c, size_t classes)
     assert_true(cb_confusion_add(predictions + n / 2, targets + n / 2, n - n / 2, CB_NO_LABEL, classes, confusion));
     assert_memory_equal(confusion, expected, classes * classes * sizeof *confusion);
     assert_near(cb_accuracy(confusion, classes), number_of(c, "accuracy"), ROUNDING);
+    assert_near(cb_mutual_information(confusion, classes, classes), number_of(c, "mutual_information"), ROUNDING);
     assert_near(cb_balanced_accuracy(confusion, classes), number_of(c, "balanced_accuracy"), ROUNDING);
     assert_near(cb_matthews(confusion, classes), number_of(c, "matthews"), ROUNDING);
     for (int w = 0; w < 3; w++)
@@ -96,6 +97,7 @@ static void labels_are_judged_as_by_scikit_learn(void **state)
 static void yes_or_no_is_judged_as_by_scikit_learn(void **state)
 {
     (void)state;
+    static const double recalls[] = {0.5, 0.95, 1};
     json_t *reference = load_reference("classification");
     FOR_EACH_CASE(c, array_of(reference, "binary"))
     {
@@ -105,6 +107,8 @@ static void yes_or_no_is_judged_as_by_scikit_learn(void **state)
         int32_t *labels = labels_of(c, "targets", NULL);
         assert_near(cb_roc_auc(scores, targets, n), number_of(c, "roc_auc"), ROUNDING);
         assert_near(cb_average_precision(scores, targets, n), number_of(c, "average_precision"), ROUNDING);
+        for (size_t i = 0; i < 3; i++)
+            assert_near(cb_false_positive_rate(scores, targets, n, recalls[i]), number_at(array_of(c, "fpr"), i), ROUNDING);
         assert_near(cb_brier_score(scores, labels, n, 1), number_of(c, "brier"), ROUNDING);
         cb_free(scores);
         cb_free(targets);
@@ -176,6 +180,10 @@ static void scores_that_are_no_numbers_are_refused(void **state)
     cb_calibration_error e;
     assert_near(cb_roc_auc(scores, marks, 4), NAN, 0);
     assert_failure(CB_ERR_NUMERIC, "roc_auc: scores[1] is nan, expected a finite number");
+    assert_near(cb_false_positive_rate(scores, marks, 4, 0.95), NAN, 0);
+    assert_failure(CB_ERR_NUMERIC, "false_positive_rate: scores[1]");
+    assert_near(cb_false_positive_rate(outside, marks, 4, 95), NAN, 0);
+    assert_failure(CB_ERR_ARGUMENT, "recall is 95, expected more than 0 and at most 1");
     assert_near(cb_average_precision(scores, marks, 4), NAN, 0);
     assert_failure(CB_ERR_NUMERIC, "average_precision: scores[1]");
     assert_near(cb_mean_average_precision(scores, marks, 2, 2), NAN, 0);
@@ -230,6 +238,8 @@ static void nothing_is_undefined(void **state)
     assert_near(cb_top_k_accuracy(NULL, NULL, 0, 2, 1), NAN, 0);
     assert_near(cb_roc_auc(NULL, NULL, 0), NAN, 0);
     assert_near(cb_average_precision(NULL, NULL, 0), NAN, 0);
+    assert_near(cb_false_positive_rate(NULL, NULL, 0, 0.95), NAN, 0);
+    assert_near(cb_mutual_information(none, 2, 2), NAN, 0);
     assert_near(cb_log_loss(NULL, NULL, 0, 2), NAN, 0);
     assert_near(cb_brier_score(NULL, NULL, 0, 2), NAN, 0);
     assert_true(cb_calibration(NULL, NULL, 0, 2, true, NULL, &e));
