@@ -1,4 +1,4 @@
-/* internal.h: what tensor.c, tape.c and their neighbours share and nobody else sees. */
+/* internal.h: what tensors, the tape and the backward pass share and nobody else sees. */
 #ifndef CB_TENSOR_INTERNAL_H
 #define CB_TENSOR_INTERNAL_H
 
@@ -46,6 +46,13 @@ cb_tensor *cb_scope_own(cb_tensor *t);
 cb_tensor *cb_tensor_bare_alias(const cb_tensor *x);
 void cb_node_reference(cb_node *node);
 void cb_node_release(cb_node *node);
+void cb_node_drop_saved(cb_node *node); /* when its rule has run */
+void cb_node_drop_remade(cb_node *node);
+/* cb_record() whatever the inputs need. */
+bool cb_record_always(const cb_op *op, int outputs, cb_tensor *const *output, int inputs, cb_tensor *const *input, int saved,
+                      cb_tensor *const *save, const void *args, size_t args_size);
+/* A backward pass within the running one, from y with the gradient dy[0]; what xs get is put into grads, for the caller to release. */
+bool cb_backward_within(cb_tensor *y, cb_tensor *const *dy, int nx, cb_tensor *const *xs, cb_tensor **grads);
 /* a += b in place, both contiguous or not, same shape and dtype. */
 bool cb_accumulate(cb_tensor *a, const cb_tensor *b);
 bool cb_exclusive(const cb_tensor *t);

@@ -58,6 +58,12 @@ bool cb_will_record(int inputs, cb_tensor *const *input);
     cb_record(op, 1, (cb_tensor *[]){y}, (int)(sizeof(ins) / sizeof(cb_tensor *)), ins, (int)(sizeof(saves) / sizeof(cb_tensor *)), saves, \
               args_pointer, args_size)
 
+/* Records an op of one output and one input that saves nothing; y, or NULL on failure. */
+static inline cb_tensor *cb_recorded(const cb_op *op, cb_tensor *y, cb_tensor *x, const void *args, size_t args_size)
+{
+    return y && cb_record(op, 1, &y, 1, &x, 0, NULL, args, args_size) ? y : NULL;
+}
+
 /* A view of x's storage with its own shape and strides (offset in elements from x->data). Not recorded. */
 cb_tensor *cb_view(cb_tensor *x, int ndim, const int64_t *shape, const int64_t *stride, int64_t offset);
 

@@ -1,13 +1,13 @@
-/* ops_reduce.c: reductions over one dimension or all of them, running sums and products.
+/* ops_reduce.c: reductions over one dimension or all of them.
  *
- * The kernels see every array as (outer, reduce, inner).  They accumulate in f32 or wider and round once; what takes several steps
- * (variance, logsumexp, running products) is computed in f32 for half types.  Rules are made of public operations, so they can be
+ * The kernels accumulate in f32 or wider and round once; what takes several steps
+ * (variance, logsumexp) is computed in f32 for half types.  Rules are made of public operations, so they can be
  * differentiated again, and divide by no element: products are right where factors are zero. */
 #include <math.h>
 #include <string.h>
 
 #include "kernels/kernels.h"
-#include "tensor/op.h"
+#include "tensor/span.h"
 
 static bool need_float(const char *op, const cb_tensor *x)
 {
@@ -18,15 +18,9 @@ static bool need_float(const char *op, const cb_tensor *x)
 
 /* ---- one reduction ---- */
 
-/* x as the kernels see it. */
-typedef struct span {
-    int dim; /* not negative, or CB_ALL */
-    int64_t outer, reduce, inner;
-} span;
-
-static bool span_of(const char *op, const cb_tensor *x, int dim, span *s)
+bool cb_span_of(const char *op, const cb_tensor *x, int dim, cb_span *s)
 {
-    *s = (span){.dim = dim, .outer = 1, .reduce = x->count, .inner = 1};
+    *s = (cb_span){.dim = dim, .outer = 1, .reduce = x->count, .inner = 1};
     if (dim == CB_ALL)
         return true;
     s->dim = cb_dim(op, x, dim);
@@ -53,7 +47,7 @@ static int reduced_shape(int ndim, const int64_t *shape, int dim, bool keep, int
 }
 
 /* x is contiguous; the result is not recorded yet. */
-static cb_tensor *reduce(const char *op, cbk_reduce_op kernel, const cb_tensor *x, const span *s, bool keep)
+static cb_tensor *reduce(const char *op, cbk_reduce_op kernel, const cb_tensor *x, const cb_span *s, bool keep)
 {
     if (x->dtype > CB_I64 || (kernel == CBK_MEAN && !cb_dtype_is_float(x->dtype))) {
         cb_fail(CB_ERR_SHAPE, "%s: %s, expected %s", op, cb_shape_text(x), kernel == CBK_MEAN ? "a floating-point array" : "numbers");
@@ -66,7 +60,7 @@ static cb_tensor *reduce(const char *op, cbk_reduce_op kernel, const cb_tensor *
 }
 
 /* There is no largest of no elements. */
-static bool need_elements(const char *op, const cb_tensor *x, const span *s)
+static bool need_elements(const char *op, const cb_tensor *x, const cb_span *s)
 {
     if (s->reduce > 0)
         return true;
@@ -112,9 +106,9 @@ const cb_op cb_op_mean = {.name = "mean", .twice = true, .backward = mean_backwa
 
 static cb_tensor *total(const cb_op *op, cbk_reduce_op kernel, cb_tensor *x, int dim, bool keep)
 {
-    span s;
+    cb_span s;
     x = x ? cb_contiguous(x) : NULL;
-    if (!x || !span_of(op->name, x, dim, &s))
+    if (!x || !cb_span_of(op->name, x, dim, &s))
         return NULL;
     cb_tensor *y = reduce(op->name, kernel, x, &s, keep), *ins[] = {x};
     return y && cb_record(op, 1, &y, 1, ins, 0, NULL, &s.dim, sizeof s.dim) ? y : NULL;
@@ -145,9 +139,9 @@ const cb_op cb_op_min = {.name = "min", .twice = true, .backward = extreme_backw
 
 static cb_tensor *extreme(const cb_op *op, cbk_reduce_op kernel, cb_tensor *x, int dim, bool keep)
 {
-    span s;
+    cb_span s;
     x = x ? cb_contiguous(x) : NULL;
-    if (!x || !span_of(op->name, x, dim, &s) || !need_elements(op->name, x, &s))
+    if (!x || !cb_span_of(op->name, x, dim, &s) || !need_elements(op->name, x, &s))
         return NULL;
     cb_tensor *y = reduce(op->name, kernel, x, &s, keep), *ins[] = {x}, *saves[] = {x, y};
     return y && CB_RECORD(op, y, ins, saves, &s.dim, sizeof s.dim) ? y : NULL;
@@ -165,9 +159,9 @@ cb_tensor *cb_min(cb_tensor *x, int dim, bool keep)
 
 static cb_tensor *index_of_extreme(const char *op, cbk_reduce_op kernel, cb_tensor *x, int dim, bool keep)
 {
-    span s;
+    cb_span s;
     x = x ? cb_contiguous(cb_detach(x)) : NULL;
-    if (!x || !span_of(op, x, dim, &s) || !need_elements(op, x, &s))
+    if (!x || !cb_span_of(op, x, dim, &s) || !need_elements(op, x, &s))
         return NULL;
     return reduce(op, kernel, x, &s, keep);
 }
@@ -184,8 +178,7 @@ cb_tensor *cb_argmin(cb_tensor *x, int dim, bool keep)
 
 /* ---- products ---- */
 
-/* t moved by one along dim: element i is that before it (`later`: after it), `fill` at the border. */
-static cb_tensor *neighbour(cb_tensor *t, int dim, bool later, double fill)
+cb_tensor *cb_neighbour(cb_tensor *t, int dim, bool later, double fill)
 {
     if (!t)
         return NULL;
@@ -205,8 +198,8 @@ static void prod_backward(cb_backward_pass *pass)
     }
     int along = dim == CB_ALL ? 0 : dim;
     x = dim == CB_ALL ? cb_reshape(x, x->count) : x;
-    cb_tensor *before = neighbour(cb_cumprod(x, along), along, false, 1);
-    cb_tensor *after = cb_flip(neighbour(cb_cumprod(cb_flip(x, along), along), along, false, 1), along);
+    cb_tensor *before = cb_neighbour(cb_cumprod(x, along), along, false, 1);
+    cb_tensor *after = cb_flip(cb_neighbour(cb_cumprod(cb_flip(x, along), along), along, false, 1), along);
     pass->dx[0] = cb_mul(cb_reshape_nd(cb_mul(before, after), input->ndim, input->shape), dy);
 }
 
@@ -214,9 +207,9 @@ const cb_op cb_op_prod = {.name = "prod", .twice = true, .backward = prod_backwa
 
 cb_tensor *cb_prod(cb_tensor *x, int dim, bool keep)
 {
-    span s;
+    cb_span s;
     x = x ? cb_contiguous(x) : NULL;
-    if (!x || !span_of("prod", x, dim, &s))
+    if (!x || !cb_span_of("prod", x, dim, &s))
         return NULL;
     cb_tensor *y = reduce("prod", CBK_PROD, x, &s, keep), *ins[] = {x}, *saves[] = {x};
     return y && CB_RECORD(&cb_op_prod, y, ins, saves, &s.dim, sizeof s.dim) ? y : NULL;
@@ -246,7 +239,7 @@ static void logsumexp_backward(cb_backward_pass *pass)
 const cb_op cb_op_logsumexp = {.name = "logsumexp", .twice = true, .backward = logsumexp_backward};
 
 /* log(sum(exp(x - m))) + m with the maximum m, so that nothing overflows; not recorded. */
-static cb_tensor *logsumexp_run(cb_tensor *x, const span *s, bool keep)
+static cb_tensor *logsumexp_run(cb_tensor *x, const cb_span *s, bool keep)
 {
     cb_tensor *largest = reduce("logsumexp", CBK_MAX, x, s, true), *shift = finite_part(largest), *sum = NULL, *y = NULL;
     if (shift)
@@ -260,13 +253,13 @@ static cb_tensor *logsumexp_run(cb_tensor *x, const span *s, bool keep)
 
 cb_tensor *cb_logsumexp(cb_tensor *x, int dim, bool keep)
 {
-    span s;
+    cb_span s;
     if (!x || !need_float("logsumexp", x))
         return NULL;
     if (cb_dtype_is_half(x->dtype))
         return cb_cast(cb_logsumexp(cb_cast(x, CB_F32), dim, keep), x->dtype);
     x = cb_contiguous(x);
-    if (!x || !span_of("logsumexp", x, dim, &s))
+    if (!x || !cb_span_of("logsumexp", x, dim, &s))
         return NULL;
     cb_tensor *y = NULL;
     cb_no_grad
@@ -299,13 +292,13 @@ const cb_op cb_op_var = {.name = "var", .twice = true, .backward = var_backward}
 
 cb_tensor *cb_var(cb_tensor *x, int dim, bool keep, int correction)
 {
-    span s;
+    cb_span s;
     if (!x || !need_float("var", x))
         return NULL;
     if (cb_dtype_is_half(x->dtype))
         return cb_cast(cb_var(cb_cast(x, CB_F32), dim, keep, correction), x->dtype);
     x = cb_contiguous(x);
-    if (!x || !span_of("var", x, dim, &s))
+    if (!x || !cb_span_of("var", x, dim, &s))
         return NULL;
     int64_t divisor = s.reduce - correction;
     var_args a = {.dim = s.dim, .factor = divisor > 0 ? 1 / (double)divisor : INFINITY};
@@ -388,124 +381,4 @@ cb_tensor *cb_sum_to_nd(cb_tensor *x, int ndim, const int64_t *shape)
     cbk_convert(sum->data, sum->dtype, y->data, y->dtype, y->count);
     cb_tensor *ins[] = {x};
     return cb_record(&cb_op_sum_to, 1, &y, 1, ins, 0, NULL, NULL, 0) ? y : NULL;
-}
-
-/* ---- running sums ---- */
-
-typedef struct scan_args {
-    int dim;
-    bool reverse; /* from the end */
-} scan_args;
-
-static cb_tensor *cumsum_run(cb_tensor *x, scan_args a);
-
-static void cumsum_backward(cb_backward_pass *pass)
-{
-    scan_args a = *(const scan_args *)pass->args;
-    a.reverse = !a.reverse;
-    pass->dx[0] = cumsum_run(pass->dy[0], a);
-}
-
-const cb_op cb_op_cumsum = {.name = "cumsum", .twice = true, .backward = cumsum_backward};
-
-static cb_tensor *cumsum_run(cb_tensor *x, scan_args a)
-{
-    span s;
-    x = x ? cb_contiguous(x) : NULL;
-    if (!x || !span_of("cumsum", x, a.dim, &s))
-        return NULL;
-    cb_tensor *y = cb_empty_like(x), *ins[] = {x};
-    if (!y || !cbk_cumulate(CBK_SUM, x->dtype, y->data, x->data, s.outer, s.reduce, s.inner, a.reverse))
-        return NULL;
-    return cb_record(&cb_op_cumsum, 1, &y, 1, ins, 0, NULL, &a, sizeof a) ? y : NULL;
-}
-
-cb_tensor *cb_cumsum(cb_tensor *x, int dim)
-{
-    int d = x ? cb_dim("cumsum", x, dim) : -1;
-    return d >= 0 ? cumsum_run(x, (scan_args){.dim = d}) : NULL;
-}
-
-/* ---- linear recurrence and running products ---- */
-
-/* y_t = a_t y_(t-1) + b_t.  The gradient of b obeys the same recurrence backwards: g_t = dy_t + a_(t+1) g_(t+1); that of a_t is g_t y_(t-1). */
-static void linear_scan_backward(cb_backward_pass *pass)
-{
-    scan_args s = *(const scan_args *)pass->args;
-    cb_tensor *a = pass->saved[0], *y = pass->saved[1];
-    cb_tensor *g = cb_linear_scan(neighbour(a, s.dim, !s.reverse, 0), pass->dy[0], s.dim, !s.reverse);
-    if (pass->need[0])
-        pass->dx[0] = cb_mul(g, neighbour(y, s.dim, s.reverse, 0));
-    if (pass->need[1])
-        pass->dx[1] = g;
-}
-
-const cb_op cb_op_linear_scan = {.name = "linear_scan", .twice = true, .backward = linear_scan_backward};
-
-#define DEFINE_SCAN(T, name)                                                                                                               \
-    static void scan_##name(T *y, const T *a, const T *b, const span *s, bool reverse)                                                     \
-    {                                                                                                                                      \
-        for (int64_t o = 0; o < s->outer; o++)                                                                                             \
-            for (int64_t t = 0; t < s->reduce; t++) {                                                                                      \
-                int64_t row = (o * s->reduce + (reverse ? s->reduce - 1 - t : t)) * s->inner;                                              \
-                int64_t before = reverse ? row + s->inner : row - s->inner;                                                                \
-                for (int64_t i = 0; i < s->inner; i++)                                                                                     \
-                    y[row + i] = t ? b[row + i] + a[row + i] * y[before + i] : b[row + i];                                                 \
-            }                                                                                                                              \
-    }
-DEFINE_SCAN(float, f32)
-DEFINE_SCAN(double, f64)
-
-cb_tensor *cb_linear_scan(cb_tensor *a, cb_tensor *b, int dim, bool reverse)
-{
-    if (!a || !b)
-        return NULL;
-    if (a->dtype != b->dtype || !cb_same_shape(a, b) || (a->dtype != CB_F32 && a->dtype != CB_F64)) {
-        cb_fail(CB_ERR_SHAPE, "linear_scan: %s and %s, expected the same, f32 or f64", cb_shape_text(a), cb_shape_text(b));
-        return NULL;
-    }
-    span s;
-    a = cb_contiguous(a);
-    b = cb_contiguous(b);
-    cb_tensor *y = cb_empty_like(b);
-    if (!a || !y || !span_of("linear_scan", a, dim, &s))
-        return NULL;
-    if (a->dtype == CB_F64)
-        scan_f64(y->data, a->data, b->data, &s, reverse);
-    else
-        scan_f32(y->data, a->data, b->data, &s, reverse);
-    scan_args args = {.dim = s.dim, .reverse = reverse};
-    cb_tensor *ins[] = {a, b}, *saves[] = {a, a->requires_grad ? y : NULL};
-    return CB_RECORD(&cb_op_linear_scan, y, ins, saves, &args, sizeof args) ? y : NULL;
-}
-
-/* dx_k = (x_0 ... x_(k-1)) s_k,  s_k = sum_(i >= k) dy_i x_(k+1) ... x_i = dy_k + x_(k+1) s_(k+1): no division, so zeros do no harm */
-static void cumprod_backward(cb_backward_pass *pass)
-{
-    int dim = *(const int *)pass->args;
-    cb_tensor *x = pass->saved[0], *y = pass->saved[1], *dy = pass->dy[0];
-    if (x->count == 0) {
-        pass->dx[0] = dy;
-        return;
-    }
-    pass->dx[0] = cb_mul(neighbour(y, dim, false, 1), cb_linear_scan(neighbour(x, dim, true, 0), dy, dim, true));
-}
-
-const cb_op cb_op_cumprod = {.name = "cumprod", .twice = true, .backward = cumprod_backward};
-
-cb_tensor *cb_cumprod(cb_tensor *x, int dim)
-{
-    span s;
-    if (!x)
-        return NULL;
-    if (cb_dtype_is_half(x->dtype))
-        return cb_cast(cb_cumprod(cb_cast(x, CB_F32), dim), x->dtype);
-    int d = cb_dim("cumprod", x, dim);
-    x = cb_contiguous(x);
-    if (d < 0 || !x || !span_of("cumprod", x, d, &s))
-        return NULL;
-    cb_tensor *y = cb_empty_like(x), *ins[] = {x}, *saves[] = {x, y};
-    if (!y || !cbk_cumulate(CBK_PROD, x->dtype, y->data, x->data, s.outer, s.reduce, s.inner, false))
-        return NULL;
-    return CB_RECORD(&cb_op_cumprod, y, ins, saves, &s.dim, sizeof s.dim) ? y : NULL;
 }
