@@ -8,27 +8,8 @@
 
 #include <math.h>
 
-/* The order of one epoch. */
-typedef struct layout {
-    int64_t epoch;      /* -1: not made yet; -2: the unshuffled order */
-    int64_t *documents; /* shuffled numbers of the documents of the stream */
-    int64_t *starts;    /* one more than those: where each begins in the stream */
-    int64_t *rows;      /* shuffled row numbers */
-} layout;
-
 /* Fewer than one in so many positions are to be empty, else examples are cut (cb_packing_strategy). */
 enum { EMPTY_SHARE = 50 };
-
-struct cb_dataset {
-    token_store *store;
-    document_list documents;
-    cb_data_options options; /* scalars only; its strings belong to the caller and are not read after opening */
-    int64_t tokens, rows;
-    document_part *row_starts;             /* without packing */
-    int64_t stream_documents, stream_rows; /* with packing: of what is wrapped; their rows come first */
-    document_rows packed;                  /* and those of whole examples */
-    layout shuffled, sequential;
-};
 
 static void store_release(token_store *store)
 {
@@ -40,14 +21,6 @@ static void store_release(token_store *store)
     cb_free(store);
 }
 
-static void layout_free(layout *l)
-{
-    cb_free(l->documents);
-    cb_free(l->starts);
-    cb_free(l->rows);
-    *l = (layout){.epoch = -1};
-}
-
 /* Forgets which rows there are. */
 static void rows_free(cb_dataset *data)
 {
@@ -56,8 +29,8 @@ static void rows_free(cb_dataset *data)
     cb_free(data->packed.starts);
     data->row_starts = NULL;
     data->packed = (document_rows){0};
-    layout_free(&data->shuffled);
-    layout_free(&data->sequential);
+    cb_layout_free(&data->shuffled);
+    cb_layout_free(&data->sequential);
 }
 
 void cb_dataset_free(cb_dataset *data)
@@ -95,7 +68,7 @@ static bool pack_whole(cb_dataset *data)
     return true;
 }
 
-static int64_t part_length(const cb_dataset *data, document_part part)
+int64_t cb_data_part_length(const cb_dataset *data, document_part part)
 {
     int64_t left = data->documents.items[part.document].length - part.offset;
     return left < data->options.sequence_length ? left : data->options.sequence_length;
@@ -106,7 +79,7 @@ static int64_t room_of(const cb_dataset *data, int64_t packed_row)
     const document_rows *p = &data->packed;
     int64_t room = data->options.sequence_length;
     for (int64_t i = p->starts[packed_row]; i < p->starts[packed_row + 1]; i++)
-        room -= part_length(data, p->parts[i]);
+        room -= cb_data_part_length(data, p->parts[i]);
     return room;
 }
 
@@ -241,16 +214,6 @@ static bool add_document(cb_dataset *data, document d)
     return true;
 }
 
-static void shuffle(int64_t *items, int64_t count, uint64_t seed, uint64_t stream)
-{
-    cb_rng rng = {.seed = seed, .stream = stream};
-    for (int64_t i = count - 1; i > 0; i--) {
-        int64_t j = (int64_t)cb_rng_below(&rng, (uint64_t)i + 1), t = items[i];
-        items[i] = items[j];
-        items[j] = t;
-    }
-}
-
 /* A few long texts: each is cut near its end.  Else whole documents are drawn until the share is reached. */
 static bool split_documents(cb_dataset *data, cb_dataset *part, double share, uint64_t seed)
 {
@@ -278,7 +241,7 @@ static bool split_documents(cb_dataset *data, cb_dataset *part, double share, ui
     for (int64_t i = 0; ok && i < n; i++)
         order[i] = i;
     if (ok)
-        shuffle(order, n, seed, 0x5e11);
+        cb_data_shuffle(order, n, seed, 0x5e11);
     for (int64_t i = 0; ok && i < n - 1 && have < want; i++) {
         moved[order[i]] = true;
         have += all->items[order[i]].length;
@@ -319,216 +282,6 @@ cb_dataset *cb_dataset_split(cb_dataset *data, double share, uint64_t seed)
         return NULL;
     }
     return part;
-}
-
-/* ---- layouts ---- */
-
-static bool layout_make(cb_dataset *data, layout *l, int64_t epoch, bool shuffled)
-{
-    int64_t documents = data->stream_documents, at = 0, n = 0;
-    if (!l->documents) {
-        l->documents = cb_alloc((size_t)(documents + 1) * sizeof *l->documents);
-        l->starts = cb_alloc((size_t)(documents + 1) * sizeof *l->starts);
-        l->rows = cb_alloc((size_t)(data->rows + 1) * sizeof *l->rows);
-        if (!l->documents || !l->starts || !l->rows) {
-            layout_free(l);
-            return false;
-        }
-    }
-    for (size_t i = 0; data->options.packing && i < data->documents.count; i++)
-        if (data->documents.items[i].wrapped)
-            l->documents[n++] = (int64_t)i;
-    for (int64_t i = 0; i < data->rows; i++)
-        l->rows[i] = i;
-    if (shuffled) {
-        shuffle(l->documents, documents, data->options.seed, 2 * (uint64_t)epoch + 16);
-        shuffle(l->rows, data->rows, data->options.seed, 2 * (uint64_t)epoch + 17);
-    }
-    for (int64_t i = 0; i < documents; i++) {
-        l->starts[i] = at;
-        at += data->documents.items[l->documents[i]].length;
-    }
-    l->starts[documents] = at;
-    l->epoch = epoch;
-    return true;
-}
-
-/* The last document that starts at or before `position` of the packed stream. */
-static int64_t document_at(const layout *l, int64_t documents, int64_t position)
-{
-    int64_t low = 0, high = documents - 1;
-    while (low < high) {
-        int64_t middle = (low + high + 1) / 2;
-        if (l->starts[middle] <= position)
-            low = middle;
-        else
-            high = middle - 1;
-    }
-    return low;
-}
-
-/* ---- rows ---- */
-
-/* One row of a batch being filled. */
-typedef struct row {
-    int32_t *ids, *targets, *segments, *positions; /* segments and positions may be NULL */
-    int64_t length, filled;
-    int32_t segment;
-    cb_string *sources; /* gets the names of its documents; may be NULL */
-} row;
-
-/* Adds "FILE:LINE"; there is no use in naming very many. */
-static void name_source(const cb_dataset *data, const document *d, cb_string *sources)
-{
-    enum { LONG = 300 };
-    if (sources->length < LONG)
-        cb_string_printf(sources, "%s%s:%lld", sources->length ? ", " : "", data->store->files.items[d->file], (long long)d->line);
-    else if (!cb_ends_with(sources->data, "..."))
-        cb_string_puts(sources, ", ...");
-}
-
-/* Appends tokens [offset, offset + n) of a document as one segment. */
-static void put(const cb_dataset *data, row *r, const document *d, int64_t offset, int64_t n, cb_batch *batch)
-{
-    const token_store *s = data->store;
-    int64_t base = d->start + offset;
-    for (int64_t i = 0; i < n; i++) {
-        int64_t at = r->filled + i, next = base + i + 1;
-        bool learn = offset + i + 1 < d->length && s->learned[next];
-        r->ids[at] = s->ids[base + i];
-        r->targets[at] = learn ? s->ids[next] : -100;
-        batch->predicted += learn;
-        if (r->segments) {
-            r->segments[at] = r->segment;
-            r->positions[at] = (int32_t)i;
-        }
-    }
-    r->filled += n;
-    r->segment++;
-    batch->tokens += n;
-}
-
-static void pad(row *r)
-{
-    for (int64_t at = r->filled; at < r->length; at++) {
-        r->ids[at] = 0;
-        r->targets[at] = -100;
-        if (r->segments) {
-            r->segments[at] = -1;
-            r->positions[at] = 0;
-        }
-    }
-}
-
-/* Tokens [offset, ...) of a document, as many as there is room for. */
-static void put_rest(const cb_dataset *data, row *r, int64_t document_number, int64_t offset, cb_batch *batch)
-{
-    const document *d = &data->documents.items[document_number];
-    int64_t n = d->length - offset, room = r->length - r->filled;
-    if (n <= 0 || room <= 0)
-        return;
-    put(data, r, d, offset, n < room ? n : room, batch);
-    if (r->sources)
-        name_source(data, d, r->sources);
-}
-
-static void fill_row(const cb_dataset *data, const layout *l, int64_t number, row *r, cb_batch *batch)
-{
-    if (!data->options.packing) {
-        put_rest(data, r, data->row_starts[number].document, data->row_starts[number].offset, batch);
-    } else if (number < data->stream_rows) {
-        int64_t count = data->stream_documents, position = number * r->length;
-        for (int64_t i = document_at(l, count, position); i < count && r->filled < r->length; i++)
-            put_rest(data, r, l->documents[i], position + r->filled - l->starts[i], batch);
-    } else {
-        const document_rows *p = &data->packed;
-        for (int64_t i = p->starts[number - data->stream_rows]; i < p->starts[number - data->stream_rows + 1]; i++)
-            put_rest(data, r, p->parts[i].document, p->parts[i].offset, batch);
-    }
-    pad(r);
-}
-
-static bool ensure(cb_tensor **slot, int64_t rows, int64_t length)
-{
-    if (*slot && (*slot)->shape[0] == rows && (*slot)->shape[1] == length)
-        return true;
-    cb_release(*slot);
-    cb_scope *scope = cb_scope_open();
-    *slot = scope ? cb_keep(cb_empty(CB_I32, rows, length)) : NULL;
-    if (scope)
-        cb_scope_close(scope);
-    return *slot;
-}
-
-static bool batch_ready(const cb_dataset *data, int64_t rows, cb_batch *batch)
-{
-    int64_t length = data->options.sequence_length;
-    batch->tokens = batch->predicted = 0;
-    /* segments and positions also mark padding, so a dataset of whole documents needs them too */
-    return ensure(&batch->ids, rows, length) && ensure(&batch->targets, rows, length) && ensure(&batch->segments, rows, length) &&
-           ensure(&batch->positions, rows, length);
-}
-
-static void fill_at(const cb_dataset *data, const layout *l, int64_t number, int64_t at, cb_batch *batch, cb_string *sources)
-{
-    int64_t length = data->options.sequence_length, offset = at * length;
-    row r = {.ids = (int32_t *)batch->ids->data + offset,
-             .targets = (int32_t *)batch->targets->data + offset,
-             .segments = (int32_t *)batch->segments->data + offset,
-             .positions = (int32_t *)batch->positions->data + offset,
-             .length = length,
-             .sources = sources};
-    fill_row(data, l, number, &r, batch);
-}
-
-static bool fill_batch(cb_dataset *data, int64_t index, int64_t rows, cb_batch *batch, cb_string *sources)
-{
-    if (!data->rows)
-        return cb_fail(CB_ERR_STATE, "data: there are no rows (a split of it failed)") == CB_OK;
-    if (!batch_ready(data, rows, batch))
-        return false;
-    for (int64_t i = 0; i < rows; i++) {
-        int64_t at = index * rows + i, epoch = at / data->rows;
-        layout *l = &data->shuffled;
-        if (l->epoch != epoch && !layout_make(data, l, epoch, data->options.shuffle))
-            return false;
-        fill_at(data, l, l->rows[at % data->rows], i, batch, sources);
-    }
-    return true;
-}
-
-bool cb_dataset_batch(cb_dataset *data, int64_t index, int64_t rows, cb_batch *batch)
-{
-    return fill_batch(data, index, rows, batch, NULL);
-}
-
-bool cb_dataset_sources(cb_dataset *data, int64_t index, int64_t rows, cb_string *sources)
-{
-    cb_batch batch = {0};
-    bool ok = fill_batch(data, index, rows, &batch, sources);
-    cb_batch_free(&batch);
-    return ok && cb_ok();
-}
-
-bool cb_dataset_sequential(cb_dataset *data, int64_t index, int64_t rows, cb_batch *batch)
-{
-    int64_t first = index * rows, n = data->rows - first < rows ? data->rows - first : rows;
-    if (n <= 0 || !batch_ready(data, n, batch))
-        return false;
-    if (data->sequential.epoch < 0 && !layout_make(data, &data->sequential, 0, false))
-        return false;
-    for (int64_t i = 0; i < n; i++)
-        fill_at(data, &data->sequential, first + i, i, batch, NULL);
-    return true;
-}
-
-void cb_batch_free(cb_batch *batch)
-{
-    cb_release(batch->ids);
-    cb_release(batch->targets);
-    cb_release(batch->segments);
-    cb_release(batch->positions);
-    *batch = (cb_batch){0};
 }
 
 /* ---- questions ---- */
@@ -572,7 +325,7 @@ int64_t cb_dataset_padding(const cb_dataset *data)
         held += data->documents.items[i].wrapped ? data->documents.items[i].length : 0;
     int64_t parts = data->options.packing ? data->packed.count ? data->packed.starts[data->packed.count] : 0 : data->rows;
     for (int64_t i = 0; i < parts; i++)
-        held += part_length(data, data->options.packing ? data->packed.parts[i] : data->row_starts[i]);
+        held += cb_data_part_length(data, data->options.packing ? data->packed.parts[i] : data->row_starts[i]);
     return data->rows * data->options.sequence_length - held;
 }
 

@@ -49,6 +49,31 @@ int64_t cb_data_parts(const document *d, int64_t row_length);
  * only, or, with `split`, a part for each row's length.  The arrays are the caller's to free, on failure too. */
 bool cb_data_pack(const document_list *documents, int64_t row_length, bool split, document_rows *rows);
 
+/* The order of one epoch. */
+typedef struct layout {
+    int64_t epoch;      /* -1: not made yet; -2: the unshuffled order */
+    int64_t *documents; /* shuffled numbers of the documents of the stream */
+    int64_t *starts;    /* one more than those: where each begins in the stream */
+    int64_t *rows;      /* shuffled row numbers */
+} layout;
+
+struct cb_dataset {
+    token_store *store;
+    document_list documents;
+    cb_data_options options; /* scalars only; its strings belong to the caller and are not read after opening */
+    int64_t tokens, rows;
+    document_part *row_starts;             /* without packing */
+    int64_t stream_documents, stream_rows; /* with packing: of what is wrapped; their rows come first */
+    document_rows packed;                  /* and those of whole examples */
+    layout shuffled, sequential;
+};
+
+/* rows.c: forgets an order. */
+void cb_layout_free(layout *l);
+void cb_data_shuffle(int64_t *items, int64_t count, uint64_t seed, uint64_t stream);
+/* dataset.c: how many tokens of its document a part has. */
+int64_t cb_data_part_length(const cb_dataset *data, document_part part);
+
 /* A stretch of rendered conversation that the model is to learn, in bytes [begin, end). */
 typedef struct text_span {
     size_t begin, end;

@@ -1,0 +1,228 @@
+/* rows.c: rows and batches of a dataset, in the order of an epoch. */
+#include "data/dataset.h"
+
+void cb_layout_free(layout *l)
+{
+    cb_free(l->documents);
+    cb_free(l->starts);
+    cb_free(l->rows);
+    *l = (layout){.epoch = -1};
+}
+
+void cb_data_shuffle(int64_t *items, int64_t count, uint64_t seed, uint64_t stream)
+{
+    cb_rng rng = {.seed = seed, .stream = stream};
+    for (int64_t i = count - 1; i > 0; i--) {
+        int64_t j = (int64_t)cb_rng_below(&rng, (uint64_t)i + 1), t = items[i];
+        items[i] = items[j];
+        items[j] = t;
+    }
+}
+
+static bool layout_make(cb_dataset *data, layout *l, int64_t epoch, bool shuffled)
+{
+    int64_t documents = data->stream_documents, at = 0, n = 0;
+    if (!l->documents) {
+        l->documents = cb_alloc((size_t)(documents + 1) * sizeof *l->documents);
+        l->starts = cb_alloc((size_t)(documents + 1) * sizeof *l->starts);
+        l->rows = cb_alloc((size_t)(data->rows + 1) * sizeof *l->rows);
+        if (!l->documents || !l->starts || !l->rows) {
+            cb_layout_free(l);
+            return false;
+        }
+    }
+    for (size_t i = 0; data->options.packing && i < data->documents.count; i++)
+        if (data->documents.items[i].wrapped)
+            l->documents[n++] = (int64_t)i;
+    for (int64_t i = 0; i < data->rows; i++)
+        l->rows[i] = i;
+    if (shuffled) {
+        cb_data_shuffle(l->documents, documents, data->options.seed, 2 * (uint64_t)epoch + 16);
+        cb_data_shuffle(l->rows, data->rows, data->options.seed, 2 * (uint64_t)epoch + 17);
+    }
+    for (int64_t i = 0; i < documents; i++) {
+        l->starts[i] = at;
+        at += data->documents.items[l->documents[i]].length;
+    }
+    l->starts[documents] = at;
+    l->epoch = epoch;
+    return true;
+}
+
+/* The last document that starts at or before `position` of the packed stream. */
+static int64_t document_at(const layout *l, int64_t documents, int64_t position)
+{
+    int64_t low = 0, high = documents - 1;
+    while (low < high) {
+        int64_t middle = (low + high + 1) / 2;
+        if (l->starts[middle] <= position)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return low;
+}
+
+/* ---- rows ---- */
+
+/* One row of a batch being filled. */
+typedef struct row {
+    int32_t *ids, *targets, *segments, *positions; /* segments and positions may be NULL */
+    int64_t length, filled;
+    int32_t segment;
+    cb_string *sources; /* gets the names of its documents; may be NULL */
+} row;
+
+/* Adds "FILE:LINE"; there is no use in naming very many. */
+static void name_source(const cb_dataset *data, const document *d, cb_string *sources)
+{
+    enum { LONG = 300 };
+    if (sources->length < LONG)
+        cb_string_printf(sources, "%s%s:%lld", sources->length ? ", " : "", data->store->files.items[d->file], (long long)d->line);
+    else if (!cb_ends_with(sources->data, "..."))
+        cb_string_puts(sources, ", ...");
+}
+
+/* Appends tokens [offset, offset + n) of a document as one segment. */
+static void put(const cb_dataset *data, row *r, const document *d, int64_t offset, int64_t n, cb_batch *batch)
+{
+    const token_store *s = data->store;
+    int64_t base = d->start + offset;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t at = r->filled + i, next = base + i + 1;
+        bool learn = offset + i + 1 < d->length && s->learned[next];
+        r->ids[at] = s->ids[base + i];
+        r->targets[at] = learn ? s->ids[next] : -100;
+        batch->predicted += learn;
+        if (r->segments) {
+            r->segments[at] = r->segment;
+            r->positions[at] = (int32_t)i;
+        }
+    }
+    r->filled += n;
+    r->segment++;
+    batch->tokens += n;
+}
+
+static void pad(row *r)
+{
+    for (int64_t at = r->filled; at < r->length; at++) {
+        r->ids[at] = 0;
+        r->targets[at] = -100;
+        if (r->segments) {
+            r->segments[at] = -1;
+            r->positions[at] = 0;
+        }
+    }
+}
+
+/* Tokens [offset, ...) of a document, as many as there is room for. */
+static void put_rest(const cb_dataset *data, row *r, int64_t document_number, int64_t offset, cb_batch *batch)
+{
+    const document *d = &data->documents.items[document_number];
+    int64_t n = d->length - offset, room = r->length - r->filled;
+    if (n <= 0 || room <= 0)
+        return;
+    put(data, r, d, offset, n < room ? n : room, batch);
+    if (r->sources)
+        name_source(data, d, r->sources);
+}
+
+static void fill_row(const cb_dataset *data, const layout *l, int64_t number, row *r, cb_batch *batch)
+{
+    if (!data->options.packing) {
+        put_rest(data, r, data->row_starts[number].document, data->row_starts[number].offset, batch);
+    } else if (number < data->stream_rows) {
+        int64_t count = data->stream_documents, position = number * r->length;
+        for (int64_t i = document_at(l, count, position); i < count && r->filled < r->length; i++)
+            put_rest(data, r, l->documents[i], position + r->filled - l->starts[i], batch);
+    } else {
+        const document_rows *p = &data->packed;
+        for (int64_t i = p->starts[number - data->stream_rows]; i < p->starts[number - data->stream_rows + 1]; i++)
+            put_rest(data, r, p->parts[i].document, p->parts[i].offset, batch);
+    }
+    pad(r);
+}
+
+static bool ensure(cb_tensor **slot, int64_t rows, int64_t length)
+{
+    if (*slot && (*slot)->shape[0] == rows && (*slot)->shape[1] == length)
+        return true;
+    cb_release(*slot);
+    cb_scope *scope = cb_scope_open();
+    *slot = scope ? cb_keep(cb_empty(CB_I32, rows, length)) : NULL;
+    if (scope)
+        cb_scope_close(scope);
+    return *slot;
+}
+
+static bool batch_ready(const cb_dataset *data, int64_t rows, cb_batch *batch)
+{
+    int64_t length = data->options.sequence_length;
+    batch->tokens = batch->predicted = 0;
+    /* segments and positions also mark padding, so a dataset of whole documents needs them too */
+    return ensure(&batch->ids, rows, length) && ensure(&batch->targets, rows, length) && ensure(&batch->segments, rows, length) &&
+           ensure(&batch->positions, rows, length);
+}
+
+static void fill_at(const cb_dataset *data, const layout *l, int64_t number, int64_t at, cb_batch *batch, cb_string *sources)
+{
+    int64_t length = data->options.sequence_length, offset = at * length;
+    row r = {.ids = (int32_t *)batch->ids->data + offset,
+             .targets = (int32_t *)batch->targets->data + offset,
+             .segments = (int32_t *)batch->segments->data + offset,
+             .positions = (int32_t *)batch->positions->data + offset,
+             .length = length,
+             .sources = sources};
+    fill_row(data, l, number, &r, batch);
+}
+
+static bool fill_batch(cb_dataset *data, int64_t index, int64_t rows, cb_batch *batch, cb_string *sources)
+{
+    if (!data->rows)
+        return cb_fail(CB_ERR_STATE, "data: there are no rows (a split of it failed)") == CB_OK;
+    if (!batch_ready(data, rows, batch))
+        return false;
+    for (int64_t i = 0; i < rows; i++) {
+        int64_t at = index * rows + i, epoch = at / data->rows;
+        layout *l = &data->shuffled;
+        if (l->epoch != epoch && !layout_make(data, l, epoch, data->options.shuffle))
+            return false;
+        fill_at(data, l, l->rows[at % data->rows], i, batch, sources);
+    }
+    return true;
+}
+
+bool cb_dataset_batch(cb_dataset *data, int64_t index, int64_t rows, cb_batch *batch)
+{
+    return fill_batch(data, index, rows, batch, NULL);
+}
+
+bool cb_dataset_sources(cb_dataset *data, int64_t index, int64_t rows, cb_string *sources)
+{
+    cb_batch batch = {0};
+    bool ok = fill_batch(data, index, rows, &batch, sources);
+    cb_batch_free(&batch);
+    return ok && cb_ok();
+}
+
+bool cb_dataset_sequential(cb_dataset *data, int64_t index, int64_t rows, cb_batch *batch)
+{
+    int64_t first = index * rows, n = data->rows - first < rows ? data->rows - first : rows;
+    if (n <= 0 || !batch_ready(data, n, batch))
+        return false;
+    if (data->sequential.epoch < 0 && !layout_make(data, &data->sequential, 0, false))
+        return false;
+    for (int64_t i = 0; i < n; i++)
+        fill_at(data, &data->sequential, first + i, i, batch, NULL);
+    return true;
+}
+
+void cb_batch_free(cb_batch *batch)
+{
+    cb_release(batch->ids);
+    cb_release(batch->targets);
+    cb_release(batch->segments);
+    cb_release(batch->positions);
+    *batch = (cb_batch){0};
+}
