@@ -313,6 +313,9 @@ typedef struct jinja_parser {
 } jinja_parser;
 CB_COLD bool jinja_syntax(const cb_jinja *template, int line, const char *format, ...) CB_PRINTF(3, 4);
 jinja_node *jinja_new_node(jinja_parser *p, jinja_kind kind, int line);
+jinja_node *jinja_make_node(jinja_parser *p, jinja_kind kind, int line, jinja_node *a, jinja_node *b); /* NULL where a is */
+jinja_node *jinja_constant(jinja_parser *p, int line, jinja_value value);
+void jinja_advance(jinja_parser *p);
 bool jinja_is_name(const jinja_parser *p, const char *name);
 bool jinja_is_op(const jinja_parser *p, const char *op);
 bool jinja_skip_name(jinja_parser *p, const char *name);
@@ -322,6 +325,7 @@ const jinja_string *jinja_expect_name(jinja_parser *p);
 CB_COLD void *jinja_unexpected(const jinja_parser *p, const char *expected);
 /* NULL on failure.  Each leaves the parser behind what it read. */
 jinja_node *jinja_parse_expression(jinja_parser *p, bool with_condition);
+jinja_node *jinja_parse_primary(jinja_parser *p, bool with_namespace); /* a literal, a name, or what stands in brackets */
 jinja_node *jinja_parse_tuple(jinja_parser *p, bool with_condition, const char *end_name, bool parentheses);
 jinja_node *jinja_parse_target(jinja_parser *p, bool with_namespace);
 jinja_node *jinja_parse_filters(jinja_parser *p, jinja_node *on, bool inline_start);
@@ -439,7 +443,12 @@ bool jinja_filter(jinja_state *state, const jinja_string *name, const jinja_valu
 bool jinja_test(jinja_state *state, const jinja_string *name, const jinja_value *value, jinja_arguments *arguments, bool *out);
 jinja_call *jinja_find_filter(const jinja_string *name);
 bool jinja_has_test(const jinja_string *name);
-extern const jinja_function jinja_text_filters[], jinja_list_filters[], jinja_globals[];
+extern const jinja_function jinja_text_filters[], jinja_list_filters[], jinja_order_filters[], jinja_globals[];
+/* jinja_filters_lists.c: the value at a path such as "a.0.b", lower case of a text, and what sorting and the like go by. */
+bool jinja_at_path(jinja_state *state, jinja_value value, const char *path, size_t length, const jinja_value *fallback, jinja_value *out);
+bool jinja_fold(jinja_state *state, jinja_value *value);
+bool jinja_get_key(jinja_state *state, jinja_value value, const jinja_value *attribute, const jinja_value *fallback, bool case_sensitive,
+                   jinja_value *out);
 
 /* JSON, both ways. */
 bool jinja_from_json(jinja_state *state, const json_t *json, jinja_value *out);
