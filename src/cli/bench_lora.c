@@ -3,11 +3,7 @@
  *
  * Necessary operations of a step, per token: 4 for a frozen weight (2 forward, 2 for the gradient of its input), 3
  * times the forward operations of attention, 6 for a weight of the adapter.  What is computed twice does not count. */
-#include <errno.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "cli/cli.h"
 #include "kernels/kernels.h"
@@ -30,20 +26,10 @@ typedef struct lora_settings {
     bool gradient_checkpointing;
 } lora_settings;
 
-/* Llama shapes with a vocabulary of 32000. */
-typedef struct lora_shape {
-    int width, layers, heads, kv_heads, hidden;
-    bool tied;
-} lora_shape;
-const char *const cli_bench_shapes[] = {"15m", "125m", "1b", NULL};
-static const lora_shape lora_shapes[] = {{288, 6, 6, 6, 768, true}, {768, 12, 12, 12, 2048, true}, {2048, 22, 32, 4, 5632, false}};
-
-static const char *const quantize_names[] = {"none", "int8", "int8-block", "nf4", NULL}; /* in the order of CB_QUANTIZE_* */
-
 static const cb_option lora_table[] = {
     CB_OPT_ENUM(lora_settings, shape, 0, cli_bench_shapes, "size of the model"),
     CB_OPT_ENUM(lora_settings, dtype, 0, cli_dtype_names, "dtype of weights and activations"),
-    CB_OPT_ENUM(lora_settings, quantize, CB_QUANTIZE_NONE, quantize_names, "quantise the frozen linear layers"),
+    CB_OPT_ENUM(lora_settings, quantize, 0, cli_bench_quantize, "quantise the frozen linear layers; with types of GGUF the embedding too"),
     CB_OPT_INT(lora_settings, rank, 8, 1, 65536, "rank on every linear layer"),
     CB_OPT_INT(lora_settings, steps, 30, 4, 1e9, "optimiser steps"),
     CB_OPT_INT(lora_settings, batch_size, 4, 1, 65536, "rows a step"),
@@ -51,87 +37,6 @@ static const cb_option lora_table[] = {
     CB_OPT_BOOL(lora_settings, gradient_checkpointing, false, "make activations again in the backward pass instead of keeping them"),
     CB_OPT_END};
 static const cli_group lora_groups[] = {{"Measuring", lora_table, 0}, {0}};
-
-static bool write_config(const char *path, const lora_shape *shape)
-{
-    cb_writer *w = cb_writer_open(path);
-    bool ok =
-        w && cb_writer_printf(w,
-                              "{\"model_type\": \"llama\", \"architectures\": [\"LlamaForCausalLM\"], \"vocab_size\": 32000, "
-                              "\"hidden_size\": %d, \"num_hidden_layers\": %d, \"num_attention_heads\": %d, "
-                              "\"num_key_value_heads\": %d, \"intermediate_size\": %d, \"max_position_embeddings\": 2048, "
-                              "\"rms_norm_eps\": 1e-6, \"tie_word_embeddings\": %s, \"hidden_act\": \"silu\", "
-                              "\"initializer_range\": 0.02, \"bos_token_id\": 1, \"eos_token_id\": 2}\n",
-                              shape->width, shape->layers, shape->heads, shape->kv_heads, shape->hidden, shape->tied ? "true" : "false");
-    if (ok)
-        return cb_writer_commit(w);
-    cb_writer_abort(w);
-    return false;
-}
-
-/* Where the models of a run lie: the quantised one is made of the plain one. */
-typedef struct lora_place {
-    char *directory, *plain, *quantized;
-} lora_place;
-
-static bool quantize_model(const lora_place *place, int quantize)
-{
-    /* 32: a divisor of every width */
-    cb_merge_options options = {.quantize = quantize, .double_quant = true, .block_size = quantize == CB_QUANTIZE_INT8_BLOCK ? 32 : 0};
-    cb_model *model = cb_model_load_with(place->plain, (cb_model_options){.dtype = CB_F32});
-    bool ok = model && cb_merge_fold(model, NULL, 0, place->quantized, &options, NULL);
-    cb_model_free(model);
-    return ok;
-}
-
-static bool write_model(const lora_place *place, const lora_settings *s)
-{
-    char *config = cb_path_join(place->plain, "shape.json");
-    bool ok = config && cb_directory_make(place->plain) && write_config(config, &lora_shapes[s->shape]);
-    cb_model *model = ok ? cb_model_create(config, 1, (cb_model_options){.dtype = CB_F32}) : NULL;
-    ok = model && cb_model_save(model, place->plain, cli_dtype(s->dtype));
-    cb_model_free(model);
-    cb_free(config);
-    return ok && (s->quantize == CB_QUANTIZE_NONE || quantize_model(place, s->quantize));
-}
-
-/* A model of random weights on disk, so that the run maps it as it would a real one.  Another process makes it: its
- * memory must not count as the run's. */
-static bool make_model(const lora_place *place, const lora_settings *s)
-{
-    int ends[2], status = 0;
-    if (pipe(ends) != 0)
-        return cb_fail(CB_ERR_IO, "no pipe can be made: %s", strerror(errno)) == CB_OK;
-    pid_t child = fork();
-    if (child == 0) {
-        bool ok = write_model(place, s);
-        const char *message = cb_error_message();
-        ssize_t written = ok ? 0 : write(ends[1], message, strlen(message));
-        _exit(ok && written == 0 ? 0 : 1);
-    }
-    close(ends[1]);
-    char message[512];
-    ssize_t length = child > 0 ? read(ends[0], message, sizeof message - 1) : 0;
-    close(ends[0]);
-    bool ok = child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
-    if (!ok)
-        cb_fail(CB_ERR_IO, "%s: the model cannot be made there: %.*s", place->directory, length > 0 ? (int)length : 0, message);
-    return ok;
-}
-
-static void remove_directory(const char *directory)
-{
-    cb_string_list names = {0};
-    if (access(directory, F_OK) == 0 && cb_directory_list(directory, false, &names))
-        for (size_t i = 0; i < names.count; i++) {
-            char *path = cb_path_join(directory, names.items[i]);
-            if (path)
-                unlink(path);
-            cb_free(path);
-        }
-    cb_string_list_free(&names);
-    rmdir(directory);
-}
 
 typedef struct lora_run {
     cb_model *model;
@@ -237,18 +142,18 @@ static bool lora_report(cli_call *call, const lora_settings *s, lora_run *r, uin
     size_t skip = 3, count = (size_t)s->steps - skip;
     double typical = median(r->seconds + skip, count);
     double rate = (double)(s->batch_size * s->sequence_length) / typical, gflops = 1e-9 * rate * necessary_flops(s, r);
-    const lora_shape *shape = &lora_shapes[s->shape];
+    const cli_bench_shape *shape = cli_bench_shape_at(s->shape);
     double product = cbk_gemm_rate(cli_dtype(s->dtype), false, true, s->batch_size * s->sequence_length, shape->hidden, shape->width, 0.5);
     if (!cb_ok())
         return false;
     if (call->common.json)
         return cli_json(json_pack("{s:s, s:s, s:s, s:i, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:o, s:o}", "shape",
-                                  cli_bench_shapes[s->shape], "dtype", cli_dtype_names[s->dtype], "quantize", quantize_names[s->quantize],
-                                  "threads", cb_threads(), "tokens_per_second", cli_real(rate), "seconds_per_step", cli_real(typical),
-                                  "gflops", cli_real(gflops), "product_gflops", cli_real(product), "share", cli_real(gflops / product),
-                                  "peak_memory", (json_int_t)peak, "step_allocations", (json_int_t)r->allocations, "parameters",
-                                  (json_int_t)cb_adapter_parameter_count(r->adapter), "first_loss", cli_real(r->first_loss), "last_loss",
-                                  cli_real(r->last_loss)));
+                                  cli_bench_shapes[s->shape], "dtype", cli_dtype_names[s->dtype], "quantize",
+                                  cli_bench_quantize[s->quantize], "threads", cb_threads(), "tokens_per_second", cli_real(rate),
+                                  "seconds_per_step", cli_real(typical), "gflops", cli_real(gflops), "product_gflops", cli_real(product),
+                                  "share", cli_real(gflops / product), "peak_memory", (json_int_t)peak, "step_allocations",
+                                  (json_int_t)r->allocations, "parameters", (json_int_t)cb_adapter_parameter_count(r->adapter),
+                                  "first_loss", cli_real(r->first_loss), "last_loss", cli_real(r->last_loss)));
     cli_field("model", "%s, %s parameters, %s; rank %lld on every linear layer", cli_bench_shapes[s->shape],
               cli_count((double)cb_model_parameter_count(r->model)), cli_dtype_names[s->dtype], (long long)s->rank);
     cli_field("speed", "%s tokens/s (%s a step of %lld x %lld tokens, median)", cli_thousands((int64_t)rate), cli_seconds(typical),
@@ -261,39 +166,17 @@ static bool lora_report(cli_call *call, const lora_settings *s, lora_run *r, uin
     return true;
 }
 
-static bool lora_place_open(lora_place *place)
-{
-    const char *base = getenv("TMPDIR");
-    place->directory = cb_format("%s/" CLI_PROGRAM "-bench-XXXXXX", base && *base ? base : "/tmp");
-    if (!place->directory || !mkdtemp(place->directory))
-        return cb_fail(CB_ERR_IO, "no temporary directory can be made (TMPDIR)") == CB_OK;
-    place->plain = cb_path_join(place->directory, "plain");
-    place->quantized = cb_path_join(place->directory, "quantized");
-    return place->plain && place->quantized;
-}
-
-static void lora_place_close(lora_place *place)
-{
-    char *const made[] = {place->plain, place->quantized, place->directory};
-    for (size_t i = 0; i < sizeof made / sizeof *made; i++) {
-        if (made[i])
-            remove_directory(made[i]);
-        cb_free(made[i]);
-    }
-}
-
 static bool lora_run_all(cli_call *call, void *settings_)
 {
     const lora_settings *s = settings_;
-    lora_place place = {0};
+    cli_bench_model made = {0};
     lora_run r = {0};
-    bool ok = lora_place_open(&place) && make_model(&place, s) &&
-              lora_open(s, s->quantize == CB_QUANTIZE_NONE ? place.plain : place.quantized, &r) && lora_steps(s, &r);
+    bool ok = cli_bench_model_make(&made, s->shape, cli_dtype(s->dtype), s->quantize) && lora_open(s, made.path, &r) && lora_steps(s, &r);
     uint64_t peak = cb_peak_rss();
     cli_status_clear();
     ok = ok && lora_report(call, s, &r, peak);
     lora_close(&r);
-    lora_place_close(&place);
+    cli_bench_model_remove(&made);
     return ok;
 }
 

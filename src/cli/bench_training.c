@@ -1,11 +1,5 @@
 /* bench_training.c: `cambium bench training`: one table of what LoRA training costs on this machine: every shape with and without
  * activation checkpointing, with plain and quantised weights.  Each row is a process of its own, `cambium bench lora`, so that its peak of memory is its own. */
-#include <errno.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include "cli/cli.h"
 
 typedef struct training_settings {
@@ -28,48 +22,8 @@ typedef struct variant {
 static const variant variants[] = {{"bf16", "bf16", "none", false}, {"bf16, checkpointing", "bf16", "none", true},
                                    {"int8", "bf16", "int8", false}, {"int8 blocks", "bf16", "int8-block", false},
                                    {"nf4", "bf16", "nf4", false},   {"nf4, checkpointing", "bf16", "nf4", true},
+                                   {"q6_k", "bf16", "q6_k", false}, {"q4_k", "bf16", "q4_k", false},
                                    {"f32", "f32", "none", false},   {"f32, checkpointing", "f32", "none", true}};
-
-/* Everything that can be read from `fd`. */
-static bool read_all(int fd, cb_string *out)
-{
-    char piece[4096];
-    ssize_t n;
-    while ((n = read(fd, piece, sizeof piece)) > 0 || (n < 0 && errno == EINTR))
-        if (n > 0 && !cb_string_append(out, piece, (size_t)n))
-            return false;
-    return n == 0;
-}
-
-/* Runs this program with `words` (NULL-terminated, the program's name first) and reads the object it prints. */
-static json_t *run_self(const char *const *words)
-{
-    int ends[2], status = 0;
-    if (pipe(ends) != 0) {
-        cb_fail(CB_ERR_IO, "no pipe can be made: %s", strerror(errno));
-        return NULL;
-    }
-    pid_t child = fork();
-    if (child == 0) {
-        dup2(ends[1], STDOUT_FILENO);
-        close(ends[0]);
-        close(ends[1]);
-        execv("/proc/self/exe", (char *const *)(uintptr_t)words);
-        _exit(127);
-    }
-    close(ends[1]);
-    cb_string text = {0};
-    bool ok = child > 0 && read_all(ends[0], &text);
-    close(ends[0]);
-    ok = child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0 && ok;
-    json_t *result = ok && text.data ? json_loads(text.data, 0, NULL) : NULL;
-    cb_string_free(&text);
-    if (!result && cb_interrupted())
-        cb_fail(CB_ERR_INTERRUPTED, "interrupted");
-    else if (!result)
-        cb_fail(CB_ERR_IO, CLI_PROGRAM " bench lora: failed, see above (exit status %d)", WIFEXITED(status) ? WEXITSTATUS(status) : -1);
-    return result;
-}
 
 static json_t *measure(const training_settings *s, const char *shape, const variant *v)
 {
@@ -86,7 +40,7 @@ static json_t *measure(const training_settings *s, const char *shape, const vari
         length,      "--threads",    threads,  v->checkpointing ? "--gradient-checkpointing" : "--no-gradient-checkpointing",
         NULL};
     cli_status("%s, %s", shape, v->title);
-    return run_self(words);
+    return cli_run_self("bench lora", words);
 }
 
 static double number(const json_t *object, const char *key)

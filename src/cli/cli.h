@@ -46,7 +46,7 @@ typedef struct cli_command {
 } cli_command;
 
 extern const cli_command cli_train, cli_pretrain, cli_generate, cli_eval, cli_merge, cli_convert, cli_tokenizer_train, cli_tokenizer_encode,
-    cli_tokenizer_decode, cli_tokenizer_convert, cli_inspect, cli_bench_gemm, cli_bench_lora, cli_bench_training;
+    cli_tokenizer_decode, cli_tokenizer_convert, cli_inspect, cli_bench_gemm, cli_bench_lora, cli_bench_training, cli_bench_generate;
 
 const cli_command *const *cli_commands(void); /* NULL-terminated, in the order of the help */
 
@@ -168,11 +168,32 @@ typedef struct cli_base {
 bool cli_base_open(cli_base *base, const char *model, const cb_string_list *adapters, cb_dtype dtype);
 void cli_base_close(cli_base *base);
 
-extern const char *const cli_bench_shapes[]; /* of models that benchmarks make: "15m", "125m", "1b" */
-extern const char *const cli_dtype_names[];  /* "bf16", "f32" */
-cb_dtype cli_dtype(int index);               /* of a choice among them */
+extern const char *const cli_dtype_names[]; /* "bf16", "f32" */
+cb_dtype cli_dtype(int index);              /* of a choice among them */
 /* The text of an argument, or all of standard input for "-"; free with cb_free(). */
 char *cli_text_argument(const char *text, size_t *length);
+
+/* ---- what benchmarks share (bench_parts.c) ---- */
+
+typedef struct cli_bench_shape {
+    int width, layers, heads, kv_heads, hidden;
+    bool tied;
+} cli_bench_shape;
+extern const char *const cli_bench_shapes[];   /* "15m", "125m", "1b" */
+extern const char *const cli_bench_quantize[]; /* "none", "int8", ..., "q4_0" */
+const cli_bench_shape *cli_bench_shape_at(int index);
+
+/* A Llama of random weights in a temporary directory; indices are those of the lists above. */
+typedef struct cli_bench_model {
+    char *directory, *plain, *quantized;
+    const char *path; /* of what was asked for */
+} cli_bench_model;
+bool cli_bench_model_make(cli_bench_model *made, int shape, cb_dtype dtype, int quantize);
+void cli_bench_model_remove(cli_bench_model *made); /* also after a failure */
+
+/* Runs this program with `words` (NULL-terminated, the program's name first) and gives the JSON object that it prints; `what` names it in
+ * messages. */
+json_t *cli_run_self(const char *what, const char *const *words);
 
 /* ---- training, as train and pretrain show it (progress.c) ---- */
 

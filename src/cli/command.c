@@ -15,6 +15,7 @@ static const cli_command *const commands[] = {&cli_train,
                                               &cli_bench_gemm,
                                               &cli_bench_lora,
                                               &cli_bench_training,
+                                              &cli_bench_generate,
                                               NULL};
 
 const cli_command *const *cli_commands(void)
