@@ -99,8 +99,8 @@ static json_t *measure_apart(const generate_settings *s, const char *name)
                            threads,
                            NULL};
     cli_status("%s, %s", cli_bench_shapes[s->shape], name);
-    json_t *rows = cli_run_self("bench generate", words), *row = json_incref(json_array_get(rows, 0));
-    json_decref(rows);
+    json_t *result = cli_run_self("bench generate", words), *row = json_incref(json_array_get(json_object_get(result, "rows"), 0));
+    json_decref(result);
     return row;
 }
 
@@ -149,7 +149,7 @@ static bool generate_run(cli_call *call, void *settings_)
     }
     cli_status_clear();
     if (cb_ok() && call->common.json)
-        return cli_json(rows);
+        return cli_json(json_pack("{s:o}", "rows", rows));
     bool ok = cb_ok() && print_table(s, rows);
     json_decref(rows);
     return ok;

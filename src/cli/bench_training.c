@@ -88,7 +88,7 @@ static bool training_run(cli_call *call, void *settings_)
     cli_status_clear();
     if (!ok || call->common.json) {
         cb_string_list_free(&table.cells);
-        return ok ? cli_json(rows) : (json_decref(rows), false);
+        return ok ? cli_json(json_pack("{s:o}", "rows", rows)) : (json_decref(rows), false);
     }
     json_decref(rows);
     printf("LoRA rank 8 on every linear layer, %lld x %lld tokens a step, %d threads; time and memory against the shape's first row\n",

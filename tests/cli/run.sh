@@ -385,6 +385,19 @@ bad 1 'cut.gguf' inspect cut.gguf
 nothing_beside never
 nothing_beside whole.gguf
 
+# ---- benchmarks ------------------------------------------------------------------------------------------------------------------
+
+TMPDIR=$work expect bench_generate "$program" bench generate --shape 15m --weights bf16,nf4,q4_k --prompt-tokens 8 --new-tokens 3 --threads 1
+for weights in bf16 nf4 q4_k; do
+    contains bench_generate.out "$weights"
+done
+TMPDIR=$work expect bench_lora "$program" bench lora --shape 15m --quantize int8-block --batch-size 1 --sequence-length 16 --steps 4 --json
+json bench_lora.out
+[ "$(field bench_lora.out quantize)" = int8-block ] || fail "bench lora: $(cat bench_lora.out)"
+checks=$((checks + 1))
+ls -d cambium-bench-* 2>/dev/null | grep -q . && fail "bench: left $(ls -d cambium-bench-*)"
+bad 1 '--weights: found "fp4"' bench generate --weights bf16,fp4
+
 # ---- interruption and resume ----------------------------------------------------------------------------------------------------
 
 long="--data text.txt --steps 60 --save-steps 4 --rank 4 --dropout 0.1 --target-modules all-linear --validation-data held-out.txt --eval-steps 20 $small"
