@@ -96,6 +96,7 @@ INLINE void q8_0_block(const uint8_t *b, int rows, sink *s)
     UNROLL
     for (int i = 0; i < 32; i += V)
         take(s, rows, i, to_float(load_signed_bytes(b + 2 + i)) * d);
+    advance(s, rows, 32);
 }
 
 INLINE void q4_0_block(const uint8_t *b, int rows, sink *s)
@@ -107,6 +108,7 @@ INLINE void q4_0_block(const uint8_t *b, int rows, sink *s)
         take(s, rows, i, to_float((q & 15) - 8) * d);
         take(s, rows, 16 + i, to_float((q >> 4) - 8) * d);
     }
+    advance(s, rows, 32);
 }
 
 /* The fifth bit of element i is bit i of a 32-bit word. */
@@ -125,6 +127,7 @@ INLINE void q5_0_block(const uint8_t *b, int rows, sink *s)
         take(s, rows, i, to_float(((q & 15) | low) - 16) * d);
         take(s, rows, 16 + i, to_float(((q >> 4) | high) - 16) * d);
     }
+    advance(s, rows, 32);
 }
 
 /* ---- blocks of 256 ---- */
@@ -155,7 +158,6 @@ INLINE void q45_k_block(const uint8_t *b, const uint8_t *fifth, const uint8_t *c
     float scales[8], minima[8];
     k_scales(b + 4, scales, minima);
     vf d = splat(f16_at(b)), dmin = splat(f16_at(b + 2));
-    UNROLL
     for (int j = 0; j < 8; j += 2) {
         vf low_scale = splat(scales[j]) * d, low_minimum = splat(minima[j]) * dmin;
         vf high_scale = splat(scales[j + 1]) * d, high_minimum = splat(minima[j + 1]) * dmin;
@@ -163,13 +165,14 @@ INLINE void q45_k_block(const uint8_t *b, const uint8_t *fifth, const uint8_t *c
         for (int i = 0; i < 32; i += V) {
             vi q = load_bytes(codes + j * 16 + i), low = q & 15, high = q >> 4;
             if (fifth) {
-                vi bits = load_bytes(fifth + i);
-                low |= j < 4 ? bits << (4 - j) & 16 : bits >> (j - 4) & 16;
-                high |= j < 3 ? bits << (3 - j) & 16 : bits >> (j - 3) & 16;
+                vi bits = load_bytes(fifth + i) >> j;
+                low |= (bits & 1) << 4;
+                high |= (bits & 2) << 3;
             }
-            take(s, rows, 32 * j + i, to_float(low) * low_scale - low_minimum);
-            take(s, rows, 32 * j + 32 + i, to_float(high) * high_scale - high_minimum);
+            take(s, rows, i, to_float(low) * low_scale - low_minimum);
+            take(s, rows, 32 + i, to_float(high) * high_scale - high_minimum);
         }
+        advance(s, rows, 64);
     }
 }
 
@@ -181,18 +184,17 @@ INLINE void q6_k_block(const uint8_t *b, int rows, sink *s)
     for (int i = 0; i < 16; i += V)
         store_f32(scales + i, to_float(load_signed_bytes(b + 192 + i)), V);
     vf d = splat(f16_at(b + 208));
-    UNROLL
     for (int half = 0; half < 2; half++) {
         UNROLL
         for (int i = 0; i < 32; i += V) {
             vi even = load_bytes(b + 64 * half + i), odd = load_bytes(b + 64 * half + 32 + i), high = load_bytes(b + 128 + 32 * half + i);
             const float *scale = scales + 8 * half + i / 16; /* of the four 32 there */
-            int at = 128 * half + i;
-            take(s, rows, at, to_float(((even & 15) | (high << 4 & 48)) - 32) * (splat(scale[0]) * d));
-            take(s, rows, at + 32, to_float(((odd & 15) | (high << 2 & 48)) - 32) * (splat(scale[2]) * d));
-            take(s, rows, at + 64, to_float((even >> 4 | (high & 48)) - 32) * (splat(scale[4]) * d));
-            take(s, rows, at + 96, to_float((odd >> 4 | (high >> 2 & 48)) - 32) * (splat(scale[6]) * d));
+            take(s, rows, i, to_float(((even & 15) | (high << 4 & 48)) - 32) * (splat(scale[0]) * d));
+            take(s, rows, i + 32, to_float(((odd & 15) | (high << 2 & 48)) - 32) * (splat(scale[2]) * d));
+            take(s, rows, i + 64, to_float((even >> 4 | (high & 48)) - 32) * (splat(scale[4]) * d));
+            take(s, rows, i + 96, to_float((odd >> 4 | (high >> 2 & 48)) - 32) * (splat(scale[6]) * d));
         }
+        advance(s, rows, 128);
     }
 }
 
@@ -288,10 +290,8 @@ INLINE void plain_range(cb_dtype dtype, const void *data, int64_t begin, int64_t
 }
 
 #define BLOCKS(elements, bytes, call)                                                                                                      \
-    for (int64_t i = 0; i < count; i += (elements), b += (bytes)) {                                                                        \
+    for (int64_t i = 0; i < count; i += (elements), b += (bytes))                                                                          \
         call;                                                                                                                              \
-        advance(s, rows, (elements));                                                                                                      \
-    }                                                                                                                                      \
     break
 
 /* Elements begin..begin+count-1, both multiples of the dtype's block. */
