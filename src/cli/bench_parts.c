@@ -22,7 +22,6 @@ const cli_bench_shape *cli_bench_shape_at(int index)
 
 /* First those of CB_QUANTIZE_*, in their order, then types of GGUF. */
 const char *const cli_bench_quantize[] = {"none", "int8", "int8-block", "nf4", "q8_0", "q6_k", "q5_k", "q5_0", "q4_k", "q4_0", NULL};
-static const int gguf_types[] = {CB_CONVERT_Q8_0, CB_CONVERT_Q6_K, CB_CONVERT_Q5_K, CB_CONVERT_Q5_0, CB_CONVERT_Q4_K, CB_CONVERT_Q4_0};
 enum { FIRST_GGUF = CB_QUANTIZE_NF4 + 1 };
 
 static bool write_config(const char *path, const cli_bench_shape *shape)
@@ -57,9 +56,9 @@ static bool write_quantized(const cli_bench_model *place, int quantize)
 {
     if (quantize >= FIRST_GGUF) {
         cb_convert_options options;
-        bool ok = cb_options_init(cb_convert_option_table, &options);
+        bool ok = cb_options_init(cb_convert_option_table, &options) &&
+                  cb_options_set(cb_convert_option_table, &options, "dtype", cli_bench_quantize[quantize]);
         options.to = CB_CONVERT_GGUF;
-        options.dtype = gguf_types[quantize - FIRST_GGUF];
         options.verify = false;
         ok = ok && cb_convert(place->plain, place->quantized, &options, NULL);
         cb_options_free(cb_convert_option_table, &options);
