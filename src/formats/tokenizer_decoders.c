@@ -159,27 +159,7 @@ static bool metaspace(const void *state, const cb_texts *in, cb_texts *out)
 
 /* ---- Replace, Fuse, Strip ---- */
 
-typedef struct replace_state {
-    cb_pattern pattern;
-    char *content;
-    size_t length;
-} replace_state;
-
-static bool replace_parse(void *state, const cb_source *source, const json_t *object)
-{
-    replace_state *s = state;
-    return cb_source_pattern(source, object, false, &s->pattern) &&
-           cb_source_string(source, object, "content", NULL, &s->content, &s->length);
-}
-
-static void replace_release(void *state)
-{
-    replace_state *s = state;
-    cb_pattern_free(&s->pattern);
-    cb_free(s->content);
-}
-
-static bool replace_one(const replace_state *s, cb_work *work, view text, cb_texts *out)
+static bool replace_one(const cb_replacement *s, cb_work *work, view text, cb_texts *out)
 {
     if (!cb_pattern_find(&s->pattern, work, text.text, (uint32_t)text.length))
         return false;
@@ -195,7 +175,7 @@ static bool replace_one(const replace_state *s, cb_work *work, view text, cb_tex
 
 static bool replace(const void *state, const cb_texts *in, cb_texts *out)
 {
-    const replace_state *s = state;
+    const cb_replacement *s = state;
     if (in->data.length > UINT32_MAX / 2)
         return cb_fail(CB_ERR_MEMORY, "too much text to decode at once"), false;
     static const cb_tokenizer nobody = {.what = (char *)"decoder"};
@@ -431,8 +411,11 @@ static bool sequence(const void *state, const cb_texts *in, cb_texts *out)
 static const cb_component_kind kind_byte_level = {.type = "ByteLevel", .decode = byte_level};
 static const cb_component_kind kind_metaspace = {
     .type = "Metaspace", .state_size = sizeof(metaspace_state), .parse = metaspace_parse, .decode = metaspace};
-static const cb_component_kind kind_replace = {
-    .type = "Replace", .state_size = sizeof(replace_state), .parse = replace_parse, .release = replace_release, .decode = replace};
+static const cb_component_kind kind_replace = {.type = "Replace",
+                                               .state_size = sizeof(cb_replacement),
+                                               .parse = cb_replacement_parse,
+                                               .release = cb_replacement_release,
+                                               .decode = replace};
 static const cb_component_kind kind_fuse = {.type = "Fuse", .decode = fuse};
 static const cb_component_kind kind_strip = {.type = "Strip", .state_size = sizeof(strip_state), .parse = strip_parse, .decode = strip};
 static const cb_component_kind kind_byte_fallback = {.type = "ByteFallback", .decode = byte_fallback};

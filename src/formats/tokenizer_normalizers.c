@@ -252,27 +252,9 @@ static bool prepend(const void *state, cb_work *work, cb_piece *piece)
     return cb_piece_prepend(work, piece, s->text, s->length);
 }
 
-typedef struct replace_state {
-    cb_pattern pattern;
-    char *content;
-    size_t length;
-} replace_state;
-
-static bool replace_parse(void *state, const cb_source *source, const json_t *object)
-{
-    replace_state *s = state;
-    return cb_source_pattern(source, object, false, &s->pattern) &&
-           cb_source_string(source, object, "content", NULL, &s->content, &s->length);
-}
-static void replace_release(void *state)
-{
-    replace_state *s = state;
-    cb_pattern_free(&s->pattern);
-    cb_free(s->content);
-}
 static bool replace(const void *state, cb_work *work, cb_piece *piece)
 {
-    const replace_state *s = state;
+    const cb_replacement *s = state;
     return cb_pattern_find(&s->pattern, work, piece->text, piece->length) && cb_piece_replace(work, piece, s->content, s->length);
 }
 
@@ -418,8 +400,11 @@ static const cb_component_kind kind_strip_accents = {.type = "StripAccents", .no
 static const cb_component_kind kind_strip = {.type = "Strip", .state_size = sizeof(strip_state), .parse = strip_parse, .normalize = strip};
 static const cb_component_kind kind_prepend = {
     .type = "Prepend", .state_size = sizeof(text_state), .parse = prepend_parse, .release = prepend_release, .normalize = prepend};
-static const cb_component_kind kind_replace = {
-    .type = "Replace", .state_size = sizeof(replace_state), .parse = replace_parse, .release = replace_release, .normalize = replace};
+static const cb_component_kind kind_replace = {.type = "Replace",
+                                               .state_size = sizeof(cb_replacement),
+                                               .parse = cb_replacement_parse,
+                                               .release = cb_replacement_release,
+                                               .normalize = replace};
 static const cb_component_kind kind_byte_level = {.type = "ByteLevel", .normalize = byte_level};
 static const cb_component_kind kind_nmt = {.type = "Nmt", .normalize = nmt};
 static const cb_component_kind kind_bert = {

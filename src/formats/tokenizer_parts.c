@@ -93,6 +93,20 @@ bool cb_source_pattern(const cb_source *source, const json_t *object, bool scan,
     return cb_pattern_regex(out, source->what, json_string_value(regex), scan);
 }
 
+bool cb_replacement_parse(void *state, const cb_source *source, const json_t *object)
+{
+    cb_replacement *s = state;
+    return cb_source_pattern(source, object, false, &s->pattern) &&
+           cb_source_string(source, object, "content", NULL, &s->content, &s->length);
+}
+
+void cb_replacement_release(void *state)
+{
+    cb_replacement *s = state;
+    cb_pattern_free(&s->pattern);
+    cb_free(s->content);
+}
+
 bool cb_source_behavior(const cb_source *source, const json_t *object, cb_split_behavior *out, bool required)
 {
     static const char *const names[] = {"Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"};

@@ -232,6 +232,14 @@ bool cb_source_string(const cb_source *source, const json_t *object, const char 
 bool cb_source_code(const cb_source *source, const json_t *object, const char *key, uint32_t *out); /* one character */
 bool cb_source_count(const cb_source *source, const json_t *object, const char *key, int64_t fallback, uint32_t *out);
 bool cb_source_pattern(const cb_source *source, const json_t *object, bool scan, cb_pattern *out);
+/* Replace, as normaliser and decoder: what is searched for, and what comes in its place. */
+typedef struct cb_replacement {
+    cb_pattern pattern;
+    char *content;
+    size_t length;
+} cb_replacement;
+bool cb_replacement_parse(void *state, const cb_source *source, const json_t *object);
+void cb_replacement_release(void *state);
 bool cb_source_behavior(const cb_source *source, const json_t *object, cb_split_behavior *out, bool required);
 bool cb_source_fail(const cb_source *source, const char *key, const char *expected);
 
