@@ -443,6 +443,13 @@ bool jinja_filter(jinja_state *state, const jinja_string *name, const jinja_valu
 bool jinja_test(jinja_state *state, const jinja_string *name, const jinja_value *value, jinja_arguments *arguments, bool *out);
 jinja_call *jinja_find_filter(const jinja_string *name);
 bool jinja_has_test(const jinja_string *name);
+extern const jinja_function jinja_search_methods[], jinja_case_methods[]; /* of strings; jinja_methods.c has the others */
+/* A text that is markup where `self` is. */
+bool jinja_marked_text(jinja_state *state, const jinja_value *self, const jinja_text *text, jinja_value *out);
+/* Adds bytes begin to end of a string to a list. */
+bool jinja_add_part(jinja_state *state, const jinja_string *s, size_t begin, size_t end, jinja_value *list);
+/* Where `what` begins for the last time, or NULL. */
+const char *jinja_find_last(const char *text, size_t length, const jinja_string *what);
 extern const jinja_function jinja_text_filters[], jinja_list_filters[], jinja_order_filters[], jinja_globals[];
 /* jinja_filters_lists.c: the value at a path such as "a.0.b", lower case of a text, and what sorting and the like go by. */
 bool jinja_at_path(jinja_state *state, jinja_value value, const char *path, size_t length, const jinja_value *fallback, jinja_value *out);
