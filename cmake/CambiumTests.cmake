@@ -65,6 +65,11 @@ if(TARGET cambium AND NOT CAMBIUM_SANITIZE)
   register_test(cli_dry_run sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/dry_run.sh $<TARGET_FILE:cambium> ${reference}
     ${CMAKE_CURRENT_SOURCE_DIR}/models/sprig-5m ${CMAKE_CURRENT_SOURCE_DIR}/examples/data/king-james-held-out.txt ${scratch})
   register_test(parallel sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/parallel/run.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
+  if(TARGET test_faults)
+    register_test(parallel_faults sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/parallel/faults.sh $<TARGET_FILE:cambium> $<TARGET_FILE:test_faults>
+      ${reference} ${scratch})
+    set_tests_properties(parallel_faults PROPERTIES SKIP_RETURN_CODE 77)
+  endif()
   foreach(name namespaces shared_pages)
     register_test(parallel_${name} sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/parallel/${name}.sh $<TARGET_FILE:cambium>
       ${CMAKE_CURRENT_SOURCE_DIR}/models/sprig-5m ${CMAKE_CURRENT_SOURCE_DIR}/models/sprig-5m

@@ -77,11 +77,11 @@ static json_t *items_of(const json_t *named)
         json_array_foreach(list, i, number)
         {
             char *text = cb_format("%s:%lld", name, (long long)json_integer_value(number));
-            json_array_append_new(items, text ? json_string(text) : NULL);
+            cb_json_add(items, text ? json_string(text) : NULL);
             cb_free(text);
         }
     }
-    return items;
+    return cb_json_made(items);
 }
 
 static bool collect_option(const cb_option *option, const json_t *value, json_t *options)

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "adapters/lora_file.h"
+#include "core/json.h"
 
 #define VERSION "adapters.1.2.0"
 
@@ -137,10 +138,10 @@ static json_t *lora_config(int places, const bool *blocks, size_t block_count, i
     static const char *const names[] = {"q", "k", "v"};
     for (int i = 0; i < 3; i++)
         if (places & (1 << i))
-            json_array_append_new(matrices, json_string(names[i]));
+            cb_json_add(matrices, json_string(names[i]));
     for (size_t i = 0; i < block_count; i++)
         if (!blocks[i])
-            json_array_append_new(leave_out, json_integer((json_int_t)i));
+            cb_json_add(leave_out, json_integer((json_int_t)i));
     return json_pack("{s:s, s:b, s:b, s:b, s:o, s:I, s:I, s:f, s:o, s:s, s:s, s:n, s:b, s:b, s:n, s:n, s:n}", "architecture", "lora",
                      "selfattn_lora", (places & (Q | K | V)) != 0, "intermediate_lora", (places & INTERMEDIATE) != 0, "output_lora",
                      (places & OUTPUT) != 0, "leave_out", leave_out, "r", (json_int_t)rank, "alpha", (json_int_t)rank, "dropout", dropout,
@@ -181,7 +182,7 @@ static bool write_files(const cb_lora_set *set, const char *path, const char *na
                                lora_config(places, blocks, block_count, rank, set->dropout), "model_type", set->model_type, "model_name",
                                "model_class", class_name, "hidden_size", (json_int_t)width, "name", name, "version", VERSION);
     char *weights = cb_path_join(path, "adapter.safetensors"), *file = cb_path_join(path, "adapter_config.json");
-    bool ok = config && weights && file && cb_directory_make(path) &&
+    bool ok = config && cb_ok() && weights && file && cb_directory_make(path) &&
               cb_lora_write_tensors(set, weights, tensor_name, name, false, rank, 1) && cb_json_save(file, config, true);
     json_decref(config);
     cb_free(weights);

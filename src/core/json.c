@@ -64,8 +64,11 @@ static json_t *parse(const char *text, size_t length, json_error_t *error)
     return value;
 }
 
+/* jansson says nothing when it has no memory, or that a token is invalid. */
 static CB_COLD void *not_json(const char *what, const json_error_t *error)
 {
+    if (!*error->text)
+        return cb_fail(CB_ERR_MEMORY, "%s: no memory for its JSON", what), NULL;
     return cb_fail(CB_ERR_FORMAT, "%s:%d:%d: not valid JSON: %s", what, error->line, error->column, error->text), NULL;
 }
 
@@ -215,6 +218,20 @@ bool cb_json_save(const char *path, const json_t *value, bool sort_keys)
 bool cb_json_put(json_t *object, const char *key, json_t *value)
 {
     return json_object_set_new(object, key, value) == 0 || cb_fail(CB_ERR_MEMORY, "%s: no memory for this field", key) == CB_OK;
+}
+
+bool cb_json_add(json_t *array, json_t *value)
+{
+    return json_array_append_new(array, value) == 0 || cb_fail(CB_ERR_MEMORY, "no memory for an item of a list") == CB_OK;
+}
+
+json_t *cb_json_made(json_t *value)
+{
+    if (value && cb_ok())
+        return value;
+    json_decref(value);
+    cb_fail(CB_ERR_MEMORY, "no memory for JSON");
+    return NULL;
 }
 
 static const char *type_name(const json_t *value)

@@ -23,6 +23,9 @@ bool cb_json_save(const char *path, const json_t *value, bool sort_keys);
 /* Sets a member; takes the reference.  CB_ERR_MEMORY when there is no value, which is what jansson gives where it has no memory, or no
  * room for it. */
 bool cb_json_put(json_t *object, const char *key, json_t *value);
+bool cb_json_add(json_t *array, json_t *value); /* the same for an item */
+/* A value whose parts were set this way: itself, or NULL with the error when one of them, or the value, could not be made. */
+json_t *cb_json_made(json_t *value);
 
 /* Getters: `file` is for messages.  Missing or null field: the default; a wrong type: CB_ERR_FORMAT and the default. */
 int64_t cb_json_int(const char *file, const json_t *object, const char *key, int64_t def);

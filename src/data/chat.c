@@ -90,24 +90,39 @@ static json_t *plain_message(const json_t *message)
     json_object_foreach((json_t *)message, key, member)
     {
         if (!json_is_null(member))
-            json_object_set(out, key, member);
+            cb_json_put(out, key, json_incref(member));
     }
     for (size_t i = 0; i < 3 && !thought; i++)
         thought = json_object_get(out, names[i]);
-    if (thought) {
-        json_incref(thought);
-        if (!json_object_get(out, "thinking"))
-            json_object_set(out, "thinking", thought);
-        json_object_set_new(out, "reasoning_content", thought);
-    }
-    return out;
+    if (thought && !json_object_get(out, "thinking"))
+        cb_json_put(out, "thinking", json_incref(thought));
+    if (thought)
+        cb_json_put(out, "reasoning_content", json_incref(thought));
+    return cb_json_made(out);
 }
 
 static void set_token(const cb_chat *chat, json_t *variables, const char *name, int32_t id)
 {
     const char *text = id >= 0 ? cb_tokenizer_token(chat->tokenizer, id) : NULL;
     if (text)
-        json_object_set_new(variables, name, json_string(text));
+        cb_json_put(variables, name, json_string(text));
+}
+
+static void put_all(json_t *variables, const json_t *more)
+{
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)more, key, value) cb_json_put(variables, key, json_incref(value));
+}
+
+/* JSON as text; an empty one means that there are none. */
+static void put_tools(json_t *variables, const json_t *text)
+{
+    const char *at = json_string_value(text);
+    size_t length = json_string_length(text);
+    json_t *tools = at[strspn(at, " \t\r\n")] ? cb_json_parse("tools", at, length) : NULL;
+    if (tools)
+        cb_json_put(variables, "tools", tools);
 }
 
 /* Everything a template is given but the messages. */
@@ -115,8 +130,8 @@ static json_t *shared_variables(const cb_chat *chat, const json_t *conversation)
 {
     json_t *variables = json_object(), *member;
     const char *key;
-    json_object_set_new(variables, "tools", json_null());
-    json_object_set_new(variables, "documents", json_null());
+    cb_json_put(variables, "tools", json_null());
+    cb_json_put(variables, "documents", json_null());
     set_token(chat, variables, "bos_token", cb_tokenizer_bos(chat->tokenizer));
     set_token(chat, variables, "eos_token", cb_tokenizer_eos(chat->tokenizer));
     set_token(chat, variables, "pad_token", cb_tokenizer_pad(chat->tokenizer));
@@ -124,25 +139,24 @@ static json_t *shared_variables(const cb_chat *chat, const json_t *conversation)
     json_object_foreach((json_t *)conversation, key, member)
     {
         if (strcmp(key, "chat_template_kwargs") == 0)
-            json_object_update(variables, member);
+            put_all(variables, member);
         else if (strcmp(key, "tools") == 0 && json_is_string(member)) /* as some data sets have them */
-            json_object_set_new(variables, key, json_loadb(json_string_value(member), json_string_length(member), 0, NULL));
+            put_tools(variables, member);
         else
-            json_object_set(variables, key, member);
+            cb_json_put(variables, key, json_incref(member));
     }
-    return variables;
+    return cb_json_made(variables);
 }
 
 static json_t *plain_messages(const json_t *list)
 {
     json_t *messages = json_array();
-    for (size_t i = 0; i < json_array_size(list); i++)
-        if (!json_is_object(json_array_get(list, i)) || json_array_append_new(messages, plain_message(json_array_get(list, i))) != 0) {
-            json_decref(messages);
+    for (size_t i = 0; cb_ok() && i < json_array_size(list); i++)
+        if (json_is_object(json_array_get(list, i)))
+            cb_json_add(messages, plain_message(json_array_get(list, i)));
+        else
             cb_fail(CB_ERR_FORMAT, "messages: found no object at %zu, expected one with role and content", i);
-            return NULL;
-        }
-    return messages;
+    return cb_json_made(messages);
 }
 
 /* ---- rendering ---- */
@@ -171,7 +185,7 @@ static bool rendering_open(rendering *r, const cb_chat *chat, const json_t *conv
     r->variables = r->messages ? shared_variables(chat, list ? NULL : conversation) : NULL;
     if (r->messages && !json_array_size(r->messages))
         return cb_fail(CB_ERR_FORMAT, "messages: found none, expected an array of objects with role and content") == CB_OK;
-    return r->variables || (cb_ok() && out_of_memory());
+    return r->variables;
 }
 
 static void rendering_close(rendering *r)

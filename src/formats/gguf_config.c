@@ -178,9 +178,9 @@ static json_t *longrope(const float *factors, int64_t count, int64_t positions)
 {
     json_t *list = json_array();
     for (int64_t i = 0; i < count; i++)
-        json_array_append_new(list, short_real((double)factors[i]));
-    return json_pack("{s:s, s:f, s:f, s:I, s:O, s:o}", "rope_type", "longrope", "factor", 1.0, "attention_factor", 1.0,
-                     "original_max_position_embeddings", (json_int_t)positions, "short_factor", list, "long_factor", list);
+        cb_json_add(list, short_real((double)factors[i]));
+    return cb_json_made(json_pack("{s:s, s:f, s:f, s:I, s:O, s:o}", "rope_type", "longrope", "factor", 1.0, "attention_factor", 1.0,
+                                  "original_max_position_embeddings", (json_int_t)positions, "short_factor", list, "long_factor", list));
 }
 
 static json_t *factors_json(const cb_gguf *file, const cb_weight_entry *entry, int64_t head_dim, double theta, int64_t positions)

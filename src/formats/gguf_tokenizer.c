@@ -238,10 +238,10 @@ static bool put_templates(const reading *r, json_t *config)
         char *key = cb_format("tokenizer.chat_template.%.*s", (int)(length < 200 ? length : 200), name);
         const char *text = key && cb_utf8_valid(name, length, NULL) ? cb_gguf_string(r->file, key, NULL) : NULL;
         if (text)
-            json_array_append_new(list, json_pack("{s:o, s:s}", "name", json_stringn(name, length), "template", text));
+            cb_json_add(list, json_pack("{s:o, s:s}", "name", json_stringn(name, length), "template", text));
         cb_free(key);
     }
-    return cb_ok() && put(config, "chat_template", list);
+    return put(config, "chat_template", cb_json_made(list));
 }
 
 json_t *cb_gguf_tokenizer_config(const cb_gguf *file)

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/json.h"
+
 static const char *const special_names[] = {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"};
 enum { SPECIALS = sizeof special_names / sizeof *special_names };
 
@@ -141,8 +143,8 @@ static json_t *template_parts(const cb_template_part *parts)
         if (!text)
             continue;
         bool sequence = text[0] == '$' && (text[1] == 'A' || text[1] == 'B') && !text[2];
-        json_array_append_new(
-            list, json_pack("{s:{s:s, s:i}}", sequence ? "Sequence" : "SpecialToken", "id", text + sequence, "type_id", parts[i].type));
+        cb_json_add(list,
+                    json_pack("{s:{s:s, s:i}}", sequence ? "Sequence" : "SpecialToken", "id", text + sequence, "type_id", parts[i].type));
     }
     return list;
 }
@@ -157,18 +159,18 @@ bool cb_blueprint_template(cb_blueprint *b, const cb_template_part single[CB_TEM
             continue;
         int32_t id = cb_blueprint_id(b, text);
         if (id >= 0)
-            json_object_set_new(tokens, text, json_pack("{s:s, s:[i], s:[s]}", "id", text, "ids", (int)id, "tokens", text));
+            cb_json_put(tokens, text, json_pack("{s:s, s:[i], s:[s]}", "id", text, "ids", (int)id, "tokens", text));
     }
     b->post_processor = json_pack("{s:s, s:o, s:o, s:o}", "type", "TemplateProcessing", "single", template_parts(single), "pair",
                                   template_parts(pair), "special_tokens", tokens);
-    return b->post_processor || no_memory(b);
+    return (b->post_processor && cb_ok()) || no_memory(b);
 }
 
 /* ---- The whole ---- */
 
 json_t *cb_blueprint_part(const char *text)
 {
-    return json_loads(text, 0, NULL);
+    return cb_json_made(json_loads(text, 0, NULL));
 }
 
 json_t *cb_blueprint_vocab(const cb_blueprint *b)
@@ -283,8 +285,8 @@ json_t *cb_merges_of_pieces(const cb_merge_piece *pieces, size_t count)
     for (size_t i = 0; list && i < found; i++) {
         const cb_merge_piece *p = merges[i].whole;
         size_t left = merges[i].left;
-        json_array_append_new(list, json_pack("[s%, s%]", p->text, left, p->text + left, p->length - left));
+        cb_json_add(list, json_pack("[s%, s%]", p->text, left, p->text + left, p->length - left));
     }
     cb_free(merges);
-    return list;
+    return cb_json_made(list);
 }

@@ -157,7 +157,7 @@ static json_t *quantization_config(const fold_plan *plan)
     const cb_merge_options *o = plan->options;
     json_t *skipped = json_array();
     for (size_t i = 0; i < plan->skipped.count; i++)
-        json_array_append_new(skipped, json_string(plan->skipped.items[i]));
+        cb_json_add(skipped, json_string(plan->skipped.items[i]));
     bool nf4 = o->quantize == CB_QUANTIZE_NF4;
     if (o->quantize == CB_QUANTIZE_INT8_BLOCK)
         return json_pack("{s:s, s:s, s:s, s:{s:{s:s, s:[s], s:{s:i, s:s, s:b, s:s, s:I, s:b}, s:n, s:n}}, s:o, s:n}", "quant_method",
@@ -178,7 +178,7 @@ static bool change_config(const fold_plan *plan, json_t *config, const char *dty
     if (plan->untied)
         ok = json_object_set_new(config, "tie_word_embeddings", json_false()) == 0;
     if (quantize)
-        ok = ok && json_object_set_new(config, "quantization_config", quantization_config(plan)) == 0;
+        ok = ok && json_object_set_new(config, "quantization_config", cb_json_made(quantization_config(plan))) == 0;
     else if (dtype)
         json_object_del(config, "quantization_config");
     /* transformers 5 says dtype, 4 says torch_dtype */
