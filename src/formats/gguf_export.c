@@ -10,10 +10,9 @@
 #include "formats/model_parts.h"
 #include "formats/rotary_rows.h"
 
-#define FACTORS "rope_freqs.weight"
-
 typedef struct output_tensor {
-    const cb_weight_entry *from; /* NULL: the rotary factors */
+    const cb_weight_entry *from; /* NULL: rotary factors */
+    const float *factors;
     int kind;
     bool changes;
     cb_weight_entry hf; /* name (owned) and shape as Hugging Face has them; no name: it has none there */
@@ -31,8 +30,7 @@ typedef struct export
     cb_weight_entry *entries; /* as they are written; their names are owned */
     output_tensor *tensors;
     size_t count;
-    float *factors;
-    int64_t factor_count;
+    cb_gguf_factors factors;
     bool quantised;
     float *values; /* of one tensor, and as much again */
     void *bytes;   /* of one tensor, as written */
@@ -114,15 +112,19 @@ static bool is_repeated_head(const export *x, const cb_weight_entry *e)
 
 static bool add_factors(export *x)
 {
-    char *name = cb_strdup(FACTORS);
-    x->entries[x->count] = (cb_weight_entry){.name = name,
-                                             .dtype = CB_F32,
-                                             .type_name = "F32",
-                                             .ndim = 1,
-                                             .shape = {x->factor_count},
-                                             .size = (size_t)x->factor_count * sizeof(float)};
-    x->tensors[x->count++] = (output_tensor){0};
-    return name;
+    for (int i = 0; i < x->factors.count; i++) {
+        char *name = cb_strdup(x->factors.names[i]);
+        x->entries[x->count] = (cb_weight_entry){.name = name,
+                                                 .dtype = CB_F32,
+                                                 .type_name = "F32",
+                                                 .ndim = 1,
+                                                 .shape = {x->factors.length},
+                                                 .size = (size_t)x->factors.length * sizeof(float)};
+        x->tensors[x->count++] = (output_tensor){.factors = x->factors.lists[i]};
+        if (!name)
+            return false;
+    }
+    return true;
 }
 
 /* The embedding once more, as the head that it no longer is. */
@@ -146,14 +148,14 @@ static bool plan_tensors(export *x)
     size_t count = source_count(x);
     bool repeated = head && !x->source && is_repeated_head(x, head), untied = x->job->untied && !head;
     x->sizes.tied = (!head || repeated) && !untied;
-    x->entries = cb_calloc(count + 2, sizeof *x->entries);
-    x->tensors = cb_calloc(count + 2, sizeof *x->tensors);
+    x->entries = cb_calloc(count + 3, sizeof *x->entries);
+    x->tensors = cb_calloc(count + 3, sizeof *x->tensors);
     bool ok = x->entries && x->tensors && cb_ok();
     for (size_t i = 0; ok && i < count; i++) {
         const cb_weight_entry *from = x->source ? cb_gguf_at(x->source, i) : cb_weights_at(x->parts.weights, i);
         ok = from && (x->source ? add_from_file(x, from) : (repeated && from == head) || add_from_directory(x, from));
     }
-    return ok && (!untied || add_untied_head(x)) && (!x->factors || add_factors(x));
+    return ok && (!untied || add_untied_head(x)) && add_factors(x);
 }
 
 /* The type of the largest tensor, as a file type. */
@@ -214,8 +216,8 @@ static bool make_metadata(export *x)
 {
     char *name = model_name(x->job->name ? x->job->name : x->parts.path);
     const cb_model_parts *p = &x->parts;
-    bool ok = name && put_general(x, name) && cb_gguf_put_config(&x->metadata, p->path, p->config, &x->factors, &x->factor_count) &&
-              plan_tensors(x) && cb_gguf_put_u32(&x->metadata, "general.file_type", file_type(x)) && put_quantised(x) &&
+    bool ok = name && put_general(x, name) && cb_gguf_put_config(&x->metadata, p->path, p->config, &x->factors) && plan_tensors(x) &&
+              cb_gguf_put_u32(&x->metadata, "general.file_type", file_type(x)) && put_quantised(x) &&
               cb_gguf_put_tokenizer(&x->metadata, p->path, p->tokenizer, p->tokenizer_config, p->chat_template, p->config);
     cb_free(name);
     return ok;
@@ -351,7 +353,7 @@ static const void *provide(void *user, size_t index)
     const output_tensor *t = &x->tensors[index];
     const cb_weight_entry *to = &x->entries[index], *from = t->from;
     if (!from)
-        return x->factors;
+        return t->factors;
     if (cb_interrupted()) {
         cb_fail(CB_ERR_INTERRUPTED, "interrupted while writing %s", to->name);
         return NULL;
@@ -376,7 +378,7 @@ bool cb_gguf_export_job(cb_gguf_job *job)
     }
     cb_free(x.entries);
     cb_free(x.tensors);
-    cb_free(x.factors);
+    cb_gguf_factors_free(&x.factors);
     cb_free(x.values);
     cb_free(x.bytes);
     cb_gguf_metadata_free(&x.metadata);

@@ -31,6 +31,8 @@ typedef struct cb_gguf_architecture {
     const char *heads, *kv_heads; /* Hugging Face's names of the numbers of heads */
     bool permuted;                /* q and k */
     bool rotary;
+    bool factors;                            /* llama.cpp reads tensors of rotary factors */
+    bool square;                             /* q is as wide as the model */
     const char *activation_key, *activation; /* the one that llama.cpp computes */
 } cb_gguf_architecture;
 
@@ -50,8 +52,27 @@ char *cb_gguf_name_from_hf(const cb_gguf_architecture *a, const char *name, int 
 const cb_gguf_architecture *cb_gguf_file_architecture(const cb_gguf *file);
 /* As transformers 4 and 5 read it; NULL on failure. */
 json_t *cb_gguf_config(const cb_gguf *file);
-/* The metadata of a config; `factors` gets what rope_freqs.weight must hold: head size / 2 numbers, freed with cb_free(), or NULL. */
-bool cb_gguf_put_config(cb_gguf_metadata *m, const char *what, const json_t *config, float **factors, int64_t *factor_count);
+/* What frequencies of rotary positions are divided by, in tensors beside the metadata: one list, or one for short and one for long texts. */
+typedef struct cb_gguf_factors {
+    const char *names[2];
+    float *lists[2];
+    int count;
+    int64_t length; /* of a list: head size / 2 */
+} cb_gguf_factors;
+void cb_gguf_factors_free(cb_gguf_factors *factors);
+/* The metadata of a config; `factors`, which is empty, gets the tensors beside them. */
+bool cb_gguf_put_config(cb_gguf_metadata *m, const char *what, const json_t *config, cb_gguf_factors *factors);
+/* "llama.block_count" of "block_count", in `text`, which it gives. */
+const char *cb_gguf_full_key(const cb_gguf_architecture *a, const char *key, char text[128]);
+json_t *cb_gguf_short_real(double value); /* the shortest decimal that is the same f32 */
+
+/* ---- rotary positions (gguf_rotary.c) ---- */
+
+bool cb_gguf_names_factors(const char *tensor);
+/* The config's part of positions: rope_theta, rope_scaling, head_dim, num_key_value_heads. */
+bool cb_gguf_read_rotary(const cb_gguf *file, const cb_gguf_architecture *a, json_t *config);
+bool cb_gguf_put_rotary(cb_gguf_metadata *m, const char *what, const json_t *config, const cb_gguf_architecture *a,
+                        cb_gguf_factors *factors);
 
 /* ---- tokenizer (gguf_tokenizer.c, gguf_tokenizer_write.c) ---- */
 

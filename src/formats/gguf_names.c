@@ -58,18 +58,18 @@ static const cb_gguf_setting gpt2_settings[] = {
     {0},
 };
 
-#define LLAMA_KIN(gguf, type, class, is_permuted)                                                                                          \
+#define LLAMA_KIN(gguf, type, class, ...)                                                                                                  \
     {                                                                                                                                      \
         .name = gguf, .model_type = type, .class_name = class, .prefix = "model.", .tensors = llama_tensors, .settings = llama_settings,   \
-        .heads = "num_attention_heads", .kv_heads = "num_key_value_heads", .permuted = is_permuted, .rotary = true,                        \
-        .activation_key = "hidden_act", .activation = "silu"                                                                               \
+        .heads = "num_attention_heads", .kv_heads = "num_key_value_heads", .rotary = true, .activation_key = "hidden_act",                 \
+        .activation = "silu", __VA_ARGS__                                                                                                  \
     }
 
 static const cb_gguf_architecture architectures[] = {
-    LLAMA_KIN("llama", "llama", "LlamaForCausalLM", true),
-    LLAMA_KIN("llama", "mistral", "MistralForCausalLM", true),
-    LLAMA_KIN("qwen2", "qwen2", "Qwen2ForCausalLM", false),
-    LLAMA_KIN("qwen3", "qwen3", "Qwen3ForCausalLM", false),
+    LLAMA_KIN("llama", "llama", "LlamaForCausalLM", .permuted = true, .factors = true),
+    LLAMA_KIN("llama", "mistral", "MistralForCausalLM", .permuted = true, .factors = true),
+    LLAMA_KIN("qwen2", "qwen2", "Qwen2ForCausalLM", .square = true),
+    LLAMA_KIN("qwen3", "qwen3", "Qwen3ForCausalLM", .square = false),
     {.name = "gpt2",
      .model_type = "gpt2",
      .class_name = "GPT2LMHeadModel",

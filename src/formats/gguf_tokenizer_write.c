@@ -145,6 +145,16 @@ static bool put_byte_level(const writing *w)
 
 /* ---- SentencePiece BPE ---- */
 
+/* The token that a merge gives. */
+static char *merged_text(const json_t *merge)
+{
+    const char *text = json_string_value(merge), *blank = text ? strchr(text, ' ') : NULL;
+    if (text)
+        return cb_format("%.*s%s", blank ? (int)(blank - text) : 0, text, blank ? blank + 1 : text);
+    const char *left = json_string_value(json_array_get(merge, 0)), *right = json_string_value(json_array_get(merge, 1));
+    return left && right ? cb_format("%s%s", left, right) : NULL;
+}
+
 /* Score of a token: minus the rank of its first merge; of those that no merge gives, below all others. */
 static bool score_tokens(writing *w)
 {
@@ -157,9 +167,7 @@ static bool score_tokens(writing *w)
     for (size_t i = 0; i < w->count; i++)
         w->scores[i] = 1;
     for (size_t i = 0; i < count; i++) {
-        char *text = merge_text(json_array_get(merges, i)), *blank = text ? strchr(text, ' ') : NULL;
-        if (blank)
-            memmove(blank, blank + 1, strlen(blank));
+        char *text = merged_text(json_array_get(merges, i));
         const json_t *id = text ? json_object_get(vocabulary, text) : NULL;
         cb_free(text);
         if (!id)
@@ -173,7 +181,8 @@ static bool score_tokens(writing *w)
     return true;
 }
 
-/* Whether the scores say what the merges say. */
+/* Whether the scores say what the merges say: every way to cut each token, best token first.  Which cut of one token comes first is no
+ * matter: with scores it is the one that stands first in the text. */
 static bool check_scores(const writing *w)
 {
     cb_scored_vocabulary v = {.tokens = cb_calloc(w->count, sizeof *v.tokens)};
@@ -189,7 +198,7 @@ static bool check_scores(const writing *w)
     const json_t *given = json_object_get(w->model, "merges");
     bool same = implied && json_array_size(implied) == json_array_size(given);
     for (size_t i = 0; same && i < json_array_size(given); i++) {
-        char *a = merge_text(json_array_get(given, i)), *b = merge_text(json_array_get(implied, i));
+        char *a = merged_text(json_array_get(given, i)), *b = merged_text(json_array_get(implied, i));
         same = a && b && strcmp(a, b) == 0;
         cb_free(a);
         cb_free(b);

@@ -52,7 +52,7 @@ static void transposed_entry(gguf_tensor *t)
 
 static bool add_tensor(cb_gguf_weights *w, const cb_weight_entry *stored)
 {
-    if (strcmp(stored->name, "rope_freqs.weight") == 0) /* part of the config */
+    if (cb_gguf_names_factors(stored->name)) /* part of the config */
         return true;
     int kind = 0;
     char *name = cb_gguf_name_to_hf(w->architecture, stored->name, &kind);

@@ -1,22 +1,11 @@
 /* scored_bpe.c: SentencePiece's BPE vocabularies as merges, and the other parts of the tokenizer.json around them. */
 #include "formats/scored_bpe.h"
 
-#include <stdlib.h>
 #include <string.h>
 
+#include "formats/tokenizer_blueprint.h"
+
 #define BLANK "\xe2\x96\x81"
-
-typedef struct merge {
-    const cb_scored_token *whole;
-    size_t left; /* bytes of its left part */
-} merge;
-
-typedef struct merge_search {
-    const cb_scored_token **by_text; /* those that join, sorted */
-    size_t count;
-    merge *merges;
-    size_t merge_count, merge_capacity;
-} merge_search;
 
 void cb_scored_free(cb_scored_vocabulary *v)
 {
@@ -26,86 +15,18 @@ void cb_scored_free(cb_scored_vocabulary *v)
     *v = (cb_scored_vocabulary){0};
 }
 
-/* ---- merges ---- */
-
-static int by_text(const void *a, const void *b)
-{
-    return strcmp((*(const cb_scored_token *const *)a)->text, (*(const cb_scored_token *const *)b)->text);
-}
-
-static bool has_text(const merge_search *s, const char *text, size_t length)
-{
-    size_t low = 0, high = s->count;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        const cb_scored_token *t = s->by_text[middle];
-        int order = memcmp(text, t->text, length < t->length ? length : t->length);
-        if (order == 0 && length == t->length)
-            return true;
-        if (order > 0 || (order == 0 && length > t->length))
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return false;
-}
-
-static int best_first(const void *a_, const void *b_)
-{
-    const merge *a = a_, *b = b_;
-    if (a->whole->score != b->whole->score)
-        return a->whole->score > b->whole->score ? -1 : 1;
-    if (a->whole->id != b->whole->id)
-        return a->whole->id < b->whole->id ? -1 : 1;
-    return a->left > b->left ? -1 : 1;
-}
-
-static bool find_merges(merge_search *s, const cb_scored_vocabulary *v)
-{
-    s->by_text = cb_calloc(v->count, sizeof *s->by_text);
-    if (!s->by_text)
-        return false;
-    for (size_t i = 0; i < v->count; i++)
-        if (v->tokens[i].joins)
-            s->by_text[s->count++] = &v->tokens[i];
-    if (s->count)
-        qsort(s->by_text, s->count, sizeof *s->by_text, by_text);
-    for (size_t i = 0; i < v->count; i++) {
-        const cb_scored_token *t = &v->tokens[i];
-        for (size_t left = 1; t->joins && left < t->length; left++) {
-            if (!has_text(s, t->text, left) || !has_text(s, t->text + left, t->length - left))
-                continue;
-            if (!cb_grow(&s->merges, &s->merge_capacity, s->merge_count + 1, sizeof *s->merges))
-                return false;
-            s->merges[s->merge_count++] = (merge){t, left};
-        }
-    }
-    if (s->merge_count)
-        qsort(s->merges, s->merge_count, sizeof *s->merges, best_first);
-    return true;
-}
-
-/* "left right": the form that every release of tokenizers reads; the other where a token holds a blank. */
-static json_t *merge_json(const merge *m)
-{
-    const char *text = m->whole->text;
-    if (!strchr(text, ' '))
-        return json_sprintf("%.*s %s", (int)m->left, text, text + m->left);
-    return json_pack("[o, s]", json_stringn(text, m->left), text + m->left);
-}
-
 json_t *cb_scored_merges(const cb_scored_vocabulary *v)
 {
-    merge_search s = {0};
-    json_t *array = find_merges(&s, v) ? json_array() : NULL;
-    for (size_t i = 0; array && i < s.merge_count; i++)
-        if (json_array_append_new(array, merge_json(&s.merges[i])) != 0) {
-            json_decref(array);
-            array = NULL;
-        }
-    cb_free(s.by_text);
-    cb_free(s.merges);
-    return array;
+    cb_merge_piece *pieces = cb_calloc(v->count, sizeof *pieces);
+    size_t count = 0;
+    for (size_t i = 0; pieces && i < v->count; i++) {
+        const cb_scored_token *t = &v->tokens[i];
+        if (t->joins)
+            pieces[count++] = (cb_merge_piece){t->text, t->length, (double)t->score, (int32_t)t->id};
+    }
+    json_t *merges = pieces ? cb_merges_of_pieces(pieces, count, true) : NULL;
+    cb_free(pieces);
+    return merges;
 }
 
 /* ---- the model ---- */

@@ -1,8 +1,7 @@
 /* scored_bpe.h: a BPE vocabulary with scores, as SentencePiece keeps it, in the form of a tokenizer.json.
  *
  * SentencePiece joins the neighbours whose joined text has the best score; a tokenizer.json wants a list of pairs instead, best first.
- * The list is every way to cut a token into two others, by the token's score (as transformers converts them): of one token's cuts, the
- * one with the longer left part first. */
+ * The list is every way to cut a token into two others, by the token's score (cb_merges_of_pieces). */
 #ifndef CB_FORMATS_SCORED_BPE_H
 #define CB_FORMATS_SCORED_BPE_H
 

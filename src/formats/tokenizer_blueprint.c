@@ -243,7 +243,14 @@ typedef struct merge {
     uint32_t left; /* bytes of its left part */
 } merge;
 
-/* Of one piece's cuts, the one with the shorter left part first. */
+static int first_id_first(const void *a_, const void *b_)
+{
+    const merge *a = a_, *b = b_;
+    if (a->whole->id != b->whole->id)
+        return a->whole->id < b->whole->id ? -1 : 1;
+    return a->left < b->left ? -1 : 1;
+}
+
 static int best_first(const void *a_, const void *b_)
 {
     const merge *a = a_, *b = b_;
@@ -251,7 +258,7 @@ static int best_first(const void *a_, const void *b_)
         return a->whole->score > b->whole->score ? -1 : 1;
     if (a->whole->id != b->whole->id)
         return a->whole->id < b->whole->id ? -1 : 1;
-    return a->left < b->left ? -1 : 1;
+    return a->left > b->left ? -1 : 1;
 }
 
 static bool find_merges(const cb_merge_piece *pieces, size_t count, merge **out, size_t *found)
@@ -275,18 +282,25 @@ static bool find_merges(const cb_merge_piece *pieces, size_t count, merge **out,
     return ok;
 }
 
-json_t *cb_merges_of_pieces(const cb_merge_piece *pieces, size_t count)
+/* "left right": the form that every release of tokenizers reads; the other where a piece holds a blank. */
+static json_t *merge_json(const merge *m)
+{
+    const cb_merge_piece *p = m->whole;
+    size_t left = m->left;
+    if (memchr(p->text, ' ', p->length))
+        return json_pack("[s%, s%]", p->text, left, p->text + left, p->length - left);
+    return json_sprintf("%.*s %.*s", (int)left, p->text, (int)(p->length - left), p->text + left);
+}
+
+json_t *cb_merges_of_pieces(const cb_merge_piece *pieces, size_t count, bool by_score)
 {
     merge *merges = NULL;
     size_t found = 0;
     json_t *list = find_merges(pieces, count, &merges, &found) ? json_array() : NULL;
     if (found)
-        qsort(merges, found, sizeof *merges, best_first);
-    for (size_t i = 0; list && i < found; i++) {
-        const cb_merge_piece *p = merges[i].whole;
-        size_t left = merges[i].left;
-        cb_json_add(list, json_pack("[s%, s%]", p->text, left, p->text + left, p->length - left));
-    }
+        qsort(merges, found, sizeof *merges, by_score ? best_first : first_id_first);
+    for (size_t i = 0; list && i < found; i++)
+        cb_json_add(list, merge_json(&merges[i]));
     cb_free(merges);
     return cb_json_made(list);
 }

@@ -52,13 +52,15 @@ json_t *cb_blueprint_vocab(const cb_blueprint *b);
 json_t *cb_blueprint_part(const char *text);
 json_t *cb_blueprint_finish(cb_blueprint *b, bool ok);
 
-/* The pairs that make up pieces, best first: every way to cut a piece in two others. */
+/* The pairs that make up pieces, best first: every way to cut a piece in two others.  by_score: the highest score is best, of equal ones
+ * the first id; else the first id is.  Which of one piece's cuts comes first SentencePiece does not say, since it looks for the first place
+ * in the text instead; as in transformers it is the longest left part with scores, the shortest without. */
 typedef struct cb_merge_piece {
     const char *text;
     size_t length;
     double score;
     int32_t id;
 } cb_merge_piece;
-json_t *cb_merges_of_pieces(const cb_merge_piece *pieces, size_t count);
+json_t *cb_merges_of_pieces(const cb_merge_piece *pieces, size_t count, bool by_score);
 
 #endif

@@ -66,9 +66,9 @@ static json_t *merges_of(const cb_spm *model, bool by_score)
         const cb_spm_piece *p = &model->pieces[i];
         if (by_score && p->type != CB_SPM_NORMAL)
             continue;
-        pieces[count++] = (cb_merge_piece){p->text, p->length, by_score ? (double)p->score : 0, (int32_t)i};
+        pieces[count++] = (cb_merge_piece){p->text, p->length, (double)p->score, (int32_t)i};
     }
-    json_t *merges = pieces ? cb_merges_of_pieces(pieces, count) : NULL;
+    json_t *merges = pieces ? cb_merges_of_pieces(pieces, count, by_score) : NULL;
     cb_free(pieces);
     return merges;
 }

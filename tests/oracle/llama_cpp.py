@@ -1,0 +1,218 @@
+#!/usr/bin/env python3
+"""llama.cpp as a judge of our GGUF files, models and adapters.
+
+    pip install llama-cpp-py-sync                      a wheel with libllama and its C interface
+    python llama_cpp.py models  --build ../../build --seeds 0 20      logits of random models that we exported, in F32
+    python llama_cpp.py types   --build ../../build --seeds 0 5       every file type: ours and llama.cpp's quantiser, tensor by tensor
+    python llama_cpp.py adapters --build ../../build --seeds 0 10     our LoRA GGUF files, applied there
+    python llama_cpp.py tokenizers --build ../../build --texts 2000   ids of random texts
+    python llama_cpp.py splits  --build ../../build --seeds 0 3       files in parts
+
+Exit code 1 when something differs by more than it may.
+"""
+import argparse
+import ctypes
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+
+import gguf
+import numpy as np
+import torch
+from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
+
+import random_models
+from tokenizer_fuzz import piece
+
+FFI, LLAMA = get_ffi(), get_lib()
+FAILURES = []
+
+
+def check(good, text):
+    print(("ok   " if good else "FAIL ") + text, flush=True)
+    if not good:
+        FAILURES.append(text)
+
+
+@FFI.callback("void(enum ggml_log_level, const char *, void *)")
+def log(level, text, _):
+    if level >= 4 or os.environ.get("LLAMA_LOG"):  # errors
+        sys.stderr.write(FFI.string(text).decode(errors="replace"))
+
+
+# ---- llama.cpp -------------------------------------------------------------------------------------------------------------------
+
+
+class Judge:
+    """A model in llama.cpp, computing in f32 as far as it does."""
+
+    def __init__(self, path, vocabulary_only=False):
+        parameters = LLAMA.llama_model_default_params()
+        parameters.vocab_only = vocabulary_only
+        parameters.n_gpu_layers = 0
+        parameters.use_extra_bufts = False
+        self.model = LLAMA.llama_model_load_from_file(path.encode(), parameters)
+        if self.model == FFI.NULL:
+            raise RuntimeError(f"llama.cpp cannot load {path}")
+        self.vocabulary = LLAMA.llama_model_get_vocab(self.model)
+
+    def close(self):
+        LLAMA.llama_model_free(self.model)
+
+    def logits(self, ids, adapter=None, scale=1.0):
+        parameters = LLAMA.llama_context_default_params()
+        parameters.n_ctx = parameters.n_batch = parameters.n_ubatch = max(32, len(ids))
+        parameters.n_threads = parameters.n_threads_batch = 1
+        parameters.type_k = parameters.type_v = 0  # F32
+        parameters.flash_attn_type = 0             # off
+        context = LLAMA.llama_init_from_model(self.model, parameters)
+        if adapter is not None:
+            LLAMA.llama_set_adapters_lora(context, FFI.new("struct llama_adapter_lora *[]", [adapter]), 1, FFI.new("float[]", [scale]))
+        batch = LLAMA.llama_batch_init(len(ids), 0, 1)
+        batch.n_tokens = len(ids)
+        for i, token in enumerate(ids):
+            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = int(token), i, 1, 1
+            batch.seq_id[i][0] = 0
+        assert LLAMA.llama_decode(context, batch) == 0
+        width = LLAMA.llama_vocab_n_tokens(self.vocabulary)
+        out = np.stack([np.frombuffer(FFI.buffer(LLAMA.llama_get_logits_ith(context, i), 4 * width), np.float32).copy()
+                        for i in range(len(ids))])
+        LLAMA.llama_batch_free(batch)
+        LLAMA.llama_free(context)
+        return out
+
+    def adapter(self, path):
+        found = LLAMA.llama_adapter_lora_init(self.model, path.encode())
+        if found == FFI.NULL:
+            raise RuntimeError(f"llama.cpp cannot load {path}")
+        return found
+
+    def encode(self, text, specials=True):
+        raw = text.encode()
+        room = FFI.new("llama_token[]", 4 * len(raw) + 16)
+        count = LLAMA.llama_tokenize(self.vocabulary, raw, len(raw), room, len(room), specials, True)
+        assert count >= 0
+        return list(room[0:count])
+
+
+def llama_quantize(source, output, file_type):
+    parameters = FFI.new("llama_model_quantize_params *", LLAMA.llama_model_quantize_default_params())
+    parameters.ftype = file_type
+    parameters.nthread = 1
+    return LLAMA.llama_model_quantize(source.encode(), output.encode(), parameters) == 0
+
+
+# ---- Cambium ---------------------------------------------------------------------------------------------------------------------
+
+
+class Tensor(ctypes.Structure):
+    _fields_ = [("dtype", ctypes.c_int), ("ndim", ctypes.c_int), ("shape", ctypes.c_int64 * 8)]
+
+
+class Options(ctypes.Structure):
+    _fields_ = [("dtype", ctypes.c_int), ("keep_weights", ctypes.c_bool)]
+
+
+class Ours:
+    def __init__(self, build):
+        self.program = os.path.join(build, "cambium")
+        self.c = c = ctypes.CDLL(os.path.join(build, "libcambium.so"))
+        for name in ("cb_model_load_with", "cb_scope_open", "cb_from_nd", "cb_model_logits", "cb_adapter_load", "cb_model_root",
+                     "cb_tokenizer_load"):
+            getattr(c, name).restype = ctypes.c_void_p
+        for name in ("cb_error_message", "cb_model_type"):
+            getattr(c, name).restype = ctypes.c_char_p
+
+    def run(self, *words):
+        done = subprocess.run([self.program, *words], capture_output=True, text=True)
+        return done.returncode == 0, (done.stdout + done.stderr).strip()
+
+    def logits(self, path, ids, adapter=None):
+        c, scope = self.c, ctypes.c_void_p(self.c.cb_scope_open())
+        model = ctypes.c_void_p(c.cb_model_load_with(path.encode(), Options()))
+        if not model:
+            raise RuntimeError(c.cb_error_message().decode())
+        loaded = None
+        if adapter:
+            loaded = ctypes.c_void_p(c.cb_adapter_load(adapter.encode(), ctypes.c_void_p(c.cb_model_root(model)), c.cb_model_type(model)))
+            if not loaded:
+                raise RuntimeError(c.cb_error_message().decode())
+        array = np.asarray(ids, np.int32)
+        tensor = ctypes.c_void_p(c.cb_from_nd(4, array.ctypes.data_as(ctypes.c_void_p), 2, (ctypes.c_int64 * 2)(1, len(ids))))
+        found = ctypes.c_void_p(c.cb_model_logits(model, tensor, None))
+        if not found:
+            raise RuntimeError(c.cb_error_message().decode())
+        shape = ctypes.cast(found, ctypes.POINTER(Tensor)).contents
+        out = np.empty((shape.shape[1], shape.shape[2]), np.float32)
+        c.cb_read(found, 0, out.ctypes.data_as(ctypes.c_void_p))
+        if loaded:
+            c.cb_adapter_free(loaded)
+        c.cb_model_free(model)
+        c.cb_scope_close(scope)
+        return out
+
+
+def compare(ours, theirs):
+    """The largest difference over the largest logit, and the share of positions with the same likeliest token."""
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max()), float((ours.argmax(-1) == theirs.argmax(-1)).mean())
+
+
+def some_ids(seed, count=40):
+    return np.random.default_rng(seed).integers(3, 300, count)
+
+
+def transformers_logits(path, ids):
+    from transformers import AutoModelForCausalLM
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
+    with torch.no_grad():
+        return model(torch.tensor(ids)[None]).logits[0].numpy()
+
+
+# ---- runs ------------------------------------------------------------------------------------------------------------------------
+
+
+def models(ours, args, folder):
+    for seed in range(*args.seeds):
+        for architecture in random_models.ARCHITECTURES:
+            path, output = f"{folder}/{architecture}{seed}", f"{folder}/{architecture}{seed}.gguf"
+            kinds = ["default", "linear", "llama3", "yarn", "longrope"]
+            config = random_models.make(seed, architecture, path, kinds=kinds)
+            rope = getattr(config, "rope_parameters", {}) or {}
+            name = f"{architecture} {seed} {rope.get('rope_type', '')} {'tied' if config.tie_word_embeddings else ''}"
+            good, said = ours.run("convert", path, "--to", "gguf", "--dtype", "f32", "--output", output)
+            if not good:
+                refused = "qwen" in architecture and "rope_type: found" in said  # llama.cpp has no tensors for these there
+                check(refused, f"{name}: {said}")
+                continue
+            ids = some_ids(seed)
+            try:
+                judge = Judge(output)
+            except RuntimeError as error:
+                check(False, f"{name}: {error}")
+                continue
+            mine, theirs, reference = ours.logits(output, ids), judge.logits(ids), transformers_logits(path, ids)
+            judge.close()
+            (a, same), (b, _) = compare(mine, theirs), compare(mine, reference)
+            most = 2e-3 if architecture == "gpt2" else 2e-5  # llama.cpp's GELU is a table of f16
+            check(a < most and b < 2e-5 and same > 0.97, f"{name}: llama.cpp {a:.1e} (same token {same:.3f}), transformers {b:.1e}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", choices=["models", "types", "adapters", "tokenizers", "splits"])
+    parser.add_argument("--build", required=True)
+    parser.add_argument("--seeds", type=int, nargs=2, default=[0, 3])
+    parser.add_argument("--texts", type=int, default=2000)
+    args = parser.parse_args()
+    LLAMA.llama_log_set(log, FFI.NULL)
+    with tempfile.TemporaryDirectory() as folder:
+        globals()[args.run](Ours(args.build), args, folder)
+    print(json.dumps(dict(run=args.run, failures=len(FAILURES))))
+    sys.exit(bool(FAILURES))
+
+
+if __name__ == "__main__":
+    main()
