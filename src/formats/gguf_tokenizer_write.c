@@ -57,11 +57,16 @@ static bool place_vocabulary(writing *w)
 static bool place_added(writing *w)
 {
     const char *unk = json_string_value(json_object_get(w->model, "unk_token"));
+    static const char *const flags[] = {"lstrip", "rstrip", "single_word"};
     const json_t *added = json_object_get(w->tokenizer, "added_tokens"), *token;
     size_t i;
     json_array_foreach(added, i, token)
     {
         const char *text = json_string_value(json_object_get(token, "content"));
+        for (int k = 0; text && k < 3; k++)
+            if (json_is_true(json_object_get(token, flags[k])))
+                cb_log_message(CB_LOG_WARNING, "%s: added_tokens: %s of \"%.50s\" is left out, GGUF has no such thing", w->what, flags[k],
+                               text);
         bool special = json_is_true(json_object_get(token, "special")), unknown = unk && text && strcmp(unk, text) == 0;
         if (!place(w, text, json_integer_value(json_object_get(token, "id")),
                    unknown   ? TYPE_UNKNOWN
@@ -219,20 +224,37 @@ static bool has_prefix(const json_t *normalizer, bool *known)
     return prefix;
 }
 
+/* llama.cpp ends the process where it needs one that is not there. */
+static bool check_bytes(const writing *w)
+{
+    for (int byte = 0; byte < 256; byte++) {
+        char text[8];
+        snprintf(text, sizeof text, "<0x%02X>", byte);
+        if (!json_object_get(json_object_get(w->model, "vocab"), text))
+            return cb_fail(CB_ERR_UNSUPPORTED, "%s: vocab: found no %s, and GGUF's SentencePiece tokenizers need a token for every byte",
+                           w->what, text) == CB_OK;
+    }
+    return true;
+}
+
 static bool put_sentencepiece(writing *w)
 {
     bool known, prefix = has_prefix(json_object_get(w->tokenizer, "normalizer"), &known);
     const json_t *pre = json_object_get(w->tokenizer, "pre_tokenizer");
     if (!known && strcmp(type_of(pre), "Metaspace") == 0 && json_is_null(json_object_get(w->tokenizer, "normalizer"))) {
         const char *scheme = json_string_value(json_object_get(pre, "prepend_scheme"));
-        prefix = !scheme || strcmp(scheme, "never") != 0; /* "first" is what llama.cpp does in all but the text after an added token */
+        prefix = !scheme || strcmp(scheme, "never") != 0;
         known = !json_is_true(json_object_get(pre, "split"));
+        if (prefix)
+            cb_log_message(CB_LOG_WARNING,
+                           "%s: pre_tokenizer: llama.cpp, as SentencePiece, puts a blank also in front of a text that begins with one%s",
+                           w->what, scheme && strcmp(scheme, "first") == 0 ? ", and after an added token" : "");
     } else if (pre && !json_is_null(pre)) {
         known = false;
     }
     if (!known)
         return refuse(w, "normalizer", "found another than SentencePiece's blanks as U+2581, which GGUF cannot name");
-    return score_tokens(w) && check_scores(w) && put_tokens(w, "llama", "default") &&
+    return check_bytes(w) && score_tokens(w) && check_scores(w) && put_tokens(w, "llama", "default") &&
            cb_gguf_put_bool(w->m, "tokenizer.ggml.add_space_prefix", prefix);
 }
 

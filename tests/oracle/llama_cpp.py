@@ -15,20 +15,26 @@ import ctypes
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
+import unicodedata
 
 import gguf
 import numpy as np
 import torch
+import transformers
 from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
 
 import random_models
+import tokenizer_files
+import tokenizer_variants as variants
 from tokenizer_fuzz import piece
 
 FFI, LLAMA = get_ffi(), get_lib()
 FAILURES = []
+ADDED = ["<s>", "</s>", "<unk>", "<|endoftext|>", "<|im_start|>", "<tool>"]
 
 
 def check(good, text):
@@ -165,8 +171,7 @@ def some_ids(seed, count=40):
 
 
 def transformers_logits(path, ids):
-    from transformers import AutoModelForCausalLM
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
+    model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
     with torch.no_grad():
         return model(torch.tensor(ids)[None]).logits[0].numpy()
 
@@ -200,12 +205,68 @@ def models(ours, args, folder):
             check(a < most and b < 2e-5 and same > 0.97, f"{name}: llama.cpp {a:.1e} (same token {same:.3f}), transformers {b:.1e}")
 
 
+def tokenizer_directories():
+    """Names and files: those of the reference, and of a real SentencePiece model where the data are there."""
+    reference = random_models.TOKENIZERS
+    for name in ("gpt2", "llama2", "llama3", "qwen2", "digits", "metaspace", "added", "roberta"):
+        yield name, {"tokenizer.json": f"{reference}/{name}.json"}
+    for name in sorted(os.listdir(f"{reference}/files")):
+        folder = f"{reference}/files/{name}"
+        yield f"files/{name}", {f: f"{folder}/{f}" for f in os.listdir(folder) if f != "expected.jsonl"}
+    fixture = os.path.join(os.environ.get("CAMBIUM_DATA", ""), "loader-fixtures/tokenizers/llama/tokenizer.model")
+    if os.path.exists(fixture):
+        yield "llama (real)", {"tokenizer.model": fixture}
+
+
+def bare_model(path, files, vocabulary):
+    """One block of nothing in particular around a tokenizer."""
+    os.makedirs(path)
+    for name, source in files.items():
+        shutil.copy(source, os.path.join(path, name))
+    if "tokenizer.model" in files and "tokenizer_config.json" not in files:
+        with open(os.path.join(path, "tokenizer_config.json"), "w") as f:
+            json.dump({"tokenizer_class": "LlamaTokenizer", "add_bos_token": True}, f)
+    config = transformers.LlamaConfig(vocab_size=vocabulary, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
+                                      num_key_value_heads=1, max_position_embeddings=32, tie_word_embeddings=True)
+    transformers.LlamaForCausalLM(config).save_pretrained(path)
+
+
+def tokenizers(ours, args, folder):
+    library = variants.Library(os.path.join(args.build, "libcambium.so"))
+    for number, (name, files) in enumerate(tokenizer_directories()):
+        path, output = f"{folder}/{number}", f"{folder}/{number}.gguf"
+        bare_model(path, files, 40000)
+        good, said = ours.run("convert", path, "--to", "gguf", "--output", output, "--no-verify")
+        if not good:
+            print(f"     {name}: refused: {said.split(': ', 2)[-1]}")
+            continue
+        here, there, judge = tokenizer_files.OurFile(library, path), tokenizer_files.OurFile(library, output), Judge(output, True)
+        rng, normal, known, beyond, shown = random.Random(number), 0, 0, 0, 0
+        composed = "NFC" in said
+        for _ in range(args.texts):
+            text = "".join(piece(rng, ADDED) for _ in range(rng.randint(1, 10))).replace("\0", "")
+            case = {"text": text, "add_special_tokens": True}
+            a, b, c = here.encode(case)["ids"], judge.encode(unicodedata.normalize("NFC", text) if composed else text), there.encode(case)["ids"]
+            deviates = "puts a blank" in said and (text[:1] in " ▁" or any(token in text for token in ADDED))
+            normal += a != c and not deviates
+            known += a != c and deviates
+            beyond += b != c
+            if ((a != c and not deviates) or b != c) and shown < args.show:
+                shown += 1
+                print(f"     {text!r}\n       directory {a}\n       GGUF      {c}\n       llama.cpp {b}")
+        judge.close()
+        check(not normal and not beyond, f"{name}: {args.texts} texts: {beyond} of llama.cpp's ids differ from ours of the file"
+              + (", normalised to NFC first," if composed else "") + f" and {normal} of the directory's"
+              + (f", besides {known} that begin with a blank or hold an added token" if known else ""))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", choices=["models", "types", "adapters", "tokenizers", "splits"])
     parser.add_argument("--build", required=True)
     parser.add_argument("--seeds", type=int, nargs=2, default=[0, 3])
     parser.add_argument("--texts", type=int, default=2000)
+    parser.add_argument("--show", type=int, default=0, help="so many texts that differ")
     args = parser.parse_args()
     LLAMA.llama_log_set(log, FFI.NULL)
     with tempfile.TemporaryDirectory() as folder:
