@@ -23,11 +23,17 @@ typedef enum cb_dtype {
     CB_BOOL, /* one byte, 0 or 1 */
     /* quantised types: frozen matrices (rows, columns), whose columns are a multiple of the block */
     CB_Q8_0, /* those of GGUF, byte for byte: blocks of 32 elements */
+    CB_Q5_1,
     CB_Q5_0,
+    CB_Q4_1,
     CB_Q4_0,
+    CB_IQ4_NL,
     CB_Q6_K, /* and of 256 */
     CB_Q5_K,
     CB_Q4_K,
+    CB_IQ4_XS,
+    CB_Q3_K,
+    CB_Q2_K,
     CB_INT8, /* a byte an element, scales beside them: cb_scaled_codes */
     CB_NF4,  /* half a byte, QLoRA's 16 levels (Dettmers et al. 2023, arXiv:2305.14314, appendix E) */
     CB_DTYPE_COUNT
@@ -57,7 +63,7 @@ CB_API int64_t cb_dtype_block(cb_dtype dtype);
 CB_API size_t cb_dtype_bytes(cb_dtype dtype, int64_t count);
 CB_API bool cb_dtype_is_float(cb_dtype dtype); /* f32, bf16, f16, f64 */
 CB_API bool cb_dtype_is_half(cb_dtype dtype);  /* bf16, f16 */
-/* "f32", "bf16", "f16", "f64", "i32", "i64", "u8", "bool", "q8_0", "q5_0", "q4_0", "q6_k", "q5_k", "q4_k", "int8", "nf4"; "?" for a
+/* "f32", "bf16", "f16", "f64", "i32", "i64", "u8", "bool", GGUF's types as there but in lower case ("q4_k"), "int8", "nf4"; "?" for a
  * value that is no dtype. */
 CB_API const char *cb_dtype_name(cb_dtype dtype);
 /* The dtype of a name in any of the field's spellings: ours, safetensors' ("BF16"), PyTorch's ("bfloat16",

@@ -47,7 +47,8 @@ typedef struct cb_gguf_value {
 } cb_gguf_value;
 
 typedef struct cb_gguf cb_gguf;
-/* A mapped file.  Everything it gives lives until it is closed. */
+/* A mapped file; with the first part of a model that llama.cpp has split, "NAME-00001-of-00003.gguf", come the tensors of the others beside
+ * it.  Everything it gives lives until it is closed. */
 CB_API cb_gguf *cb_gguf_open(const char *path);
 /* The same of bytes in memory, which must outlive it; `what` names them in messages. */
 CB_API cb_gguf *cb_gguf_parse(const char *what, const void *bytes, size_t length);

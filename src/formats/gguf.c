@@ -10,28 +10,10 @@
 #include "formats/gguf.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-typedef struct offset_entry {
-    cb_weight_entry entry;
-    uint64_t offset; /* of its data, from where the data begin */
-} offset_entry;
-
-struct cb_gguf {
-    cb_file_map map; /* not mapped when the bytes are the caller's */
-    char *what;
-    const uint8_t *bytes;
-    size_t size;
-    uint32_t version;
-    cb_gguf_value *values;
-    size_t value_count, value_capacity;
-    offset_entry *tensors;
-    size_t count, capacity;
-    const cb_gguf_value **by_key;
-    const cb_weight_entry **by_name;
-};
 
 typedef struct cursor {
     cb_gguf *file;
@@ -54,7 +36,7 @@ static bool take(cursor *c, size_t size, const uint8_t **bytes)
     return true;
 }
 
-static uint64_t little_endian(const uint8_t *bytes, size_t size)
+uint64_t cb_gguf_little_endian(const uint8_t *bytes, size_t size)
 {
     uint64_t value = 0;
     for (size_t i = 0; i < size; i++)
@@ -67,7 +49,7 @@ static bool take_number(cursor *c, size_t size, uint64_t *value)
     const uint8_t *bytes = NULL;
     if (!take(c, size, &bytes))
         return false;
-    *value = little_endian(bytes, size);
+    *value = cb_gguf_little_endian(bytes, size);
     return true;
 }
 
@@ -197,7 +179,7 @@ static bool read_shape(cursor *c, cb_weight_entry *e)
     return true;
 }
 
-static bool read_tensor(cursor *c, offset_entry *t)
+static bool read_tensor(cursor *c, cb_gguf_offset *t)
 {
     uint64_t id;
     cb_weight_entry *e = &t->entry;
@@ -226,8 +208,9 @@ static bool read_tensors(cursor *c, uint64_t count)
     for (uint64_t i = 0; i < count; i++) {
         if (!cb_grow(&file->tensors, &file->capacity, file->count + 1, sizeof *file->tensors))
             return false;
-        offset_entry *t = &file->tensors[file->count++];
-        *t = (offset_entry){0};
+        cb_gguf_offset *t = &file->tensors[file->count++];
+        file->own_count = file->count;
+        *t = (cb_gguf_offset){0};
         if (!read_tensor(c, t))
             return false;
     }
@@ -236,7 +219,7 @@ static bool read_tensors(cursor *c, uint64_t count)
 
 static int by_offset(const void *a_, const void *b_)
 {
-    const offset_entry *a = *(const offset_entry *const *)a_, *b = *(const offset_entry *const *)b_;
+    const cb_gguf_offset *a = *(const cb_gguf_offset *const *)a_, *b = *(const cb_gguf_offset *const *)b_;
     return a->offset < b->offset ? -1 : a->offset > b->offset;
 }
 
@@ -252,10 +235,10 @@ static bool place_tensors(cursor *c)
                CB_OK;
     size_t start = (c->at + (size_t)alignment - 1) / (size_t)alignment * (size_t)alignment;
     size_t room = start < file->size ? file->size - start : 0;
-    const offset_entry **order = cb_calloc(file->count, sizeof *order);
+    const cb_gguf_offset **order = cb_calloc(file->count, sizeof *order);
     bool ok = order;
     for (size_t i = 0; ok && i < file->count; i++) {
-        offset_entry *t = &file->tensors[i];
+        cb_gguf_offset *t = &file->tensors[i];
         order[i] = t;
         if (t->offset % (uint64_t)alignment)
             ok = bad_tensor(c, t->entry.name, "offset: found one that is no multiple of the alignment");
@@ -304,6 +287,7 @@ static bool index_values(cb_gguf *file)
 
 static bool index_tensors(cb_gguf *file)
 {
+    cb_free(file->by_name);
     file->by_name = cb_calloc(file->count, sizeof *file->by_name);
     if (!file->by_name)
         return false;
@@ -332,7 +316,7 @@ static bool read_file(cb_gguf *file)
 {
     cursor c = {.file = file, .field = "header"};
     uint64_t magic, version, tensors, values;
-    if (file->size < 4 || little_endian(file->bytes, 4) != CB_GGUF_MAGIC)
+    if (file->size < 4 || cb_gguf_little_endian(file->bytes, 4) != CB_GGUF_MAGIC)
         return cb_fail(CB_ERR_FORMAT, "%s: found no \"GGUF\" at its beginning, expected a GGUF file", file->what) == CB_OK;
     if (!take_number(&c, 4, &magic) || !take_number(&c, 4, &version))
         return false;
@@ -355,7 +339,7 @@ cb_gguf *cb_gguf_parse(const char *what, const void *bytes, size_t length)
     return NULL;
 }
 
-cb_gguf *cb_gguf_open(const char *path)
+static cb_gguf *open_one(const char *path)
 {
     cb_file_map map;
     if (!cb_file_map_open(&map, path))
@@ -368,6 +352,74 @@ cb_gguf *cb_gguf_open(const char *path)
     return file;
 }
 
+/* ---- models in parts ---- */
+
+enum { MOST_PARTS = 99999 };
+
+/* "NAME-00001-of-00003.gguf": the first part knows all metadata, the others hold tensors only. */
+static char *part_path(const char *first, int64_t number, int64_t count)
+{
+    char end[40];
+    snprintf(end, sizeof end, "-00001-of-%05d.gguf", (int)count);
+    if (cb_ends_with(first, end))
+        return cb_format("%.*s-%05d-of-%05d.gguf", (int)(strlen(first) - strlen(end)), first, (int)number, (int)count);
+    cb_fail(CB_ERR_FORMAT, "%s: found the first of %lld parts, expected a name that ends in %s", first, (long long)count, end);
+    return NULL;
+}
+
+static bool check_part(const cb_gguf *part, int64_t number, int64_t count)
+{
+    int64_t found = cb_gguf_int(part, "split.no", -1), of = cb_gguf_int(part, "split.count", -1);
+    return cb_ok() && ((found == number - 1 && of == count) ||
+                       cb_fail(CB_ERR_FORMAT, "%s: split.no, split.count: found %lld and %lld, expected %lld and %lld", part->what,
+                               (long long)found, (long long)of, (long long)number - 1, (long long)count) == CB_OK);
+}
+
+/* The entries belong to their parts. */
+static bool take_tensors(cb_gguf *file, const cb_gguf *part)
+{
+    if (!cb_grow(&file->tensors, &file->capacity, file->count + part->count, sizeof *file->tensors))
+        return false;
+    if (part->count)
+        memcpy(file->tensors + file->count, part->tensors, part->count * sizeof *file->tensors);
+    file->count += part->count;
+    return true;
+}
+
+static bool join_parts(cb_gguf *file)
+{
+    int64_t count = cb_gguf_int(file, "split.count", 0), number = cb_gguf_int(file, "split.no", 0);
+    int64_t total = cb_gguf_int(file, "split.tensors.count", -1);
+    if (!cb_ok() || count <= 1)
+        return cb_ok();
+    if (number != 0 || count > MOST_PARTS)
+        return cb_fail(CB_ERR_ARGUMENT, "%s: found part %lld of %lld, expected the first: the others come with it", file->what,
+                       (long long)number + 1, (long long)count) == CB_OK;
+    file->parts = cb_calloc((size_t)count - 1, sizeof(cb_gguf *));
+    bool ok = file->parts;
+    for (int64_t i = 2; ok && i <= count; i++) {
+        char *path = part_path(file->what, i, count);
+        cb_gguf *part = path ? open_one(path) : NULL;
+        cb_free(path);
+        if (part)
+            file->parts[file->part_count++] = part;
+        ok = part && check_part(part, i, count) && take_tensors(file, part);
+    }
+    if (ok && total >= 0 && (uint64_t)total != file->count)
+        ok = cb_fail(CB_ERR_FORMAT, "%s: split.tensors.count: found %lld, and %zu tensors in the parts", file->what, (long long)total,
+                     file->count) == CB_OK;
+    return ok && index_tensors(file);
+}
+
+cb_gguf *cb_gguf_open(const char *path)
+{
+    cb_gguf *file = open_one(path);
+    if (file && join_parts(file))
+        return file;
+    cb_gguf_close(file);
+    return NULL;
+}
+
 void cb_gguf_close(cb_gguf *file)
 {
     if (!file)
@@ -376,8 +428,11 @@ void cb_gguf_close(cb_gguf *file)
         cb_free((void *)(uintptr_t)file->values[i].key);
         cb_free((void *)(uintptr_t)file->values[i].text);
     }
-    for (size_t i = 0; i < file->count; i++)
+    for (size_t i = 0; i < file->own_count; i++)
         cb_free((void *)(uintptr_t)file->tensors[i].entry.name);
+    for (size_t i = 0; i < file->part_count; i++)
+        cb_gguf_close(file->parts[i]);
+    cb_free(file->parts);
     cb_free(file->values);
     cb_free(file->tensors);
     cb_free(file->by_key);
@@ -394,7 +449,7 @@ bool cb_is_gguf(const char *path)
     int fd = cb_is_file(path) ? open(path, O_RDONLY | O_CLOEXEC) : -1;
     if (fd < 0)
         return false;
-    bool same = read(fd, magic, sizeof magic) == sizeof magic && little_endian(magic, sizeof magic) == CB_GGUF_MAGIC;
+    bool same = read(fd, magic, sizeof magic) == sizeof magic && cb_gguf_little_endian(magic, sizeof magic) == CB_GGUF_MAGIC;
     close(fd);
     return same;
 }
@@ -427,113 +482,10 @@ const cb_weight_entry *cb_gguf_find(const cb_gguf *file, const char *name)
     return found ? *found : NULL;
 }
 
-/* ---- questions about metadata ---- */
-
-size_t cb_gguf_value_count(const cb_gguf *file)
-{
-    return file->value_count;
-}
-
-const cb_gguf_value *cb_gguf_value_at(const cb_gguf *file, size_t index)
-{
-    return index < file->value_count ? &file->values[index] : NULL;
-}
-
 const cb_gguf_value *cb_gguf_value_find(const cb_gguf *file, const char *key)
 {
     cb_gguf_value wanted = {.key = key};
     const cb_gguf_value *pointer = &wanted;
     const cb_gguf_value **found = file->value_count ? bsearch(&pointer, file->by_key, file->value_count, sizeof pointer, by_key) : NULL;
     return found ? *found : NULL;
-}
-
-static bool is_integer(cb_gguf_type type)
-{
-    return type != CB_GGUF_F32 && type != CB_GGUF_F64 && type != CB_GGUF_STRING && type != CB_GGUF_BOOL && type != CB_GGUF_ARRAY;
-}
-
-static int64_t integer_at(const cb_gguf_value *v, uint64_t index)
-{
-    size_t size = cb_gguf_scalar_size(v->type);
-    uint64_t bits = little_endian(v->data + index * size, size);
-    bool is_signed = v->type == CB_GGUF_I8 || v->type == CB_GGUF_I16 || v->type == CB_GGUF_I32;
-    if (is_signed && size < 8 && bits >> (8 * size - 1))
-        bits |= ~UINT64_C(0) << (8 * size);
-    return (int64_t)bits;
-}
-
-bool cb_gguf_number_at(const cb_gguf_value *v, uint64_t index, double *number)
-{
-    if (index >= v->count || v->type == CB_GGUF_STRING)
-        return false;
-    if (v->type == CB_GGUF_F32) {
-        float value;
-        memcpy(&value, v->data + index * sizeof value, sizeof value);
-        *number = (double)value;
-    } else if (v->type == CB_GGUF_F64) {
-        memcpy(number, v->data + index * sizeof *number, sizeof *number);
-    } else {
-        *number = v->type == CB_GGUF_U64 ? (double)(uint64_t)integer_at(v, index) : (double)integer_at(v, index);
-    }
-    return true;
-}
-
-static void wrong_type(const cb_gguf *file, const char *key, const char *expected)
-{
-    cb_fail(CB_ERR_FORMAT, "%s: %.100s: found another type of value, expected %s", file->what, key, expected);
-}
-
-int64_t cb_gguf_int(const cb_gguf *file, const char *key, int64_t otherwise)
-{
-    const cb_gguf_value *v = cb_gguf_value_find(file, key);
-    if (!v)
-        return otherwise;
-    int64_t value = !v->is_array && is_integer(v->type) ? integer_at(v, 0) : 0;
-    if (!v->is_array && is_integer(v->type) && (v->type != CB_GGUF_U64 || value >= 0))
-        return value;
-    wrong_type(file, key, "an integer below 2^63");
-    return otherwise;
-}
-
-double cb_gguf_float(const cb_gguf *file, const char *key, double otherwise)
-{
-    const cb_gguf_value *v = cb_gguf_value_find(file, key);
-    if (!v)
-        return otherwise;
-    if (!v->is_array && v->type != CB_GGUF_BOOL && cb_gguf_number_at(v, 0, &otherwise))
-        return otherwise;
-    wrong_type(file, key, "a number");
-    return otherwise;
-}
-
-bool cb_gguf_bool(const cb_gguf *file, const char *key, bool otherwise)
-{
-    const cb_gguf_value *v = cb_gguf_value_find(file, key);
-    if (!v)
-        return otherwise;
-    if (!v->is_array && v->type == CB_GGUF_BOOL)
-        return v->data[0] != 0;
-    wrong_type(file, key, "true or false");
-    return otherwise;
-}
-
-const char *cb_gguf_string(const cb_gguf *file, const char *key, const char *otherwise)
-{
-    const cb_gguf_value *v = cb_gguf_value_find(file, key);
-    if (v && v->text)
-        return v->text;
-    if (v)
-        wrong_type(file, key, "a string");
-    return otherwise;
-}
-
-bool cb_gguf_next_string(const cb_gguf_value *v, size_t *offset, const char **text, size_t *length)
-{
-    if (v->type != CB_GGUF_STRING || *offset >= v->size)
-        return false;
-    const uint8_t *at = v->data + *offset;
-    *length = (size_t)little_endian(at, 8);
-    *text = (const char *)at + 8;
-    *offset += 8 + *length;
-    return true;
 }

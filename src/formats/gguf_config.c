@@ -43,10 +43,9 @@ const cb_gguf_architecture *cb_gguf_file_architecture(const cb_gguf *file)
                 name ? type : "nothing");
         return NULL;
     }
-    int64_t parts = cb_gguf_int(file, "split.count", 1);
-    if (parts > 1) {
-        cb_fail(CB_ERR_UNSUPPORTED, "%s: split.count: found a part of %lld, expected one whole file: join them first", what,
-                (long long)parts);
+    if (cb_gguf_int(file, "split.count", 1) > 1 && !file->part_count) {
+        cb_fail(CB_ERR_UNSUPPORTED, "%s: split.count: found one part of a model, expected a whole file or the name of the first part",
+                what);
         return NULL;
     }
     const cb_gguf_architecture *a = cb_gguf_architecture_named(what, name);

@@ -34,6 +34,8 @@ struct cb_gguf_target {
 
 #define IN_SPREAD .value = {SPREAD, "Q6_K", NULL}, .down = {SPREAD, "Q6_K", NULL}
 
+#define Q3_K_MIXTURE .value = {FIRST_2, "Q5_K", "Q4_K"}, .down = {SIXTEENTH, "Q5_K", "Q4_K"}, .output = {ALL, "Q4_K", NULL}
+
 /* Model directories hold the first four. */
 #define EACH_TARGET(X)                                                                                                                     \
     X("keep", 0, NULL, )                                                                                                                   \
@@ -45,11 +47,20 @@ struct cb_gguf_target {
     X("q5_k", 17, "Q5_K", IN_SPREAD)                                                                                                       \
     X("q5_k_m", 17, "Q5_K", IN_SPREAD)                                                                                                     \
     X("q5_k_s", 16, "Q5_K", )                                                                                                              \
+    X("q5_1", 9, "Q5_1", )                                                                                                                 \
     X("q5_0", 8, "Q5_0", )                                                                                                                 \
     X("q4_k", 15, "Q4_K", IN_SPREAD)                                                                                                       \
     X("q4_k_m", 15, "Q4_K", IN_SPREAD)                                                                                                     \
     X("q4_k_s", 14, "Q4_K", .value = {FIRST_4, "Q5_K", NULL}, .down = {EIGHTH, "Q5_K", NULL})                                              \
-    X("q4_0", 2, "Q4_0", )
+    X("q4_1", 3, "Q4_1", )                                                                                                                 \
+    X("q4_0", 2, "Q4_0", )                                                                                                                 \
+    X("iq4_nl", 25, "IQ4_NL", .value = {SHARED, "Q5_K", NULL}, .down = {EIGHTH, "Q5_K", NULL})                                             \
+    X("iq4_xs", 30, "IQ4_XS", .value = {SHARED, "Q5_K", NULL}, .down = {EIGHTH, "Q5_K", NULL})                                             \
+    X("q3_k", 12, "Q3_K", Q3_K_MIXTURE)                                                                                                    \
+    X("q3_k_l", 13, "Q3_K", .value = {ALL, "Q5_K", NULL}, .down = {ALL, "Q5_K", NULL}, .output = {ALL, "Q5_K", NULL})                      \
+    X("q3_k_m", 12, "Q3_K", Q3_K_MIXTURE)                                                                                                  \
+    X("q3_k_s", 11, "Q3_K", )                                                                                                              \
+    X("q2_k", 10, "Q2_K", .value = {SHARED, "Q4_K", "Q3_K"}, .down = {ALL, "Q3_K", NULL}, .output = {ALL, "Q3_K", NULL})
 
 #define ROW(text, number, most, ...) {.name = text, .file_type = number, .type = most, __VA_ARGS__},
 #define NAME(text, ...)              text,
@@ -137,7 +148,8 @@ static const char *wanted_type(const cb_gguf_target *t, const cb_weight_entry *e
 /* What stands in for a type whose blocks do not fit. */
 static const char *smaller_type(const char *type)
 {
-    static const char *const stand_ins[][2] = {{"Q4_K", "Q5_0"}, {"Q5_K", "Q5_1"}, {"Q6_K", "Q8_0"}};
+    static const char *const stand_ins[][2] = {{"Q6_K", "Q8_0"},     {"Q5_K", "Q5_1"}, {"Q4_K", "Q5_0"},
+                                               {"IQ4_XS", "IQ4_NL"}, {"Q3_K", "Q4_0"}, {"Q2_K", "Q4_0"}};
     for (size_t i = 0; i < sizeof stand_ins / sizeof *stand_ins; i++)
         if (strcmp(stand_ins[i][0], type) == 0)
             return stand_ins[i][1];

@@ -12,9 +12,12 @@ static const struct {
     [CB_F16] = {1, 2, {"f16", "float16", "half"}},  [CB_F64] = {1, 8, {"f64", "float64", "double"}},
     [CB_I32] = {1, 4, {"i32", "int32", "int"}},     [CB_I64] = {1, 8, {"i64", "int64", "long"}},
     [CB_U8] = {1, 1, {"u8", "uint8", "byte"}},      [CB_BOOL] = {1, 1, {"bool", NULL, NULL}},
-    [CB_Q8_0] = {32, 34, {"q8_0", NULL, NULL}},     [CB_Q5_0] = {32, 22, {"q5_0", NULL, NULL}},
-    [CB_Q4_0] = {32, 18, {"q4_0", NULL, NULL}},     [CB_Q6_K] = {256, 210, {"q6_k", NULL, NULL}},
-    [CB_Q5_K] = {256, 176, {"q5_k", NULL, NULL}},   [CB_Q4_K] = {256, 144, {"q4_k", NULL, NULL}},
+    [CB_Q8_0] = {32, 34, {"q8_0", NULL, NULL}},     [CB_Q5_1] = {32, 24, {"q5_1", NULL, NULL}},
+    [CB_Q5_0] = {32, 22, {"q5_0", NULL, NULL}},     [CB_Q4_1] = {32, 20, {"q4_1", NULL, NULL}},
+    [CB_Q4_0] = {32, 18, {"q4_0", NULL, NULL}},     [CB_IQ4_NL] = {32, 18, {"iq4_nl", NULL, NULL}},
+    [CB_Q6_K] = {256, 210, {"q6_k", NULL, NULL}},   [CB_Q5_K] = {256, 176, {"q5_k", NULL, NULL}},
+    [CB_Q4_K] = {256, 144, {"q4_k", NULL, NULL}},   [CB_IQ4_XS] = {256, 136, {"iq4_xs", NULL, NULL}},
+    [CB_Q3_K] = {256, 110, {"q3_k", NULL, NULL}},   [CB_Q2_K] = {256, 84, {"q2_k", NULL, NULL}},
     [CB_INT8] = {1, 1, {"int8", "i8", NULL}},       [CB_NF4] = {2, 1, {"nf4", NULL, NULL}},
 };
 

@@ -150,6 +150,7 @@ bool cbk_quantize_scaled(cb_dtype dtype, const float *x, int64_t count, int64_t 
 bool cbk_quantize_scales(const float *scale, int64_t count, uint8_t *codes, float *nested_scale, float *offset);
 const float *cbk_dynamic_levels(void); /* (256), rising */
 extern const float cbk_nf4_levels[16];
+extern const float cbk_iq4_levels[16]; /* of GGUF's IQ4_NL and IQ4_XS */
 
 /* ---- Reductions and scans (reduce.c) ---- */
 

@@ -15,6 +15,7 @@ import ctypes
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,7 @@ import tokenizer_files
 import tokenizer_variants as variants
 from tokenizer_fuzz import piece
 
+HERE = os.path.dirname(os.path.abspath(__file__))
 FFI, LLAMA = get_ffi(), get_lib()
 FAILURES = []
 ADDED = ["<s>", "</s>", "<unk>", "<|endoftext|>", "<|im_start|>", "<tool>"]
@@ -108,6 +110,7 @@ def llama_quantize(source, output, file_type):
     parameters = FFI.new("llama_model_quantize_params *", LLAMA.llama_model_quantize_default_params())
     parameters.ftype = file_type
     parameters.nthread = 1
+    parameters.allow_requantize = True
     return LLAMA.llama_model_quantize(source.encode(), output.encode(), parameters) == 0
 
 
@@ -205,6 +208,77 @@ def models(ours, args, folder):
             check(a < most and b < 2e-5 and same > 0.97, f"{name}: llama.cpp {a:.1e} (same token {same:.3f}), transformers {b:.1e}")
 
 
+FILE_TYPES = {"q8_0": 7, "q6_k": 18, "q5_k_m": 17, "q5_k_s": 16, "q5_1": 9, "q5_0": 8, "q4_k_m": 15, "q4_k_s": 14, "q4_1": 3, "q4_0": 2,
+              "iq4_nl": 25, "iq4_xs": 30, "q3_k_l": 13, "q3_k_m": 12, "q3_k_s": 11, "q2_k": 10, "f16": 1, "bf16": 32}
+
+
+def same_tensors(a, b):
+    """What differs between two files: names, types, bytes."""
+    a, b = ({t.name: t for t in gguf.GGUFReader(path).tensors} for path in (a, b))
+    if set(a) != set(b):
+        return f"names {sorted(set(a) ^ set(b))[:4]}"
+    for name in a:
+        if a[name].tensor_type != b[name].tensor_type:
+            return f"{name} is {a[name].tensor_type.name}, and {b[name].tensor_type.name} there"
+        if not np.array_equal(a[name].data, b[name].data):
+            x, y = (gguf.quants.dequantize(t[name].data, t[name].tensor_type) for t in (a, b))
+            return f"{name} ({a[name].tensor_type.name}): {np.mean(x != y):.1e} of its numbers"
+    return None
+
+
+def types(ours, args, folder):
+    for seed in range(*args.seeds):
+        architecture = random_models.ARCHITECTURES[seed % 5]
+        wide = seed % 3 != 2
+        path, plain = f"{folder}/{seed}", f"{folder}/{seed}.gguf"
+        random_models.make(seed, architecture, path, wide=wide, kinds=["default"], dtype=torch.float32)
+        good, said = ours.run("convert", path, "--to", "gguf", "--dtype", "f32", "--output", plain)
+        if not good:
+            check(False, f"{architecture} {seed}: {said}")
+            continue
+        ids = some_ids(seed)
+        for name, number in FILE_TYPES.items():
+            mine, theirs = f"{folder}/ours.gguf", f"{folder}/theirs.gguf"
+            for old in (mine, theirs):
+                if os.path.exists(old):
+                    os.remove(old)
+            good, said = ours.run("convert", plain, "--to", "gguf", "--dtype", name, "--output", mine, "--max-kl", "100")
+            assert good and llama_quantize(plain, theirs, number), said
+            difference = same_tensors(mine, theirs)
+            # llama.cpp rounds what it multiplies quantised matrices with to 8 bits: its logits are those of the file as it dequantises it
+            read = f"{folder}/read.gguf"
+            assert llama_quantize(theirs, read, 0)
+            judge = Judge(read)
+            largest, same = compare(ours.logits(theirs, ids), judge.logits(ids))
+            judge.close()
+            check(difference is None and largest < (2e-3 if architecture == "gpt2" else 2e-5) and same > 0.97,
+                  f"{architecture} {seed}{' wide' if wide else ''} {name}: {difference or 'same bytes'}; "
+                  f"logits of llama.cpp's file {largest:.1e} (same token {same:.3f})")
+
+
+def make_types(ours, args, folder):
+    """reference/gguf/types.json: [columns, type of block 0, 1, ...] of each kind of tensor, by llama.cpp's quantiser."""
+    cases = []
+    for number, (blocks, heads, kv, tied) in enumerate([(5, 4, 4, True), (33, 4, 1, False), (17, 2, 1, True)]):
+        path, plain = f"{folder}/{number}", f"{folder}/{number}.gguf"
+        bare_model(path, {"tokenizer.json": f"{random_models.TOKENIZERS}/gpt2.json"}, 1024, hidden_size=256,
+                   intermediate_size=256 if number < 2 else 288, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv,
+                   head_dim=64 if number < 2 else 20, tie_word_embeddings=tied)
+        assert ours.run("convert", path, "--to", "gguf", "--dtype", "f32", "--output", plain, "--no-verify")[0]
+        for name, file_type in FILE_TYPES.items():
+            assert llama_quantize(plain, f"{folder}/theirs.gguf", file_type)
+            found = {}
+            for tensor in gguf.GGUFReader(f"{folder}/theirs.gguf").tensors:
+                if len(tensor.shape) == 2:
+                    kind = re.sub(r"^blk\.\d+\.", "blk.", tensor.name).removesuffix(".weight")
+                    block = int(tensor.name.split(".")[1]) if kind != tensor.name.removesuffix(".weight") else 0
+                    found.setdefault(kind, {})[block] = (int(tensor.shape[0]), tensor.tensor_type.name)
+            cases.append(dict(type=name, blocks=blocks, heads=heads, kv_heads=kv, tied=tied,
+                              tensors={k: [v[0][0]] + [v[b][1] for b in sorted(v)] for k, v in sorted(found.items())}))
+    with open(os.path.join(HERE, "..", "reference", "gguf", "types.json"), "w") as f:
+        f.write("[" + ",\n".join(json.dumps(case, separators=(",", ":")) for case in cases) + "]\n")
+
+
 def tokenizer_directories():
     """Names and files: those of the reference, and of a real SentencePiece model where the data are there."""
     reference = random_models.TOKENIZERS
@@ -218,16 +292,16 @@ def tokenizer_directories():
         yield "llama (real)", {"tokenizer.model": fixture}
 
 
-def bare_model(path, files, vocabulary):
-    """One block of nothing in particular around a tokenizer."""
+def bare_model(path, files, vocabulary, **settings):
+    """A Llama of nothing in particular around a tokenizer."""
     os.makedirs(path)
     for name, source in files.items():
         shutil.copy(source, os.path.join(path, name))
     if "tokenizer.model" in files and "tokenizer_config.json" not in files:
         with open(os.path.join(path, "tokenizer_config.json"), "w") as f:
             json.dump({"tokenizer_class": "LlamaTokenizer", "add_bos_token": True}, f)
-    config = transformers.LlamaConfig(vocab_size=vocabulary, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
-                                      num_key_value_heads=1, max_position_embeddings=32, tie_word_embeddings=True)
+    config = transformers.LlamaConfig(**{**dict(vocab_size=vocabulary, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
+                                                num_key_value_heads=1, max_position_embeddings=32, tie_word_embeddings=True), **settings})
     transformers.LlamaForCausalLM(config).save_pretrained(path)
 
 
@@ -260,9 +334,52 @@ def tokenizers(ours, args, folder):
               + (f", besides {known} that begin with a blank or hold an added token" if known else ""))
 
 
+def rewrite(source, output, **changes):
+    """A GGUF file with other strings in its metadata."""
+    reader = gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(output, reader.fields["general.architecture"].contents())
+    for key, field in reader.fields.items():
+        if not key.startswith("GGUF.") and key != "general.architecture":
+            array = field.types[0] == gguf.GGUFValueType.ARRAY
+            value = changes.get(key.split(".")[-1], field.contents())
+            writer.add_key_value(key, value, field.types[0], field.types[-1] if array else None)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def pretokenizers(ours, args, folder):
+    """Every name of a pre-tokenizer that we know, around one vocabulary."""
+    library = variants.Library(os.path.join(args.build, "libcambium.so"))
+    bare_model(f"{folder}/model", {"tokenizer.json": f"{random_models.TOKENIZERS}/gpt2.json"}, 40000)
+    assert ours.run("convert", f"{folder}/model", "--to", "gguf", "--output", f"{folder}/model.gguf", "--no-verify")[0]
+    with open(os.path.join(HERE, "..", "..", "src", "formats", "gguf_pre.c")) as f:
+        names = [name for line in re.findall(r"\.names = \{(.*?)\}", f.read(), re.S) for name in re.findall(r'"(.*?)"', line)]
+    for name in names:
+        rewrite(f"{folder}/model.gguf", f"{folder}/other.gguf", pre=name)
+        here = tokenizer_files.OurFile(library, f"{folder}/other.gguf")
+        try:
+            judge = Judge(f"{folder}/other.gguf", True)
+        except RuntimeError:
+            print(f"     {name}: llama.cpp does not know it")
+            continue
+        rng, wrong = random.Random(name), 0
+        for _ in range(args.texts):
+            text = "".join(piece(rng, ADDED) for _ in range(rng.randint(1, 10))).replace("\0", "")
+            a, b = here.encode({"text": text, "add_special_tokens": True})["ids"], judge.encode(text)
+            wrong += a != b
+            if a != b and wrong <= args.show:
+                print(f"     {text!r}\n       ours      {a}\n       llama.cpp {b}")
+        judge.close()
+        check(not wrong, f"{name}: {args.texts} texts, {wrong} differ")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", choices=["models", "types", "adapters", "tokenizers", "splits"])
+    parser.add_argument("run", choices=["models", "types", "adapters", "tokenizers", "pretokenizers", "splits", "make_types"])
     parser.add_argument("--build", required=True)
     parser.add_argument("--seeds", type=int, nargs=2, default=[0, 3])
     parser.add_argument("--texts", type=int, default=2000)

@@ -3,15 +3,15 @@
 
 Writes <out>/blocks.safetensors (default out: ../reference/quantized):
     x                               (4, 512) f32: groups of normal numbers of many magnitudes, zeros, constants, outliers
-    TYPE.bytes, TYPE.values         GGUF's q8_0 q5_0 q4_0 (the gguf package) and q6_k q5_k q4_k of x; values: what the package reads
+    TYPE.bytes, TYPE.values         GGUF's q8_0 q5_0 q5_1 q4_0 q4_1 (the gguf package), q6_k q5_k q4_k q3_k q2_k iq4_nl iq4_xs (ggml) of x;
+                                    values: what the package reads
     random.TYPE.bytes, .values      bytes at random, all codes and scales (f16 scales finite)
     nf4.codes .absmax .values       bitsandbytes, blocks of 64
     nested.scales .codes .absmax .offset .values .levels
                                     its double quantisation of 700 scales
     int8.codes .scb .values         its LLM.int8 rows
 
-The k types come from ggml's reference quantisers, which the gguf package lacks: --ggml names a shared library with ggml-quants.c
-(gcc -O2 -shared -fPIC -Iinclude -Isrc src/ggml-quants.c -o libq.so -lm -Wl,--unresolved-symbols=ignore-all, in a checkout of ggml).
+The types that the gguf package cannot make come from ggml's quantisers: --ggml names its libggml-base.so.
 """
 import argparse
 import ctypes
@@ -24,9 +24,9 @@ import torch
 from gguf import GGMLQuantizationType as T
 from safetensors.numpy import save_file
 
-PLAIN = {"q8_0": T.Q8_0, "q5_0": T.Q5_0, "q4_0": T.Q4_0}
-SUPER = {"q6_k": T.Q6_K, "q5_k": T.Q5_K, "q4_k": T.Q4_K}
-SCALES = {"q8_0": [0], "q5_0": [0], "q4_0": [0], "q6_k": [208], "q5_k": [0, 2], "q4_k": [0, 2]}  # where a block's f16 lie
+PACKAGE = {"q8_0": T.Q8_0, "q5_0": T.Q5_0, "q4_0": T.Q4_0, "q5_1": T.Q5_1, "q4_1": T.Q4_1}
+GGML = {"q6_k": T.Q6_K, "q5_k": T.Q5_K, "q4_k": T.Q4_K, "q3_k": T.Q3_K, "q2_k": T.Q2_K, "iq4_nl": T.IQ4_NL, "iq4_xs": T.IQ4_XS}
+SCALES = {"q6_k": [208], "q5_k": [0, 2], "q4_k": [0, 2], "q3_k": [108], "q2_k": [80, 82], "q5_1": [0, 2], "q4_1": [0, 2]}  # f16, else [0]
 
 
 def numbers(generator):
@@ -43,10 +43,14 @@ def numbers(generator):
 
 
 def with_ggml(path, name, x):
-    quantize = getattr(ctypes.CDLL(path, mode=os.RTLD_LAZY), "quantize_row_" + name[:-1] + "K_ref")
-    block, size = gguf.GGML_QUANT_SIZES[SUPER[name]]
+    """What llama.cpp's quantiser makes without an importance matrix."""
+    library, kind = ctypes.CDLL(path, mode=os.RTLD_LAZY), GGML[name]
+    library.ggml_quantize_chunk.restype = ctypes.c_size_t
+    block, size = gguf.GGML_QUANT_SIZES[kind]
     out = np.zeros(x.size // block * size, np.uint8)
-    quantize(x.ctypes.data_as(ctypes.c_void_p), out.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(x.size))
+    written = library.ggml_quantize_chunk(int(kind), x.ctypes.data_as(ctypes.c_void_p), out.ctypes.data_as(ctypes.c_void_p),
+                                          ctypes.c_int64(0), ctypes.c_int64(x.shape[0]), ctypes.c_int64(x.shape[1]), None)
+    assert written == out.size
     return out
 
 
@@ -61,7 +65,7 @@ def nearest_codes(x, state):
 def random_blocks(generator, name, kind):
     block, size = gguf.GGML_QUANT_SIZES[kind]
     raw = generator.integers(0, 256, (512 // block * 2, size), dtype=np.uint8)
-    for at in SCALES[name]:
+    for at in SCALES.get(name, [0]):
         raw[:, at:at + 2] = generator.standard_normal(len(raw)).astype(np.float16).view(np.uint8).reshape(-1, 2)
     return raw.reshape(-1)
 
@@ -75,11 +79,13 @@ def main():
     generator = np.random.default_rng(7)
     x = numbers(generator)
     tensors = {"x": x}
-    for name, kind in {**PLAIN, **SUPER}.items():
-        packed = gguf.quants.quantize(x, kind).reshape(-1) if name in PLAIN else with_ggml(args.ggml, name, x)
+    first, later = ["q8_0", "q5_0", "q4_0", "q6_k", "q5_k", "q4_k"], np.random.default_rng(8)
+    for name in first + [n for n in {**PACKAGE, **GGML} if n not in first]:
+        kind = {**PACKAGE, **GGML}[name]
+        packed = gguf.quants.quantize(x, kind).reshape(-1) if name in PACKAGE else with_ggml(args.ggml, name, x)
         tensors[name + ".bytes"] = packed
         tensors[name + ".values"] = gguf.quants.dequantize(packed.reshape(4, -1), kind)
-        raw = random_blocks(generator, name, kind)
+        raw = random_blocks(generator if name in first else later, name, kind)
         tensors["random." + name + ".bytes"] = raw
         tensors["random." + name + ".values"] = gguf.quants.dequantize(raw.reshape(2, -1), kind)
     w = torch.from_numpy(x)

@@ -2,6 +2,7 @@
  * originals (files made by tests/oracle/gguf_models.py with the gguf package), and what is written read again. */
 #include "cambium/gguf.h"
 #include "format_fixtures.h"
+#include "formats/gguf_model.h"
 #include "model_fixtures.h"
 
 static const char *gguf_path(const char *name)
@@ -338,11 +339,12 @@ static void what_is_no_model_is_refused(void **state)
     const struct {
         const char *key, *value, *message;
     } cases[] = {{"general.architecture", "mamba", "found \"mamba\", expected one of llama, qwen2, qwen3, gpt2"},
-                 {"general.type", "adapter", "general.type: found \"adapter\", expected a model"}};
+                 {"general.type", "adapter", "general.type: found \"adapter\", expected a model"},
+                 {"llama.expert_count", "8", "llama.expert_count: found a mixture of experts"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         cb_gguf_metadata m = {0};
-        assert_true(cb_gguf_put_string(&m, cases[i].key, cases[i].value));
-        if (i == 1)
+        assert_true(i == 2 ? cb_gguf_put_u32(&m, cases[i].key, 8) : cb_gguf_put_string(&m, cases[i].key, cases[i].value));
+        if (i > 0)
             assert_true(cb_gguf_put_string(&m, "general.architecture", "llama"));
         assert_true(cb_gguf_write("other.gguf", &m, NULL, 0, NULL, NULL));
         cb_gguf_metadata_free(&m);
@@ -352,6 +354,194 @@ static void what_is_no_model_is_refused(void **state)
             fail_msg("found: %s", cb_error_message());
         cb_error_clear();
     }
+}
+
+/* ---- rotary positions ---- */
+
+#define TEN_NUMBERS(x) x ", " x ", " x ", " x ", " x ", " x
+
+/* Factors of LongRoPE go there and back; llama.cpp's architecture for Qwen has no place for them, nor for those of Llama 3. */
+static void longrope_has_two_lists(void **state)
+{
+    (void)state;
+    static const char scaling[] = "{\"rope_parameters\": {\"rope_type\": \"longrope\", \"rope_theta\": 500.0, \"factor\": 4.0,"
+                                  " \"original_max_position_embeddings\": 8, \"short_factor\": [" TEN_NUMBERS(
+                                      "1.25") "], \"long_factor\": [" TEN_NUMBERS("2.5") "]}}";
+    char *directory = changed_model("llama2", scaling);
+    assert_true(cb_gguf_export(directory, "long.gguf", "keep") && cb_model_unpack("long.gguf", "long", "keep"));
+    cb_gguf *file = cb_gguf_open("long.gguf");
+    assert_string_equal(cb_gguf_string(file, "llama.rope.scaling.type", ""), "longrope");
+    assert_non_null(cb_gguf_find(file, "rope_factors_long.weight"));
+    cb_gguf_close(file);
+    static const char *const places[] = {"long.gguf", "long"};
+    cb_scope *scope = cb_scope_open();
+    cb_model *model = cb_model_load(directory);
+    for (int length = 7; length <= 17; length += 10) { /* within the original length, and beyond it */
+        int32_t ids[17];
+        for (int i = 0; i < length; i++)
+            ids[i] = 3 + i;
+        cb_tensor *expected = cb_model_logits(model, cb_from(CB_I32, ids, 1, length), NULL);
+        for (int place = 0; place < 2; place++) {
+            cb_model *other = cb_model_load(places[place]);
+            assert_close(places[place], cb_model_logits(other, cb_from(CB_I32, ids, 1, length), NULL), expected, 1e-5);
+            cb_model_free(other);
+        }
+    }
+    cb_model_free(model);
+    cb_scope_close(scope);
+    remove_model(directory);
+    static const struct {
+        const char *model, *changes, *message;
+    } refused[] = {
+        {"qwen2", "{\"rope_parameters\": {\"rope_type\": \"llama3\", \"rope_theta\": 1e4, \"factor\": 8.0}}",
+         "rope_type: found \"llama3\", GGUF's qwen2 models have default, linear and yarn"},
+        {"llama2", "{\"rope_parameters\": {\"rope_type\": \"dynamic\", \"rope_theta\": 1e4, \"factor\": 8.0}}",
+         "rope_type: found \"dynamic\""},
+        {"qwen2", "{\"head_dim\": 12}", "head_dim: found heads that are not"},
+        {"qwen3", "{\"attention_bias\": true}", "attention_bias: found true"},
+    };
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        directory = changed_model(refused[i].model, refused[i].changes);
+        assert_false(cb_gguf_export(directory, "never.gguf", "keep"));
+        assert_message(CB_ERR_UNSUPPORTED, refused[i].message);
+        remove_model(directory);
+    }
+}
+
+/* ---- types ---- */
+
+/* The types that llama.cpp's quantiser chose (tests/oracle/llama_cpp.py): one object a model and file type. */
+static void types_are_those_of_llama_cpp(void **state)
+{
+    (void)state;
+    json_t *cases = json_load_file(CB_TEST_DATA "/gguf/types.json", 0, NULL), *entry, *list;
+    assert_true(json_array_size(cases) > 20);
+    size_t i, compared = 0;
+    json_array_foreach(cases, i, entry)
+    {
+        const char *target_name = json_string_value(json_object_get(entry, "type")), *tensor;
+        const cb_gguf_target *target = cb_gguf_target_named(target_name);
+        cb_gguf_model_sizes sizes = {.blocks = json_integer_value(json_object_get(entry, "blocks")),
+                                     .heads = json_integer_value(json_object_get(entry, "heads")),
+                                     .kv_heads = json_integer_value(json_object_get(entry, "kv_heads")),
+                                     .tied = json_is_true(json_object_get(entry, "tied"))};
+        json_object_foreach(json_object_get(entry, "tensors"), tensor, list)
+        {
+            int64_t columns = json_integer_value(json_array_get(list, 0));
+            for (size_t block = 0; block + 1 < json_array_size(list); block++, compared++) {
+                char name[64];
+                if (strncmp(tensor, "blk.", 4) == 0)
+                    snprintf(name, sizeof name, "blk.%d.%s.weight", (int)block, tensor + 4);
+                else
+                    snprintf(name, sizeof name, "%s.weight", tensor);
+                cb_weight_entry e = {.name = name, .ndim = 2, .shape = {64, columns}};
+                assert_true(cb_gguf_target_choose(target, &sizes, "F32", &e));
+                const char *expected = json_string_value(json_array_get(list, block + 1));
+                if (strcmp(e.type_name, expected) != 0)
+                    fail_msg("%s: %s of %d blocks: found %s, expected %s", target_name, name, (int)sizes.blocks, e.type_name, expected);
+            }
+        }
+    }
+    assert_true(compared > 1000);
+    json_decref(cases);
+}
+
+/* ---- parts ---- */
+
+static bool put_split(cb_gguf_metadata *m, uint32_t number, uint32_t count, uint32_t tensors)
+{
+    return cb_gguf_put_u32(m, "split.no", number) && cb_gguf_put_u32(m, "split.count", count) &&
+           cb_gguf_put_u32(m, "split.tensors.count", tensors);
+}
+
+/* A model in three parts as llama.cpp's gguf-split writes them: all metadata in the first. */
+static void split_in_three(const char *name, uint32_t claimed)
+{
+    cb_gguf *whole = cb_gguf_open(name);
+    size_t count = cb_gguf_count(whole);
+    cb_weight_entry entries[64];
+    assert_true(count <= 64);
+    for (size_t i = 0; i < count; i++)
+        entries[i] = *cb_gguf_at(whole, i);
+    for (uint32_t part = 0; part < 3; part++) {
+        cb_gguf_metadata m = {0};
+        for (size_t i = 0; !part && i < cb_gguf_value_count(whole); i++)
+            assert_true(cb_gguf_put_value(&m, cb_gguf_value_at(whole, i)->key, cb_gguf_value_at(whole, i)));
+        assert_true(put_split(&m, part, 3, claimed ? claimed : (uint32_t)count));
+        size_t first = part * count / 3, end = (part + 1) * count / 3;
+        char path[64];
+        snprintf(path, sizeof path, "model-%05d-of-00003.gguf", (int)part + 1);
+        assert_true(cb_gguf_write(path, &m, entries + first, end - first, NULL, NULL));
+        cb_gguf_metadata_free(&m);
+    }
+    cb_gguf_close(whole);
+}
+
+static void models_in_parts_are_read_whole(void **state)
+{
+    (void)state;
+    split_in_three(gguf_path("llama3"), 0);
+    fixture f = fixture_open_with("llama3", "model-00001-of-00003.gguf", CB_F32);
+    assert_close("parts", cb_model_logits(f.model, f.ids, NULL), expected_tensor(&f, "logits"), 1e-4);
+    fixture_close(&f);
+    /* what is made of them is one file */
+    assert_true(cb_gguf_export("model-00001-of-00003.gguf", "joined.gguf", "keep"));
+    cb_gguf *joined = cb_gguf_open("joined.gguf"), *whole = cb_gguf_open(gguf_path("llama3"));
+    assert_int_equal(cb_gguf_count(joined), cb_gguf_count(whole));
+    assert_int_equal(cb_gguf_value_count(joined), cb_gguf_value_count(whole));
+    assert_null(cb_gguf_value_find(joined, "split.count"));
+    for (size_t i = 0; i < cb_gguf_count(whole); i++) {
+        const cb_weight_entry *a = cb_gguf_at(whole, i), *b = cb_gguf_find(joined, a->name);
+        assert_memory_equal(a->data, b->data, a->size);
+    }
+    cb_gguf_close(joined);
+    cb_gguf_close(whole);
+}
+
+static void refuse_open(const char *path, cb_status status, const char *part)
+{
+    cb_gguf *file = cb_gguf_open(path);
+    if (file)
+        fail_msg("%s: opened, expected \"%s\"", path, part);
+    assert_message(status, part);
+}
+
+static void parts_that_do_not_belong_are_refused(void **state)
+{
+    (void)state;
+    split_in_three(gguf_path("qwen2"), 0);
+    refuse_open("model-00002-of-00003.gguf", CB_ERR_ARGUMENT, "found part 2 of 3, expected the first");
+    assert_int_equal(rename("model-00001-of-00003.gguf", "first.gguf"), 0);
+    refuse_open("first.gguf", CB_ERR_FORMAT, "first.gguf: found the first of 3 parts, expected a name that ends in -00001-of-00003.gguf");
+    assert_int_equal(rename("first.gguf", "model-00001-of-00003.gguf"), 0);
+    assert_int_equal(rename("model-00003-of-00003.gguf", "aside"), 0);
+    refuse_open("model-00001-of-00003.gguf", CB_ERR_IO, "model-00003-of-00003.gguf");
+    assert_int_equal(symlink("model-00002-of-00003.gguf", "model-00003-of-00003.gguf"), 0);
+    refuse_open("model-00001-of-00003.gguf", CB_ERR_FORMAT, "split.no, split.count: found 1 and 3, expected 2 and 3");
+    assert_int_equal(unlink("model-00003-of-00003.gguf"), 0);
+    split_in_three(gguf_path("qwen2"), 5);
+    refuse_open("model-00001-of-00003.gguf", CB_ERR_FORMAT, "split.tensors.count: found 5");
+    size_t length;
+    char *bytes = get_bytes("model-00001-of-00003.gguf", &length);
+    cb_gguf *file = cb_gguf_parse("alone", bytes, length); /* of bytes, there are no others */
+    assert_non_null(file);
+    cb_gguf_close(file);
+    free(bytes);
+}
+
+static bool open_parts(void)
+{
+    cb_gguf *file = cb_gguf_open("model-00001-of-00003.gguf");
+    bool ok = file != NULL;
+    cb_gguf_close(file);
+    return ok;
+}
+
+static void memory_may_fail_between_parts(void **state)
+{
+    (void)state;
+    split_in_three(gguf_path("gpt2"), 0);
+    fail_every_allocation(open_parts);
 }
 
 static bool load_one(void)
@@ -390,6 +580,11 @@ int main(void)
         FILE_TEST(damage_is_found),
         FILE_TEST(damaged_models_are_refused),
         FILE_TEST(what_is_no_model_is_refused),
+        FILE_TEST(models_in_parts_are_read_whole),
+        FILE_TEST(parts_that_do_not_belong_are_refused),
+        FILE_TEST(memory_may_fail_between_parts),
+        FILE_TEST(longrope_has_two_lists),
+        cmocka_unit_test_setup(types_are_those_of_llama_cpp, without_errors),
         FILE_TEST(memory_may_fail),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -12,7 +12,8 @@
 
 enum { COUNT = 4 * 512 };
 
-static const cb_dtype block_types[] = {CB_Q8_0, CB_Q5_0, CB_Q4_0, CB_Q6_K, CB_Q5_K, CB_Q4_K};
+static const cb_dtype block_types[] = {CB_Q8_0, CB_Q5_1, CB_Q5_0, CB_Q4_1,   CB_Q4_0, CB_IQ4_NL,
+                                       CB_Q6_K, CB_Q5_K, CB_Q4_K, CB_IQ4_XS, CB_Q3_K, CB_Q2_K};
 enum { BLOCK_TYPES = sizeof block_types / sizeof *block_types };
 
 static cb_safetensors *reference;
@@ -220,7 +221,8 @@ static void int8_is_bitsandbytes(void **state)
 
 /* ---- products ---- */
 
-static const cb_dtype all_types[] = {CB_Q8_0, CB_Q5_0, CB_Q4_0, CB_Q6_K, CB_Q5_K, CB_Q4_K, CB_INT8, CB_NF4};
+static const cb_dtype all_types[] = {CB_Q8_0, CB_Q5_1, CB_Q5_0,   CB_Q4_1, CB_Q4_0, CB_IQ4_NL, CB_Q6_K,
+                                     CB_Q5_K, CB_Q4_K, CB_IQ4_XS, CB_Q3_K, CB_Q2_K, CB_INT8,   CB_NF4};
 enum { ALL_TYPES = sizeof all_types / sizeof *all_types };
 
 /* The same product with the numbers that w stands for, in f64. */

@@ -88,6 +88,23 @@ INLINE float f16_at(const uint8_t *p)
 #endif
 }
 
+/* Of a table of 16; of a code the lower four bits count. */
+INLINE vf level_at(const float *levels, vi code)
+{
+#if CBK_LEVEL >= 2
+    return (vf)_mm512_permutexvar_ps((__m512i)code, _mm512_loadu_ps(levels));
+#elif CBK_LEVEL == 1
+    __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(levels), (__m256i)code);
+    __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(levels + 8), (__m256i)code);
+    return (vf)_mm256_blendv_ps(low, high, (__m256)_mm256_slli_epi32((__m256i)code, 28));
+#else
+    vf x;
+    for (int i = 0; i < V; i++)
+        x[i] = levels[code[i] & 15];
+    return x;
+#endif
+}
+
 /* ---- blocks of 32 ---- */
 
 INLINE void q8_0_block(const uint8_t *b, int rows, sink *s)
@@ -111,21 +128,44 @@ INLINE void q4_0_block(const uint8_t *b, int rows, sink *s)
     advance(s, rows, 32);
 }
 
-/* The fifth bit of element i is bit i of a 32-bit word. */
-INLINE void q5_0_block(const uint8_t *b, int rows, sink *s)
+INLINE void q4_1_block(const uint8_t *b, int rows, sink *s)
 {
-    vf d = splat(f16_at(b));
+    vf d = splat(f16_at(b)), m = splat(f16_at(b + 2));
+    UNROLL
+    for (int i = 0; i < 16; i += V) {
+        vi q = load_bytes(b + 4 + i);
+        take(s, rows, i, to_float(q & 15) * d + m);
+        take(s, rows, 16 + i, to_float(q >> 4) * d + m);
+    }
+    advance(s, rows, 32);
+}
+
+/* The fifth bit of element i is bit i of a 32-bit word at `codes`.  Element = (code - shift) * d + m. */
+INLINE void q5_codes(const uint8_t *codes, vf d, int shift, vf m, int rows, sink *s)
+{
     uint32_t fifth;
-    memcpy(&fifth, b + 2, sizeof fifth);
+    memcpy(&fifth, codes, sizeof fifth);
     vu bits = fifth - (vu){0}, lane;
     for (int j = 0; j < V; j++)
         lane[j] = (uint32_t)j;
     UNROLL
     for (int i = 0; i < 16; i += V) {
-        vi q = load_bytes(b + 6 + i);
+        vi q = load_bytes(codes + 4 + i);
         vi low = (vi)((bits >> (lane + (uint32_t)i) & 1) << 4), high = (vi)((bits >> (lane + (uint32_t)(16 + i)) & 1) << 4);
-        take(s, rows, i, to_float(((q & 15) | low) - 16) * d);
-        take(s, rows, 16 + i, to_float(((q >> 4) | high) - 16) * d);
+        take(s, rows, i, to_float(((q & 15) | low) - shift) * d + m);
+        take(s, rows, 16 + i, to_float(((q >> 4) | high) - shift) * d + m);
+    }
+    advance(s, rows, 32);
+}
+
+/* Sixteen levels, closer together near zero: 16 bytes of codes, of which the lower halves come first. */
+INLINE void iq4_codes(const uint8_t *codes, vf d, int rows, sink *s)
+{
+    UNROLL
+    for (int i = 0; i < 16; i += V) {
+        vi q = load_bytes(codes + i);
+        take(s, rows, i, level_at(cbk_iq4_levels, q) * d);
+        take(s, rows, 16 + i, level_at(cbk_iq4_levels, q >> 4) * d);
     }
     advance(s, rows, 32);
 }
@@ -198,6 +238,56 @@ INLINE void q6_k_block(const uint8_t *b, int rows, sink *s)
     }
 }
 
+/* A code of two bits: element i of the j-th 32 in bits 2 (j % 4) of byte 32 (j / 4) + i. */
+INLINE vi two_bits(const uint8_t *codes, int j, int i)
+{
+    return load_bytes(codes + j / 4 * 32 + i) >> (j % 4 * 2) & 3;
+}
+
+/* 16 bytes, each the scale and minimum of 16 elements; codes; two f16 */
+INLINE void q2_k_block(const uint8_t *b, int rows, sink *s)
+{
+    vf d = splat(f16_at(b + 80)), dmin = splat(f16_at(b + 82));
+    for (int j = 0; j < 8; j++) {
+        UNROLL
+        for (int i = 0; i < 32; i += V) {
+            uint8_t packed = b[2 * j + i / 16];
+            take(s, rows, i, to_float(two_bits(b + 16, j, i)) * (d * splat((float)(packed & 15))) - dmin * splat((float)(packed >> 4)));
+        }
+        advance(s, rows, 32);
+    }
+}
+
+/* 32 bytes with the third bit of the codes, the codes, 12 bytes of scales, f16.  Scale j, six bits: the lower four in the halves of bytes 0-7,
+ * the upper two in bits 2 (j / 4) of byte 8 + j % 4. */
+INLINE void q3_k_block(const uint8_t *b, int rows, sink *s)
+{
+    const uint8_t *scales = b + 96;
+    vf d = splat(f16_at(b + 108));
+    for (int j = 0; j < 8; j++) {
+        UNROLL
+        for (int i = 0; i < 32; i += V) {
+            int k = 2 * j + i / 16;
+            int scale = (scales[k % 8] >> (k / 8 * 4) & 15) | (scales[8 + k % 4] >> (k / 4 * 2) & 3) << 4;
+            vi q = two_bits(b + 32, j, i) | (load_bytes(b + i) >> j & 1) << 2;
+            take(s, rows, i, to_float(q - 4) * (d * splat((float)(scale - 32))));
+        }
+        advance(s, rows, 32);
+    }
+}
+
+/* f16, the upper two bits of eight scales, their lower four, and codes as of iq4_nl */
+INLINE void iq4_xs_block(const uint8_t *b, int rows, sink *s)
+{
+    vf d = splat(f16_at(b));
+    uint16_t high;
+    memcpy(&high, b + 2, sizeof high);
+    for (int j = 0; j < 8; j++) {
+        int scale = (b[4 + j / 2] >> (j % 2 * 4) & 15) | (high >> (2 * j) & 3) << 4;
+        iq4_codes(b + 8 + 16 * j, d * splat((float)(scale - 32)), rows, s);
+    }
+}
+
 /* ---- codes with scales elsewhere ---- */
 
 INLINE float block_scale(const cb_scaled_codes *s, int64_t i)
@@ -211,27 +301,23 @@ INLINE float block_scale(const cb_scaled_codes *s, int64_t i)
 /* Levels of the V codes in V / 2 bytes, of each byte the upper half first. */
 INLINE vf nf4_levels(const uint8_t *p)
 {
+    vi codes; /* only the lower four bits count */
 #if CBK_LEVEL >= 1
     const __m256i shifts = _mm256_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24);
 #endif
 #if CBK_LEVEL >= 2
     const __m512i place = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
     __m512i words = _mm512_permutexvar_epi32(place, _mm512_castsi128_si512(_mm_loadl_epi64((const void *)p)));
-    __m512i codes = _mm512_srlv_epi32(words, _mm512_broadcast_i64x4(shifts)); /* only the lower four bits count */
-    return (vf)_mm512_permutexvar_ps(codes, _mm512_loadu_ps(cbk_nf4_levels));
+    codes = (vi)_mm512_srlv_epi32(words, _mm512_broadcast_i64x4(shifts));
 #elif CBK_LEVEL == 1
     int32_t word;
     memcpy(&word, p, sizeof word);
-    __m256i codes = _mm256_srlv_epi32(_mm256_set1_epi32(word), shifts); /* only the lower three bits count, and then the fourth */
-    __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(cbk_nf4_levels), codes);
-    __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(cbk_nf4_levels + 8), codes);
-    return (vf)_mm256_blendv_ps(low, high, (__m256)_mm256_slli_epi32(codes, 28));
+    codes = (vi)_mm256_srlv_epi32(_mm256_set1_epi32(word), shifts);
 #else
-    vf x;
     for (int i = 0; i < V; i++)
-        x[i] = cbk_nf4_levels[p[i / 2] >> (i % 2 ? 0 : 4) & 15];
-    return x;
+        codes[i] = p[i / 2] >> (i % 2 ? 0 : 4);
 #endif
+    return level_at(cbk_nf4_levels, codes);
 }
 
 /* V elements from element i of a block's codes p on; c < V: those alone. */
@@ -307,8 +393,20 @@ INLINE void decode(cb_dtype dtype, const void *data, int64_t begin, int64_t coun
         break;
     case CB_Q8_0:
         BLOCKS(32, 34, q8_0_block(b, rows, s));
+    case CB_Q5_1:
+        BLOCKS(32, 24, q5_codes(b + 4, splat(f16_at(b)), 0, splat(f16_at(b + 2)), rows, s));
     case CB_Q5_0:
-        BLOCKS(32, 22, q5_0_block(b, rows, s));
+        BLOCKS(32, 22, q5_codes(b + 2, splat(f16_at(b)), 16, splat(0), rows, s));
+    case CB_Q4_1:
+        BLOCKS(32, 20, q4_1_block(b, rows, s));
+    case CB_IQ4_NL:
+        BLOCKS(32, 18, iq4_codes(b + 2, splat(f16_at(b)), rows, s));
+    case CB_IQ4_XS:
+        BLOCKS(256, 136, iq4_xs_block(b, rows, s));
+    case CB_Q3_K:
+        BLOCKS(256, 110, q3_k_block(b, rows, s));
+    case CB_Q2_K:
+        BLOCKS(256, 84, q2_k_block(b, rows, s));
     case CB_Q4_0:
         BLOCKS(32, 18, q4_0_block(b, rows, s));
     case CB_Q6_K:
