@@ -39,7 +39,8 @@ typedef enum cb_adapter_role {
     CB_ROLE_FROZEN,  /* saved and loaded, not trained */
     CB_ROLE_TRAINED, /* and trained */
     CB_ROLE_PRIVATE, /* held by the module only: worked out by `ready`, neither trained nor in the file */
-    CB_ROLE_ECHO     /* in the file only: what `stored` gives; must fit when a file is read, and is not kept */
+    CB_ROLE_ECHO,    /* in the file only: what `stored` gives; must fit when a file is read, and is not kept */
+    CB_ROLE_I32 = 16 /* or-ed to one that is not trained: whole numbers (i32) instead of f32 */
 } cb_adapter_role;
 
 /* One named parameter of a module, as a file knows it. */
@@ -52,10 +53,18 @@ typedef struct cb_adapter_parameter {
 } cb_adapter_parameter;
 #define CB_MODULE_PARAMETERS 12
 
+/* What the modules of an adapter have together: random projections, a bank of vectors. */
+typedef struct cb_adapter_group {
+    const void *config;
+    void *state;               /* kind->group_size bytes, zeroed */
+    cb_module *const *modules; /* those of the kind, in tree order; while one is created, those before it and itself */
+    size_t count;
+} cb_adapter_group;
+
 /* What a kind adapts in a model of some type when target_modules is empty. */
 typedef struct cb_default_target {
     const char *model_type;
-    const char *target_modules; /* "q_proj,v_proj", or a pattern */
+    const char *target_modules; /* "q_proj,v_proj", or a pattern; NULL: as LoRA */
 } cb_default_target;
 
 /* A kind of adapter: what a new method writes. */
@@ -76,13 +85,19 @@ typedef struct cb_adapter_kind {
     bool (*check)(const void *config, const cb_layer *layer);
     /* Fills in the state of one module: settings from config, tensors left NULL. */
     bool (*create)(cb_module *m, const void *config, const cb_layer *layer);
-    /* Lists the module's parameters with names and shapes (at most CB_MODULE_PARAMETERS); returns how many.  The tensors (f32) are made,
+    /* Lists the module's parameters with names and shapes (at most CB_MODULE_PARAMETERS); returns how many.  The tensors are made,
      * named, saved, loaded and released from this list. */
     int (*parameters)(cb_module *m, cb_adapter_parameter *list);
     /* Sets fresh values (already allocated, zeroed), each from its own cb_adapter_rng(). */
     bool (*initialise)(cb_module *m, const void *config, uint64_t seed);
     /* The parameters have their values, fresh or from a file: works out what is private. */
     bool (*ready)(cb_module *m, const void *config, bool fresh);
+    /* The same three for what an adapter's modules have together (cb_module_group()): names in the file are "base_model." + suffix, fresh
+     * values are there before the modules', and modules are made ready after it.  group_size 0: there is no such thing. */
+    size_t group_size;
+    int (*group_parameters)(const cb_adapter_group *group, cb_adapter_parameter *list);
+    bool (*group_initialise)(const cb_adapter_group *group, uint64_t seed);
+    bool (*group_ready)(const cb_adapter_group *group, bool fresh);
     /* What the file holds under `suffix` where that is not the parameter as it stands (f32, in the innermost scope); NULL without an error:
      * it is. */
     cb_tensor *(*stored)(const cb_module *m, const char *suffix);
@@ -158,6 +173,8 @@ CB_API bool cb_adapter_rewrite(const char *path, cb_layer *root, const char *mod
 
 /* ---- for kinds ---- */
 
+/* Of the adapter that m is part of. */
+CB_API const cb_adapter_group *cb_module_group(const cb_module *m);
 /* The stream of random numbers of one parameter: depends on seed, layer name and suffix only. */
 CB_API cb_rng cb_adapter_rng(uint64_t seed, const cb_module *m, const char *suffix);
 CB_API bool cb_init_uniform(cb_tensor *t, cb_rng rng, double bound);             /* uniform in [-bound, bound); f32 */

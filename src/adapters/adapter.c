@@ -183,6 +183,11 @@ size_t cb_adapter_saved_layers(const cb_adapter *adapter, cb_layer *const **list
 
 /* ---- for kinds ---- */
 
+const cb_adapter_group *cb_module_group(const cb_module *m)
+{
+    return cb_adapter_module_of(m)->group;
+}
+
 cb_rng cb_adapter_rng(uint64_t seed, const cb_module *m, const char *suffix)
 {
     uint64_t hash = cb_hash_text(cb_hash_text(CB_HASH_START, m->layer->name), ".");

@@ -23,8 +23,12 @@ bool cb_adapter_plan_module(cb_adapter *adapter, const cb_adapter_kind *kind, co
         .module = {.kind = &kind->module, .layer = layer, .state = (char *)m + header, .strength = adapter->strength},
         .kind = kind,
         .config = config,
+        .group = &adapter->group,
     };
     adapter->modules[adapter->module_count++] = &m->module;
+    if (kind == adapter->kind)
+        adapter->group.count = adapter->module_count; /* companions come after them */
+    adapter->group.modules = adapter->modules;
     return !kind->create || kind->create(&m->module, config, layer);
 }
 
@@ -109,16 +113,17 @@ static bool hosts_our_module(const cb_adapter *adapter, const cb_layer *layer)
     return false;
 }
 
-static bool list_module_entries(cb_adapter *adapter, cb_module *m)
+/* The parameters of a module, or (m NULL) of all together. */
+static bool list_parameters(cb_adapter *adapter, cb_module *m, const cb_adapter_parameter *list, int count)
 {
-    cb_adapter_parameter list[CB_MODULE_PARAMETERS];
-    int count = cb_adapter_module_of(m)->kind->parameters(m, list);
     for (int i = 0; i < count; i++) {
-        cb_adapter_entry *entry =
-            list_entry(adapter, cb_format(CB_PEFT_PREFIX "%s.%s", m->layer->name, list[i].suffix), list[i].ndim, list[i].shape);
+        char *name = m ? cb_format(CB_PEFT_PREFIX "%s.%s", m->layer->name, list[i].suffix)
+                       : cb_format(CB_PEFT_GROUP_PREFIX "%s", list[i].suffix);
+        cb_adapter_entry *entry = list_entry(adapter, name, list[i].ndim, list[i].shape);
         if (!entry)
             return false;
-        entry->role = list[i].role;
+        entry->role = list[i].role & ~CB_ROLE_I32;
+        entry->dtype = list[i].role & CB_ROLE_I32 ? CB_I32 : CB_F32;
         entry->module = m;
         entry->suffix = list[i].suffix;
         entry->slot = list[i].tensor;
@@ -126,8 +131,23 @@ static bool list_module_entries(cb_adapter *adapter, cb_module *m)
     return true;
 }
 
+static bool list_module_entries(cb_adapter *adapter, cb_module *m)
+{
+    cb_adapter_parameter list[CB_MODULE_PARAMETERS];
+    return list_parameters(adapter, m, list, cb_adapter_module_of(m)->kind->parameters(m, list));
+}
+
+static bool list_group_entries(cb_adapter *adapter)
+{
+    cb_adapter_parameter list[CB_MODULE_PARAMETERS];
+    int (*parameters)(const cb_adapter_group *, cb_adapter_parameter *) = adapter->kind->group_parameters;
+    return !parameters || list_parameters(adapter, NULL, list, parameters(&adapter->group, list));
+}
+
 static bool list_entries(cb_adapter *adapter)
 {
+    if (!list_group_entries(adapter))
+        return false;
     for (size_t i = 0; i < adapter->module_count; i++)
         if (!list_module_entries(adapter, adapter->modules[i]))
             return false;
@@ -153,6 +173,9 @@ bool cb_adapter_plan(cb_adapter *adapter, cb_layer *root, const char *model_type
         return cb_fail(CB_ERR_STATE, "adapter %s is attached already", adapter->name) == CB_OK;
     adapter->attached = true; /* so that detach cleans up */
     adapter->root = root;
+    adapter->group = (cb_adapter_group){.config = adapter->config, .state = cb_calloc(1, adapter->kind->group_size)};
+    if (!adapter->group.state)
+        return false;
     if (adapter->kind->check && !adapter->kind->check(adapter->config, NULL))
         return false;
     cb_layer **layers;
@@ -173,7 +196,7 @@ bool cb_adapter_plan(cb_adapter *adapter, cb_layer *root, const char *model_type
 
 static bool allocate_entry(cb_adapter_entry *entry)
 {
-    cb_tensor *t = cb_full_nd(CB_F32, 0, entry->ndim, entry->shape);
+    cb_tensor *t = cb_full_nd(entry->dtype, 0, entry->ndim, entry->shape);
     if (!t || (entry->role == CB_ROLE_TRAINED && !cb_parameter(t)))
         return false;
     *entry->slot = cb_keep(t);
@@ -212,7 +235,7 @@ bool cb_adapter_allocate(cb_adapter *adapter)
 
 cb_tensor *cb_adapter_entry_tensor(const cb_adapter *adapter, const cb_adapter_entry *entry)
 {
-    if (entry->module)
+    if (entry->suffix)
         return entry->slot ? *entry->slot : NULL;
     const cb_trained_weight *trained = &adapter->trained[entry->trained];
     return trained->hidden ? trained->hidden : cb_layer_weight(trained->layer, trained->name);
@@ -233,6 +256,8 @@ static bool modules_ready(cb_adapter *adapter, bool fresh)
     cb_scope *scope = cb_scope_open();
     if (!scope)
         return false;
+    if (adapter->kind->group_ready)
+        cb_no_grad ok = adapter->kind->group_ready(&adapter->group, fresh);
     cb_no_grad for (size_t i = 0; ok && i < adapter->module_count; i++)
     {
         const cb_adapter_module *m = cb_adapter_module_of(adapter->modules[i]);
@@ -262,12 +287,19 @@ bool cb_adapter_connect(cb_adapter *adapter, bool fresh)
 
 static bool initialise_modules(cb_adapter *adapter, uint64_t seed)
 {
-    for (size_t i = 0; i < adapter->module_count; i++) {
+    bool ok = true;
+    cb_scope *scope = cb_scope_open();
+    if (!scope)
+        return false;
+    if (adapter->kind->group_initialise)
+        cb_no_grad ok = adapter->kind->group_initialise(&adapter->group, seed);
+    cb_no_grad for (size_t i = 0; ok && i < adapter->module_count; i++)
+    {
         const cb_adapter_module *m = cb_adapter_module_of(adapter->modules[i]);
-        if (m->kind->initialise && !m->kind->initialise(adapter->modules[i], m->config, seed))
-            return false;
+        ok = !m->kind->initialise || m->kind->initialise(adapter->modules[i], m->config, seed);
     }
-    return true;
+    cb_scope_close(scope);
+    return ok;
 }
 
 bool cb_adapter_attach(cb_adapter *adapter, cb_layer *root, const char *model_type, uint64_t seed)
@@ -335,6 +367,7 @@ void cb_adapter_detach(cb_adapter *adapter)
         cb_layer_detach(adapter->modules[i]->layer, adapter->modules[i]);
         cb_free(adapter->modules[i]);
     }
+    cb_free(adapter->group.state);
     cb_free(adapter->modules);
     cb_free(adapter->saved);
     cb_free(adapter->trained);

@@ -20,10 +20,11 @@ typedef struct cb_adapter_entry {
     int ndim;
     int64_t shape[CB_MAX_DIMS];
     cb_adapter_role role;
-    cb_module *module;  /* a module's parameter: whose, ... */
-    const char *suffix; /* ... under which name, ... */
-    cb_tensor **slot;   /* ... and where it holds the tensor (CB_ROLE_ECHO: NULL) */
-    size_t trained;     /* otherwise: which of the adapter's trained weights */
+    cb_dtype dtype;
+    cb_module *module;  /* a module's parameter: whose; NULL for one of all modules together */
+    const char *suffix; /* its name there; NULL: it is one of the adapter's trained weights ... */
+    size_t trained;     /* ... with this index */
+    cb_tensor **slot;   /* a parameter: where the tensor is held (CB_ROLE_ECHO: NULL) */
 } cb_adapter_entry;
 
 /* A module and whose it is: the adapter's kind, or that of a companion (the rows of an embedding that LoRA trains beside its modules). */
@@ -31,6 +32,7 @@ typedef struct cb_adapter_module {
     cb_module module; /* first: a cb_module of an adapter is one of these */
     const cb_adapter_kind *kind;
     const void *config;
+    const cb_adapter_group *group;
 } cb_adapter_module;
 static inline const cb_adapter_module *cb_adapter_module_of(const cb_module *m)
 {
@@ -49,6 +51,7 @@ struct cb_adapter {
     double strength;
     cb_layer *root;
     void *companion;     /* config of the rows trained beside (tokens.c), or NULL */
+    cb_adapter_group group; /* of the kind's own modules */
     cb_module **modules; /* each one block with its state behind it: a cb_adapter_module */
     size_t module_count, module_capacity;
     cb_layer **saved; /* modules_to_save */
@@ -63,7 +66,8 @@ struct cb_adapter {
     bool resolved_is_pattern;
 };
 
-#define CB_PEFT_PREFIX "base_model.model."
+#define CB_PEFT_GROUP_PREFIX "base_model."
+#define CB_PEFT_PREFIX       CB_PEFT_GROUP_PREFIX "model."
 
 /* ---- peft.c ---- */
 /* The file of a PEFT directory that holds the weights, free with cb_free(): adapter_model.safetensors, or adapter_model.bin where it is older.
@@ -107,6 +111,9 @@ json_t *cb_adapter_to_json(const cb_adapter *adapter);
 /* The same as cb_adapter_load() for an adapter of a format other than PEFT's. */
 cb_adapter *cb_adapter_load_foreign(const char *path, cb_layer *root, const char *model_type);
 
-extern const cb_default_target cb_lora_default_targets[]; /* ends with model_type NULL */
+/* ---- kinds.c: PEFT's tables, each ends with model_type NULL ---- */
+extern const cb_default_target cb_lora_default_targets[];
+extern const cb_default_target cb_mlp_default_targets[]; /* FourierFT, C3A */
+extern const cb_default_target cb_qv_default_targets[];  /* VeRA, SHiRA */
 
 #endif

@@ -4,7 +4,7 @@
 #include "adapters/internal.h"
 
 /* Every kind, one line each: KIND(name) stands for `const cb_adapter_kind cb_kind_name`, in a file of its own. */
-#define KINDS(KIND) KIND(lora) KIND(ia3) KIND(trainable_tokens) KIND(loha) KIND(lokr)
+#define KINDS(KIND) KIND(lora) KIND(ia3) KIND(trainable_tokens) KIND(loha) KIND(lokr) KIND(vera) KIND(fourierft) KIND(hra)
 
 #define DECLARE(name) extern const cb_adapter_kind cb_kind_##name;
 KINDS(DECLARE)
@@ -56,6 +56,9 @@ const cb_default_target cb_lora_default_targets[] = {
     {"rwkv7", "r_proj,k_proj,v_proj,o_proj,key,value"},
     {0},
 };
+
+const cb_default_target cb_mlp_default_targets[] = {{"gpt_bigcode", "mlp.c_proj"}, {"gpt2", "mlp.c_proj"}, {"*", NULL}, {0}};
+const cb_default_target cb_qv_default_targets[] = {{"phi", "q_proj,v_proj"}, {"*", NULL}, {0}};
 
 const cb_adapter_kind *const *cb_adapter_kinds(void)
 {

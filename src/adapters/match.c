@@ -417,14 +417,24 @@ static bool split_commas(const char *text, cb_string_list *list)
     return true;
 }
 
+/* The row of a table for a model type; NULL: there is none. */
+static const cb_default_target *default_row(const cb_default_target *row, const char *model_type)
+{
+    for (; model_type && row->model_type; row++)
+        if (strcmp(row->model_type, model_type) == 0 || strcmp(row->model_type, "*") == 0)
+            return row;
+    return NULL;
+}
+
 static bool default_targets(const cb_adapter *adapter, const char *model_type, cb_string_list *targets, bool *is_pattern)
 {
-    const cb_default_target *row = adapter->kind->default_targets ? adapter->kind->default_targets : cb_lora_default_targets;
-    for (; model_type && row->model_type; row++)
-        if (strcmp(row->model_type, model_type) == 0 || strcmp(row->model_type, "*") == 0) {
-            *is_pattern = cb_is_pattern_text(row->target_modules);
-            return *is_pattern ? cb_string_list_add(targets, row->target_modules) : split_commas(row->target_modules, targets);
-        }
+    const cb_default_target *own = adapter->kind->default_targets, *row = own ? default_row(own, model_type) : NULL;
+    if (!own || (row && !row->target_modules))
+        row = default_row(cb_lora_default_targets, model_type);
+    if (row) {
+        *is_pattern = cb_is_pattern_text(row->target_modules);
+        return *is_pattern ? cb_string_list_add(targets, row->target_modules) : split_commas(row->target_modules, targets);
+    }
     cb_fail(CB_ERR_ARGUMENT, "target_modules: not given, and there is no default for model type '%s'",
             model_type ? model_type : "(unknown)");
     return false;

@@ -22,7 +22,7 @@ static const cb_weight_entry *find_entry(const cb_weights *file, const cb_adapte
 {
     const cb_weight_entry *found = cb_weights_find(file, entry->name);
     const char *wrap = strstr(entry->name, ".base_layer.bias");
-    if (found || !wrap || entry->module)
+    if (found || !wrap || entry->suffix)
         return found;
     char *old = cb_format("%.*s.bias", (int)(wrap - entry->name), entry->name);
     found = old ? cb_weights_find(file, old) : NULL;

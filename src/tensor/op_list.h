@@ -76,6 +76,7 @@ CB_OP(sort)
 CB_OP(svd)
 CB_OP(qr)
 CB_OP(solve_triangular)
+CB_OP(inverse)
 /* ops_matmul.c */
 CB_OP(matmul)
 CB_OP(linear)

@@ -1,4 +1,4 @@
-/* ops_linalg.c: singular values and QR through LAPACK; f32 and f64.
+/* ops_linalg.c: singular values, QR and inverses through LAPACK; f32 and f64.
  *
  * LAPACK stores matrices column by column, so a row-major (m, n) array is to it the transposed matrix (n, m).  Nothing is transposed for
  * it: if A^T = V S U^T, the factors of A are the same with their roles exchanged, and A^T = L Q gives A = Q^T L^T, an upper triangle
@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "kernels/kernels.h"
+#include "kernels/parallel.h"
 #include "tensor/internal.h"
 
 static bool check_matrix(const char *op, const cb_tensor *x)
@@ -319,4 +320,66 @@ bool cb_qr(cb_tensor *x, cb_tensor **q, cb_tensor **r)
     *q = out[0];
     *r = out[1];
     return true;
+}
+
+/* ---- inverses ---- */
+
+/* d(A^-1) = -A^-1 dA A^-1 */
+static void inverse_backward(cb_backward_pass *pass)
+{
+    cb_tensor *y = cb_transpose(pass->saved[0], -1, -2);
+    pass->dx[0] = cb_neg(cb_matmul(cb_matmul(y, pass->dy[0]), y));
+}
+
+const cb_op cb_op_inverse = {.name = "inverse", .twice = true, .backward = inverse_backward};
+
+/* One matrix in place; `work` (n n), `pivots` (n).  What LAPACK reads as the transposed matrix it leaves as the transposed inverse. */
+static lapack_int invert(cb_dtype dtype, void *a, lapack_int n, void *work, lapack_int *pivots)
+{
+    lapack_int info = dtype == CB_F64 ? LAPACKE_dgetrf_work(LAPACK_COL_MAJOR, n, n, a, n, pivots)
+                                      : LAPACKE_sgetrf_work(LAPACK_COL_MAJOR, n, n, a, n, pivots);
+    if (info)
+        return info;
+    return dtype == CB_F64 ? LAPACKE_dgetri_work(LAPACK_COL_MAJOR, n, a, n, pivots, work, n * n)
+                           : LAPACKE_sgetri_work(LAPACK_COL_MAJOR, n, a, n, pivots, work, n * n);
+}
+
+static bool invert_all(cb_tensor *y, lapack_int n, int64_t count)
+{
+    size_t size = cb_dtype_size(y->dtype), area = (size_t)n * (size_t)n;
+    int threads = cbk_threads(count * n * n * n);
+    lapack_int worst = 0;
+    void *work = cb_alloc((size_t)threads * area * size);
+    lapack_int *pivots = cb_alloc((size_t)threads * (size_t)n * sizeof *pivots);
+    bool ok = work && pivots;
+    if (ok && !cbk_rehearsed(y->dtype, y->count)) {
+#pragma omp parallel num_threads(threads) if (threads > 1) reduction(max : worst)
+        {
+            size_t self = (size_t)omp_get_thread_num();
+            cbk_range r = cbk_share(count, 1);
+            for (int64_t i = r.begin; i < r.end; i++) {
+                lapack_int info = invert(y->dtype, (char *)y->data + (size_t)i * area * size, n, (char *)work + self * area * size,
+                                         pivots + self * (size_t)n);
+                worst = info > worst ? info : worst;
+            }
+        }
+    }
+    cb_free(work);
+    cb_free(pivots);
+    return ok && (!worst || cb_fail(CB_ERR_NUMERIC, "inverse: a matrix of %s is singular", cb_shape_text(y)) == CB_OK);
+}
+
+cb_tensor *cb_inverse(cb_tensor *x)
+{
+    if (!x)
+        return NULL;
+    int64_t n = x->ndim >= 2 ? x->shape[x->ndim - 1] : -1;
+    if (n < 0 || x->shape[x->ndim - 2] != n || n > 1 << 15 || (x->dtype != CB_F32 && x->dtype != CB_F64)) {
+        cb_fail(CB_ERR_SHAPE, "inverse: %s, expected f32 or f64 (..., n, n)", cb_shape_text(x));
+        return NULL;
+    }
+    cb_tensor *y = working_copy("inverse", x);
+    if (!y || (x->count && !invert_all(y, (lapack_int)n, x->count / (n * n))))
+        return NULL;
+    return cb_record(&cb_op_inverse, 1, &y, 1, &x, 1, &y, NULL, 0) ? y : NULL;
 }

@@ -174,6 +174,10 @@ END
     printf 'tokenizer\nencode\n--target-modules\nconstant cosine\nperplexity\n' >complete.expected
     same_file complete.out complete.expected
 fi
+kinds=$reference/../../docs/adapters.md
+for kind in $("$program" train --help | sed -n '/^Adapter kinds/,/^$/s/^  \([a-z0-9_]*\) .*/\1/p'); do
+    [ ! -f "$kinds" ] || contains "$kinds" "| \`$kind\` |"
+done
 documented=$reference/../../docs/commands.md
 if [ -f "$documented" ]; then
     expect markdown "$program" help --markdown

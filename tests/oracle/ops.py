@@ -363,6 +363,7 @@ OPS = {
     "svd_wide": (svd_invariants, "BC:distinct"),
     "qr": (torch.linalg.qr, "CB:distinct"),
     "qr_square": (torch.linalg.qr, "BB:distinct"),
+    "inverse": (lambda x: torch.linalg.inv(x + 8 * torch.eye(x.shape[-1], dtype=x.dtype)), "ABB"),
 
     "detach": (lambda x: x * x.detach(), "ABC"),
     "straight_through": (hard_with_soft_gradient, "ABC"),

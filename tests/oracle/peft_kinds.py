@@ -37,6 +37,18 @@ KINDS = {
     "lokr_conv": ("conv2d", dict(kind="LoKr", r=1, alpha=2, target_modules=["conv2d", "lin0"]), 0.4),
     "lokr_conv_whole": ("conv2d", dict(kind="LoKr", r=8, alpha=8, target_modules=["conv2d"], decompose_factor=2), 0.4),
     "lokr_tucker": ("conv2d", dict(kind="LoKr", r=2, alpha=4, target_modules=["conv2d"], use_effective_conv2d=True), 0.5),
+    "vera_qv": ("llama2", dict(kind="Vera", r=5, target_modules=["q_proj", "down_proj"]), 0.3),
+    "vera_key": ("qwen2", dict(kind="Vera", r=6, target_modules=["q_proj", "k_proj", "up_proj"], save_projection=False,
+                               projection_prng_key=123456789, bias="vera_only"), 0.3),
+    "vera_gpt2": ("gpt2", dict(kind="Vera", r=5, target_modules=["c_attn", "c_fc"], fan_in_fan_out=True, d_initial=0.5), 0.3),
+    "fourierft_qv": ("llama2", dict(kind="FourierFT", n_frequency=60, scaling=40.0, target_modules=["q_proj", "down_proj"],
+                                    n_frequency_pattern={"layers.1.mlp.down_proj": 5}), 0.3),
+    "fourierft_gpt2": ("gpt2", dict(kind="FourierFT", n_frequency=90, scaling=50.0, random_loc_seed=4, fan_in_fan_out=True,
+                                    bias="fourier_only"), 0.3),
+    "hra_qv": ("llama2", dict(kind="HRA", r=4, target_modules=["q_proj", "down_proj"]), 0.1),
+    "hra_biases": ("qwen2", dict(kind="HRA", r=5, target_modules=["q_proj", "k_proj"], bias="all"), 0.1),
+    "hra_gs": ("llama2", dict(kind="HRA", r=3, apply_GS=True, target_modules=["v_proj", "up_proj"]), 0.1),
+    "hra_conv": ("conv2d", dict(kind="HRA", r=6, target_modules=["conv2d", "lin0"]), 0.3),
 }
 
 

@@ -288,6 +288,7 @@ CASE_MANY(svd_factors, cb_svd(x[0], &y[0], &y[1], &y[2]) ? 3 : 0, .op = "svd", .
 CASE_MANY(qr, cb_qr(x[0], &y[0], &y[1]) ? 2 : 0, .op = "qr", .fixed = true, .no_half = true, .loose = 64, .input = {{"CB", DISTINCT}})
 CASE_MANY(qr_square, cb_qr(x[0], &y[0], &y[1]) ? 2 : 0, .op = "qr", .fixed = true, .no_half = true, .loose = 64,
           .input = {{"BB", DISTINCT}})
+CASE(inverse, cb_inverse(with_diagonal(x[0])), .op = "inverse", .no_half = true, .input = {{"ABB"}})
 
 /* ---- gradient surgery ---- */
 

@@ -22,6 +22,12 @@ static const kind_case cases[] = {
     {"lokr", "a,b,conv", "{\"r\": 1, \"alpha\": 2, \"decompose_both\": true}", 0},
     {"lokr", "a,b,conv", "{\"r\": 9, \"alpha\": 9, \"init_weights\": \"lycoris\", \"decompose_factor\": 3}", 0},
     {"lokr", "a,b,conv", "{\"r\": 2, \"alpha\": 2, \"use_effective_conv2d\": true}", 0},
+    {"vera", "a,b", "{\"r\": 5}", 0},
+    {"vera", "a,b", "{\"r\": 3, \"save_projection\": false, \"init_weights\": false, \"bias\": \"vera_only\"}", -1},
+    {"fourierft", "a,b", "{\"n_frequency\": 40, \"scaling\": 30, \"init_weights\": true}", 0},
+    {"fourierft", "a,b", "{\"n_frequency\": 4, \"scaling\": 60, \"n_frequency_pattern\": {\"b\": 90}}", -1},
+    {"hra", "a,b,conv", "{\"r\": 4}", ROUNDING},
+    {"hra", "a,b,conv", "{\"r\": 3, \"apply_GS\": true}", -1},
 };
 enum { CASES = sizeof cases / sizeof *cases };
 
