@@ -117,8 +117,8 @@ static bool hosts_our_module(const cb_adapter *adapter, const cb_layer *layer)
 static bool list_parameters(cb_adapter *adapter, cb_module *m, const cb_adapter_parameter *list, int count)
 {
     for (int i = 0; i < count; i++) {
-        char *name = m ? cb_format(CB_PEFT_PREFIX "%s.%s", m->layer->name, list[i].suffix)
-                       : cb_format(CB_PEFT_GROUP_PREFIX "%s", list[i].suffix);
+        char *name =
+            m ? cb_format(CB_PEFT_PREFIX "%s.%s", m->layer->name, list[i].suffix) : cb_format(CB_PEFT_GROUP_PREFIX "%s", list[i].suffix);
         cb_adapter_entry *entry = list_entry(adapter, name, list[i].ndim, list[i].shape);
         if (!entry)
             return false;

@@ -50,9 +50,9 @@ struct cb_adapter {
     bool attached;
     double strength;
     cb_layer *root;
-    void *companion;     /* config of the rows trained beside (tokens.c), or NULL */
+    void *companion;        /* config of the rows trained beside (tokens.c), or NULL */
     cb_adapter_group group; /* of the kind's own modules */
-    cb_module **modules; /* each one block with its state behind it: a cb_adapter_module */
+    cb_module **modules;    /* each one block with its state behind it: a cb_adapter_module */
     size_t module_count, module_capacity;
     cb_layer **saved; /* modules_to_save */
     size_t saved_count, saved_capacity;
