@@ -77,6 +77,7 @@ CB_OP(svd)
 CB_OP(qr)
 CB_OP(solve_triangular)
 CB_OP(inverse)
+CB_OP(solve)
 /* ops_matmul.c */
 CB_OP(matmul)
 CB_OP(linear)

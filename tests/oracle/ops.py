@@ -364,6 +364,7 @@ OPS = {
     "qr": (torch.linalg.qr, "CB:distinct"),
     "qr_square": (torch.linalg.qr, "BB:distinct"),
     "inverse": (lambda x: torch.linalg.inv(x + 8 * torch.eye(x.shape[-1], dtype=x.dtype)), "ABB"),
+    "solve": (lambda b, a: torch.linalg.solve(a, b, left=False), "CB", "BB:distinct"),
 
     "detach": (lambda x: x * x.detach(), "ABC"),
     "straight_through": (hard_with_soft_gradient, "ABC"),

@@ -289,6 +289,7 @@ CASE_MANY(qr, cb_qr(x[0], &y[0], &y[1]) ? 2 : 0, .op = "qr", .fixed = true, .no_
 CASE_MANY(qr_square, cb_qr(x[0], &y[0], &y[1]) ? 2 : 0, .op = "qr", .fixed = true, .no_half = true, .loose = 64,
           .input = {{"BB", DISTINCT}})
 CASE(inverse, cb_inverse(with_diagonal(x[0])), .op = "inverse", .no_half = true, .input = {{"ABB"}})
+CASE(solve, cb_solve(x[0], x[1]), .op = "solve", .fixed = true, .no_half = true, .loose = 64, .input = {{"CB"}, {"BB", DISTINCT}})
 
 /* ---- gradient surgery ---- */
 
