@@ -138,6 +138,9 @@ CB_API const char *cb_adapter_name(const cb_adapter *adapter);
  * on a layer the kind cannot sit on, or no hit at all (CB_ERR_ARGUMENT with close names). */
 CB_API bool cb_adapter_match(const cb_adapter *adapter, cb_layer *root, const char *model_type, cb_layer ***list, size_t *count);
 
+/* Whether the adapter's start is worked out before it is attached, as those of LoRA's init_lora_weights eva, corda and loftq are: see
+ * cb_train_attach() (training.h). */
+CB_API bool cb_adapter_needs_study(const cb_adapter *adapter);
 /* Matches layers under `root`, makes a module for each and attaches them; parameters f32, seeded per layer and parameter name, so that
  * the values do not depend on order.  `model_type` picks default targets (may be NULL).  On failure nothing stays attached. */
 CB_API bool cb_adapter_attach(cb_adapter *adapter, cb_layer *root, const char *model_type, uint64_t seed);

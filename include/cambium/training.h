@@ -59,6 +59,25 @@ struct cb_trainee {
 /* An attached adapter, saved as a PEFT adapter of the directory that the model was loaded from. */
 CB_API cb_trainee cb_train_adapter(cb_model *model, cb_adapter *adapter);
 
+/* ---- Starts that are worked out first ---- */
+
+typedef void cb_start_callback(void *user, int64_t batch, int64_t most); /* so many batches were looked at, of at most so many */
+typedef struct cb_start_options {
+    int64_t start_batches;       /* at most, of training data; 0: eva until its components are found (1000), corda 256 rows */
+    char *loftq_model;           /* loftq: the directory of the model before it was quantised */
+    cb_start_callback *callback; /* may be NULL; these two are not in the table */
+    void *user;
+} cb_start_options;
+extern CB_API const cb_option cb_start_option_table[];
+/* cb_adapter_attach() for every start.  Where it must be worked out first (LoRA's init_lora_weights eva, corda and loftq, as in PEFT), batches
+ * of `data` as cb_train() will see them go through the model and its layers' inputs are looked at; eva then changes the adapter's options
+ * rank_pattern, alpha_pattern and, where layers are left out, target_modules.  The start is kept in start.safetensors in options->output,
+ * which a run with options->resume reads instead; one of other options, data or base is refused (CB_ERR_STATE).  `data` may be NULL for
+ * starts that need none, `start` for the defaults.  In a rehearsal two batches are looked at, and ranks stay as they are.  Interrupted:
+ * CB_ERR_INTERRUPTED.  On failure nothing stays attached; options may have changed. */
+CB_API bool cb_train_attach(cb_model *model, cb_adapter *adapter, cb_dataset *data, const cb_train_options *options,
+                            const cb_start_options *start);
+
 typedef struct cb_train_report {
     int64_t step, steps; /* finished, planned */
     double loss;         /* mean over the tokens of this step (or since the last report) */

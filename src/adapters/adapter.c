@@ -2,7 +2,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "adapters/internal.h"
+#include "adapters/study.h"
 
 static const char *const save_embedding_choices[] = {"auto", "true", "false", NULL};
 
@@ -64,6 +64,7 @@ void cb_adapter_free(cb_adapter *adapter)
     if (adapter->config)
         cb_options_free(adapter->kind->options, adapter->config);
     cb_options_free(cb_target_option_table, &adapter->target);
+    cb_given_free(adapter);
     cb_free(adapter->config);
     cb_free(adapter->name);
     json_decref(adapter->common);

@@ -4,7 +4,8 @@
  * values (fresh, or from a file), connect.  Until the last step forward passes do not notice; a failure anywhere detaches. */
 #include <string.h>
 
-#include "adapters/internal.h"
+#include "adapters/study.h"
+#include "adapters/tied.h"
 #include "adapters/tokens.h"
 
 /* ---- plan ---- */
@@ -24,6 +25,7 @@ bool cb_adapter_plan_module(cb_adapter *adapter, const cb_adapter_kind *kind, co
         .kind = kind,
         .config = config,
         .group = &adapter->group,
+        .given = fresh ? cb_given_of(adapter, layer) : NULL,
     };
     adapter->modules[adapter->module_count++] = &m->module;
     if (kind == adapter->kind)
@@ -84,7 +86,7 @@ static bool plan_biases(cb_adapter *adapter, cb_layer *root)
 static bool plan_pin(void *user, cb_layer *layer)
 {
     cb_adapter *adapter = user;
-    if (!layer->tied || cb_layer_own_weight(layer, "weight"))
+    if (!layer->tied || cb_layer_own_weight(layer, "weight") || layer == adapter->follower)
         return true;
     for (size_t i = 0; i < adapter->trained_count; i++)
         if (adapter->trained[i].layer == layer->tied && strcmp(adapter->trained[i].name, "weight") == 0)
@@ -144,6 +146,18 @@ static bool list_group_entries(cb_adapter *adapter)
     return !parameters || list_parameters(adapter, NULL, list, parameters(&adapter->group, list));
 }
 
+/* PEFT's files hold a tied head's weight as well. */
+static bool list_follower(cb_adapter *adapter, size_t trained)
+{
+    const cb_tensor *base = cb_layer_weight(adapter->follower, "weight");
+    cb_adapter_entry *entry = list_entry(adapter, cb_format(CB_PEFT_PREFIX "%s.weight", adapter->follower->name), base->ndim, base->shape);
+    if (!entry)
+        return false;
+    entry->trained = trained;
+    entry->role = CB_ROLE_ECHO;
+    return true;
+}
+
 static bool list_entries(cb_adapter *adapter)
 {
     if (!list_group_entries(adapter))
@@ -163,8 +177,33 @@ static bool list_entries(cb_adapter *adapter)
         if (!entry)
             return false;
         entry->trained = i;
+        if (adapter->follower && trained->layer == adapter->follower->tied && !list_follower(adapter, i))
+            return false;
     }
     return true;
+}
+
+/* Modules on the layers that the options hit; of a head and an embedding that stay tied the head's follows the embedding's. */
+static bool plan_targets(cb_adapter *adapter, cb_layer *root, cb_layer *head, const char *model_type, bool fresh)
+{
+    cb_layer **layers;
+    size_t count;
+    bool ok = cb_match_targets(adapter, root, model_type, &layers, &count, &adapter->resolved_targets, &adapter->resolved_is_pattern);
+    bool tied = ok && cb_tied_replace(head, layers, &count);
+    for (size_t i = 0; ok && i < count; i++)
+        ok = cb_adapter_plan_module(adapter, adapter->kind, adapter->config, layers[i], fresh);
+    cb_free(layers);
+    return ok && (!tied || cb_lora_plan_tied(adapter, head, fresh));
+}
+
+static bool plan_saved(cb_adapter *adapter, cb_layer *root, cb_layer *head, bool fresh)
+{
+    bool ok = cb_match_saved(adapter, root, fresh, &adapter->saved, &adapter->saved_count);
+    if (ok && cb_tied_replace(head, adapter->saved, &adapter->saved_count))
+        adapter->follower = head;
+    for (size_t i = 0; ok && i < adapter->saved_count; i++)
+        ok = cb_layer_visit(adapter->saved[i], plan_saved_layer, adapter);
+    return ok;
 }
 
 bool cb_adapter_plan(cb_adapter *adapter, cb_layer *root, const char *model_type, bool fresh)
@@ -178,18 +217,12 @@ bool cb_adapter_plan(cb_adapter *adapter, cb_layer *root, const char *model_type
         return false;
     if (adapter->kind->check && !adapter->kind->check(adapter->config, NULL))
         return false;
-    cb_layer **layers;
-    size_t count;
-    bool ok = cb_match_targets(adapter, root, model_type, &layers, &count, &adapter->resolved_targets, &adapter->resolved_is_pattern);
-    for (size_t i = 0; ok && i < count; i++)
-        ok = cb_adapter_plan_module(adapter, adapter->kind, adapter->config, layers[i], fresh);
-    cb_free(layers);
-    ok = ok && cb_match_saved(adapter, root, fresh, &adapter->saved, &adapter->saved_count);
-    for (size_t i = 0; ok && i < adapter->saved_count; i++)
-        ok = cb_layer_visit(adapter->saved[i], plan_saved_layer, adapter);
+    cb_layer *head = cb_tied_head(adapter, root);
     const cb_string_list *tokens = adapter->kind->tokens ? adapter->kind->tokens(adapter->config) : NULL;
-    ok = ok && (!tokens || !tokens->count || cb_tokens_plan(adapter, root, tokens, fresh)) && cb_tokens_plan_tied(adapter, root, fresh);
-    return ok && plan_biases(adapter, root) && cb_layer_visit(root, plan_pin, adapter) && list_entries(adapter);
+    return plan_targets(adapter, root, head, model_type, fresh) && plan_saved(adapter, root, head, fresh) &&
+           (!tokens || !tokens->count || cb_tokens_plan(adapter, root, tokens, head != NULL, fresh)) &&
+           cb_tokens_plan_tied(adapter, root, fresh) && plan_biases(adapter, root) && cb_layer_visit(root, plan_pin, adapter) &&
+           list_entries(adapter);
 }
 
 /* ---- tensors ---- */
@@ -308,6 +341,9 @@ bool cb_adapter_attach(cb_adapter *adapter, cb_layer *root, const char *model_ty
         return cb_fail(CB_ERR_STATE, "adapter %s is attached already", adapter->name) == CB_OK;
     bool ok = cb_adapter_plan(adapter, root, model_type, true) && cb_adapter_allocate(adapter) && initialise_modules(adapter, seed) &&
               cb_adapter_connect(adapter, true);
+    for (size_t i = 0; i < adapter->module_count; i++)
+        ((cb_adapter_module *)adapter->modules[i])->given = NULL;
+    cb_given_free(adapter);
     if (!ok)
         cb_adapter_detach(adapter);
     return ok;
@@ -380,6 +416,9 @@ void cb_adapter_detach(cb_adapter *adapter)
                        .config = adapter->config,
                        .target = adapter->target,
                        .common = adapter->common,
+                       .given = adapter->given,
+                       .given_count = adapter->given_count,
+                       .given_capacity = adapter->given_capacity,
                        .strength = adapter->strength};
     *adapter = kept;
 }

@@ -64,7 +64,7 @@ static bool is_word(const cb_option *option)
     return option->type == CB_OPTION_ENUM || option->type == CB_OPTION_STRING;
 }
 
-/* {"lm_head": [7]} to ["lm_head:7"] */
+/* {"lm_head": [7]} to ["lm_head:7"]; NULL when there is no memory */
 static json_t *items_of(const json_t *named)
 {
     json_t *items = json_array();
@@ -119,24 +119,46 @@ static bool refuse(const char *file, const cb_adapter_kind *kind, const char *ke
     return false;
 }
 
-/* The fields of an object such as eva_config that options of ours stand for.  1 taken, 0 there are none, -1 an error */
-static int read_group(const cb_adapter *adapter, const char *file, const char *key, json_t *value, json_t *options)
+static bool is_group(const cb_adapter_kind *kind, const char *key)
 {
-    const cb_adapter_kind *kind = adapter->kind;
-    bool any = false;
+    size_t length = strlen(key);
     for (const cb_option *o = kind->options; o->type != CB_OPTION_END; o++) {
         const char *name = cb_adapter_peft_name(kind, o->name);
-        size_t length = strlen(key);
-        if (strncmp(name, key, length) != 0 || name[length] != '.')
-            continue;
-        any = true;
-        const json_t *item = json_object_get(value, name + length + 1);
-        if (item && !collect_option(o, item, options))
-            return -1;
+        if (strncmp(name, key, length) == 0 && name[length] == '.')
+            return true;
     }
-    if (any && !is_nothing(value) && !json_is_object(value))
-        return wrong_type(file, key, "an object or null") ? 1 : -1;
-    return any;
+    return false;
+}
+
+/* One field of an object such as eva_config; `name` is "eva_config.rho".  In peft_fixed null stands for any value there. */
+static bool read_group_field(const cb_adapter_kind *kind, const char *file, const char *name, const json_t *value, const json_t *fixed,
+                             json_t *options)
+{
+    const char *own = cb_adapter_option_name(kind, name);
+    const json_t *expected = json_object_get(fixed, name);
+    if (own != name)
+        return collect_option(cb_options_find(kind->options, own), value, options);
+    if (expected)
+        return json_is_null(expected) || same_value(value, expected) || refuse(file, kind, name, value, expected);
+    cb_log_message(CB_LOG_WARNING, "%s: %.100s is not a known field of %s and is ignored", file, name, kind->peft_type);
+    return true;
+}
+
+static bool read_group(const cb_adapter_kind *kind, const char *file, const char *key, json_t *group, const json_t *fixed, json_t *options)
+{
+    if (!is_nothing(group) && !json_is_object(group))
+        return wrong_type(file, key, "an object or null");
+    const char *field;
+    json_t *value;
+    json_object_foreach(group, field, value)
+    {
+        char *name = cb_format("%s.%s", key, field);
+        bool ok = name && read_group_field(kind, file, name, value, fixed, options);
+        cb_free(name);
+        if (!ok)
+            return false;
+    }
+    return true;
 }
 
 static bool read_field(cb_adapter *adapter, const char *file, const char *key, json_t *value, const json_t *fixed, json_t *options)
@@ -160,9 +182,8 @@ static bool read_field(cb_adapter *adapter, const char *file, const char *key, j
     const cb_option *option = cb_options_find(kind->options, cb_adapter_option_name(kind, key));
     if (option)
         return collect_option(option, value, options);
-    int group = read_group(adapter, file, key, value, options);
-    if (group)
-        return group > 0;
+    if (is_group(kind, key))
+        return read_group(kind, file, key, value, fixed, options);
     const json_t *expected = json_object_get(fixed, key);
     if (expected)
         return same_value(value, expected) || refuse(file, kind, key, value, expected);
@@ -175,7 +196,7 @@ bool cb_adapter_from_json(cb_adapter *adapter, const char *file, const json_t *o
     if (!json_is_object(object))
         return cb_fail(CB_ERR_FORMAT, "%s: expected a JSON object", file) == CB_OK;
     json_t *fixed = fixed_fields(adapter->kind), *options = json_object();
-    bool ok = fixed && options && json_object_set_new(fixed, "peft_type", json_string(adapter->kind->peft_type)) == 0;
+    bool ok = (fixed && options && json_object_set_new(fixed, "peft_type", json_string(adapter->kind->peft_type)) == 0) || no_memory();
     const char *key;
     json_t *value;
     if (ok)
@@ -371,12 +392,21 @@ static json_t *sorted(json_t *object)
     if (ok)
         return out;
     json_decref(out);
+    no_memory();
     return NULL;
 }
 
 json_t *cb_adapter_to_json(const cb_adapter *adapter)
 {
     json_t *out = fixed_fields(adapter->kind);
+    const char *key;
+    json_t *value;
+    void *next;
+    json_object_foreach_safe(out, next, key, value)
+    {
+        if (strchr(key, '.')) /* one of a group, which is written when there is something to say */
+            json_object_del(out, key);
+    }
     bool ok = out && json_object_update(out, adapter->common) == 0 && write_stored_options(adapter, out) &&
               cb_json_put(out, "peft_type", json_string(adapter->kind->peft_type)) && write_targets(adapter, out);
     if (ok && json_object_get(out, "fan_in_fan_out")) {
@@ -385,11 +415,11 @@ json_t *cb_adapter_to_json(const cb_adapter *adapter)
             transposed |= adapter->modules[i]->layer->transposed;
         ok = cb_json_put(out, "fan_in_fan_out", json_boolean(transposed));
     }
-    if (!ok) {
-        json_decref(out);
-        return cb_fail(CB_ERR_MEMORY, "no memory for an adapter's config"), NULL;
-    }
-    return sorted(out);
+    if (ok)
+        return sorted(out);
+    json_decref(out);
+    no_memory();
+    return NULL;
 }
 
 char *cb_adapter_json(const cb_adapter *adapter)

@@ -9,6 +9,9 @@
  *     olora        the first columns of Q and rows of R, W = Q R    Buyukakyuz 2024, arXiv:2406.01775
  *     eva          A: the first principal components of the inputs  Paischer et al. 2024, arXiv:2410.07170 (eva.c)
  *     corda        singular triples of W C, C the inputs' covariance  Yang et al. 2024, arXiv:2406.05223 (corda.c)
+ *     loftq        the first singular triples of W - Q              Li et al. 2023, arXiv:2310.08659 (loftq.c)
+ *
+ * The last three are worked out before the adapter is attached, and given to it (study.h).
  *
  * pissa, olora and corda start with s B A = s B0 A0 other than zero and take it from the base.  PEFT changes W; here W stays where it is
  * mapped, and B0 A0 is subtracted beside it (lora.c). */
@@ -21,7 +24,7 @@
 
 typedef struct cb_start_kind {
     const char *name; /* "..._": a whole number follows */
-    bool takes_from_base, needs_data;
+    bool takes_from_base;
     bool (*begin)(const cb_factors_start *start, const cb_module *m, cb_tensor *a, cb_tensor *b);
 } cb_start_kind;
 
@@ -98,11 +101,49 @@ static bool begin_olora(const cb_factors_start *start, const cb_module *m, cb_te
     return q && r && cb_copy_into(b, q) && cb_copy_into(a, r);
 }
 
+/* ---- given ones ---- */
+
+static const cb_given_start *given_to(const cb_factors_start *start, const cb_module *m)
+{
+    const cb_given_start *given = cb_adapter_module_of(m)->given;
+    if (!given)
+        cb_fail(CB_ERR_STATE, "init_lora_weights: layer %s has no start for %s, which cb_train_attach() works out", m->layer->name,
+                start->name);
+    else if (given->vt->shape[0] != start->rank)
+        cb_fail(CB_ERR_STATE, "init_lora_weights: the start of layer %s is of rank %lld, expected %lld", m->layer->name,
+                (long long)given->vt->shape[0], (long long)start->rank);
+    else
+        return given;
+    return NULL;
+}
+
+static bool begin_eva(const cb_factors_start *start, const cb_module *m, cb_tensor *a, cb_tensor *b)
+{
+    (void)b;
+    const cb_given_start *given = given_to(start, m);
+    return given && cb_copy_into(a, given->vt);
+}
+
+static bool begin_given(const cb_factors_start *start, const cb_module *m, cb_tensor *a, cb_tensor *b)
+{
+    const cb_given_start *given = scale_is_positive(start, m) ? given_to(start, m) : NULL;
+    return given && share_singular_values(start, given->u, given->s, given->vt, a, b);
+}
+
+/* What is not quantised starts as usual. */
+static bool begin_loftq(const cb_factors_start *start, const cb_module *m, cb_tensor *a, cb_tensor *b)
+{
+    const cb_tensor *weight = cb_layer_weight(m->layer, "weight");
+    bool quantized = weight && cb_dtype_is_quantized(weight->dtype);
+    return quantized ? begin_given(start, m, a, b) : begin_default(start, m, a, b);
+}
+
 static const cb_start_kind kinds[] = {
-    {"true", false, false, begin_default},      {"false", false, false, begin_random},
-    {"gaussian", false, false, begin_gaussian}, {"orthogonal", false, false, begin_orthogonal},
-    {"pissa", true, false, begin_pissa},        {PISSA_NITER, true, false, begin_pissa},
-    {"olora", true, false, begin_olora},
+    {"true", false, begin_default},      {"false", false, begin_random},
+    {"gaussian", false, begin_gaussian}, {"orthogonal", false, begin_orthogonal},
+    {"pissa", true, begin_pissa},        {PISSA_NITER, true, begin_pissa},
+    {"olora", true, begin_olora},        {"eva", false, begin_eva},
+    {"corda", true, begin_given},        {"loftq", false, begin_loftq},
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
@@ -139,12 +180,6 @@ bool cb_factors_start_takes_from_base(const char *name)
 {
     const cb_start_kind *kind = find(name);
     return kind && kind->takes_from_base;
-}
-
-bool cb_factors_start_needs_data(const char *name)
-{
-    const cb_start_kind *kind = find(name);
-    return kind && kind->needs_data;
 }
 
 bool cb_factors_begin(const cb_factors_start *start, const cb_module *m, cb_tensor *a, cb_tensor *b)

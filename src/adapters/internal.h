@@ -27,12 +27,20 @@ typedef struct cb_adapter_entry {
     cb_tensor **slot;   /* a parameter: where the tensor is held (CB_ROLE_ECHO: NULL) */
 } cb_adapter_entry;
 
+/* What the factors of one layer start from, where that was worked out beforehand (study.h): the first R singular triples of a matrix, or, u
+ * and s being NULL, the rows of A. */
+typedef struct cb_given_start {
+    const cb_layer *layer;
+    cb_tensor *u, *s, *vt; /* (out, R), (R), (R, in) */
+} cb_given_start;
+
 /* A module and whose it is: the adapter's kind, or that of a companion (the rows of an embedding that LoRA trains beside its modules). */
 typedef struct cb_adapter_module {
     cb_module module; /* first: a cb_module of an adapter is one of these */
     const cb_adapter_kind *kind;
     const void *config;
     const cb_adapter_group *group;
+    const cb_given_start *given; /* of a fresh one, until it has its values; NULL: none */
 } cb_adapter_module;
 static inline const cb_adapter_module *cb_adapter_module_of(const cb_module *m)
 {
@@ -44,7 +52,9 @@ struct cb_adapter {
     char *name;
     void *config;
     cb_target target;
-    json_t *common; /* fields of every PEFT file (task_type, revision, ...), as read or at their defaults */
+    json_t *common;        /* fields of every PEFT file (task_type, revision, ...), as read or at their defaults */
+    cb_given_start *given; /* for when it is attached */
+    size_t given_count, given_capacity;
 
     /* while attached */
     bool attached;
@@ -56,6 +66,7 @@ struct cb_adapter {
     size_t module_count, module_capacity;
     cb_layer **saved; /* modules_to_save */
     size_t saved_count, saved_capacity;
+    cb_layer *follower; /* the head that stays tied to an embedding saved whole, or NULL */
     cb_trained_weight *trained;
     size_t trained_count, trained_capacity;
     cb_adapter_entry *entries; /* everything the file holds, and what is private */

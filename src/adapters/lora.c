@@ -7,24 +7,18 @@
  * are taken from the base leave it as it is: with the first values A0, B0 kept, y = W x + s (B A - B0 A0) x, which is what PEFT's changed
  * base computes.  Side by side they are factors of rank 2 R, [A; A0] and [B, -B0], and a plain LoRA of that rank is what is saved: it loads
  * over the untouched base anywhere.  PEFT converts such adapters the same way when it is asked to. */
+#include "adapters/lora.h"
+
 #include <math.h>
 #include <string.h>
 
+#include "adapters/internal.h"
 #include "adapters/lora_conv.h"
 #include "adapters/low_rank.h"
 #include "adapters/magnitude.h"
 
-typedef struct lora_config {
-    int64_t rank;
-    double alpha, dropout;
-    bool use_rslora, use_dora, lora_bias;
-    int bias;
-    char *init_weights;
-    cb_option_map rank_pattern, alpha_pattern;
-    cb_string_list trainable_token_indices;
-} lora_config;
-
 typedef struct lora_state {
+    const struct lora_state *leader; /* an embedding's, whose head this one is on: A is its B^T, B its A^T */
     cb_tensor *a, *b, *b_bias;
     cb_tensor *a0, *b0; /* has_origin: A0 and -B0 */
     cb_magnitude magnitude;
@@ -36,6 +30,7 @@ typedef struct lora_state {
 #define LORA_MAX_RANK 65536
 
 static const char *const lora_bias_choices[] = {"none", "all", "lora_only", NULL};
+static const char *const corda_methods[] = {"ipm", "kpm", NULL};
 
 static const cb_option lora_options[] = {
     CB_OPT_INT(lora_config, rank, 8, 1, LORA_MAX_RANK, "inner dimension of the update"),
@@ -48,27 +43,80 @@ static const cb_option lora_options[] = {
     CB_OPT_ENUM(lora_config, bias, 0, lora_bias_choices, "which biases of the model are trained and saved too"),
     CB_OPT_BOOL(lora_config, lora_bias, false, "give B a bias of its own"),
     CB_OPT_STRING(lora_config, init_weights, "true", "NAME",
-                  "how A and B start: true, false, gaussian, orthogonal, pissa, pissa_niter_N or olora"),
+                  "how A and B start: true, false, gaussian, orthogonal, pissa, pissa_niter_N, olora, eva, corda or loftq"),
     CB_OPT_LIST(lora_config, trainable_token_indices, NULL, "N,...",
                 "ids of tokens whose rows of the embedding are trained too; LAYER:N for the rows of another layer"),
+    CB_OPT_BOOL(lora_config, ensure_weight_tying, false,
+                "a head that is tied to the embedding stays so where one of them is trained, whole or by factors"),
+    CB_OPT_FLOAT(lora_config, eva_rho, 2, 1, 1e9, "eva: no layer gets more than this times its rank (1: ranks stay as they are)"),
+    CB_OPT_FLOAT(lora_config, eva_tau, 0.99, 0, 1, "eva: components are found when they turn less than this cosine from batch to batch"),
+    CB_OPT_BOOL(lora_config, eva_use_label_mask, true, "eva: look only at tokens that are learned"),
+    CB_OPT_INT(lora_config, eva_label_mask_value, -100, -9e15, 9e15, "eva: the label of tokens to pass over; -100: those not learned"),
+    CB_OPT_BOOL(lora_config, eva_whiten, false, "eva: divide components by the square root of their singular value"),
+    CB_OPT_BOOL(lora_config, eva_adjust_scaling_factors, true, "eva: alpha follows the rank that a layer is given"),
+    CB_OPT_ENUM(lora_config, corda_method, CB_CORDA_IPM, corda_methods,
+                "corda: train what the data uses most (ipm), or least, so that the rest is kept (kpm)"),
+    CB_OPT_STRING(lora_config, corda_cache_file, NULL, "FILE", "corda: the start, read from here if it is there, else written"),
+    CB_OPT_STRING(lora_config, corda_covariance_file, NULL, "FILE",
+                  "corda: covariances of inputs, read from here if it is there, else written"),
+    CB_OPT_INT(lora_config, loftq_bits, 0, 0, 8, "loftq: bits of the base's codes (0: whatever they are)"),
+    CB_OPT_INT(lora_config, loftq_iter, 1, 1, 1000, "loftq: iterations; more than one when the base is made (convert --loftq-iter)"),
     CB_OPT_END};
 
-static const char *const lora_peft_names[] = {
-    "rank", "r", "alpha", "lora_alpha", "dropout", "lora_dropout", "init_weights", "init_lora_weights", NULL};
+static const char *const lora_peft_names[] = {"rank",
+                                              "r",
+                                              "alpha",
+                                              "lora_alpha",
+                                              "dropout",
+                                              "lora_dropout",
+                                              "init_weights",
+                                              "init_lora_weights",
+                                              "eva_rho",
+                                              "eva_config.rho",
+                                              "eva_tau",
+                                              "eva_config.tau",
+                                              "eva_use_label_mask",
+                                              "eva_config.use_label_mask",
+                                              "eva_label_mask_value",
+                                              "eva_config.label_mask_value",
+                                              "eva_whiten",
+                                              "eva_config.whiten",
+                                              "eva_adjust_scaling_factors",
+                                              "eva_config.adjust_scaling_factors",
+                                              "corda_method",
+                                              "corda_config.corda_method",
+                                              "corda_cache_file",
+                                              "corda_config.cache_file",
+                                              "corda_covariance_file",
+                                              "corda_config.covariance_file",
+                                              "loftq_bits",
+                                              "loftq_config.loftq_bits",
+                                              "loftq_iter",
+                                              "loftq_config.loftq_iter",
+                                              NULL};
+
+/* Sub-configurations are written with the start that they are for. */
+static bool lora_has_group(const void *config, const char *group)
+{
+    size_t length = strcspn(group, "_");
+    const char *start = ((const lora_config *)config)->init_weights;
+    return strlen(start) == length && strncmp(start, group, length) == 0;
+}
 
 static const char lora_peft_fixed[] =
     "{\"exclude_modules\": null, \"modules_to_save\": null, \"layers_to_transform\": null, \"layers_pattern\": null, \"fan_in_fan_out\": "
     "false,"
-    " \"alora_invocation_tokens\": null, \"arrow_config\": null, \"corda_config\": null, \"ensure_weight_tying\": false,"
+    " \"alora_invocation_tokens\": null, \"arrow_config\": null, \"corda_config\": null,"
     " \"eva_config\": null, \"kasa_config\": null, \"layer_replication\": null, \"loftq_config\": {}, \"lora_ga_config\": null,"
     " \"megatron_config\": null, \"megatron_core\": \"megatron.core\", \"monteclora_config\": null, \"qalora_group_size\": 16,"
     " \"target_parameters\": null, \"use_bdlora\": null,"
-    " \"use_qalora\": false, \"velora_config\": null}";
+    " \"use_qalora\": false, \"velora_config\": null,"
+    " \"corda_config.use_float16_for_covariance\": false, \"corda_config.verbose\": null,"
+    " \"corda_config.prune_temporary_fields\": null}";
 
 /* ---- making ---- */
 
-/* The rank and alpha of one layer. */
-static bool lora_sizes(const lora_config *config, const cb_layer *layer, int64_t *rank, double *alpha)
+bool cb_lora_sizes(const lora_config *config, const cb_layer *layer, int64_t *rank, double *alpha)
 {
     double r = (double)config->rank;
     *alpha = config->alpha;
@@ -101,9 +149,10 @@ static bool lora_check(const void *config_, const cb_layer *layer)
         return lora_check_options(config);
     int64_t rank = 0;
     double alpha;
-    if (!lora_sizes(config, layer, &rank, &alpha))
+    if (!cb_lora_sizes(config, layer, &rank, &alpha))
         return false;
-    int64_t most = layer->in_features < layer->out_features ? layer->in_features : layer->out_features;
+    bool less = layer->in_features < layer->out_features || strcmp(config->init_weights, "eva") == 0; /* which may give as many as inputs */
+    int64_t most = less ? layer->in_features : layer->out_features;
     if (rank > most && layer->kind != CB_LAYER_CONV)
         return cb_fail(CB_ERR_ARGUMENT, "rank: found %lld for layer %s of %lld inputs and %lld outputs, expected at most %lld",
                        (long long)rank, layer->name, (long long)layer->in_features, (long long)layer->out_features,
@@ -116,7 +165,7 @@ static bool lora_create(cb_module *m, const void *config_, const cb_layer *layer
     const lora_config *config = config_;
     lora_state *lora = m->state;
     double alpha;
-    if (!lora_sizes(config, layer, &lora->rank, &alpha))
+    if (!cb_lora_sizes(config, layer, &lora->rank, &alpha))
         return false;
     if (layer->kind == CB_LAYER_CONV && !cb_lora_conv_check(layer, lora->rank, config->init_weights, config->use_dora))
         return false;
@@ -138,7 +187,10 @@ static int lora_parameters(cb_module *m, cb_adapter_parameter *list)
     bool embedding = m->layer->kind == CB_LAYER_EMBEDDING;
     int64_t r = lora->rank, in = m->layer->in_features, out = m->layer->out_features;
     int n = 0;
-    if (m->layer->kind == CB_LAYER_CONV) {
+    if (lora->leader) {
+        list[n++] = (cb_adapter_parameter){"lora_A.weight", NULL, 2, {r, in}, CB_ROLE_ECHO};
+        list[n++] = (cb_adapter_parameter){"lora_B.weight", NULL, 2, {out, r}, CB_ROLE_ECHO};
+    } else if (m->layer->kind == CB_LAYER_CONV) {
         n = cb_lora_conv_parameters(m->layer, r, &lora->a, &lora->b, list);
     } else {
         list[n++] = (cb_adapter_parameter){embedding ? "lora_embedding_A" : "lora_A.weight", &lora->a, 2, {r, in}, CB_ROLE_TRAINED};
@@ -165,6 +217,8 @@ static bool lora_initialise(cb_module *m, const void *config_, uint64_t seed)
 {
     const lora_config *config = config_;
     lora_state *lora = m->state;
+    if (lora->leader)
+        return true;
     if (m->layer->kind == CB_LAYER_EMBEDDING) {
         bool random = strcmp(config->init_weights, "false") == 0;
         return cb_init_normal(lora->b, cb_adapter_rng(seed, m, "lora_embedding_B"), 1) &&
@@ -177,6 +231,26 @@ static bool lora_initialise(cb_module *m, const void *config_, uint64_t seed)
     return !random || cb_init_uniform(lora->b_bias, cb_adapter_rng(seed, m, "lora_B.bias"), 1 / sqrt((double)lora->rank));
 }
 
+/* With DoRA the rows of the two have lengths of their own, so the head is merged for itself. */
+bool cb_lora_plan_tied(cb_adapter *adapter, cb_layer *head, bool fresh)
+{
+    const lora_state *leader = NULL;
+    for (size_t i = 0; i < adapter->module_count; i++)
+        if (adapter->modules[i]->layer == head->tied && cb_adapter_module_of(adapter->modules[i])->kind == &cb_kind_lora)
+            leader = adapter->modules[i]->state;
+    if (!leader || !cb_adapter_plan_module(adapter, &cb_kind_lora, adapter->config, head, fresh))
+        return false;
+    cb_module *m = adapter->modules[adapter->module_count - 1];
+    lora_state *lora = m->state;
+    lora->leader = leader;
+    lora->rank = leader->rank;
+    lora->scale = leader->scale;
+    lora->padded = leader->padded;
+    lora->has_origin = false;
+    m->follows = !lora->has_magnitude;
+    return true;
+}
+
 static const cb_string_list *lora_tokens(const void *config)
 {
     return &((const lora_config *)config)->trainable_token_indices;
@@ -184,15 +258,42 @@ static const cb_string_list *lora_tokens(const void *config)
 
 /* ---- the factors ---- */
 
+static cb_tensor *factor_a(const lora_state *lora)
+{
+    return lora->leader ? cb_transpose(lora->leader->b, 0, 1) : lora->a;
+}
+
+static cb_tensor *factor_b(const lora_state *lora)
+{
+    return lora->leader ? cb_transpose(lora->leader->a, 0, 1) : lora->b;
+}
+
 /* [A; A0] and [B, -B0]; A and B where nothing was taken from the base. */
 static cb_tensor *inner(const lora_state *lora)
 {
-    return lora->has_origin ? cb_cat(2, (cb_tensor *[]){lora->a, lora->a0}, 0) : lora->a;
+    return lora->has_origin ? cb_cat(2, (cb_tensor *[]){lora->a, lora->a0}, 0) : factor_a(lora);
 }
 
 static cb_tensor *outer(const lora_state *lora)
 {
-    return lora->has_origin ? cb_cat(2, (cb_tensor *[]){lora->b, lora->b0}, 1) : lora->b;
+    return lora->has_origin ? cb_cat(2, (cb_tensor *[]){lora->b, lora->b0}, 1) : factor_b(lora);
+}
+
+/* Files over a base that is not told by them. */
+static bool check_file(const cb_module *m, const lora_config *config)
+{
+    const char *start = config->init_weights;
+    if (strcmp(start, "corda") == 0)
+        return cb_fail(CB_ERR_UNSUPPORTED,
+                       "init_lora_weights: found corda: what it took from the base is not in the file; expected one that PEFT saved with "
+                       "path_initial_model_for_weight_conversion") == CB_OK;
+    const cb_tensor *weight = cb_layer_weight(m->layer, "weight");
+    if (strcmp(start, "loftq") == 0 && m->layer->kind == CB_LAYER_LINEAR && !m->layer->output && !cb_dtype_is_quantized(weight->dtype))
+        return cb_fail(CB_ERR_UNSUPPORTED,
+                       "init_lora_weights: found loftq over layer %s, which is not quantised; expected the quantised base that the adapter "
+                       "was made for",
+                       m->layer->name) == CB_OK;
+    return true;
 }
 
 /* A file of PEFT's that was not converted says how its base was changed: the same is worked out anew, as PEFT does. */
@@ -200,7 +301,9 @@ static bool lora_ready(cb_module *m, const void *config_, bool fresh)
 {
     const lora_config *config = config_;
     lora_state *lora = m->state;
-    bool ok = true;
+    bool ok = fresh || check_file(m, config);
+    if (!ok)
+        return false;
     if (lora->has_origin) {
         cb_factors_start start = lora_start(lora, config, 0);
         ok = fresh ? cb_copy_into(lora->a0, lora->a) && cb_copy_into(lora->b0, lora->b) : cb_factors_begin(&start, m, lora->a0, lora->b0);
@@ -216,18 +319,20 @@ static cb_tensor *lora_stored(const cb_module *m, const char *suffix)
     const lora_state *lora = m->state;
     bool is_a = strcmp(suffix, "lora_A.weight") == 0 || strcmp(suffix, "lora_embedding_A") == 0;
     bool is_b = strcmp(suffix, "lora_B.weight") == 0 || strcmp(suffix, "lora_embedding_B") == 0;
-    cb_tensor *own = is_a ? lora->a : lora->b;
-    if ((!is_a && !is_b) || (!lora->has_origin && !lora->padded))
+    if ((!is_a && !is_b) || (!lora->has_origin && !lora->padded && !lora->leader))
         return NULL;
+    cb_tensor *own = is_a ? factor_a(lora) : factor_b(lora);
     if (lora->padded)
         return cb_cat(2, (cb_tensor *[]){own, cb_zeros_like(own)}, is_a ? 0 : 1);
     return is_a ? inner(lora) : outer(lora);
 }
 
-/* Twice the rank at the same scale. */
+/* Twice the rank at the same scale.  PEFT would quantise the base when it reads loftq. */
 static bool lora_stored_config(void *config_)
 {
     lora_config *config = config_;
+    if (strcmp(config->init_weights, "loftq") == 0)
+        return cb_options_set(lora_options, config, "init_weights", "true");
     if (!cb_factors_start_takes_from_base(config->init_weights))
         return true;
     double alpha = config->use_rslora ? sqrt(2) : 2;
@@ -248,7 +353,7 @@ static cb_tensor *project(const cb_module *m, cb_tensor *x, cb_tensor *dropped, 
     const lora_state *lora = m->state;
     if (m->layer->kind == CB_LAYER_EMBEDDING)
         return cb_cast(cb_embedding(cb_transpose(lora->a, 0, 1), x), dtype);
-    cb_tensor *z = cb_linear(dropped, lora->a, NULL);
+    cb_tensor *z = cb_linear(dropped, factor_a(lora), NULL);
     return lora->has_origin ? cb_cat(2, (cb_tensor *[]){z, cb_linear(x, lora->a0, NULL)}, -1) : z;
 }
 
@@ -271,7 +376,7 @@ static cb_tensor *dora_dropped(const cb_module *m, cb_tensor *x, cb_tensor *drop
         base = cb_linear_add(base, cb_linear(dropped, lora->a0, NULL), lora->b0, lora->scale);
     }
     cb_tensor *rest = cb_sub(y, base);
-    return cb_add(rest, lengthen(m, cb_linear_add(base, cb_linear(dropped, lora->a, NULL), lora->b, lora->scale), NULL));
+    return cb_add(rest, lengthen(m, cb_linear_add(base, cb_linear(dropped, factor_a(lora), NULL), factor_b(lora), lora->scale), NULL));
 }
 
 static cb_tensor *dora_forward(const cb_module *m, cb_tensor *x, cb_tensor *y, const cb_context *ctx)
@@ -360,5 +465,6 @@ const cb_adapter_kind cb_kind_lora = {
     .stored_config = lora_stored_config,
     .tokens = lora_tokens,
     .peft_names = lora_peft_names,
+    .has_group = lora_has_group,
     .peft_fixed = lora_peft_fixed,
 };

@@ -35,9 +35,7 @@ typedef struct cb_factors_start {
 bool cb_factors_start_check(const char *option, const char *name);
 /* B A is not zero at first, and its first value is taken from the base: W - s B0 A0 + s B A. */
 bool cb_factors_start_takes_from_base(const char *name);
-/* It is worked out from the inputs of the layers on training data. */
-bool cb_factors_start_needs_data(const char *name);
-/* Fills a (R, in) and b (out, R) of module m, which are zero. */
+/* Fills a (R, in) and b (out, R) of module m, one of an adapter, which are zero. */
 bool cb_factors_begin(const cb_factors_start *start, const cb_module *m, cb_tensor *a, cb_tensor *b);
 
 #endif

@@ -6,7 +6,7 @@
  * a directory without config, which nobody takes for an adapter, never a mismatched pair. */
 #include <string.h>
 
-#include "adapters/internal.h"
+#include "adapters/tied.h"
 #include "adapters/tokens.h"
 #include "cambium/formats.h"
 
@@ -139,9 +139,11 @@ static bool read_values(const cb_adapter *adapter, const cb_weight_entry *const 
     return ok;
 }
 
-/* Where the vocabulary was resized PEFT also saves whole embeddings and heads, unasked: they count as modules_to_save. */
+/* Where the vocabulary was resized PEFT also saves whole embeddings and heads, unasked: they count as modules_to_save, but for a head that
+ * stays tied. */
 static bool add_saved_embeddings(cb_adapter *adapter, cb_layer *root, const cb_weights *file)
 {
+    const cb_layer *tied = cb_tied_head(adapter, root);
     size_t prefix = strlen(CB_PEFT_PREFIX), suffix = strlen(".weight");
     for (size_t i = 0; i < cb_weights_count(file); i++) {
         const char *key = cb_weights_at(file, i)->name;
@@ -150,7 +152,7 @@ static bool add_saved_embeddings(cb_adapter *adapter, cb_layer *root, const cb_w
             continue;
         char *name = cb_strndup(key + prefix, length - prefix - suffix);
         const cb_layer *layer = name ? cb_layer_find(root, name) : NULL;
-        bool whole = layer && (layer->kind == CB_LAYER_EMBEDDING || layer->output);
+        bool whole = layer && layer != tied && (layer->kind == CB_LAYER_EMBEDDING || layer->output);
         for (size_t k = 0; whole && k < adapter->target.modules_to_save.count; k++)
             whole = !cb_ends_with(name, adapter->target.modules_to_save.items[k]);
         bool ok = name && (!whole || cb_string_list_add(&adapter->target.modules_to_save, name));

@@ -280,7 +280,7 @@ static bool same_rows(const cb_string_list *items, const cb_layer *layer)
     return layer->tied != NULL;
 }
 
-bool cb_tokens_plan(cb_adapter *adapter, cb_layer *root, const cb_string_list *indices, bool fresh)
+bool cb_tokens_plan(cb_adapter *adapter, cb_layer *root, const cb_string_list *indices, bool tied, bool fresh)
 {
     tokens_config *config = cb_calloc(1, sizeof *config);
     adapter->companion = config; /* freed with the adapter's modules */
@@ -301,9 +301,17 @@ bool cb_tokens_plan(cb_adapter *adapter, cb_layer *root, const cb_string_list *i
         cb_layer_visit(root, named_layer, &search);
     if (!search.count || !search.list[0])
         return cb_fail(CB_ERR_ARGUMENT, "trainable_token_indices: no layer of the model is meant") == CB_OK;
-    for (size_t i = 0; i < search.count; i++)
-        if (!same_rows(indices, search.list[i]) && !plan_rows(adapter, search.list[i], fresh))
+    for (size_t i = 0; i < search.count; i++) {
+        if (same_rows(indices, search.list[i]))
+            continue;
+        if (tied && search.list[i]->tied)
+            return cb_fail(CB_ERR_ARGUMENT,
+                           "trainable_token_indices: layer %s gets other rows than %s, expected the same for "
+                           "ensure_weight_tying",
+                           search.list[i]->name, search.list[i]->tied->name) == CB_OK;
+        if (!plan_rows(adapter, search.list[i], fresh))
             return false;
+    }
     return true;
 }
 

@@ -9,6 +9,7 @@ typedef struct settings {
     bool dry_run;
     cli_corpus_settings corpus;
     cb_train_options train;
+    cb_start_options start;
 } settings;
 
 static const cb_option table[] = {
@@ -25,6 +26,7 @@ static const cli_group groups[] = {{"Run", table, 0},
                                    {"Data", cli_corpus_table, offsetof(settings, corpus)},
                                    {"Rows", cb_data_option_table, offsetof(settings, corpus.text)},
                                    {"Training", cb_train_option_table, offsetof(settings, train)},
+                                   {"Starts that are worked out first", cb_start_option_table, offsetof(settings, start)},
                                    {0}};
 
 /* A new adapter with the options of the command line. */
@@ -45,21 +47,52 @@ static cb_adapter *configure(cli_call *call, const settings *s)
     return NULL;
 }
 
-/* Attaches a new adapter, or loads the one to go on with. */
+/* Attaches a new adapter, or loads the one to go on with.  One whose start is worked out first waits for the data; that its options hit
+ * layers is known before. */
 static cb_adapter *attach(const settings *s, cb_adapter *fresh, cb_model *model)
 {
+    cb_layer **layers;
+    size_t count;
     if (!fresh)
         return cb_adapter_load(s->adapter, cb_model_root(model), cb_model_type(model));
-    return cb_adapter_attach(fresh, cb_model_root(model), cb_model_type(model), (uint64_t)s->seed) ? fresh : NULL;
+    if (!cb_adapter_needs_study(fresh))
+        return cb_adapter_attach(fresh, cb_model_root(model), cb_model_type(model), (uint64_t)s->seed) ? fresh : NULL;
+    if (!cb_adapter_match(fresh, cb_model_root(model), cb_model_type(model), &layers, &count))
+        return NULL;
+    cb_free(layers);
+    return fresh;
+}
+
+static void on_start(void *user, int64_t batch, int64_t most)
+{
+    const cli_call *call = user;
+    if (!call->common.json && !call->common.quiet)
+        cli_status("looking at the data before the first step: batch %lld, at most %lld", (long long)batch, (long long)most);
+}
+
+/* Attaches what waited for the data. */
+static bool prepare(cli_call *call, settings *s, cb_model *model, cb_adapter *adapter, cb_dataset *data)
+{
+    cb_named_tensor const *parameters;
+    if (cb_adapter_parameters(adapter, &parameters))
+        return true;
+    s->start.callback = on_start;
+    s->start.user = call;
+    bool ok = cb_train_attach(model, adapter, data, &s->train, &s->start);
+    cli_status_clear();
+    return ok;
 }
 
 static bool train(cli_call *call, settings *s, cb_model *model, cb_adapter *adapter)
 {
     cb_tokenizer *tokenizer = cli_tokenizer(s->tokenizer, model);
     cli_corpus corpus = {0};
-    cb_trainee what = cb_train_adapter(model, adapter);
     bool ok = tokenizer && cli_corpus_open(&corpus, call, &s->corpus, model, tokenizer, s->seed) &&
-              cli_train_run(call, &what, &corpus, &s->train);
+              prepare(call, s, model, adapter, corpus.train);
+    if (ok) {
+        cb_trainee what = cb_train_adapter(model, adapter);
+        ok = cli_train_run(call, &what, &corpus, &s->train);
+    }
     cli_corpus_close(&corpus);
     cb_tokenizer_free(tokenizer);
     return ok;

@@ -340,7 +340,7 @@ static json_t *to_json(const cb_option *o, const void *config)
 char *cb_options_to_json(const cb_option *table, const void *config)
 {
     json_t *object = json_object();
-    bool ok = object;
+    bool ok = object || cb_fail(CB_ERR_MEMORY, "no memory for options as JSON") == CB_OK;
     for (const cb_option *o = table; ok && o->type; o++)
         if (json_object_set_new(object, o->name, to_json(o, config)) != 0)
             ok = cb_fail(CB_ERR_ARGUMENT, "%s: its value is not UTF-8 text", o->name) == CB_OK;

@@ -10,9 +10,16 @@ _Thread_local const cb_layer_watch *cb_layer_watching;
 
 static cb_tensor *watched(const cb_layer *layer, const cb_module *module, cb_tensor *y)
 {
-    if (__builtin_expect(cb_layer_watching != NULL, 0) && y)
+    if (__builtin_expect(cb_layer_watching != NULL, 0) && y && cb_layer_watching->output)
         cb_layer_watching->output(cb_layer_watching->user, layer, module, y);
     return y;
+}
+
+static cb_tensor *given(const cb_layer *layer, cb_tensor *x)
+{
+    if (__builtin_expect(cb_layer_watching != NULL, 0) && x && cb_layer_watching->input)
+        cb_layer_watching->input(cb_layer_watching->user, layer, x);
+    return x;
 }
 
 cb_tensor *cb_layer_before(const cb_layer *layer, cb_tensor *x, const cb_context *ctx)
@@ -50,7 +57,7 @@ typedef cb_tensor *linear_function(cb_tensor *x, cb_tensor *weight, cb_tensor *b
 
 static cb_tensor *linear_with(linear_function *linear, const cb_layer *layer, cb_tensor *x, const cb_context *ctx)
 {
-    x = cb_layer_before(layer, x, ctx);
+    x = given(layer, cb_layer_before(layer, x, ctx));
     cb_tensor *weight = effective_weight(layer, ctx);
     if (weight && layer->transposed)
         weight = cb_transpose(weight, 0, 1);
@@ -77,7 +84,7 @@ cb_tensor *cb_linear_forward_add(const cb_layer *layer, cb_tensor *residual, cb_
     if (ctx->unread && modules_only_add(layer))
         return cb_add(residual, linear_with(cb_linear_unread, layer, x, ctx));
     if (!layer->module_count && !layer->transposed && !cb_layer_weight(layer, "bias"))
-        return watched(layer, NULL, cb_linear_add(residual, x, cb_layer_weight(layer, "weight"), 1));
+        return watched(layer, NULL, cb_linear_add(residual, given(layer, x), cb_layer_weight(layer, "weight"), 1));
     return cb_add(residual, cb_linear_forward(layer, x, ctx));
 }
 

@@ -82,7 +82,7 @@ static bool bad_parameter(const cb_trainee *what, cb_string *out)
 bool cb_train_diagnose(const cb_trainee *what, const cb_batch *batch, double targets, const cb_context *ctx, cb_string *out)
 {
     search s = {.out = out};
-    const cb_layer_watch layers = {on_output, &s};
+    const cb_layer_watch layers = {.output = on_output, .user = &s};
     const cb_tape_watch tape = {on_gradient, &s};
     if (bad_parameter(what, out))
         return false;

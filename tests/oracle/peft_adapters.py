@@ -65,6 +65,9 @@ ADAPTERS = {
                                      trainable_token_indices={"embed_tokens": list(range(3, 23)), "lm_head": [60, 4, 21]})),
     "tokens_apart": ("qwen2", dict(r=4, lora_alpha=8, target_modules=QV,
                                    trainable_token_indices={"embed_tokens": list(range(3, 23)), "lm_head": [60, 4, 21]})),
+    "tied_embedding": ("smollm", dict(r=4, lora_alpha=8, target_modules=["q_proj", "embed_tokens"], ensure_weight_tying=True)),
+    "tied_head_dora": ("smollm", dict(r=4, lora_alpha=8, target_modules=["q_proj", "lm_head"], use_dora=True, ensure_weight_tying=True)),
+    "tied_saved": ("smollm", dict(r=4, lora_alpha=8, target_modules=QV, modules_to_save=["lm_head"], ensure_weight_tying=True)),
     "tokens_only": ("llama2", dict(kind=TrainableTokensConfig, token_indices=list(range(3, 43)))),
     "tokens_only_tied": ("smollm", dict(kind=TrainableTokensConfig, token_indices=list(range(50, 3, -2)))),
     "tokens_only_gpt2": ("gpt2", dict(kind=TrainableTokensConfig, token_indices=list(range(3, 43)), target_modules=["wte"])),
@@ -79,7 +82,7 @@ ADAPTERS |= {
                                  feedforward_modules=r"model\.layers\.[01]\.mlp\..*")),
     "ia3_gpt2": ("gpt2", dict(kind=IA3Config, fan_in_fan_out=True)),
 }
-WITH_STEPS = ["tokens_tied", "tokens_untied", "tokens_apart", "tokens_only", "tokens_only_tied", "tokens_only_gpt2", "lora_embedding", "lora_embedding_gpt2", "lora_untied_head", "lora_norms_saved", "dora_qv", "dora_biases", "dora_gpt2",
+WITH_STEPS = ["tied_saved", "tokens_tied", "tokens_untied", "tokens_apart", "tokens_only", "tokens_only_tied", "tokens_only_gpt2", "lora_embedding", "lora_embedding_gpt2", "lora_untied_head", "lora_norms_saved", "dora_qv", "dora_biases", "dora_gpt2",
               "dora_embedding", "pissa", "pissa_gpt2", "pissa_dora", "olora"]
 GRADIENTS_KEPT = 5  # per adapter, spread over its keys
 
@@ -94,6 +97,16 @@ def randomise(model, generator):
             p.data = 0.15 * torch.randn(p.shape, generator=generator)
         elif p.requires_grad:  # biases and modules_to_save
             p.data = p.data + 0.1 * torch.randn(p.shape, generator=generator)
+
+
+def tied_factors(model):
+    """Pairs of parameters of an embedding's and a head's factors that are one: PEFT gives each a gradient of its own."""
+    embedding, head = (model.base_model.model.model.embed_tokens, model.base_model.model.lm_head) if hasattr(model.base_model.model, "lm_head") \
+        and hasattr(model.base_model.model.model, "embed_tokens") else (None, None)
+    if not getattr(model.peft_config["default"], "ensure_weight_tying", False) or not hasattr(head, "lora_A"):
+        return []
+    return [(embedding.lora_embedding_A["default"], head.lora_B["default"].weight),
+            (embedding.lora_embedding_B["default"], head.lora_A["default"].weight)]
 
 
 def file_keys(model, saved):
@@ -153,6 +166,8 @@ def main():
             options["lora_dropout"] = 0.0
         model = get_peft_model(load_f32(base), kind(task_type="CAUSAL_LM", **options))
         randomise(model, generator)
+        for one, other in tied_factors(model):  # as they are made: over the same memory
+            other.data = one.data.t()
         model.save_pretrained(path)
         readme = os.path.join(path, "README.md")
         if os.path.exists(readme):
@@ -162,11 +177,15 @@ def main():
         ids, labels, _ = batch(model.config.vocab_size, generator, False)
         out = model(input_ids=ids, labels=labels, use_cache=False)
         out.loss.backward()
+        for one, other in tied_factors(model):
+            one.grad += other.grad.t()
         tensors = dict(input_ids=ids, labels=labels, logits=out.logits.detach(), loss=out.loss.detach())
         saved = load_file(os.path.join(path, "adapter_model.safetensors"))
         pairs = file_keys(model, saved)
         keys = sorted(pairs)
         step = max(1, len(keys) // GRADIENTS_KEPT) if name not in WITH_STEPS else 1
+        if tied_factors(model):
+            keys = [k for k in keys if "lm_head.lora_A" not in k and "lm_head.lora_B" not in k]
         chosen = keys[::step] + [k for k in keys if "lora_" not in k][:2]
         for key in chosen:
             tensors["grad." + key] = pairs[key].grad.clone()

@@ -1,13 +1,15 @@
 /* test_lora.c: the variants of LoRA: DoRA, starts that are taken from the base, embeddings.  What PEFT computes: tests/oracle/peft_adapters.py;
  * the rest are closed forms. */
 #include "adapter_fixtures.h"
+#include "cambium/merge.h"
 #include "cambium/optim.h"
 
 /* ---- against PEFT ---- */
 
 /* Their files are PEFT's own, over a base that PEFT changed. */
 static const char *const unconverted[] = {"pissa", "pissa_gpt2", "pissa_dora", "olora", NULL};
-static const char *const trained[] = {"tokens_tied",
+static const char *const trained[] = {"tied_saved",
+                                      "tokens_tied",
                                       "tokens_untied",
                                       "tokens_apart",
                                       "tokens_only",
@@ -130,6 +132,11 @@ static const variant variants[] = {
     {"llama2", "{\"r\": 4, \"target_modules\": [\"embed_tokens\"]}"},
     {"gpt2", "{\"r\": 4, \"target_modules\": [\"wte\"], \"use_dora\": true}"},
     {"smollm", "{\"r\": 4, \"target_modules\": [\"lm_head\"], \"use_dora\": true}"},
+    {"smollm", "{\"r\": 4, \"target_modules\": [\"lm_head\"], \"ensure_weight_tying\": true}"},
+    {"smollm", "{\"r\": 4, \"target_modules\": [\"embed_tokens\", \"q_proj\"], \"ensure_weight_tying\": true, \"use_dora\": true}"},
+    {"smollm", "{\"r\": 4, \"target_modules\": [\"lm_head\", \"q_proj\"], \"ensure_weight_tying\": true,"
+               " \"init_lora_weights\": \"pissa\"}"},
+    {"smollm", "{\"r\": 4, \"modules_to_save\": [\"lm_head\"], \"ensure_weight_tying\": true}"},
     {"smollm", "{\"r\": 4, \"trainable_token_indices\": [5, 40, 7]}"},
     {"llama2", "{\"r\": 4, \"trainable_token_indices\": {\"embed_tokens\": [5, 40], \"lm_head\": [60, 3, 4]}}"},
 };
@@ -226,6 +233,44 @@ static void what_is_saved_computes_the_same(void **state)
         cb_scope_close(scope);
         cb_model_free(model);
     }
+}
+
+/* What follows an embedding is merged with it, or, where it has lengths of its own, beside it. */
+static void tied_heads_are_merged(void **state)
+{
+    (void)state;
+    for (int i = 0; i < VARIANTS; i++) {
+        if (!strstr(variants[i].options, "ensure_weight_tying"))
+            continue;
+        cb_model *model = load_model(variants[i].model);
+        cb_adapter *adapter = fresh(model, variants[i].options, 1);
+        randomise(adapter, 3);
+        cb_merge_options options = {0};
+        cb_difference d;
+        char command[128];
+        assert_ok(cb_options_init(cb_merge_option_table, &options));
+        options.dtype = CB_MERGE_F32;
+        assert_ok(cb_merge_fold(model, &adapter, 1, scratch_path("merged"), &options, &d));
+        if (!(d.max_absolute <= 1e-4 * d.max_logit))
+            fail_msg("%s: merged logits differ by %g of %g", variants[i].options, d.max_absolute, d.max_logit);
+        cb_adapter_free(adapter);
+        cb_model_free(model);
+        snprintf(command, sizeof(command), "rm -rf %s/merged", scratch);
+        assert_int_equal(system(command), 0);
+    }
+}
+
+static void what_cannot_stay_tied_is_refused(void **state)
+{
+    (void)state;
+    cb_model *model = load_model("smollm");
+    cb_adapter *adapter = cb_adapter_new("lora", NULL);
+    assert_ok(cb_adapter_set_json(adapter, "options",
+                                  "{\"r\": 4, \"ensure_weight_tying\": true,"
+                                  " \"trainable_token_indices\": {\"embed_tokens\": [5, 6], \"lm_head\": [7]}}"));
+    assert_refused(!cb_adapter_attach(adapter, cb_model_root(model), "llama", 1), "trainable_token_indices: layer lm_head gets other rows");
+    cb_adapter_free(adapter);
+    cb_model_free(model);
 }
 
 /* ---- how they start ---- */
@@ -370,6 +415,8 @@ int main(void)
         cmocka_unit_test(fresh_variants_change_nothing),
         cmocka_unit_test(merged_is_unmerged),
         cmocka_unit_test(what_is_saved_computes_the_same),
+        cmocka_unit_test(tied_heads_are_merged),
+        cmocka_unit_test(what_cannot_stay_tied_is_refused),
         cmocka_unit_test(pissa_takes_the_first_singular_triples),
         cmocka_unit_test(olora_and_orthogonal_starts_are_orthogonal),
         cmocka_unit_test(fresh_magnitudes_are_row_lengths),
