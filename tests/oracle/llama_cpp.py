@@ -192,7 +192,8 @@ def models(ours, args, folder):
             name = f"{architecture} {seed} {rope.get('rope_type', '')} {'tied' if config.tie_word_embeddings else ''}"
             good, said = ours.run("convert", path, "--to", "gguf", "--dtype", "f32", "--output", output)
             if not good:
-                refused = "qwen" in architecture and "rope_type: found" in said  # llama.cpp has no tensors for these there
+                # llama.cpp has no tensors for these there
+                refused = "qwen" in architecture and ("rope_type: found" in said or "attention_bias: found true" in said)
                 check(refused, f"{name}: {said}")
                 continue
             ids = some_ids(seed)
@@ -254,6 +255,74 @@ def types(ours, args, folder):
             check(difference is None and largest < (2e-3 if architecture == "gpt2" else 2e-5) and same > 0.97,
                   f"{architecture} {seed}{' wide' if wide else ''} {name}: {difference or 'same bytes'}; "
                   f"logits of llama.cpp's file {largest:.1e} (same token {same:.3f})")
+
+
+def random_adapter(seed, architecture, path, output):
+    """A LoRA adapter that PEFT writes: rsLoRA, ranks and alphas by pattern, any of the projections."""
+    import peft
+    rng = random.Random(seed)
+    model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    names = ["c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"] if architecture == "gpt2" else \
+        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    targets = rng.sample(names, rng.randint(1, len(names)))
+    options = dict(r=rng.choice([1, 3, 4, 8]), lora_alpha=rng.choice([1, 8, 20]), use_rslora=rng.random() < 0.5, target_modules=targets)
+    if rng.random() < 0.5:
+        options["rank_pattern"] = {rng.choice(targets): rng.choice([2, 5])}
+    if rng.random() < 0.5:
+        options["alpha_pattern"] = {rng.choice(targets): rng.choice([3, 30])}
+    torch.manual_seed(seed)
+    model = peft.get_peft_model(model, peft.LoraConfig(fan_in_fan_out=architecture == "gpt2", **options))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_" in name:
+                weight.copy_(torch.randn_like(weight) * 0.05)
+    model.save_pretrained(output)
+    return model.eval(), options
+
+
+def adapters(ours, args, folder):
+    for seed in range(*args.seeds):
+        for architecture in random_models.ARCHITECTURES:
+            path = f"{folder}/{architecture}{seed}"
+            random_models.make(seed, architecture, path, kinds=["default", "linear"], dtype=torch.float32)
+            model, options = random_adapter(seed, architecture, path, path + ".peft")
+            good, said = ours.run("convert", path, "--to", "gguf", "--output", path + ".gguf")
+            good2, said2 = ours.run("convert", path + ".peft", "--base", path, "--to", "gguf-lora", "--output", path + ".lora.gguf")
+            if not (good and good2):
+                check("attention_bias: found true" in said, f"{architecture} {seed}: {said} {said2}")
+                continue
+            ids = some_ids(seed)
+            with torch.no_grad():
+                reference = model(torch.tensor(ids)[None]).logits[0].numpy()
+            judge = Judge(path + ".gguf")
+            plain, theirs = judge.logits(ids), judge.logits(ids, judge.adapter(path + ".lora.gguf"))
+            judge.close()
+            mine = ours.logits(path + ".gguf", ids, path + ".lora.gguf")
+            (a, same), (b, _), (moved, _) = compare(mine, theirs), compare(mine, reference), compare(plain, theirs)
+            # what llama.cpp merges into its own file: ours once more
+            good, said = ours.run("merge", path + ".gguf", "--adapter", path + ".lora.gguf", "--output", path + ".merged.gguf")
+            judge = Judge(path + ".merged.gguf") if good else None
+            merged = compare(judge.logits(ids), theirs)[0] if judge else 1
+            most = 2e-3 if architecture == "gpt2" else 3e-5
+            check(a < most and b < 3e-5 and merged < most and moved > 10 * most,
+                  f"{architecture} {seed} {options}: llama.cpp {a:.1e}, PEFT {b:.1e}, merged {merged:.1e}; moved {moved:.2f}")
+
+
+def splits(ours, args, folder):
+    """What the gguf package splits, read by both."""
+    for seed in range(*args.seeds):
+        path, whole = f"{folder}/{seed}", f"{folder}/{seed}.gguf"
+        random_models.make(seed, "llama", path, kinds=["default"])
+        assert ours.run("convert", path, "--to", "gguf", "--dtype", "f32", "--output", whole)[0]
+        rewrite(whole, f"{folder}/{seed}s.gguf", split=7)
+        parts = sorted(f for f in os.listdir(folder) if f.startswith(f"{seed}s-"))
+        first, ids = f"{folder}/{parts[0]}", some_ids(seed)
+        judge = Judge(first)
+        largest, _ = compare(ours.logits(first, ids), judge.logits(ids))
+        judge.close()
+        good, said = ours.run("convert", first, "--to", "gguf", "--output", f"{folder}/{seed}j.gguf")
+        difference = same_tensors(whole, f"{folder}/{seed}j.gguf") if good else said
+        check(largest < 2e-5 and not difference, f"{seed}: {len(parts)} parts, llama.cpp {largest:.1e}, joined {difference or 'the same'}")
 
 
 def make_types(ours, args, folder):
@@ -334,10 +403,10 @@ def tokenizers(ours, args, folder):
               + (f", besides {known} that begin with a blank or hold an added token" if known else ""))
 
 
-def rewrite(source, output, **changes):
-    """A GGUF file with other strings in its metadata."""
+def rewrite(source, output, split=0, **changes):
+    """A GGUF file with other strings in its metadata, or in parts of so many tensors."""
     reader = gguf.GGUFReader(source)
-    writer = gguf.GGUFWriter(output, reader.fields["general.architecture"].contents())
+    writer = gguf.GGUFWriter(output, reader.fields["general.architecture"].contents(), split_max_tensors=split)
     for key, field in reader.fields.items():
         if not key.startswith("GGUF.") and key != "general.architecture":
             array = field.types[0] == gguf.GGUFValueType.ARRAY

@@ -83,6 +83,6 @@ def make(seed, architecture, path, wide=False, kinds=("default", "linear", "llam
             else:
                 weight.copy_(1 + 0.2 * torch.randn_like(weight))
     model.to(dtype).save_pretrained(path, **(dict(max_shard_size="100KB") if shards else {}))
-    name = tokenizer or {"qwen2": "qwen2", "qwen3": "qwen2", "gpt2": "gpt2"}.get(architecture, rng.choice(["llama2", "llama3"]))
+    name = tokenizer or {"qwen2": "qwen2", "qwen3": "qwen2", "gpt2": "gpt2"}.get(architecture, "llama3")
     shutil.copy(os.path.join(TOKENIZERS, name + ".json"), os.path.join(path, "tokenizer.json"))
     return config
