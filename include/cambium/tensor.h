@@ -310,7 +310,7 @@ CB_API cb_tensor *cb_dropout(cb_tensor *x, double p, cb_rng *rng); /* scaled by 
  * rightly). */
 CB_API bool cb_svd(cb_tensor *x, cb_tensor **u, cb_tensor **s, cb_tensor **vt); /* thin: (m, n) -> (m, k) (k) (k, n), k = min(m, n) */
 CB_API bool cb_qr(cb_tensor *x, cb_tensor **q, cb_tensor **r);                  /* thin; the gradient wants m >= n */
-CB_API cb_tensor *cb_inverse(cb_tensor *x); /* (..., n, n), each matrix its own; a singular one: CB_ERR_NUMERIC */
+CB_API cb_tensor *cb_inverse(cb_tensor *x);             /* (..., n, n), each matrix its own; a singular one: CB_ERR_NUMERIC */
 CB_API cb_tensor *cb_solve(cb_tensor *b, cb_tensor *a); /* x with x a = b: b (m, n), a (n, n) -> (m, n); a singular a: CB_ERR_NUMERIC */
 
 /* gradient surgery */

@@ -75,7 +75,7 @@ static bool write_file(const preparation *p)
     if (cb_parallel_rank() != 0)
         return true;
     if (cb_rehearsing()) /* the directory is not there */
-        return cb_rehearsal_output(p->path, cb_given_bytes(p->adapter));
+        return cb_rehearsal_output(p->path, cb_given_bytes(p->adapter), false);
     return cb_directory_make(p->options->output) && cb_given_write(p->adapter, p->path, metadata);
 }
 
