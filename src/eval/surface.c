@@ -63,10 +63,12 @@ static void envelope(double *squares, size_t count, size_t step, double spacing,
 
 static void spread(double *squares, const grid *g, line *l)
 {
-    for (int axis = 2; axis >= 0; axis--)
-        for (size_t at = 0; at < g->count; at++)
-            if (at / g->steps[axis] % g->sizes[axis] == 0) /* a line begins here */
-                envelope(squares + at, g->sizes[axis], g->steps[axis], g->spacing[axis], l);
+    for (int axis = 2; axis >= 0; axis--) {
+        size_t step = g->steps[axis], size = g->sizes[axis];
+        for (size_t plane = 0; plane < g->count; plane += step * size)
+            for (size_t begin = plane; begin < plane + step; begin++)
+                envelope(squares + begin, size, step, g->spacing[axis], l);
+    }
 }
 
 /* Puts the distances from the surface of `a` to that of `b` into `out` and returns how many; squares: scratch. */

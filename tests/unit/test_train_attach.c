@@ -106,8 +106,8 @@ static const char *const variants[] = {
     "{\"r\": 4, \"target_modules\": \"all-linear\", \"init_lora_weights\": \"eva\", \"eva_config\": {\"tau\": 0.8}}",
     "{\"r\": 4, \"target_modules\": [\"q_proj\", \"lm_head\"], \"init_lora_weights\": \"eva\", \"use_dora\": true}",
     "{\"r\": 4, \"lora_alpha\": 6, \"target_modules\": \"all-linear\", \"init_lora_weights\": \"corda\"}",
-    "{\"r\": 4, \"target_modules\": [\"o_proj\", \"embed_tokens\"], \"init_lora_weights\": \"corda\", \"use_dora\": true,"
-    " \"corda_config\": {\"corda_method\": \"kpm\"}}",
+    ("{\"r\": 4, \"target_modules\": [\"o_proj\", \"embed_tokens\"], \"init_lora_weights\": \"corda\", \"use_dora\": true,"
+     " \"corda_config\": {\"corda_method\": \"kpm\"}}"),
 };
 enum { VARIANTS = sizeof(variants) / sizeof(*variants) };
 
