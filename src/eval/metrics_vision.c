@@ -32,8 +32,8 @@ static void fill_window(double window[WINDOW])
 {
     double sum = 0;
     for (int i = 0; i < WINDOW; i++) {
-        double d = i - WINDOW / 2;
-        sum += window[i] = exp(-d * d / (2 * 1.5 * 1.5));
+        int d = i - WINDOW / 2;
+        sum += window[i] = exp(-(d * d) / (2 * 1.5 * 1.5));
     }
     for (int i = 0; i < WINDOW; i++)
         window[i] /= sum;

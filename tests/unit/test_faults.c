@@ -161,7 +161,7 @@ static int in_parallel(char **words)
                           .error = ENOSPC};
     const training_job run = {model_path("llama2"), ADAPTER, "run", .steps = 4, .batch_size = 2, .save_steps = 2};
     strcpy(scratch, ".");
-    signal(SIGTERM, on_signal);
+    sigaction(SIGTERM, &(struct sigaction){.sa_handler = on_signal}, NULL);
     fault_prepare();
     bool ok = cb_parallel_begin(), mine = cb_parallel_rank() == rank;
     if (mine)

@@ -51,7 +51,7 @@ static bool merge(const char *tree, const char *name, const char *base, const ch
     cb_options_free(cb_quantize_option_table, &options);
     cb_free(from);
     cb_free(output);
-    return cb_ok();
+    return ok && cb_ok();
 }
 
 static bool quantised(const char *tree)

@@ -67,7 +67,7 @@ INLINE vi load_signed_bytes(const uint8_t *p)
 #else
     vi x;
     for (int i = 0; i < V; i++)
-        x[i] = (int8_t)p[i];
+        x[i] = (p[i] ^ 128) - 128;
     return x;
 #endif
 }
