@@ -45,13 +45,14 @@ static bool merge(const char *tree, const char *name, const char *base, const ch
     options.max_kl = 10; /* a tiny random model feels every step */
     cb_model *model = ok ? cb_model_load(base) : NULL;
     cb_adapter *loaded = model && from ? cb_adapter_load(from, cb_model_root(model), cb_model_type(model)) : NULL;
-    ok = model && cb_ok() && cb_merge_fold(model, &loaded, from ? 1 : 0, output, &options, NULL);
+    if (model && cb_ok())
+        cb_merge_fold(model, &loaded, from ? 1 : 0, output, &options, NULL);
     cb_adapter_free(loaded);
     cb_model_free(model);
     cb_options_free(cb_quantize_option_table, &options);
     cb_free(from);
     cb_free(output);
-    return ok && cb_ok();
+    return cb_ok();
 }
 
 static bool quantised(const char *tree)
