@@ -426,8 +426,8 @@ def pretokenizers(ours, args, folder):
     bare_model(f"{folder}/model", {"tokenizer.json": f"{random_models.TOKENIZERS}/gpt2.json"}, 40000)
     assert ours.run("convert", f"{folder}/model", "--to", "gguf", "--output", f"{folder}/model.gguf", "--no-verify")[0]
     with open(os.path.join(HERE, "..", "..", "src", "formats", "gguf_pre.c")) as f:
-        names = [name for line in re.findall(r"\.names = \{(.*?)\}", f.read(), re.S) for name in re.findall(r'"(.*?)"', line)]
-    for name in names:
+        groups = [re.findall(r'"(.*?)"', line) for line in re.findall(r"\.names = \{(.*?)\}", f.read(), re.S)]
+    for name, group in ((name, group) for group in groups for name in group):
         rewrite(f"{folder}/model.gguf", f"{folder}/other.gguf", pre=name)
         here = tokenizer_files.OurFile(library, f"{folder}/other.gguf")
         try:
@@ -438,6 +438,10 @@ def pretokenizers(ours, args, folder):
         rng, wrong = random.Random(name), 0
         for _ in range(args.texts):
             text = "".join(piece(rng, ADDED) for _ in range(rng.randint(1, 10))).replace("\0", "")
+            if group[0] == "qwen2":  # our file says NFC, llama.cpp leaves it out
+                text = unicodedata.normalize("NFC", text)
+            if group[0] in ("tekken", "gpt-4o"):  # letters beyond ASCII have no case there
+                text = "".join(c for c in text if c.isascii() or not c.isalpha())
             a, b = here.encode({"text": text, "add_special_tokens": True})["ids"], judge.encode(text)
             wrong += a != b
             if a != b and wrong <= args.show:
