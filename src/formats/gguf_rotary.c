@@ -129,7 +129,7 @@ static json_t *list_json(const float *factors, int64_t count)
 static json_t *longrope_json(const rotary_source *r, const float *below, const float *beyond, double attention, int64_t original)
 {
     return cb_json_made(json_pack("{s:s, s:o, s:o, s:I, s:o, s:o}", "rope_type", "longrope", "factor",
-                                  cb_gguf_short_real((double)r->positions / (double)original), "attention_factor",
+                                  cb_gguf_short_real(fmax(1, (double)r->positions / (double)original)), "attention_factor",
                                   cb_gguf_short_real(attention), "original_max_position_embeddings", (json_int_t)original, "short_factor",
                                   list_json(below, r->head_dim / 2), "long_factor", list_json(beyond, r->head_dim / 2)));
 }

@@ -390,6 +390,17 @@ static void longrope_has_two_lists(void **state)
     cb_model_free(model);
     cb_scope_close(scope);
     remove_model(directory);
+    /* an original length beyond the largest */
+    directory = changed_model("llama2",
+                              "{\"max_position_embeddings\": 32, \"rope_parameters\": {\"rope_type\": \"longrope\", \"rope_theta\": 500.0,"
+                              " \"original_max_position_embeddings\": 1000, \"attention_factor\": 1.2, \"factor\": 4.0,"
+                              " \"short_factor\": [" TEN_NUMBERS("1.25") "], \"long_factor\": [" TEN_NUMBERS("2.5") "]}}");
+    assert_true(cb_gguf_export(directory, "far.gguf", "keep"));
+    model = cb_model_load("far.gguf");
+    assert_ok();
+    assert_non_null(model);
+    cb_model_free(model);
+    remove_model(directory);
     static const struct {
         const char *model, *changes, *message;
     } refused[] = {
