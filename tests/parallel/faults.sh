@@ -59,8 +59,10 @@ for rank in 0 2; do
 done
 
 # ---- a process that hangs: one says stop ----
+# mpirun wakes all before it tells them to stop, so this one is put back to sleep until it is killed.
 begin hung --steps 120
-kill -STOP "$(process_of 1)"
+hanging=$(process_of 1)
+while kill -STOP "$hanging" 2>/dev/null; do sleep 0.002; done &
 sleep 0.5
 kill $starter
 wait $starter && fail "a process hangs: mpirun said that all was well"
@@ -68,14 +70,11 @@ says hung "step [0-9]* of 120.* --resume goes on from there"
 resumes "a process hangs" hung --steps 120
 
 # ---- no room ----
-room() { # KIB [MORE_KIB]: so much may be written to disk/
-    umount disk 2>/dev/null
-    mkdir -p disk
-    mount -t tmpfs -o "size=$1k" none disk
-}
+# A run that would not fit does not begin, so it is the number of files that runs out: after the first checkpoint there is no second file
+# to write the next one to.
 if [ "$CAMBIUM_DISK" = tmpfs ]; then
-    checkpoint=$(($(stat -c %s whole/checkpoint.safetensors) / 1024))
-    room $((checkpoint * 5 / 2))
+    mkdir -p disk
+    mount -t tmpfs -o size=64m,nr_inodes=5 none disk
     train 2 full --steps 120 --save-steps 4 --output disk/run && fail "a full disk was no error"
     says full "No space left"
     "$checker" files disk/run || fail "a full disk: left this"
@@ -85,6 +84,8 @@ if [ "$CAMBIUM_DISK" = tmpfs ]; then
 fi
 
 # ---- any call that fails, and a process that is killed at any call on a file ----
+# mpirun sleeps this long (s) before it says stop, and again before it kills, though all may be gone.
+export OMPI_MCA_odls_base_sigkill_timeout=2
 # run RANK KINDS ACTION N: a short run of two processes with this fault in one of them (test_faults.c)
 run() {
     timeout 120 mpirun -np 2 "$checker" parallel "$@" >sweep.out 2>sweep.err </dev/null

@@ -8,7 +8,7 @@ command -v mpirun >/dev/null || exit 77
 
 # Open MPI refuses root and more processes than cores unless it is told; a second is too short where everything else runs as well.
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none
-export OMPI_MCA_btl_base_warn_component_unused=0 OMPI_MCA_odls_base_sigkill_timeout=10 OMP_NUM_THREADS=1
+export OMPI_MCA_btl_base_warn_component_unused=0 OMPI_MCA_odls_base_sigkill_timeout=3 OMP_NUM_THREADS=1
 failures=0
 fail() {
     failures=$((failures + 1))
