@@ -136,8 +136,9 @@ int main(int argc, char **argv)
 {
     settings s;
     bool ok = cb_options_init(table, &s);
-    for (int i = 1; i + 1 < argc && ok; i += 2)
-        ok = strncmp(argv[i], "--", 2) == 0 && cb_options_set(table, &s, argv[i] + 2, argv[i + 1]);
+    for (int i = 1; i < argc && ok; i += 2)
+        ok = strncmp(argv[i], "--", 2) == 0 && i + 1 < argc ? cb_options_set(table, &s, argv[i] + 2, argv[i + 1])
+                                                            : cb_fail(CB_ERR_ARGUMENT, "%s: expected --NAME VALUE", argv[i]) == CB_OK;
     if (ok && !(s.model && s.ids && s.adapter))
         ok = cb_fail(CB_ERR_ARGUMENT, "--model, --ids and --adapter are needed") == CB_OK;
     ok = ok && run(&s);
