@@ -16,6 +16,7 @@ static const cli_command *const commands[] = {&cli_train,
                                               &cli_bench_lora,
                                               &cli_bench_training,
                                               &cli_bench_generate,
+                                              &cli_bench_packing,
                                               NULL};
 
 const cli_command *const *cli_commands(void)

@@ -133,7 +133,7 @@ small="--batch-size 2 --sequence-length 24 --learning-rate 1e-2 --seed 1 --threa
 expect version "$program" --version
 contains version.out "cambium "
 expect overview "$program" help
-for command in train pretrain generate eval merge convert "tokenizer train" "tokenizer encode" "tokenizer decode" "tokenizer convert" inspect "bench gemm" "bench lora" "bench training" "bench generate"; do
+for command in train pretrain generate eval merge convert "tokenizer train" "tokenizer encode" "tokenizer decode" "tokenizer convert" inspect "bench gemm" "bench lora" "bench training" "bench generate" "bench packing"; do
     contains overview.out "  $command "
     # shellcheck disable=SC2086
     expect help_page "$program" $command --help
@@ -401,6 +401,17 @@ json bench_lora.out
 checks=$((checks + 1))
 ls -d cambium-bench-* 2>/dev/null | grep -q . && fail "bench: left $(ls -d cambium-bench-*)"
 bad 1 '--weights: found "fp4"' bench generate --weights bf16,fp4
+# 40 examples of 11 to 50 characters, a token each, in rows of 32: what is lost without packing is what is beyond
+awk 'BEGIN { for (i = 0; i < 40; i++) { t = ""; for (k = 0; k < 10 + i; k++) t = t "a"; printf "{\"prompt\": \"b\", \"completion\": \"%s\"}\n", t } }' >pairs.jsonl
+expect packing "$program" bench packing tokenizer.json --data pairs.jsonl --sequence-length 32 --no-add-bos --no-add-eos --json
+json packing.out
+contains packing.out '"strategy":"wrapped","rows":39,"positions":1248,"padding":28,"tokens":1220,"lost":0'
+contains packing.out '"strategy":"no packing","rows":40,"positions":1280,"padding":231,"tokens":1049,"lost":171'
+# the 33rd token of one example is predicted, but no row has to hold it
+contains packing.out '"strategy":"bfd_split","rows":39,"positions":1248,"padding":29,"tokens":1219,"lost":1'
+expect packing "$program" bench packing tokenizer.json --data pairs.jsonl --sequence-length 32
+contains packing.out "no packing"
+bad 1 'nowhere.jsonl' bench packing tokenizer.json --data nowhere.jsonl
 
 # ---- interruption and resume ----------------------------------------------------------------------------------------------------
 
