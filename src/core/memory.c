@@ -250,6 +250,14 @@ void cb_memory_touched(void *pointer, size_t bytes)
     pthread_mutex_unlock(&lock);
 }
 
+void cb_memory_reached(void *pointer, size_t bytes)
+{
+    block *b = header(pointer);
+    pthread_mutex_lock(&lock);
+    b->used = bytes > b->used ? bytes : b->used;
+    pthread_mutex_unlock(&lock);
+}
+
 uint64_t cb_memory_unbacked(void)
 {
     uint64_t bytes = 0;

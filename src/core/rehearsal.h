@@ -22,6 +22,8 @@ double cb_rehearsal_operations(double count);
 uint64_t cb_memory_unbacked(void);
 /* Of this block of cb_alloc() no more than the first so many bytes would be written to. */
 void cb_memory_touched(void *pointer, size_t bytes);
+/* And then at least so many. */
+void cb_memory_reached(void *pointer, size_t bytes);
 /* system.c: resident bytes among these, a whole page each; 0 where the system does not tell. */
 uint64_t cb_resident(const void *data, size_t size);
 

@@ -3,22 +3,27 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "cambium/core.h"
+#include "core/rehearsal.h"
 
 bool cb_grow(void *array_pointer, size_t *capacity, size_t need, size_t size)
 {
-    if (need <= *capacity)
+    void *old, *grown;
+    memcpy(&old, array_pointer, sizeof old);
+    if (need <= *capacity) {
+        if (old && cb_rehearsing())
+            cb_memory_reached(old, need * size);
         return true;
+    }
     size_t wanted = *capacity + *capacity / 2 + 8, bytes;
     if (wanted < need)
         wanted = need;
     if (__builtin_mul_overflow(wanted, size, &bytes))
         return cb_fail(CB_ERR_MEMORY, "out of memory: an array of %zu elements", wanted) == CB_OK;
-    void *old, *grown;
-    memcpy(&old, array_pointer, sizeof old);
     grown = cb_realloc(old, bytes);
     if (!grown)
         return false;
+    if (cb_rehearsing()) /* the rest is room for later */
+        cb_memory_touched(grown, need * size);
     memcpy(array_pointer, &grown, sizeof grown);
     *capacity = wanted;
     return true;

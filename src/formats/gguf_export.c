@@ -331,11 +331,13 @@ static const void *make_tensor(export *x, const output_tensor *t, const cb_weigh
     int64_t count = 1;
     for (int d = 0; d < to->ndim; d++)
         count *= to->shape[d];
-    if (!cb_grow(&x->values, &x->values_capacity, 2 * (size_t)count * sizeof(float), 1) ||
+    cb_dtype dtype;
+    bool twice = is_rotary(x, t) || is_turned(t) || (cb_dtype_from_name(to->type_name, &dtype) && cb_dtype_is_quantized(dtype));
+    if (!cb_grow(&x->values, &x->values_capacity, (1 + (size_t)twice) * (size_t)count * sizeof(float), 1) ||
         !cb_grow(&x->bytes, &x->bytes_capacity, to->size, 1))
         return NULL;
-    float *values = x->values, *other = values + count;
-    bool in_hf = !x->source; /* the order that they are in */
+    float *values = x->values, *other = twice ? values + count : NULL; /* for another order, or what rounding made of them */
+    bool in_hf = !x->source;                                           /* the order that they are in */
     if (!cb_entry_read(t->from, CB_F32, values))
         return NULL;
     if (t->changes && !in_hf && !reorder(x, t, count, in_hf = true, &values, &other))
