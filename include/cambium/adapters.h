@@ -64,8 +64,9 @@ typedef struct cb_adapter_group {
 /* What a kind adapts in a model of some type when target_modules is empty. */
 typedef struct cb_default_target {
     const char *model_type;
-    const char *target_modules; /* "q_proj,v_proj", or a pattern; NULL: as LoRA */
+    const char *target_modules; /* "q_proj,v_proj", a pattern, or CB_EVERY_HOST; NULL: as LoRA */
 } cb_default_target;
+#define CB_EVERY_HOST "*" /* every layer that the kind can sit on */
 
 /* A kind of adapter: what a new method writes. */
 typedef struct cb_adapter_kind {
@@ -79,7 +80,8 @@ typedef struct cb_adapter_kind {
     size_t config_size;
     size_t state_size;     /* of one module's state, zeroed before create */
     cb_module_kind module; /* where it acts (nn.h) */
-    unsigned hosts;        /* bit set of 1u << cb_layer_kind it can sit on */
+    unsigned hosts;        /* bit set of 1u << cb_layer_kind it can sit on ... */
+    const char *needs;     /* ... if it has a parameter of this name, such as "bias"; NULL: whatever it has */
     /* Checks the options against each other (layer NULL: once, before anything is attached) and against each layer's sizes when a
      * fresh adapter is made.  NULL: nothing to check. */
     bool (*check)(const void *config, const cb_layer *layer);

@@ -76,6 +76,8 @@ typedef struct cb_module_kind {
     cb_tensor *(*before)(const cb_module *m, cb_tensor *x, const cb_context *ctx);
     /* on the weight: gives the layer another weight for this pass (masks, rotations, magnitude) */
     cb_tensor *(*weight)(const cb_module *m, cb_tensor *weight, const cb_context *ctx);
+    /* on the bias: gives the layer another bias for this pass; bias is NULL where it has none */
+    cb_tensor *(*bias)(const cb_module *m, cb_tensor *bias, const cb_context *ctx);
     /* beside or after: x went in, y came out so far; gives the new y, and may overwrite y's memory (cb_linear_add) */
     cb_tensor *(*forward)(const cb_module *m, cb_tensor *x, cb_tensor *y, const cb_context *ctx);
     /* whether forward only adds to y: neither it nor its gradient reads y's values */
@@ -83,7 +85,7 @@ typedef struct cb_module_kind {
     /* inside attention: changes the options of the attention about to run (extra keys and values, masks) */
     bool (*attend)(const cb_module *m, cb_attention_options *options, const cb_context *ctx);
     /* what merging adds to the weight: the change that this module makes to `weight`, the layer's with the modules before
-     * it merged, as (out, in) f32 (transposed layers: (in, out)).  The kind has none: it cannot be merged */
+     * it merged, as (out, in) f32 (transposed layers: (in, out)).  A kind that has neither this nor delta_bias cannot be merged */
     cb_tensor *(*delta)(const cb_module *m, cb_tensor *weight);
     /* the same for the bias, (out) f32, which is NULL where the layer has none; NULL (no error): it stays as it is */
     cb_tensor *(*delta_bias)(const cb_module *m, cb_tensor *bias);

@@ -41,3 +41,25 @@ cb_tensor *cb_dense_delta(const cb_module *m, cb_dense_change *change, double sc
     bool turn = whole && m->layer->kind != CB_LAYER_CONV && cb_stores_inputs_first(m->layer);
     return turn ? cb_transpose(whole, 0, 1) : whole;
 }
+
+cb_tensor *cb_identity(int64_t n)
+{
+    cb_tensor *unit = cb_zeros(CB_F32, n, n);
+    for (int64_t i = 0; unit && i < n; i++)
+        ((float *)unit->data)[i * n + i] = 1;
+    return unit;
+}
+
+cb_tensor *cb_rows_add(const cb_module *m, cb_tensor *x, cb_tensor *y, cb_rows_product *product)
+{
+    if (!x || !y)
+        return NULL;
+    cb_tensor *change = product(m, cb_cast(cb_reshape(x, -1, m->layer->in_features), CB_F32));
+    return cb_add(y, cb_cast(cb_reshape_nd(change, y->ndim, y->shape), y->dtype));
+}
+
+cb_tensor *cb_dense_of(const cb_module *m, cb_rows_product *product)
+{
+    cb_tensor *columns = product(m, cb_identity(m->layer->in_features));
+    return columns ? cb_transpose(columns, 0, 1) : NULL;
+}

@@ -17,4 +17,12 @@ cb_tensor *cb_dense_add(const cb_module *m, cb_tensor *x, cb_tensor *y, cb_dense
 /* scale times the change in the order in which the layer stores its weight: a kind's `delta`. */
 cb_tensor *cb_dense_delta(const cb_module *m, cb_dense_change *change, double scale);
 
+/* Kinds that need no whole change for it: what the module makes of x (R, in) f32, (R, out). */
+typedef cb_tensor *cb_rows_product(const cb_module *m, cb_tensor *x);
+/* y + that of the rows of x, in y's dtype. */
+cb_tensor *cb_rows_add(const cb_module *m, cb_tensor *x, cb_tensor *y, cb_rows_product *product);
+/* The whole change (out, in): what it makes of the unit vectors. */
+cb_tensor *cb_dense_of(const cb_module *m, cb_rows_product *product);
+cb_tensor *cb_identity(int64_t n); /* (n, n) f32 */
+
 #endif

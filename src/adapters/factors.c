@@ -55,14 +55,14 @@ cb_tensor *cb_weight_f32(const cb_layer *layer)
     return cb_stores_inputs_first(layer) ? cb_transpose(weight, 0, 1) : weight;
 }
 
-cb_tensor *cb_weight_squares(const cb_layer *layer)
+cb_tensor *cb_weight_squares(const cb_layer *layer, cb_squares_of what)
 {
     cb_tensor *weight = cb_layer_weight(layer, "weight");
-    bool turned = cb_stores_inputs_first(layer);
+    bool turned = cb_stores_inputs_first(layer) == (what == CB_SQUARES_OF_OUTPUTS); /* what is asked for are the stored columns */
     if (!weight)
         return NULL;
     int64_t rows = weight->shape[0], step = slice_rows(weight);
-    cb_tensor *squares = cb_zeros(CB_F32, layer->out_features);
+    cb_tensor *squares = cb_zeros(CB_F32, what == CB_SQUARES_OF_OUTPUTS ? layer->out_features : layer->in_features);
     for (int64_t i = 0; squares && i < rows; i += step) {
         int64_t end = i + step < rows ? i + step : rows;
         cb_scope *scope = cb_scope_open();

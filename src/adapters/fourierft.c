@@ -150,12 +150,12 @@ static bool fourierft_ready(cb_module *m, const void *config, bool fresh)
 /* ---- forward ---- */
 
 /* x (R, in) f32 -> (R, out) */
-static cb_tensor *transform(const cb_module *m, cb_tensor *x, double scale)
+static cb_tensor *transform(const cb_module *m, cb_tensor *x)
 {
     const fourierft_state *fourier = m->state;
     const side *in = &fourier->in, *out = &fourier->out;
     cb_tensor *z = in->plan ? cb_index_select(cb_fourier_analyse(in->plan, x), 1, in->places) : cb_linear(x, in->rows, NULL);
-    cb_tensor *c = cb_scale(fourier->spectrum, scale * fourier->scale);
+    cb_tensor *c = cb_scale(fourier->spectrum, fourier->scale * m->strength);
     z = cb_mul(z, cb_cat(2, (cb_tensor *[]){c, cb_neg(c)}, 0)); /* the adjoint of a transform takes conjugates */
     if (!out->plan)
         return cb_matmul(z, out->rows);
@@ -165,28 +165,18 @@ static cb_tensor *transform(const cb_module *m, cb_tensor *x, double scale)
 static cb_tensor *fourierft_forward(const cb_module *m, cb_tensor *x, cb_tensor *y, const cb_context *ctx)
 {
     (void)ctx;
-    if (m->strength == 0 || !x || !y)
-        return m->strength == 0 ? y : NULL;
-    cb_tensor *rows = cb_cast(cb_reshape(x, -1, m->layer->in_features), CB_F32);
-    cb_tensor *change = cb_reshape_nd(transform(m, rows, m->strength), y->ndim, y->shape);
-    return cb_add(y, cb_cast(change, y->dtype));
+    return m->strength == 0 ? y : cb_rows_add(m, x, y, transform);
 }
 
-/* What the unit vectors give. */
 static cb_tensor *fourierft_change(const cb_module *m)
 {
-    int64_t in = m->layer->in_features;
-    cb_tensor *unit = cb_zeros(CB_F32, in, in);
-    for (int64_t i = 0; unit && i < in; i++)
-        ((float *)unit->data)[i * in + i] = 1;
-    cb_tensor *columns = transform(m, unit, 1);
-    return columns ? cb_transpose(columns, 0, 1) : NULL;
+    return cb_dense_of(m, transform);
 }
 
 static cb_tensor *fourierft_delta(const cb_module *m, cb_tensor *weight)
 {
     (void)weight;
-    return cb_dense_delta(m, fourierft_change, m->strength);
+    return cb_dense_delta(m, fourierft_change, 1);
 }
 
 const cb_adapter_kind cb_kind_fourierft = {

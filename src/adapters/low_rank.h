@@ -13,8 +13,9 @@ bool cb_stores_inputs_first(const cb_layer *layer);
 cb_tensor *cb_through_weight(const cb_layer *layer, cb_tensor *x);
 /* The weight as (out, in) f32, in the innermost scope; it may be a view of the layer's. */
 cb_tensor *cb_weight_f32(const cb_layer *layer);
-/* Sums of squares over the inputs, (out) f32, made of slices: no f32 copy of the whole. */
-cb_tensor *cb_weight_squares(const cb_layer *layer);
+/* Sums of squares of the weight's rows, (out), or columns, (in), f32, made of slices: no f32 copy of the whole. */
+typedef enum cb_squares_of { CB_SQUARES_OF_OUTPUTS, CB_SQUARES_OF_INPUTS } cb_squares_of;
+cb_tensor *cb_weight_squares(const cb_layer *layer, cb_squares_of what);
 /* B A in the order in which the layer stores its weight. */
 cb_tensor *cb_factors_product(const cb_layer *layer, cb_tensor *a, cb_tensor *b);
 /* The first `rank` singular triples of x (m, n) f32, rank <= min(m, n): exactly, or for niter >= 0 from random projections to

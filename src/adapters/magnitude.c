@@ -42,7 +42,7 @@ static bool update_norms(cb_magnitude *magnitude, const cb_layer *layer, cb_tens
 
 bool cb_magnitude_ready(cb_magnitude *magnitude, const cb_layer *layer, cb_tensor *a, cb_tensor *b, double scale, bool fresh)
 {
-    cb_tensor *squares = cb_weight_squares(layer);
+    cb_tensor *squares = cb_weight_squares(layer, CB_SQUARES_OF_OUTPUTS);
     if (!squares || !cb_copy_into(magnitude->squares, squares))
         return false;
     return !fresh || (update_norms(magnitude, layer, a, b, scale) && cb_copy_into(magnitude->vector, magnitude->norms));

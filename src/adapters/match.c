@@ -165,7 +165,7 @@ bool cb_adapter_pattern(const cb_option_map *map, const char *option, const char
 typedef struct cb_matcher {
     const cb_adapter *adapter;
     const cb_string_list *targets;
-    bool all_linear, is_pattern;
+    bool all_linear, all_hosts, is_pattern;
     cb_name_pattern *target, *exclude;
     cb_name_pattern **saved;  /* one per modules_to_save */
     cb_name_pattern **layers; /* one per layers_pattern, or one for any */
@@ -209,7 +209,7 @@ static bool matcher_layer_numbers(cb_matcher *m)
         return cb_fail(CB_ERR_ARGUMENT, "layers_pattern: found without layers_to_transform, which says which layers") == CB_OK;
     if (!numbers->count)
         return true;
-    if (m->is_pattern || m->all_linear)
+    if (m->is_pattern || m->all_linear || m->all_hosts)
         return cb_fail(CB_ERR_ARGUMENT, "layers_to_transform: expected only with a list of names in target_modules, found '%.200s'",
                        m->targets->items[0]) == CB_OK;
     m->numbers = cb_calloc(numbers->count, sizeof *m->numbers);
@@ -239,9 +239,10 @@ static bool matcher_init(cb_matcher *m, const cb_adapter *adapter, const cb_stri
     const cb_target *target = &adapter->target;
     *m = (cb_matcher){.adapter = adapter, .targets = targets, .is_pattern = is_pattern};
     m->all_linear = targets->count == 1 && strcasecmp(targets->items[0], "all-linear") == 0;
+    m->all_hosts = targets->count == 1 && strcmp(targets->items[0], CB_EVERY_HOST) == 0;
     if (is_pattern && targets->count != 1)
         return cb_fail(CB_ERR_ARGUMENT, "target_modules: found %zu patterns, expected one", targets->count) == CB_OK;
-    if (is_pattern && !m->all_linear && !(m->target = cb_name_pattern_new("target_modules", targets->items[0])))
+    if (is_pattern && !m->all_linear && !m->all_hosts && !(m->target = cb_name_pattern_new("target_modules", targets->items[0])))
         return false;
     if (target->exclude_is_pattern && target->exclude_modules.count &&
         !(m->exclude = cb_name_pattern_new("exclude_modules", target->exclude_modules.items[0])))
@@ -314,6 +315,11 @@ static int matcher_list_hits(cb_matcher *m, const char *name)
     return matcher_number_fits(m, name);
 }
 
+static bool can_host(const cb_adapter_kind *kind, const cb_layer *layer)
+{
+    return (kind->hosts >> layer->kind & 1) && (!kind->needs || cb_layer_own_weight(layer, kind->needs));
+}
+
 /* 1 hit, 0 not, -1 an error */
 static int matcher_hits(cb_matcher *m, const cb_layer *layer)
 {
@@ -323,6 +329,8 @@ static int matcher_hits(cb_matcher *m, const cb_layer *layer)
     int hit;
     if (m->all_linear)
         hit = layer->kind == CB_LAYER_LINEAR && !layer->output;
+    else if (m->all_hosts)
+        hit = can_host(m->adapter->kind, layer);
     else if (m->target)
         hit = cb_name_pattern_test(m->target, layer->name, true);
     else
@@ -354,13 +362,16 @@ static bool matcher_visit(void *user, cb_layer *layer)
     if (!layer->name || !*layer->name)
         return true;
     const cb_adapter_kind *kind = m->adapter->kind;
-    bool can_host = (kind->hosts >> layer->kind) & 1;
-    if (can_host && !add_once(&m->near, last_part(layer->name)))
+    bool can = can_host(kind, layer);
+    if (can && !add_once(&m->near, last_part(layer->name)))
         return false;
     int hit = matcher_hits(m, layer);
     if (hit <= 0)
         return hit == 0;
-    if (!can_host)
+    if (!can && (kind->hosts >> layer->kind & 1))
+        return cb_fail(CB_ERR_UNSUPPORTED, "target_modules: hits layer %s, which has no %s for %s to adapt", layer->name, kind->needs,
+                       kind->name) == CB_OK;
+    if (!can)
         return cb_fail(CB_ERR_UNSUPPORTED, "target_modules: hits layer %s (%s), which %s cannot adapt", layer->name,
                        layer_kind_names[layer->kind], kind->name) == CB_OK;
     if (!cb_grow(&m->hits, &m->hit_capacity, m->hit_count + 1, sizeof *m->hits))
@@ -396,7 +407,7 @@ static bool matcher_run(cb_matcher *m, cb_layer *root)
         return false;
     if (!m->hit_count)
         return matcher_nothing(m);
-    for (size_t i = 0; !m->all_linear && !m->target && i < m->targets->count; i++)
+    for (size_t i = 0; !m->all_linear && !m->all_hosts && !m->target && i < m->targets->count; i++)
         if (!m->used[i])
             cb_log_message(CB_LOG_WARNING, "target_modules: '%.200s' matches no layer", m->targets->items[i]);
     return true;
@@ -440,8 +451,9 @@ static bool default_targets(const cb_adapter *adapter, const char *model_type, c
     return false;
 }
 
-/* Writes the hits of all-linear as PEFT and its readers like them: last parts of names where those hit the same layers, else whole names. */
-static bool resolve_all_linear(const cb_matcher *m, cb_layer *root, cb_string_list *resolved)
+/* Writes the hits of all-linear, or of every host, as PEFT and its readers like them: last parts of names where those hit the same
+ * layers, else whole names. */
+static bool resolve_all(const cb_matcher *m, cb_layer *root, cb_string_list *resolved)
 {
     for (size_t i = 0; i < m->hit_count; i++)
         if (!add_once(resolved, last_part(m->hits[i]->name)))
@@ -475,15 +487,16 @@ bool cb_match_targets(const cb_adapter *adapter, cb_layer *root, const char *mod
     cb_matcher m = {.adapter = adapter};
     bool ok = given || default_targets(adapter, model_type, &automatic, &is_pattern);
     ok = ok && matcher_init(&m, adapter, given ? &target->target_modules : &automatic, is_pattern) && matcher_run(&m, root);
-    if (ok && m.all_linear)
-        ok = resolve_all_linear(&m, root, resolved);
+    bool all = m.all_linear || m.all_hosts;
+    if (ok && all)
+        ok = resolve_all(&m, root, resolved);
     if (ok) {
         *list = m.hits;
         *count = m.hit_count;
         m.hits = NULL;
     }
     matcher_free(&m);
-    if (ok && !given && !m.all_linear) {
+    if (ok && !given && !all) {
         *resolved = automatic;
         *resolved_is_pattern = is_pattern;
     } else {

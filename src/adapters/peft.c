@@ -37,7 +37,9 @@ static bool check_entry(const char *path, const cb_adapter_entry *entry, const c
     if (!cb_weight_entry_fits(found, entry->ndim, entry->shape))
         return cb_fail(CB_ERR_SHAPE, "%s: %s: found shape %s, expected %s", path, entry->name, cb_shape_text_nd(found->ndim, found->shape),
                        cb_shape_text_nd(entry->ndim, entry->shape)) == CB_OK;
-    if (found->dtype != CB_F32 && found->dtype != CB_BF16 && found->dtype != CB_F16)
+    if (entry->dtype == CB_I32 && found->dtype != CB_I32 && found->dtype != CB_I64 && found->dtype != CB_U8 && found->dtype != CB_F32)
+        return cb_fail(CB_ERR_UNSUPPORTED, "%s: %s: found %s, expected i32, i64, u8 or f32", path, entry->name, found->type_name) == CB_OK;
+    if (entry->dtype != CB_I32 && found->dtype != CB_F32 && found->dtype != CB_BF16 && found->dtype != CB_F16)
         return cb_fail(CB_ERR_UNSUPPORTED, "%s: %s: found %s, expected f32, bf16 or f16", path, entry->name, cb_dtype_name(found->dtype)) ==
                CB_OK;
     return true;

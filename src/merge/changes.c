@@ -51,11 +51,11 @@ static bool changes_bias(const cb_module *m, bool *changes)
 
 static bool collect_module(cb_changes *changes, cb_module *m)
 {
-    if (!m->kind->delta)
+    if (!m->kind->delta && !m->kind->delta_bias)
         return cb_fail(CB_ERR_UNSUPPORTED, "layer %s: a module of kind %s is no change of its weight and cannot be merged", m->layer->name,
                        m->kind->name) == CB_OK;
     bool bias;
-    if (!changes_bias(m, &bias) || !add_module(changes, m, "weight"))
+    if (!changes_bias(m, &bias) || (m->kind->delta && !add_module(changes, m, "weight")))
         return false;
     if (!bias)
         return true;

@@ -1,6 +1,6 @@
 /* forward.c: what a layer computes, with the modules it hosts.
  *
- * Every layer goes the same way: modules may give it another input (`before`), another weight (`weight`), then comes
+ * Every layer goes the same way: modules may give it another input (`before`), another weight (`weight`) or bias, then comes
  * the layer's own product, then modules work on the result (`forward`), each kind of function in the order the modules
  * were attached.  A layer without modules pays one comparison.  Operations pass NULL through, so nothing is checked in
  * between. */
@@ -53,6 +53,17 @@ static cb_tensor *effective_weight(const cb_layer *layer, const cb_context *ctx)
     return weight;
 }
 
+static cb_tensor *effective_bias(const cb_layer *layer, const cb_context *ctx)
+{
+    cb_tensor *bias = cb_layer_weight(layer, "bias");
+    for (size_t i = 0; cb_ok() && i < layer->module_count; i++) {
+        const cb_module *m = layer->modules[i];
+        if (m->kind->bias)
+            bias = m->kind->bias(m, bias, ctx);
+    }
+    return bias;
+}
+
 typedef cb_tensor *linear_function(cb_tensor *x, cb_tensor *weight, cb_tensor *bias);
 
 static cb_tensor *linear_with(linear_function *linear, const cb_layer *layer, cb_tensor *x, const cb_context *ctx)
@@ -61,7 +72,7 @@ static cb_tensor *linear_with(linear_function *linear, const cb_layer *layer, cb
     cb_tensor *weight = effective_weight(layer, ctx);
     if (weight && layer->transposed)
         weight = cb_transpose(weight, 0, 1);
-    return cb_layer_after(layer, x, watched(layer, NULL, linear(x, weight, cb_layer_weight(layer, "bias"))), ctx);
+    return cb_layer_after(layer, x, watched(layer, NULL, linear(x, weight, effective_bias(layer, ctx))), ctx);
 }
 
 cb_tensor *cb_linear_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx)
@@ -91,7 +102,7 @@ cb_tensor *cb_linear_forward_add(const cb_layer *layer, cb_tensor *residual, cb_
 cb_tensor *cb_conv2d_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx)
 {
     x = cb_layer_before(layer, x, ctx);
-    cb_tensor *y = cb_conv2d_with(x, effective_weight(layer, ctx), cb_layer_weight(layer, "bias"), layer->conv);
+    cb_tensor *y = cb_conv2d_with(x, effective_weight(layer, ctx), effective_bias(layer, ctx), layer->conv);
     return cb_layer_after(layer, x, y, ctx);
 }
 
@@ -113,7 +124,12 @@ cb_tensor *cb_rms_norm_forward(const cb_layer *layer, cb_tensor *x, const cb_con
 cb_tensor *cb_layer_norm_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx)
 {
     x = cb_layer_before(layer, x, ctx);
-    cb_tensor *y = cb_layer_norm(x, effective_weight(layer, ctx), cb_layer_weight(layer, "bias"), layer->eps);
+    cb_tensor *weight = effective_weight(layer, ctx), *bias = effective_bias(layer, ctx);
+    if (weight && bias && weight->dtype != bias->dtype) { /* one of them is trained */
+        weight = cb_cast(weight, CB_F32);
+        bias = cb_cast(bias, CB_F32);
+    }
+    cb_tensor *y = cb_layer_norm(x, weight, bias, layer->eps);
     return cb_layer_after(layer, x, watched(layer, NULL, y), ctx);
 }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""One or more adapters of every kind that PEFT has beside LoRA and (IA)^3, made by PEFT, and what the adapted networks compute.
+"""One or more adapters of every kind beside LoRA and (IA)^3, made by PEFT, and what the adapted networks compute.
 
 Writes <out>/<name>/{adapter_config.json, adapter_model.safetensors, expected.safetensors} as peft_adapters.py does; run models.py and
 peft_regression.py first.  Those of the network "conv2d" hold instead
@@ -49,6 +49,26 @@ KINDS = {
     "hra_biases": ("qwen2", dict(kind="HRA", r=5, target_modules=["q_proj", "k_proj"], bias="all"), 0.1),
     "hra_gs": ("llama2", dict(kind="HRA", r=3, apply_GS=True, target_modules=["v_proj", "up_proj"]), 0.1),
     "hra_conv": ("conv2d", dict(kind="HRA", r=6, target_modules=["conv2d", "lin0"]), 0.3),
+    "ln_tuning_llama": ("llama2", dict(kind="LNTuning"), 0.3),
+    "ln_tuning_gpt2": ("gpt2", dict(kind="LNTuning", target_modules=["ln_1", "ln_f"]), 0.3),
+    "bitfit_gpt2": ("gpt2", dict(kind="BitFit"), 0.3),
+    "beft_qwen2": ("qwen2", dict(kind="Beft", target_modules=["v_proj", "k_proj"]), 0.3),
+    "beft_no_bias": ("llama2", dict(kind="Beft"), 0.3),
+    "shira_qv": ("llama2", dict(kind="Shira", r=3, target_modules=["q_proj", "down_proj"], random_seed=11), 0.3),
+    "hira_qv": ("llama2", dict(kind="Hira", r=4, target_modules=["q_proj", "down_proj"]), 0.3),
+    "hira_gpt2": ("gpt2", dict(kind="Hira", r=3, target_modules=["c_attn"], fan_in_fan_out=True, init_weights="gaussian"), 0.3),
+    "hira_embedding": ("llama2", dict(kind="Hira", r=3, target_modules=["embed_tokens"]), 0.3),
+    "hira_conv": ("conv2d", dict(kind="Hira", r=3, target_modules=["conv2d", "lin0"]), 0.4),
+    "miss_qv": ("llama2", dict(kind="Miss", r=10, target_modules=["q_proj", "down_proj"]), 0.3),
+    "miss_bat": ("llama2", dict(kind="Miss", r=8, target_modules=["q_proj", "up_proj"], init_weights="bat"), 0.2),
+    "miss_mini": ("qwen2", dict(kind="Miss", r=6, mini_r=4, target_modules=["k_proj", "up_proj"], init_weights="mini", bias="all"), 0.3),
+    "c3a_qv": ("llama2", dict(kind="C3A", block_size=12, target_modules=["q_proj", "v_proj"], block_size_pattern={"v_proj": 8}), 2.0),
+    "c3a_prime": ("llama2", dict(kind="C3A", block_size=2, target_modules=["up_proj"], init_weights="kaiming_uniform"), 2.0),
+    "road_1": ("llama2", dict(kind="Road", group_size=12, target_modules=["q_proj", "down_proj"]), 0.3),
+    "road_2": ("qwen2", dict(kind="Road", variant="road_2", group_size=8, target_modules=["k_proj", "up_proj"]), 0.3),
+    "road_4": ("llama2", dict(kind="Road", variant="road_4", group_size=16, target_modules=["v_proj"]), 0.3),
+    "delora_qv": ("llama2", dict(kind="Delora", r=4, delora_lambda=3, target_modules=["q_proj", "down_proj"], rank_pattern={"q_proj": 6},
+                                 lambda_pattern={"q_proj": 7}), 0.3),
 }
 
 
@@ -58,7 +78,18 @@ def tucker_product(t1, w1a, w1b, t2, w2a, w2b, scale):
     return first * torch.einsum("i j k l, j r, i p -> p r k l", t2, w2b, w2a) * scale
 
 
+class CircularConvolution:
+    """PEFT 0.21's BlockCircularConvolution for torch to differentiate: its own backward gives x the transposed kernel's gradient."""
+
+    @staticmethod
+    def apply(x, w):
+        _, n, b = w.shape
+        x = torch.einsum("...nb,mnb->...mb", torch.fft.ifft(x.reshape(*x.shape[:-1], n, b)), torch.fft.fft(w))
+        return torch.fft.fft(x).real.flatten(start_dim=-2)
+
+
 peft.tuners.loha.layer.make_weight_cp = tucker_product
+peft.tuners.c3a.layer.BlockCircularConvolution = CircularConvolution
 GRADIENTS_KEPT = 6  # per adapter, spread over its keys
 
 
@@ -91,14 +122,45 @@ def add_noise(model, deviation, generator):
             p.data = p.data + deviation * torch.randn(p.shape, generator=generator)
 
 
+class BitFit(torch.nn.Module):
+    """Every bias trained whole, and nothing else: PEFT has no such type, but keys for biases that it trains beside other things."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        for name, p in model.named_parameters():
+            p.requires_grad = name.endswith(".bias")
+
+    def forward(self, *args, **kwargs):
+        return self.model(*args, **kwargs)
+
+    def named_parameters(self, *args, **kwargs):
+        return (("base_model." + name, p) for name, p in super().named_parameters(*args, **kwargs))
+
+    def save_pretrained(self, path):
+        os.makedirs(path)
+        biases = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        save_file({name: p.detach().contiguous() for name, p in biases.items()}, os.path.join(path, "adapter_model.safetensors"),
+                  metadata={"format": "pt"})
+        layers = {name.split(".")[-2] for name in biases}
+        config = dict(auto_mapping=None, base_model_name_or_path=self.model.name_or_path, exclude_modules=None, inference_mode=True,
+                      modules_to_save=None, peft_type="BITFIT", peft_version=peft.__version__, revision=None,
+                      target_modules=sorted(layers), task_type="CAUSAL_LM")
+        with open(os.path.join(path, "adapter_config.json"), "w") as f:
+            json.dump(config, f)
+
+
 def make(name, base, options, noise, path, weights):
     seed = zlib.crc32(name.encode())
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed + 1)
     model, task, run = convolution(weights) if base == "conv2d" else language_model(base, generator)
     options = dict(options)
-    config = getattr(peft, options.pop("kind") + "Config")(task_type=task, **options)
-    adapted = peft.get_peft_model(model, config)
+    kind = options.pop("kind")
+    if kind == "BitFit":
+        adapted = BitFit(model)
+    else:
+        adapted = peft.get_peft_model(model, getattr(peft, kind + "Config")(task_type=task, **options))
     add_noise(adapted, noise, generator)
     with torch.no_grad():
         run(adapted)  # some kinds settle their parameters in a pass

@@ -28,6 +28,22 @@ static const kind_case cases[] = {
     {"fourierft", "a,b", "{\"n_frequency\": 4, \"scaling\": 60, \"n_frequency_pattern\": {\"b\": 90}}", -1},
     {"hra", "a,b,conv", "{\"r\": 4}", ROUNDING},
     {"hra", "a,b,conv", "{\"r\": 3, \"apply_GS\": true}", -1},
+    {"ln_tuning", "norm", "{}", 0},
+    {"bitfit", "norm,a,conv", "{}", 0},
+    {"beft", "a,b", "{}", 0},
+    {"shira", "a,b", "{\"r\": 3}", 0},
+    {"shira", "a,b", "{\"r\": 2, \"random_seed\": 5, \"init_weights\": false}", -1},
+    {"hira", "table,a,b,conv", "{\"r\": 3}", 0},
+    {"hira", "a,b", "{\"r\": 2, \"init_weights\": \"gaussian\"}", 0},
+    {"miss", "a,b", "{\"r\": 7}", 0},
+    {"miss", "a,b", "{\"r\": 6, \"init_weights\": \"bat\"}", 0},
+    {"miss", "a,b", "{\"r\": 5, \"init_weights\": \"mini\", \"mini_r\": 4}", 0},
+    {"c3a", "a,b", "{\"block_size\": 6, \"init_weights\": true}", 0},
+    {"c3a", "a,b", "{\"block_size\": 12, \"block_size_pattern\": {\"b\": 4}, \"init_weights\": \"gaussian\"}", -1},
+    {"road", "a,b", "{\"group_size\": 4}", 0},
+    {"road", "a,b", "{\"group_size\": 6, \"variant\": \"road_2\"}", 0},
+    {"road", "a,b", "{\"group_size\": 12, \"variant\": \"road_4\", \"init_weights\": false}", -1},
+    {"delora", "a,b", "{\"r\": 3, \"delora_lambda\": 3, \"lambda_pattern\": {\"b\": 5}}", 0},
 };
 enum { CASES = sizeof cases / sizeof *cases };
 
@@ -203,7 +219,7 @@ static void check_merge(const kind_case *c, const net *n)
     cb_adapter *adapter = put_random_on(n, c);
     cb_module *const *modules;
     assert_true(cb_adapter_modules(adapter, &modules) > 0);
-    for (int half = 0; half < 2 && modules[0]->kind->delta; half++) {
+    for (int half = 0; half < 2 && (modules[0]->kind->delta || modules[0]->kind->delta_bias); half++) {
         cb_adapter_set_strength(adapter, half ? 0.5 : 1);
         cb_tensor *adapted = result(n);
         cb_fold *fold = cb_fold_in_place(&adapter, 1);
