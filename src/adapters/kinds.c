@@ -4,11 +4,12 @@
 #include "adapters/internal.h"
 
 /* Every kind, one line each: KIND(name) stands for `const cb_adapter_kind cb_kind_name`, in a file of its own. */
-#define KINDS(KIND)                                                                                                                        \
-    KIND(lora)                                                                                                                             \
-    KIND(ia3)                                                                                                                              \
-    KIND(trainable_tokens) KIND(loha) KIND(lokr) KIND(vera) KIND(fourierft) KIND(hra) KIND(ln_tuning) KIND(bitfit) KIND(beft) KIND(shira)  \
-        KIND(hira) KIND(miss) KIND(c3a) KIND(road) KIND(delora)
+/* clang-format off */
+#define KINDS(KIND) \
+    KIND(lora) KIND(ia3) KIND(trainable_tokens) KIND(loha) KIND(lokr) KIND(vera) KIND(fourierft) KIND(hra) \
+    KIND(ln_tuning) KIND(bitfit) KIND(beft) KIND(shira) KIND(hira) KIND(miss) KIND(c3a) KIND(road) \
+    KIND(delora)
+/* clang-format on */
 
 #define DECLARE(name) extern const cb_adapter_kind cb_kind_##name;
 KINDS(DECLARE)
