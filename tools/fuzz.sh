@@ -46,15 +46,16 @@ stat_of() { # FILE NAME: a figure that libFuzzer printed at its end
 
 # Fuzzes for the whole time: after a finding it starts again.
 run_target() {
-    local target=$1 started=$SECONDS dictionary=$TMPDIR/dict log=$TMPDIR/log left executions=0 coverage=0 found=0
+    local target=$1 started=$SECONDS dictionary=$TMPDIR/dict log=$TMPDIR/log left executions=0 coverage=0 found=0 cpu=0 TIMEFORMAT='%U %S'
     local inputs=("$corpus/$target" "$tree/tests/fuzz/corpus/$target")
     mkdir -p "$corpus/$target"
     [ ! -d "$tree/tests/fuzz/regression/$target" ] || inputs+=("$tree/tests/fuzz/regression/$target")
     cat "$tree/tests/fuzz/dict/$target.dict" "$tree/tests/fuzz/dict/json.dict" >"$dictionary"
     while left=$((seconds - (SECONDS - started))) && [ "$left" -gt 0 ]; do
         local status=0
-        "$tree/build-fuzz/tests/fuzz_$target" -max_total_time="$left" -timeout=10 -rss_limit_mb=1024 -malloc_limit_mb=256 -dict="$dictionary" \
-            -artifact_prefix="$findings/$target-" -print_final_stats=1 -reload=0 "${inputs[@]}" >"$log" 2>&1 || status=$?
+        { time "$tree/build-fuzz/tests/fuzz_$target" -max_total_time="$left" -timeout=10 -rss_limit_mb=1024 -malloc_limit_mb=256 \
+            -dict="$dictionary" -artifact_prefix="$findings/$target-" -print_final_stats=1 -reload=0 "${inputs[@]}" >"$log" 2>&1 || status=$?; } 2>"$TMPDIR/time"
+        cpu=$(awk -v before="$cpu" '{ before += $1 + $2 } END { printf "%.0f", before }' "$TMPDIR/time")
         local units=$(stat_of "$log" number_of_executed_units)
         executions=$((executions + ${units:-0}))
         coverage=$(sed -n 's/^#.* cov: \([0-9]*\).*/\1/p' "$log" | tail -n 1)
@@ -67,13 +68,13 @@ run_target() {
         fi
     done
     local spent=$((SECONDS - started))
-    printf '%-18s %10d %8d %10s %8s\n' "$target" "$executions" "$spent" "$coverage" "$found"
-    printf '%s\t%s\t%d\t%d\t%s\t%s\n' "$(date -Is)" "$target" "$executions" "$spent" "$coverage" "$found" >>"$corpus/runs.tsv"
+    printf '%-18s %10d %8d %8d %10s %8s\n' "$target" "$executions" "$spent" "$cpu" "$coverage" "$found"
+    printf '%s\t%s\t%d\t%d\t%s\t%s\t%d\n' "$(date -Is)" "$target" "$executions" "$spent" "$coverage" "$found" "$cpu" >>"$corpus/runs.tsv"
     [ "$found" -eq 0 ]
 }
 
 mkdir -p "$findings"
-printf '%-18s %10s %8s %10s %8s\n' target executions seconds coverage findings
+printf '%-18s %10s %8s %8s %10s %8s\n' target executions seconds cpu coverage findings
 failed=0
 for target in "${targets[@]}"; do
     run_target "$target" || failed=1

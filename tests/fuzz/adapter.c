@@ -1,27 +1,77 @@
-/* adapter.c: an adapter_config.json beside good weights, for a model that they fit. */
+/* adapter.c: an adapter_config.json beside good weights, for a model that they fit; or a GGUF adapter.  What is read is attached, and the
+ * model runs with it. */
+#define _GNU_SOURCE /* memmem */
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "cambium/adapters.h"
 #include "cambium/models.h"
 #include "fuzz.h"
 
 #define REFERENCE "tests/reference/"
+#define PEFT      "adapter_model.safetensors"
+
+/* The weights are chosen by a word of the config. */
+static const struct {
+    const char *word, *directory, *file;
+} weights[] = {
+    {"\"IA3\"", "adapters/ia3_none", PEFT},
+    {"\"LOHA\"", "adapters/loha_dense", PEFT},
+    {"\"LOKR\"", "adapters/lokr_both", PEFT},
+    {"\"VERA\"", "adapters/vera_qv", PEFT},
+    {"\"FOURIERFT\"", "adapters/fourierft_qv", PEFT},
+    {"\"HRA\"", "adapters/hra_gs", PEFT},
+    {"\"TRAINABLE_TOKENS\"", "adapters/tokens_only", PEFT},
+    {"\"lora_parameters\"", "adapter_formats/lora_rslora.mlx", "adapters.safetensors"},
+    {"\"attn_matrices\"", "adapter_formats/lora_qv.adapterhub", "adapter.safetensors"},
+    {"\"lm_head\":[", "adapters/tokens_untied", PEFT},
+    {"[\"lm_head\"", "adapters/lora_modules_to_save", PEFT},
+    {"\"embed_tokens\"", "adapters/lora_embedding", PEFT},
+    {"\"rank_pattern\":{\"", "adapters/lora_patterns", PEFT},
+    {"\"use_dora\":true", "adapters/dora_qv", PEFT},
+    {"", "adapters/lora_qv", PEFT},
+};
+enum { WEIGHTS = sizeof weights / sizeof *weights };
+
+static void link_weights(void)
+{
+    for (int i = 0; i < WEIGHTS; i++) {
+        char name[96], source[128];
+        snprintf(name, sizeof name, "%s/%s", weights[i].directory, weights[i].file);
+        snprintf(source, sizeof source, REFERENCE "%s", name);
+        fuzz_link(name, source);
+    }
+}
+
+static const char *adapter_path(const uint8_t *data, size_t size)
+{
+    if (size >= 4 && memcmp(data, "GGUF", 4) == 0)
+        return fuzz_file("adapter.gguf", data, size);
+    int chosen = 0;
+    while (*weights[chosen].word && !memmem(data, size, weights[chosen].word, strlen(weights[chosen].word)))
+        chosen++;
+    char name[96];
+    snprintf(name, sizeof name, "%s/adapter_config.json", weights[chosen].directory);
+    fuzz_file(name, data, size);
+    return fuzz_path(weights[chosen].directory);
+}
 
 void fuzz_target(const uint8_t *data, size_t size)
 {
     static cb_model *model;
     if (!model) {
-        fuzz_link("adapter/adapter_model.safetensors", REFERENCE "adapters/lora_qv/adapter_model.safetensors");
+        link_weights();
         model = cb_model_load(CB_SOURCE_DIR "/" REFERENCE "models/llama2");
         if (!model)
             abort();
     }
-    fuzz_file("adapter/adapter_config.json", data, size);
-    cb_adapter *adapter = cb_adapter_load(fuzz_path("adapter"), cb_model_root(model), cb_model_type(model));
+    cb_adapter *adapter = cb_adapter_load(adapter_path(data, size), cb_model_root(model), cb_model_type(model));
     if (fuzz_expect(adapter)) {
         char *json = cb_adapter_json(adapter);
         fuzz_expect(json);
         cb_free(json);
+        fuzz_expect(fuzz_pass(model));
     }
     cb_adapter_free(adapter);
 }

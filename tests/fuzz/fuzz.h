@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cambium/models.h"
+
 /* One input.  What it allocates must be freed when it returns: memory that stays with every run of an input is a finding. */
 void fuzz_target(const uint8_t *data, size_t size);
 
@@ -23,6 +25,9 @@ const char *fuzz_file(const char *name, const void *data, size_t size);
 const char *fuzz_link(const char *name, const char *source);
 /* The scratch directory, or one below it. */
 const char *fuzz_path(const char *name);
+
+/* Runs five tokens through a model. */
+bool fuzz_pass(cb_model *model);
 
 /* Reads bytes so that a sanitizer sees whether they may be read. */
 void fuzz_touch(const void *data, size_t size);
