@@ -6,7 +6,9 @@
 #     kill_resume.sh PROGRAM TEST_FAULTS TEMPORARY_DIRECTORY [KILLS [SEED]]
 #
 # TEST_FAULTS (tests/unit/test_faults.c) looks at the files.  Three of four kills are of `train`, the others of `pretrain`; where in a run
-# they fall goes by turns: anywhere, while it starts, while a file is being written, near its end.
+# they fall goes by turns: anywhere, while it starts, while a checkpoint is written, near its end.  A moment is so many lines of
+# log.jsonl and a part of a step's time more, so that a slow machine, or a run that has less before it than the one before, does not end
+# before its kill.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 program=$(realpath "$1")
@@ -47,19 +49,52 @@ result() { # what a finished run is: hashes and losses, without the clock
 now() { date +%s%N; }
 
 kill=0
-declare -A length
+lines_of() { # FILE: sets `lines`
+    lines=0
+    [ ! -e "$1" ] || { mapfile -t log <"$1" && lines=${#log[@]}; }
+}
+mkfifo never
+exec {never}<>never
+pause() { read -r -t "$1" -u "$never" || true; } # without a process
+
+wait_for() { # FILE LINES: until it has so many, or the process is gone
+    lines_of "$1"
+    while [ "$lines" -lt "$2" ] && builtin kill -0 "$pid" 2>/dev/null; do
+        pause 0.002
+        lines_of "$1"
+    done
+}
+# of a run that is left alone: lines in its log, and times until the first, between two, after the last
+declare -A total starting step ending
 for kind in train pretrain; do
-    begun=$(now)
-    (start "$kind" "whole-$kind" >/dev/null)
-    length[$kind]=$(($(now) - begun))
-    result "whole-$kind" >"whole-$kind.result"
+    (start $kind timed-$kind >/dev/null)
+    lines_of timed-$kind/log.jsonl
+    total[$kind]=$lines
+    moments=("$(now)")
+    (start $kind whole-$kind >/dev/null) &
+    pid=$!
+    for line in 1 "$lines"; do
+        wait_for whole-$kind/log.jsonl "$line"
+        moments+=("$(now)")
+    done
+    wait "$pid"
+    moments+=("$(now)")
+    starting[$kind]=$((moments[1] - moments[0])) step[$kind]=$(((moments[2] - moments[1]) / total[$kind]))
+    ending[$kind]=$((moments[3] - moments[2]))
+    result whole-$kind >whole-$kind.result
+    result timed-$kind | cmp - whole-$kind.result
 done
 
 # uniform numbers in [0, 1), three a kill
 mapfile -t random < <(awk -v seed="$seed" -v n="$kills" 'BEGIN { srand(seed); for (i = 0; i < 3 * n; i++) printf "%.6f\n", rand() }')
-fraction() { awk -v u="$1" -v a="$2" -v b="$3" -v t="$4" 'BEGIN { printf "%.6f", (a + (b - a) * u) * t / 1e9 }'; }
+between() { awk -v u="$1" -v a="$2" -v b="$3" 'BEGIN { printf "%d", a + int(u * (b - a + 1)) }'; }
+part() { awk -v u="$1" -v t="$2" 'BEGIN { printf "%.6f", u * t / 1e9 }'; } # of nanoseconds, in seconds
+progress() {
+    local spent=$((($(now) - begun_all) / 1000000000 + 1))
+    echo "kill $kill of $kills, $early after the end, $writing while a file was written; $((60 * kill / spent)) a minute, about $(((kills - kill) * spent / kill)) s left"
+}
 
-runs=0 finished=0 early=0
+runs=0 finished=0 early=0 writing=0
 finish() {
     (start "$kind" run --resume >/dev/null) || fail "$kind does not resume"
     "$checker" files run || fail "$kind: a resumed run leaves this"
@@ -68,9 +103,9 @@ finish() {
     rm -rf run
     finished=$((finished + 1))
 }
-left=0
+left=0 begun_all=$(now)
 while [ "$kill" -lt "$kills" ]; do
-    u=${random[$((3 * kill))]} turn=$((kill % 4))
+    u=${random[$((3 * kill))]} rest=${random[$((3 * kill + 2))]} turn=$((kill % 4))
     if [ "$left" = 0 ]; then # so many kills before the run may end
         kind=train
         [ $((runs % 4)) = 3 ] && kind=pretrain
@@ -78,24 +113,31 @@ while [ "$kill" -lt "$kills" ]; do
         runs=$((runs + 1))
     fi
     kill=$((kill + 1))
+    lines_of run/log.jsonl
+    last=${total[$kind]}
+    case $turn in
+    0) line=$(between "$u" "$lines" $((last - 1))) ;;
+    1) line=0 ;;
+    2) line=$((4 * $(between "$u" $((lines / 4 + 1)) $((last / 4))))) ;; # a checkpoint follows
+    3) line=$(between "$u" $((last * 3 / 4)) "$last") ;;
+    esac
+    length=${step[$kind]}
+    [ "$line" -lt "$last" ] || length=${ending[$kind]}
+    [ "$turn" != 1 ] || length=$((starting[$kind] * 3 / 2))
     (start "$kind" run --resume >/dev/null 2>err) &
     pid=$!
-    case $turn in
-    0) sleep "$(fraction "$u" 0 1 "${length[$kind]}")" ;;
-    1) sleep "$(fraction "$u" 0 0.3 "${length[$kind]}")" ;;
-    2) # the second or a later temporary file, as it may be
-        sleep "$(fraction "$u" 0 0.8 "${length[$kind]}")"
-        while builtin kill -0 "$pid" 2>/dev/null && ! compgen -G 'run/.*.tmp-*' >/dev/null; do :; done ;;
-    3) sleep "$(fraction "$u" 0.7 1.1 "${length[$kind]}")" ;;
-    esac
+    wait_for run/log.jsonl "$line"
+    pause "$(part "$rest" "$length")"
     builtin kill -KILL "$pid" 2>/dev/null || true
     status=0
     wait "$pid" 2>/dev/null || status=$?
     [ "$status" = 137 ] || [ "$status" = 0 ] || fail "$kind ended with status $status: $(cat err)"
-    [ "$status" = 137 ] || early=$((early + 1))
+    [ "$status" = 137 ] || { early=$((early + 1)) && left=1; } # there is no more of it to kill
+    ! compgen -G "run/.*.tmp-$pid-*" >/dev/null || writing=$((writing + 1))
     [ ! -e run ] || "$checker" files run killed || fail "$kind: a killed run leaves this"
     left=$((left - 1))
     [ "$left" -gt 0 ] || finish
+    [ $((kill % 20)) != 0 ] || progress
 done
 [ "$left" = 0 ] || finish
-echo "$kills kills (seed $seed; $early came after the end), $finished runs finished, each with the bits of the run that was left alone"
+echo "$kills kills (seed $seed; $early came after the end, $writing while a file was written), $finished runs finished, each with the bits of the run that was left alone"

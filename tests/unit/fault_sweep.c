@@ -224,10 +224,20 @@ static uint64_t count_calls(const fault_job *job, uint32_t kinds)
     return cb_fault_disarm();
 }
 
-static uint64_t stride(uint64_t calls, uint64_t sample)
+/* The first call whose turn it is, and the way to the next; whether they are a sample. */
+static bool choose_calls(uint64_t calls, uint64_t sample, uint64_t *first, uint64_t *step)
 {
     const char *wanted = getenv("CAMBIUM_FAULTS");
-    return wanted && strcmp(wanted, "all") == 0 ? 1 : (calls + sample - 1) / sample;
+    unsigned long long part, parts;
+    *first = 1;
+    *step = (calls + sample - 1) / sample;
+    if (wanted && strcmp(wanted, "all") == 0)
+        *step = 1;
+    else if (wanted && sscanf(wanted, "%llu/%llu", &part, &parts) == 2 && part >= 1 && part <= parts)
+        *first = part, *step = parts;
+    else if (wanted && *wanted)
+        fail_msg("CAMBIUM_FAULTS: found \"%s\", expected \"all\" or a part of them such as \"3/8\"", wanted);
+    return !wanted || !*wanted;
 }
 
 /* One job under the plan; whether it ended well. */
@@ -255,8 +265,8 @@ static bool job_under(const fault_job *job, const char *what, cb_fault_plan plan
 /* How many jobs failed. */
 static uint64_t sweep(fault_job *job, const char *what, cb_fault_plan plan, uint64_t sample)
 {
-    uint64_t calls = count_calls(job, plan.kinds), step = stride(calls, sample), failed = 0, runs = 0;
-    for (plan.n = 1; plan.n <= calls; plan.n += step, runs++) {
+    uint64_t calls = count_calls(job, plan.kinds), step, failed = 0, runs = 0;
+    for (choose_calls(calls, sample, &plan.n, &step); plan.n <= calls; plan.n += step, runs++) {
         empty(job->tree);
         bool ok = job_under(job, what, plan);
         failed += !ok;
@@ -323,9 +333,10 @@ static bool killed_at(const fault_job *job, const char *program, const char *nam
 
 void fault_kills(fault_job *job, const char *program, const char *name, uint64_t sample)
 {
-    uint64_t calls = count_calls(job, CB_FAULT_FILES), step = stride(calls, sample), kills = 0;
+    uint64_t calls = count_calls(job, CB_FAULT_FILES), first, step, kills = 0;
+    uint64_t shift = choose_calls(calls, sample, &first, &step) ? step / 2 : 0;
     for (int within = 0; within < 2; within++)
-        for (uint64_t n = 1 + (uint64_t)within * (step / 2); n <= calls; n += step) {
+        for (uint64_t n = first + (within ? shift : 0); n <= calls; n += step) {
             empty(job->tree);
             bool killed = killed_at(job, program, name, within ? CB_FAULT_KILL_SHORT : CB_FAULT_KILL, n);
             kills += killed;

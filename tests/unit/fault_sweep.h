@@ -5,7 +5,8 @@
  * final name is whole and no other is left; and the next try, without faults, ends with those bits.  Killed in the middle of a call it
  * may leave a temporary file, which the next try sweeps up.
  *
- * Plain runs take a sample of the calls, spread evenly; with CAMBIUM_FAULTS=all every one has its turn. */
+ * Plain runs take a sample of the calls, spread evenly; with CAMBIUM_FAULTS=all every one has its turn, with CAMBIUM_FAULTS=3/8 the third
+ * of each eight. */
 #ifndef FAULT_SWEEP_H
 #define FAULT_SWEEP_H
 
