@@ -1,4 +1,5 @@
-/* watch.h: looking at the gradients that backward rules give, to find out where something went wrong. */
+/* watch.h: looking at the gradients that backward rules give, to find out where something went wrong.  What layers give is watched through
+ * nn/watch.h: this floor knows operations only. */
 #ifndef CB_TENSOR_WATCH_H
 #define CB_TENSOR_WATCH_H
 
