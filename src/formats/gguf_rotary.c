@@ -224,7 +224,7 @@ bool cb_gguf_read_rotary(const cb_gguf *file, const cb_gguf_architecture *a, jso
     r.factor = r.factor == 0 ? 1 : r.factor;
     r.attention = number(&r, "rope.scaling.attn_factor", 1);
     r.original = cb_gguf_int(file, cb_gguf_full_key(a, "rope.scaling.original_context_length", key), r.positions);
-    json_t *scaling = check_rotary(&r) ? scaling_json(&r) : NULL;
+    json_t *scaling = check_rotary(&r) ? cb_json_made(scaling_json(&r)) : NULL;
     if (!scaling)
         return false;
     if (!json_object_get(config, "num_key_value_heads") && !put(config, "num_key_value_heads", json_integer((json_int_t)heads))) {

@@ -88,6 +88,7 @@ static bool conversions(const char *tree)
     return clean(
         convert(tree, llama, "model.gguf", CB_CONVERT_GGUF, CB_CONVERT_KEEP, NULL) &&
         convert(tree, "model.gguf", "model", CB_CONVERT_HF, CB_CONVERT_BF16, NULL) &&
+        convert(tree, CB_TEST_DATA "/gguf/llama_yarn_rope.gguf", "yarn", CB_CONVERT_HF, CB_CONVERT_KEEP, NULL) &&
         convert(tree, QUANTISED "int8", "plain", CB_CONVERT_HF, CB_CONVERT_KEEP, NULL) &&
         convert(tree, CB_TEST_DATA "/adapters/lora_qv", "adapter.gguf", CB_CONVERT_GGUF_LORA, CB_CONVERT_KEEP, model_path("llama2")) &&
         convert(tree, "adapter.gguf", "mlx", CB_CONVERT_MLX, CB_CONVERT_KEEP, model_path("llama2")) &&
