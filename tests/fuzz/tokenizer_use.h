@@ -2,8 +2,24 @@
 #ifndef FUZZ_TOKENIZER_USE_H
 #define FUZZ_TOKENIZER_USE_H
 
+#include <stdio.h>
+#include <string.h>
+
 #include "cambium/tokenizer.h"
 #include "fuzz.h"
+
+/* A directory CLASS.FILE with the bytes as FILE, and a tokenizer_config.json that names the class. */
+static inline const char *fuzz_tokenizer_of_class(const char *class, const char *file, const void *data, size_t size)
+{
+    char name[128], config[128];
+    snprintf(config, sizeof config, "{\"tokenizer_class\": \"%s\"}", class);
+    snprintf(name, sizeof name, "%s.%s/tokenizer_config.json", class, file);
+    fuzz_file(name, config, strlen(config));
+    snprintf(name, sizeof name, "%s.%s/%s", class, file, file);
+    fuzz_file(name, data, size);
+    snprintf(name, sizeof name, "%s.%s", class, file);
+    return fuzz_path(name);
+}
 
 static inline void encode(const cb_tokenizer *t, const char *text, size_t length)
 {
