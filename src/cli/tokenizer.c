@@ -169,12 +169,13 @@ const cli_command cli_tokenizer_convert = {
     .name = "tokenizer convert",
     .summary = "write any tokenizer as a tokenizer.json",
     .synopsis = "SOURCE --output TOKENIZER_JSON [options]",
-    .description = "SOURCE is a model directory or one file: a SentencePiece model (tokenizer.model, spiece.model, "
+    .description = "SOURCE is a model directory or one file: a SentencePiece model (tokenizer.model, spiece.model, spm.model, "
                    "sentencepiece.bpe.model), vocab.json with merges.txt beside it, vocab.txt, or a tokenizer.json, which is copied. In a "
-                   "directory, tokenizer_class of tokenizer_config.json says what goes around the vocabulary: LlamaTokenizer, "
-                   "GemmaTokenizer, T5Tokenizer, XLMRobertaTokenizer, GPT2Tokenizer, RobertaTokenizer, CLIPTokenizer, Qwen2Tokenizer, "
-                   "BertTokenizer. Without it a SentencePiece model's own settings count. The other commands read these files "
-                   "as they are.",
+                   "directory, tokenizer_class of tokenizer_config.json says what goes around the vocabulary: Llama, CodeLlama, Gemma, "
+                   "T5, XLMRoberta, Camembert, Albert, XLNet, DebertaV2, GPT2, GPTNeoX, Roberta, Bart, Longformer, LED, Mvp, Deberta, "
+                   "CLIP, Qwen2, Bert, MPNet (each with Tokenizer behind it); other classes of transformers that would make other tokens "
+                   "are refused by name. Without it a SentencePiece model's own settings count. The other commands read these files as "
+                   "they are.",
     .least = 1,
     .most = 1,
     .settings_size = sizeof(convert_settings),

@@ -14,6 +14,39 @@ static bool no_memory(const cb_blueprint *b)
     return cb_fail(CB_ERR_MEMORY, "%s: out of memory", b->what), false;
 }
 
+/* ---- The class ---- */
+
+const char *cb_blueprint_class(const cb_blueprint *b)
+{
+    return json_string_value(json_object_get(b->config, "tokenizer_class"));
+}
+
+bool cb_blueprint_is(const char *class, const char *name)
+{
+    size_t n = strlen(name);
+    return strncmp(class, name, n) == 0 && (!class[n] || strcmp(class + n, "Fast") == 0);
+}
+
+bool cb_blueprint_check_class(const cb_blueprint *b, const char *class)
+{
+    static const char *const others[] = {
+        "BarthezTokenizer",    "BertJapaneseTokenizer", "BertweetTokenizer",    "BigBirdTokenizer", "BlenderbotTokenizer",
+        "CohereTokenizer",     "FNetTokenizer",         "FSMTTokenizer",        "FunnelTokenizer",  "HerbertTokenizer",
+        "LayoutLMv3Tokenizer", "LayoutXLMTokenizer",    "LukeTokenizer",        "M2M100Tokenizer",  "MarianTokenizer",
+        "MBart50Tokenizer",    "MBartTokenizer",        "MLukeTokenizer",       "NllbTokenizer",    "OpenAIGPTTokenizer",
+        "PLBartTokenizer",     "PegasusTokenizer",      "PhobertTokenizer",     "Qwen3_5Tokenizer", "ReformerTokenizer",
+        "RemBertTokenizer",    "RoFormerTokenizer",     "SeamlessM4TTokenizer", "SiglipTokenizer",  "Speech2TextTokenizer",
+        "SplinterTokenizer",   "UdopTokenizer",         "WhisperTokenizer",     "XGLMTokenizer",    "XLMTokenizer"};
+    for (size_t i = 0; class && i < sizeof others / sizeof *others; i++)
+        if (cb_blueprint_is(class, others[i]))
+            return cb_fail(CB_ERR_UNSUPPORTED,
+                           "%s: tokenizer_class: found %s, which is read from a tokenizer.json only: save_pretrained() of transformers "
+                           "writes one",
+                           b->what, class),
+                   false;
+    return true;
+}
+
 /* ---- Added tokens ---- */
 
 static const char *content_of(const json_t *value)
@@ -118,10 +151,12 @@ bool cb_blueprint_add_tokens(cb_blueprint *b, const cb_special_default *defaults
 {
     bool ok = add_decoder(b);
     b->fixed = b->added_ids.count;
+    json_t *strips = b->mask_lstrip ? json_pack("{s:b}", "lstrip", 1) : NULL;
     for (size_t i = 0; ok && i < SPECIALS; i++) {
-        const json_t *value = find_special(b, special_names[i]);
-        ok = cb_blueprint_add(b, cb_blueprint_special(b, defaults, special_names[i]), json_is_object(value) ? value : NULL, true);
+        const json_t *value = find_special(b, special_names[i]), *plain = strcmp(special_names[i], "mask_token") == 0 ? strips : NULL;
+        ok = cb_blueprint_add(b, cb_blueprint_special(b, defaults, special_names[i]), json_is_object(value) ? value : plain, true);
     }
+    json_decref(strips);
     static const char *const lists[] = {"additional_special_tokens", "extra_special_tokens"};
     for (size_t k = 0; ok && k < 2; k++) {
         const json_t *list = find_special(b, lists[k]);

@@ -20,7 +20,14 @@ typedef struct cb_blueprint {
     cb_vocab added_ids;
     size_t fixed; /* tokens of added_tokens_decoder */
     int32_t next_id;
+    bool mask_lstrip; /* a mask_token of which the files say no more than its text takes the white space in front */
 } cb_blueprint;
+
+/* tokenizer_class of the config; NULL: none.  Is it this one, or the Fast one of it? */
+const char *cb_blueprint_class(const cb_blueprint *b);
+bool cb_blueprint_is(const char *class, const char *name);
+/* Refuses classes of transformers that would make other tokens of the same files than what stands for an unknown class. */
+bool cb_blueprint_check_class(const cb_blueprint *b, const char *class);
 
 /* The special tokens by name ("bos_token"), as a kind of tokenizer has them unless the files say otherwise; ends with NULL. */
 typedef struct cb_special_default {

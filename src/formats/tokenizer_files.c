@@ -35,6 +35,17 @@ static bool check_line(const char *what, const char *line, size_t length, size_t
     return true;
 }
 
+/* RoBERTa's post-processor. */
+static bool roberta_ends(cb_blueprint *b, const char *sep, const char *cls, bool trim, bool prefix)
+{
+    int32_t sep_id = sep ? cb_blueprint_id(b, sep) : -1, cls_id = cls ? cb_blueprint_id(b, cls) : -1;
+    if (sep_id < 0 || cls_id < 0)
+        return cb_fail(CB_ERR_FORMAT, "%s: found no tokens to stand before and behind a text", b->what), false;
+    b->post_processor = json_pack("{s:s, s:[s, i], s:[s, i], s:b, s:b}", "type", "RobertaProcessing", "sep", sep, (int)sep_id, "cls", cls,
+                                  (int)cls_id, "trim_offsets", (int)trim, "add_prefix_space", (int)prefix);
+    return b->post_processor != NULL;
+}
+
 /* ---- vocab.txt ---- */
 
 static bool read_vocab_txt(cb_blueprint *b, const char *text, size_t length)
@@ -53,29 +64,48 @@ static bool read_vocab_txt(cb_blueprint *b, const char *text, size_t length)
     return b->vocab.count || (cb_fail(CB_ERR_FORMAT, "%s: found no lines, expected a token on each", b->what), false);
 }
 
-json_t *cb_tokenizer_json_of_wordpiece(const char *what, const char *vocab_txt, size_t length, const json_t *config, const json_t *specials)
+static bool bert_model(cb_blueprint *b, const char *unk)
+{
+    const json_t *accents = json_object_get(b->config, "strip_accents");
+    b->normalizer = json_pack("{s:s, s:b, s:b, s:o, s:b}", "type", "BertNormalizer", "clean_text", 1, "handle_chinese_chars",
+                              config_flag(b, "tokenize_chinese_chars", 1), "strip_accents",
+                              json_is_boolean(accents) ? json_boolean(json_is_true(accents)) : json_null(), "lowercase",
+                              config_flag(b, "do_lower_case", 1));
+    b->pre_tokenizer = cb_blueprint_part("{\"type\": \"BertPreTokenizer\"}");
+    b->decoder = cb_blueprint_part("{\"type\": \"WordPiece\", \"prefix\": \"##\", \"cleanup\": true}");
+    b->model = json_pack("{s:s, s:s, s:s, s:i, s:o}", "type", "WordPiece", "unk_token", unk ? unk : "[UNK]", "continuing_subword_prefix",
+                         "##", "max_input_chars_per_word", 100, "vocab", cb_blueprint_vocab(b));
+    return b->normalizer && b->pre_tokenizer && b->decoder && b->model;
+}
+
+static bool build_bert(cb_blueprint *b)
 {
     static const cb_special_default defaults[] = {{"unk_token", "[UNK]"}, {"sep_token", "[SEP]"},   {"pad_token", "[PAD]"},
                                                   {"cls_token", "[CLS]"}, {"mask_token", "[MASK]"}, {NULL, NULL}};
-    cb_blueprint b = {.what = what, .config = config, .specials = specials};
-    bool ok = read_vocab_txt(&b, vocab_txt, length) && cb_blueprint_add_tokens(&b, defaults);
-    const char *cls = cb_blueprint_special(&b, defaults, "cls_token"), *sep = cb_blueprint_special(&b, defaults, "sep_token");
-    const char *unk = cb_blueprint_special(&b, defaults, "unk_token");
+    const char *cls = cb_blueprint_special(b, defaults, "cls_token"), *sep = cb_blueprint_special(b, defaults, "sep_token");
     const cb_template_part single[CB_TEMPLATE_PARTS] = {{cls, 0}, {"$A", 0}, {sep, 0}};
     const cb_template_part pair[CB_TEMPLATE_PARTS] = {{cls, 0}, {"$A", 0}, {sep, 0}, {"$B", 1}, {sep, 1}};
-    ok = ok && cb_blueprint_template(&b, single, pair);
-    if (ok) {
-        const json_t *accents = json_object_get(config, "strip_accents");
-        b.normalizer = json_pack("{s:s, s:b, s:b, s:o, s:b}", "type", "BertNormalizer", "clean_text", 1, "handle_chinese_chars",
-                                 config_flag(&b, "tokenize_chinese_chars", 1), "strip_accents",
-                                 json_is_boolean(accents) ? json_boolean(json_is_true(accents)) : json_null(), "lowercase",
-                                 config_flag(&b, "do_lower_case", 1));
-        b.pre_tokenizer = cb_blueprint_part("{\"type\": \"BertPreTokenizer\"}");
-        b.decoder = cb_blueprint_part("{\"type\": \"WordPiece\", \"prefix\": \"##\", \"cleanup\": true}");
-        b.model = json_pack("{s:s, s:s, s:s, s:i, s:o}", "type", "WordPiece", "unk_token", unk ? unk : "[UNK]", "continuing_subword_prefix",
-                            "##", "max_input_chars_per_word", 100, "vocab", cb_blueprint_vocab(&b));
-    }
-    return cb_blueprint_finish(&b, ok && b.normalizer && b.pre_tokenizer && b.decoder);
+    return cb_blueprint_add_tokens(b, defaults) && cb_blueprint_template(b, single, pair) &&
+           bert_model(b, cb_blueprint_special(b, defaults, "unk_token"));
+}
+
+static bool build_mpnet(cb_blueprint *b)
+{
+    static const cb_special_default defaults[] = {
+        {"bos_token", "<s>"},   {"eos_token", "</s>"}, {"unk_token", "[UNK]"},   {"sep_token", "</s>"},
+        {"pad_token", "<pad>"}, {"cls_token", "<s>"},  {"mask_token", "<mask>"}, {NULL, NULL}};
+    b->mask_lstrip = true;
+    return cb_blueprint_add_tokens(b, defaults) &&
+           roberta_ends(b, cb_blueprint_special(b, defaults, "sep_token"), cb_blueprint_special(b, defaults, "cls_token"), true, false) &&
+           bert_model(b, cb_blueprint_special(b, defaults, "unk_token"));
+}
+
+json_t *cb_tokenizer_json_of_wordpiece(const char *what, const char *vocab_txt, size_t length, const json_t *config, const json_t *specials)
+{
+    cb_blueprint b = {.what = what, .config = config, .specials = specials};
+    const char *class = cb_blueprint_class(&b);
+    bool ok = cb_blueprint_check_class(&b, class) && read_vocab_txt(&b, vocab_txt, length);
+    return cb_blueprint_finish(&b, ok && (class && cb_blueprint_is(class, "MPNetTokenizer") ? build_mpnet : build_bert)(&b));
 }
 
 /* ---- vocab.json and merges.txt ---- */
@@ -132,16 +162,6 @@ static json_t *byte_level(bool prefix, bool use_regex)
 {
     return json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", (int)prefix, "trim_offsets", 1, "use_regex",
                      (int)use_regex);
-}
-
-static bool roberta_ends(cb_blueprint *b, const char *sep, const char *cls, bool trim, bool prefix)
-{
-    int32_t sep_id = sep ? cb_blueprint_id(b, sep) : -1, cls_id = cls ? cb_blueprint_id(b, cls) : -1;
-    if (sep_id < 0 || cls_id < 0)
-        return cb_fail(CB_ERR_FORMAT, "%s: found no tokens to stand before and behind a text", b->what), false;
-    b->post_processor = json_pack("{s:s, s:[s, i], s:[s, i], s:b, s:b}", "type", "RobertaProcessing", "sep", sep, (int)sep_id, "cls", cls,
-                                  (int)cls_id, "trim_offsets", (int)trim, "add_prefix_space", (int)prefix);
-    return b->post_processor != NULL;
 }
 
 /* add_bos_token of the config; then nothing else is added. */
@@ -214,24 +234,54 @@ static bool build_qwen2(cb_blueprint *b, const json_t *vocab, json_t *merges)
            begin(b, defaults);
 }
 
+/* [CLS] $A [SEP], and of a pair [CLS] $A [SEP] [SEP] $B [SEP]. */
+static bool build_deberta(cb_blueprint *b, const json_t *vocab, json_t *merges)
+{
+    static const cb_special_default defaults[] = {
+        {"bos_token", "[CLS]"}, {"eos_token", "[SEP]"}, {"unk_token", "[UNK]"},   {"sep_token", "[SEP]"},
+        {"pad_token", "[PAD]"}, {"cls_token", "[CLS]"}, {"mask_token", "[MASK]"}, {NULL, NULL}};
+    const char *cls = cb_blueprint_special(b, defaults, "cls_token"), *sep = cb_blueprint_special(b, defaults, "sep_token");
+    const cb_template_part single[CB_TEMPLATE_PARTS] = {{cls, 0}, {"$A", 0}, {sep, 0}};
+    const cb_template_part pair[CB_TEMPLATE_PARTS] = {{cls, 0}, {"$A", 0}, {sep, 0}, {sep, 0}, {"$B", 0}, {sep, 0}};
+    b->pre_tokenizer = byte_level(config_flag(b, "add_prefix_space", 0), true);
+    b->decoder = cb_blueprint_part(BYTE_LEVEL);
+    return add_bpe(b, vocab, merges, NULL, "") && b->pre_tokenizer && b->decoder && cb_blueprint_add_tokens(b, defaults) &&
+           cb_blueprint_template(b, single, pair);
+}
+
+static bool build_gpt_neox(cb_blueprint *b, const json_t *vocab, json_t *merges)
+{
+    static const cb_special_default defaults[] = {{"bos_token", "<|endoftext|>"},
+                                                  {"eos_token", "<|endoftext|>"},
+                                                  {"unk_token", "<|endoftext|>"},
+                                                  {"pad_token", "<|padding|>"},
+                                                  {NULL, NULL}};
+    b->normalizer = cb_blueprint_part("{\"type\": \"NFC\"}");
+    b->pre_tokenizer = byte_level(config_flag(b, "add_prefix_space", 0), true);
+    b->decoder = cb_blueprint_part(BYTE_LEVEL);
+    return add_bpe(b, vocab, merges, NULL, "") && b->normalizer && b->pre_tokenizer && b->decoder && cb_blueprint_add_tokens(b, defaults) &&
+           begin(b, defaults);
+}
+
 json_t *cb_tokenizer_json_of_bpe(const char *what, const json_t *vocab, const char *merges_txt, size_t length, const json_t *config,
                                  const json_t *specials)
 {
     static const struct {
         const char *class;
         bool (*build)(cb_blueprint *b, const json_t *vocab, json_t *merges);
-    } styles[] = {
-        {"GPT2Tokenizer", build_gpt2}, {"RobertaTokenizer", build_roberta}, {"CLIPTokenizer", build_clip}, {"Qwen2Tokenizer", build_qwen2}};
+    } styles[] = {{"GPT2Tokenizer", build_gpt2},    {"RobertaTokenizer", build_roberta},    {"CLIPTokenizer", build_clip},
+                  {"Qwen2Tokenizer", build_qwen2},  {"DebertaTokenizer", build_deberta},    {"GPTNeoXTokenizer", build_gpt_neox},
+                  {"BartTokenizer", build_roberta}, {"LongformerTokenizer", build_roberta}, {"LEDTokenizer", build_roberta},
+                  {"MvpTokenizer", build_roberta}};
     bool (*build)(cb_blueprint *, const json_t *, json_t *) = build_gpt2;
-    const char *class = json_string_value(json_object_get(config, "tokenizer_class"));
-    for (size_t i = 0; class && i < sizeof styles / sizeof *styles; i++) {
-        size_t n = strlen(styles[i].class);
-        if (strncmp(class, styles[i].class, n) == 0 && (!class[n] || strcmp(class + n, "Fast") == 0))
-            build = styles[i].build;
-    }
     cb_blueprint b = {.what = what, .config = config, .specials = specials};
+    const char *class = cb_blueprint_class(&b);
+    for (size_t i = 0; class && i < sizeof styles / sizeof *styles; i++)
+        if (cb_blueprint_is(class, styles[i].class))
+            build = styles[i].build;
     json_t *merges = NULL;
-    bool ok = json_is_object(vocab) || (cb_fail(CB_ERR_FORMAT, "%s: must be an object of tokens and ids", what), false);
+    bool ok = cb_blueprint_check_class(&b, class);
+    ok = ok && (json_is_object(vocab) || (cb_fail(CB_ERR_FORMAT, "%s: must be an object of tokens and ids", what), false));
     ok = ok && read_vocab_json(&b, vocab) && (merges = read_merges_txt(what, merges_txt, length));
     return cb_blueprint_finish(&b, ok && build(&b, vocab, merges));
 }
@@ -282,6 +332,7 @@ static const struct {
              {"spiece.model", read_sentencepiece},
              {"sentencepiece.bpe.model", read_sentencepiece},
              {"sentencepiece.model", read_sentencepiece},
+             {"spm.model", read_sentencepiece},
              {"vocab.json", read_bpe},
              {"vocab.txt", read_wordpiece}};
 enum { FILES = sizeof files / sizeof *files };
@@ -319,7 +370,8 @@ json_t *cb_tokenizer_json_of_path(const char *path, const json_t *config, const 
     size_t i = find_file(path, &file);
     json_t *json = file ? files[i].read(file, config, specials) : NULL;
     if (!file && i == FILES)
-        cb_fail(CB_ERR_IO, "%s: found no tokenizer, expected tokenizer.json, tokenizer.model, spiece.model, vocab.json or vocab.txt", path);
+        cb_fail(CB_ERR_IO,
+                "%s: found no tokenizer, expected tokenizer.json, tokenizer.model, spiece.model, spm.model, vocab.json or vocab.txt", path);
     cb_free(file);
     return json;
 }

@@ -34,6 +34,8 @@ static uint32_t compose(uint32_t first, uint32_t second)
 {
     if (second < 0x300 || !(cb_code_flags[second] & CB_CODE_COMPOSES))
         return 0;
+    if (second == 0x11A7) /* no final consonant: the place before the first, which utf8proc joins to a syllable and loses */
+        return 0;
     utf8proc_int32_t pair[3] = {(utf8proc_int32_t)first, (utf8proc_int32_t)second};
     if (utf8proc_normalize_utf32(pair, 2, UTF8PROC_STABLE | UTF8PROC_COMPOSE) != 1)
         return 0;

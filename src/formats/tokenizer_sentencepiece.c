@@ -244,15 +244,21 @@ static bool build_gemma(cb_blueprint *b, const cb_spm *model)
            cb_blueprint_add_tokens(b, specials) && add_control(b, model, true) && begin_and_end(b, specials);
 }
 
-/* ---- T5, XLM-RoBERTa ---- */
+/* ---- T5, XLM-RoBERTa, CamemBERT ---- */
+
+static bool split_at_blanks(cb_blueprint *b, bool prefix)
+{
+    const char *scheme = prefix ? "always" : "never";
+    b->pre_tokenizer =
+        json_pack("{s:s, s:[{s:s}, o]}", "type", "Sequence", "pretokenizers", "type", "WhitespaceSplit", metaspace(scheme, true));
+    b->decoder = metaspace(scheme, true);
+    return b->pre_tokenizer && b->decoder;
+}
 
 static bool words_with_blanks(cb_blueprint *b, const cb_spm *model)
 {
     b->normalizer = model->charsmap ? precompiled(model) : NULL;
-    b->pre_tokenizer = json_pack("{s:s, s:[{s:s}, o]}", "type", "Sequence", "pretokenizers", "type", "WhitespaceSplit",
-                                 metaspace(config_bool(b, "add_prefix_space", true) ? "always" : "never", true));
-    b->decoder = metaspace(config_bool(b, "add_prefix_space", true) ? "always" : "never", true);
-    return b->pre_tokenizer && b->decoder && (b->normalizer || !model->charsmap);
+    return (b->normalizer || !model->charsmap) && split_at_blanks(b, config_bool(b, "add_prefix_space", true));
 }
 
 static bool build_t5(cb_blueprint *b, const cb_spm *model)
@@ -280,27 +286,136 @@ static bool build_t5(cb_blueprint *b, const cb_spm *model)
     return ok && add_control(b, model, true) && cb_blueprint_template(b, single, pair);
 }
 
-/* fairseq's ids: four tokens of its own stand in place of the model's three, a <mask> at the end. */
+/* fairseq's ids: tokens of its own (texts, or names of special tokens) stand in place of the model's first, a <mask> at the end. */
+static bool build_fairseq(cb_blueprint *b, const cb_spm *model, const cb_special_default *specials, const char *const first[], size_t count,
+                          size_t from)
+{
+    json_t *pieces = json_array();
+    bool ok = true;
+    for (size_t i = 0; ok && i < count; i++) {
+        const char *special = cb_blueprint_special(b, specials, first[i]), *text = special ? special : first[i];
+        ok = add_piece(b, pieces, text, strlen(text), i == 4 ? -100 : 0);
+    }
+    const char *mask = cb_blueprint_special(b, specials, "mask_token"), *bos = cb_blueprint_special(b, specials, "bos_token");
+    const char *eos = cb_blueprint_special(b, specials, "eos_token");
+    ok = ok && add_pieces(b, pieces, model, from) && (!mask || add_piece(b, pieces, mask, strlen(mask), 0));
+    ok = unigram_model(b, pieces, 3, false) && ok && words_with_blanks(b, model) && cb_blueprint_add_tokens(b, specials) &&
+         add_control(b, model, true);
+    const cb_template_part single[CB_TEMPLATE_PARTS] = {{bos, 0}, {"$A", 0}, {eos, 0}};
+    const cb_template_part pair[CB_TEMPLATE_PARTS] = {{bos, 0}, {"$A", 0}, {eos, 0}, {eos, 0}, {"$B", 0}, {eos, 0}};
+    return ok && cb_blueprint_template(b, single, pair);
+}
+
 static bool build_xlm_roberta(cb_blueprint *b, const cb_spm *model)
 {
     static const cb_special_default specials[] = {
         {"bos_token", "<s>"},   {"eos_token", "</s>"}, {"unk_token", "<unk>"},   {"sep_token", "</s>"},
         {"pad_token", "<pad>"}, {"cls_token", "<s>"},  {"mask_token", "<mask>"}, {NULL, NULL}};
     static const char *const first[] = {"bos_token", "pad_token", "eos_token", "unk_token"};
+    return build_fairseq(b, model, specials, first, 4, 3);
+}
+
+static bool build_camembert(cb_blueprint *b, const cb_spm *model)
+{
+    static const cb_special_default specials[] = {
+        {"bos_token", "<s>"},   {"eos_token", "</s>"}, {"unk_token", "<unk>"},   {"sep_token", "</s>"},
+        {"pad_token", "<pad>"}, {"cls_token", "<s>"},  {"mask_token", "<mask>"}, {NULL, NULL}};
+    b->mask_lstrip = true;
+    static const char *const first[] = {"<s>NOTUSED", "pad_token", "</s>NOTUSED", "unk_token", "<unk>NOTUSED"};
+    return build_fairseq(b, model, specials, first, 5, 1);
+}
+
+/* ---- ALBERT, XLNet, DeBERTa-v2 ---- */
+
+/* Quotation marks of LaTeX as plain ones, accents off, lower case; then the model's own rules. */
+static bool plain_letters(cb_blueprint *b, const cb_spm *model, bool keep_accents, bool lowercase)
+{
+    json_t *list = json_array();
+    b->normalizer = json_pack("{s:s, s:o}", "type", "Sequence", "normalizers", list);
+    return b->normalizer &&
+           appended(list, cb_blueprint_part("{\"type\": \"Replace\", \"pattern\": {\"String\": \"``\"}, \"content\": \"\\\"\"}")) &&
+           appended(list, cb_blueprint_part("{\"type\": \"Replace\", \"pattern\": {\"String\": \"''\"}, \"content\": \"\\\"\"}")) &&
+           (keep_accents || (appended(list, cb_blueprint_part("{\"type\": \"NFKD\"}")) &&
+                             appended(list, cb_blueprint_part("{\"type\": \"StripAccents\"}")))) &&
+           (!lowercase || appended(list, cb_blueprint_part("{\"type\": \"Lowercase\"}"))) &&
+           (!model->charsmap || appended(list, precompiled(model)));
+}
+
+static bool all_pieces(cb_blueprint *b, const cb_spm *model, int32_t unk)
+{
     json_t *pieces = json_array();
-    bool ok = true;
-    for (size_t i = 0; ok && i < 4; i++) {
-        const char *text = cb_blueprint_special(b, specials, first[i]);
-        ok = text && add_piece(b, pieces, text, strlen(text), 0);
-    }
-    const char *mask = cb_blueprint_special(b, specials, "mask_token"), *bos = cb_blueprint_special(b, specials, "bos_token");
-    const char *eos = cb_blueprint_special(b, specials, "eos_token");
-    ok = ok && add_pieces(b, pieces, model, 3) && (!mask || add_piece(b, pieces, mask, strlen(mask), 0));
-    ok = unigram_model(b, pieces, 3, false) && ok && words_with_blanks(b, model) && cb_blueprint_add_tokens(b, specials) &&
-         add_control(b, model, true);
-    const cb_template_part single[CB_TEMPLATE_PARTS] = {{bos, 0}, {"$A", 0}, {eos, 0}};
-    const cb_template_part pair[CB_TEMPLATE_PARTS] = {{bos, 0}, {"$A", 0}, {eos, 0}, {eos, 0}, {"$B", 0}, {eos, 0}};
+    bool ok = add_pieces(b, pieces, model, 0);
+    return unigram_model(b, pieces, unk, false) && ok;
+}
+
+/* [CLS] $A [SEP], and of a pair [CLS] $A [SEP] $B [SEP], whose second part is of type 1. */
+static bool cls_and_sep(cb_blueprint *b, const cb_special_default *specials)
+{
+    const char *cls = cb_blueprint_special(b, specials, "cls_token"), *sep = cb_blueprint_special(b, specials, "sep_token");
+    const cb_template_part single[CB_TEMPLATE_PARTS] = {{cls, 0}, {"$A", 0}, {sep, 0}};
+    const cb_template_part pair[CB_TEMPLATE_PARTS] = {{cls, 0}, {"$A", 0}, {sep, 0}, {"$B", 1}, {sep, 1}};
+    return cb_blueprint_template(b, single, pair);
+}
+
+static bool build_albert(cb_blueprint *b, const cb_spm *model)
+{
+    static const cb_special_default specials[] = {
+        {"bos_token", "[CLS]"}, {"eos_token", "[SEP]"}, {"unk_token", "<unk>"},   {"sep_token", "[SEP]"},
+        {"pad_token", "<pad>"}, {"cls_token", "[CLS]"}, {"mask_token", "[MASK]"}, {NULL, NULL}};
+    return all_pieces(b, model, 1) &&
+           plain_letters(b, model, config_bool(b, "keep_accents", false), config_bool(b, "do_lower_case", true)) &&
+           split_at_blanks(b, config_bool(b, "add_prefix_space", true)) && cb_blueprint_add_tokens(b, specials) &&
+           add_control(b, model, true) && cls_and_sep(b, specials);
+}
+
+static bool build_xlnet(cb_blueprint *b, const cb_spm *model)
+{
+    static const cb_special_default specials[] = {
+        {"bos_token", "<s>"},   {"eos_token", "</s>"},  {"unk_token", "<unk>"},   {"sep_token", "<sep>"},
+        {"pad_token", "<pad>"}, {"cls_token", "<cls>"}, {"mask_token", "<mask>"}, {NULL, NULL}};
+    b->mask_lstrip = true;
+    bool ok = all_pieces(b, model, 0) && plain_letters(b, model, false, config_bool(b, "do_lower_case", false)) &&
+              split_at_blanks(b, true) && cb_blueprint_add_tokens(b, specials) && cb_blueprint_add_extra(b, "<eop>", NULL, true) &&
+              cb_blueprint_add_extra(b, "<eod>", NULL, true) && add_control(b, model, true);
+    const char *cls = cb_blueprint_special(b, specials, "cls_token"), *sep = cb_blueprint_special(b, specials, "sep_token");
+    const cb_template_part single[CB_TEMPLATE_PARTS] = {{"$A", 0}, {sep, 0}, {cls, 2}};
+    const cb_template_part pair[CB_TEMPLATE_PARTS] = {{"$A", 0}, {sep, 0}, {"$B", 1}, {sep, 1}, {cls, 2}};
     return ok && cb_blueprint_template(b, single, pair);
+}
+
+/* The place of the token for what is unknown, where its score is 0. */
+static int32_t find_unknown(const cb_blueprint *b, const cb_spm *model, const char *text)
+{
+    const json_t *place = json_object_get(b->config, "unk_id");
+    for (size_t i = 0; text && i < model->count; i++)
+        if (model->pieces[i].score == 0 && strcmp(model->pieces[i].text, text) == 0)
+            return (int32_t)i;
+    return json_is_integer(place) && json_integer_value(place) >= 0 && (size_t)json_integer_value(place) < model->count
+               ? (int32_t)json_integer_value(place)
+               : 1;
+}
+
+static bool build_deberta_v2(cb_blueprint *b, const cb_spm *model)
+{
+    static const cb_special_default specials[] = {
+        {"bos_token", "[CLS]"}, {"eos_token", "[SEP]"}, {"unk_token", "[UNK]"},   {"sep_token", "[SEP]"},
+        {"pad_token", "[PAD]"}, {"cls_token", "[CLS]"}, {"mask_token", "[MASK]"}, {NULL, NULL}};
+    const char *scheme = config_bool(b, "add_prefix_space", true) ? "always" : "first";
+    json_t *rules = json_array(), *splits = json_array();
+    b->normalizer = json_pack("{s:s, s:o}", "type", "Sequence", "normalizers", rules);
+    b->pre_tokenizer = json_pack("{s:s, s:o}", "type", "Sequence", "pretokenizers", splits);
+    b->decoder = metaspace(scheme, true);
+    return b->normalizer && b->pre_tokenizer && b->decoder &&
+           (!config_bool(b, "do_lower_case", false) || appended(rules, cb_blueprint_part("{\"type\": \"Lowercase\"}"))) &&
+           appended(rules, cb_blueprint_part("{\"type\": \"Replace\", \"pattern\": {\"Regex\": \"\\\\s{2,}|[\\n\\r\\t]\"}, "
+                                             "\"content\": \" \"}")) &&
+           appended(rules, cb_blueprint_part("{\"type\": \"NFC\"}")) &&
+           appended(rules, cb_blueprint_part("{\"type\": \"Strip\", \"strip_left\": false, \"strip_right\": true}")) &&
+           (!config_bool(b, "split_by_punct", false) ||
+            appended(splits, cb_blueprint_part("{\"type\": \"Punctuation\", \"behavior\": \"Isolated\"}"))) &&
+           appended(splits, metaspace(scheme, true)) &&
+           all_pieces(b, model, find_unknown(b, model, cb_blueprint_special(b, specials, "unk_token"))) &&
+           cb_blueprint_add_tokens(b, specials) && add_control(b, model, true) && cls_and_sep(b, specials);
 }
 
 /* ---- Choosing ---- */
@@ -313,7 +428,11 @@ static const struct {
               {"CodeLlamaTokenizer", build_llama, CB_SPM_BPE},
               {"GemmaTokenizer", build_gemma, CB_SPM_BPE},
               {"T5Tokenizer", build_t5, CB_SPM_UNIGRAM},
-              {"XLMRobertaTokenizer", build_xlm_roberta, CB_SPM_UNIGRAM}};
+              {"XLMRobertaTokenizer", build_xlm_roberta, CB_SPM_UNIGRAM},
+              {"CamembertTokenizer", build_camembert, CB_SPM_UNIGRAM},
+              {"AlbertTokenizer", build_albert, CB_SPM_UNIGRAM},
+              {"XLNetTokenizer", build_xlnet, CB_SPM_UNIGRAM},
+              {"DebertaV2Tokenizer", build_deberta_v2, CB_SPM_UNIGRAM}};
 
 json_t *cb_tokenizer_json_of_sentencepiece(const char *what, const void *bytes, size_t length, const json_t *config, const json_t *specials)
 {
@@ -322,15 +441,12 @@ json_t *cb_tokenizer_json_of_sentencepiece(const char *what, const void *bytes, 
         return NULL;
     cb_blueprint b = {.what = what, .config = config, .specials = specials};
     bool (*build)(cb_blueprint *, const cb_spm *) = build_plain;
-    const char *class = json_string_value(json_object_get(config, "tokenizer_class"));
-    for (size_t i = 0; class && i < sizeof styles / sizeof *styles; i++) {
-        size_t n = strlen(styles[i].class);
-        if (strncmp(class, styles[i].class, n) == 0 && (!class[n] || strcmp(class + n, "Fast") == 0) &&
-            model.model_type == styles[i].model_type && model.count > 3)
+    const char *class = cb_blueprint_class(&b);
+    for (size_t i = 0; class && i < sizeof styles / sizeof *styles; i++)
+        if (cb_blueprint_is(class, styles[i].class) && model.model_type == styles[i].model_type && model.count > 3)
             build = styles[i].build;
-    }
-    bool ok = true;
-    if (model.model_type == CB_SPM_WORD || model.whitespace_as_suffix)
+    bool ok = cb_blueprint_check_class(&b, class);
+    if (ok && (model.model_type == CB_SPM_WORD || model.whitespace_as_suffix))
         ok = (cb_fail(CB_ERR_UNSUPPORTED, "%s: a SentencePiece model %s is not supported", what,
                       model.model_type == CB_SPM_WORD ? "of whole words" : "whose words end with white space"),
               false);

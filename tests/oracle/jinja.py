@@ -2,7 +2,8 @@
 
     python jinja.py reference             writes tests/reference/jinja/cases.jsonl (templates of this file and random ones)
     python jinja.py fuzz N [SEED]         N random templates and values: texts must be equal, and both must fail or neither
-    python jinja.py templates DIR...      every *.jinja of directories on many conversations
+    python jinja.py templates DIR... [--random N SEED]
+                                          every *.jinja of directories on many conversations, or on N random ones
 
 jinja_render is looked for in build/tests (or where JINJA_RENDER says).
 """
@@ -118,13 +119,114 @@ def variable_sets():
                     yield {"messages": messages, "tools": tools, "documents": None, "add_generation_prompt": prompt, **SPECIALS, **extra}
 
 
-def check_templates(directories):
+WORDS = ["Hello", " hi ", "\n", "what is 2 + 2?", "naïve", "日本", "😀", "<think>", "</think>", "\n\n", "<|im_end|>", "{{ x }}", "'q'", '"', "\\", "\t",
+         "</s>", "<tool_response>", "</tool_response>", "[INST]", "", "a" * 40, "```json\n{}\n```", "&<>", "\u2028", "0", "call:f{x:1}"]
+
+
+def random_json(r, depth=0):
+    kind = r.random()
+    if kind < 0.6 or depth > 2:
+        return r.choice([1, -2, 0, 1.5, 1e-7, 10 ** 12, True, False, None, "", "x", "Zürich", "a\nb", 'say "hi"', "<b>", "it's", 3.0, "日本"])
+    if kind < 0.8:
+        return [random_json(r, depth + 1) for _ in range(r.randrange(4))]
+    return {r.choice(["city", "n", "x y", "é", "list", "type"]): random_json(r, depth + 1) for _ in range(r.randrange(4))}
+
+
+def random_schema(r, depth=0):
+    kind = r.choice(["string", "integer", "number", "boolean", "array", "object", ["string", "null"], "null"])
+    schema = {"type": kind}
+    if r.random() < 0.7:
+        schema["description"] = random_text(r)
+    if r.random() < 0.2:
+        schema["enum"] = [random_json(r, 3) for _ in range(r.randrange(1, 4))]
+    if r.random() < 0.2:
+        schema["default"] = random_json(r, 2)
+    if r.random() < 0.1:
+        schema["nullable"] = r.random() < 0.5
+    if kind == "array" and r.random() < 0.9:
+        schema["items"] = random_schema(r, depth + 1) if depth < 2 else {"type": "string"}
+    if kind == "object" and depth < 2:
+        schema |= random_object(r, depth + 1)
+    return schema
+
+
+def random_object(r, depth=0):
+    names = r.sample(["city", "days", "a", "b", "unit", "ümlaut", "from", "items"], r.randrange(4))
+    made = {"type": "object", "properties": {name: random_schema(r, depth) for name in names}}
+    if r.random() < 0.7:
+        made["required"] = [name for name in names if r.random() < 0.6]
+    return made
+
+
+def random_text(r):
+    return "".join(r.choice(WORDS) for _ in range(r.choice([0, 1, 1, 2, 3, 6])))
+
+
+def random_content(r, role):
+    kind = r.random()
+    if kind < 0.75:
+        return random_text(r)
+    if kind < 0.8:
+        return None
+    other = r.choice(["image", "audio", "video", "document"]) if role == "user" and r.random() < 0.3 else "text"
+    parts = [{"type": "text", "text": random_text(r)} for _ in range(r.randrange(1, 3))]
+    if other != "text":
+        parts.insert(r.randrange(len(parts) + 1), {"type": other, **({other: "there"} if r.random() < 0.7 else {})})
+    return parts
+
+
+def random_call(r):
+    arguments = {name: random_json(r) for name in r.sample(["city", "days", "a", "b", "list"], r.randrange(4))}
+    function = {"name": r.choice(["get_weather", "add", "f-1"]), "arguments": json.dumps(arguments) if r.random() < 0.15 else arguments}
+    call = {"type": "function", "function": function} if r.random() < 0.9 else function
+    return {"id": "".join(r.choices("abcdef0123456789", k=9)), **call} if r.random() < 0.6 else call
+
+
+def random_conversation(r):
+    """Roles mostly in their order, as a user of a chat writes them; sometimes any."""
+    messages = []
+    if r.random() < 0.5:
+        messages.append({"role": r.choice(["system"] * 6 + ["developer"]), "content": random_content(r, "system")})
+    for _ in range(r.randrange(1, 5)):
+        messages.append({"role": "user", "content": random_content(r, "user")})
+        answer = {"role": "assistant", "content": random_content(r, "assistant")}
+        if r.random() < 0.2:
+            answer[r.choice(["reasoning_content", "reasoning", "thinking"])] = random_text(r)
+        if r.random() < 0.35:
+            answer["tool_calls"] = [random_call(r) for _ in range(r.choice([1, 1, 2, 3]))]
+            if r.random() < 0.5:
+                del answer["content"]
+            messages.append(answer)
+            for call in answer["tool_calls"]:
+                result = {"role": "tool", "content": random_content(r, "tool") if r.random() < 0.8 else json.dumps(random_json(r))}
+                if r.random() < 0.7:
+                    result |= {"name": call.get("function", call)["name"]}
+                if "id" in call and r.random() < 0.8:
+                    result |= {"tool_call_id": call["id"]}
+                messages.append(result)
+            answer = {"role": "assistant", "content": random_content(r, "assistant")}
+        if r.random() < 0.8:
+            messages.append(answer)
+    if r.random() < 0.08:
+        r.shuffle(messages)
+    return messages
+
+
+def random_chat(seed):
+    r = random.Random(f"chat {seed}")
+    tools = [{"type": "function", "function": {"name": name, "description": random_text(r), "parameters": random_object(r)}}
+             for name in r.sample(["get_weather", "add", "f-1"], r.randrange(1, 4))] if r.random() < 0.5 else r.choice([None, None, []])
+    return {"messages": random_conversation(r), "tools": tools, "documents": None, "add_generation_prompt": r.random() < 0.5, **SPECIALS,
+            **r.choice([{}, {}, *EXTRAS])}
+
+
+def check_templates(directories, count=0, seed=0):
     ours, compared, failed_both, bad = Ours(), 0, 0, 0
     files = sorted(f for d in directories for f in glob.glob(os.path.join(d, "**", "*.jinja"), recursive=True))
     for path in files:
         template = open(path, encoding="utf-8", newline="").read()
         wrong = 0
-        for variables in variable_sets():
+        for variables in (random_chat(seed + i) for i in range(count)) if count else variable_sets():
             other, mine = theirs(template, variables), ours.render(template, variables)
             compared += 1
             failed_both += "error" in other
@@ -369,4 +471,6 @@ if __name__ == "__main__":
     if sys.argv[1] == "fuzz":
         sys.exit(fuzz(int(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 1) > 0)
     if sys.argv[1] == "templates":
-        sys.exit(check_templates(sys.argv[2:]) > 0)
+        words = sys.argv[2:]
+        at = words.index("--random") if "--random" in words else len(words)
+        sys.exit(check_templates(words[:at], *map(int, words[at + 1:])) > 0)

@@ -13,21 +13,27 @@ text, the text of a byte token ("<0x41>"), and ways through a word that are equa
 32-bit sums. Such differences are counted, but do not fail.
 """
 import argparse
+import array
 import ctypes
+import gzip
 import io
+import itertools
 import json
 import os
 import random
 import shutil
+import struct
 import sys
 import tempfile
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
+import gguf  # noqa: E402
 import sentencepiece  # noqa: E402
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers  # noqa: E402
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers  # noqa: E402
 
+import tokenizer_fuzz  # noqa: E402
 import tokenizer_variants as variants  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -70,15 +76,25 @@ def spm_case(name, tokenizer_class, model, **fields):
     return make
 
 
-def wordpiece(directory, **fields):
+BERT_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def wordpiece(directory, tokenizer_class="BertTokenizer", specials=BERT_TOKENS, **fields):
     t = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     t.normalizer, t.pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
     t.train_from_iterator(corpus(), trainers.WordPieceTrainer(vocab_size=300, show_progress=False, limit_alphabet=60,
-                                                              special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]))
+                                                              special_tokens=specials))
     vocab = t.get_vocab()
     with open(os.path.join(directory, "vocab.txt"), "w") as f:
         f.write("\n".join(sorted(vocab, key=vocab.get)) + "\n")
-    config(directory, tokenizer_class="BertTokenizer", **fields)
+    config(directory, tokenizer_class=tokenizer_class, **fields)
+
+
+def bpe_files(directory, vocab, merges):
+    with open(os.path.join(directory, "vocab.json"), "w") as f:
+        json.dump(vocab, f, ensure_ascii=False)
+    with open(os.path.join(directory, "merges.txt"), "w") as f:
+        f.write("#version: 0.2\n" + "\n".join(" ".join(merge) for merge in merges) + "\n")
 
 
 def bpe(directory, tokenizer_class, specials, suffix="", **fields):
@@ -93,13 +109,11 @@ def bpe(directory, tokenizer_class, specials, suffix="", **fields):
     if suffix:
         for c in sorted(pre_tokenizers.ByteLevel.alphabet()):
             vocab.setdefault(c + suffix, len(vocab))
-    with open(os.path.join(directory, "vocab.json"), "w") as f:
-        json.dump(vocab, f, ensure_ascii=False)
-    with open(os.path.join(directory, "merges.txt"), "w") as f:
-        f.write("#version: 0.2\n" + "\n".join(" ".join(merge) for merge in data["merges"]) + "\n")
+    bpe_files(directory, vocab, data["merges"])
     config(directory, tokenizer_class=tokenizer_class, **fields)
 
 
+MASK = {"__type": "AddedToken", "content": "[MASK]", "lstrip": True, "rstrip": False, "normalized": False, "single_word": False}
 UNIGRAM, BPE = {"model_type": "unigram", "rules": True}, {"model_type": "bpe", "byte_fallback": True, "size": 520}
 LLAMA = {**BPE, "remove_extra_whitespaces": False}
 CASES = {
@@ -118,8 +132,26 @@ CASES = {
     "t5": spm_case("spiece.model", "T5Tokenizer", {**UNIGRAM, "pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}, extra_ids=4),
     "xlm_roberta": spm_case("sentencepiece.bpe.model", "XLMRobertaTokenizer", UNIGRAM,
                             mask_token={"__type": "AddedToken", "content": "<mask>", "lstrip": True, "rstrip": False, "normalized": False, "single_word": False}),
+    "albert": spm_case("spiece.model", "AlbertTokenizer", {**UNIGRAM, "pad_id": 0, "unk_id": 1, "bos_id": -1, "eos_id": -1,
+                                                           "control_symbols": ["[CLS]", "[SEP]", "[MASK]"]}),
+    "albert_cased": spm_case("spiece.model", "AlbertTokenizerFast", {**UNIGRAM, "pad_id": 0, "unk_id": 1, "bos_id": -1, "eos_id": -1,
+                                                                    "rules": False, "control_symbols": ["[CLS]", "[SEP]"]},
+                             do_lower_case=False, keep_accents=True, mask_token=MASK),
+    "xlnet": spm_case("spiece.model", "XLNetTokenizer", {**UNIGRAM, "unk_id": 0, "bos_id": 1, "eos_id": 2, "pad_id": 5, "control_symbols": [
+        "<cls>", "<sep>", "<mask>", "<eod>"], "user_defined_symbols": ["<eop>", ".", "(", ")"]}),
+    "deberta_v2": spm_case("spm.model", "DebertaV2Tokenizer", {**UNIGRAM, "pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3, "unk_piece": "[UNK]",
+                                                               "pad_piece": "[PAD]", "bos_piece": "[CLS]", "eos_piece": "[SEP]"},
+                           mask_token="[MASK]"),
+    "deberta_v2_lower": spm_case("spm.model", "DebertaV2Tokenizer", {**UNIGRAM, "pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3,
+                                                                     "unk_piece": "[UNK]", "pad_piece": "[PAD]", "bos_piece": "[CLS]",
+                                                                     "eos_piece": "[SEP]"}, do_lower_case=True, split_by_punct=True),
+    "camembert": spm_case("sentencepiece.bpe.model", "CamembertTokenizer", {**UNIGRAM, "unk_id": 0, "bos_id": 1, "eos_id": 2}),
+    "deberta": lambda d: bpe(d, "DebertaTokenizer", ["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"]),
+    "gpt_neox": lambda d: bpe(d, "GPTNeoXTokenizer", ["<|endoftext|>", "<|padding|>"]),
     "bert": lambda d: wordpiece(d),
     "bert_cased": lambda d: wordpiece(d, do_lower_case=False, tokenize_chinese_chars=False),
+    "mpnet": lambda d: wordpiece(d, "MPNetTokenizer", ["<s>", "<pad>", "</s>", "[UNK]", "<mask>"]),
+    "bart": lambda d: bpe(d, "BartTokenizer", ["<s>", "<pad>", "</s>", "<unk>", "<mask>"], add_prefix_space=True),
     "gpt2": lambda d: bpe(d, "GPT2Tokenizer", ["<|endoftext|>"]),
     "roberta": lambda d: bpe(d, "RobertaTokenizer", ["<s>", "<pad>", "</s>", "<unk>", "<mask>"], mask_token={
         "__type": "AddedToken", "content": "<mask>", "lstrip": True, "rstrip": False, "normalized": False, "single_word": False}),
@@ -135,6 +167,65 @@ FIXTURES = {"fixture_llama": ("llama/tokenizer.model", "tokenizer.model", {"toke
             "fixture_t5": ("sentencepiece/test_sentencepiece.model", "spiece.model", {"tokenizer_class": "T5Tokenizer"}),
             "fixture_xlm_roberta": ("sentencepiece/test_sentencepiece.model", "sentencepiece.bpe.model",
                                     {"tokenizer_class": "XLMRobertaTokenizer"})}
+
+
+def clip_of_openai(source, directory):
+    """OpenAI's vocabulary: bytes, bytes at the end of a word, the first of the merges and two tokens."""
+    with gzip.open(source, "rt", encoding="utf-8") as f:
+        merges = [tuple(line.split()) for line in f.read().split("\n")[1:49152 - 256 - 2 + 1]]
+    mapped = list(range(33, 127)) + list(range(161, 173)) + list(range(174, 256))
+    alphabet = [chr(b) for b in mapped] + [chr(256 + n) for n in range(256 - len(mapped))]
+    tokens = alphabet + [c + "</w>" for c in alphabet] + ["".join(pair) for pair in merges] + ["<|startoftext|>", "<|endoftext|>"]
+    bpe_files(directory, {token: i for i, token in enumerate(tokens)}, merges)
+    config(directory, tokenizer_class="CLIPTokenizer")
+
+
+def gpt2_of_gguf(source, directory):
+    fields = gguf.GGUFReader(source).fields
+    tokens, merges = fields["tokenizer.ggml.tokens"].contents(), fields["tokenizer.ggml.merges"].contents()
+    bpe_files(directory, {token: i for i, token in enumerate(tokens)}, [merge.split(" ") for merge in merges])
+    config(directory, tokenizer_class="GPT2Tokenizer")
+
+
+def llama_beside(source, directory):
+    """The model that the others were made of."""
+    shutil.copyfile(os.path.join(os.path.dirname(source), "../llama/tokenizer.model"), os.path.join(directory, "tokenizer.model"))
+    config(directory, tokenizer_class="LlamaTokenizer", add_bos_token=True, legacy=False)
+
+
+def llama2c_model(directory):
+    """The smallest model of 32000 tokens."""
+    vocabulary, width = 32000, 4
+    model = os.path.join(directory, "model.bin")
+    with open(model, "wb") as f:
+        f.write(struct.pack("<7i", width, 4, 1, 1, 1, vocabulary, 8))
+        f.write(bytes(4 * (vocabulary * width + width + 4 * width * width + width + 3 * 4 * width + width + 2 * 8 * width // 2)))
+    return model
+
+
+# a source, what makes transformers' files of it, and what ours reads: of "{source}" and "{directory}"
+OTHER_FIXTURES = {"fixture_clip": ("clip/bpe_simple_vocab_16e6.txt.gz", clip_of_openai, "{directory}"),
+                  "fixture_gguf_gpt2": ("gguf/ggml-vocab-gpt-2.gguf", gpt2_of_gguf, "{source}"),
+                  "fixture_gguf_llama": ("gguf/ggml-vocab-llama-spm.gguf", llama_beside, "{source}"),
+                  "fixture_llama2c": ("llama/tokenizer.bin", llama_beside, "{directory}/converted")}
+
+
+def by_scores(path):
+    """As the tokenizer.json of Llama 2 has it: merges by SentencePiece's scores, and a blank in front of every text, as llama.cpp does it.
+    (LlamaTokenizer of transformers 5 takes the merges in the order of ids, and puts no blank in front of one.)"""
+    model = sentencepiece.SentencePieceProcessor(model_file=path)
+    vocab = {model.id_to_piece(i): i for i in range(model.vocab_size())}
+    merges = []
+    for text, i in vocab.items():
+        cuts = [(text[:n], text[n:]) for n in range(1, len(text)) if text[:n] in vocab and text[n:] in vocab]
+        merges += [(model.get_score(i), len(left), len(right), left, right) for left, right in sorted(cuts, key=lambda c: (vocab[c[0]], vocab[c[1]]))]
+    merges.sort(key=lambda merge: merge[:3], reverse=True)
+    tokenizer = Tokenizer(models.BPE(vocab, [merge[3:] for merge in merges], unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A <s>:1 $B:1", special_tokens=[("<s>", 1)])
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in ("<unk>", "<s>", "</s>")])
+    return tokenizer
 
 
 def reference(directory, plain):
@@ -166,6 +257,30 @@ def texts_for(rng, theirs, vocab):
                **({"pair": variants.text_of(rng, added, vocab, 6)} if variants.flag(rng, 0.1) else {})}
 
 
+def only_ids(theirs, ours, count, seed):
+    """Texts of tokenizer_fuzz.py: ids, with and without special tokens, and offsets; how many differ."""
+    added, rng, wrong = [token.content for _, token in sorted(theirs.get_added_tokens_decoder().items())][:40], random.Random(seed), 0
+    for i in range(count):
+        text = "".join(tokenizer_fuzz.piece(rng, added) for _ in range(rng.randint(0, 16)))
+        expected = theirs.encode(text, add_special_tokens=i % 2 == 0)
+        ours.call(ours.library.c.cb_tokenizer_encode_with, {"text": text, "add_special_tokens": i % 2 == 0}, ours.encoding)
+        found = ours.encoding
+        same = ctypes.string_at(found.ids, 4 * found.count) == array.array("i", expected.ids).tobytes()
+        if same:
+            ends = array.array("I", ctypes.string_at(found.spans, 8 * found.count))
+            if not text.isascii():
+                starts = list(itertools.accumulate(byte & 0xC0 != 0x80 for byte in text.encode()))
+                places = [n - 1 for n in starts] + [len(text)]
+                ends = [places[n] for n in ends]
+            same = list(ends) == list(itertools.chain.from_iterable(expected.offsets))
+        if not same:
+            wrong += 1
+            if wrong <= 3:
+                result = variants.as_dict(found)
+                print(f"ids {result['ids']}, spans {result['spans']}, expected {expected.ids}, {expected.offsets} of {text!r}")
+    return wrong
+
+
 def sentencepiece_differs(processor, ours, theirs, case):
     if "pair" in case or any(t.content in case["text"] for t in theirs.get_added_tokens_decoder().values()) or "\0" in case["text"]:
         return None
@@ -174,12 +289,18 @@ def sentencepiece_differs(processor, ours, theirs, case):
     return None if found == expected else ("sentencepiece", found, expected)
 
 
-def compare(library, name, directory, plain, count, seed):
-    theirs = reference(directory, plain)
-    ours, error = variants.attempt(OurFile, library, directory)
+def compare(library, name, directory, plain, count, seed, path=None, ids=False):
+    """`path`: what ours reads, when it is not the directory."""
+    scored = name in ("fixture_gguf_llama", "fixture_llama2c")
+    theirs = by_scores(os.path.join(directory, "tokenizer.model")) if scored else reference(directory, plain)
+    ours, error = variants.attempt(OurFile, library, path or directory)
     if error:
         print(name, error)
         return 1
+    if ids:
+        wrong = only_ids(theirs, ours, count, seed)
+        print(f"{name}: {count} texts, {wrong} different", flush=True)
+        return wrong
     processor = sentencepiece.SentencePieceProcessor(model_file=os.path.join(directory, "tokenizer.model")) if plain else None
     rng, wrong, checked, spm_checked, spm_wrong = random.Random(seed), 0, 0, 0, 0
     vocab = [token.replace("▁", " ") for token in sorted(theirs.get_vocab())]
@@ -228,6 +349,7 @@ def main():
     parser.add_argument("--compare", metavar="LIBRARY")
     parser.add_argument("--texts", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ids", action="store_true", help="compare ids and offsets only, of texts of tokenizer_fuzz.py: many a second")
     parser.add_argument("--only", nargs="*", help="names")
     parser.add_argument("--data", default=os.environ.get("CAMBIUM_DATA"))
     args = parser.parse_args()
@@ -240,7 +362,7 @@ def main():
                 continue
             with tempfile.TemporaryDirectory() as directory:
                 maker(directory)
-                wrong += compare(library, name, directory, name.startswith("plain"), args.texts, args.seed)
+                wrong += compare(library, name, directory, name.startswith("plain"), args.texts, args.seed, ids=args.ids)
         for name, (path, file, fields) in FIXTURES.items() if args.data else ():
             if args.only and name not in args.only:
                 continue
@@ -248,7 +370,17 @@ def main():
                 shutil.copyfile(os.path.join(args.data, "loader-fixtures/tokenizers", path), os.path.join(directory, file))
                 if fields:
                     config(directory, **fields)
-                wrong += compare(library, name, directory, fields is None, args.texts, args.seed)
+                wrong += compare(library, name, directory, fields is None, args.texts, args.seed, ids=args.ids)
+        for name, (path, maker, ours) in OTHER_FIXTURES.items() if args.data else ():
+            if args.only and name not in args.only:
+                continue
+            source = os.path.join(args.data, "loader-fixtures/tokenizers", path)
+            with tempfile.TemporaryDirectory() as directory:
+                maker(source, directory)
+                path = ours.format(source=source, directory=directory)
+                if path.endswith("converted"):
+                    library.check(library.c.cb_llama2c_convert(llama2c_model(directory).encode(), source.encode(), path.encode()))
+                wrong += compare(library, name, directory, False, args.texts, args.seed, path, args.ids)
         sys.exit(bool(wrong))
 
 

@@ -217,7 +217,15 @@ static const char *const others[] = {"plain_unigram",
                                      "gpt2",
                                      "roberta",
                                      "clip",
-                                     "qwen2"};
+                                     "qwen2",
+                                     "albert",
+                                     "xlnet",
+                                     "deberta_v2",
+                                     "camembert",
+                                     "deberta",
+                                     "gpt_neox",
+                                     "mpnet",
+                                     "bart"};
 enum { OTHERS = sizeof others / sizeof *others };
 
 /* Cases of a file of JSON objects, one a line. */
@@ -320,6 +328,55 @@ static void files_without_a_tokenizer_are_refused(void **state)
     assert_null(cb_tokenizer_load(REFERENCE "files")); /* a directory that has none */
     assert_true(strstr(cb_error_message(), "tokenizer.json") != NULL);
     cb_error_clear();
+}
+
+static void put_text(const char *path, const char *text)
+{
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    fputs(text, f);
+    fclose(f);
+}
+
+/* What stands for a class that nobody knows would make other tokens than these do. */
+static void classes_with_parts_of_their_own_are_refused(void **state)
+{
+    (void)state;
+    static const char *const classes[] = {"FunnelTokenizer", "FunnelTokenizerFast", "SplinterTokenizer"};
+    assert_true(cb_directory_make("classes"));
+    put_text("classes/vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n");
+    for (size_t i = 0; i < sizeof classes / sizeof *classes; i++) {
+        char config[100];
+        snprintf(config, sizeof config, "{\"tokenizer_class\": \"%s\"}", classes[i]);
+        put_text("classes/tokenizer_config.json", config);
+        assert_null(cb_tokenizer_load("classes"));
+        assert_int_equal(cb_error_status(), CB_ERR_UNSUPPORTED);
+        assert_non_null(strstr(cb_error_message(), classes[i]));
+        cb_error_clear();
+    }
+    put_text("classes/tokenizer_config.json", "{\"tokenizer_class\": \"OfMyOwnTokenizer\"}");
+    cb_tokenizer *t = cb_tokenizer_load("classes");
+    assert_non_null(t);
+    cb_tokenizer_free(t);
+}
+
+/* U+11A7 stands before the first final consonant and is none: it composes with nothing (Unicode, 3.12). */
+static void no_final_consonant_is_lost_in_nfc(void **state)
+{
+    (void)state;
+    static const char *const cases[][2] = {{"\uc720\u11a7", "\uc720\u11a7"}, {"\uc720\u11a8", "\uc721"}, {"\u110b\u1172\u11c2", "\uc73b"}};
+    cb_tokenizer *t = cb_tokenizer_load(REFERENCE "qwen2.json");
+    assert_non_null(t);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        cb_encoding e = {0};
+        cb_string text = {0};
+        assert_true(cb_tokenizer_encode(t, cases[i][0], strlen(cases[i][0]), false, &e));
+        assert_true(cb_tokenizer_decode(t, e.ids, e.count, false, &text));
+        assert_string_equal(text.data, cases[i][1]);
+        cb_string_free(&text);
+        cb_encoding_free(&e);
+    }
+    cb_tokenizer_free(t);
 }
 
 /* ---- patterns ---- */
@@ -856,6 +913,8 @@ int main(void)
         FILE_TEST(tokenizers_of_other_files_do_as_in_transformers),
         FILE_TEST(damaged_sentencepiece_models_do_no_harm),
         FILE_TEST(files_without_a_tokenizer_are_refused),
+        FILE_TEST(classes_with_parts_of_their_own_are_refused),
+        cmocka_unit_test(no_final_consonant_is_lost_in_nfc),
         FILE_TEST(word_scanners_cut_where_their_expressions_do),
         FILE_TEST(expressions_mean_what_they_do_in_oniguruma),
         FILE_TEST(very_long_words_are_tokens_too),
