@@ -464,8 +464,6 @@ jinja_call jinja_to_json; /* the filter */
 /* Case of text, as Python has it. */
 enum { JINJA_UPPER, JINJA_LOWER, JINJA_TITLE };
 bool jinja_put_case(jinja_state *state, jinja_text *text, uint32_t point, int how);
-uint32_t jinja_decode(const char *at, size_t *length); /* one code point of valid UTF-8 */
-size_t jinja_encode(uint32_t point, char out[4]);
 
 static inline jinja_value jinja_none(void)
 {

@@ -46,8 +46,9 @@ static bool subscribe(jinja_state *state, const jinja_value *value, const jinja_
     if (i < 0 || i >= length)
         return false;
     if (value->type == JINJA_STRING) {
-        size_t begin = jinja_point_offset(value->s, (size_t)i), n;
-        jinja_decode(value->s->data + begin, &n);
+        size_t begin = jinja_point_offset(value->s, (size_t)i);
+        unsigned n;
+        cb_utf8_read(value->s->data + begin, &n);
         return jinja_spend(state, value->s->points < value->s->length ? begin / 128 : 0) &&
                jinja_substring(state, value->s, begin, begin + n, out);
     }
@@ -146,8 +147,9 @@ bool jinja_get_slice(jinja_state *state, const jinja_value *value, const jinja_v
     }
     jinja_text text = {0};
     for (int64_t i = 0; i < count; i++) {
-        size_t at = jinja_point_offset(s, (size_t)(start + i * step)), n;
-        jinja_decode(s->data + at, &n);
+        size_t at = jinja_point_offset(s, (size_t)(start + i * step));
+        unsigned n;
+        cb_utf8_read(s->data + at, &n);
         if (!jinja_put(state, &text, s->data + at, n) || !jinja_spend(state, s->points < s->length ? at / 128 : 0))
             return false;
     }

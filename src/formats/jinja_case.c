@@ -32,7 +32,7 @@ bool jinja_put_case(jinja_state *state, jinja_text *text, uint32_t point, int ho
         return jinja_puts(state, text, "i\xcc\x87");
     utf8proc_int32_t c = (utf8proc_int32_t)point;
     c = how == JINJA_UPPER ? utf8proc_toupper(c) : how == JINJA_LOWER ? utf8proc_tolower(c) : utf8proc_totitle(c);
-    return jinja_put(state, text, bytes, jinja_encode((uint32_t)c, bytes));
+    return jinja_put(state, text, bytes, cb_utf8_write((uint32_t)c, bytes));
 }
 
 static bool is_cased(uint32_t c)
@@ -51,8 +51,9 @@ static bool map_case(jinja_state *state, const jinja_string *s, const char *how,
 {
     jinja_text text = {0};
     bool ok = true, word = false, begun = false;
-    for (size_t i = 0, n; ok && i < s->length; i += n) {
-        uint32_t c = jinja_decode(s->data + i, &n);
+    unsigned n;
+    for (size_t i = 0; ok && i < s->length; i += n) {
+        uint32_t c = cb_utf8_read(s->data + i, &n);
         bool cased = is_cased(c), upper = utf8proc_category((utf8proc_int32_t)c) == UTF8PROC_CATEGORY_LU;
         if (*how == 'u' || (*how == 's' && cased && !upper))
             ok = jinja_put_case(state, &text, c, JINJA_UPPER);
@@ -132,8 +133,9 @@ static bool in_printable(uint32_t c, utf8proc_category_t category)
 
 static bool all(const jinja_string *s, class *is, bool empty)
 {
-    for (size_t i = 0, n; i < s->length; i += n) {
-        uint32_t c = jinja_decode(s->data + i, &n);
+    unsigned n;
+    for (size_t i = 0; i < s->length; i += n) {
+        uint32_t c = cb_utf8_read(s->data + i, &n);
         if (!is(c, utf8proc_category((utf8proc_int32_t)c)))
             return false;
     }
@@ -159,8 +161,9 @@ CLASS(printable_, in_printable, true)
 static bool one_case(const jinja_string *s, bool upper)
 {
     bool some = false;
-    for (size_t i = 0, n; i < s->length; i += n) {
-        uint32_t c = jinja_decode(s->data + i, &n);
+    unsigned n;
+    for (size_t i = 0; i < s->length; i += n) {
+        uint32_t c = cb_utf8_read(s->data + i, &n);
         utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)c);
         if (!is_cased(c))
             continue;
@@ -186,8 +189,9 @@ static bool only_lower(jinja_state *state, const jinja_value *self, jinja_argume
 static bool only_title(jinja_state *state, const jinja_value *self, jinja_arguments *arguments, jinja_value *out)
 {
     bool word = false, some = false, ok = true;
-    for (size_t i = 0, n; i < self->s->length; i += n) {
-        uint32_t c = jinja_decode(self->s->data + i, &n);
+    unsigned n;
+    for (size_t i = 0; i < self->s->length; i += n) {
+        uint32_t c = cb_utf8_read(self->s->data + i, &n);
         bool cased = is_cased(c), lower = utf8proc_category((utf8proc_int32_t)c) == UTF8PROC_CATEGORY_LL;
         ok = ok && (!cased || lower == word);
         some |= cased;

@@ -68,8 +68,9 @@ FILTER(title)
     bool begins = true;
     if (!jinja_to_string(state, self, &s))
         return false;
-    for (size_t i = 0, n; i < s->length; i += n) {
-        uint32_t c = jinja_decode(s->data + i, &n);
+    unsigned n;
+    for (size_t i = 0; i < s->length; i += n) {
+        uint32_t c = cb_utf8_read(s->data + i, &n);
         if (!jinja_put_case(state, &text, c, begins ? JINJA_UPPER : JINJA_LOWER))
             return false;
         begins = cb_is_space(c) || (c < 0x80 && c && strchr("-({[<", (int)c));
@@ -241,8 +242,9 @@ FILTER(wordcount)
     *out = jinja_int(0);
     if (!jinja_to_string(state, self, &s))
         return false;
-    for (size_t i = 0, n; i < s->length; i += n) {
-        jinja_decode(s->data + i, &n);
+    unsigned n;
+    for (size_t i = 0; i < s->length; i += n) {
+        cb_utf8_read(s->data + i, &n);
         if (!jinja_substring(state, s, i, i + n, &word) || !method(state, "isalnum", &word, &none, &is))
             return false;
         bool part = is.i || s->data[i] == '_';
@@ -260,11 +262,12 @@ FILTER(striptags)
     bool gap = false;
     if (!jinja_to_string(state, self, &s))
         return false;
-    for (size_t i = 0, n; i < s->length; i += n) {
-        uint32_t c = jinja_decode(s->data + i, &n);
+    unsigned n;
+    for (size_t i = 0; i < s->length; i += n) {
+        uint32_t c = cb_utf8_read(s->data + i, &n);
         const char *close = c == '<' ? memchr(s->data + i, '>', s->length - i) : NULL;
         if (close) {
-            n = (size_t)(close - s->data) - i + 1;
+            i = (size_t)(close - s->data) + 1 - n;
             continue;
         }
         if (cb_is_space(c)) {

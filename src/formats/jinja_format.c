@@ -160,7 +160,7 @@ static bool put_percent(jinja_state *state, const spec *f, const jinja_value *va
             return put_string(state, &g, value->s, text);
         if (value->type == JINJA_INT && value->i >= 0 && value->i < 0x110000 && (value->i < 0xd800 || value->i > 0xdfff)) {
             char bytes[4];
-            return jinja_string_value(state, bytes, jinja_encode((uint32_t)value->i, bytes), &made) && put_string(state, &g, made.s, text);
+            return jinja_string_value(state, bytes, cb_utf8_write((uint32_t)value->i, bytes), &made) && put_string(state, &g, made.s, text);
         }
         return jinja_fail(state, "%%c requires int or char");
     case 'd':
@@ -276,10 +276,10 @@ typedef struct braces {
 
 static bool read_spec(jinja_state *state, const char *at, const char *end, spec *f)
 {
-    size_t n = 1;
+    unsigned n = 1;
     *f = (spec){.fill = " ", .precision = -1};
     if (at < end)
-        jinja_decode(at, &n);
+        cb_utf8_read(at, &n);
     if (at + n < end && strchr("<>=^", at[n])) {
         memcpy(f->fill, at, n);
         f->fill[n] = '\0';

@@ -14,10 +14,10 @@ jinja_iterator *jinja_new_iterator(jinja_state *state, jinja_next *next)
 static bool next_point(jinja_state *state, jinja_iterator *it, jinja_value *out)
 {
     const jinja_string *s = it->source.s;
-    size_t n;
+    unsigned n;
     if (it->at >= s->length || !jinja_spend(state, 1))
         return false;
-    jinja_decode(s->data + it->at, &n);
+    cb_utf8_read(s->data + it->at, &n);
     it->at += n;
     return jinja_substring(state, s, it->at - n, it->at, out);
 }

@@ -80,8 +80,9 @@ static bool write_string(jinja_state *state, const jinja_string *s, const style 
 {
     static const char special[] = "\"\\\n\r\t\f\b", names[] = "\"\\nrtfb";
     bool ok = jinja_puts(state, text, "\"");
-    for (size_t i = 0, n; ok && i < s->length; i += n) {
-        uint32_t c = jinja_decode(s->data + i, &n);
+    unsigned n;
+    for (size_t i = 0; ok && i < s->length; i += n) {
+        uint32_t c = cb_utf8_read(s->data + i, &n);
         const char *at = c && c < 0x80 ? strchr(special, (int)c) : NULL;
         if (at)
             ok = jinja_put(state, text, (char[]){'\\', names[at - special]}, 2);

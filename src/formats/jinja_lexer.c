@@ -77,14 +77,14 @@ static void move(lexer *l, size_t to)
         l->line += l->text[l->at] == '\n';
 }
 
-static uint32_t point_at(const lexer *l, size_t at, size_t *length)
+static uint32_t point_at(const lexer *l, size_t at, unsigned *length)
 {
-    return jinja_decode(l->text + at, length);
+    return cb_utf8_read(l->text + at, length);
 }
 
 static size_t skip_space(const lexer *l, size_t at)
 {
-    for (size_t n; at < l->length && cb_is_space(point_at(l, at, &n)); at += n)
+    for (unsigned n; at < l->length && cb_is_space(point_at(l, at, &n)); at += n)
         ;
     return at;
 }
@@ -92,7 +92,8 @@ static size_t skip_space(const lexer *l, size_t at)
 static size_t strip_right(const lexer *l, size_t begin, size_t end)
 {
     while (end > begin) {
-        size_t at = end - 1, n;
+        size_t at = end - 1;
+        unsigned n;
         while (at > begin && ((unsigned char)l->text[at] & 0xc0) == 0x80)
             at--;
         if (!cb_is_space(point_at(l, at, &n)))
@@ -263,14 +264,14 @@ static bool unescape(const lexer *l, const char *at, const char *end, cb_string 
             point = (uint32_t)(c - '0');
             for (int i = 0; i < 2 && at < end && *at >= '0' && *at <= '7'; i++)
                 point = point * 8 + (uint32_t)(*at++ - '0');
-            n = jinja_encode(point, bytes);
+            n = cb_utf8_write(point, bytes);
         } else if (c == 'x' || c == 'u' || c == 'U') {
             int count = c == 'x' ? 2 : c == 'u' ? 4 : 8;
             if (!hex_escape(at, end, count, &point) || point > 0x10ffff || (point >= 0xd800 && point < 0xe000))
                 return jinja_syntax(l->template, l->line, "found \\%c in a string without the %d hexadecimal digits of a character", c,
                                     count);
             at += count;
-            n = jinja_encode(point, bytes);
+            n = cb_utf8_write(point, bytes);
         } else if (c == 'N') {
             return jinja_syntax(l->template, l->line, "\\N in a string is not supported");
         } else {
@@ -303,7 +304,8 @@ static bool add_string(lexer *l)
 
 static bool add_name(lexer *l)
 {
-    size_t end = l->at, n;
+    size_t end = l->at;
+    unsigned n;
     while (end < l->length && is_name_part(point_at(l, end, &n)))
         end += n;
     jinja_token *token = add(l, TOKEN_NAME);
@@ -320,7 +322,7 @@ static bool add_operator(lexer *l, cb_string *brackets)
         if (starts(l, l->at, two[i]))
             op[1] = two[i][1];
     if (!op[1] && (!op[0] || !strchr("+-/*%~[](){}><=.:|,;", op[0]))) {
-        size_t n;
+        unsigned n;
         point_at(l, l->at, &n);
         return jinja_syntax(l->template, l->line, "found '%.*s', expected a name, a value or an operator", (int)n, l->text + l->at);
     }
@@ -371,7 +373,8 @@ static bool tag(lexer *l, bool block)
     int line = l->line;
     while (ok && !ended && (move(l, skip_space(l, l->at)), l->at < l->length)) {
         char c = l->text[l->at], sign;
-        size_t n, end = brackets.length ? 0 : tag_end(l, l->at, close, block, &sign);
+        unsigned n;
+        size_t end = brackets.length ? 0 : tag_end(l, l->at, close, block, &sign);
         if (end) {
             ok = add(l, block ? TOKEN_BLOCK_END : TOKEN_VARIABLE_END);
             pass_end(l, end, sign, block);

@@ -173,29 +173,6 @@ size_t jinja_point_offset(const jinja_string *s, size_t point)
     return at;
 }
 
-uint32_t jinja_decode(const char *at, size_t *length)
-{
-    const unsigned char *s = (const unsigned char *)at;
-    *length = s[0] < 0x80 ? 1 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
-    uint32_t point = *length == 1 ? s[0] : s[0] & (0x7fu >> *length);
-    for (size_t i = 1; i < *length; i++)
-        point = point << 6 | (s[i] & 0x3f);
-    return point;
-}
-
-size_t jinja_encode(uint32_t c, char out[4])
-{
-    if (c < 0x80) {
-        out[0] = (char)c;
-        return 1;
-    }
-    size_t n = c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
-    for (size_t i = n; i-- > 1; c >>= 6)
-        out[i] = (char)(0x80 | (c & 0x3f));
-    out[0] = (char)(0xff << (8 - n) | c);
-    return n;
-}
-
 /* ---- lists ---- */
 
 bool jinja_new_list(jinja_state *state, jinja_type type, size_t capacity, jinja_value *out)

@@ -30,11 +30,12 @@ static bool strip_sides(jinja_state *state, const char *what, const jinja_value 
 {
     JINJA_TAKE(what, 0, "chars");
     const jinja_string *s = self->s, *characters = NULL;
-    size_t begin = 0, end = s->length, n;
+    size_t begin = 0, end = s->length;
+    unsigned n;
     if (!jinja_is_none(&a[0]) && !jinja_want_string(state, what, &a[0], &characters))
         return false;
     while (left && begin < end) {
-        uint32_t c = jinja_decode(s->data + begin, &n);
+        uint32_t c = cb_utf8_read(s->data + begin, &n);
         if (!is_stripped(c, s->data + begin, n, characters))
             break;
         begin += n;
@@ -43,7 +44,7 @@ static bool strip_sides(jinja_state *state, const char *what, const jinja_value 
         size_t at = end - 1;
         while (((unsigned char)s->data[at] & 0xc0) == 0x80)
             at--;
-        uint32_t c = jinja_decode(s->data + at, &n);
+        uint32_t c = cb_utf8_read(s->data + at, &n);
         if (!is_stripped(c, s->data + at, n, characters))
             break;
         end = at;
@@ -102,16 +103,17 @@ static bool split_at(jinja_state *state, const jinja_string *s, const jinja_stri
 /* At runs of white space; the rest, with the white space at its end, is what is left when there have been enough. */
 static bool split_spaces(jinja_state *state, const jinja_string *s, int64_t most, jinja_value *out)
 {
-    size_t at = 0, n;
+    size_t at = 0;
+    unsigned n;
     for (;;) {
-        while (at < s->length && cb_is_space(jinja_decode(s->data + at, &n)))
+        while (at < s->length && cb_is_space(cb_utf8_read(s->data + at, &n)))
             at += n;
         if (at >= s->length)
             return true;
         size_t end = at;
         if (most == 0)
             return jinja_add_part(state, s, at, s->length, out);
-        while (end < s->length && !cb_is_space(jinja_decode(s->data + end, &n)))
+        while (end < s->length && !cb_is_space(cb_utf8_read(s->data + end, &n)))
             end += n;
         if (!jinja_add_part(state, s, at, end, out))
             return false;
@@ -123,13 +125,14 @@ static bool split_spaces(jinja_state *state, const jinja_string *s, int64_t most
 /* From the right: words are found from the left first, and the first ones put together again. */
 static bool rsplit_spaces(jinja_state *state, const jinja_string *s, int64_t most, jinja_value *out)
 {
-    size_t end = s->length, n;
+    size_t end = s->length;
+    unsigned n;
     for (;;) {
         size_t at;
         while (end > 0) {
             for (at = end - 1; ((unsigned char)s->data[at] & 0xc0) == 0x80; at--)
                 ;
-            if (!cb_is_space(jinja_decode(s->data + at, &n)))
+            if (!cb_is_space(cb_utf8_read(s->data + at, &n)))
                 break;
             end = at;
         }
@@ -141,7 +144,7 @@ static bool rsplit_spaces(jinja_state *state, const jinja_string *s, int64_t mos
         while (begin > 0) {
             for (at = begin - 1; ((unsigned char)s->data[at] & 0xc0) == 0x80; at--)
                 ;
-            if (cb_is_space(jinja_decode(s->data + at, &n)))
+            if (cb_is_space(cb_utf8_read(s->data + at, &n)))
                 break;
             begin = at;
         }
@@ -203,8 +206,9 @@ METHOD(splitlines)
     size_t begin = 0;
     if (!jinja_new_list(state, JINJA_LIST, 0, out) || !jinja_spend(state, s->length / 64))
         return false;
-    for (size_t i = 0, n; i < s->length; i += n) {
-        uint32_t c = jinja_decode(s->data + i, &n);
+    unsigned n;
+    for (size_t i = 0; i < s->length; i += n) {
+        uint32_t c = cb_utf8_read(s->data + i, &n);
         if (!is_line_end(c))
             continue;
         size_t end = i;

@@ -135,10 +135,10 @@ METHOD(replace)
             return false;
         at = to + old->length;
         if (!old->length) { /* between all characters, and at both ends */
-            size_t n;
+            unsigned n;
             if (at >= s->length)
                 break;
-            jinja_decode(s->data + at, &n);
+            cb_utf8_read(s->data + at, &n);
             if (!jinja_put(state, &text, s->data + at, n))
                 return false;
             at += n;
@@ -247,8 +247,9 @@ METHOD(expandtabs)
     jinja_text text = {0};
     if (jinja_given(&a[0]) && !jinja_want_int(state, "expandtabs", &a[0], &size))
         return false;
-    for (size_t i = 0, n; i < self->s->length; i += n) {
-        uint32_t c = jinja_decode(self->s->data + i, &n);
+    unsigned n;
+    for (size_t i = 0; i < self->s->length; i += n) {
+        uint32_t c = cb_utf8_read(self->s->data + i, &n);
         if (c == '\t') {
             for (int64_t k = size > 0 ? size - column % size : 0; k > 0; k--, column++)
                 if (!jinja_puts(state, &text, " "))

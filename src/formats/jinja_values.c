@@ -311,8 +311,9 @@ static bool repr_string(jinja_state *state, const jinja_string *s, jinja_text *t
     if (s->markup && !jinja_puts(state, text, "Markup("))
         return false;
     bool ok = jinja_put(state, text, &quote, 1);
-    for (size_t i = 0, n; ok && i < s->length; i += n) {
-        uint32_t c = jinja_decode(s->data + i, &n);
+    unsigned n;
+    for (size_t i = 0; ok && i < s->length; i += n) {
+        uint32_t c = cb_utf8_read(s->data + i, &n);
         static const char named[] = "\n\r\t\\", names[] = "nrt\\";
         const char *at = c && c < 0x80 ? strchr(named, (int)c) : NULL;
         if (at)
