@@ -1,5 +1,5 @@
-/* lora_adapterhub.c: LoRA adapters of AdapterHub's `adapters` package: adapter.safetensors with LAYER.loras.NAME.lora_A (rank, in) and
- * lora_B (out, rank); one rank and one alpha for all, scale alpha / rank.
+/* lora_adapterhub.c: LoRA adapters of AdapterHub's `adapters` package: adapter.safetensors or pytorch_adapter.bin with
+ * LAYER.loras.NAME.lora_A (rank, in) and lora_B (out, rank); one rank and one alpha for all, scale alpha / rank.
  *
  * Which layers may have one depends on the model: the package wraps q, k and v as attn_matrices, and of Llama's MLP down_proj as
  * "intermediate" and up_proj as "output".  Versions before 1.1.0 scaled wrongly when rank and alpha differ: such a file counts as one
@@ -77,15 +77,13 @@ static bool read(cb_lora_set *set, const char *path, const json_t *config)
         return cb_fail(CB_ERR_FORMAT, "%s: name: expected the adapter's name of at most 100 bytes", path) == CB_OK;
     set->dropout = cb_json_float(path, json_object_get(config, "config"), "dropout", 0);
     char *file = cb_path_join(path, "adapter.safetensors"), *pickle = cb_path_join(path, "pytorch_adapter.bin");
-    if (file && pickle && !cb_is_file(file) && cb_is_file(pickle))
-        cb_fail(CB_ERR_UNSUPPORTED, "%s: a pickle file; save the adapter again as adapter.safetensors", pickle);
-    cb_safetensors *tensors = file && pickle && cb_ok() ? cb_safetensors_open(file) : NULL;
+    cb_weights *tensors = file && pickle ? cb_weights_open_file(!cb_is_file(file) && cb_is_file(pickle) ? pickle : file) : NULL;
     cb_free(file);
     cb_free(pickle);
     bool ok = tensors;
-    for (size_t i = 0; ok && i < cb_safetensors_count(tensors); i++)
-        ok = read_tensor(set, cb_safetensors_at(tensors, i), name, scale);
-    cb_safetensors_close(tensors);
+    for (size_t i = 0; ok && i < cb_weights_count(tensors); i++)
+        ok = read_tensor(set, cb_weights_at(tensors, i), name, scale);
+    cb_weights_close(tensors);
     return ok;
 }
 

@@ -7,6 +7,7 @@
 #include "cambium/gguf.h"
 #include "cli/cli.h"
 #include "core/json.h"
+#include "formats/tokenizer_readers.h"
 
 typedef struct settings {
     bool tensors;
@@ -26,29 +27,40 @@ static json_t *tensor_json(const cb_weight_entry *entry)
                      (json_int_t)entry->size);
 }
 
-/* {"file", "bytes", "metadata"?, "tensors": [...]} */
+/* {"file", "bytes", "tensors": [...]} of a safetensors file or one of torch.save */
 static json_t *weights_json(const char *path)
 {
-    cb_safetensors *file = cb_safetensors_open(path);
+    cb_weights *file = cb_weights_open_file(path);
     if (!file)
         return NULL;
     json_t *tensors = json_array();
-    for (size_t i = 0; i < cb_safetensors_count(file); i++)
-        json_array_append_new(tensors, tensor_json(cb_safetensors_at(file, i)));
-    cb_safetensors_close(file);
+    for (size_t i = 0; i < cb_weights_count(file); i++)
+        json_array_append_new(tensors, tensor_json(cb_weights_at(file, i)));
+    cb_weights_close(file);
     struct stat st = {0};
     stat(path, &st);
     return json_pack("{s:s, s:I, s:o}", "file", cb_path_base(path), "bytes", (json_int_t)st.st_size, "tensors", tensors);
 }
 
-/* The safetensors files of a directory whose names begin with `prefix`: not the checkpoints beside them. */
+/* Is it a file of the weights of a model or an adapter ("": of anything), not one of a checkpoint beside them? */
+static bool holds_weights(const char *name, const char *prefix)
+{
+    char pickled[40];
+    snprintf(pickled, sizeof pickled, "pytorch_%s", prefix);
+    bool named = strncmp(name, prefix, strlen(prefix)) == 0;
+    if (cb_ends_with(name, ".safetensors"))
+        return named;
+    return cb_ends_with(name, ".bin") && *prefix && ((named && *prefix == 'a') || strncmp(name, pickled, strlen(pickled)) == 0);
+}
+
+/* model.safetensors, pytorch_model.bin, adapter_model.bin, pytorch_adapter.bin and their like. */
 static json_t *all_weights(const char *directory, const char *prefix)
 {
     cb_string_list names = {0};
     json_t *files = json_array();
     bool ok = cb_directory_list(directory, false, &names);
     for (size_t i = 0; ok && i < names.count; i++) {
-        if (!cb_ends_with(names.items[i], ".safetensors") || strncmp(names.items[i], prefix, strlen(prefix)) != 0)
+        if (!holds_weights(names.items[i], prefix))
             continue;
         char *path = cb_path_join(directory, names.items[i]);
         json_t *file = path ? weights_json(path) : NULL;
@@ -99,6 +111,17 @@ static bool put(json_t *result, const char *key, json_t *value)
     return value && json_object_set_new(result, key, value) == 0;
 }
 
+/* vocab.txt and the like, which may be of a class that this build does not read: the rest is shown all the same. */
+static bool put_other_tokenizer(const char *path, json_t *result)
+{
+    json_t *tokenizer = tokenizer_json(path);
+    if (tokenizer)
+        return put(result, "tokenizer", tokenizer);
+    bool ok = put(result, "tokenizer_refused", json_string(cb_error_message()));
+    cb_error_clear();
+    return ok;
+}
+
 static bool inspect_directory(const char *path, json_t *result)
 {
     const char *kind = has(path, "adapter_config.json") ? "adapter" : has(path, "config.json") ? "model" : "directory";
@@ -107,9 +130,11 @@ static bool inspect_directory(const char *path, json_t *result)
         ok = put(result, "config", json_at(path, *kind == 'a' ? "adapter_config.json" : "config.json"));
     if (ok && has(path, "tokenizer.json"))
         ok = put(result, "tokenizer", tokenizer_json(path));
+    else if (ok && cb_tokenizer_json_finds(path))
+        ok = put_other_tokenizer(path, result);
     ok = ok && put(result, "files", all_weights(path, *kind == 'a' ? "adapter" : *kind == 'm' ? "model" : ""));
     bool nothing = ok && *kind == 'd' && !json_object_get(result, "tokenizer") && json_array_size(json_object_get(result, "files")) == 0;
-    return nothing ? cli_refuse("%s: found no config.json, adapter_config.json, tokenizer.json or *.safetensors in it", path) : ok;
+    return nothing ? cli_refuse("%s: found no config.json, adapter_config.json, tokenizer or *.safetensors in it", path) : ok;
 }
 
 /* A scalar of GGUF metadata; of an array how many items it has. */
@@ -155,7 +180,7 @@ static bool inspect_file(const char *path, json_t *result)
 {
     if (cb_is_gguf(path))
         return inspect_gguf(path, result);
-    if (cb_ends_with(path, ".json"))
+    if (cb_ends_with(path, ".json") || cb_ends_with(path, ".model") || cb_ends_with(path, ".txt"))
         return put(result, "kind", json_string("tokenizer")) && put(result, "tokenizer", tokenizer_json(path));
     json_t *file = weights_json(path), *files = json_array();
     bool ok = file && json_array_append_new(files, file) == 0;
@@ -235,6 +260,8 @@ static void print_text(const json_t *result, bool tensors)
     print_config(json_object_get(result, "config"));
     if (json_object_get(result, "tokenizer"))
         print_tokenizer(json_object_get(result, "tokenizer"));
+    if (json_object_get(result, "tokenizer_refused"))
+        cli_field("tokenizer", "refused: %s", json_string_value(json_object_get(result, "tokenizer_refused")));
     size_t i;
     const json_t *file, *files = json_object_get(result, "files");
     if (json_array_size(files))
@@ -267,11 +294,12 @@ static bool run(cli_call *call, void *settings_)
 
 const cli_command cli_inspect = {
     .name = "inspect",
-    .summary = "show what a model, adapter, tokenizer or safetensors file holds",
+    .summary = "show what a model, adapter, tokenizer or file of weights holds",
     .synopsis = "PATH [options]",
     .description =
-        "PATH is a model or adapter directory, a safetensors or GGUF file or a tokenizer.json. Files are checked as they are when "
-        "they are used: a damaged one is an error that names the field.",
+        "PATH is a model or adapter directory, a safetensors or GGUF file, one of torch.save (.bin, .pt, .pth), or a tokenizer.json, "
+        "vocab.json, vocab.txt or SentencePiece model. Files are checked as they are when they are used: a damaged one is an error "
+        "that names the field.",
     .least = 1,
     .most = 1,
     .settings_size = sizeof(settings),

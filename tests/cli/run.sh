@@ -252,6 +252,10 @@ done
 expect inspect "$program" inspect llama2
 contains inspect.out "model.layers.0.self_attn.q_proj.weight"
 contains inspect.out "48 x 48"
+expect inspect_pickled "$program" inspect "$reference/adapter_formats/lora_qv.pickled"
+contains inspect_pickled.out "adapter_model.bin"
+contains inspect_pickled.out "lora_A.weight"
+expect inspect_vocabulary "$program" inspect "$reference/tokenizers/files/albert"
 
 # every family, an adapter as PEFT names its options, and one that goes on with another
 for name in llama_sharded gpt2 qwen2 qwen3 smollm mistral; do

@@ -90,7 +90,7 @@ def write_mlx(name, out, scale):
         lora_parameters=dict(keys=sorted({k.split(".", 3)[3] for k in layers}), rank=rank, scale=scale, dropout=0.0)))
 
 
-def write_adapterhub(name, out, suffix, version, alpha):
+def write_adapterhub(name, out, suffix, version, alpha, pickled=False):
     layers, base = adapter(name)
     path = os.path.join(out, name + suffix)
     os.makedirs(path, exist_ok=True)
@@ -101,7 +101,10 @@ def write_adapterhub(name, out, suffix, version, alpha):
         used = 1 if old else alpha / rank  # the scale that the package applies to such a file
         tensors[f"{layer}.loras.style.lora_A"] = a
         tensors[f"{layer}.loras.style.lora_B"] = b * np.float32(own / used)
-    save_file(tensors, os.path.join(path, "adapter.safetensors"))
+    if pickled:
+        torch.save({k: torch.from_numpy(v) for k, v in tensors.items()}, os.path.join(path, "pytorch_adapter.bin"))
+    else:
+        save_file(tensors, os.path.join(path, "adapter.safetensors"))
     write_json(os.path.join(path, "adapter_config.json"), dict(
         config=dict(architecture="lora", r=rank, alpha=alpha, dropout=0.0, attn_matrices=["q", "v"], selfattn_lora=True,
                     intermediate_lora=False, output_lora=False, composition_mode="add", use_gating=False, init_weights="lora", leave_out=[]),
@@ -127,6 +130,7 @@ def main():
     write_mlx("lora_rslora", args.out, 20.0)
     write_adapterhub("lora_qv", args.out, ".adapterhub", "adapters.1.2.0", 16)
     write_adapterhub("lora_qv", args.out, ".adapterhub_old", "adapters.1.0.1", 16)
+    write_adapterhub("lora_qv", args.out, ".adapterhub_pickled", "adapters.1.2.0", 16, pickled=True)
     write_pickled("lora_qv", args.out)
 
 

@@ -11,13 +11,11 @@
 Exit code 1 when something differs by more than it may.
 """
 import argparse
-import ctypes
 import json
 import os
 import random
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import unicodedata
@@ -31,6 +29,7 @@ from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
 import random_models
 import tokenizer_files
 import tokenizer_variants as variants
+from ours import Ours, compare, random_adapter, some_ids, transformers_logits
 from tokenizer_fuzz import piece
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -114,71 +113,6 @@ def llama_quantize(source, output, file_type):
     return LLAMA.llama_model_quantize(source.encode(), output.encode(), parameters) == 0
 
 
-# ---- Cambium ---------------------------------------------------------------------------------------------------------------------
-
-
-class Tensor(ctypes.Structure):
-    _fields_ = [("dtype", ctypes.c_int), ("ndim", ctypes.c_int), ("shape", ctypes.c_int64 * 8)]
-
-
-class Options(ctypes.Structure):
-    _fields_ = [("dtype", ctypes.c_int), ("keep_weights", ctypes.c_bool)]
-
-
-class Ours:
-    def __init__(self, build):
-        self.program = os.path.join(build, "cambium")
-        self.c = c = ctypes.CDLL(os.path.join(build, "libcambium.so"))
-        for name in ("cb_model_load_with", "cb_scope_open", "cb_from_nd", "cb_model_logits", "cb_adapter_load", "cb_model_root",
-                     "cb_tokenizer_load"):
-            getattr(c, name).restype = ctypes.c_void_p
-        for name in ("cb_error_message", "cb_model_type"):
-            getattr(c, name).restype = ctypes.c_char_p
-
-    def run(self, *words):
-        done = subprocess.run([self.program, *words], capture_output=True, text=True)
-        return done.returncode == 0, (done.stdout + done.stderr).strip()
-
-    def logits(self, path, ids, adapter=None):
-        c, scope = self.c, ctypes.c_void_p(self.c.cb_scope_open())
-        model = ctypes.c_void_p(c.cb_model_load_with(path.encode(), Options()))
-        if not model:
-            raise RuntimeError(c.cb_error_message().decode())
-        loaded = None
-        if adapter:
-            loaded = ctypes.c_void_p(c.cb_adapter_load(adapter.encode(), ctypes.c_void_p(c.cb_model_root(model)), c.cb_model_type(model)))
-            if not loaded:
-                raise RuntimeError(c.cb_error_message().decode())
-        array = np.asarray(ids, np.int32)
-        tensor = ctypes.c_void_p(c.cb_from_nd(4, array.ctypes.data_as(ctypes.c_void_p), 2, (ctypes.c_int64 * 2)(1, len(ids))))
-        found = ctypes.c_void_p(c.cb_model_logits(model, tensor, None))
-        if not found:
-            raise RuntimeError(c.cb_error_message().decode())
-        shape = ctypes.cast(found, ctypes.POINTER(Tensor)).contents
-        out = np.empty((shape.shape[1], shape.shape[2]), np.float32)
-        c.cb_read(found, 0, out.ctypes.data_as(ctypes.c_void_p))
-        if loaded:
-            c.cb_adapter_free(loaded)
-        c.cb_model_free(model)
-        c.cb_scope_close(scope)
-        return out
-
-
-def compare(ours, theirs):
-    """The largest difference over the largest logit, and the share of positions with the same likeliest token."""
-    return float(np.abs(ours - theirs).max() / np.abs(theirs).max()), float((ours.argmax(-1) == theirs.argmax(-1)).mean())
-
-
-def some_ids(seed, count=40):
-    return np.random.default_rng(seed).integers(3, 300, count)
-
-
-def transformers_logits(path, ids):
-    model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
-    with torch.no_grad():
-        return model(torch.tensor(ids)[None]).logits[0].numpy()
-
-
 # ---- runs ------------------------------------------------------------------------------------------------------------------------
 
 
@@ -255,29 +189,6 @@ def types(ours, args, folder):
             check(difference is None and largest < (2e-3 if architecture == "gpt2" else 2e-5) and same > 0.97,
                   f"{architecture} {seed}{' wide' if wide else ''} {name}: {difference or 'same bytes'}; "
                   f"logits of llama.cpp's file {largest:.1e} (same token {same:.3f})")
-
-
-def random_adapter(seed, architecture, path, output):
-    """A LoRA adapter that PEFT writes: rsLoRA, ranks and alphas by pattern, any of the projections."""
-    import peft
-    rng = random.Random(seed)
-    model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    names = ["c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"] if architecture == "gpt2" else \
-        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    targets = rng.sample(names, rng.randint(1, len(names)))
-    options = dict(r=rng.choice([1, 3, 4, 8]), lora_alpha=rng.choice([1, 8, 20]), use_rslora=rng.random() < 0.5, target_modules=targets)
-    if rng.random() < 0.5:
-        options["rank_pattern"] = {rng.choice(targets): rng.choice([2, 5])}
-    if rng.random() < 0.5:
-        options["alpha_pattern"] = {rng.choice(targets): rng.choice([3, 30])}
-    torch.manual_seed(seed)
-    model = peft.get_peft_model(model, peft.LoraConfig(fan_in_fan_out=architecture == "gpt2", **options))
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "lora_" in name:
-                weight.copy_(torch.randn_like(weight) * 0.05)
-    model.save_pretrained(output)
-    return model.eval(), options
 
 
 def adapters(ours, args, folder):

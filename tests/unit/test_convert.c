@@ -40,9 +40,10 @@ static void check_adapter(const char *path, const char *name)
 static void adapters_of_other_formats_equal_peft(void **state)
 {
     (void)state;
-    static const char *const files[][2] = {{"lora_patterns.gguf", "lora_patterns"}, {"lora_rslora.gguf", "lora_rslora"},
-                                           {"lora_rslora.mlx", "lora_rslora"},      {"lora_qv.adapterhub", "lora_qv"},
-                                           {"lora_qv.adapterhub_old", "lora_qv"},   {"lora_qv.pickled", "lora_qv"}};
+    static const char *const files[][2] = {{"lora_patterns.gguf", "lora_patterns"},  {"lora_rslora.gguf", "lora_rslora"},
+                                           {"lora_rslora.mlx", "lora_rslora"},       {"lora_qv.adapterhub", "lora_qv"},
+                                           {"lora_qv.adapterhub_old", "lora_qv"},    {"lora_qv.pickled", "lora_qv"},
+                                           {"lora_qv.adapterhub_pickled", "lora_qv"}};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++)
         check_adapter(path_of("adapter_formats", files[i][0]), files[i][1]);
 }
