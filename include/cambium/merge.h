@@ -73,6 +73,59 @@ typedef struct cb_fold cb_fold;
 CB_API cb_fold *cb_fold_in_place(cb_adapter *const *adapters, size_t count);
 CB_API void cb_unfold(cb_fold *fold); /* NULL is allowed */
 
+/* ---- whole models ---- */
+
+/* The names are mergekit's; the sources stand in src/merge/combine_*.c. */
+enum {
+    CB_MERGE_LINEAR,          /* sum of the models, each times its weight */
+    CB_MERGE_TASK_ARITHMETIC, /* base + sum of the changes, each times its weight */
+    CB_MERGE_TIES,            /* the largest changes, of the sign that wins */
+    CB_MERGE_DARE_LINEAR,     /* random changes, made larger by what was left out */
+    CB_MERGE_DARE_TIES,       /* of them those of the sign that wins */
+    CB_MERGE_DELLA,           /* random, but the larger the likelier; of them those of the sign that wins */
+    CB_MERGE_DELLA_LINEAR,
+    CB_MERGE_BREADCRUMBS, /* neither the largest nor the smallest changes */
+    CB_MERGE_BREADCRUMBS_TIES,
+    CB_MERGE_MAGNITUDE_PRUNE, /* the largest changes */
+    CB_MERGE_SLERP,           /* from the base to the model along a great circle */
+    CB_MERGE_NUSLERP,         /* from one model to another */
+    CB_MERGE_MULTISLERP,
+    CB_MERGE_KARCHER,     /* the mean of directions on a sphere */
+    CB_MERGE_MODEL_STOCK, /* between the mean of the models and the base, by the angles of the changes */
+    CB_MERGE_SCE,         /* the elements that vary most between models, weighed by their size */
+    CB_MERGE_NEARSWAP,    /* small differences are taken over, large ones in part */
+    CB_MERGE_RAM,         /* changes that several models made are averaged over those, others kept */
+    CB_MERGE_RAMPLUS
+};
+enum { CB_RESCALE_AUTO, CB_RESCALE_NONE, CB_RESCALE_DENSITY, CB_RESCALE_NORM };
+enum { CB_MERGE_MOST_MODELS = 64 };
+
+typedef struct cb_model_merge_options { /* what each is: cb_model_merge_option_table */
+    int method;
+    cb_string_list density; /* numbers from 0 to 1: one, or one for each model */
+    double lambda;
+    int normalize; /* 0 auto, 1 true, 2 false */
+    int rescale;   /* CB_RESCALE_* */
+    int majority_sign_method;
+    double epsilon, gamma, t, select_topk;
+    bool filter_wise, changes;
+    int64_t max_iter;
+    double tol, ram_epsilon, ram_r, ram_alpha;
+    bool ignore_tokenizers;
+    /* not in the table, as cb_merge_options has them */
+    int dtype;    /* CB_MERGE_KEEP to CB_MERGE_F16 */
+    int64_t seed; /* of what dare and della leave out */
+} cb_model_merge_options;
+extern CB_API const cb_option cb_model_merge_option_table[];
+
+/* Merges model directories of any architecture into a new one, `output`, which must not exist or be empty.  All must hold the same tensors (names
+ * and shapes) and the same tokens.  weights: one for each of the `count` models.  The base is what changes are counted from; linear,
+ * karcher and the slerps of several models do not count it in.  Files, config and tokenizer of the result are the base's.  Sums are taken
+ * in f32 and rounded once; one tensor is in memory at a time, whatever the size of the models.  Everything is looked at before the first
+ * byte is written, and `output` appears when it is whole.  The bits do not depend on the number of threads. */
+CB_API bool cb_merge_models(const char *base, const char *const *models, const double *weights, size_t count, const char *output,
+                            const cb_model_merge_options *options);
+
 #ifdef __cplusplus
 }
 #endif

@@ -155,6 +155,9 @@ bool cli_output_directory(const char *path, const char *model);
 /* The same for a file to be written. */
 bool cli_output_file(const char *path);
 
+/* "DIR=0.5" is a directory and a weight (1 when there is none), unless a directory of that very name exists; free *directory with cb_free(). */
+bool cli_split_weight(const char *option, const char *text, char **directory, double *weight);
+
 /* A tokenizer from `path` (or the model's directory when NULL), whose ids all fit into `model` (may be NULL). */
 cb_tokenizer *cli_tokenizer(const char *path, const cb_model *model);
 

@@ -1,22 +1,26 @@
-/* merge.c: `cambium merge`: adapters folded into their base, checked against the adapted model. */
+/* merge.c: `cambium merge`: adapters folded into their base, checked against the adapted model; or whole models merged into one. */
 #include "cli/cli.h"
 
 typedef struct settings {
     char *output;
     bool dry_run;
-    cb_string_list adapter;
+    cb_string_list adapter, model;
     cb_merge_options options;
+    cb_model_merge_options models;
 } settings;
 
 static const cb_option table[] = {
     CB_OPT_LIST(settings, adapter, NULL, "DIR,...", "adapter to fold in, each with an optional =weight; may be given again"),
+    CB_OPT_LIST(settings, model, NULL, "DIR,...",
+                "model to merge with MODEL, each with an optional =weight; may be given again, and be MODEL itself"),
     CB_OPT_STRING(settings, output, NULL, "PATH",
                   "the merged model: a directory, or a GGUF file where it ends in .gguf; must not exist, or be empty"),
     CLI_DRY_RUN(settings, CLI_NEEDS_HELP), CB_OPT_END};
 
 static const cli_group groups[] = {{"Input and output", table, 0},
-                                   {"Merging", cb_merge_option_table, offsetof(settings, options)},
+                                   {"Result", cb_merge_option_table, offsetof(settings, options)},
                                    {"Quantising", cb_quantize_option_table, offsetof(settings, options)},
+                                   {"Merging whole models", cb_model_merge_option_table, offsetof(settings, models)},
                                    {0}};
 
 static bool print_result(cli_call *call, const settings *s, size_t adapters, double seconds, const cb_difference *d)
@@ -44,9 +48,58 @@ static bool load_and_fold(cli_call *call, settings *s, cb_difference *difference
     return ok;
 }
 
+/* ---- whole models ---- */
+
+static bool print_merged(cli_call *call, const settings *s, double seconds)
+{
+    if (call->common.json)
+        return cli_json(json_pack("{s:s, s:I, s:o, s:I}", "output", s->output, "models", (json_int_t)s->model.count, "seconds",
+                                  cli_real(seconds), "peak_memory", (json_int_t)cb_peak_rss()));
+    cli_field("merged model", "%s", s->output);
+    cli_field("time", "%s", cli_seconds(seconds));
+    cli_field("peak memory", "%s", cli_bytes(cb_peak_rss()));
+    return true;
+}
+
+static bool merge_models(cli_call *call, const settings *s)
+{
+    char *paths[CB_MERGE_MOST_MODELS] = {0};
+    double weights[CB_MERGE_MOST_MODELS];
+    size_t count = s->model.count < CB_MERGE_MOST_MODELS ? s->model.count : CB_MERGE_MOST_MODELS;
+    bool ok = s->model.count <= CB_MERGE_MOST_MODELS ||
+              cli_refuse("--model: found %zu models, expected at most %d", s->model.count, CB_MERGE_MOST_MODELS);
+    for (size_t i = 0; ok && i < count; i++)
+        ok = cli_split_weight("--model", s->model.items[i], &paths[i], &weights[i]);
+    ok = ok && cb_merge_models(call->arguments[0], (const char *const *)paths, weights, count, s->output, &s->models);
+    for (size_t i = 0; i < count; i++)
+        cb_free(paths[i]);
+    return ok;
+}
+
+static bool run_models(cli_call *call, settings *s)
+{
+    double begin = cb_now();
+    cli_rehearsal rehearsal;
+    s->models.dtype = s->options.dtype;
+    s->models.seed = s->options.seed;
+    if (s->options.quantize)
+        return cli_refuse("--quantize: is for folding adapters; quantise the merged model with convert");
+    if (!cli_output_directory(s->output, call->arguments[0]))
+        return false;
+    if (s->dry_run)
+        return cli_plan(call, &rehearsal, cli_rehearsal_begin(&rehearsal, s->output) && merge_models(call, s));
+    return merge_models(call, s) && print_merged(call, s, cb_now() - begin);
+}
+
 static bool run(cli_call *call, void *settings_)
 {
     settings *s = settings_;
+    if (s->model.count && s->adapter.count)
+        return cli_refuse("found --model and --adapter: fold adapters into their models first, then merge those");
+    if (!s->model.count && !s->adapter.count)
+        return cli_refuse("expected --adapter DIR, to fold it into %s, or --model DIR, to merge both", call->arguments[0]);
+    if (s->model.count)
+        return run_models(call, s);
     cb_difference difference = {0};
     double begin = cb_now();
     cli_rehearsal rehearsal;
@@ -58,19 +111,25 @@ static bool run(cli_call *call, void *settings_)
 
 const cli_command cli_merge = {
     .name = "merge",
-    .summary = "fold adapters into the weights of their base",
-    .synopsis = "MODEL --adapter DIR[=weight]... --output PATH [options]",
+    .summary = "fold adapters into their base, or merge whole models",
+    .synopsis = "MODEL {--adapter | --model} DIR[=weight]... --output PATH [options]",
     .description =
-        "Writes a new model that needs no adapter: a directory, or a GGUF file. Of a GGUF base all metadata are kept as they are, "
+        "With --adapter: writes a new model that needs no adapter: a directory, or a GGUF file. Of a GGUF base all metadata are kept as "
+        "they are, "
         "and matrices that change are rounded to the type they had, or to --dtype. The merged model is loaded and its logits are "
-        "compared with those of the adapted one; a merge beyond --max-kl is not kept.",
+        "compared with those of the adapted one; a merge beyond --max-kl is not kept.  With --model: merges model directories of one "
+        "architecture by --method into a new one; MODEL is what changes are counted from, and its files are the pattern of the result.",
     .least = 1,
     .most = 1,
     .settings_size = sizeof(settings),
     .groups = groups,
-    .required = (const char *const[]){"adapter", "output", NULL},
-    .examples = (const char *const[]){"cambium merge models/base --adapter out/adapter --output out/merged",
-                                      "cambium merge models/base --adapter a=0.7 --adapter b=0.3 --output out/both --dtype f32",
-                                      "cambium merge base-q8.gguf --adapter out/adapter --output merged.gguf",
-                                      "cambium merge models/base-nf4 --adapter out/adapter --output out/merged --max-kl 0.5", NULL},
+    .required = (const char *const[]){"output", NULL},
+    .examples =
+        (const char *const[]){
+            "cambium merge models/base --adapter out/adapter --output out/merged",
+            "cambium merge models/base --adapter a=0.7 --adapter b=0.3 --output out/both --dtype f32",
+            "cambium merge base-q8.gguf --adapter out/adapter --output merged.gguf",
+            "cambium merge models/base --model tuned-1=0.6 --model tuned-2=0.6 --method ties --density 0.3 --output out/ties",
+            "cambium merge models/a --model models/b --method slerp --t 0.4 --output out/slerp",
+            "cambium merge models/base-nf4 --adapter out/adapter --output out/merged --max-kl 0.5", NULL},
     .run = run};

@@ -102,7 +102,7 @@ cb_tokenizer *cli_tokenizer(const char *path, const cb_model *model)
 }
 
 /* "DIR=0.5" is a directory and a weight, unless a directory of that very name exists. */
-static bool split_weight(const char *text, char **directory, double *weight)
+bool cli_split_weight(const char *option, const char *text, char **directory, double *weight)
 {
     const char *equals = strrchr(text, '=');
     *weight = 1;
@@ -113,7 +113,7 @@ static bool split_weight(const char *text, char **directory, double *weight)
     char *end;
     *weight = strtod(equals + 1, &end);
     if (end == equals + 1 || *end || !(*weight > -1e6 && *weight < 1e6))
-        return cli_refuse("--adapter: found \"%s\", expected DIR or DIR=weight with a number", text);
+        return cli_refuse("%s: found \"%s\", expected DIR or DIR=weight with a number", option, text);
     *directory = cb_strndup(text, (size_t)(equals - text));
     return *directory;
 }
@@ -122,7 +122,7 @@ static bool add_adapter(cli_base *base, const char *text)
 {
     char *directory = NULL;
     double weight;
-    bool ok = split_weight(text, &directory, &weight);
+    bool ok = cli_split_weight("--adapter", text, &directory, &weight);
     cb_adapter *adapter = ok ? cb_adapter_load(directory, cb_model_root(base->model), cb_model_type(base->model)) : NULL;
     cb_free(directory);
     if (!adapter)

@@ -24,7 +24,7 @@ const cb_option cb_merge_option_table[] = {
                  "keep nothing when the mean KL divergence (nats) of the next token is larger; -1: 0.01, and 0.2 where matrices of a GGUF "
                  "file are rounded to 6 bits or fewer"),
     CB_OPT_FLOAT(cb_merge_options, min_agreement, 0, 0, 1, "keep nothing when the most likely token is the same less often"),
-    CB_OPT_INT(cb_merge_options, seed, 0, 0, 9e15, "of the random tokens that are compared"),
+    CB_OPT_INT(cb_merge_options, seed, 0, 0, 9e15, "of the random tokens that are compared, and of what dare and della leave out"),
     CB_OPT_END};
 
 const cb_option cb_quantize_option_table[] = {
@@ -46,14 +46,15 @@ static bool verify(const fold_plan *plan, cb_difference *difference)
     return ok && cb_difference_within(difference, plan->output, cb_largest_kl(o->max_kl, false), o->min_agreement);
 }
 
-static bool carry_out(fold_plan *plan, cb_difference *difference)
+bool cb_fold_carry_out(fold_plan *plan, cb_difference *difference)
 {
     double error = 0;
     plan->stage = cb_directory_stage(plan->output);
     if (!plan->stage)
         return false;
     bool ok = cb_fold_write(plan, &error) && (!plan->options->verify || verify(plan, difference));
-    difference->weight_error = error;
+    if (difference)
+        difference->weight_error = error;
     if (!ok)
         cb_stage_discard(plan->stage);
     return ok && cb_stage_publish(plan->stage, plan->output);
@@ -72,7 +73,7 @@ bool cb_merge_fold(cb_model *model, cb_adapter *const *adapters, size_t count, c
         return written;
     }
     fold_plan plan = {.model = model, .options = options, .input = cb_model_directory(model), .output = output};
-    bool ok = cb_fold_plan_make(&plan, adapters, count) && carry_out(&plan, &found);
+    bool ok = cb_fold_plan_make(&plan, adapters, count) && cb_fold_carry_out(&plan, &found);
     if (difference)
         *difference = found;
     cb_fold_plan_free(&plan);

@@ -28,8 +28,14 @@ typedef struct planned_file {
     size_t count, capacity;
 } planned_file;
 
+/* Models that are merged with the base (models.c). */
+typedef struct cb_merged cb_merged;
+/* The tensor merged from the base's and the models', in `dtype`. */
+bool cb_merged_tensor(const cb_merged *merged, const cb_weight_entry *base, cb_dtype dtype, void *out);
+
 typedef struct fold_plan {
-    cb_model *model;
+    cb_model *model;         /* the base, adapted; NULL: whole models are merged, of any kind */
+    const cb_merged *merged; /* then these */
     const cb_merge_options *options;
     const char *input, *output;
     char *stage; /* the directory written to, beside output */
@@ -50,5 +56,7 @@ void cb_fold_plan_free(fold_plan *plan);
 cb_quantized_format cb_fold_format(const fold_plan *plan, const planned *t);
 /* Writes all files of the directory plan->stage, which exists.  *error: the largest relative error of a weight that was quantised. */
 bool cb_fold_write(const fold_plan *plan, double *error);
+/* Writes into a directory beside the output, looks at the result where the options want it, and gives it its name. */
+bool cb_fold_carry_out(fold_plan *plan, cb_difference *difference);
 
 #endif

@@ -55,6 +55,8 @@ static bool add_tensor(planned_file *file, planned t)
 /* A tensor's name is a layer's, a dot and the weight's; files of the bare model leave out the part that the root's child is named after. */
 static cb_layer *layer_named(const fold_plan *plan, const char *tensor)
 {
+    if (!plan->model)
+        return NULL;
     cb_layer *root = cb_model_root(plan->model), *layer;
     const char *dot = strrchr(tensor, '.');
     char *stem = dot ? cb_format("%.*s", (int)(dot - tensor), tensor) : NULL;
@@ -116,8 +118,8 @@ static bool add_copy(planned_file *file, const cb_weight_entry *entry)
     return add_tensor(file, t);
 }
 
-static bool add_plain(planned_file *file, const char *name, const cb_weight_entry *from, const cb_layer *layer, const cb_change *change,
-                      cb_dtype dtype, bool was_quantized)
+static bool add_plain(const fold_plan *plan, planned_file *file, const char *name, const cb_weight_entry *from, const cb_layer *layer,
+                      const cb_change *change, cb_dtype dtype, bool was_quantized)
 {
     planned t = {.out = *from, .from = from, .layer = layer, .change = change, .part = -1};
     t.out.name = cb_strdup(name);
@@ -131,7 +133,7 @@ static bool add_plain(planned_file *file, const char *name, const cb_weight_entr
     for (int i = 0; i < t.out.ndim; i++)
         count *= t.out.shape[i];
     t.out.size = cb_dtype_bytes(dtype, count);
-    t.copied = !was_quantized && !change && dtype == from->dtype;
+    t.copied = !was_quantized && !change && dtype == from->dtype && !(plan->merged && is_float(from->dtype));
     return add_tensor(file, t);
 }
 
@@ -205,9 +207,9 @@ static bool plan_tensor(fold_plan *plan, planned_file *file, const cb_weight_ent
     if (to_quantize(plan, layer, entry->name))
         return add_quantized(plan, file, entry->name, entry, layer, change);
     if (!quantized)
-        return add_plain(file, entry->name, entry, layer, change, output_dtype(plan, entry->dtype), false);
+        return add_plain(plan, file, entry->name, entry, layer, change, output_dtype(plan, entry->dtype), false);
     if (plan->options->dtype != CB_MERGE_KEEP || plan->options->quantize != CB_QUANTIZE_NONE)
-        return add_plain(file, entry->name, entry, layer, change, plain_dtype(plan, entry), true);
+        return add_plain(plan, file, entry->name, entry, layer, change, plain_dtype(plan, entry), true);
     return change ? add_quantized(plan, file, entry->name, entry, layer, change) : add_copy(file, entry);
 }
 
@@ -255,8 +257,9 @@ static bool plan_untied(fold_plan *plan, const cb_change *change)
     if (!from)
         return cb_fail(CB_ERR_FORMAT, "%s: no tensor for the %s of layer %s", plan->input, change->name, change->layer->name) == CB_OK;
     char *name = cb_format("%s.%s", change->layer->name, change->name);
-    bool ok = name && check_change(plan, from, change) &&
-              add_plain(&plan->files[plan->file_count - 1], name, from, change->layer, change, output_dtype(plan, from->dtype), false);
+    bool ok =
+        name && check_change(plan, from, change) &&
+        add_plain(plan, &plan->files[plan->file_count - 1], name, from, change->layer, change, output_dtype(plan, from->dtype), false);
     cb_free(name);
     plan->untied = true;
     return ok;
@@ -265,7 +268,7 @@ static bool plan_untied(fold_plan *plan, const cb_change *change)
 /* With a head of its own the files must name everything in full. */
 static bool check_full_names(const fold_plan *plan)
 {
-    const cb_layer *root = cb_model_root(plan->model);
+    const cb_layer *root = plan->untied ? cb_model_root(plan->model) : NULL;
     for (size_t f = 0; plan->untied && f < plan->file_count; f++)
         for (size_t i = 0; i < plan->files[f].count; i++)
             for (size_t k = 0; k < root->child_count; k++)

@@ -46,16 +46,22 @@ static cb_tensor *new_value(const fold_plan *plan, const planned *t)
     return value;
 }
 
+static bool read_new(const fold_plan *plan, const planned *t, void *buffer)
+{
+    cb_scope *scope = cb_scope_open();
+    cb_tensor *value = scope ? new_value(plan, t) : NULL;
+    bool ok = value && cb_read(value, t->out.dtype, buffer);
+    if (scope)
+        cb_scope_close(scope);
+    return ok;
+}
+
 /* Fills the buffer with the tensor's new value. */
 static const void *make_plain(file_writing *w, const planned *t)
 {
     if (!cb_grow(&w->buffer, &w->capacity, t->out.size, 1))
         return NULL;
-    cb_scope *scope = cb_scope_open();
-    cb_tensor *value = scope ? new_value(w->plan, t) : NULL;
-    bool ok = value && cb_read(value, t->out.dtype, w->buffer);
-    if (scope)
-        cb_scope_close(scope);
+    bool ok = w->plan->merged ? cb_merged_tensor(w->plan->merged, t->from, t->out.dtype, w->buffer) : read_new(w->plan, t, w->buffer);
     ok = ok && (t->out.dtype != CB_F16 || cb_rehearsing() || check_f16(t, w->buffer, t->out.size / 2));
     return ok ? w->buffer : NULL;
 }

@@ -378,6 +378,25 @@ contains merge_gguf_plain.out "mean KL divergence"
 expect generate_merged "$program" generate merged.gguf --prompt "The gardener" --max-new-tokens 8
 same_file generate_merged.out generate_qv.out
 
+# whole models: halfway between the base and the merged one is half of the adapter
+expect merge_models "$program" merge llama2 --model llama2 --model merged --method linear --dtype f32 --output between --json
+json merge_models.out
+contains merge_models.out '"models":2'
+expect half "$program" eval llama2 --adapter adapter_json=0.5 --task perplexity --data held-out.txt --json --sequence-length 32 --dtype f32
+expect between "$program" eval between --task perplexity --data held-out.txt --json --sequence-length 32 --dtype f32
+checks=$((checks + 1))
+awk -v a="$(field between.out loss)" -v b="$(field half.out loss)" 'BEGIN { d = a - b; exit !(d < 1e-4 && d > -1e-4) }' ||
+    fail "merge --model: loss $(field between.out loss), half adapted $(field half.out loss)"
+expect merge_ties "$program" merge llama2 --model merged=0.8 --model between --method ties --density 0.3,0.5 --output ties
+expect eval_ties "$program" eval ties --task perplexity --data held-out.txt --sequence-length 32
+bad 1 'ties: found a model in it' merge llama2 --model merged --method slerp --output ties
+bad 1 'expected --adapter DIR, to fold it into llama2, or --model DIR, to merge both' merge llama2 --output never
+bad 1 'found --model and --adapter' merge llama2 --model merged --adapter qv --output never
+bad 1 'slerp merges 1 model besides the first one, found 2' merge llama2 --model merged --model between --method slerp --output never
+bad 1 'gpt2: has no tensor lm_head.weight, which llama2 has' merge llama2 --model gpt2 --method linear --output never --ignore-tokenizers
+bad 1 'is quantised, and whole models are merged plain' merge llama2_nf4 --model llama2 --output never
+nothing_beside never
+
 bad 1 'whole.gguf: is a GGUF file, and never a directory' merge whole.gguf --adapter qv --output never
 bad 1 'found a model directory, which mlx cannot hold: it is for adapters' convert llama2 --to mlx --output never
 bad 1 'found a PEFT adapter, which gguf cannot hold: it is for models' convert qv --base llama2 --to gguf --output never

@@ -1,5 +1,5 @@
 /* test_faults_paths.c: other ways through the product with every allocation and every call on a file failing in turn (fault_sweep.h):
- * training over a quantised base, merging into it and quantising; conversions of models and adapters; tokenizers of other formats. */
+ * training over a quantised base, merging into it and quantising; conversions of models and adapters; whole models merged; tokenizers of other formats. */
 #include "cambium/convert.h"
 #include "fault_sweep.h"
 #include "training_job.h"
@@ -96,6 +96,28 @@ static bool conversions(const char *tree)
                 CB_TEST_DATA "/formats/llama2c_tokenizer.bin"));
 }
 
+/* ---- whole models ---- */
+
+static bool merge_models(const char *tree, const char *name, const char *method)
+{
+    const char *models[] = {CB_TEST_DATA "/merging/a", CB_TEST_DATA "/merging/b"};
+    char *output = missing(tree, name);
+    cb_model_merge_options options = {0};
+    if (output && cb_options_init(cb_model_merge_option_table, &options) &&
+        cb_options_set(cb_model_merge_option_table, &options, "method", method) &&
+        cb_options_set(cb_model_merge_option_table, &options, "density", "0.5"))
+        cb_merge_models(CB_TEST_DATA "/merging/base", models, (double[]){1, 1}, 2, output, &options);
+    cb_options_free(cb_model_merge_option_table, &options);
+    cb_free(output);
+    return cb_ok();
+}
+
+static bool models(const char *tree)
+{
+    return clean(merge_models(tree, "ties", "breadcrumbs_ties") && merge_models(tree, "della", "della") &&
+                 merge_models(tree, "stock", "model_stock") && merge_models(tree, "sce", "sce"));
+}
+
 /* ---- tokenizers ---- */
 
 static bool convert_tokenizer(const char *tree, const char *name)
@@ -123,7 +145,7 @@ static bool tokenizers(const char *tree)
 static const struct {
     const char *name;
     bool (*run)(const char *tree);
-} jobs[] = {{"quantised", quantised}, {"conversions", conversions}, {"tokenizers", tokenizers}};
+} jobs[] = {{"quantised", quantised}, {"conversions", conversions}, {"models", models}, {"tokenizers", tokenizers}};
 enum { JOBS = sizeof jobs / sizeof *jobs };
 
 static const char *program;
@@ -152,10 +174,16 @@ static void models_and_adapters_into_other_formats(void **state)
     sweep(1);
 }
 
-static void tokenizers_of_other_formats(void **state)
+static void whole_models_merged(void **state)
 {
     (void)state;
     sweep(2);
+}
+
+static void tokenizers_of_other_formats(void **state)
+{
+    (void)state;
+    sweep(3);
 }
 
 static int prepare(void **state)
@@ -179,6 +207,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(over_a_quantised_base, without_errors),
         cmocka_unit_test_setup(models_and_adapters_into_other_formats, without_errors),
+        cmocka_unit_test_setup(whole_models_merged, without_errors),
         cmocka_unit_test_setup(tokenizers_of_other_formats, without_errors),
     };
     return cmocka_run_group_tests(tests, prepare, remove_scratch);

@@ -1,0 +1,217 @@
+/* combine.c: the table of merging methods, and how tensors are gone through piece by piece. */
+#include "merge/combine.h"
+
+#include <omp.h>
+#include <string.h>
+
+#include "core/rehearsal.h"
+#include "kernels/kernels.h"
+
+static const cb_combine_method methods[] = {
+    [CB_MERGE_LINEAR] = {"linear", CB_COMBINE_SPAN, .normalize = true, .fewest = 1},
+    [CB_MERGE_TASK_ARITHMETIC] = {"task_arithmetic", CB_COMBINE_CHANGES, .fewest = 1},
+    [CB_MERGE_TIES] = {"ties", CB_COMBINE_CHANGES, CB_THIN_MAGNITUDE, true, true, CB_RESCALE_NONE, 1},
+    [CB_MERGE_DARE_LINEAR] = {"dare_linear", CB_COMBINE_CHANGES, CB_THIN_RANDOM, false, false, CB_RESCALE_DENSITY, 1},
+    [CB_MERGE_DARE_TIES] = {"dare_ties", CB_COMBINE_CHANGES, CB_THIN_RANDOM, true, false, CB_RESCALE_DENSITY, 1},
+    [CB_MERGE_DELLA] = {"della", CB_COMBINE_CHANGES, CB_THIN_RANKED, true, true, CB_RESCALE_DENSITY, 1},
+    [CB_MERGE_DELLA_LINEAR] = {"della_linear", CB_COMBINE_CHANGES, CB_THIN_RANKED, false, false, CB_RESCALE_DENSITY, 1},
+    [CB_MERGE_BREADCRUMBS] = {"breadcrumbs", CB_COMBINE_CHANGES, CB_THIN_OUTLIERS, .fewest = 1},
+    [CB_MERGE_BREADCRUMBS_TIES] = {"breadcrumbs_ties", CB_COMBINE_CHANGES, CB_THIN_OUTLIERS, true, .fewest = 1},
+    [CB_MERGE_MAGNITUDE_PRUNE] = {"magnitude_prune", CB_COMBINE_CHANGES, CB_THIN_MAGNITUDE, .fewest = 1},
+    [CB_MERGE_SLERP] = {"slerp", CB_COMBINE_SPAN, .fewest = 1, .most = 1},
+    [CB_MERGE_NUSLERP] = {"nuslerp", CB_COMBINE_SPAN, .fewest = 2, .most = 2},
+    [CB_MERGE_MULTISLERP] = {"multislerp", CB_COMBINE_SPAN, .normalize = true, .fewest = 2},
+    [CB_MERGE_KARCHER] = {"karcher", CB_COMBINE_SPAN, .fewest = 1},
+    [CB_MERGE_MODEL_STOCK] = {"model_stock", CB_COMBINE_SPAN, .fewest = 2},
+    [CB_MERGE_SCE] = {"sce", CB_COMBINE_VALUES, .fewest = 1},
+    [CB_MERGE_NEARSWAP] = {"nearswap", CB_COMBINE_VALUES, .fewest = 1, .most = 1},
+    [CB_MERGE_RAM] = {"ram", CB_COMBINE_VALUES, .fewest = 1},
+    [CB_MERGE_RAMPLUS] = {"ramplus_tl", CB_COMBINE_VALUES, .fewest = 1},
+};
+
+static const char *const method_names[] = {"linear", "task_arithmetic", "ties",        "dare_linear",      "dare_ties",
+                                           "della",  "della_linear",    "breadcrumbs", "breadcrumbs_ties", "magnitude_prune",
+                                           "slerp",  "nuslerp",         "multislerp",  "karcher",          "model_stock",
+                                           "sce",    "nearswap",        "ram",         "ramplus_tl",       NULL};
+static const char *const normalize_choices[] = {"auto", "true", "false", NULL};
+static const char *const rescale_choices[] = {"auto", "none", "density", "norm", NULL};
+static const char *const consensus_choices[] = {"total", "frequency", NULL};
+
+#define OPT cb_model_merge_options
+const cb_option cb_model_merge_option_table[] = {
+    CB_OPT_ENUM(OPT, method, CB_MERGE_LINEAR, method_names,
+                "how models are merged; all but linear, karcher and the slerps add changes against MODEL to MODEL"),
+    CB_OPT_LIST(
+        OPT, density, "1", "X,...",
+        "share of a model's changes that stay (ties, dare, della, breadcrumbs, magnitude_prune): one number, or one for each model"),
+    CB_OPT_FLOAT(OPT, lambda, 1, -1e6, 1e6, "factor of all changes together (methods with a density, task_arithmetic)"),
+    CB_OPT_ENUM(OPT, normalize, 0, normalize_choices, "divide by the sum of the weights; auto: linear, ties, della, multislerp do"),
+    CB_OPT_ENUM(OPT, rescale, 0, rescale_choices,
+                "make up for changes that were left out: by the share that stays (density; as in the papers and in PEFT), so that absolute "
+                "values have the same sum as before (norm; as in mergekit), or not; auto: density for dare and della, else none"),
+    CB_OPT_ENUM(OPT, majority_sign_method, 0, consensus_choices,
+                "which sign wins where changes disagree (ties): that of their sum, or that of more models"),
+    CB_OPT_FLOAT(OPT, epsilon, 0.15, 0, 0.5,
+                 "della: the smallest change of a row stays with density - epsilon, the largest with density + epsilon"),
+    CB_OPT_FLOAT(OPT, gamma, 0.01, 0, 1, "breadcrumbs: share of the changes, the largest, that is left out"),
+    CB_OPT_FLOAT(OPT, t, 0.5, -1e6, 1e6, "slerp: 0 is MODEL, 1 the other; nearswap: changes up to this size are taken over whole"),
+    CB_OPT_FLOAT(OPT, select_topk, 1, 0, 1, "sce: share of the elements, those that vary most between models, that is merged"),
+    CB_OPT_BOOL(OPT, filter_wise, false, "model_stock: an angle for each row instead of one for the tensor"),
+    CB_OPT_BOOL(OPT, changes, false, "nuslerp, multislerp: turn the changes against MODEL instead of the weights"),
+    CB_OPT_INT(OPT, max_iter, 10, 1, 10000, "karcher: steps at most"),
+    CB_OPT_FLOAT(OPT, tol, 1e-5, 0, 1, "karcher: how small a step ends it"),
+    CB_OPT_FLOAT(OPT, ram_epsilon, 1e-5, 0, 1e6, "ram: changes up to this size are none"),
+    CB_OPT_FLOAT(OPT, ram_r, 0.1, 0, 1e6, "ramplus_tl: how much changes of one model alone grow with its share of shared ones"),
+    CB_OPT_FLOAT(OPT, ram_alpha, 0.2, 0, 1e6, "ramplus_tl: the largest such share that counts"),
+    CB_OPT_BOOL(OPT, ignore_tokenizers, false, "merge models whose tokenizers differ; the result has MODEL's"),
+    CB_OPT_END};
+#undef OPT
+
+const cb_combine_method *cb_combine_method_of(const cb_model_merge_options *options)
+{
+    return &methods[options->method];
+}
+
+/* ---- pieces ---- */
+
+static void read_piece(const cb_weight_entry *entry, int64_t first, int64_t count, float *to)
+{
+    cbk_convert((const char *)entry->data + (size_t)first * cb_dtype_size(entry->dtype), entry->dtype, to, CB_F32, count);
+}
+
+static void take_base_off(const float *base, float *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        x[i] -= base[i];
+}
+
+bool cb_combine_visit(const cb_combine_job *job, bool changes, bool write, cb_combine_visitor *visit, void *user)
+{
+    const cb_versions *v = job->v;
+    size_t width = cb_dtype_size(job->dtype);
+    if (cb_rehearsing())
+        return true;
+    if (cb_interrupted())
+        return cb_fail(CB_ERR_INTERRUPTED, "interrupted while merging %s; nothing is kept", v->base->name) == CB_OK;
+#pragma omp parallel for schedule(static) num_threads(job->threads) if (job->threads > 1)
+    for (int64_t p = 0; p < job->pieces; p++) {
+        float *room = job->room + (size_t)omp_get_thread_num() * (v->count + 3) * (size_t)job->piece;
+        float *others[CB_MERGE_MOST_MODELS];
+        cb_combine_piece piece = {.index = p, .first = p * job->piece, .base = room, .others = others};
+        piece.count = job->count - piece.first < job->piece ? job->count - piece.first : job->piece;
+        read_piece(v->base, piece.first, piece.count, piece.base);
+        for (size_t i = 0; i < v->count; i++) {
+            others[i] = room + (i + 1) * (size_t)job->piece;
+            read_piece(v->others[i], piece.first, piece.count, others[i]);
+            if (changes)
+                take_base_off(piece.base, others[i], piece.count);
+        }
+        piece.out = room + (v->count + 1) * (size_t)job->piece;
+        piece.spare = room + (v->count + 2) * (size_t)job->piece;
+        visit(job, &piece, user);
+        if (write)
+            cbk_convert(piece.out, CB_F32, job->out + (size_t)piece.first * width, job->dtype, piece.count);
+    }
+    return true;
+}
+
+/* ---- the largest ---- */
+
+enum { HIGH = 1 << 15, LOW = 1 << 16 }; /* values of the upper bits (without sign), and of the lower ones */
+
+typedef struct selection {
+    cb_combine_ranked *ranked;
+    void *user;
+    int64_t *counts; /* threads x bins */
+    uint32_t high;   /* whose lower bits are counted */
+    bool lower;
+    cb_combine_largest *largest; /* whose equals are counted */
+} selection;
+
+static void count_bits(const cb_combine_job *job, const cb_combine_piece *piece, void *user)
+{
+    selection *s = user;
+    s->ranked(job, piece, s->user, piece->spare);
+    int64_t *counts = s->counts + (size_t)omp_get_thread_num() * (s->lower ? LOW : HIGH);
+    for (int64_t i = 0; i < piece->count; i++) {
+        uint32_t bits = cb_combine_bits(piece->spare[i]);
+        if (!s->lower)
+            counts[bits >> 16]++;
+        else if (bits >> 16 == s->high)
+            counts[bits & (LOW - 1)]++;
+    }
+}
+
+static void count_equals(const cb_combine_job *job, const cb_combine_piece *piece, void *user)
+{
+    selection *s = user;
+    s->ranked(job, piece, s->user, piece->spare);
+    int64_t equals = 0;
+    for (int64_t i = 0; i < piece->count; i++)
+        equals += cb_combine_bits(piece->spare[i]) == s->largest->threshold;
+    s->largest->before[piece->index] = equals;
+}
+
+/* The bin in which the keep-th largest lies; *keep becomes how many are wanted of that bin. */
+static uint32_t bin_of(const selection *s, int threads, int64_t *keep)
+{
+    uint32_t bins = s->lower ? LOW : HIGH;
+    for (uint32_t b = bins; b-- > 0;) {
+        int64_t here = 0;
+        for (int t = 0; t < threads; t++)
+            here += s->counts[(size_t)t * bins + b];
+        if (*keep <= here)
+            return b;
+        *keep -= here;
+    }
+    return 0;
+}
+
+bool cb_combine_select(const cb_combine_job *job, int64_t keep, cb_combine_ranked *ranked, void *user, cb_combine_largest *largest)
+{
+    *largest = (cb_combine_largest){.all = keep >= job->count};
+    if (largest->all)
+        return true;
+    size_t bytes = (size_t)job->threads * LOW * sizeof(int64_t);
+    selection s = {.ranked = ranked, .user = user, .largest = largest, .counts = cb_calloc(1, bytes)};
+    largest->before = cb_calloc((size_t)job->pieces, sizeof *largest->before);
+    bool ok = s.counts && largest->before && cb_combine_visit(job, true, false, count_bits, &s);
+    if (ok && keep > 0) {
+        s.high = bin_of(&s, job->threads, &keep);
+        s.lower = true;
+        memset(s.counts, 0, bytes);
+        ok = cb_combine_visit(job, true, false, count_bits, &s);
+        largest->threshold = s.high << 16 | bin_of(&s, job->threads, &keep);
+        largest->keep_equal = keep;
+        ok = ok && cb_combine_visit(job, true, false, count_equals, &s);
+        for (int64_t p = 0, sum = 0; ok && p < job->pieces; p++) {
+            int64_t here = largest->before[p];
+            largest->before[p] = sum;
+            sum += here;
+        }
+    } else {
+        largest->threshold = UINT32_MAX; /* nothing is larger */
+    }
+    cb_free(s.counts);
+    return ok;
+}
+
+/* ---- a tensor ---- */
+
+bool cb_combine(const cb_model_merge_options *options, const cb_versions *v, cb_dtype dtype, void *out)
+{
+    static bool (*const families[])(cb_combine_job *) = {cb_combine_span, cb_combine_changes, cb_combine_values};
+    const cb_combine_method *method = cb_combine_method_of(options);
+    cb_combine_job job = {.options = options, .method = method, .v = v, .count = v->rows * v->columns, .dtype = dtype, .out = out};
+    if (!job.count)
+        return true;
+    bool by_row = method->thinning == CB_THIN_RANKED || (options->method == CB_MERGE_MODEL_STOCK && options->filter_wise);
+    job.piece = by_row ? v->columns : job.count < CB_COMBINE_PIECE ? job.count : CB_COMBINE_PIECE;
+    job.pieces = (job.count + job.piece - 1) / job.piece;
+    job.threads = job.pieces < cb_threads() ? (int)job.pieces : cb_threads();
+    job.key = cb_hash_text(CB_HASH_START, v->base->name);
+    job.room = cb_alloc((size_t)job.threads * (v->count + 3) * (size_t)job.piece * sizeof *job.room);
+    bool ok = job.room && families[method->family](&job);
+    cb_free(job.room);
+    return ok;
+}

@@ -1,0 +1,104 @@
+/* combine.h: several versions of one tensor made into one, in pieces that fit a cache.
+ *
+ * Nothing of a tensor is held whole but the result: a method goes through the pieces as often as it needs to (what are the largest changes,
+ * how do the versions lie to each other), and each time the values are read from the mapped files again.  Sums over pieces are taken in their
+ * order, so that threads do not change bits. */
+#ifndef CB_MERGE_COMBINE_H
+#define CB_MERGE_COMBINE_H
+
+#include "cambium/formats.h"
+#include "cambium/merge.h"
+
+enum { CB_COMBINE_PIECE = 16384 }; /* elements */
+
+/* One tensor: the base's, and those of the models to be merged. */
+typedef struct cb_versions {
+    const cb_weight_entry *base;
+    const cb_weight_entry *const *others;
+    const double *weights, *densities;
+    size_t count;          /* of the others */
+    int64_t rows, columns; /* a vector is one row */
+} cb_versions;
+
+/* `out`: rows * columns elements of `dtype`. */
+bool cb_combine(const cb_model_merge_options *options, const cb_versions *versions, cb_dtype dtype, void *out);
+
+/* What a method is: a line of the table in combine.c. */
+typedef enum cb_combine_family {
+    CB_COMBINE_SPAN,    /* a combination of the versions, with factors from the products of the versions with each other */
+    CB_COMBINE_CHANGES, /* thinned out changes against the base, added up */
+    CB_COMBINE_VALUES   /* element by element */
+} cb_combine_family;
+
+typedef enum cb_thinning {
+    CB_THIN_NOT,
+    CB_THIN_MAGNITUDE, /* the largest stay */
+    CB_THIN_RANDOM,
+    CB_THIN_OUTLIERS, /* neither the largest nor the smallest stay */
+    CB_THIN_RANKED    /* at random, the larger the likelier */
+} cb_thinning;
+
+typedef struct cb_combine_method {
+    const char *name;
+    cb_combine_family family;
+    cb_thinning thinning;
+    bool consensus;      /* only changes of the sign that weighs more count */
+    bool normalize;      /* unless told otherwise */
+    int rescale;         /* CB_RESCALE_*: unless told otherwise */
+    size_t fewest, most; /* models; most 0: any number */
+} cb_combine_method;
+const cb_combine_method *cb_combine_method_of(const cb_model_merge_options *options);
+
+/* ---- for the families ---- */
+
+/* Work on one tensor: its pieces, and room for the values of one piece of every version for each thread. */
+typedef struct cb_combine_job {
+    const cb_model_merge_options *options;
+    const cb_combine_method *method;
+    const cb_versions *v;
+    int64_t count, piece, pieces; /* elements, elements of a piece, pieces */
+    int threads;
+    float *room;  /* threads x (count of versions + 3) x piece */
+    uint64_t key; /* of random draws */
+    cb_dtype dtype;
+    char *out;
+} cb_combine_job;
+
+/* A piece in a thread's hands. */
+typedef struct cb_combine_piece {
+    int64_t index, first, count;
+    float *base, *out, *spare;
+    float **others; /* the versions, or their changes against the base */
+} cb_combine_piece;
+
+typedef void cb_combine_visitor(const cb_combine_job *job, const cb_combine_piece *piece, void *user);
+/* Calls `visit` for all pieces, in threads.  changes: the base is taken off the others.  write: what visit leaves in piece->out becomes the
+ * result. */
+bool cb_combine_visit(const cb_combine_job *job, bool changes, bool write, cb_combine_visitor *visit, void *user);
+
+bool cb_combine_span(cb_combine_job *job);
+bool cb_combine_changes(cb_combine_job *job);
+bool cb_combine_values(cb_combine_job *job);
+
+/* The keep-th largest of non-negative numbers: those above `threshold` are kept, and of its equals those before the ones that
+ * `equals` counts off: an element of piece p is kept if fewer than `keep_equal` equals come before it. */
+typedef struct cb_combine_largest {
+    uint32_t threshold; /* bits of the number */
+    int64_t keep_equal; /* so many of its equals are kept */
+    int64_t *before;    /* pieces: equals in the pieces before this one */
+    bool all;           /* everything is kept */
+} cb_combine_largest;
+/* What is ranked, of one piece: piece->count numbers into `values`, NaN counting as large. */
+typedef void cb_combine_ranked(const cb_combine_job *job, const cb_combine_piece *piece, void *user, float *values);
+bool cb_combine_select(const cb_combine_job *job, int64_t keep, cb_combine_ranked *ranked, void *user, cb_combine_largest *largest);
+
+static inline uint32_t cb_combine_bits(float magnitude)
+{
+    union {
+        float f;
+        uint32_t u;
+    } x = {magnitude};
+    return x.u & 0x7fffffffu;
+}
+
+#endif

@@ -1,0 +1,206 @@
+/* combine_values.c: merging methods that look at each element by itself.
+ *
+ * sce: Wan et al. 2024 (FuseChat), arXiv:2408.07990.  nearswap: as in mergekit.  ram, ramplus_tl: arXiv:2601.13572. */
+#include <math.h>
+#include <string.h>
+
+#include "merge/combine.h"
+
+typedef struct values {
+    cb_combine_largest selected; /* sce: the elements that vary most between models */
+    double *sums;                /* pieces x numbers */
+    size_t numbers;              /* of a piece */
+    double of_model[CB_MERGE_MOST_MODELS];
+} values;
+
+static void add_sums(const cb_combine_job *job, values *s, double *totals)
+{
+    memset(totals, 0, s->numbers * sizeof *totals);
+    for (int64_t p = 0; p < job->pieces; p++)
+        for (size_t i = 0; i < s->numbers; i++)
+            totals[i] += s->sums[(size_t)p * s->numbers + i];
+}
+
+/* ---- nearswap ---- */
+
+static void nearswap(const cb_combine_job *job, const cb_combine_piece *piece, void *user)
+{
+    (void)user;
+    float t = (float)job->options->t;
+    for (int64_t i = 0; i < piece->count; i++) {
+        float change = piece->others[0][i], weight = t / fmaxf(fabsf(change), 1e-6f);
+        piece->out[i] = piece->base[i] + fminf(fmaxf(weight, 0), 1) * change;
+    }
+}
+
+/* ---- ram: what several models changed is averaged over those, what one changed is kept ---- */
+
+static size_t changed_by(const cb_combine_job *job, const cb_combine_piece *piece, int64_t i)
+{
+    size_t n = 0;
+    for (size_t m = 0; m < job->v->count; m++)
+        n += fabsf(piece->others[m][i]) > (float)job->options->ram_epsilon;
+    return n;
+}
+
+static void count_shared(const cb_combine_job *job, const cb_combine_piece *piece, void *user)
+{
+    values *s = user;
+    double *sums = s->sums + (size_t)piece->index * s->numbers;
+    for (int64_t i = 0; i < piece->count; i++) {
+        size_t n = changed_by(job, piece, i);
+        for (size_t m = 0; m < job->v->count; m++)
+            if (fabsf(piece->others[m][i]) > (float)job->options->ram_epsilon)
+                sums[2 * m + (n > 1)] += 1;
+    }
+}
+
+static void ram(const cb_combine_job *job, const cb_combine_piece *piece, void *user)
+{
+    const values *s = user;
+    for (int64_t i = 0; i < piece->count; i++) {
+        size_t n = changed_by(job, piece, i);
+        float sum = 0;
+        for (size_t m = 0; m < job->v->count; m++) {
+            float x = piece->others[m][i];
+            if (fabsf(x) > (float)job->options->ram_epsilon)
+                sum += n > 1 ? x / (float)n : x * (float)s->of_model[m];
+        }
+        piece->out[i] = piece->base[i] + sum;
+    }
+}
+
+static bool find_ram_factors(const cb_combine_job *job, values *s)
+{
+    double totals[2 * CB_MERGE_MOST_MODELS];
+    const cb_model_merge_options *o = job->options;
+    if (!cb_combine_visit(job, true, false, count_shared, s))
+        return false;
+    add_sums(job, s, totals);
+    for (size_t m = 0; m < job->v->count; m++) {
+        double share = totals[2 * m + 1] / fmax(totals[2 * m], o->ram_epsilon);
+        s->of_model[m] = 1 + o->ram_r * fmin(share, o->ram_alpha);
+    }
+    return true;
+}
+
+/* ---- sce: select, calculate, erase ---- */
+
+static void variances(const cb_combine_job *job, const cb_combine_piece *piece, void *user, float *out)
+{
+    (void)user;
+    size_t n = job->v->count;
+    for (int64_t i = 0; i < piece->count; i++) {
+        double mean = 0, sum = 0;
+        for (size_t m = 0; m < n; m++)
+            mean += (double)piece->others[m][i] / (double)n;
+        for (size_t m = 0; m < n; m++)
+            sum += ((double)piece->others[m][i] - mean) * ((double)piece->others[m][i] - mean);
+        out[i] = (float)(sum / (double)n);
+    }
+}
+
+static void count_varying(const cb_combine_job *job, const cb_combine_piece *piece, void *user)
+{
+    values *s = user;
+    variances(job, piece, NULL, piece->spare);
+    for (int64_t i = 0; i < piece->count; i++)
+        s->sums[(size_t)piece->index * s->numbers] += piece->spare[i] != 0;
+}
+
+static void leave_out_unselected(const cb_combine_job *job, const cb_combine_piece *piece, const values *s)
+{
+    if (job->options->select_topk >= 1)
+        return;
+    const cb_combine_largest *l = &s->selected;
+    int64_t equals = l->all ? 0 : l->before[piece->index];
+    variances(job, piece, NULL, piece->spare);
+    for (int64_t i = 0; i < piece->count; i++) {
+        uint32_t bits = cb_combine_bits(piece->spare[i]);
+        bool is = l->all || bits > l->threshold || (bits == l->threshold && equals++ < l->keep_equal);
+        for (size_t m = 0; !is && m < job->v->count; m++)
+            piece->others[m][i] = 0;
+    }
+}
+
+static void square(const cb_combine_job *job, const cb_combine_piece *piece, void *user)
+{
+    values *s = user;
+    leave_out_unselected(job, piece, s);
+    for (size_t m = 0; m < job->v->count; m++) {
+        const float *x = piece->others[m];
+        double sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t i = 0; i < piece->count; i++)
+            sum += (double)x[i] * (double)x[i];
+        s->sums[(size_t)piece->index * s->numbers + m] = sum;
+    }
+}
+
+static void sce(const cb_combine_job *job, const cb_combine_piece *piece, void *user)
+{
+    const values *s = user;
+    leave_out_unselected(job, piece, s);
+    for (int64_t i = 0; i < piece->count; i++) {
+        float sum = 0;
+        double total = 0, divisor = 0;
+        for (size_t m = 0; m < job->v->count; m++)
+            sum += piece->others[m][i];
+        for (size_t m = 0; m < job->v->count; m++) {
+            float x = piece->others[m][i];
+            if (sum >= 0 ? x > 0 : x < 0) {
+                total += s->of_model[m] * (double)x;
+                divisor += s->of_model[m];
+            }
+        }
+        piece->out[i] = piece->base[i] + (float)(total / fmax(divisor, 1e-6));
+    }
+}
+
+static bool find_sce_weights(const cb_combine_job *job, values *s)
+{
+    double totals[2 * CB_MERGE_MOST_MODELS], sum = 0;
+    if (job->options->select_topk < 1) {
+        if (!cb_combine_visit(job, true, false, count_varying, s))
+            return false;
+        add_sums(job, s, totals);
+        int64_t keep = (int64_t)(totals[0] * job->options->select_topk);
+        if (!cb_combine_select(job, keep, variances, NULL, &s->selected))
+            return false;
+        memset(s->sums, 0, (size_t)job->pieces * s->numbers * sizeof *s->sums);
+    }
+    if (!cb_combine_visit(job, true, false, square, s))
+        return false;
+    add_sums(job, s, totals);
+    for (size_t m = 0; m < job->v->count; m++)
+        sum += totals[m] / (double)job->count;
+    for (size_t m = 0; m < job->v->count; m++)
+        s->of_model[m] = sum < 1e-6 ? 1 / (double)job->v->count : totals[m] / (double)job->count / sum;
+    return true;
+}
+
+bool cb_combine_values(cb_combine_job *job)
+{
+    values s = {.numbers = 2 * job->v->count};
+    for (size_t m = 0; m < job->v->count; m++)
+        s.of_model[m] = 1;
+    s.sums = cb_calloc((size_t)job->pieces * s.numbers, sizeof *s.sums);
+    bool ok = s.sums;
+    switch (job->options->method) {
+    case CB_MERGE_NEARSWAP:
+        ok = ok && cb_combine_visit(job, true, true, nearswap, &s);
+        break;
+    case CB_MERGE_RAMPLUS:
+        ok = ok && find_ram_factors(job, &s) && cb_combine_visit(job, true, true, ram, &s);
+        break;
+    case CB_MERGE_RAM:
+        ok = ok && cb_combine_visit(job, true, true, ram, &s);
+        break;
+    default:
+        ok = ok && find_sce_weights(job, &s) && cb_combine_visit(job, true, true, sce, &s);
+        break;
+    }
+    cb_free(s.selected.before);
+    cb_free(s.sums);
+    return ok;
+}

@@ -1,0 +1,200 @@
+/* models.c: whole models merged into one, a tensor in memory at a time: the plan and the writing are those of fold.c, each tensor is made by
+ * combine.c. */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "cambium/tokenizer.h"
+#include "merge/combine.h"
+#include "merge/fold.h"
+
+struct cb_merged {
+    const cb_model_merge_options *options;
+    const char *base_path;
+    const char *const *paths;
+    size_t count;
+    cb_weights *others[CB_MERGE_MOST_MODELS];
+    double weights[CB_MERGE_MOST_MODELS], densities[CB_MERGE_MOST_MODELS];
+};
+
+static bool is_float(cb_dtype dtype)
+{
+    return dtype == CB_F32 || dtype == CB_BF16 || dtype == CB_F16;
+}
+
+/* ---- what is looked at before anything is written ---- */
+
+static bool read_densities(cb_merged *m)
+{
+    const cb_string_list *list = &m->options->density;
+    if (list->count != 1 && list->count != m->count)
+        return cb_fail(CB_ERR_ARGUMENT, "density: found %zu numbers, expected one, or one for each of the %zu models", list->count,
+                       m->count) == CB_OK;
+    for (size_t i = 0; i < m->count; i++) {
+        const char *text = list->items[list->count == 1 ? 0 : i];
+        char *end;
+        m->densities[i] = strtod(text, &end);
+        if (end == text || *end || !(m->densities[i] >= 0 && m->densities[i] <= 1))
+            return cb_fail(CB_ERR_ARGUMENT, "density: found \"%.40s\", expected a number from 0 to 1", text) == CB_OK;
+        double d = m->densities[i], e = m->options->epsilon;
+        if (cb_combine_method_of(m->options)->thinning == CB_THIN_RANKED && d > 0 && d < 1 && (d + e >= 1 || d - e <= 0))
+            return cb_fail(CB_ERR_ARGUMENT,
+                           "epsilon: found %g with density %g, expected density - epsilon and density + epsilon between 0 and 1", e,
+                           d) == CB_OK;
+    }
+    return true;
+}
+
+static bool check_count(const cb_merged *m)
+{
+    const cb_combine_method *method = cb_combine_method_of(m->options);
+    if (m->count > CB_MERGE_MOST_MODELS)
+        return cb_fail(CB_ERR_ARGUMENT, "merge: found %zu models, expected at most %d", m->count, CB_MERGE_MOST_MODELS) == CB_OK;
+    if (m->count >= method->fewest && (!method->most || m->count <= method->most))
+        return true;
+    return cb_fail(CB_ERR_ARGUMENT, "method: %s merges %s%zu model%s besides the first one, found %zu", method->name,
+                   method->most ? "" : "at least ", method->fewest, method->fewest == 1 ? "" : "s", m->count) == CB_OK;
+}
+
+static bool check_tensor(const cb_merged *m, size_t index, const cb_weight_entry *base)
+{
+    const cb_weight_entry *other = cb_weights_find(m->others[index], base->name);
+    if (!other)
+        return cb_fail(CB_ERR_SHAPE, "%s: has no tensor %s, which %s has", m->paths[index], base->name, m->base_path) == CB_OK;
+    if (!cb_weight_entry_fits(other, base->ndim, base->shape)) {
+        cb_scope *scope = cb_scope_open();
+        cb_fail(CB_ERR_SHAPE, "%s: tensor %s: found %s, expected %s as in %s", m->paths[index], base->name,
+                cb_shape_text(cb_weight_entry_tensor(other)), cb_shape_text(cb_weight_entry_tensor(base)), m->base_path);
+        cb_scope_close(scope);
+        return false;
+    }
+    if (is_float(base->dtype) != is_float(other->dtype))
+        return cb_fail(CB_ERR_SHAPE, "%s: tensor %s: found %s, expected floats as in %s", m->paths[index], base->name, other->type_name,
+                       m->base_path) == CB_OK;
+    return true;
+}
+
+/* The same tensors in all models; quantised ones are others. */
+static bool compare_tensors(const cb_merged *m, const cb_weights *base)
+{
+    for (size_t t = 0; t < cb_weights_count(base); t++) {
+        const cb_weight_entry *entry = cb_weights_at(base, t);
+        cb_quantized_format format;
+        if (cb_quantized_format_of(base, entry, &format) || cb_dtype_is_quantized(entry->dtype))
+            return cb_fail(CB_ERR_UNSUPPORTED,
+                           "%s: tensor %s is quantised, and whole models are merged plain: convert it with --dtype bf16 first",
+                           m->base_path, entry->name) == CB_OK;
+    }
+    for (size_t t = 0; t < cb_weights_count(base); t++)
+        for (size_t i = 0; i < m->count; i++)
+            if (!check_tensor(m, i, cb_weights_at(base, t)))
+                return false;
+    for (size_t i = 0; i < m->count; i++)
+        for (size_t t = 0; t < cb_weights_count(m->others[i]); t++)
+            if (!cb_weights_find(base, cb_weights_at(m->others[i], t)->name))
+                return cb_fail(CB_ERR_SHAPE, "%s: tensor %s: %s has none of that name", m->paths[i], cb_weights_at(m->others[i], t)->name,
+                               m->base_path) == CB_OK;
+    return true;
+}
+
+static bool check_tensors(const cb_merged *m)
+{
+    cb_weights *base = cb_weights_open(m->base_path);
+    bool ok = base && compare_tensors(m, base);
+    cb_weights_close(base);
+    return ok;
+}
+
+/* Ids must mean the same in all models; one without a tokenizer says nothing. */
+static bool same_tokens(const cb_tokenizer *a, const cb_tokenizer *b, const char *path, const char *base)
+{
+    int32_t limit = cb_tokenizer_id_limit(a) > cb_tokenizer_id_limit(b) ? cb_tokenizer_id_limit(a) : cb_tokenizer_id_limit(b);
+    for (int32_t id = 0; id < limit; id++) {
+        const char *x = cb_tokenizer_token(a, id), *y = cb_tokenizer_token(b, id);
+        if (x != y && (!x || !y || strcmp(x, y) != 0))
+            return cb_fail(CB_ERR_ARGUMENT,
+                           "%s: token %d is \"%s\", expected \"%s\" as in %s; --ignore-tokenizers merges all the same and keeps the latter",
+                           path, (int)id, y ? y : "(none)", x ? x : "(none)", base) == CB_OK;
+    }
+    return true;
+}
+
+static bool has_tokenizer(const char *directory)
+{
+    static const char *const names[] = {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", NULL};
+    bool found = false;
+    for (int i = 0; !found && names[i]; i++) {
+        char *path = cb_path_join(directory, names[i]);
+        found = path && cb_is_file(path);
+        cb_free(path);
+    }
+    return found;
+}
+
+static bool check_tokenizers(const cb_merged *m)
+{
+    if (m->options->ignore_tokenizers || !has_tokenizer(m->base_path))
+        return true;
+    cb_tokenizer *base = cb_tokenizer_load(m->base_path);
+    bool ok = base;
+    for (size_t i = 0; ok && i < m->count; i++) {
+        if (!has_tokenizer(m->paths[i]))
+            continue;
+        cb_tokenizer *other = cb_tokenizer_load(m->paths[i]);
+        ok = other && same_tokens(base, other, m->paths[i], m->base_path);
+        cb_tokenizer_free(other);
+    }
+    cb_tokenizer_free(base);
+    return ok;
+}
+
+/* ---- making a tensor ---- */
+
+/* The kernel may take back the pages of a mapped file; it reads them again should they be wanted. */
+static void let_go(const cb_weight_entry *entry)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = ((uintptr_t)entry->data + page - 1) / page * page,
+              end = ((uintptr_t)entry->data + entry->size) / page * page;
+    if (end > begin)
+        madvise((void *)begin, end - begin, MADV_DONTNEED);
+}
+
+bool cb_merged_tensor(const cb_merged *m, const cb_weight_entry *base, cb_dtype dtype, void *out)
+{
+    const cb_weight_entry *others[CB_MERGE_MOST_MODELS];
+    cb_versions v = {
+        .base = base, .others = others, .weights = m->weights, .densities = m->densities, .count = m->count, .rows = 1, .columns = 1};
+    for (int i = 0; i < base->ndim; i++)
+        *(i + 1 < base->ndim ? &v.rows : &v.columns) *= base->shape[i];
+    for (size_t i = 0; i < m->count; i++)
+        others[i] = cb_weights_find(m->others[i], base->name);
+    bool ok = cb_combine(m->options, &v, dtype, out);
+    let_go(base);
+    for (size_t i = 0; i < m->count; i++)
+        let_go(others[i]);
+    return ok;
+}
+
+bool cb_merge_models(const char *base, const char *const *models, const double *weights, size_t count, const char *output,
+                     const cb_model_merge_options *options)
+{
+    cb_merge_options fold = {0};
+    if (!cb_ok() || !cb_options_init(cb_merge_option_table, &fold))
+        return false;
+    fold.dtype = options->dtype;
+    fold.verify = false;
+    cb_merged m = {.options = options, .base_path = base, .paths = models, .count = count};
+    fold_plan plan = {.options = &fold, .input = base, .output = output, .merged = &m};
+    bool ok = check_count(&m) && read_densities(&m) && check_tokenizers(&m);
+    for (size_t i = 0; ok && i < count; i++) {
+        m.weights[i] = weights[i];
+        ok = (m.others[i] = cb_weights_open(models[i]));
+    }
+    ok = ok && check_tensors(&m) && cb_fold_plan_make(&plan, NULL, 0) && cb_fold_carry_out(&plan, NULL);
+    cb_fold_plan_free(&plan);
+    for (size_t i = 0; i < count && i < CB_MERGE_MOST_MODELS; i++)
+        cb_weights_close(m.others[i]);
+    cb_options_free(cb_merge_option_table, &fold);
+    return ok;
+}
