@@ -36,11 +36,14 @@ extern CB_API const cb_option cb_target_option_table[];
 
 /* What becomes of a module's parameter. */
 typedef enum cb_adapter_role {
-    CB_ROLE_FROZEN,  /* saved and loaded, not trained */
-    CB_ROLE_TRAINED, /* and trained */
-    CB_ROLE_PRIVATE, /* held by the module only: worked out by `ready`, neither trained nor in the file */
-    CB_ROLE_ECHO,    /* in the file only: what `stored` gives; must fit when a file is read, and is not kept */
-    CB_ROLE_I32 = 16 /* or-ed to one that is not trained: whole numbers (i32) instead of f32 */
+    CB_ROLE_FROZEN,       /* saved and loaded, not trained */
+    CB_ROLE_TRAINED,      /* and trained */
+    CB_ROLE_PRIVATE,      /* held by the module only: worked out by `ready`, neither trained nor in the file */
+    CB_ROLE_ECHO,         /* in the file only: what `stored` gives; must fit when a file is read, and is not kept */
+    CB_ROLE_I32 = 16,     /* or-ed to one that is not trained: whole numbers (i32) instead of f32 */
+    CB_ROLE_I16 = 32,     /* or-ed to that: i16 in the file */
+    CB_ROLE_U8 = 64,      /* or u8 */
+    CB_ROLE_UNFILED = 128 /* or-ed to one that is trained: the file does not hold it; `ready` makes it of what the file holds */
 } cb_adapter_role;
 
 /* One named parameter of a module, as a file knows it. */
@@ -115,6 +118,8 @@ typedef struct cb_adapter_kind {
     /* JSON object: the fields of PEFT's config that the options do not cover, at the one value that is supported.  They are written
      * as they stand; a file with another value is refused by the field's name. */
     const char *peft_fixed;
+    /* A field that every file of today's form has: one without it is refused.  NULL: there is no older form. */
+    const char *peft_required;
     /* Ends with model_type NULL ("*" is any); NULL: PEFT's table for LoRA. */
     const cb_default_target *default_targets;
 } cb_adapter_kind;

@@ -102,7 +102,7 @@ static cb_adapter_entry *list_entry(cb_adapter *adapter, char *name, int ndim, c
         return NULL;
     }
     cb_adapter_entry *entry = &adapter->entries[adapter->entry_count++];
-    *entry = (cb_adapter_entry){.name = name, .ndim = ndim, .role = CB_ROLE_TRAINED};
+    *entry = (cb_adapter_entry){.name = name, .ndim = ndim, .role = CB_ROLE_TRAINED, .filed = true};
     memcpy(entry->shape, shape, (size_t)ndim * sizeof *shape);
     return entry;
 }
@@ -124,7 +124,9 @@ static bool list_parameters(cb_adapter *adapter, cb_module *m, const cb_adapter_
         cb_adapter_entry *entry = list_entry(adapter, name, list[i].ndim, list[i].shape);
         if (!entry)
             return false;
-        entry->role = list[i].role & ~CB_ROLE_I32;
+        entry->role = list[i].role & ~(CB_ROLE_I32 | CB_ROLE_I16 | CB_ROLE_U8 | CB_ROLE_UNFILED);
+        entry->filed = entry->role != CB_ROLE_PRIVATE && !(list[i].role & CB_ROLE_UNFILED);
+        entry->stored_as = list[i].role & CB_ROLE_I16 ? "I16" : list[i].role & CB_ROLE_U8 ? "U8" : NULL;
         entry->dtype = list[i].role & CB_ROLE_I32 ? CB_I32 : CB_F32;
         entry->module = m;
         entry->suffix = list[i].suffix;

@@ -7,7 +7,7 @@
  * number of them starts. */
 #include <string.h>
 
-#include "adapters/low_rank.h"
+#include "adapters/rotation.h"
 
 typedef struct hra_config {
     int64_t rank;
@@ -35,22 +35,15 @@ static const char hra_peft_fixed[] =
 
 /* ---- making ---- */
 
-/* Inputs that a row of the weight multiplies. */
-static int64_t inputs_of(const cb_layer *layer)
-{
-    const int64_t *shape = cb_layer_weight(layer, "weight")->shape;
-    return layer->kind == CB_LAYER_CONV ? shape[1] * shape[2] * shape[3] : layer->in_features;
-}
-
 static bool hra_create(cb_module *m, const void *config_, const cb_layer *layer)
 {
     const hra_config *config = config_;
     if (layer->kind == CB_LAYER_CONV && layer->conv.groups > 1)
         return cb_fail(CB_ERR_UNSUPPORTED, "layer %s: found %lld groups, reflections of a convolution's inputs expect one", layer->name,
                        (long long)layer->conv.groups) == CB_OK;
-    if (config->rank > inputs_of(layer))
+    if (config->rank > cb_row_inputs(layer))
         return cb_fail(CB_ERR_ARGUMENT, "rank: found %lld for layer %s of %lld inputs, expected at most as many", (long long)config->rank,
-                       layer->name, (long long)inputs_of(layer)) == CB_OK;
+                       layer->name, (long long)cb_row_inputs(layer)) == CB_OK;
     ((hra_state *)m->state)->apply_gs = config->apply_gs;
     return true;
 }
@@ -58,7 +51,7 @@ static bool hra_create(cb_module *m, const void *config_, const cb_layer *layer)
 static int hra_parameters(cb_module *m, cb_adapter_parameter *list)
 {
     int64_t rank = ((const hra_config *)cb_module_group(m)->config)->rank;
-    list[0] = (cb_adapter_parameter){"hra_u", &((hra_state *)m->state)->u, 2, {inputs_of(m->layer), rank}, CB_ROLE_TRAINED};
+    list[0] = (cb_adapter_parameter){"hra_u", &((hra_state *)m->state)->u, 2, {cb_row_inputs(m->layer), rank}, CB_ROLE_TRAINED};
     return 1;
 }
 
@@ -101,8 +94,9 @@ static bool reflections(const cb_module *m, cb_tensor **u, cb_tensor **ut)
 }
 
 /* w (rows, in): w (I - U T U^T) - w, times the strength */
-static cb_tensor *row_change(const cb_module *m, cb_tensor *w)
+static cb_tensor *row_change(const cb_module *m, cb_tensor *w, const cb_context *ctx)
 {
+    (void)ctx;
     cb_tensor *u, *ut;
     return reflections(m, &u, &ut) ? cb_scale(cb_matmul(cb_matmul(w, ut), cb_transpose(u, 0, 1)), -m->strength) : NULL;
 }
@@ -121,24 +115,12 @@ static cb_tensor *hra_before(const cb_module *m, cb_tensor *x, const cb_context 
 
 static cb_tensor *hra_delta(const cb_module *m, cb_tensor *weight)
 {
-    if (!weight)
-        return NULL;
-    if (m->layer->kind == CB_LAYER_CONV)
-        return cb_reshape_nd(row_change(m, cb_reshape(weight, weight->shape[0], -1)), weight->ndim, weight->shape);
-    if (!cb_stores_inputs_first(m->layer))
-        return row_change(m, weight);
-    cb_tensor *change = row_change(m, cb_transpose(weight, 0, 1));
-    return change ? cb_transpose(change, 0, 1) : NULL;
+    return cb_rows_delta(m, weight, row_change);
 }
 
-/* A convolution's inputs overlap, so its kernels are reflected instead. */
 static cb_tensor *hra_weight(const cb_module *m, cb_tensor *weight, const cb_context *ctx)
 {
-    (void)ctx;
-    if (m->strength == 0 || m->layer->kind != CB_LAYER_CONV)
-        return weight;
-    weight = cb_cast(weight, CB_F32);
-    return cb_add(weight, hra_delta(m, weight));
+    return cb_rows_weight(m, weight, ctx, row_change);
 }
 
 const cb_adapter_kind cb_kind_hra = {

@@ -21,10 +21,12 @@ typedef struct cb_adapter_entry {
     int64_t shape[CB_MAX_DIMS];
     cb_adapter_role role;
     cb_dtype dtype;
-    cb_module *module;  /* a module's parameter: whose; NULL for one of all modules together */
-    const char *suffix; /* its name there; NULL: it is one of the adapter's trained weights ... */
-    size_t trained;     /* ... with this index */
-    cb_tensor **slot;   /* a parameter: where the tensor is held (CB_ROLE_ECHO: NULL) */
+    const char *stored_as; /* whole numbers: their type in the file, NULL: "I32" */
+    bool filed;            /* the file holds it */
+    cb_module *module;     /* a module's parameter: whose; NULL for one of all modules together */
+    const char *suffix;    /* its name there; NULL: it is one of the adapter's trained weights ... */
+    size_t trained;        /* ... with this index */
+    cb_tensor **slot;      /* a parameter: where the tensor is held (CB_ROLE_ECHO: NULL) */
 } cb_adapter_entry;
 
 /* What the factors of one layer start from, where that was worked out beforehand (study.h): the first R singular triples of a matrix, or, u

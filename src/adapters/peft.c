@@ -30,6 +30,11 @@ static const cb_weight_entry *find_entry(const cb_weights *file, const cb_adapte
     return found;
 }
 
+static bool is_i16(const char *type)
+{
+    return type && strcmp(type, "I16") == 0;
+}
+
 static bool check_entry(const char *path, const cb_adapter_entry *entry, const cb_weight_entry *found)
 {
     if (!found)
@@ -37,8 +42,10 @@ static bool check_entry(const char *path, const cb_adapter_entry *entry, const c
     if (!cb_weight_entry_fits(found, entry->ndim, entry->shape))
         return cb_fail(CB_ERR_SHAPE, "%s: %s: found shape %s, expected %s", path, entry->name, cb_shape_text_nd(found->ndim, found->shape),
                        cb_shape_text_nd(entry->ndim, entry->shape)) == CB_OK;
-    if (entry->dtype == CB_I32 && found->dtype != CB_I32 && found->dtype != CB_I64 && found->dtype != CB_U8 && found->dtype != CB_F32)
-        return cb_fail(CB_ERR_UNSUPPORTED, "%s: %s: found %s, expected i32, i64, u8 or f32", path, entry->name, found->type_name) == CB_OK;
+    bool whole = found->dtype == CB_I32 || found->dtype == CB_I64 || found->dtype == CB_U8 || found->dtype == CB_F32;
+    if (entry->dtype == CB_I32 && !whole && !is_i16(found->type_name))
+        return cb_fail(CB_ERR_UNSUPPORTED, "%s: %s: found %s, expected I32, I64, I16, U8 or F32", path, entry->name, found->type_name) ==
+               CB_OK;
     if (entry->dtype != CB_I32 && found->dtype != CB_F32 && found->dtype != CB_BF16 && found->dtype != CB_F16)
         return cb_fail(CB_ERR_UNSUPPORTED, "%s: %s: found %s, expected f32, bf16 or f16", path, entry->name, cb_dtype_name(found->dtype)) ==
                CB_OK;
@@ -111,7 +118,7 @@ static bool check_other(const cb_adapter *adapter, const char *path, const cb_we
 static bool match_file(const cb_adapter *adapter, const char *path, const cb_weights *file, const cb_weight_entry **found)
 {
     for (size_t i = 0; i < adapter->entry_count; i++) {
-        if (adapter->entries[i].role == CB_ROLE_PRIVATE)
+        if (!adapter->entries[i].filed)
             continue;
         found[i] = find_entry(file, &adapter->entries[i]);
         if (!check_entry(path, &adapter->entries[i], found[i]))
@@ -125,6 +132,19 @@ static bool match_file(const cb_adapter *adapter, const char *path, const cb_wei
     return true;
 }
 
+static cb_tensor *entry_value(const cb_adapter_entry *entry, const cb_weight_entry *found)
+{
+    if (found->dtype != CB_DTYPE_COUNT)
+        return cb_from_nd(found->dtype, found->data, entry->ndim, entry->shape);
+    cb_tensor *t = cb_full_nd(CB_I32, 0, entry->ndim, entry->shape);
+    for (int64_t i = 0; t && i < t->count; i++) {
+        int16_t value;
+        memcpy(&value, (const char *)found->data + 2 * i, sizeof value);
+        ((int32_t *)t->data)[i] = value;
+    }
+    return t;
+}
+
 static bool read_values(const cb_adapter *adapter, const cb_weight_entry *const *found)
 {
     cb_scope *scope = cb_scope_open();
@@ -133,7 +153,7 @@ static bool read_values(const cb_adapter *adapter, const cb_weight_entry *const 
         const cb_adapter_entry *entry = &adapter->entries[i];
         if (!found[i] || entry->role == CB_ROLE_ECHO)
             continue;
-        cb_tensor *value = cb_from_nd(found[i]->dtype, found[i]->data, entry->ndim, entry->shape);
+        cb_tensor *value = entry_value(entry, found[i]);
         ok = value && cb_copy_into(cb_adapter_entry_tensor(adapter, entry), value);
     }
     if (scope)
@@ -179,6 +199,14 @@ static bool load_weights(cb_adapter *adapter, const char *path, cb_layer *root, 
     return ok;
 }
 
+static bool has_required(const cb_adapter_kind *kind, const char *path, const json_t *config)
+{
+    const char *field = kind->peft_required;
+    return !field || json_object_get(config, field) ||
+           cb_fail(CB_ERR_UNSUPPORTED, "%s: %s is missing: found a %s file of an older PEFT, which means something else", path, field,
+                   kind->peft_type) == CB_OK;
+}
+
 static cb_adapter *adapter_from_config(const char *path, const char *name)
 {
     json_t *config = cb_json_load(path, CONFIG_LIMIT);
@@ -188,7 +216,8 @@ static cb_adapter *adapter_from_config(const char *path, const char *name)
     cb_adapter *adapter = NULL;
     if (!type)
         cb_fail(CB_ERR_FORMAT, "%s: peft_type is missing", path);
-    else if ((adapter = cb_adapter_new(type, name)) && !cb_adapter_from_json(adapter, path, config)) {
+    else if ((adapter = cb_adapter_new(type, name)) &&
+             !(has_required(adapter->kind, path, config) && cb_adapter_from_json(adapter, path, config))) {
         cb_adapter_free(adapter);
         adapter = NULL;
     }
@@ -249,6 +278,29 @@ static cb_weight_entry entry_to_write(const char *name, const cb_tensor *t)
     return entry;
 }
 
+/* Whole numbers in fewer bits; what they become lives in the innermost scope. */
+static bool narrow_entry(const cb_adapter_entry *entry, cb_tensor *t, cb_weight_entry *out)
+{
+    if (!is_i16(entry->stored_as)) {
+        t = cb_cast(t, CB_U8);
+        *out = t ? entry_to_write(entry->name, t) : (cb_weight_entry){0};
+        return t;
+    }
+    cb_tensor *halves = cb_zeros(CB_U8, t->count, 2);
+    for (int64_t i = 0; halves && i < t->count; i++) {
+        int16_t value = (int16_t)((const int32_t *)t->data)[i];
+        memcpy((uint8_t *)halves->data + 2 * i, &value, sizeof value);
+    }
+    if (!halves)
+        return false;
+    *out = entry_to_write(entry->name, t);
+    out->dtype = CB_DTYPE_COUNT;
+    out->type_name = entry->stored_as;
+    out->data = halves->data;
+    out->size = (size_t)t->count * sizeof(int16_t);
+    return true;
+}
+
 /* The names that PEFT takes for embeddings when it saves (peft/utils/constants.py: EMBEDDING_LAYER_NAMES). */
 static bool is_embedding_name(const char *name)
 {
@@ -297,11 +349,13 @@ static bool write_weights(const cb_adapter *adapter, const char *path)
     size_t count = 0;
     for (size_t i = 0; ok && i < adapter->entry_count; i++) {
         const cb_adapter_entry *entry = &adapter->entries[i];
-        if (entry->role == CB_ROLE_PRIVATE)
+        if (!entry->filed)
             continue;
-        const cb_tensor *t = cb_adapter_entry_stored(adapter, entry);
+        cb_tensor *t = cb_adapter_entry_stored(adapter, entry);
         ok = t;
-        if (ok)
+        if (ok && entry->stored_as)
+            ok = narrow_entry(entry, t, &entries[count++]);
+        else if (ok)
             entries[count++] = entry_to_write(entry->name, t);
     }
     ok = ok && list_base_weights(adapter, entries, &count, &names) && cb_safetensors_write(path, entries, count, NULL, NULL, NULL);

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import shutil
+import types
 import zlib
 
 import peft
@@ -67,6 +68,30 @@ KINDS = {
     "road_1": ("llama2", dict(kind="Road", group_size=12, target_modules=["q_proj", "down_proj"]), 0.3),
     "road_2": ("qwen2", dict(kind="Road", variant="road_2", group_size=8, target_modules=["k_proj", "up_proj"]), 0.3),
     "road_4": ("llama2", dict(kind="Road", variant="road_4", group_size=16, target_modules=["v_proj"]), 0.3),
+    "oft_qv": ("llama2", dict(kind="OFT", oft_block_size=8, target_modules=["q_proj", "down_proj"]), 0.1),
+    "oft_blocks": ("llama2", dict(kind="OFT", r=4, oft_block_size=0, target_modules=["v_proj", "up_proj"], use_cayley_neumann=False), 0.2),
+    "oft_terms": ("qwen2", dict(kind="OFT", oft_block_size=7, target_modules=["k_proj", "down_proj"], num_cayley_neumann_terms=3,
+                                block_share=True, bias="oft_only"), 0.1),
+    "oft_coft": ("llama2", dict(kind="OFT", oft_block_size=4, target_modules=["q_proj"], coft=True, eps=0.3), 0.1),
+    "oft_series": ("llama2", dict(kind="OFT", oft_block_size=9, target_modules=["q_proj"], num_cayley_neumann_terms=7), 0.1),
+    "oft_embedding": ("llama2", dict(kind="OFT", oft_block_size=6, target_modules=["embed_tokens"]), 0.1),
+    "oft_conv": ("conv2d", dict(kind="OFT", oft_block_size=5, target_modules=["conv2d", "lin0"]), 0.2),
+    "boft_qv": ("llama2", dict(kind="BOFT", target_modules=["q_proj", "down_proj"]), 0.2),
+    "boft_num": ("qwen2", dict(kind="BOFT", boft_block_size=0, boft_block_num=4, target_modules=["k_proj", "up_proj"], bias="boft_only"), 0.2),
+    "boft_butterfly": ("llama2", dict(kind="BOFT", boft_block_size=4, boft_n_butterfly_factor=3, target_modules=["q_proj", "o_proj"]), 0.2),
+    "boft_conv": ("conv2d", dict(kind="BOFT", boft_block_size=5, target_modules=["conv2d", "lin0"]), 0.2),
+    "randlora_qv": ("llama2", dict(kind="RandLora", r=20, randlora_alpha=30, target_modules=["q_proj", "down_proj"]), 0.1),
+    "randlora_drawn": ("qwen2", dict(kind="RandLora", r=9, randlora_alpha=30, target_modules=["k_proj", "up_proj"], save_projection=False,
+                                     projection_prng_key=99, bias="randlora_only"), 0.1),
+    "randlora_sparse": ("gpt2", dict(kind="RandLora", r=12, randlora_alpha=30, target_modules=["c_attn", "c_fc"], save_projection=False,
+                                     sparse=True, fan_in_fan_out=True), 0.1),
+    "randlora_very_sparse": ("llama2", dict(kind="RandLora", r=16, randlora_alpha=30, target_modules=["v_proj"], save_projection=False,
+                                            very_sparse=True), 0.1),
+    "vblora_qv": ("llama2", dict(kind="VBLoRA", r=3, num_vectors=12, vector_length=8, target_modules=["q_proj", "down_proj"]), 0.5),
+    "vblora_topk": ("llama2", dict(kind="VBLoRA", r=2, num_vectors=12, vector_length=8, topk=3, target_modules=["q_proj", "up_proj"],
+                                   save_only_topk_weights=True), 0.5),
+    "vblora_many": ("qwen2", dict(kind="VBLoRA", r=2, num_vectors=300, vector_length=16, target_modules=["k_proj"], bias="vblora_only",
+                                  save_only_topk_weights=True), 0.5),
     "delora_qv": ("llama2", dict(kind="Delora", r=4, delora_lambda=3, target_modules=["q_proj", "down_proj"], rank_pattern={"q_proj": 6},
                                  lambda_pattern={"q_proj": 7}), 0.3),
 }
@@ -90,6 +115,9 @@ class CircularConvolution:
 
 peft.tuners.loha.layer.make_weight_cp = tucker_product
 peft.tuners.c3a.layer.BlockCircularConvolution = CircularConvolution
+# Butterflies of more than one factor want a CUDA kernel; without it PEFT takes one factor, whatever the config says.
+peft.tuners.boft.layer.get_fbd_cuda = lambda: True
+peft.tuners.boft.layer.FastBlockDiag = types.SimpleNamespace(apply=lambda x: torch.stack([torch.block_diag(*part) for part in x]))
 GRADIENTS_KEPT = 6  # per adapter, spread over its keys
 
 
@@ -150,6 +178,16 @@ class BitFit(torch.nn.Module):
             json.dump(config, f)
 
 
+def vblora_keys(model):
+    """Trained parameters as Cambium names them: the file may hold mixtures instead of logits, and the bank hangs on every layer."""
+    pairs = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            key = "base_model.vblora_vector_bank" if "vector_bank" in name else name.replace(".default", "")
+            pairs[key] = p
+    return pairs
+
+
 def make(name, base, options, noise, path, weights):
     seed = zlib.crc32(name.encode())
     torch.manual_seed(seed)
@@ -178,7 +216,7 @@ def make(name, base, options, noise, path, weights):
     tensors, loss = run(adapted)
     loss.backward()
     saved = load_file(os.path.join(path, "adapter_model.safetensors"))
-    pairs = file_keys(adapted, saved)
+    pairs = vblora_keys(adapted) if kind == "VBLoRA" else file_keys(adapted, saved)
     keys = sorted(pairs)
     for key in keys[:: max(1, len(keys) // GRADIENTS_KEPT)]:
         tensors["grad." + key] = pairs[key].grad
