@@ -39,9 +39,10 @@ typedef struct cb_data_options {
     bool completion_only; /* prompt/completion and messages: no loss on what the model did not have to say */
     char *chat_template;  /* as for cb_chat_open() */
     bool shuffle;
-    bool add_bos, add_eos; /* around documents (not conversations with marks of their own), where the tokenizer has such
+    bool add_bos, add_eos;  /* around documents (not conversations with marks of their own), where the tokenizer has such
                             * tokens and does not say add_bos_token: false, and they do not stand there already */
-    int64_t max_records;   /* 0: all */
+    cb_string_list columns; /* as in cb_records_options */
+    int64_t max_records;    /* 0: all */
     uint64_t seed;
 } cb_data_options;
 extern CB_API const cb_option cb_data_option_table[]; /* all but `data` and `seed`, which commands name themselves */

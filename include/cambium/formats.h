@@ -107,6 +107,8 @@ typedef struct cb_records_options {
     const char *separator; /* plain text: string between documents; NULL: a file is one document */
     bool lines;            /* plain text: a line is a document (blank lines are none) */
     int64_t max_records;   /* 0: all */
+    /* What fields are called in these files: "prompt=question", "messages=turns"; copied.  NULL: by the names below */
+    const cb_string_list *columns;
 } cb_records_options;
 
 /* Walks files, directories (sorted, recursively; hidden files left out) and "-" (standard input; there and in a pipe the

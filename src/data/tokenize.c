@@ -30,6 +30,10 @@ const cb_option cb_data_option_table[] = {
     CB_OPT_BOOL(OPT, add_eos, 1, "end documents with the tokenizer's eos token, where it has one"),
     CB_OPT_STRING(OPT, separator, NULL, "TEXT", "plain text: what stands between documents; without it a file is one document"),
     CB_OPT_BOOL(OPT, lines, 0, "plain text: every line is a document"),
+    CB_OPT_LIST(
+        OPT, columns, NULL, "NAME=COLUMN,...",
+        "what fields of JSON, CSV and TSV are called in these files: text, prompt, completion, instruction, input, output, messages; as in "
+        "prompt=question,completion=answer"),
     CB_OPT_INT(OPT, max_records, 0, 0, 9e15, "records to read at most (0: all)"),
     CB_OPT_END};
 #undef OPT
@@ -254,7 +258,10 @@ static bool add_record(tokenization *t, const cb_record_text *r)
 
 static bool read_records(tokenization *t)
 {
-    cb_records_options options = {.separator = t->options->separator, .lines = t->options->lines, .max_records = t->options->max_records};
+    cb_records_options options = {.separator = t->options->separator,
+                                  .lines = t->options->lines,
+                                  .max_records = t->options->max_records,
+                                  .columns = &t->options->columns};
     cb_records *records = cb_records_open(&t->options->data, &options);
     cb_record_text record;
     bool ok = records;

@@ -88,7 +88,33 @@ static cb_record_step read_text(cb_records *records, cb_record_text *record)
 
 /* ---- forms of a record ---- */
 
-const char *const cb_record_fields[CB_FIELDS] = {"text", "prompt", "completion", "instruction", "input", "output"};
+static const char *const field_names[CB_FIELD_NAMES] = {"text", "prompt", "completion", "instruction", "input", "output", "messages"};
+
+/* "prompt=question" */
+static bool rename_field(cb_records *records, const char *column)
+{
+    const char *equals = strchr(column, '=');
+    for (int i = 0; equals && equals[1] && i < CB_FIELD_NAMES; i++)
+        if (strlen(field_names[i]) == (size_t)(equals - column) && strncmp(field_names[i], column, (size_t)(equals - column)) == 0) {
+            cb_free(records->names[i]);
+            return (records->names[i] = cb_strdup(equals + 1));
+        }
+    return cb_fail(CB_ERR_ARGUMENT,
+                   "columns: found \"%.80s\", expected NAME=COLUMN, where NAME is text, prompt, completion, instruction, input, output or "
+                   "messages",
+                   column) == CB_OK;
+}
+
+static bool name_fields(cb_records *records, const cb_string_list *columns)
+{
+    for (int i = 0; i < CB_FIELD_NAMES; i++)
+        if (!(records->names[i] = cb_strdup(field_names[i])))
+            return false;
+    for (size_t i = 0; columns && i < columns->count; i++)
+        if (!rename_field(records, columns->items[i]))
+            return false;
+    return true;
+}
 
 /* The instruction, the input where there is one, and a blank line after each. */
 static bool fill_instruction(cb_records *records, const char *instruction, const char *input)
@@ -106,9 +132,12 @@ static CB_COLD cb_record_step refuse_fields(const cb_records *records, int64_t l
         for (int k = 0; k < 2; k++)
             if (values[pairs[i][k]] && !values[pairs[i][1 - k]])
                 cb_fail(CB_ERR_FORMAT, "%s:%lld: %s: found none beside %s, expected both", path, (long long)line,
-                        cb_record_fields[pairs[i][1 - k]], cb_record_fields[pairs[i][k]]);
-    cb_fail(CB_ERR_FORMAT, "%s:%lld: found none of the fields that are read, expected text, prompt and completion, or messages", path,
-            (long long)line);
+                        records->names[pairs[i][1 - k]], records->names[pairs[i][k]]);
+    cb_fail(CB_ERR_FORMAT,
+            "%s:%lld: found none of the fields that are read, expected %s, %s and %s, or %s; --columns prompt=NAME,completion=NAME names "
+            "others",
+            path, (long long)line, records->names[CB_FIELD_TEXT], records->names[CB_FIELD_PROMPT], records->names[CB_FIELD_COMPLETION],
+            records->names[CB_FIELD_MESSAGES]);
     return CB_RECORD_FAILED;
 }
 
@@ -236,8 +265,9 @@ cb_records *cb_records_open(const cb_string_list *paths, const cb_records_option
         return NULL;
     records->options = options ? *options : none;
     records->separator = cb_strdup(records->options.separator);
-    bool ok = records->separator || !records->options.separator;
+    bool ok = (records->separator || !records->options.separator) && name_fields(records, records->options.columns);
     records->options.separator = records->separator;
+    records->options.columns = NULL;
     for (size_t i = 0; ok && i < paths->count; i++)
         ok = cb_is_directory(paths->items[i]) ? add_directory(records, paths->items[i]) : add_file(records, paths->items[i]);
     if (ok)
@@ -280,6 +310,8 @@ void cb_records_close(cb_records *records)
     cb_string_free(&records->csv.row);
     cb_free(records->csv.starts);
     cb_free(records->separator);
+    for (int i = 0; i < CB_FIELD_NAMES; i++)
+        cb_free(records->names[i]);
     cb_string_list_free(&records->files);
     cb_free(records);
 }

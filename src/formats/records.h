@@ -25,9 +25,18 @@ typedef enum cb_record_step { CB_RECORD_NONE, CB_RECORD_FOUND, CB_RECORD_FAILED 
 
 typedef cb_record_step cb_record_reader(cb_records *records, cb_record_text *record);
 
-/* The fields of a record that are one text each; names in cb_record_fields. */
-enum { CB_FIELD_TEXT, CB_FIELD_PROMPT, CB_FIELD_COMPLETION, CB_FIELD_INSTRUCTION, CB_FIELD_INPUT, CB_FIELD_OUTPUT, CB_FIELDS };
-extern const char *const cb_record_fields[CB_FIELDS];
+/* The fields of a record: those that are one text each, and the messages. */
+enum {
+    CB_FIELD_TEXT,
+    CB_FIELD_PROMPT,
+    CB_FIELD_COMPLETION,
+    CB_FIELD_INSTRUCTION,
+    CB_FIELD_INPUT,
+    CB_FIELD_OUTPUT,
+    CB_FIELDS,
+    CB_FIELD_MESSAGES = CB_FIELDS,
+    CB_FIELD_NAMES
+};
 
 /* State of the CSV reader: columns of the header, and where each field of a row begins in `row`. */
 typedef struct cb_csv {
@@ -41,7 +50,8 @@ struct cb_records {
     cb_string_list files;
     size_t next_file;
     cb_records_options options;
-    char *separator; /* options.separator */
+    char *separator;             /* options.separator */
+    char *names[CB_FIELD_NAMES]; /* of the fields in these files */
     int64_t given;
     bool open; /* a file is */
     cb_input input;

@@ -107,11 +107,11 @@ static bool read_header(cb_records *records, int64_t line)
     for (int f = 0; f < CB_FIELDS; f++) {
         csv->column[f] = -1;
         for (size_t i = 0; i < csv->count; i++) {
-            if (strcmp(csv->row.data + csv->starts[i], cb_record_fields[f]) != 0)
+            if (strcmp(csv->row.data + csv->starts[i], records->names[f]) != 0)
                 continue;
             if (csv->column[f] >= 0)
                 return cb_fail(CB_ERR_FORMAT, "%s:%lld: found two columns named %s, expected one", records->input.path, (long long)line,
-                               cb_record_fields[f]) == CB_OK;
+                               records->names[f]) == CB_OK;
             csv->column[f] = (int)i;
         }
     }
@@ -120,8 +120,10 @@ static bool read_header(cb_records *records, int64_t line)
         (c[CB_FIELD_INSTRUCTION] >= 0 && c[CB_FIELD_OUTPUT] >= 0))
         return true;
     return cb_fail(CB_ERR_FORMAT,
-                   "%s:%lld: found %zu columns, the first named \"%.50s\", expected a header with text, or prompt and completion",
-                   records->input.path, (long long)line, csv->count, csv->row.data) == CB_OK;
+                   "%s:%lld: found %zu columns, the first named \"%.50s\", expected a header with %s, or %s and %s; --columns "
+                   "prompt=NAME,completion=NAME names others",
+                   records->input.path, (long long)line, csv->count, csv->row.data, records->names[CB_FIELD_TEXT],
+                   records->names[CB_FIELD_PROMPT], records->names[CB_FIELD_COMPLETION]) == CB_OK;
 }
 
 static cb_record_step read_table(cb_records *records, char separator, cb_record_text *record)

@@ -48,13 +48,14 @@ static cb_record_step fill_messages(cb_records *records, int64_t line, const jso
 /* A prompt and a completion of messages: one conversation of both. */
 static cb_record_step fill_exchange(cb_records *records, int64_t line, cb_record_text *record)
 {
-    json_t *prompt = json_object_get(records->value, "prompt"), *completion = json_object_get(records->value, "completion");
+    const char *prompt_name = records->names[CB_FIELD_PROMPT], *completion_name = records->names[CB_FIELD_COMPLETION];
+    json_t *prompt = json_object_get(records->value, prompt_name), *completion = json_object_get(records->value, completion_name);
     if (!json_array_size(completion))
-        return refuse(records, line, "completion", "found no messages, expected an array of objects with role and content");
+        return refuse(records, line, completion_name, "found no messages, expected an array of objects with role and content");
     json_t *whole = json_copy(records->value), *messages = json_array();
     size_t asked = json_array_size(prompt);
     bool ok = whole && messages && json_array_extend(messages, prompt) == 0 && json_array_extend(messages, completion) == 0 &&
-              json_object_del(whole, "prompt") == 0 && json_object_del(whole, "completion") == 0 &&
+              json_object_del(whole, prompt_name) == 0 && json_object_del(whole, completion_name) == 0 &&
               json_object_set(whole, "messages", messages) == 0;
     if (ok) {
         json_decref(records->value);
@@ -73,18 +74,22 @@ static cb_record_step fill_exchange(cb_records *records, int64_t line, cb_record
 
 static cb_record_step fill_object(cb_records *records, int64_t line, cb_record_text *record)
 {
-    const json_t *object = records->value, *messages = json_object_get(object, "messages");
+    const json_t *object = records->value, *messages = json_object_get(object, records->names[CB_FIELD_MESSAGES]);
     if (!json_is_object(object))
         return refuse(records, line, "", "found another value, expected an object");
+    if (messages && !json_is_null(messages) && json_object_get(object, "messages") != messages && /* the name that templates know */
+        json_object_set(records->value, "messages", (json_t *)(uintptr_t)messages) != 0)
+        return refuse(records, line, "messages", "no memory for them");
     if (messages && !json_is_null(messages))
         return fill_messages(records, line, messages, record);
-    if (json_is_array(json_object_get(object, "prompt")) && json_is_array(json_object_get(object, "completion")))
+    if (json_is_array(json_object_get(object, records->names[CB_FIELD_PROMPT])) &&
+        json_is_array(json_object_get(object, records->names[CB_FIELD_COMPLETION])))
         return fill_exchange(records, line, record);
     const char *values[CB_FIELDS];
     for (int i = 0; i < CB_FIELDS; i++) {
-        const json_t *value = json_object_get(object, cb_record_fields[i]);
+        const json_t *value = json_object_get(object, records->names[i]);
         bool absent = !value || json_is_null(value);
-        values[i] = absent ? NULL : text_of(records, line, cb_record_fields[i], value);
+        values[i] = absent ? NULL : text_of(records, line, records->names[i], value);
         if (!absent && !values[i])
             return CB_RECORD_FAILED;
     }

@@ -118,6 +118,42 @@ static void max_records_ends_early(void **state)
     assert_records(&(cb_records_options){.lines = true, .max_records = 2}, FILES("a.txt", "b.txt"), "a.txt:1 text{1}\na.txt:2 text{2}\n");
 }
 
+/* ---- other names of fields ---- */
+
+static void columns_name_the_fields(void **state)
+{
+    (void)state;
+    char *names[] = {"prompt=question", "completion=answer", "messages=turns", "text=prompt"};
+    cb_string_list columns = {.items = names, .count = 4};
+    const cb_records_options options = {.columns = &columns};
+    put("a.jsonl", "{\"question\":\"q\",\"answer\":\"a\",\"text\":\"no\"}\n{\"prompt\":\"p\",\"completion\":\"no\"}\n");
+    assert_records(&options, FILES("a.jsonl"), "a.jsonl:1 pair{q}{a}\na.jsonl:2 text{p}\n");
+    put("a.csv", "id,question,answer\n1,q,a\n");
+    assert_records(&options, FILES("a.csv"), "a.csv:2 pair{q}{a}\n");
+    put("b.jsonl", "{\"turns\":[{\"role\":\"user\",\"content\":\"hi\"}],\"messages\":7}\n");
+    cb_string_list files = {0};
+    assert_true(cb_string_list_add(&files, "b.jsonl"));
+    cb_records *records = cb_records_open(&files, &options);
+    cb_record_text r;
+    assert_true(cb_records_next(records, &r));
+    assert_int_equal(json_array_size(json_object_get(r.conversation, "messages")), 1); /* what chat templates read */
+    cb_records_close(records);
+    cb_string_list_free(&files);
+    put("c.jsonl", "{\"question\":\"q\"}\n");
+    assert_true(cb_string_list_add(&files, "c.jsonl"));
+    records = cb_records_open(&files, &options);
+    assert_false(cb_records_next(records, &r));
+    assert_message(CB_ERR_FORMAT, "c.jsonl:1: answer: found none beside question, expected both");
+    cb_records_close(records);
+    static const char *const wrong[] = {"question", "prompt=", "ask=question", "=x", "prompts=x"};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        names[0] = (char *)(uintptr_t)wrong[i];
+        assert_null(cb_records_open(&files, &options));
+        assert_message(CB_ERR_ARGUMENT, "columns: found");
+    }
+    cb_string_list_free(&files);
+}
+
 /* ---- JSON ---- */
 
 static void every_form_is_read_from_json_lines(void **state)
@@ -404,6 +440,7 @@ int main(void)
         FILE_TEST(options_that_contradict_are_refused),
         FILE_TEST(text_must_be_utf8),
         FILE_TEST(max_records_ends_early),
+        FILE_TEST(columns_name_the_fields),
         FILE_TEST(every_form_is_read_from_json_lines),
         FILE_TEST(the_first_of_several_forms_counts),
         FILE_TEST(json_files_hold_an_array_or_objects),
