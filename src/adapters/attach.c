@@ -198,11 +198,24 @@ static bool plan_targets(cb_adapter *adapter, cb_layer *root, cb_layer *head, co
     return ok && (!tied || cb_lora_plan_tied(adapter, head, fresh));
 }
 
+/* Of two that stay tied one cannot be trained whole and the other by factors (PEFT has no such thing either). */
+static bool check_follower(const cb_adapter *adapter)
+{
+    const cb_layer *head = adapter->follower;
+    for (size_t i = 0; head && i < adapter->module_count; i++)
+        if (adapter->modules[i]->layer == head || adapter->modules[i]->layer == head->tied)
+            return cb_fail(CB_ERR_ARGUMENT,
+                           "ensure_weight_tying: found layer %s and %s, tied to it, in target_modules and in modules_to_save; expected one",
+                           head->name, head->tied->name) == CB_OK;
+    return true;
+}
+
 static bool plan_saved(cb_adapter *adapter, cb_layer *root, cb_layer *head, bool fresh)
 {
     bool ok = cb_match_saved(adapter, root, fresh, &adapter->saved, &adapter->saved_count);
     if (ok && cb_tied_replace(head, adapter->saved, &adapter->saved_count))
         adapter->follower = head;
+    ok = ok && check_follower(adapter);
     for (size_t i = 0; ok && i < adapter->saved_count; i++)
         ok = cb_layer_visit(adapter->saved[i], plan_saved_layer, adapter);
     return ok;

@@ -66,10 +66,10 @@ static bool same_bytes(cb_tensor *a, cb_tensor *b)
     return b && memcmp(a->data, b->data, (size_t)a->count * cb_dtype_size(a->dtype)) == 0;
 }
 
-/* PEFT also saves the frozen weight of an adapted head.  It must be the model's, as the file or as the model rounds it. */
-static bool check_base_weight(const char *path, const cb_layer *layer, const cb_weight_entry *tensor)
+/* A frozen weight that is saved as well must be the model's, as the file or as the model rounds it. */
+static bool check_base_weight(const char *path, const cb_layer *layer, const char *name, const cb_weight_entry *tensor)
 {
-    cb_tensor *weight = cb_layer_weight(layer, "weight");
+    cb_tensor *weight = cb_layer_weight(layer, name);
     cb_adapter_entry entry = {.name = (char *)(uintptr_t)tensor->name, .ndim = weight->ndim};
     memcpy(entry.shape, weight->shape, sizeof(entry.shape));
     cb_scope *scope = check_entry(path, &entry, tensor) ? cb_scope_open() : NULL;
@@ -104,12 +104,50 @@ static const cb_layer *layer_of_base_weight(const cb_adapter *adapter, const cha
     return NULL;
 }
 
+static bool check_twin(const char *path, const cb_weights *file, const cb_weight_entry *tensor, const char *name)
+{
+    const cb_weight_entry *twin = cb_weights_find(file, name);
+    if (twin && twin->dtype == tensor->dtype && twin->size == tensor->size && memcmp(twin->data, tensor->data, tensor->size) == 0)
+        return true;
+    return cb_fail(CB_ERR_FORMAT, "%s: %s: expected the values of %s", path, tensor->name, name) == CB_OK;
+}
+
+/* With bias "all" PEFT saves the biases of layers in modules_to_save twice more: the trained one as X.modules_to_save.bias, and the frozen one
+ * as X.original_module.bias.  *other: the tensor is neither. */
+static bool check_saved_again(const cb_adapter *adapter, const char *path, const cb_weights *file, const cb_weight_entry *tensor,
+                              bool *other)
+{
+    static const char *const wraps[] = {".modules_to_save.", ".original_module."};
+    size_t prefix = strlen(CB_PEFT_PREFIX);
+    *other = true;
+    for (int i = 0; i < 2; i++) {
+        const char *wrap = strncmp(tensor->name, CB_PEFT_PREFIX, prefix) == 0 ? strstr(tensor->name + prefix, wraps[i]) : NULL;
+        if (!wrap)
+            continue;
+        char *name = cb_format("%.*s.%s", (int)(wrap - tensor->name), tensor->name, wrap + strlen(wraps[i]));
+        char *last = name ? strrchr(name, '.') : NULL;
+        if (!last)
+            return false;
+        *last = '\0';
+        const cb_layer *layer = last > name + prefix ? cb_layer_find(adapter->root, name + prefix) : NULL;
+        *last = '.';
+        *other = !layer || !cb_layer_own_weight(layer, last + 1);
+        bool ok = *other || (i == 0 ? check_twin(path, file, tensor, name) : check_base_weight(path, layer, last + 1, tensor));
+        cb_free(name);
+        return ok;
+    }
+    return true;
+}
+
 /* A tensor of the file that is no parameter of the adapter. */
 static bool check_other(const cb_adapter *adapter, const char *path, const cb_weights *file, const cb_weight_entry *tensor)
 {
     const cb_layer *layer = layer_of_base_weight(adapter, tensor->name);
-    if (layer)
-        return check_base_weight(path, layer, tensor);
+    if (layer) /* of an adapted head */
+        return check_base_weight(path, layer, "weight", tensor);
+    bool other;
+    if (!check_saved_again(adapter, path, file, tensor, &other) || !other)
+        return !other && cb_ok();
     return cb_fail(CB_ERR_FORMAT, "%s: %.300s has no place in this %s adapter of the given model (%zu tensors expected, %zu found)", path,
                    tensor->name, adapter->kind->name, adapter->entry_count, cb_weights_count(file)) == CB_OK;
 }

@@ -93,16 +93,49 @@ static bool collect_trained(void *user, cb_layer *layer)
     return true;
 }
 
-/* So does a head that is tied to an embedding which modules change: what they add is added to rows that go in, not to those that come out. */
+typedef struct untied_search {
+    cb_changes *changes;
+    cb_adapter *const *adapters;
+    size_t count;
+} untied_search;
+
+static size_t modules_that_change(const cb_changes *changes, const cb_layer *layer)
+{
+    for (size_t i = 0; i < changes->count; i++)
+        if (changes->list[i].layer == layer && strcmp(changes->list[i].name, "weight") == 0)
+            return changes->list[i].module_count;
+    return 0;
+}
+
+/* How many of the adapters' modules on a layer follow others; with `add` they become changes of its own weight. */
+static bool followers_on(const untied_search *search, const cb_layer *layer, bool add, size_t *found)
+{
+    *found = 0;
+    for (size_t i = 0; i < search->count; i++) {
+        cb_module *const *modules;
+        size_t count = cb_adapter_modules(search->adapters[i], &modules);
+        for (size_t k = 0; k < count; k++) {
+            if (modules[k]->layer != layer || !modules[k]->follows || modules[k]->strength == 0)
+                continue;
+            ++*found;
+            if (add && !add_module(search->changes, modules[k], "weight"))
+                return false;
+        }
+    }
+    return true;
+}
+
+/* So does a head that is tied to an embedding which modules change, unless all of them have followers on the head and nothing else is
+ * there: what they add is added to rows that go in, not to those that come out. */
 static bool collect_untied(void *user, cb_layer *layer)
 {
-    cb_changes *changes = user;
-    bool untied = false;
-    for (size_t i = 0; layer->tied && i < changes->count; i++)
-        untied |= changes->list[i].layer == layer->tied && changes->list[i].module_count;
-    for (size_t i = 0; i < layer->module_count; i++)
-        untied &= !layer->modules[i]->follows;
-    return !untied || change_of(changes, layer, "weight");
+    untied_search *search = user;
+    size_t shared = layer->tied ? modules_that_change(search->changes, layer->tied) : 0, followers;
+    if (!shared || !followers_on(search, layer, false, &followers))
+        return !shared;
+    if (followers == shared && !modules_that_change(search->changes, layer))
+        return true;
+    return change_of(search->changes, layer, "weight") && followers_on(search, layer, true, &followers);
 }
 
 static cb_layer *root_of(cb_layer *layer)
@@ -115,6 +148,7 @@ static cb_layer *root_of(cb_layer *layer)
 bool cb_changes_collect(cb_changes *changes, cb_adapter *const *adapters, size_t count)
 {
     *changes = (cb_changes){0};
+    cb_layer *root = NULL;
     for (size_t i = 0; i < count; i++) {
         cb_module *const *modules;
         size_t module_count = cb_adapter_modules(adapters[i], &modules);
@@ -125,11 +159,11 @@ bool cb_changes_collect(cb_changes *changes, cb_adapter *const *adapters, size_t
                 return false;
         trained_search search = {.changes = changes};
         search.count = cb_adapter_parameters(adapters[i], &search.parameters);
-        cb_layer *root = root_of(modules[0]->layer);
-        if (!cb_layer_visit(root, collect_trained, &search) || !cb_layer_visit(root, collect_untied, changes))
+        root = root_of(modules[0]->layer);
+        if (!cb_layer_visit(root, collect_trained, &search))
             return false;
     }
-    return true;
+    return !root || cb_layer_visit(root, collect_untied, &(untied_search){changes, adapters, count});
 }
 
 void cb_changes_free(cb_changes *changes)

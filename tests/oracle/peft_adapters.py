@@ -81,6 +81,7 @@ ADAPTERS |= {
     "ia3_regex": ("llama2", dict(kind=IA3Config, target_modules=r".*\.(k|down)_proj",
                                  feedforward_modules=r"model\.layers\.[01]\.mlp\..*")),
     "ia3_gpt2": ("gpt2", dict(kind=IA3Config, fan_in_fan_out=True)),
+    "lora_gpt2_bias_saved": ("gpt2", dict(r=2, lora_alpha=4, target_modules=["c_attn"], fan_in_fan_out=True, bias="all", modules_to_save=["ln_1"])),
 }
 WITH_STEPS = ["tied_saved", "tokens_tied", "tokens_untied", "tokens_apart", "tokens_only", "tokens_only_tied", "tokens_only_gpt2", "lora_embedding", "lora_embedding_gpt2", "lora_untied_head", "lora_norms_saved", "dora_qv", "dora_biases", "dora_gpt2",
               "dora_embedding", "pissa", "pissa_gpt2", "pissa_dora", "olora"]
@@ -101,9 +102,9 @@ def randomise(model, generator):
 
 def tied_factors(model):
     """Pairs of parameters of an embedding's and a head's factors that are one: PEFT gives each a gradient of its own."""
-    embedding, head = (model.base_model.model.model.embed_tokens, model.base_model.model.lm_head) if hasattr(model.base_model.model, "lm_head") \
-        and hasattr(model.base_model.model.model, "embed_tokens") else (None, None)
-    if not getattr(model.peft_config["default"], "ensure_weight_tying", False) or not hasattr(head, "lora_A"):
+    causal = model.base_model.model
+    embedding, head = getattr(getattr(causal, "model", None), "embed_tokens", None), getattr(causal, "lm_head", None)
+    if embedding is None or not getattr(model.peft_config["default"], "ensure_weight_tying", False) or not hasattr(head, "lora_A"):
         return []
     return [(embedding.lora_embedding_A["default"], head.lora_B["default"].weight),
             (embedding.lora_embedding_B["default"], head.lora_A["default"].weight)]

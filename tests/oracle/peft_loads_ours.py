@@ -19,6 +19,20 @@ from safetensors.torch import load_file
 from models import load_f32
 
 
+# About the model and how it may be merged, not about the file.
+HARMLESS = [r".*tie_word_embeddings=True", r".*tied_target_modules", r".*ensure_weight_tying", r".*fan_in_fan_out is set to", r".*corda_config. specified but",
+            r".*the targeted layer of type \w+ has no bias"]
+
+
+def load_adapter(base, directory):
+    """The base with the adapter by PEFT; any warning that may mean a wrong file is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # PeftWarning is one; deprecations inside the libraries are not
+        for text in HARMLESS:
+            warnings.filterwarnings("ignore", text)
+        return PeftModel.from_pretrained(base, directory).eval()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
@@ -29,10 +43,7 @@ def main():
     torch.set_num_threads(1)
 
     ours = load_file(args.logits)
-    base = load_f32(args.model)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # PeftWarning is one; deprecations inside the libraries are not
-        model = PeftModel.from_pretrained(base, args.adapter).eval()
+    model = load_adapter(load_f32(args.model), args.adapter)
     with torch.no_grad():
         theirs = model(input_ids=ours["input_ids"].long(), use_cache=False).logits
     if theirs.shape != ours["logits"].shape:

@@ -49,6 +49,7 @@ def settings(rng, architecture, wide, kinds):
     width = 256 if wide else heads * rng.choice([4, 6, 8, 10, 16, 24])
     if architecture == "gpt2":
         heads = rng.choice([2, 4])
+        width += -width % heads
         return GPT2Config(vocab_size=VOCABULARY, n_positions=128, n_embd=width, n_layer=rng.choice([1, 2, 3]), n_head=heads,
                           n_inner=256 if wide else rng.choice([None, 40, 72]), bos_token_id=1, eos_token_id=2,
                           activation_function=rng.choice(["gelu_new", "gelu_pytorch_tanh"]), layer_norm_epsilon=rng.choice([1e-5, 1e-6]))

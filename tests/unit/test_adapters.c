@@ -340,6 +340,24 @@ static void adapters_of_another_base_are_refused(void **state)
     refuse_files(GOOD_CONFIG "}", list, 5, "found shape (2304), expected (48, 48)");
 }
 
+/* With bias "all" PEFT saves the biases of modules_to_save again under other names. */
+static void doubled_weights_are_read_and_compared(void **state)
+{
+    (void)state;
+    check_adapter("lora_gpt2_bias_saved", 1);
+    static const char config[] = GOOD_CONFIG ", \"modules_to_save\": [\"model.norm\"]}";
+    fake list[6] = {{"base_model.model.model.norm.weight", "F32", "[48]", 48, 4}};
+    memcpy(list + 1, good, sizeof(good));
+    list[5] = (fake){"base_model.model.model.norm.modules_to_save.weight", "BF16", "[48]", 48, 2};
+    refuse_files(config, list, 6, "expected the values of base_model.model.model.norm.weight");
+    list[5].name = "base_model.model.model.norm.original_module.weight";
+    refuse_files(config, list, 6, "other values than in the given model");
+    list[5].name = "base_model.model.model.norm.original_module.scale";
+    refuse_files(config, list, 6, "has no place");
+    list[5].name = "base_model.model.original_module.x";
+    refuse_files(config, list, 6, "has no place");
+}
+
 /* ---- a fresh adapter ---- */
 
 static void fresh_adapters_change_nothing(void **state)
@@ -589,6 +607,7 @@ int main(void)
         cmocka_unit_test(half_precision_files_are_read),
         cmocka_unit_test(costly_patterns_are_given_up),
         cmocka_unit_test(adapters_of_another_base_are_refused),
+        cmocka_unit_test(doubled_weights_are_read_and_compared),
         cmocka_unit_test(fresh_adapters_change_nothing),
         cmocka_unit_test(fresh_values_have_torchs_spread),
         cmocka_unit_test(fresh_values_do_not_depend_on_other_layers),
