@@ -30,6 +30,7 @@ def arguments():
     parser.add_argument("--sequence-length", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--use-dora", action="store_true", help="DoRA instead of plain LoRA")
     parser.add_argument("--work", help="directory for the models (default: temporary)")
     return parser.parse_args()
 
@@ -42,17 +43,19 @@ def run(command):
 def main():
     args = arguments()
     work = pathlib.Path(args.work or tempfile.mkdtemp())
-    print(f"Cambium and PyTorch + PEFT side by side: LoRA rank 8 on every linear layer, batch {args.batch_size} x {args.sequence_length}, plain AdamW.")
+    method = "DoRA" if args.use_dora else "LoRA"
+    print(f"Cambium and PyTorch + PEFT side by side: {method} rank 8 on every linear layer, batch {args.batch_size} x {args.sequence_length}, plain AdamW.")
     print(f"Medians of {args.rounds} rounds of {args.steps} steps, {args.threads} threads; ratios within a round. Start: from the process's start to the "
           "beginning of the first step, and to its end.\n")
     print("| shape | dtype | tokens/s: us | peer | ratio | peak MB: us | peer | share | start s: us | peer | share | first step done s: us | peer | share "
           "| necessary GF/s | of the product rate | allocations a step | largest loss difference |")
     print("|" + "---|" * 18)
     for shape in args.shape:
-        base = work / shape
+        base = work / (shape + ("-dora" if args.use_dora else ""))
         if not (base / "ids.bin").exists():
             subprocess.run([args.peer_python, HERE / "peer/make_model.py", base, "--shape", shape, "--ids",
-                            str(args.steps * args.batch_size * args.sequence_length)], check=True, capture_output=True)
+                            str(args.steps * args.batch_size * args.sequence_length), *(["--use-dora"] if args.use_dora else [])],
+                           check=True, capture_output=True)
         for dtype in args.dtype:
             ours, theirs = dtype.split(":") if ":" in dtype else (dtype, dtype)
             pairs = []

@@ -52,8 +52,11 @@ set(scratch ${CMAKE_BINARY_DIR}/tests/scratch)
 file(MAKE_DIRECTORY ${scratch})
 if(TARGET cambium AND EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/run.sh)
   register_test(cli sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/run.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
-  register_test(cli_formats_page sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/formats_page.sh $<TARGET_FILE:cambium> ${CMAKE_CURRENT_SOURCE_DIR}
-    ${scratch})
+  set(page sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/page.sh $<TARGET_FILE:cambium> ${CMAKE_CURRENT_SOURCE_DIR} ${scratch})
+  register_test(cli_formats_page ${page} docs/formats.md sprig-q8.gguf sprig-again/config.json adapter.gguf
+    adapter-mlx/adapters.safetensors sprig-merged.gguf)
+  register_test(cli_lora_page ${page} docs/lora.md out/merged/model.safetensors out/loftq/adapter_model.safetensors
+    out/merged-saved/model.safetensors out/dora-further/adapter_model.safetensors)
   register_test(stories260k sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/stories260k.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
   set_tests_properties(stories260k PROPERTIES SKIP_RETURN_CODE 77)
 endif()

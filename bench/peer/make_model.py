@@ -27,6 +27,7 @@ def main():
     parser.add_argument("--ids", type=int, default=64 * 4 * 256, help="number of token ids (default: 64 steps of 4 x 256)")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--alpha", type=float, default=16)
+    parser.add_argument("--use-dora", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
@@ -36,7 +37,7 @@ def main():
     model.save_pretrained(os.path.join(args.out, "model"))
 
     model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=args.rank, lora_alpha=args.alpha,
-                                             target_modules="all-linear"))
+                                             target_modules="all-linear", use_dora=args.use_dora))
     model.peft_config["default"].base_model_name_or_path = "model"
     model.save_pretrained(os.path.join(args.out, "adapter"))
 
