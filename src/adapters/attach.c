@@ -198,16 +198,26 @@ static bool plan_targets(cb_adapter *adapter, cb_layer *root, cb_layer *head, co
     return ok && (!tied || cb_lora_plan_tied(adapter, head, fresh));
 }
 
-/* Of two that stay tied one cannot be trained whole and the other by factors (PEFT has no such thing either). */
+static bool is_target(const cb_adapter *adapter, const cb_layer *layer)
+{
+    for (size_t i = 0; i < adapter->module_count; i++)
+        if (adapter->modules[i]->layer == layer)
+            return true;
+    for (size_t i = 0; i < adapter->target.target_modules.count; i++)
+        if (cb_ends_with(layer->name, adapter->target.target_modules.items[i]))
+            return true;
+    return false;
+}
+
+/* Of two that stay tied one cannot be trained whole and the other by factors, nor one be named for both: PEFT has no such thing either. */
 static bool check_follower(const cb_adapter *adapter)
 {
     const cb_layer *head = adapter->follower;
-    for (size_t i = 0; head && i < adapter->module_count; i++)
-        if (adapter->modules[i]->layer == head || adapter->modules[i]->layer == head->tied)
-            return cb_fail(CB_ERR_ARGUMENT,
-                           "ensure_weight_tying: found layer %s and %s, tied to it, in target_modules and in modules_to_save; expected one",
-                           head->name, head->tied->name) == CB_OK;
-    return true;
+    if (!head || (!is_target(adapter, head) && !is_target(adapter, head->tied)))
+        return true;
+    return cb_fail(CB_ERR_ARGUMENT,
+                   "ensure_weight_tying: found layer %s or %s, tied to it, in target_modules and in modules_to_save; expected one of these",
+                   head->name, head->tied->name) == CB_OK;
 }
 
 static bool plan_saved(cb_adapter *adapter, cb_layer *root, cb_layer *head, bool fresh)

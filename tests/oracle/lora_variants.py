@@ -254,7 +254,7 @@ def compare_adapter(ours, base, plain, adapter, ids, found, prefix=""):
 def unloads(model):
     try:
         return model.merge_and_unload() is not None
-    except ValueError:
+    except RuntimeError:
         return False
 
 

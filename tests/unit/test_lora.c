@@ -274,13 +274,19 @@ static void what_cannot_stay_tied_is_refused(void **state)
                                   " \"trainable_token_indices\": {\"embed_tokens\": [5, 6], \"lm_head\": [7]}}"));
     assert_refused(!cb_adapter_attach(adapter, cb_model_root(model), "llama", 1), "trainable_token_indices: layer lm_head gets other rows");
     cb_adapter_free(adapter);
-    adapter = cb_adapter_new("lora", NULL);
-    assert_ok(cb_adapter_set_json(adapter, "options",
-                                  "{\"r\": 4, \"ensure_weight_tying\": true, \"target_modules\": [\"lm_head\"],"
-                                  " \"modules_to_save\": [\"embed_tokens\"]}"));
-    assert_refused(!cb_adapter_attach(adapter, cb_model_root(model), "llama", 1),
-                   "ensure_weight_tying: found layer lm_head and model.embed_tokens, tied to it, in target_modules and in modules_to_save");
-    cb_adapter_free(adapter);
+    static const char *const saved[] = {"embed_tokens", "lm_head"};
+    for (int i = 0; i < 2; i++) {
+        char options[200];
+        snprintf(options, sizeof(options),
+                 "{\"r\": 4, \"ensure_weight_tying\": true, \"target_modules\": [\"lm_head\", \"q_proj\"], \"modules_to_save\": [\"%s\"]}",
+                 saved[i]);
+        adapter = cb_adapter_new("lora", NULL);
+        assert_ok(cb_adapter_set_json(adapter, "options", options));
+        assert_refused(
+            !cb_adapter_attach(adapter, cb_model_root(model), "llama", 1),
+            "ensure_weight_tying: found layer lm_head or model.embed_tokens, tied to it, in target_modules and in modules_to_save");
+        cb_adapter_free(adapter);
+    }
     cb_model_free(model);
 }
 
