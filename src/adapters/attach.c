@@ -245,7 +245,7 @@ bool cb_adapter_plan(cb_adapter *adapter, cb_layer *root, const char *model_type
     cb_layer *head = cb_tied_head(adapter, root);
     const cb_string_list *tokens = adapter->kind->tokens ? adapter->kind->tokens(adapter->config) : NULL;
     return plan_targets(adapter, root, head, model_type, fresh) && plan_saved(adapter, root, head, fresh) &&
-           (!tokens || !tokens->count || cb_tokens_plan(adapter, root, tokens, head != NULL, fresh)) &&
+           (!tokens || !tokens->count || cb_tokens_plan(adapter, root, tokens, cb_keeps_weights_tied(adapter), fresh)) &&
            cb_tokens_plan_tied(adapter, root, fresh) && plan_biases(adapter, root) && cb_layer_visit(root, plan_pin, adapter) &&
            list_entries(adapter);
 }

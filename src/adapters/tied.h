@@ -5,7 +5,9 @@
 
 #include "adapters/internal.h"
 
-/* The layer below root whose weight is another's, if the adapter is to keep it so; NULL: there is none (with a warning), or it is not. */
+bool cb_keeps_weights_tied(const cb_adapter *adapter);
+/* The layer below root whose weight is another's, if the adapter trains one of the two and is to keep it so; NULL: there is none
+ * (with a warning), or it is not. */
 cb_layer *cb_tied_head(const cb_adapter *adapter, cb_layer *root);
 /* Whether `layers` has the head or its embedding; then it has the embedding alone afterwards. */
 bool cb_tied_replace(cb_layer *head, cb_layer **layers, size_t *count);

@@ -264,6 +264,24 @@ static void tied_heads_are_merged(void **state)
     check_merged_model("smollm", "{\"r\": 4, \"target_modules\": [\"lm_head\"], \"trainable_token_indices\": [5, 40, 7]}");
 }
 
+/* PEFT goes by names: GPT-2's wte is none that it ties by. */
+static void what_stays_tied_is_named_as_in_peft(void **state)
+{
+    (void)state;
+    static const char *const targets[] = {"\"wte\"", "\"lm_head\"", "\".*wte\"", "\".*lm_head\""};
+    for (int i = 0; i < 4; i++) {
+        char options[120];
+        cb_module *const *modules;
+        snprintf(options, sizeof(options), "{\"r\": 4, \"ensure_weight_tying\": true, \"target_modules\": %s%s%s}", i < 2 ? "[" : "",
+                 targets[i], i < 2 ? "]" : "");
+        cb_model *model = load_model("gpt2");
+        cb_adapter *adapter = fresh(model, options, 1);
+        assert_int_equal(cb_adapter_modules(adapter, &modules), i % 2 ? 2 : 1);
+        cb_adapter_free(adapter);
+        cb_model_free(model);
+    }
+}
+
 static void what_cannot_stay_tied_is_refused(void **state)
 {
     (void)state;
@@ -427,17 +445,12 @@ int main(void)
     if (!mkdtemp(scratch))
         return 1;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(files_over_a_changed_base_are_read),
-        cmocka_unit_test(three_steps_go_where_pefts_go),
-        cmocka_unit_test(fresh_variants_change_nothing),
-        cmocka_unit_test(merged_is_unmerged),
-        cmocka_unit_test(what_is_saved_computes_the_same),
-        cmocka_unit_test(tied_heads_are_merged),
-        cmocka_unit_test(what_cannot_stay_tied_is_refused),
-        cmocka_unit_test(pissa_takes_the_first_singular_triples),
-        cmocka_unit_test(olora_and_orthogonal_starts_are_orthogonal),
-        cmocka_unit_test(fresh_magnitudes_are_row_lengths),
-        cmocka_unit_test(dropout_in_dora_is_pefts),
+        cmocka_unit_test(files_over_a_changed_base_are_read),     cmocka_unit_test(three_steps_go_where_pefts_go),
+        cmocka_unit_test(fresh_variants_change_nothing),          cmocka_unit_test(merged_is_unmerged),
+        cmocka_unit_test(what_is_saved_computes_the_same),        cmocka_unit_test(tied_heads_are_merged),
+        cmocka_unit_test(what_stays_tied_is_named_as_in_peft),    cmocka_unit_test(what_cannot_stay_tied_is_refused),
+        cmocka_unit_test(pissa_takes_the_first_singular_triples), cmocka_unit_test(olora_and_orthogonal_starts_are_orthogonal),
+        cmocka_unit_test(fresh_magnitudes_are_row_lengths),       cmocka_unit_test(dropout_in_dora_is_pefts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
