@@ -126,6 +126,30 @@ extern CB_API const cb_option cb_model_merge_option_table[];
 CB_API bool cb_merge_models(const char *base, const char *const *models, const double *weights, size_t count, const char *output,
                             const cb_model_merge_options *options);
 
+/* ---- back from a whole model to an adapter ---- */
+
+typedef struct cb_extract_options { /* what each is: cb_extract_option_table */
+    int64_t rank;
+    cb_string_list target_modules, exclude_modules, modules_to_save;
+    bool drop_others;
+    int64_t seed;
+} cb_extract_options;
+extern CB_API const cb_option cb_extract_option_table[];
+
+typedef struct cb_extraction {
+    int64_t layers;
+    double kept;              /* share of the sum of squares of the changes that the adapter has, of all its layers together */
+    double least_kept;        /* of the layer that lost most ... */
+    char least[128];          /* ... which is this one */
+    cb_string_list dropped;   /* weights that changed and are not in the adapter; free with cb_string_list_free() */
+    cb_difference difference; /* base with adapter against the tuned model */
+} cb_extraction;
+
+/* What tuning changed in `base`, as a LoRA adapter for it: of each target layer's change the nearest of rank R (the first singular triples, halves
+ * of their values on either side), modules_to_save whole.  Both models are of one architecture, their weights of any float dtype.  Other
+ * weights that changed are refused by name unless drop_others.  Written to the directory `output` as PEFT reads it. */
+CB_API bool cb_merge_extract(cb_model *base, cb_model *tuned, const char *output, const cb_extract_options *options, cb_extraction *report);
+
 #ifdef __cplusplus
 }
 #endif

@@ -133,7 +133,7 @@ small="--batch-size 2 --sequence-length 24 --learning-rate 1e-2 --seed 1 --threa
 expect version "$program" --version
 contains version.out "cambium "
 expect overview "$program" help
-for command in train pretrain generate eval merge convert "tokenizer train" "tokenizer encode" "tokenizer decode" "tokenizer convert" inspect "bench gemm" "bench lora" "bench training" "bench generate" "bench packing"; do
+for command in train pretrain generate eval merge extract convert "tokenizer train" "tokenizer encode" "tokenizer decode" "tokenizer convert" inspect "bench gemm" "bench lora" "bench training" "bench generate" "bench packing"; do
     contains overview.out "  $command "
     # shellcheck disable=SC2086
     expect help_page "$program" $command --help
@@ -389,6 +389,15 @@ awk -v a="$(field between.out loss)" -v b="$(field half.out loss)" 'BEGIN { d = 
     fail "merge --model: loss $(field between.out loss), half adapted $(field half.out loss)"
 expect merge_ties "$program" merge llama2 --model merged=0.8 --model between --method ties --density 0.3,0.5 --output ties
 expect eval_ties "$program" eval ties --task perplexity --data held-out.txt --sequence-length 32
+expect extract "$program" extract llama2 between --rank 8 --output extracted --json
+json extract.out
+contains extract.out '"layers":14'
+expect eval_extracted "$program" eval llama2 --adapter extracted --task perplexity --data held-out.txt --json --sequence-length 32 --dtype f32
+checks=$((checks + 1))
+awk -v a="$(field eval_extracted.out loss)" -v b="$(field between.out loss)" 'BEGIN { d = a - b; exit !(d < 1e-4 && d > -1e-4) }' ||
+    fail "extract: loss $(field eval_extracted.out loss), of the model $(field between.out loss)"
+bad 1 'extracted: found an adapter in it' extract llama2 between --output extracted
+bad 1 'layer model.embed_tokens: found other sizes' extract llama2 qwen2 --output never
 bad 1 'ties: found a model in it' merge llama2 --model merged --method slerp --output ties
 bad 1 'expected --adapter DIR, to fold it into llama2, or --model DIR, to merge both' merge llama2 --output never
 bad 1 'found --model and --adapter' merge llama2 --model merged --adapter qv --output never
