@@ -241,7 +241,7 @@ static bool has_required(const cb_adapter_kind *kind, const char *path, const js
 {
     const char *field = kind->peft_required;
     return !field || json_object_get(config, field) ||
-           cb_fail(CB_ERR_UNSUPPORTED, "%s: %s is missing: found a %s file of an older PEFT, which means something else", path, field,
+           cb_fail(CB_ERR_UNSUPPORTED, "%s: %s is missing: found a file of an older PEFT, whose %s means something else", path, field,
                    kind->peft_type) == CB_OK;
 }
 

@@ -382,6 +382,145 @@ static void files_come_back(void **state)
     for_all(plain, check_files);
 }
 
+/* What a checkpoint has, parameters, in another run of the same seed gives the same bits: nothing else was random. */
+static void parameters_and_the_seed_are_all(void **state)
+{
+    (void)state;
+    for (int i = 0; i < CASES; i++) {
+        cb_scope *scope = cb_scope_open();
+        net n = make_net(plain), resumed = make_net(plain);
+        cb_adapter *adapter = put_random_on(&n, &cases[i]), *other = put_on(&resumed, &cases[i], 3);
+        copy_parameters(other, adapter);
+        if (distance(result(&resumed), result(&n)) != 0)
+            fail_msg("%s %s: resumed it is another", cases[i].kind, cases[i].options);
+        cb_adapter_free(adapter);
+        cb_adapter_free(other);
+        cb_layer_free(n.root);
+        cb_layer_free(resumed.root);
+        cb_scope_close(scope);
+    }
+}
+
+/* ---- what is refused ---- */
+
+typedef struct refusal {
+    const char *kind, *layers, *options, *text;
+} refusal;
+
+static const refusal refusals[] = {
+    {"ln_tuning", "a", "{}", "hits layer a (linear), which ln_tuning cannot adapt"},
+    {"bitfit", "table", "{}", "hits layer table (embedding), which bitfit cannot adapt"},
+    {"bitfit", "bare", "{}", "hits layer bare, which has no bias for bitfit to adapt"},
+    {"shira", "a", "{\"r\": 15}", "rank: found 15 for layer a, expected at most 14"},
+    {"miss", "a", "{\"r\": 25}", "rank: found 25 for layer a of 24 inputs"},
+    {"miss", "a", "{\"r\": 8, \"init_weights\": \"bat\"}", "rank: found 8 for layer a of 36 outputs, which it must divide"},
+    {"miss", "a", "{\"r\": 4, \"init_weights\": \"mini\", \"mini_r\": 5}", "mini_r: found 5 for layer a of 36 outputs"},
+    {"c3a", "a", "{\"block_size\": 8}", "block_size: found 8 for layer a of 24 inputs and 36 outputs, expected a divisor of both"},
+    {"road", "a", "{\"group_size\": 8}", "group_size: found 8 for layer a of 36 outputs, expected a divisor"},
+    {"road", "a", "{\"group_size\": 9}", "group_size: found 9, expected an even number"},
+    {"hira", "a", "{\"rank_pattern\": {\"a\": 3}}", "rank_pattern: found {\"a\":3}, only {} is supported for HIRA"},
+    {"oft", "a", "{\"r\": 3}", "r: found 3 with oft_block_size 32, expected one of them 0"},
+    {"boft", "a", "{\"boft_block_size\": 5}", "boft_block_size: found 5 for layer a of 24 inputs, expected a divisor"},
+    {"boft", "a", "{\"boft_n_butterfly_factor\": 3}", "boft_n_butterfly_factor: found 3 for layer a with 6 blocks of 4"},
+    {"vblora", "a", "{\"vector_length\": 8}", "vector_length: found 8 for layer a of 24 inputs and 36 outputs"},
+    {"vblora", "a", "{\"topk\": 9, \"num_vectors\": 8}", "topk: found 9, expected at most num_vectors, which is 8"},
+};
+
+static bool made_on(const net *n, const refusal *r)
+{
+    cb_adapter *adapter = cb_adapter_new(r->kind, NULL);
+    bool ok = cb_adapter_set_json(adapter, r->kind, r->options) && cb_adapter_set(adapter, "target_modules", r->layers) &&
+              cb_adapter_attach(adapter, n->root, NULL, 3);
+    cb_adapter_free(adapter);
+    return ok;
+}
+
+static void what_does_not_fit_is_refused_by_name(void **state)
+{
+    (void)state;
+    net n = make_net(plain);
+    cb_layer *bare = cb_layer_new(n.root, "bare", CB_LAYER_LINEAR);
+    bare->in_features = bare->out_features = 4;
+    add_weight(bare, "weight", CB_F32, 0, 1, CB_SHAPE(4, 4));
+    for (size_t i = 0; i < sizeof refusals / sizeof *refusals; i++)
+        assert_refused(!made_on(&n, &refusals[i]), refusals[i].text);
+    cb_layer_free(n.root);
+}
+
+/* Saves an adapter, and then all its tensors as f32; first >= 0: the first number of the one that is named so becomes that. */
+static const char *saved_with_f32(const kind_case *c, const net *n, const char *name, float first)
+{
+    cb_adapter *adapter = put_random_on(n, c);
+    const char *path = scratch_path("changed");
+    assert_ok(cb_adapter_save(adapter, path, NULL));
+    cb_adapter_free(adapter);
+    char *file = cb_format("%s/adapter_model.safetensors", path);
+    cb_safetensors *read = cb_safetensors_open(file);
+    assert_ok(read);
+    cb_scope *scope = cb_scope_open();
+    cb_weight_entry entries[16];
+    size_t count = cb_safetensors_count(read);
+    assert_true(count <= 16);
+    for (size_t i = 0; i < count; i++) {
+        entries[i] = *cb_safetensors_at(read, i);
+        cb_tensor *t = cb_contiguous(cb_add_scalar(cb_cast(entry_tensor(&entries[i]), CB_F32), 0));
+        assert_ok(t);
+        if (strstr(entries[i].name, name) && first >= 0)
+            ((float *)t->data)[0] = first;
+        entries[i].dtype = CB_F32;
+        entries[i].type_name = NULL;
+        entries[i].data = t->data;
+        entries[i].size = (size_t)t->count * sizeof(float);
+    }
+    char *other = cb_format("%s.new", file);
+    assert_ok(cb_safetensors_write(other, entries, count, NULL, NULL, NULL));
+    cb_scope_close(scope);
+    cb_safetensors_close(read);
+    assert_int_equal(rename(other, file), 0);
+    cb_free(other);
+    cb_free(file);
+    return path;
+}
+
+/* PEFT on Windows writes them so. */
+static void indices_may_be_f32_and_must_be_in_range(void **state)
+{
+    (void)state;
+    static const kind_case shira = {"shira", "a,b", "{\"r\": 3}", 0};
+    net n = make_net(plain);
+    cb_adapter *adapter = put_random_on(&n, &shira);
+    cb_tensor *wanted = result(&n);
+    cb_adapter_free(adapter);
+    adapter = cb_adapter_load(saved_with_f32(&shira, &n, "shira_indices", -1), n.root, NULL);
+    assert_ok(adapter);
+    assert_true(distance(result(&n), wanted) == 0);
+    cb_adapter_free(adapter);
+    adapter = cb_adapter_load(saved_with_f32(&shira, &n, "a.shira_indices", 36), n.root, NULL);
+    assert_refused(!adapter, "layer a: shira_indices: found row 36 and column");
+    cb_layer_free(n.root);
+}
+
+static void a_file_of_another_oft_is_refused(void **state)
+{
+    (void)state;
+    static const kind_case oft = {"oft", "a", "{\"oft_block_size\": 4}", 0};
+    net n = make_net(plain);
+    cb_adapter *adapter = put_random_on(&n, &oft);
+    const char *path = scratch_path("old_oft");
+    assert_ok(cb_adapter_save(adapter, path, NULL));
+    cb_adapter_free(adapter);
+    char *file = cb_format("%s/adapter_config.json", path);
+    json_t *config = json_load_file(file, 0, NULL);
+    assert_non_null(config);
+    json_object_del(config, "oft_block_size");
+    assert_int_equal(json_dump_file(config, file, 0), 0);
+    json_decref(config);
+    cb_free(file);
+    assert_refused(!cb_adapter_load(path, n.root, NULL),
+                   "oft_block_size is missing: found a file of an older PEFT, whose OFT means something else");
+    cb_layer_free(n.root);
+}
+
 /* Every allocation fails in turn: the error is told, nothing stays. */
 static void check_memory(const kind_case *c, const net *n)
 {
@@ -549,6 +688,10 @@ int main(void)
         cmocka_unit_test(strength_goes_from_off_to_on),
         cmocka_unit_test(gradients_are_those_of_finite_differences),
         cmocka_unit_test(files_come_back),
+        cmocka_unit_test(parameters_and_the_seed_are_all),
+        cmocka_unit_test(what_does_not_fit_is_refused_by_name),
+        cmocka_unit_test(indices_may_be_f32_and_must_be_in_range),
+        cmocka_unit_test(a_file_of_another_oft_is_refused),
         cmocka_unit_test(failing_allocations_leave_nothing_behind),
         cmocka_unit_test(transposed_layers_are_the_same),
         cmocka_unit_test(quantised_layers_are_what_they_stand_for),
