@@ -6,6 +6,7 @@
 
 /* A product with m, n, k > 0, alpha != 0, A and B both f32 (C f32) or both bf16 (C bf16 or f32). */
 bool cbk_gemm_onednn(const cbk_gemm_args *args);
+bool cbk_gemm_onednn_has_bf16(void); /* with the machine as it may use it (ONEDNN_MAX_CPU_ISA) */
 
 /* The same, with bits that do not depend on the number of threads: what gemm.c calls. */
 bool cbk_gemm_blocks(const cbk_gemm_args *args);

@@ -305,6 +305,11 @@ static size_t library_bytes(const gemm_key *key)
     return CODE + (key->m > FEW ? (size_t)(columns * depth) * sizeof(float) : 0);
 }
 
+bool cbk_gemm_onednn_has_bf16(void)
+{
+    return (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core) == dnnl_cpu_isa_avx512_core;
+}
+
 bool cbk_gemm_onednn(const cbk_gemm_args *args)
 {
     cbk_gemm_args g = *args;

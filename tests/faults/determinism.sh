@@ -53,17 +53,17 @@ for dtype in bf16 f32; do
     wait "$pid" || true
     train "$dtype-resumed" --dtype $dtype --save-steps 1 --resume
     same "$dtype, interrupted and resumed" "$dtype" "$dtype-resumed"
+    ONEDNN_MAX_CPU_ISA=AVX2 train "$dtype-onednn" --dtype $dtype
+    measured "$dtype, ONEDNN_MAX_CPU_ISA=AVX2" "$dtype" "$dtype-onednn"
     [ -n "${CAMBIUM_MEASURE:-}" ] || continue
     for threads in 1 3 4; do
         train "$dtype-$threads" --dtype $dtype --threads $threads
-        measured "$dtype, $threads threads instead of 2" "$dtype" "$dtype-$threads"
+        same "$dtype, $threads threads instead of 2" "$dtype" "$dtype-$threads"
     done
     for isa in avx512 avx2 portable; do
         CAMBIUM_ISA=$isa train "$dtype-$isa" --dtype $dtype
         measured "$dtype, CAMBIUM_ISA=$isa instead of the machine's" "$dtype" "$dtype-$isa"
     done
-    ONEDNN_MAX_CPU_ISA=AVX2 train "$dtype-onednn" --dtype $dtype
-    measured "$dtype, ONEDNN_MAX_CPU_ISA=AVX2" "$dtype" "$dtype-onednn"
     train "$dtype-accumulated" --dtype $dtype --batch-size 2 --gradient-accumulation-steps 2 --dropout 0
     train "$dtype-whole" --dtype $dtype --dropout 0
     measured "$dtype, 2 x 2 rows accumulated instead of 4 (no dropout)" "$dtype-whole" "$dtype-accumulated"

@@ -41,7 +41,7 @@ static void make_root(void)
 
 const char *fuzz_path(const char *name)
 {
-    enum { MOST = 64 };
+    enum { MOST = 128 };
     static struct {
         char *name, *path;
     } known[MOST];
