@@ -11,7 +11,7 @@ set(test_environment
   ASAN_OPTIONS=allocator_may_return_null=1
   UBSAN_OPTIONS=print_stacktrace=1
   LSAN_OPTIONS=suppressions=${suppressions}/leak.txt:print_suppressions=0
-  TSAN_OPTIONS=suppressions=${suppressions}/thread.txt:ignore_noninstrumented_modules=1:allocator_may_return_null=1)
+  TSAN_OPTIONS=ignore_noninstrumented_modules=1:allocator_may_return_null=1)
 
 function(register_test name)
   add_test(NAME ${name} COMMAND ${ARGN})

@@ -247,8 +247,7 @@ bool cbk_gemm(const cbk_gemm_args *g)
     if (cbk_gemm_takes_rows(g))
         return cbk_gemm_rows(g);
     bool a_bf16 = g->a_dtype == CB_BF16, b_bf16 = quantized ? a_bf16 : g->b_dtype == CB_BF16;
-    bool bf16 =
-        cbk_vector_level() >= 2 && cbk_gemm_onednn_has_bf16() && ((a_bf16 && b_bf16) || ((a_bf16 || b_bf16) && g->c_dtype == CB_BF16));
+    bool bf16 = cbk_gemm_has_avx512() && ((a_bf16 && b_bf16) || ((a_bf16 || b_bf16) && g->c_dtype == CB_BF16));
     cb_dtype compute = bf16 ? CB_BF16 : CB_F32;
     cb_dtype result = bf16 && g->c_dtype == CB_BF16 ? CB_BF16 : CB_F32;
     if (g->a_dtype == compute && g->b_dtype == compute && g->c_dtype == result)

@@ -6,7 +6,9 @@
 
 /* A product with m, n, k > 0, alpha != 0, A and B both f32 (C f32) or both bf16 (C bf16 or f32). */
 bool cbk_gemm_onednn(const cbk_gemm_args *args);
-bool cbk_gemm_onednn_has_bf16(void); /* with the machine as it may use it (ONEDNN_MAX_CPU_ISA) */
+/* Whether our kernels and oneDNN both may use AVX-512 (CAMBIUM_ISA, ONEDNN_MAX_CPU_ISA): then it takes bf16, and all its loops sum in one
+ * order. */
+bool cbk_gemm_has_avx512(void);
 
 /* The same, with bits that do not depend on the number of threads: what gemm.c calls. */
 bool cbk_gemm_blocks(const cbk_gemm_args *args);

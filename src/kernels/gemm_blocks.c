@@ -71,7 +71,7 @@ static bool run_blocks(const cbk_gemm_args *g)
 
 bool cbk_gemm_blocks(const cbk_gemm_args *g)
 {
-    if (cbk_vector_level() >= 2 || cb_rehearsing()) /* which is one thread's */
+    if (cbk_gemm_has_avx512() || cb_rehearsing()) /* which is one thread's */
         return cbk_gemm_onednn(g);
     int threads = cbk_threads((g->batch > 1 ? g->batch : 1) * g->m * g->n * g->k / 8), most = omp_get_max_threads();
     bool ok = true;

@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <string.h>
 
+#include "kernels/cpu/vector_table.h"
 #include "kernels/gemm.h"
 #include "kernels/parallel.h"
 
@@ -305,9 +306,9 @@ static size_t library_bytes(const gemm_key *key)
     return CODE + (key->m > FEW ? (size_t)(columns * depth) * sizeof(float) : 0);
 }
 
-bool cbk_gemm_onednn_has_bf16(void)
+bool cbk_gemm_has_avx512(void)
 {
-    return (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core) == dnnl_cpu_isa_avx512_core;
+    return cbk_vector_level() >= 2 && (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core) == dnnl_cpu_isa_avx512_core;
 }
 
 bool cbk_gemm_onednn(const cbk_gemm_args *args)
