@@ -91,7 +91,7 @@ static bool collect_option(const cb_option *option, const json_t *value, json_t 
     bool named = option->type == CB_OPTION_LIST && json_is_object(value);
     json_t *taken = is_word(option) && json_is_boolean(value) ? json_string(json_is_true(value) ? "true" : "false")
                     : named                                   ? items_of(value)
-                                                              : json_deep_copy(value);
+                                                              : cb_json_copy(value);
     if (!taken || json_object_set_new(options, option->name, taken) != 0)
         return no_memory();
     return true;

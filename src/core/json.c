@@ -234,6 +234,15 @@ json_t *cb_json_made(json_t *value)
     return NULL;
 }
 
+json_t *cb_json_copy(const json_t *value)
+{
+    json_t *copy = json_deep_copy(value);
+    if (copy && json_equal(copy, value))
+        return copy;
+    json_decref(copy);
+    return cb_json_made(NULL);
+}
+
 static const char *type_name(const json_t *value)
 {
     static const char *const names[] = {

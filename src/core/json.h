@@ -26,6 +26,8 @@ bool cb_json_put(json_t *object, const char *key, json_t *value);
 bool cb_json_add(json_t *array, json_t *value); /* the same for an item */
 /* A value whose parts were set this way: itself, or NULL with the error when one of them, or the value, could not be made. */
 json_t *cb_json_made(json_t *value);
+/* A copy of all of it; NULL and an error without memory, where json_deep_copy() leaves out what it has no room for. */
+json_t *cb_json_copy(const json_t *value);
 
 /* Getters: `file` is for messages.  Missing or null field: the default; a wrong type: CB_ERR_FORMAT and the default. */
 int64_t cb_json_int(const char *file, const json_t *object, const char *key, int64_t def);

@@ -176,7 +176,7 @@ static bool save_template(const cb_model_parts *parts, const char *directory)
 static json_t *config_with_dtype(const json_t *config, cb_dtype dtype)
 {
     const char *name = dtype == CB_F32 ? "float32" : dtype == CB_BF16 ? "bfloat16" : "float16";
-    json_t *copy = json_deep_copy(config);
+    json_t *copy = cb_json_copy(config);
     bool ok = copy && json_object_set_new(copy, json_object_get(copy, "torch_dtype") ? "torch_dtype" : "dtype", json_string(name)) == 0;
     if (ok)
         return copy;

@@ -54,7 +54,8 @@ static cb_record_step fill_exchange(cb_records *records, int64_t line, cb_record
         return refuse(records, line, completion_name, "found no messages, expected an array of objects with role and content");
     json_t *whole = json_copy(records->value), *messages = json_array();
     size_t asked = json_array_size(prompt);
-    bool ok = whole && messages && json_array_extend(messages, prompt) == 0 && json_array_extend(messages, completion) == 0 &&
+    bool ok = whole && json_object_size(whole) == json_object_size(records->value) && messages &&
+              json_array_extend(messages, prompt) == 0 && json_array_extend(messages, completion) == 0 &&
               json_object_del(whole, prompt_name) == 0 && json_object_del(whole, completion_name) == 0 &&
               json_object_set(whole, "messages", messages) == 0;
     if (ok) {

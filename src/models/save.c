@@ -80,7 +80,7 @@ static json_t *new_config(const cb_model *model, cb_dtype dtype)
 {
     bool untied = model->config.tied && model->head && model->head->weight_count;
     const char *name = torch_name(dtype);
-    json_t *json = json_deep_copy(model->json);
+    json_t *json = cb_json_copy(model->json);
     bool old = json_object_get(json, "torch_dtype"), ok = json;
     ok = ok && json_object_set_new(json, "architectures", json_pack("[s]", model->architecture->class_name)) == 0;
     ok = ok && (!old || json_object_set_new(json, "torch_dtype", json_string(name)) == 0);
