@@ -1,4 +1,6 @@
 /* merge.c: `cambium merge`: adapters folded into their base, checked against the adapted model; or whole models merged into one. */
+#include <string.h>
+
 #include "cli/cli.h"
 
 typedef struct settings {
@@ -76,15 +78,45 @@ static bool merge_models(cli_call *call, const settings *s)
     return ok;
 }
 
+/* An option of the table that was given, and would have no effect. */
+static const cb_option *given_of(const cli_call *call, const cb_option *table, const char *const *except)
+{
+    for (size_t i = 0; i < call->given_count; i++) {
+        const cb_option *found = cb_options_find(table, call->given[i]->name);
+        for (size_t k = 0; found && except[k]; k++)
+            found = strcmp(found->name, except[k]) == 0 ? NULL : found;
+        if (found)
+            return found;
+    }
+    return NULL;
+}
+
+static bool check_models(cli_call *call, const settings *s)
+{
+    const cb_option *idle = given_of(call, cb_merge_option_table, (const char *const[]){"dtype", "seed", NULL});
+    if (s->options.quantize)
+        return cli_refuse("--quantize: is for folding adapters; quantise the merged model with convert");
+    if (idle)
+        return cli_refuse("%s: is for folding adapters, found --model", idle->name);
+    if (cb_ends_with(s->output, ".gguf"))
+        return cli_refuse("%s: whole models are merged into a directory, which convert makes a GGUF file of", s->output);
+    bool ok = cli_output_directory(s->output, call->arguments[0]);
+    for (size_t i = 0; ok && i < s->model.count; i++) {
+        char *path = NULL;
+        double weight;
+        ok = cli_split_weight("--model", s->model.items[i], &path, &weight) && cli_output_directory(s->output, path);
+        cb_free(path);
+    }
+    return ok;
+}
+
 static bool run_models(cli_call *call, settings *s)
 {
     double begin = cb_now();
     cli_rehearsal rehearsal;
     s->models.dtype = s->options.dtype;
     s->models.seed = s->options.seed;
-    if (s->options.quantize)
-        return cli_refuse("--quantize: is for folding adapters; quantise the merged model with convert");
-    if (!cli_output_directory(s->output, call->arguments[0]))
+    if (!check_models(call, s))
         return false;
     if (s->dry_run)
         return cli_plan(call, &rehearsal, cli_rehearsal_begin(&rehearsal, s->output) && merge_models(call, s));
@@ -100,6 +132,9 @@ static bool run(cli_call *call, void *settings_)
         return cli_refuse("expected --adapter DIR, to fold it into %s, or --model DIR, to merge both", call->arguments[0]);
     if (s->model.count)
         return run_models(call, s);
+    const cb_option *idle = given_of(call, cb_model_merge_option_table, (const char *const[]){NULL});
+    if (idle)
+        return cli_refuse("%s: is for merging whole models, found --adapter", idle->name);
     cb_difference difference = {0};
     double begin = cb_now();
     cli_rehearsal rehearsal;

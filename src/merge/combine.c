@@ -1,6 +1,7 @@
 /* combine.c: the table of merging methods, and how tensors are gone through piece by piece. */
 #include "merge/combine.h"
 
+#include <math.h>
 #include <omp.h>
 #include <string.h>
 
@@ -85,6 +86,16 @@ static void take_base_off(const float *base, float *x, int64_t n)
         x[i] -= base[i];
 }
 
+/* A sum of magnitudes is finite only if all are: f32 ones cannot overflow f64. */
+static bool all_finite(const float *x, int64_t n)
+{
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < n; i++)
+        sum += fabs((double)x[i]);
+    return isfinite(sum);
+}
+
 bool cb_combine_visit(const cb_combine_job *job, bool changes, bool write, cb_combine_visitor *visit, void *user)
 {
     const cb_versions *v = job->v;
@@ -93,7 +104,8 @@ bool cb_combine_visit(const cb_combine_job *job, bool changes, bool write, cb_co
         return true;
     if (cb_interrupted())
         return cb_fail(CB_ERR_INTERRUPTED, "interrupted while merging %s; nothing is kept", v->base->name) == CB_OK;
-#pragma omp parallel for schedule(static) num_threads(job->threads) if (job->threads > 1)
+    bool finite = true;
+#pragma omp parallel for schedule(static) num_threads(job->threads) reduction(&& : finite) if (job->threads > 1)
     for (int64_t p = 0; p < job->pieces; p++) {
         float *room = job->room + (size_t)omp_get_thread_num() * (v->count + 3) * (size_t)job->piece;
         float *others[CB_MERGE_MOST_MODELS];
@@ -103,16 +115,20 @@ bool cb_combine_visit(const cb_combine_job *job, bool changes, bool write, cb_co
         for (size_t i = 0; i < v->count; i++) {
             others[i] = room + (i + 1) * (size_t)job->piece;
             read_piece(v->others[i], piece.first, piece.count, others[i]);
+            finite = finite && (!write || all_finite(others[i], piece.count)); /* methods may leave such a change out, and hide it */
             if (changes)
                 take_base_off(piece.base, others[i], piece.count);
         }
         piece.out = room + (v->count + 1) * (size_t)job->piece;
         piece.spare = room + (v->count + 2) * (size_t)job->piece;
         visit(job, &piece, user);
+        finite = finite && (!write || all_finite(piece.out, piece.count));
         if (write)
             cbk_convert(piece.out, CB_F32, job->out + (size_t)piece.first * width, job->dtype, piece.count);
     }
-    return true;
+    return finite || cb_fail(CB_ERR_NUMERIC,
+                             "merge: tensor %s: found NaN or an infinity in a model or in the result, expected numbers; nothing is kept",
+                             v->base->name) == CB_OK;
 }
 
 /* ---- the largest ---- */

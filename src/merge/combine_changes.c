@@ -115,8 +115,12 @@ static void thin_out(const cb_combine_job *job, const cb_combine_piece *piece, c
 {
     const thinned *m = &c->models[index];
     float *x = piece->others[index];
-    if (m->density >= 1)
+    if (m->density >= 1 || job->method->thinning == CB_THIN_NOT)
         return;
+    if (m->density <= 0) { /* for ranked ones too, whose chances lie around the density */
+        memset(x, 0, (size_t)piece->count * sizeof *x);
+        return;
+    }
     switch (job->method->thinning) {
     case CB_THIN_MAGNITUDE:
         keep_largest(piece, &m->kept, false, x);

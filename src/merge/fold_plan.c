@@ -132,8 +132,8 @@ static bool add_plain(const fold_plan *plan, planned_file *file, const char *nam
     int64_t count = 1;
     for (int i = 0; i < t.out.ndim; i++)
         count *= t.out.shape[i];
-    t.out.size = cb_dtype_bytes(dtype, count);
     t.copied = !was_quantized && !change && dtype == from->dtype && !(plan->merged && is_float(from->dtype));
+    t.out.size = t.copied ? from->size : cb_dtype_bytes(dtype, count); /* a copied one may be of a type that no tensor of ours has */
     return add_tensor(file, t);
 }
 

@@ -376,6 +376,92 @@ static void what_does_not_fit_is_refused_before_anything_is_written(void **state
     refused("empty", "empty", 1, NULL, NULL);
 }
 
+static void make_small_model(const char *name, const cb_weight_entry *entries, size_t count)
+{
+    char path[100];
+    assert_true(cb_directory_make(scratch_path(name)));
+    snprintf(path, sizeof path, "%s/config.json", name);
+    write_file(path, "{\"model_type\": \"none\"}\n");
+    snprintf(path, sizeof path, "%s/model.safetensors", name);
+    assert_true(cb_safetensors_write(scratch_path(path), entries, count, NULL, NULL, NULL));
+}
+
+static void refused_into(const char *part, const char *name, const char *method)
+{
+    const char *models[] = {scratch_path(name)};
+    cb_model_merge_options o = merge_options();
+    set(&o, "method", method);
+    assert_false(cb_merge_models(models[0], models, (double[]){1}, 1, scratch_path("merged"), &o));
+    if (!strstr(cb_error_message(), part))
+        fail_msg("expected \"%s\" in: %s", part, cb_error_message());
+    cb_error_clear();
+    assert_false(cb_is_directory(scratch_path("merged")));
+    cb_options_free(cb_model_merge_option_table, &o);
+}
+
+/* Of floats that cannot be read the base's would be taken silently. */
+static void floats_of_other_types_are_refused(void **state)
+{
+    (void)state;
+    const double numbers[] = {1, 2};
+    make_small_model("wide",
+                     &(cb_weight_entry){.name = "w", .dtype = CB_F64, .ndim = 1, .shape = {2}, .data = numbers, .size = sizeof numbers}, 1);
+    refused_into("wide: tensor w: found F64, expected F32, BF16 or F16", "wide", "linear");
+    cb_weight_entry narrow = {
+        .name = "w", .dtype = CB_DTYPE_COUNT, .type_name = "F8_E4M3", .ndim = 1, .shape = {16}, .data = numbers, .size = 16};
+    make_small_model("narrow", &narrow, 1);
+    refused_into("narrow: tensor w: found F8_E4M3", "narrow", "linear");
+}
+
+/* ties would leave such a change out, as if the model had none. */
+static void numbers_that_are_not_finite_are_refused(void **state)
+{
+    (void)state;
+    const float numbers[2][2] = {{1, NAN}, {INFINITY, 1}};
+    const char *const methods[] = {"linear", "ties", "slerp", "ram"};
+    for (int i = 0; i < 8; i++) {
+        cb_weight_entry entry = {.name = "w", .dtype = CB_F32, .ndim = 1, .shape = {2}, .data = numbers[i % 2], .size = 8};
+        make_small_model("broken", &entry, 1);
+        refused_into("tensor w: found NaN or an infinity", "broken", methods[i / 2]);
+    }
+}
+
+/* Whole numbers are the base's, also those of types that no tensor has. */
+static void what_is_no_float_is_the_base_s(void **state)
+{
+    (void)state;
+    const int8_t numbers[] = {1, -2, 3};
+    cb_weight_entry entries[] = {
+        {.name = "codes", .dtype = CB_DTYPE_COUNT, .type_name = "I8", .ndim = 1, .shape = {3}, .data = numbers, .size = 3},
+        {.name = "none", .dtype = CB_F32, .ndim = 2, .shape = {0, 4}, .data = numbers, .size = 0}};
+    make_small_model("codes", entries, 2);
+    const char *models[] = {scratch_path("codes")};
+    cb_model_merge_options o = merge_options();
+    cb_merge_models(models[0], models, (double[]){1}, 1, scratch_path("merged"), &o);
+    assert_ok();
+    cb_safetensors *file = cb_safetensors_open(scratch_path("merged/model.safetensors"));
+    assert_ok();
+    assert_memory_equal(cb_safetensors_find(file, "codes")->data, numbers, sizeof numbers);
+    assert_int_equal(cb_safetensors_find(file, "none")->size, 0);
+    cb_safetensors_close(file);
+    remove_output("merged");
+    cb_options_free(cb_model_merge_option_table, &o);
+}
+
+static void density_0_leaves_the_base(void **state)
+{
+    (void)state;
+    const char *const methods[] = {"ties", "dare_ties", "della", "della_linear", "breadcrumbs", "magnitude_prune"};
+    for (size_t i = 0; i < sizeof methods / sizeof *methods; i++) {
+        cb_model_merge_options o = merge_options();
+        set(&o, "method", methods[i]);
+        set(&o, "density", "0");
+        changes_of(&o);
+        assert_int_equal(count_kept(), 0);
+        cb_options_free(cb_model_merge_option_table, &o);
+    }
+}
+
 static void tokens_must_be_the_same(void **state)
 {
     (void)state;
@@ -424,6 +510,10 @@ int main(void)
         TEST(threads_do_not_change_bits),
         TEST(bf16_is_rounded_once),
         TEST(what_does_not_fit_is_refused_before_anything_is_written),
+        TEST(floats_of_other_types_are_refused),
+        TEST(numbers_that_are_not_finite_are_refused),
+        TEST(what_is_no_float_is_the_base_s),
+        TEST(density_0_leaves_the_base),
         TEST(tokens_must_be_the_same),
     };
     return cmocka_run_group_tests(tests, prepare, remove_scratch);
