@@ -222,6 +222,9 @@ void cli_keep_examples_whole(cb_data_options *text);
 /* Rows are as long as asked, or by default no longer than the model can see. */
 void cli_fit_sequence_length(const cli_call *call, cb_data_options *text, const cb_model *model);
 
+/* True when the output is in no directory of data (setup.c): a run that is resumed would read what it wrote. */
+bool cli_output_apart(const char *path, const cli_corpus_settings *corpus);
+
 /* Trains with progress and prints the summary; with a rehearsal on (--dry-run) prints the plan instead. */
 bool cli_train_run(cli_call *call, const cb_trainee *what, const cli_corpus *corpus, const cb_train_options *options);
 

@@ -79,10 +79,10 @@ static bool merge_models(cli_call *call, const settings *s)
 }
 
 /* An option of the table that was given, and would have no effect. */
-static const cb_option *given_of(const cli_call *call, const cb_option *table, const char *const *except)
+static const cb_option *given_of(const cli_call *call, const cb_option *options, const char *const *except)
 {
     for (size_t i = 0; i < call->given_count; i++) {
-        const cb_option *found = cb_options_find(table, call->given[i]->name);
+        const cb_option *found = cb_options_find(options, call->given[i]->name);
         for (size_t k = 0; found && except[k]; k++)
             found = strcmp(found->name, except[k]) == 0 ? NULL : found;
         if (found)

@@ -147,7 +147,7 @@ static bool run(cli_call *call, void *settings_)
         return cli_usage(call, "expected either --config or --model");
     if (s->config && !s->tokenizer)
         return cli_usage(call, "--tokenizer is needed with --config");
-    if (!cli_output_directory(s->output, s->model) || !cb_train_check_output(&s->train))
+    if (!cli_output_directory(s->output, s->model) || !cli_output_apart(s->output, &s->corpus) || !cb_train_check_output(&s->train))
         return false;
     if (s->dry_run)
         cb_rehearsal_begin();

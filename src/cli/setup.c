@@ -63,6 +63,20 @@ bool cli_output_directory(const char *path, const char *model)
     return ok;
 }
 
+bool cli_output_apart(const char *path, const cli_corpus_settings *corpus)
+{
+    const cb_string_list *lists[] = {&corpus->data, &corpus->validation_data};
+    char *above = cli_existing_above(path);
+    bool ok = above;
+    for (int l = 0; l < 2; l++)
+        for (size_t i = 0; ok && i < lists[l]->count; i++)
+            if (is_inside(above, lists[l]->items[i]))
+                ok = cli_refuse("%s: is inside the directory of data %s, expected another place: the next run would read it", path,
+                                lists[l]->items[i]);
+    cb_free(above);
+    return ok;
+}
+
 bool cli_output_file(const char *path)
 {
     if (!*path)

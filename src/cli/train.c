@@ -107,7 +107,8 @@ static bool run(cli_call *call, void *settings_)
         return cli_usage(call, "--adapter goes on with an adapter as it is, so --%s cannot be given",
                          call->adapter_count ? call->adapter[0].name : "kind");
     cb_adapter *fresh = s->adapter ? NULL : configure(call, s);
-    if ((!fresh && !s->adapter) || !cli_output_directory(s->output, call->arguments[0]) || !cb_train_check_output(&s->train)) {
+    if ((!fresh && !s->adapter) || !cli_output_directory(s->output, call->arguments[0]) || !cli_output_apart(s->output, &s->corpus) ||
+        !cb_train_check_output(&s->train)) {
         cb_adapter_free(fresh);
         return false;
     }

@@ -627,6 +627,8 @@ bad 1 'invalid.txt' train llama2 --data invalid.txt --output never --steps 2 --b
 bad 1 'wrong.jsonl' train llama2 --data wrong.jsonl --output never --steps 2 --batch-size 2 --sequence-length 24
 bad 1 'beta1' train llama2 --data text.txt --output never --steps 2 --batch-size 2 --sequence-length 24 --adam-beta1 1
 bad 1 'out of memory' train llama2 --data text.txt --output never --steps 2 --batch-size 65536 --sequence-length 16777216 --quiet
+mkdir texts && cp text.txt texts/
+bad 1 'is inside the directory of data texts' train llama2 --data texts --output texts/never --steps 2
 bad 1 'missing.txt' train llama2 --data missing.txt --output never --steps 2 --batch-size 2 --sequence-length 24
 bad 1 'rank' train llama2 $run --rank 4096 --target-modules all-linear
 bad 1 'q_proj' train llama2 $run --target-modules q_prj
