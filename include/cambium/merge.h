@@ -121,7 +121,7 @@ extern CB_API const cb_option cb_model_merge_option_table[];
 /* Merges model directories of any architecture into a new one, `output`, which must not exist or be empty.  All must hold the same tensors (names
  * and shapes) and the same tokens.  weights: one for each of the `count` models.  The base is what changes are counted from; linear,
  * karcher and the slerps of several models do not count it in.  Files, config and tokenizer of the result are the base's.  Sums are taken
- * in f32 and rounded once; one tensor is in memory at a time, whatever the size of the models.  Everything is looked at before the first
+ * in f32 and rounded once; one tensor of each model is in memory at a time.  Everything is looked at before the first
  * byte is written, and `output` appears when it is whole.  The bits do not depend on the number of threads. */
 CB_API bool cb_merge_models(const char *base, const char *const *models, const double *weights, size_t count, const char *output,
                             const cb_model_merge_options *options);

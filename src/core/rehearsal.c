@@ -127,6 +127,20 @@ void cb_rehearsal_read(const void *data, size_t size)
     }
 }
 
+void cb_rehearsal_let_go(const void *data, size_t size)
+{
+    const char *p = data;
+    for (size_t i = 0; on && size && i < mapping_count; i++) {
+        mapping *m = &mappings[i];
+        if (!m->read || p < m->data || p >= m->data + m->size)
+            continue;
+        most = cb_rehearsal();
+        size_t first = (size_t)(p - m->data), last = first + size - 1;
+        last = last < m->size ? last : m->size - 1;
+        memset(m->read + first / WINDOW, 0, last / WINDOW - first / WINDOW + 1);
+    }
+}
+
 /* Bytes of the windows that will be read and are not resident yet. */
 static uint64_t unread(void)
 {

@@ -13,6 +13,8 @@ bool cb_rehearsal_output(const char *path, uint64_t bytes, bool staged);
 void cb_rehearsal_staged(int64_t bytes);
 /* A kernel would have read this memory. */
 void cb_rehearsal_read(const void *data, size_t size);
+/* The memory of a mapped file would have been given back after reading. */
+void cb_rehearsal_let_go(const void *data, size_t size);
 /* A library would have allocated so much on its own, and kept it for later calls. */
 void cb_rehearsal_library(size_t bytes);
 /* A kernel would have made so many multiplications and additions; returns how many there were. */

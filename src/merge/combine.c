@@ -100,8 +100,12 @@ bool cb_combine_visit(const cb_combine_job *job, bool changes, bool write, cb_co
 {
     const cb_versions *v = job->v;
     size_t width = cb_dtype_size(job->dtype);
-    if (cb_rehearsing())
+    if (cb_rehearsing()) {
+        cb_rehearsal_read(v->base->data, v->base->size);
+        for (size_t i = 0; i < v->count; i++)
+            cb_rehearsal_read(v->others[i]->data, v->others[i]->size);
         return true;
+    }
     if (cb_interrupted())
         return cb_fail(CB_ERR_INTERRUPTED, "interrupted while merging %s; nothing is kept", v->base->name) == CB_OK;
     bool finite = true;

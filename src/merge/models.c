@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "cambium/tokenizer.h"
+#include "core/rehearsal.h"
 #include "merge/combine.h"
 #include "merge/fold.h"
 
@@ -160,7 +161,9 @@ static void let_go(const cb_weight_entry *entry)
 {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = ((uintptr_t)entry->data + page - 1) / page * page,
               end = ((uintptr_t)entry->data + entry->size) / page * page;
-    if (end > begin)
+    if (cb_rehearsing())
+        cb_rehearsal_let_go(entry->data, entry->size);
+    else if (end > begin)
         madvise((void *)begin, end - begin, MADV_DONTNEED);
 }
 
