@@ -406,7 +406,7 @@ bad 1 'gpt2: has no tensor lm_head.weight, which llama2 has' merge llama2 --mode
 bad 1 'method: is for merging whole models, found --adapter' merge llama2 --adapter adapter --method ties --output never
 bad 1 'max_kl: is for folding adapters, found --model' merge llama2 --model merged --max-kl 0.1 --output never
 bad 1 'never.gguf: whole models are merged into a directory' merge llama2 --model merged --output never.gguf
-bad 1 'is the model.s own directory or inside it' merge llama2 --model merged --output merged/inside
+bad 1 'own directory or inside it' merge llama2 --model merged --output merged/inside
 bad 1 'is quantised, and whole models are merged plain' merge llama2_nf4 --model llama2 --output never
 nothing_beside never
 
