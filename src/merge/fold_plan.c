@@ -346,6 +346,21 @@ static bool check_room(const fold_plan *plan)
     return true;
 }
 
+static bool skip_output(void *user, cb_layer *layer)
+{
+    fold_plan *plan = user;
+    bool named = !layer->output;
+    for (size_t i = 0; !named && i < plan->skipped.count; i++)
+        named = strcmp(plan->skipped.items[i], layer->name) == 0;
+    return named || cb_string_list_add(&plan->skipped, layer->name);
+}
+
+/* A head that is tied has no tensor here, but transformers makes a layer of it, and must not make a quantised one. */
+static bool skip_outputs(fold_plan *plan)
+{
+    return plan->options->quantize == CB_QUANTIZE_NONE || cb_layer_visit(cb_model_root(plan->model), skip_output, plan);
+}
+
 bool cb_fold_plan_make(fold_plan *plan, cb_adapter *const *adapters, size_t count)
 {
     if (!plan->input)
@@ -369,7 +384,7 @@ bool cb_fold_plan_make(fold_plan *plan, cb_adapter *const *adapters, size_t coun
     for (size_t i = 0; i < plan->changes.count; i++)
         if (!plan->found[i] && !plan_untied(plan, &plan->changes.list[i]))
             return false;
-    return cb_ok() && check_full_names(plan) && plan_others(plan) && check_output(plan) && check_room(plan);
+    return cb_ok() && skip_outputs(plan) && check_full_names(plan) && plan_others(plan) && check_output(plan) && check_room(plan);
 }
 
 void cb_fold_plan_free(fold_plan *plan)

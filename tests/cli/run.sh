@@ -363,6 +363,10 @@ for adapter in qv.gguf qv_mlx qv_adapterhub qv_peft; do
     same_file generate_format.out generate_qv.out
 done
 expect quantize_nf4 "$program" convert llama2 --quantize nf4 --output llama2_nf4
+# a tied head has no tensor of its own, and is named all the same: transformers makes a layer of it
+expect quantize_tied "$program" convert smollm --quantize nf4 --block-size 16 --max-kl 9 --output smollm_nf4
+tr -d ' \n' <smollm_nf4/config.json >tied.json
+contains tied.json '"llm_int8_skip_modules":["lm_head"]'
 converted nf4.gguf llama2_nf4 --to gguf
 contains inspect_converted.out "F16"
 converted nf4_plain llama2_nf4 --to hf --dtype f32
