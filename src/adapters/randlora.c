@@ -141,7 +141,13 @@ static bool draw_dense(cb_tensor *t, cb_torch_rng *rng)
         if (!cb_copy_into(cb_slice(t, 1, k, k + 1, 1), part))
             return false;
     }
-    return round_to_bf16(t) && normalise(t, true);
+    cb_tensor *limit = cb_cast(cb_cast(cb_full(CB_F32, bound, 1), CB_BF16), CB_F32);
+    if (!limit || !round_to_bf16(t))
+        return false;
+    float *x = t->data, most = (float)cb_get(limit, 0);
+    for (int64_t i = 0; i < t->count; i++) /* the interval is open above: what rounds to its end is put at its beginning */
+        x[i] = x[i] == most ? -most : x[i];
+    return normalise(t, true);
 }
 
 static bool randlora_group_ready(const cb_adapter_group *group, bool fresh)

@@ -83,6 +83,7 @@ KINDS = {
     "randlora_qv": ("llama2", dict(kind="RandLora", r=20, randlora_alpha=30, target_modules=["q_proj", "down_proj"]), 0.1),
     "randlora_drawn": ("qwen2", dict(kind="RandLora", r=9, randlora_alpha=30, target_modules=["k_proj", "up_proj"], save_projection=False,
                                      projection_prng_key=99, bias="randlora_only"), 0.1),
+    "randlora_wrapped": ("llama2", dict(kind="RandLora", r=12, randlora_alpha=12, target_modules=QV, save_projection=False), 0.1),
     "randlora_sparse": ("gpt2", dict(kind="RandLora", r=12, randlora_alpha=30, target_modules=["c_attn", "c_fc"], save_projection=False,
                                      sparse=True, fan_in_fan_out=True), 0.1),
     "randlora_very_sparse": ("llama2", dict(kind="RandLora", r=16, randlora_alpha=30, target_modules=["v_proj"], save_projection=False,
