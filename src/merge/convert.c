@@ -131,6 +131,9 @@ static bool check_target(const conversion *c, int kind)
     if (targets[o->to].adapter != (kind == INPUT_ADAPTER))
         return cb_fail(CB_ERR_UNSUPPORTED, "%s: found a %s, which %s cannot hold: it is for %s", c->input, c->report.input,
                        to_choices[o->to], targets[o->to].adapter ? "adapters" : "models") == CB_OK;
+    if (targets[o->to].directory && cb_ends_with(c->output, ".gguf"))
+        return cb_fail(CB_ERR_ARGUMENT, "%s: is the name of a GGUF file, and %s makes a directory: expected another name, or --to %s",
+                       c->output, to_choices[o->to], kind == INPUT_ADAPTER ? "gguf-lora" : "gguf") == CB_OK;
     if (kind == INPUT_ADAPTER && o->dtype != CB_CONVERT_KEEP && o->dtype != CB_CONVERT_F32)
         return cb_fail(CB_ERR_ARGUMENT, "dtype: found %s, adapters are written as f32", cb_gguf_dtype_names[o->dtype]) == CB_OK;
     if (o->to == CB_CONVERT_HF && o->dtype > CB_CONVERT_F16)

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "cambium/tokenizer.h"
+#include "core/json.h"
 #include "core/rehearsal.h"
 #include "merge/combine.h"
 #include "merge/fold.h"
@@ -127,7 +128,7 @@ static bool same_tokens(const cb_tokenizer *a, const cb_tokenizer *b, const char
 
 static bool has_tokenizer(const char *directory)
 {
-    static const char *const names[] = {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", NULL};
+    static const char *const names[] = {"tokenizer.json", "tokenizer.model", "spiece.model", "spm.model", "vocab.json", "vocab.txt", NULL};
     bool found = false;
     for (int i = 0; !found && names[i]; i++) {
         char *path = cb_path_join(directory, names[i]);
@@ -151,6 +152,47 @@ static bool check_tokenizers(const cb_merged *m)
         cb_tokenizer_free(other);
     }
     cb_tokenizer_free(base);
+    return ok;
+}
+
+/* Settings that shapes do not show (heads, rotary bases) make other models of the same weights; who merges such ones is told. */
+static void compare_configs(const char *path, const char *base_path, const json_t *config, json_t *base)
+{
+    static const char *const others[] = {
+        "_name_or_path", "architectures", "transformers_version", "torch_dtype", "dtype", "use_cache", NULL};
+    const char *key;
+    json_t *value;
+    json_object_foreach(base, key, value)
+    {
+        const json_t *found = json_object_get(config, key);
+        bool matters = found && !json_equal(found, value);
+        for (int i = 0; matters && others[i]; i++)
+            matters = strcmp(others[i], key) != 0;
+        if (matters)
+            cb_log_message(CB_LOG_WARNING, "%s: config.json: %s is not as in %s, whose the merged model has", path, key, base_path);
+    }
+}
+
+static json_t *load_config(const char *directory)
+{
+    char *path = cb_path_join(directory, "config.json");
+    json_t *config = path ? cb_json_load(path, 1u << 24) : NULL;
+    cb_free(path);
+    return config;
+}
+
+static bool check_configs(const cb_merged *m)
+{
+    json_t *base = load_config(m->base_path);
+    bool ok = base;
+    for (size_t i = 0; ok && i < m->count; i++) {
+        json_t *config = cb_is_directory(m->paths[i]) ? load_config(m->paths[i]) : json_incref(base); /* a GGUF file has none */
+        ok = config;
+        if (ok)
+            compare_configs(m->paths[i], m->base_path, config, base);
+        json_decref(config);
+    }
+    json_decref(base);
     return ok;
 }
 
@@ -198,7 +240,7 @@ bool cb_merge_models(const char *base, const char *const *models, const double *
         m.weights[i] = weights[i];
         ok = (m.others[i] = cb_weights_open(models[i]));
     }
-    ok = ok && check_tensors(&m) && cb_fold_plan_make(&plan, NULL, 0) && cb_fold_carry_out(&plan, NULL);
+    ok = ok && check_tensors(&m) && check_configs(&m) && cb_fold_plan_make(&plan, NULL, 0) && cb_fold_carry_out(&plan, NULL);
     cb_fold_plan_free(&plan);
     for (size_t i = 0; i < count && i < CB_MERGE_MOST_MODELS; i++)
         cb_weights_close(m.others[i]);

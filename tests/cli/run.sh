@@ -382,6 +382,10 @@ contains merge_gguf_plain.out "mean KL divergence"
 expect generate_merged "$program" generate merged.gguf --prompt "The gardener" --max-new-tokens 8
 same_file generate_merged.out generate_qv.out
 
+# settings that shapes do not show
+cp -r merged turned && sed -i 's/"num_attention_heads": 4/"num_attention_heads": 2/; s/"rms_norm_eps": [0-9.e-]*/"rms_norm_eps": 0.5/' turned/config.json
+"$program" merge llama2 --model turned --output turned_merged >merge_turned.out 2>merge_turned.err || fail "merge: $(cat merge_turned.err)"
+contains merge_turned.err "turned: config.json: rms_norm_eps is not as in llama2"
 # whole models: halfway between the base and the merged one is half of the adapter
 expect merge_models "$program" merge llama2 --model llama2 --model merged --method linear --dtype f32 --output between --json
 json merge_models.out
@@ -425,6 +429,7 @@ bad 1 'whole.gguf: exists and is not an empty directory' convert llama2 --to ggu
 bad 1 'found neither config.json nor adapter_config.json' convert "$(mkdir -p empty && echo empty)" --to gguf --output never
 head -c 900 whole.gguf >cut.gguf
 bad 1 'cut.gguf' convert cut.gguf --to hf --output never
+bad 1 'never.gguf: is the name of a GGUF file, and hf makes a directory' convert llama2 --output never.gguf
 bad 1 'cut.gguf' inspect cut.gguf
 nothing_beside never
 nothing_beside whole.gguf
