@@ -54,6 +54,9 @@ int main(int argc, char **argv)
     cb_generation_free(&out);
     cb_dataset_free(data);
     cb_string_list_free(&text.data);
+    cb_options_free(cb_generate_option_table, &generate);
+    cb_options_free(cb_train_option_table, &options);
+    cb_options_free(cb_data_option_table, &text);
     cb_adapter_free(adapter);
     cb_model_free(model);
     cb_tokenizer_free(tokenizer);
