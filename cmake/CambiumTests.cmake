@@ -13,6 +13,13 @@ set(test_environment
   LSAN_OPTIONS=suppressions=${suppressions}/leak.txt:print_suppressions=0
   TSAN_OPTIONS=ignore_noninstrumented_modules=1:allocator_may_return_null=1)
 
+# libomp finds this by itself only where it is linked directly
+file(GLOB archer /usr/lib/llvm-*/lib/libarcher.so)
+if(CAMBIUM_SANITIZE MATCHES thread AND archer)
+  list(GET archer -1 archer)
+  list(APPEND test_environment OMP_TOOL_LIBRARIES=${archer})
+endif()
+
 function(register_test name)
   add_test(NAME ${name} COMMAND ${ARGN})
   set_tests_properties(${name} PROPERTIES ENVIRONMENT "${test_environment}" TIMEOUT 900 PROCESSORS 2)
