@@ -13,15 +13,13 @@
 typedef struct thinned {
     double density;
     cb_combine_largest kept, dropped; /* by magnitude; outliers: the largest are dropped */
-    bool drops;
-    float factor; /* of those that stay */
+    float factor;                     /* of those that stay */
     uint64_t stream;
     double *before, *after; /* pieces: sums of absolute values */
 } thinned;
 
 typedef struct changes {
     thinned *models;
-    const cb_versions *v;
     size_t index;  /* ranked: the model */
     char *sorting; /* threads x room for a row: keys and places, twice */
     bool by_norm, normalize;
@@ -276,7 +274,7 @@ bool cb_combine_changes(cb_combine_job *job)
     const cb_model_merge_options *o = job->options;
     const cb_versions *v = job->v;
     int rescale = o->rescale ? o->rescale : job->method->rescale;
-    changes c = {.v = v, .by_norm = rescale == CB_RESCALE_NORM};
+    changes c = {.by_norm = rescale == CB_RESCALE_NORM};
     c.normalize = o->normalize ? o->normalize == 1 : job->method->normalize;
     for (size_t i = 0; i < v->count; i++)
         c.sum_of_weights += v->weights[i];

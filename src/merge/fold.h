@@ -28,6 +28,12 @@ typedef struct planned_file {
     size_t count, capacity;
 } planned_file;
 
+/* The dtypes of weights that are summed and rounded; what else a file holds is copied. */
+static inline bool cb_fold_is_float(cb_dtype dtype)
+{
+    return dtype == CB_F32 || dtype == CB_BF16 || dtype == CB_F16;
+}
+
 /* Models that are merged with the base (models.c). */
 typedef struct cb_merged cb_merged;
 /* The tensor merged from the base's and the models', in `dtype`. */

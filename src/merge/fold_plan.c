@@ -88,15 +88,10 @@ static const cb_change *change_of(fold_plan *plan, const cb_layer *layer, const 
     return NULL;
 }
 
-static bool is_float(cb_dtype dtype)
-{
-    return dtype == CB_F32 || dtype == CB_BF16 || dtype == CB_F16;
-}
-
 static cb_dtype output_dtype(const fold_plan *plan, cb_dtype stored)
 {
     static const cb_dtype dtypes[] = {CB_F32, CB_F32, CB_BF16, CB_F16};
-    return plan->options->dtype == CB_MERGE_KEEP || !is_float(stored) ? stored : dtypes[plan->options->dtype];
+    return plan->options->dtype == CB_MERGE_KEEP || !cb_fold_is_float(stored) ? stored : dtypes[plan->options->dtype];
 }
 
 static bool check_change(const fold_plan *plan, const cb_weight_entry *entry, const cb_change *change)
@@ -104,7 +99,7 @@ static bool check_change(const fold_plan *plan, const cb_weight_entry *entry, co
     const cb_tensor *weight = cb_layer_weight(change->layer, change->name);
     cb_quantized_format format;
     bool fits = weight && (cb_quantized_format_of(plan->base, entry, &format) /* its reader checked it */ ||
-                           (is_float(entry->dtype) && cb_weight_entry_fits(entry, weight->ndim, weight->shape)));
+                           (cb_fold_is_float(entry->dtype) && cb_weight_entry_fits(entry, weight->ndim, weight->shape)));
     if (!fits)
         cb_fail(CB_ERR_SHAPE, "%s: %s does not fit %s of layer %s", plan->input, entry->name,
                 weight ? cb_shape_text(weight) : "the missing weight", change->layer->name);
@@ -132,7 +127,7 @@ static bool add_plain(const fold_plan *plan, planned_file *file, const char *nam
     int64_t count = 1;
     for (int i = 0; i < t.out.ndim; i++)
         count *= t.out.shape[i];
-    t.copied = !was_quantized && !change && dtype == from->dtype && !(plan->merged && is_float(from->dtype));
+    t.copied = !was_quantized && !change && dtype == from->dtype && !(plan->merged && cb_fold_is_float(from->dtype));
     t.out.size = t.copied ? from->size : cb_dtype_bytes(dtype, count); /* a copied one may be of a type that no tensor of ours has */
     return add_tensor(file, t);
 }
@@ -141,7 +136,7 @@ static bool add_plain(const fold_plan *plan, planned_file *file, const char *nam
 static cb_dtype plain_dtype(const fold_plan *plan, const cb_weight_entry *from)
 {
     static const cb_dtype dtypes[] = {CB_BF16, CB_F32, CB_BF16, CB_F16};
-    return is_float(from->dtype) ? from->dtype : dtypes[plan->options->dtype];
+    return cb_fold_is_float(from->dtype) ? from->dtype : dtypes[plan->options->dtype];
 }
 
 cb_quantized_format cb_fold_format(const fold_plan *plan, const planned *t)

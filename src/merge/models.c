@@ -20,11 +20,6 @@ struct cb_merged {
     double weights[CB_MERGE_MOST_MODELS], densities[CB_MERGE_MOST_MODELS];
 };
 
-static bool is_float(cb_dtype dtype)
-{
-    return dtype == CB_F32 || dtype == CB_BF16 || dtype == CB_F16;
-}
-
 /* ---- what is looked at before anything is written ---- */
 
 static bool read_densities(cb_merged *m)
@@ -71,7 +66,7 @@ static bool check_tensor(const cb_merged *m, size_t index, const cb_weight_entry
         cb_scope_close(scope);
         return false;
     }
-    if (is_float(base->dtype) != is_float(other->dtype))
+    if (cb_fold_is_float(base->dtype) != cb_fold_is_float(other->dtype))
         return cb_fail(CB_ERR_SHAPE, "%s: tensor %s: found %s, expected floats as in %s", m->paths[index], base->name, other->type_name,
                        m->base_path) == CB_OK;
     return true;
