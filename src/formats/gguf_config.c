@@ -124,9 +124,9 @@ static int64_t integer(const json_t *object, const char *key)
 json_t *cb_gguf_config(const cb_gguf *file)
 {
     const cb_gguf_architecture *a = cb_gguf_file_architecture(file);
-    json_t *config =
-        a ? json_pack("{s:[s], s:s, s:s}", "architectures", a->class_name, "model_type", a->model_type, a->activation_key, a->activation)
-          : NULL;
+    json_t *config = a ? cb_json_made(json_pack("{s:[s], s:s, s:s}", "architectures", a->class_name, "model_type", a->model_type,
+                                                a->activation_key, a->activation))
+                       : NULL;
     bool ok = config && read_settings(file, a, config) && read_shapes(file, a, config) && read_tokens(file, config) &&
               (!a->rotary || cb_gguf_read_rotary(file, a, config)) && cb_ok();
     if (ok)

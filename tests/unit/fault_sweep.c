@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <sys/wait.h>
 
 #include "model_fixtures.h"
@@ -207,13 +208,26 @@ fault_job fault_job_of(bool (*run)(const char *tree), const char *tree)
 
 /* ---- going through the calls ---- */
 
-static void run_again(const fault_job *job, const char *what, uint64_t n)
+/* Says what is wrong; the sweep goes on, and fails at its end. */
+static void complain(fault_job *job, const char *format, ...)
+{
+    va_list list;
+    va_start(list, format);
+    char text[512];
+    vsnprintf(text, sizeof text, format, list);
+    va_end(list);
+    print_error("%s\n", text);
+    job->complaints++;
+}
+
+static void run_again(fault_job *job, const char *what, uint64_t n)
 {
     if (!job->run(job->tree))
-        fail_msg("%s %llu: the next try fails: %s", what, (unsigned long long)n, cb_error_message());
+        complain(job, "%s %llu: the next try fails: %s", what, (unsigned long long)n, cb_error_message());
+    cb_error_clear();
     fault_check_files(job->tree, false);
     if (fault_fingerprint(job->tree) != job->fingerprint)
-        fail_msg("%s %llu: the next try ends with other bits", what, (unsigned long long)n);
+        complain(job, "%s %llu: the next try ends with other bits", what, (unsigned long long)n);
 }
 
 static uint64_t count_calls(const fault_job *job, uint32_t kinds)
@@ -241,24 +255,26 @@ static bool choose_calls(uint64_t calls, uint64_t sample, uint64_t *first, uint6
 }
 
 /* One job under the plan; whether it ended well. */
-static bool job_under(const fault_job *job, const char *what, cb_fault_plan plan)
+static bool job_under(fault_job *job, const char *what, cb_fault_plan plan)
 {
     unsigned long long n = plan.n;
     cb_fault_arm(plan);
     bool ok = job->run(job->tree);
     cb_fault_disarm();
     if (ok != cb_ok())
-        fail_msg("%s %llu: success and error do not agree: \"%s\"", what, n, cb_error_message());
+        complain(job, "%s %llu: success and error do not agree: \"%s\"", what, n, cb_error_message());
     if (!ok && (!*cb_error_message() || cb_error_status() == CB_OK))
-        fail_msg("%s %llu: fails without a message", what, n);
+        complain(job, "%s %llu: fails without a message", what, n);
     cb_error_clear();
-    if (cb_memory().live_bytes != job->live_bytes)
-        fail_msg("%s %llu: %lld bytes were left", what, n, (long long)(cb_memory().live_bytes - job->live_bytes));
+    uint64_t live = cb_memory().live_bytes;
+    if (live != job->live_bytes)
+        complain(job, "%s %llu: %lld bytes were left", what, n, (long long)(live - job->live_bytes));
+    job->live_bytes = live;
     if (open_files() != job->open_files)
-        fail_msg("%s %llu: %d files were left open", what, n, open_files() - job->open_files);
+        complain(job, "%s %llu: %d files were left open", what, n, open_files() - job->open_files);
     fault_check_files(job->tree, false);
     if (ok && fault_fingerprint(job->tree) != job->fingerprint)
-        fail_msg("%s %llu: ends well with other bits", what, n);
+        complain(job, "%s %llu: ends well with other bits", what, n);
     return ok;
 }
 
@@ -275,6 +291,8 @@ static int64_t sweep(fault_job *job, const char *what, cb_fault_plan plan, uint6
     }
     print_message("%s: %llu calls, %llu tried, %llu failed with a message, the others went through\n", what, (unsigned long long)calls,
                   (unsigned long long)runs, (unsigned long long)failed);
+    if (job->complaints)
+        fail_msg("%s: %u complaints", what, job->complaints);
     return runs ? (int64_t)failed : -1;
 }
 
@@ -346,6 +364,7 @@ void fault_kills(fault_job *job, const char *program, const char *name, uint64_t
             run_again(job, "killed at", n);
         }
     print_message("killed: %llu calls on files, %llu kills\n", (unsigned long long)calls, (unsigned long long)kills);
+    assert_int_equal(job->complaints, 0);
     assert_true(kills > 0 || first > calls);
 }
 

@@ -21,6 +21,7 @@ typedef struct fault_job {
     /* of one that nothing happened to */
     uint64_t fingerprint, live_bytes;
     int open_files;
+    unsigned complaints; /* so far */
 } fault_job;
 
 /* Memory that jansson asks for counts as ours; before the first job. */
