@@ -74,7 +74,7 @@ def text(args, name):
 def train(args, variant, rate, seed):
     """Trains once: the loss on the validation part with seed 0, on the test part with the others."""
     _, base, options = VARIANTS[variant]
-    output = args.work / f"run {variant} {seed}"
+    output = args.work / f"run {variant} {seed}".replace(",", "")  # a comma ends a name in a list of adapters
     options = [args.model if o == "MODEL" else o for o in options]
     if base == "whole":
         start = ["pretrain", "--model", args.model]
