@@ -101,6 +101,13 @@ CB_API bool cb_dataset_sources(cb_dataset *data, int64_t index, int64_t rows, cb
 CB_API bool cb_dataset_sequential(cb_dataset *data, int64_t index, int64_t rows, cb_batch *batch);
 CB_API void cb_batch_free(cb_batch *batch);
 
+/* ---- compressed files ---- */
+
+/* What a file holds when it is unpacked (gzip, xz, bzip2, zstd, or as it stands), or, where `member` is not NULL, that file of a zip or tar
+ * archive.  At most `limit` bytes (0: 1 GiB); a NUL follows the text, *length does not count it.  NULL with CB_ERR_FORMAT: path,
+ * member and what is wrong.  Free with cb_free(). */
+CB_API char *cb_archive_read(const char *path, const char *member, size_t limit, size_t *length);
+
 #ifdef __cplusplus
 }
 #endif

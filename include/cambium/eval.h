@@ -1,4 +1,4 @@
-/* eval.h: floor 3: what results are judged and shown by.  So far: pictures of curves. */
+/* eval.h: floor 3: pictures of results: curves, and estimates with their intervals. */
 #ifndef CAMBIUM_EVAL_H
 #define CAMBIUM_EVAL_H
 
@@ -22,9 +22,17 @@ typedef struct cb_plot_options {
     bool log_y;        /* only where every y is positive */
 } cb_plot_options;
 
-/* A PNG of lines with axes, ticks at round numbers, a legend; written atomically.  Long series are thinned to the
- * picture's width by minimum and maximum, so no spike is lost. */
-CB_API bool cb_plot_png(const char *path, const cb_series *series, size_t count, const cb_plot_options *options);
+/* A picture of lines with axes, ticks at round numbers, a legend: PNG, or SVG where the path ends with ".svg"; written atomically.  Long
+ * series are thinned to the picture's width by minimum and maximum, so no spike is lost. */
+CB_API bool cb_plot(const char *path, const cb_series *series, size_t count, const cb_plot_options *options);
+
+/* A value and its interval, one line of a picture.  NaN: not drawn. */
+typedef struct cb_estimate {
+    const char *name;
+    double value, low, high;
+} cb_estimate;
+/* A picture of estimates one below the other over one axis, y_label being that of the axis; as cb_plot() otherwise (log_y is not read). */
+CB_API bool cb_plot_estimates(const char *path, const cb_estimate *estimates, size_t count, const cb_plot_options *options);
 
 #ifdef __cplusplus
 }

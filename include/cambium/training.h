@@ -58,6 +58,11 @@ struct cb_trainee {
 };
 /* An attached adapter, saved as a PEFT adapter of the directory that the model was loaded from. */
 CB_API cb_trainee cb_train_adapter(cb_model *model, cb_adapter *adapter);
+/* Every weight of a model, made trainable (f32) where it is frozen; saved as a model directory of weights as `dtype` with the tokenizer, and with
+ * what `tokenizer_path`, where that is a directory, has beside it.  The tokenizer must outlive it.  Give it back with
+ * cb_train_whole_free(), before the model. */
+CB_API bool cb_train_whole(cb_trainee *what, cb_model *model, const cb_tokenizer *tokenizer, const char *tokenizer_path, cb_dtype dtype);
+CB_API void cb_train_whole_free(cb_trainee *what);
 
 /* ---- Starts that are worked out first ---- */
 
@@ -144,6 +149,24 @@ typedef struct cb_perplexity_result {
  * `max_batches` batches (0: all).  A mean that is no finite number: CB_ERR_NUMERIC. */
 CB_API bool cb_evaluate_perplexity(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches,
                                    cb_perplexity_result *result);
+
+/* A question with answers to choose from: the model's is the one with the largest sum of its tokens' log-probabilities after the prompt. */
+typedef struct cb_choice_question {
+    const char *prompt;         /* may be empty */
+    const char *const *choices; /* as they go on from the prompt, with the blank between: " yes" */
+    size_t count;               /* at least two */
+    size_t answer;              /* index of the right one */
+} cb_choice_question;
+typedef struct cb_choice_result {
+    double accuracy;      /* share of questions whose best choice is the answer */
+    double accuracy_norm; /* the same with sums divided by the choices' lengths in bytes */
+    size_t questions;
+    double seconds;
+} cb_choice_result;
+/* chosen (n): the index of each question's best choice, by sums; NULL: not wanted.  Where all choices of a question are one token after the
+ * same tokens, it is one row of a forward pass, else as many rows as choices.  The tokenizer adds its special tokens before the prompt. */
+CB_API bool cb_evaluate_choices(cb_model *model, const cb_tokenizer *tokenizer, const cb_choice_question *questions, size_t n,
+                                int64_t batch_size, size_t *chosen, cb_choice_result *result);
 
 #ifdef __cplusplus
 }

@@ -1,4 +1,7 @@
 /* eval.c: `cambium eval`: how well a model, with any adapters, does on a task.  A task is a row of the table below. */
+#include <math.h>
+#include <string.h>
+
 #include "cli/cli.h"
 
 typedef struct settings {
@@ -39,9 +42,109 @@ static bool perplexity(cli_call *call, settings *s, const cli_base *base)
     return true;
 }
 
+/* One question of a line of JSONL; `answer` is an index from 0, or the text of a choice. */
+static bool read_question(const char *where, const json_t *line, cb_choice_question *q)
+{
+    const json_t *choices = json_object_get(line, "choices"), *answer = json_object_get(line, "answer");
+    const char *prompt = json_string_value(json_object_get(line, "prompt"));
+    if (!prompt || json_array_size(choices) < 2 || !answer)
+        return cli_refuse("%s: expected {\"prompt\": text, \"choices\": [text, text, ...], \"answer\": index or text}", where);
+    const char **texts = cb_calloc(json_array_size(choices), sizeof *texts);
+    *q = (cb_choice_question){prompt, texts, json_array_size(choices), SIZE_MAX};
+    for (size_t c = 0; texts && c < q->count; c++) {
+        texts[c] = json_string_value(json_array_get(choices, c));
+        if (!texts[c] || !*texts[c])
+            return cli_refuse("%s: choices: found an item that is no text, or is empty", where);
+        if (json_is_string(answer) && strcmp(json_string_value(answer), texts[c]) == 0)
+            q->answer = c;
+    }
+    if (json_is_integer(answer) && json_integer_value(answer) >= 0 && (size_t)json_integer_value(answer) < q->count)
+        q->answer = (size_t)json_integer_value(answer);
+    return texts && (q->answer < q->count || cli_refuse("%s: answer: found none of the %zu choices", where, q->count));
+}
+
+typedef struct questions {
+    json_t **lines; /* hold the texts */
+    cb_choice_question *list;
+    size_t count, line_capacity, capacity;
+} questions;
+
+static bool add_line(questions *all, const char *where, const char *text, size_t length)
+{
+    json_error_t problem;
+    json_t *line = json_loadb(text, length, 0, &problem);
+    if (!line)
+        return cli_refuse("%s: no JSON: %s", where, problem.text);
+    bool ok = cb_grow(&all->lines, &all->line_capacity, all->count + 1, sizeof *all->lines) &&
+              cb_grow(&all->list, &all->capacity, all->count + 1, sizeof *all->list);
+    if (!ok) {
+        json_decref(line);
+        return false;
+    }
+    all->lines[all->count] = line;
+    all->list[all->count++] = (cb_choice_question){0};
+    return read_question(where, line, &all->list[all->count - 1]);
+}
+
+static bool add_file(questions *all, const char *path)
+{
+    size_t length;
+    char *text = cb_archive_read(path, NULL, 0, &length);
+    bool ok = text;
+    int64_t number = 1;
+    for (char *at = text, *end; ok && at < text + length; at = end + 1, number++) {
+        end = memchr(at, '\n', (size_t)(text + length - at));
+        end = end ? end : text + length;
+        if (strspn(at, " \t\r") < (size_t)(end - at)) {
+            char *where = cb_format("%s:%lld", path, (long long)number);
+            ok = where && add_line(all, where, at, (size_t)(end - at));
+            cb_free(where);
+        }
+    }
+    cb_free(text);
+    return ok;
+}
+
+static void free_questions(questions *all)
+{
+    for (size_t i = 0; i < all->count; i++) {
+        cb_free((void *)(uintptr_t)all->list[i].choices);
+        json_decref(all->lines[i]);
+    }
+    cb_free(all->lines);
+    cb_free(all->list);
+}
+
+static bool choice(cli_call *call, settings *s, const cli_base *base)
+{
+    questions all = {0};
+    cb_choice_result r = {0};
+    bool ok = true;
+    for (size_t i = 0; ok && i < s->data.count; i++)
+        ok = add_file(&all, s->data.items[i]);
+    ok = ok && (all.count || cli_refuse("--data: found no question"));
+    ok = ok && cb_evaluate_choices(base->model, base->tokenizer, all.list, cb_rehearsing() ? 1 : all.count, s->batch_size, NULL, &r);
+    size_t right = (size_t)llround(r.accuracy * (double)all.count);
+    free_questions(&all);
+    if (!ok || cb_rehearsing())
+        return ok;
+    cb_interval interval = cb_wilson_interval((int64_t)right, (int64_t)r.questions, 0.95);
+    if (call->common.json)
+        return cli_json(json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:I, s:o, s:I}", "task", "choice", "model",
+                                  cb_model_directory(base->model), "accuracy", cli_real(r.accuracy), "low", cli_real(interval.low), "high",
+                                  cli_real(interval.high), "accuracy_norm", cli_real(r.accuracy_norm), "questions", (json_int_t)r.questions,
+                                  "seconds", cli_real(r.seconds), "peak_memory", (json_int_t)cb_peak_rss()));
+    cli_field("accuracy", "%.4f (95 %%: %.4f to %.4f)", r.accuracy, interval.low, interval.high);
+    cli_field("by length", "%.4f", r.accuracy_norm);
+    cli_field("questions", "%s", cli_thousands((int64_t)r.questions));
+    cli_field("time", "%s", cli_seconds(r.seconds));
+    cli_field("peak memory", "%s", cli_bytes(cb_peak_rss()));
+    return true;
+}
+
 /* The names stand in the option table, in this order. */
-static const char *const task_names[] = {"perplexity", NULL};
-static bool (*const tasks[])(cli_call *call, settings *s, const cli_base *base) = {perplexity};
+static const char *const task_names[] = {"perplexity", "choice", NULL};
+static bool (*const tasks[])(cli_call *call, settings *s, const cli_base *base) = {perplexity, choice};
 
 /* ---- the command ---- */
 
@@ -73,9 +176,12 @@ static bool run(cli_call *call, void *settings_)
 const cli_command cli_eval = {
     .name = "eval",
     .summary = "measure a model, with any adapters, on a task",
-    .synopsis = "MODEL_DIR [--adapter DIR[=weight]]... --task perplexity --data FILE [options]",
-    .description = "Perplexity is exp of the mean cross-entropy per predicted token, over rows of --sequence-length tokens that do not "
-                   "overlap; a longer row gives the model more to go on. Bits per byte do not depend on the tokenizer.",
+    .synopsis = "MODEL_DIR [--adapter DIR[=weight]]... [--task NAME] --data FILE [options]",
+    .description =
+        "Perplexity is exp of the mean cross-entropy per predicted token, over rows of --sequence-length tokens that do not "
+        "overlap; a longer row gives the model more to go on. Bits per byte do not depend on the tokenizer.  Choice: JSONL of "
+        "{\"prompt\", \"choices\", \"answer\"}; the model chooses the likeliest continuation, and accuracy has Wilson's 95 % interval. "
+        "By length: sums of log-probabilities are divided by the choices' bytes first.",
     .least = 1,
     .most = 1,
     .settings_size = sizeof(settings),

@@ -31,108 +31,17 @@ static const cli_group groups[] = {{"Run", table, 0},
                                    {"Training", cb_train_option_table, offsetof(settings, train)},
                                    {0}};
 
-/* ---- every weight as a parameter ---- */
-
-typedef struct parameter_list {
-    cb_named_tensor *items;
-    size_t count, capacity;
-} parameter_list;
-
-/* A layer's own weights, made trainable where they are frozen.  A tied layer has none of its own. */
-static bool collect(void *user, cb_layer *layer)
-{
-    parameter_list *list = user;
-    for (int i = 0; i < layer->weight_count; i++) {
-        const char *name = layer->weights[i].name;
-        if (!layer->weights[i].tensor->requires_grad && !cb_layer_train_copy(layer, name, CB_F32, true))
-            return false;
-        if (!cb_grow(&list->items, &list->capacity, list->count + 1, sizeof *list->items))
-            return false;
-        char *whole = cb_format("%s.%s", layer->name, name);
-        if (!whole)
-            return false;
-        list->items[list->count++] = (cb_named_tensor){whole, layer->weights[i].tensor};
-    }
-    return true;
-}
-
-static void parameters_free(parameter_list *list)
-{
-    for (size_t i = 0; i < list->count; i++)
-        cb_free((void *)(uintptr_t)list->items[i].name);
-    cb_free(list->items);
-}
-
-/* ---- saving ---- */
-
-typedef struct saver {
-    const cb_tokenizer *tokenizer;
-    const char *tokenizer_path; /* a directory's other tokenizer files are carried over */
-    cb_dtype dtype;
-} saver;
-
-static bool copy_beside(const char *from, const char *to, const char *name)
-{
-    char *source = cb_path_join(from, name), *target = cb_path_join(to, name), *bytes = NULL;
-    size_t length = 0;
-    bool ok = source && target;
-    if (ok && cb_is_file(source)) {
-        bytes = cb_file_read(source, (size_t)1 << 26, &length);
-        ok = bytes && cb_file_write(target, bytes, length);
-    }
-    cb_free(bytes);
-    cb_free(source);
-    cb_free(target);
-    return ok;
-}
-
-/* Templates with names of their own. */
-static bool copy_templates(const char *from, const char *to)
-{
-    static const char folder[] = "additional_chat_templates";
-    char *source = cb_path_join(from, folder), *target = cb_path_join(to, folder);
-    cb_string_list names = {0};
-    bool ok = source && target;
-    if (ok && cb_is_directory(source))
-        ok = cb_directory_list(source, false, &names) && cb_directory_make(target);
-    for (size_t i = 0; ok && i < names.count; i++)
-        ok = !cb_ends_with(names.items[i], ".jinja") || copy_beside(source, target, names.items[i]);
-    cb_string_list_free(&names);
-    cb_free(source);
-    cb_free(target);
-    return ok;
-}
-
-static bool save(const cb_trainee *what, const char *directory)
-{
-    static const char *const beside[] = {"tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json",
-                                         "generation_config.json"};
-    const saver *s = what->user;
-    char *path = cb_path_join(directory, "tokenizer.json");
-    bool ok = path && cb_tokenizer_save(s->tokenizer, path);
-    cb_free(path);
-    for (size_t i = 0; ok && i < sizeof beside / sizeof *beside && cb_is_directory(s->tokenizer_path); i++)
-        ok = copy_beside(s->tokenizer_path, directory, beside[i]);
-    ok = ok && (!cb_is_directory(s->tokenizer_path) || copy_templates(s->tokenizer_path, directory));
-    return ok && cb_model_save(what->model, directory, s->dtype);
-}
-
 /* ---- the command ---- */
 
 static bool pretrain(cli_call *call, settings *s, cb_model *model)
 {
     const char *path = s->tokenizer ? s->tokenizer : s->model;
     cb_tokenizer *tokenizer = cli_tokenizer(path, model);
-    parameter_list list = {0};
     cli_corpus corpus = {0};
-    saver saving = {tokenizer, path, save_dtypes[s->save_dtype]};
-    cb_trainee what = {.model = model, .save = save, .user = &saving};
+    cb_trainee what = {0};
     bool ok = tokenizer && cli_corpus_open(&corpus, call, &s->corpus, model, tokenizer, s->seed) &&
-              cb_layer_visit(cb_model_root(model), collect, &list);
-    what.parameters = list.items;
-    what.count = list.count;
-    ok = ok && cli_train_run(call, &what, &corpus, &s->train);
-    parameters_free(&list);
+              cb_train_whole(&what, model, tokenizer, path, save_dtypes[s->save_dtype]) && cli_train_run(call, &what, &corpus, &s->train);
+    cb_train_whole_free(&what);
     cli_corpus_close(&corpus);
     cb_tokenizer_free(tokenizer);
     return ok;

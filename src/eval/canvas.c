@@ -2,20 +2,26 @@
  *
  * Lines and text go into a mask first: each pixel keeps the largest share of it that any one stroke covers.  Then the mask
  * is painted in one color.  So strokes that meet do not darken each other's edges.
- * Text is stroked too: dots of the font that touch are joined by lines, which gives smooth letters at every size. */
+ * Text is stroked too: dots of the font that touch are joined by lines, which gives smooth letters at every size.
+ * A vector canvas has none of this: each call writes its shape (svg.c). */
 #include "eval/canvas.h"
 
 #include <math.h>
 #include <png.h>
 #include <string.h>
 
-bool cb_canvas_open(cb_canvas *canvas, int width, int height, cb_color background)
+#include "eval/svg.h"
+
+bool cb_canvas_open(cb_canvas *canvas, int width, int height, cb_color background, bool vector)
 {
     size_t pixels = (size_t)width * (size_t)height;
-    *canvas = (cb_canvas){.width = width, .height = height};
-    canvas->pixels = cb_alloc(3 * pixels);
-    canvas->mask = cb_calloc(pixels, 1);
-    if (!canvas->pixels || !canvas->mask) {
+    *canvas = (cb_canvas){.width = width, .height = height, .vector = vector};
+    if (!vector) {
+        canvas->pixels = cb_alloc(3 * pixels);
+        canvas->mask = cb_calloc(pixels, 1);
+    }
+    bool ok = vector ? cb_svg_begin(canvas) : canvas->pixels && canvas->mask;
+    if (!ok) {
         cb_canvas_close(canvas);
         return false;
     }
@@ -28,11 +34,15 @@ void cb_canvas_close(cb_canvas *canvas)
 {
     cb_free(canvas->pixels);
     cb_free(canvas->mask);
+    cb_string_free(&canvas->svg);
+    cb_string_free(&canvas->lines);
     *canvas = (cb_canvas){0};
 }
 
-bool cb_canvas_save(const cb_canvas *canvas, const char *path)
+bool cb_canvas_save(cb_canvas *canvas, const char *path)
 {
+    if (canvas->vector)
+        return cb_svg_end(canvas) && cb_file_write(path, canvas->svg.data, canvas->svg.length);
     png_image image = {
         .version = PNG_IMAGE_VERSION, .width = (unsigned)canvas->width, .height = (unsigned)canvas->height, .format = PNG_FORMAT_RGB};
     png_alloc_size_t size = PNG_IMAGE_PNG_SIZE_MAX(image);
@@ -61,6 +71,10 @@ static int clamp(double value, int low, int high)
 
 void cb_canvas_fill(cb_canvas *canvas, int left, int top, int right, int bottom, cb_color color)
 {
+    if (canvas->vector) {
+        cb_svg_rectangle(canvas, left, top, right, bottom, color);
+        return;
+    }
     left = clamp(left, 0, canvas->width);
     right = clamp(right, 0, canvas->width);
     for (int y = clamp(top, 0, canvas->height); y < clamp(bottom, 0, canvas->height); y++)
@@ -98,6 +112,10 @@ static void widen(cb_canvas *c, int left, int top, int right, int bottom)
 
 void cb_canvas_line(cb_canvas *canvas, double x0, double y0, double x1, double y1, double radius)
 {
+    if (canvas->vector) {
+        cb_svg_line(canvas, x0, y0, x1, y1, radius);
+        return;
+    }
     segment s = {.x = x0, .y = y0, .dx = x1 - x0, .dy = y1 - y0, .radius = radius};
     s.squared = s.dx * s.dx + s.dy * s.dy;
     const int *clip = canvas->clip;
@@ -129,6 +147,10 @@ static uint8_t blend(uint8_t below, uint8_t above, unsigned level)
 
 void cb_canvas_paint(cb_canvas *canvas, cb_color color)
 {
+    if (canvas->vector) {
+        cb_svg_paint(canvas, color);
+        return;
+    }
     for (int y = canvas->top; y < canvas->bottom; y++)
         for (int x = canvas->left; x < canvas->right; x++) {
             size_t at = (size_t)y * (size_t)canvas->width + (size_t)x;
@@ -237,6 +259,10 @@ static void draw_glyph(const pen *p, const uint8_t *glyph, double at)
 
 void cb_canvas_text(cb_canvas *canvas, double x, double y, const char *text, const cb_text_style *style)
 {
+    if (canvas->vector) {
+        cb_svg_text(canvas, x, y, text, style);
+        return;
+    }
     double shift = style->align * cb_canvas_text_width(text, style->size), at = 0.5;
     pen p = {canvas, style, style->upwards ? x : x - shift, style->upwards ? y + shift : y};
     for (int c; (c = next_character(&text)); at += advance(cb_font_glyph(c)))

@@ -1,4 +1,4 @@
-/* canvas.h: a picture in memory: filled rectangles, smooth lines and text. */
+/* canvas.h: a picture in memory: filled rectangles, smooth lines and text; of pixels, or of shapes for SVG. */
 #ifndef CB_EVAL_CANVAS_H
 #define CB_EVAL_CANVAS_H
 
@@ -15,11 +15,14 @@ typedef struct cb_canvas {
     uint8_t *mask;                /* height x width: how much of each pixel the shapes since the last paint cover, 0 to 255 */
     int left, top, right, bottom; /* the part of the mask that is not all zero; empty when left >= right */
     int clip[4];                  /* left, top, right, bottom: lines stay inside */
+    bool vector;                  /* no pixels: the text of an SVG */
+    cb_string svg, lines;         /* lines: those since the last paint, without their colour */
+    double radius;                /* of the last of them */
 } cb_canvas;
 
-bool cb_canvas_open(cb_canvas *canvas, int width, int height, cb_color background);
+bool cb_canvas_open(cb_canvas *canvas, int width, int height, cb_color background, bool vector);
 void cb_canvas_close(cb_canvas *canvas);
-bool cb_canvas_save(const cb_canvas *canvas, const char *path); /* as PNG, atomically */
+bool cb_canvas_save(cb_canvas *canvas, const char *path); /* as PNG or SVG, atomically */
 
 void cb_canvas_unclip(cb_canvas *canvas);
 /* Fills whole pixels at once, without the mask. */

@@ -416,30 +416,107 @@ static void draw_curves(plot *p)
 
 /* ---- the picture ---- */
 
-bool cb_plot_png(const char *path, const cb_series *series, size_t count, const cb_plot_options *options)
+static bool open_picture(plot *p, const char *path)
 {
-    static const cb_plot_options standard = {0};
-    const cb_plot_options *o = options ? options : &standard;
+    const cb_plot_options *o = p->options;
     int width = o->width ? o->width : WIDTH, height = o->height ? o->height : HEIGHT;
     if (width < LEAST_SIDE || width > MOST_SIDE || height < LEAST_SIDE || height > MOST_SIDE)
         return cb_fail(CB_ERR_ARGUMENT, "%s: found a size of %d x %d pixels, expected %d to %d", path, width, height, LEAST_SIDE,
                        MOST_SIDE) == CB_OK;
-    plot p = {.series = series, .count = count, .options = o};
-    p.unit = fmin((double)width / WIDTH, (double)height / HEIGHT);
-    p.unit = fmax(p.unit, 0.6);
-    if (!cb_canvas_open(&p.canvas, width, height, background))
+    p->unit = fmax(fmin((double)width / WIDTH, (double)height / HEIGHT), 0.6);
+    return cb_canvas_open(&p->canvas, width, height, background, cb_ends_with(path, ".svg"));
+}
+
+static bool close_picture(plot *p, const char *path, bool any)
+{
+    cb_text_style nothing = style(p, text_size[TEXT], soft_ink, 0.5);
+    if (!any)
+        cb_canvas_text(&p->canvas, (p->left + p->right) / 2.0, (p->top + p->bottom) / 2.0, "no data", &nothing);
+    bool ok = cb_ok() && cb_canvas_save(&p->canvas, path);
+    cb_canvas_close(&p->canvas);
+    return ok;
+}
+
+static const cb_plot_options standard = {0};
+
+bool cb_plot(const char *path, const cb_series *series, size_t count, const cb_plot_options *options)
+{
+    plot p = {.series = series, .count = count, .options = options ? options : &standard};
+    if (!open_picture(&p, path))
         return false;
-    bool any = measure(series, count, o->log_y, &p.x, &p.y);
+    bool any = measure(series, count, p.options->log_y, &p.x, &p.y);
     lay_out(&p);
     draw_grid(&p);
     draw_axes(&p);
     draw_texts(&p);
     draw_curves(&p);
     draw_legend(&p);
-    cb_text_style nothing = style(&p, text_size[TEXT], soft_ink, 0.5);
-    if (!any)
-        cb_canvas_text(&p.canvas, (p.left + p.right) / 2.0, (p.top + p.bottom) / 2.0, "no data", &nothing);
-    bool ok = cb_canvas_save(&p.canvas, path);
-    cb_canvas_close(&p.canvas);
-    return ok;
+    return close_picture(&p, path, any);
+}
+
+/* ---- estimates ---- */
+
+/* The axis of values lies below; names stand on the left. */
+static bool lay_out_estimates(plot *p, const cb_estimate *estimates, size_t count)
+{
+    bool first = true;
+    p->x = (axis){.high = 1};
+    double label = 0;
+    for (size_t i = 0; i < count; i++) {
+        const double values[] = {estimates[i].value, estimates[i].low, estimates[i].high};
+        for (int k = 0; k < 3; k++)
+            if (fabs(values[k]) <= LARGEST) {
+                include(&p->x, values[k], first);
+                first = false;
+            }
+        label = fmax(label, cb_canvas_text_width(estimates[i].name, text_size[TEXT] * p->unit));
+    }
+    p->x.whole = false;
+    open_range(&p->x);
+    pad(&p->x, 0.05);
+    p->left = (int)fmin(label + 34 * p->unit, p->canvas.width * 0.6);
+    p->right = p->canvas.width - (int)(p->unit * 24);
+    lay_out_top(p);
+    p->bottom = p->canvas.height - (int)(p->unit * (given(p->options->y_label) ? 54 : 34));
+    make_ticks(&p->x, fmax(2, (p->right - p->left) / (105 * p->unit)));
+    return !first;
+}
+
+static void draw_estimate(plot *p, const cb_estimate *e, double y)
+{
+    cb_text_style name = style(p, text_size[TEXT], ink, 1);
+    cb_canvas_text(&p->canvas, p->left - 12 * p->unit, y + 4.5 * p->unit, e->name, &name);
+    if (!(fabs(e->value) <= LARGEST))
+        return;
+    double at = x_pixel(p, e->value), low = x_pixel(p, e->low), high = x_pixel(p, e->high), cap = 4 * p->unit;
+    if (fabs(e->low) <= LARGEST && fabs(e->high) <= LARGEST) {
+        cb_canvas_line(&p->canvas, low, y, high, y, 0.95 * p->unit);
+        cb_canvas_line(&p->canvas, low, y - cap, low, y + cap, 0.95 * p->unit);
+        cb_canvas_line(&p->canvas, high, y - cap, high, y + cap, 0.95 * p->unit);
+    }
+    cb_canvas_line(&p->canvas, at, y, at, y, 4 * p->unit);
+    cb_canvas_paint(&p->canvas, palette[0]);
+}
+
+bool cb_plot_estimates(const char *path, const cb_estimate *estimates, size_t count, const cb_plot_options *options)
+{
+    cb_plot_options o = options ? *options : standard;
+    if (!o.height)
+        o.height = (int)fmin(MOST_SIDE, 120 + 34 * (double)(count ? count : 1));
+    if (!o.width)
+        o.width = WIDTH;
+    plot p = {.options = &o};
+    if (!open_picture(&p, path))
+        return false;
+    p.unit = fmax(0.6, (double)o.width / WIDTH);
+    bool any = lay_out_estimates(&p, estimates, count);
+    draw_grid(&p);
+    draw_axes(&p);
+    cb_plot_options texts = {.title = o.title, .x_label = o.y_label};
+    p.options = &texts;
+    draw_texts(&p);
+    double step = (double)(p.bottom - p.top) / (double)(count ? count : 1);
+    for (size_t i = 0; i < count; i++)
+        draw_estimate(&p, &estimates[i], p.top + ((double)i + 0.5) * step);
+    return close_picture(&p, path, any);
 }

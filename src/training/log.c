@@ -319,7 +319,7 @@ static bool plot(const train_log *r, const curve *train, const curve *eval)
                                 {.name = "validation", .x = eval->x, .y = eval->y, .count = eval->count, .markers = true}};
     const cb_plot_options options = {.title = "Loss", .x_label = "step", .y_label = "nats per token"};
     char *path = cb_path_join(r->directory, CURVES_NAME);
-    bool ok = path && cb_plot_png(path, series, eval->count ? 2 : 1, &options);
+    bool ok = path && cb_plot(path, series, eval->count ? 2 : 1, &options);
     cb_free(path);
     return ok;
 }

@@ -133,7 +133,7 @@ small="--batch-size 2 --sequence-length 24 --learning-rate 1e-2 --seed 1 --threa
 expect version "$program" --version
 contains version.out "cambium "
 expect overview "$program" help
-for command in train pretrain generate eval merge extract convert "tokenizer train" "tokenizer encode" "tokenizer decode" "tokenizer convert" inspect "bench gemm" "bench lora" "bench training" "bench generate" "bench packing"; do
+for command in train pretrain generate eval merge extract convert "tokenizer train" "tokenizer encode" "tokenizer decode" "tokenizer convert" inspect methods repro "bench gemm" "bench lora" "bench training" "bench generate" "bench packing"; do
     contains overview.out "  $command "
     # shellcheck disable=SC2086
     expect help_page "$program" $command --help
@@ -171,7 +171,7 @@ try cambium train m --lr-scheduler-type co
 try cambium eval m --task ""
 END
     expect complete bash complete.sh
-    printf 'tokenizer\nencode\n--target-modules\nconstant cosine\nperplexity\n' >complete.expected
+    printf 'tokenizer\nencode\n--target-modules\nconstant cosine\nperplexity choice\n' >complete.expected
     same_file complete.out complete.expected
 fi
 kinds=$reference/../../docs/adapters.md
@@ -448,6 +448,28 @@ ls -d cambium-bench-* 2>/dev/null | grep -q . && fail "bench: left $(ls -d cambi
 bad 1 '--weights: found "fp4"' bench generate --weights bf16,fp4
 # 40 examples of 11 to 50 characters, a token each, in rows of 32: what is lost without packing is what is beyond
 awk 'BEGIN { for (i = 0; i < 40; i++) { t = ""; for (k = 0; k < 10 + i; k++) t = t "a"; printf "{\"prompt\": \"b\", \"completion\": \"%s\"}\n", t } }' >pairs.jsonl
+# multiple choice; the list of systems; experiments
+printf '%s\n' '{"prompt": "a", "choices": ["b", "cd"], "answer": 1}' '' '{"prompt": "Q", "choices": ["x", "y"], "answer": "y"}' >questions.jsonl
+expect choice "$program" eval llama2 --task choice --data questions.jsonl --json
+json choice.out
+[ "$(field choice.out questions)" = 2 ] || fail "choice: $(cat choice.out)"
+expect choice "$program" eval llama2 --task choice --data questions.jsonl
+contains choice.out '95 %'
+echo '{"prompt": "a", "choices": ["b"], "answer": 0}' >one.jsonl
+bad 1 'one.jsonl:1: expected {"prompt"' eval llama2 --task choice --data one.jsonl
+echo '{"prompt": "a", "choices": ["b", "c"], "answer": 2}' >beyond.jsonl
+bad 1 'beyond.jsonl:1: answer: found none of the 2 choices' eval llama2 --task choice --data beyond.jsonl
+bad 1 'nowhere.jsonl' eval llama2 --task choice --data nowhere.jsonl
+expect methods "$program" methods
+[ "$(wc -l <methods.out)" = 68 ] || fail "methods: expected 67 systems and a head"
+expect methods "$program" methods 18 --json
+contains methods.out '"name":"dylora"'
+bad 1 'there is no system dylor; close: dylora' methods dylor
+bad 1 'there is no experiment nothing' repro nothing --quick
+bad 2 'expected an experiment' repro
+echo '{}' >empty.json
+bad 1 'empty.json: experiment: missing' repro --from empty.json
+
 expect packing "$program" bench packing tokenizer.json --data pairs.jsonl --sequence-length 32 --no-add-bos --no-add-eos --json
 json packing.out
 contains packing.out '"strategy":"wrapped","rows":39,"positions":1248,"padding":28,"tokens":1220,"lost":0'

@@ -449,7 +449,7 @@ static void curves_fill_the_picture(void **state)
     static const double x[] = {1000, 2000, 3000}, y[] = {2.5, NAN, 2.25};
     const cb_series series[] = {{.name = "training", .x = steps, .y = losses, .count = POINTS},
                                 {.name = "validation", .x = x, .y = y, .count = 3, .markers = true}};
-    assert_true(cb_plot_png("plot.png", series, 2, &(cb_plot_options){.title = "Loss é", .x_label = "step", .y_label = "nats per token"}));
+    assert_true(cb_plot("plot.png", series, 2, &(cb_plot_options){.title = "Loss é", .x_label = "step", .y_label = "nats per token"}));
     picture p = read_picture("plot.png");
     assert_int_equal(p.image.width, 960);
     assert_int_equal(p.image.height, 540);
@@ -472,7 +472,7 @@ static void no_spike_is_lost(void **state)
         make_curve();
         losses[at] = 4;
         const cb_series series = {.x = steps, .y = losses, .count = POINTS};
-        assert_true(cb_plot_png("plot.png", &series, 1, NULL));
+        assert_true(cb_plot("plot.png", &series, 1, NULL));
         picture p = read_picture("plot.png");
         box curve = find_color(&p, blue, 0, 540), spike = find_color(&p, blue, curve.top, curve.top + 150);
         assert_true(curve.bottom - curve.top > 420);
@@ -490,14 +490,14 @@ static void logarithmic_axes_make_decay_straight(void **state)
         losses[i] = exp(-i / 200.0);
     }
     const cb_series series = {.x = steps, .y = losses, .count = POINTS};
-    assert_true(cb_plot_png("plot.png", &series, 1, &(cb_plot_options){.log_y = true}));
+    assert_true(cb_plot("plot.png", &series, 1, &(cb_plot_options){.log_y = true}));
     picture p = read_picture("plot.png");
     box curve = find_color(&p, blue, 0, 540);
     box lower = find_color(&p, blue, (curve.top + curve.bottom) / 2, 540);
     assert_true(abs(lower.left - (curve.left + curve.right) / 2) < 6);
     free(p.pixels);
     losses[5] = 0; /* not positive: an even axis */
-    assert_true(cb_plot_png("plot.png", &series, 1, &(cb_plot_options){.log_y = true}));
+    assert_true(cb_plot("plot.png", &series, 1, &(cb_plot_options){.log_y = true}));
 }
 
 static void odd_data_is_drawn(void **state)
@@ -524,22 +524,22 @@ static void odd_data_is_drawn(void **state)
             const cb_series series = {.name = "odd", .x = cases[i].x, .y = cases[i].y, .count = cases[i].count, .markers = true};
             const cb_plot_options options = {
                 .width = 160 + 300 * log_y, .height = 160, .log_y = log_y, .title = "a title that is too long"};
-            assert_true(cb_plot_png("plot.png", &series, 1, &options));
+            assert_true(cb_plot("plot.png", &series, 1, &options));
             picture p = read_picture("plot.png");
             assert_int_equal(p.image.width, 160 + 300 * log_y);
             free(p.pixels);
         }
-    assert_true(cb_plot_png("plot.png", NULL, 0, NULL));
+    assert_true(cb_plot("plot.png", NULL, 0, NULL));
 }
 
 static void impossible_pictures_are_refused(void **state)
 {
     (void)state;
-    assert_false(cb_plot_png("plot.png", NULL, 0, &(cb_plot_options){.width = 10}));
+    assert_false(cb_plot("plot.png", NULL, 0, &(cb_plot_options){.width = 10}));
     assert_message(CB_ERR_ARGUMENT, "plot.png: found a size of 10 x 540");
-    assert_false(cb_plot_png("plot.png", NULL, 0, &(cb_plot_options){.height = 1 << 20}));
+    assert_false(cb_plot("plot.png", NULL, 0, &(cb_plot_options){.height = 1 << 20}));
     assert_message(CB_ERR_ARGUMENT, "960 x 1048576");
-    assert_false(cb_plot_png("missing/plot.png", NULL, 0, NULL));
+    assert_false(cb_plot("missing/plot.png", NULL, 0, NULL));
     assert_message(CB_ERR_IO, "missing/plot.png");
     assert_int_equal(names_in("."), 0);
 }
@@ -562,7 +562,7 @@ static bool write_events(void)
 static bool draw(void)
 {
     const cb_series series = {.name = "curve", .x = steps, .y = losses, .count = POINTS};
-    return cb_plot_png("plot.png", &series, 1, NULL);
+    return cb_plot("plot.png", &series, 1, NULL);
 }
 
 static void every_allocation_may_fail(void **state)

@@ -1,0 +1,10 @@
+/* experiments.h: the experiments that `cambium repro` runs: one file each, one line in list.c. */
+#ifndef EXPERIMENTS_H
+#define EXPERIMENTS_H
+
+#include "cambium.h"
+
+const cb_experiment *const *cb_experiments(void);          /* ends with NULL */
+const cb_experiment *cb_experiment_find(const char *name); /* by name, or by its system's number; NULL with an error and close names */
+
+#endif

@@ -1,0 +1,30 @@
+/* list.c: the experiments, by the numbers of their systems. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "experiments/experiments.h"
+
+static const cb_experiment *const experiments[] = {NULL};
+
+const cb_experiment *const *cb_experiments(void)
+{
+    return experiments;
+}
+
+const cb_experiment *cb_experiment_find(const char *name)
+{
+    const char *names[sizeof experiments / sizeof *experiments];
+    size_t count = 0;
+    char *end;
+    long number = strtol(name, &end, 10);
+    for (const cb_experiment *const *e = experiments; *e; e++) {
+        if (strcmp((*e)->name, name) == 0 || (*name && !*end && (*e)->system == number))
+            return *e;
+        names[count++] = (*e)->name;
+    }
+    cb_string close = {0};
+    cb_closest_names(name, names, count, 3, &close);
+    cb_fail(CB_ERR_ARGUMENT, "there is no experiment %s%s%s", name, close.length ? "; close: " : "", close.length ? close.data : "");
+    cb_string_free(&close);
+    return NULL;
+}
