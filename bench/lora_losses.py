@@ -5,9 +5,9 @@
     python3 bench/lora_losses.py --table
 
 The text is DIR/text-en/en-dialogue.txt.xz, the dialogues only: every tenth document is for validation, every tenth for the test, the rest is
-learned.  A variant's learning rate is chosen on the validation part with seed 0: from 1.6e-2 by factors of two to where it gets worse on both
-sides.  Then it is trained with that rate and seeds 1, 2, ..., which change the first factors and the order of the text (the same for all
-variants), and its loss on the test part is taken.  Differences to another variant are paired by seed.
+learned.  A variant's learning rate is chosen on the validation part with seed 0: from 1.6e-2 (lower where that leaves the model worse
+than untrained) by factors of two to where it gets worse on both sides.  Then it is trained with that rate and seeds 1, 2, ..., which
+change the first factors and the order of the text (the same for all variants), and its loss on the test part is taken.  Differences to another variant are paired by seed.
 
 Every run is written to bench/lora_losses.json when it ends; the same command goes on from there.
 """
@@ -126,7 +126,10 @@ def choose_rate(args, runs, variant):
     def loss(rate):
         return runs.get(name_of(variant, rate, 0), lambda: train(args, variant, rate, 0))["validation_loss"]
 
+    untrained = runs.all["untrained none, nf4" if VARIANTS[variant][1] == "nf4" else "untrained none"]["test_loss"]
     best = START_RATE
+    while loss(best) > untrained:  # among rates that destroy the model the best says nothing
+        best /= 2
     for factor in (2, 0.5):
         while loss(best * factor) < loss(best):
             best *= factor
