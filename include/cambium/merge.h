@@ -1,4 +1,4 @@
-/* merge.h: floor 5: adapters into the weights of their base.
+/* merge.h: floor 5: adapters into the weights of their base, whole models into one, adapters into one.
  *
  *     cb_merge_fold(model, &adapter, 1, "merged", &options, &report);     a new model directory, checked against the adapted model
  *
@@ -95,7 +95,8 @@ enum {
     CB_MERGE_SCE,         /* the elements that vary most between models, weighed by their size */
     CB_MERGE_NEARSWAP,    /* small differences are taken over, large ones in part */
     CB_MERGE_RAM,         /* changes that several models made are averaged over those, others kept */
-    CB_MERGE_RAMPLUS
+    CB_MERGE_RAMPLUS,
+    CB_MERGE_LEGO /* adapters only: their rank-one units, clustered */
 };
 enum { CB_RESCALE_AUTO, CB_RESCALE_NONE, CB_RESCALE_DENSITY, CB_RESCALE_NORM };
 enum { CB_MERGE_MOST_MODELS = 64 };
@@ -125,6 +126,61 @@ extern CB_API const cb_option cb_model_merge_option_table[];
  * byte is written, and `output` appears when it is whole.  The bits do not depend on the number of threads. */
 CB_API bool cb_merge_models(const char *base, const char *const *models, const double *weights, size_t count, const char *output,
                             const cb_model_merge_options *options);
+
+/* ---- adapters into one adapter ---- */
+
+/* PEFT's add_weighted_adapter(), by its names; those that do not end in svd combine A with A and B with B, which is not what the adapters
+ * add up to. */
+enum {
+    CB_COMBINATION_NONE, /* by method: of the changes B A */
+    CB_COMBINATION_LINEAR,
+    CB_COMBINATION_SVD,
+    CB_COMBINATION_CAT,
+    CB_COMBINATION_TIES,
+    CB_COMBINATION_TIES_SVD,
+    CB_COMBINATION_DARE_TIES,
+    CB_COMBINATION_DARE_LINEAR,
+    CB_COMBINATION_DARE_TIES_SVD,
+    CB_COMBINATION_DARE_LINEAR_SVD,
+    CB_COMBINATION_MAGNITUDE_PRUNE,
+    CB_COMBINATION_MAGNITUDE_PRUNE_SVD
+};
+enum { CB_LEGO_SCALE_MEAN, CB_LEGO_SCALE_MAX, CB_LEGO_SCALE_NONE };
+
+typedef struct cb_adapter_merge_options { /* what each is: cb_adapter_merge_option_table */
+    int combination_type;
+    int64_t rank;
+    double svd_clamp;
+    bool lego_normalize, lego_align_signs, lego_output_scale, lego_choose_rank;
+    int lego_unit_scale; /* CB_LEGO_SCALE_* */
+    int64_t lego_restarts, lego_max_iter;
+    /* not in the table: the method and its options; seed and dtype of it count */
+    const cb_model_merge_options *combine;
+    double max_kl, min_agreement; /* as in cb_merge_options; a negative max_kl: 0.01 where the sum of the adapters is meant, else none */
+} cb_adapter_merge_options;
+extern CB_API const cb_option cb_adapter_merge_option_table[];
+
+typedef struct cb_adapter_merge_report {
+    int64_t layers, rank;  /* how many layers; the largest rank of one */
+    double error;          /* largest |X - B A| / |X| of a layer, X being what the method makes and B A what the file holds ... */
+    char error_layer[128]; /* ... of this one */
+    double distance;       /* |weighted sum of the changes - B A| / |weighted sum|, of all layers together */
+    double crosstalk;      /* largest |X Y^T| / (|X| |Y|) of two adapters' changes X, Y of one layer: 0 where their inputs are orthogonal */
+    char crosstalk_layer[128];
+    cb_difference difference; /* base with all adapters, each times its weight, against base with the result; positions 0: not measured */
+} cb_adapter_merge_report;
+
+/* Merges adapters of one kind into one, written to the directory `output` as PEFT reads it; it must not exist or be empty.
+ * adapters: `count` PEFT directories, one weight each; ranks, alphas and layers may differ.  LoRA: each layer's changes X = scale B A are
+ * combined by the method (CB_MERGE_*; linear: the sum of weight X; those that go from MODEL to one other go from the first adapter to the
+ * second), which is what merging the folded models would do; the sum is exact by concatenation, other results are rounded to the rank, by the
+ * first singular triples.  Or by PEFT's combination types.  (IA)^3: the product of 1 + weight (l - 1), or by type linear PEFT's sum of
+ * weight l.  Layers that adapters hold whole are carried over; where several hold one, they must be equal.  What is more (DoRA, biases,
+ * trained tokens) is refused by name.
+ * base: a model directory, whose layers all adapters must fit, and on which the result is compared with them; or NULL, then they must name the
+ * same base.  Everything is looked at before the first byte is written.  report may be NULL. */
+CB_API bool cb_merge_adapters(const char *base, const char *const *adapters, const double *weights, size_t count, const char *output,
+                              const cb_adapter_merge_options *options, cb_adapter_merge_report *report);
 
 /* ---- back from a whole model to an adapter ---- */
 

@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <omp.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "core/rehearsal.h"
@@ -28,25 +29,30 @@ static const cb_combine_method methods[] = {
     [CB_MERGE_NEARSWAP] = {"nearswap", CB_COMBINE_VALUES, .fewest = 1, .most = 1},
     [CB_MERGE_RAM] = {"ram", CB_COMBINE_VALUES, .fewest = 1},
     [CB_MERGE_RAMPLUS] = {"ramplus_tl", CB_COMBINE_VALUES, .fewest = 1},
+    [CB_MERGE_LEGO] = {"lego", .fewest = 1}, /* lego.c, of adapters */
 };
 
 static const char *const method_names[] = {"linear", "task_arithmetic", "ties",        "dare_linear",      "dare_ties",
                                            "della",  "della_linear",    "breadcrumbs", "breadcrumbs_ties", "magnitude_prune",
                                            "slerp",  "nuslerp",         "multislerp",  "karcher",          "model_stock",
-                                           "sce",    "nearswap",        "ram",         "ramplus_tl",       NULL};
+                                           "sce",    "nearswap",        "ram",         "ramplus_tl",       "lego",
+                                           NULL};
 static const char *const normalize_choices[] = {"auto", "true", "false", NULL};
 static const char *const rescale_choices[] = {"auto", "none", "density", "norm", NULL};
 static const char *const consensus_choices[] = {"total", "frequency", NULL};
 
 #define OPT cb_model_merge_options
 const cb_option cb_model_merge_option_table[] = {
-    CB_OPT_ENUM(OPT, method, CB_MERGE_LINEAR, method_names,
-                "how models are merged; all but linear, karcher and the slerps add changes against MODEL to MODEL"),
+    CB_OPT_ENUM(
+        OPT, method, CB_MERGE_LINEAR, method_names,
+        "how models, or the changes of adapters, are merged; of models, all but linear, karcher and the slerps add changes against MODEL "
+        "to MODEL; lego is for adapters"),
     CB_OPT_LIST(
         OPT, density, "1", "X,...",
         "share of a model's changes that stay (ties, dare, della, breadcrumbs, magnitude_prune): one number, or one for each model"),
     CB_OPT_FLOAT(OPT, lambda, 1, -1e6, 1e6, "factor of all changes together (methods with a density, task_arithmetic)"),
-    CB_OPT_ENUM(OPT, normalize, 0, normalize_choices, "divide by the sum of the weights; auto: linear, ties, della, multislerp do"),
+    CB_OPT_ENUM(OPT, normalize, 0, normalize_choices,
+                "divide by the sum of the weights; auto: linear (not of adapters), ties, della, multislerp do"),
     CB_OPT_ENUM(OPT, rescale, 0, rescale_choices,
                 "make up for changes that were left out: by the share that stays (density; as in the papers and in PEFT), so that absolute "
                 "values have the same sum as before (norm; as in mergekit), or not; auto: density for dare and della, else none"),
@@ -71,6 +77,26 @@ const cb_option cb_model_merge_option_table[] = {
 const cb_combine_method *cb_combine_method_of(const cb_model_merge_options *options)
 {
     return &methods[options->method];
+}
+
+bool cb_combine_densities(const cb_model_merge_options *options, size_t count, double *densities)
+{
+    const cb_string_list *list = &options->density;
+    if (list->count != 1 && list->count != count)
+        return cb_fail(CB_ERR_ARGUMENT, "density: found %zu numbers, expected one, or one for each of the %zu that are merged", list->count,
+                       count) == CB_OK;
+    for (size_t i = 0; i < count; i++) {
+        const char *text = list->items[list->count == 1 ? 0 : i];
+        char *end;
+        double d = densities[i] = strtod(text, &end), e = options->epsilon;
+        if (end == text || *end || !(d >= 0 && d <= 1))
+            return cb_fail(CB_ERR_ARGUMENT, "density: found \"%.40s\", expected a number from 0 to 1", text) == CB_OK;
+        if (cb_combine_method_of(options)->thinning == CB_THIN_RANKED && d > 0 && d < 1 && (d + e >= 1 || d - e <= 0))
+            return cb_fail(CB_ERR_ARGUMENT,
+                           "epsilon: found %g with density %g, expected density - epsilon and density + epsilon between 0 and 1", e,
+                           d) == CB_OK;
+    }
+    return true;
 }
 
 /* ---- pieces ---- */

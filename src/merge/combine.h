@@ -48,6 +48,8 @@ typedef struct cb_combine_method {
     size_t fewest, most; /* models; most 0: any number */
 } cb_combine_method;
 const cb_combine_method *cb_combine_method_of(const cb_model_merge_options *options);
+/* The densities of `count` models, from the option's text; refuses what is none. */
+bool cb_combine_densities(const cb_model_merge_options *options, size_t count, double *densities);
 
 /* ---- for the families ---- */
 

@@ -1,6 +1,5 @@
 /* models.c: whole models merged into one, a tensor in memory at a time: the plan and the writing are those of fold.c, each tensor is made by
  * combine.c. */
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -22,30 +21,11 @@ struct cb_merged {
 
 /* ---- what is looked at before anything is written ---- */
 
-static bool read_densities(cb_merged *m)
-{
-    const cb_string_list *list = &m->options->density;
-    if (list->count != 1 && list->count != m->count)
-        return cb_fail(CB_ERR_ARGUMENT, "density: found %zu numbers, expected one, or one for each of the %zu models", list->count,
-                       m->count) == CB_OK;
-    for (size_t i = 0; i < m->count; i++) {
-        const char *text = list->items[list->count == 1 ? 0 : i];
-        char *end;
-        m->densities[i] = strtod(text, &end);
-        if (end == text || *end || !(m->densities[i] >= 0 && m->densities[i] <= 1))
-            return cb_fail(CB_ERR_ARGUMENT, "density: found \"%.40s\", expected a number from 0 to 1", text) == CB_OK;
-        double d = m->densities[i], e = m->options->epsilon;
-        if (cb_combine_method_of(m->options)->thinning == CB_THIN_RANKED && d > 0 && d < 1 && (d + e >= 1 || d - e <= 0))
-            return cb_fail(CB_ERR_ARGUMENT,
-                           "epsilon: found %g with density %g, expected density - epsilon and density + epsilon between 0 and 1", e,
-                           d) == CB_OK;
-    }
-    return true;
-}
-
 static bool check_count(const cb_merged *m)
 {
     const cb_combine_method *method = cb_combine_method_of(m->options);
+    if (m->options->method == CB_MERGE_LEGO)
+        return cb_fail(CB_ERR_ARGUMENT, "method: lego merges adapters into one, found models") == CB_OK;
     if (m->count > CB_MERGE_MOST_MODELS)
         return cb_fail(CB_ERR_ARGUMENT, "merge: found %zu models, expected at most %d", m->count, CB_MERGE_MOST_MODELS) == CB_OK;
     if (m->count >= method->fewest && (!method->most || m->count <= method->most))
@@ -230,7 +210,7 @@ bool cb_merge_models(const char *base, const char *const *models, const double *
     fold.verify = false;
     cb_merged m = {.options = options, .base_path = base, .paths = models, .count = count};
     fold_plan plan = {.options = &fold, .input = base, .output = output, .merged = &m};
-    bool ok = check_count(&m) && read_densities(&m) && check_tokenizers(&m);
+    bool ok = check_count(&m) && cb_combine_densities(options, count, m.densities) && check_tokenizers(&m);
     for (size_t i = 0; ok && i < count; i++) {
         m.weights[i] = weights[i];
         ok = (m.others[i] = cb_weights_open(models[i]));

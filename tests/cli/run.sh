@@ -404,6 +404,31 @@ expect eval_extracted "$program" eval llama2 --adapter extracted --task perplexi
 checks=$((checks + 1))
 awk -v a="$(field eval_extracted.out loss)" -v b="$(field between.out loss)" 'BEGIN { d = a - b; exit !(d < 1e-4 && d > -1e-4) }' ||
     fail "extract: loss $(field eval_extracted.out loss), of the model $(field between.out loss)"
+# adapters into one: the sum does what both do; a rank that is too small, PEFT's way, and clusters are further away
+expect merge_into "$program" merge llama2 --into adapter --adapter adapter_json=0.5 --adapter qv=0.5 --output into --json
+json merge_into.out
+contains merge_into.out '"error":0'
+contains merge_into.out '"mean_kl"'
+expect both "$program" eval llama2 --adapter adapter_json=0.5 --adapter qv=0.5 --task perplexity --data held-out.txt --json --sequence-length 32 --dtype f32
+expect into "$program" eval llama2 --adapter into --task perplexity --data held-out.txt --json --sequence-length 32 --dtype f32
+checks=$((checks + 1))
+awk -v a="$(field both.out loss)" -v b="$(field into.out loss)" 'BEGIN { d = a - b; exit !(d < 1e-5 && d > -1e-5) }' ||
+    fail "merge --into adapter: loss $(field into.out loss), of both $(field both.out loss)"
+expect merge_rank "$program" merge llama2 --into adapter --adapter adapter_json --adapter qv --rank 1 --output into_1
+contains merge_rank.out "rounding to rank"
+contains merge_rank.out "cross-talk"
+expect merge_peft "$program" merge --into adapter --adapter qv --adapter qv=-0.5 --combination-type ties --density 0.5 --output into_ties
+expect merge_lego "$program" merge --into adapter --adapter adapter_json --adapter qv --method lego --rank 3 --output into_lego --json
+contains merge_lego.out '"rank":3'
+expect merge_into_dry "$program" merge llama2 --into adapter --adapter adapter_json --adapter qv --output never --dry-run
+bad 1 'expected --adapter DIR for each adapter to merge' merge llama2 --into adapter --output never
+bad 1 'expected --adapter DIR for each adapter to merge, found --model' merge llama2 --into adapter --adapter qv --model merged --output never
+bad 1 'found --method and --combination-type' merge --into adapter --adapter qv --method ties --combination-type ties --output never
+bad 1 'own directory or inside it' merge --into adapter --adapter qv --output qv/inside
+bad 1 'quantize: is for models, found --into adapter' merge --into adapter --adapter qv --quantize nf4 --output never
+bad 1 'method: lego merges adapters into one, found models' merge llama2 --model merged --method lego --output never
+bad 1 'rank: is for adapters, found --model' merge llama2 --model merged --rank 3 --output never
+bad 2 'found no MODEL, which only --into adapter does without' merge --adapter qv --output never
 bad 1 'extracted: found an adapter in it' extract llama2 between --output extracted
 bad 1 'layer model.embed_tokens: found other sizes' extract llama2 qwen2 --output never
 bad 1 'ties: found a model in it' merge llama2 --model merged --method slerp --output ties
@@ -411,8 +436,8 @@ bad 1 'expected --adapter DIR, to fold it into llama2, or --model DIR, to merge 
 bad 1 'found --model and --adapter' merge llama2 --model merged --adapter qv --output never
 bad 1 'slerp merges 1 model besides the first one, found 2' merge llama2 --model merged --model between --method slerp --output never
 bad 1 'gpt2: has no tensor lm_head.weight, which llama2 has' merge llama2 --model gpt2 --method linear --output never --ignore-tokenizers
-bad 1 'method: is for merging whole models, found --adapter' merge llama2 --adapter adapter --method ties --output never
-bad 1 'max_kl: is for folding adapters, found --model' merge llama2 --model merged --max-kl 0.1 --output never
+bad 1 'method: is for merging whole models, or adapters --into adapter, found --adapter' merge llama2 --adapter adapter --method ties --output never
+bad 1 'max_kl: is for adapters, found --model' merge llama2 --model merged --max-kl 0.1 --output never
 bad 1 'never.gguf: whole models are merged into a directory' merge llama2 --model merged --output never.gguf
 bad 1 'own directory or inside it' merge llama2 --model merged --output merged/inside
 bad 1 'is quantised, and whole models are merged plain' merge llama2_nf4 --model llama2 --output never

@@ -1,5 +1,6 @@
 /* test_faults_paths.c: other ways through the product with every allocation and every call on a file failing in turn (fault_sweep.h):
- * training over a quantised base, merging into it and quantising; conversions of models and adapters; whole models merged; tokenizers of other formats. */
+ * training over a quantised base, merging into it and quantising; conversions of models and adapters; whole models merged, and adapters into one; tokenizers of other
+ * formats. */
 #include "cambium/convert.h"
 #include "fault_sweep.h"
 #include "training_job.h"
@@ -118,6 +119,34 @@ static bool models(const char *tree)
                  merge_models(tree, "stock", "model_stock") && merge_models(tree, "sce", "sce"));
 }
 
+/* ---- adapters into one ---- */
+
+static bool merge_adapters(const char *tree, const char *name, const char *method, const char *type)
+{
+    const char *adapters[] = {CB_TEST_DATA "/adapter_merging/a", CB_TEST_DATA "/adapter_merging/b"};
+    char *output = missing(tree, name);
+    cb_model_merge_options combine = {0};
+    cb_adapter_merge_options options = {.max_kl = -1};
+    if (output && cb_options_init(cb_model_merge_option_table, &combine) && cb_options_init(cb_adapter_merge_option_table, &options) &&
+        cb_options_set(cb_model_merge_option_table, &combine, "method", method) &&
+        cb_options_set(cb_model_merge_option_table, &combine, "density", "0.5") &&
+        cb_options_set(cb_adapter_merge_option_table, &options, "combination_type", type) &&
+        cb_options_set(cb_adapter_merge_option_table, &options, "rank", "3")) {
+        options.combine = &combine;
+        cb_merge_adapters(NULL, adapters, (double[]){1, 0.5}, 2, output, &options, NULL);
+    }
+    cb_options_free(cb_adapter_merge_option_table, &options);
+    cb_options_free(cb_model_merge_option_table, &combine);
+    cb_free(output);
+    return cb_ok();
+}
+
+static bool adapters(const char *tree)
+{
+    return clean(merge_adapters(tree, "sum", "linear", "none") && merge_adapters(tree, "ties", "ties", "none") &&
+                 merge_adapters(tree, "lego", "lego", "none") && merge_adapters(tree, "peft", "linear", "dare_ties_svd"));
+}
+
 /* ---- tokenizers ---- */
 
 static bool convert_tokenizer(const char *tree, const char *name)
@@ -145,7 +174,7 @@ static bool tokenizers(const char *tree)
 static const struct {
     const char *name;
     bool (*run)(const char *tree);
-} jobs[] = {{"quantised", quantised}, {"conversions", conversions}, {"models", models}, {"tokenizers", tokenizers}};
+} jobs[] = {{"quantised", quantised}, {"conversions", conversions}, {"models", models}, {"adapters", adapters}, {"tokenizers", tokenizers}};
 enum { JOBS = sizeof jobs / sizeof *jobs };
 
 static const char *program;
@@ -180,10 +209,16 @@ static void whole_models_merged(void **state)
     sweep(2);
 }
 
-static void tokenizers_of_other_formats(void **state)
+static void adapters_merged_into_one(void **state)
 {
     (void)state;
     sweep(3);
+}
+
+static void tokenizers_of_other_formats(void **state)
+{
+    (void)state;
+    sweep(4);
 }
 
 static int prepare(void **state)
@@ -208,6 +243,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup(over_a_quantised_base, without_errors),
         cmocka_unit_test_setup(models_and_adapters_into_other_formats, without_errors),
         cmocka_unit_test_setup(whole_models_merged, without_errors),
+        cmocka_unit_test_setup(adapters_merged_into_one, without_errors),
         cmocka_unit_test_setup(tokenizers_of_other_formats, without_errors),
     };
     return cmocka_run_group_tests(tests, prepare, remove_scratch);

@@ -192,6 +192,33 @@ static void of_equals_just_as_many_stay_as_are_wanted(void **state)
     }
 }
 
+/* Sparse fine-tunings are composed by adding their differences: what none touched keeps its bits, where both did both count, and the order does
+ * not matter. */
+static void sparse_differences_add_up(void **state)
+{
+    (void)state;
+    static float task[SIZE], language[SIZE];
+    for (int i = 0; i < SIZE; i++) {
+        task[i] = base[i] + (i % 10 == 0 ? 0.25f : 0);
+        language[i] = base[i] - (i % 15 == 0 ? 0.5f : 0);
+    }
+    make_model("task", CB_F32, task, FEW);
+    make_model("language", CB_F32, language, FEW);
+    cb_model_merge_options o = merge_options();
+    set(&o, "method", "task_arithmetic");
+    for (int turn = 0; turn < 2; turn++) {
+        const char *models[] = {scratch_path(turn ? "language" : "task"), scratch_path(turn ? "task" : "language")};
+        assert_true(cb_merge_models(scratch_path("base"), models, (double[]){1, 1}, 2, scratch_path("merged"), &o));
+        cb_safetensors *file = cb_safetensors_open(scratch_path("merged/model.safetensors"));
+        const float *merged = cb_safetensors_find(file, "layer.weight")->data;
+        for (int i = 0; i < SIZE; i++)
+            assert_true(merged[i] == base[i] + (i % 10 == 0 ? 0.25f : 0) - (i % 15 == 0 ? 0.5f : 0)); /* on a grid: exact */
+        cb_safetensors_close(file);
+        remove_output("merged");
+    }
+    cb_options_free(cb_model_merge_option_table, &o);
+}
+
 static void outliers_and_the_small_are_left_out(void **state)
 {
     (void)state;
@@ -365,7 +392,7 @@ static void what_does_not_fit_is_refused_before_anything_is_written(void **state
     make_model("longer", CB_F32, changed, FEW + 1);
     refused("tensor layer.bias: found f32(6), expected f32(5)", "longer", 1, NULL, NULL);
     refused("nowhere", "nowhere", 1, NULL, NULL);
-    refused("density: found 2 numbers, expected one, or one for each of the 1 models", "tuned", 1, "density", "0.5,0.5");
+    refused("density: found 2 numbers, expected one, or one for each of the 1 that are merged", "tuned", 1, "density", "0.5,0.5");
     refused("density: found \"1.5\"", "tuned", 1, "density", "1.5");
     refused("density: found \"x\"", "tuned", 1, "density", "x");
     refused("slerp merges 1 model besides the first one, found 2", "tuned", 2, "method", "slerp");
@@ -504,6 +531,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(methods_give_what_mergekit_gives),
         TEST(of_equals_just_as_many_stay_as_are_wanted),
+        TEST(sparse_differences_add_up),
         TEST(outliers_and_the_small_are_left_out),
         TEST(random_changes_stay_at_their_share_and_are_made_up_for),
         TEST(larger_changes_stay_more_often),
