@@ -152,9 +152,36 @@ CB_API bool cb_adapter_needs_study(const cb_adapter *adapter);
  * the values do not depend on order.  `model_type` picks default targets (may be NULL).  On failure nothing stays attached. */
 CB_API bool cb_adapter_attach(cb_adapter *adapter, cb_layer *root, const char *model_type, uint64_t seed);
 CB_API void cb_adapter_detach(cb_adapter *adapter); /* parameters are released; options stay */
-/* 1: as trained, 0: off; in constant time per module.  Layers saved whole and biases have no in-between: they are on unless it is 0. */
+/* 1: as trained, 0: off: its modules leave their layers' lists, so that forward passes cost what they cost without it.  Costs what the
+ * adapter's own modules cost, however many others are loaded.  Layers saved whole and biases have no in-between: they are on unless it is 0. */
 CB_API void cb_adapter_set_strength(cb_adapter *adapter, double strength);
 CB_API double cb_adapter_strength(const cb_adapter *adapter);
+
+/* ---- several adapters in one pass (nn.h has what a blend is) ----
+ *
+ *     cb_blend *blend = cb_blend_new(cb_model_root(model));
+ *     cb_blend_rows(blend, (cb_adapter *[]){english, NULL, french}, 3);        row 1 has none
+ *     cb_model_logits(model, ids, &(cb_context){.blend = blend});
+ *
+ * Adapters in a blend act whether they are on or off; what is not in it does not act, on or off, but for layers that it has trained whole
+ * while it is on.  Load many, switch them off (cb_adapter_set_strength(adapter, 0)) and make blends of those that a batch needs. */
+
+/* How an adapter takes part; designated initialisers. */
+typedef struct cb_blend_use {
+    double weight;       /* its strength; 0 stands for 1 */
+    const int64_t *rows; /* (row_count) of the batch, in any order, each once; copied.  NULL: every row */
+    size_t row_count;
+    int64_t first_token, end_token; /* of each row, as counted in the batch, from the start of the sequence; end_token 0: all */
+    bool weighted;                  /* with a weight for each row, or token: a column of the context's blend_weights */
+    int column;
+} cb_blend_use;
+/* Puts an adapter behind those that are in the blend: one after another is a stack, rows make a batch split, tokens a split.  False
+ * (CB_ERR_STATE) when it is not attached, or has layers trained whole and is on.  On failure the blend is to be cleared.  The adapter must
+ * stay attached for as long as the blend is used. */
+CB_API bool cb_blend_add_with(cb_blend *blend, const cb_adapter *adapter, cb_blend_use use);
+#define cb_blend_add(blend, adapter, ...) cb_blend_add_with(blend, adapter, (cb_blend_use){__VA_ARGS__})
+/* An adapter for each row of a batch (NULL: none): each once, with its rows. */
+CB_API bool cb_blend_rows(cb_blend *blend, cb_adapter *const *adapters, size_t rows);
 
 /* Everything trainable: module parameters, saved modules, biases; names as in adapter_model.safetensors.  Valid until detach. */
 typedef struct cb_named_tensor {

@@ -71,6 +71,12 @@ CB_API const char *cb_dtype_name(cb_dtype dtype);
  * error is recorded. */
 CB_API bool cb_dtype_from_name(const char *name, cb_dtype *dtype);
 
+/* Rows begin..end-1 of a matrix take the low-rank update with index `pair` (cb_low_rank_add(), tensor.h). */
+typedef struct cb_low_rank_rows {
+    int64_t begin, end;
+    int pair;
+} cb_low_rank_rows;
+
 #ifdef __cplusplus
 }
 #endif

@@ -19,15 +19,22 @@ typedef struct cb_module cb_module;
 /* Keys and values of the tokens already seen, one pair of tensors a layer; see models.h. */
 typedef struct cb_cache cb_cache;
 
+/* Which modules act in a pass, and on which part of the batch, in place of the layers' own lists; see below. */
+typedef struct cb_blend cb_blend;
+
 /* What one forward pass carries along, besides its tensors.  Zero-initialised: plain inference. */
 typedef struct cb_context {
-    bool training;        /* dropout acts */
-    bool checkpoint;      /* keep the inputs of a block's halves only and run them again in the backward pass */
-    bool unread;          /* such a second run: what a half ends with is differentiated but not read, so its product is left out */
-    cb_rng *rng;          /* for dropout; needed when training with one */
-    cb_tensor *positions; /* (B, T) i32, or NULL: 0, 1, 2, ... (after what the cache holds) */
-    cb_tensor *segments;  /* (B, T) i32, or NULL: which document a token belongs to; negative: padding */
-    cb_cache *cache;      /* generation: keys and values so far; is extended */
+    bool training;         /* dropout acts */
+    bool checkpoint;       /* keep the inputs of a block's halves only and run them again in the backward pass */
+    bool unread;           /* such a second run: what a half ends with is differentiated but not read, so its product is left out */
+    cb_rng *rng;           /* for dropout; needed when training with one */
+    cb_tensor *positions;  /* (B, T) i32, or NULL: 0, 1, 2, ... (after what the cache holds) */
+    cb_tensor *segments;   /* (B, T) i32, or NULL: which document a token belongs to; negative: padding */
+    cb_cache *cache;       /* generation: keys and values so far; is extended */
+    const cb_blend *blend; /* NULL: the modules on the layers' lists act, on everything.  It must outlive the backward pass */
+    /* (B, N) or (B, T, N) f32: the weights that the blend's parts name by column; may carry a gradient.  NULL: none does */
+    cb_tensor *blend_weights;
+    int64_t first_row, first_token; /* where the tensors at hand begin in the blend's batch: models set them */
 } cb_context;
 
 typedef enum cb_layer_kind {
@@ -66,7 +73,10 @@ struct cb_layer {
     double eps;                        /* norm */
     cb_module **modules;               /* in the order they were attached; not owned */
     size_t module_count, module_capacity;
-    cb_layer *tied; /* weights this layer has not itself are those of this one (a head tied to the embedding) */
+    uint64_t attached; /* modules so far */
+    size_t index;      /* in its tree; the root is 0 */
+    size_t made;       /* of a root: layers made so far in its tree */
+    cb_layer *tied;    /* weights this layer has not itself are those of this one (a head tied to the embedding) */
 };
 
 /* Where and how a module acts.  Every function may be NULL: it does not act there. */
@@ -82,6 +92,9 @@ typedef struct cb_module_kind {
     cb_tensor *(*forward)(const cb_module *m, cb_tensor *x, cb_tensor *y, const cb_context *ctx);
     /* whether forward only adds to y: neither it nor its gradient reads y's values */
     bool (*adds)(const cb_module *m);
+    /* what forward is, where that is y + scale B A x and nothing else (in this pass: no dropout acts); false: it is more than that, or (an
+     * error is recorded) it failed.  Such modules of many adapters in one batch are one operation. */
+    bool (*low_rank)(const cb_module *m, const cb_context *ctx, cb_low_rank *pair);
     /* inside attention: changes the options of the attention about to run (extra keys and values, masks) */
     bool (*attend)(const cb_module *m, cb_attention_options *options, const cb_context *ctx);
     /* what merging adds to the weight: the change that this module makes to `weight`, the layer's with the modules before
@@ -96,6 +109,7 @@ struct cb_module {
     cb_layer *layer;
     void *state;     /* the kind's own */
     double strength; /* multiplies what the module adds; 1 unless adapters are mixed, 0 is off */
+    uint64_t order;  /* among the modules of its layer; given when it is first attached, and kept */
     bool follows;    /* does on a tied layer what another does on the layer it is tied to: merging that one is enough */
 };
 
@@ -113,7 +127,10 @@ CB_API bool cb_layer_set_weight(cb_layer *layer, const char *name, cb_tensor *te
 /* Replaces the layer's frozen parameter by a trainable copy of dtype `dtype` (or takes it back with train = false).  A
  * layer that is tied to another gets a copy of its own, and is tied again when it is taken back. */
 CB_API bool cb_layer_train_copy(cb_layer *layer, const char *name, cb_dtype dtype, bool train);
+/* On the layer's list, where its order says: at the end when it is attached for the first time, else where it was.  One that is there
+ * stays. */
 CB_API bool cb_layer_attach(cb_layer *layer, cb_module *module);
+/* Off the list; the module goes on knowing its layer. */
 CB_API void cb_layer_detach(cb_layer *layer, cb_module *module);
 
 /* ---- the tree ---- */
@@ -122,6 +139,35 @@ CB_API cb_layer *cb_layer_find(cb_layer *root, const char *name); /* by whole na
 /* Depth-first, in the order layers were made; stops and gives false when `visit` does. */
 typedef bool cb_layer_visitor(void *user, cb_layer *layer);
 CB_API bool cb_layer_visit(cb_layer *root, cb_layer_visitor *visit, void *user);
+
+/* ---- blends ---- */
+
+/* The part of a batch that a module acts on. */
+typedef struct cb_share {
+    const int64_t *rows; /* (row_count) ascending; NULL: every row */
+    size_t row_count;
+    int64_t first_token, end_token; /* of each row, counted from the start of the sequence; end_token 0: all */
+    bool weighted;                  /* what it changes is multiplied ... */
+    int column;                     /* ... by this column of the context's blend_weights */
+} cb_share;
+
+/* An empty blend for passes through the tree below root: nothing acts.  Its size depends on the tree, not on what adapters there are. */
+CB_API cb_blend *cb_blend_new(const cb_layer *root);
+CB_API void cb_blend_free(cb_blend *blend);  /* NULL is allowed */
+CB_API void cb_blend_clear(cb_blend *blend); /* empty again, its memory kept */
+/* Puts a module last on the blend's list of `layer`.  The module need not be on the layer's own.  share NULL: it acts on everything; else
+ * it is used in place, as the module is: see cb_blend_own().  Modules act in the order of the list, as on a layer, and each on its share:
+ * of a batch whose rows have different modules every row comes out as if it were alone with its own (but for the order of sums in
+ * products).  With a weight w the module's result counts as y + w (result - y); what changes the weight or the bias of a layer, or its
+ * attention, counts so by what it makes of the layer's result with no other module of partial share. */
+CB_API bool cb_blend_put(cb_blend *blend, const cb_layer *layer, const cb_module *module, const cb_share *share);
+/* Gives the blend a block of cb_alloc() that is freed when it is cleared or freed; NULL (block freed) on failure. */
+CB_API void *cb_blend_own(cb_blend *blend, void *block);
+/* Whether the blend (NULL: of course) is one for `rows` rows with these weights (B, N), (B, T, N) or NULL; T is `tokens`. */
+CB_API bool cb_blend_check(const cb_blend *blend, const cb_tensor *weights, int64_t rows, int64_t tokens);
+CB_API size_t cb_blend_parts(const cb_blend *blend); /* modules on its lists, all in all */
+/* Whether a module acts on the layer in this pass. */
+CB_API bool cb_layer_hosts(const cb_layer *layer, const cb_context *ctx);
 
 /* ---- forward ---- */
 

@@ -252,6 +252,17 @@ CB_API cb_tensor *cb_linear_t(cb_tensor *x, cb_tensor *w, cb_tensor *bias);
 /* y + scale * linear(x, w): adds into y's own memory when nothing else needs y's values (y must not be used afterwards). */
 CB_API cb_tensor *cb_linear_add(cb_tensor *y, cb_tensor *x, cb_tensor *w, double scale);
 
+/* An update of low rank, x -> scale b a x with a (R, in) and b (out, R); their dtypes may differ from x's as a weight's may. */
+typedef struct cb_low_rank {
+    cb_tensor *a, *b;
+    double scale;
+} cb_low_rank;
+/* y + scale_p b_p a_p x, where p is the pair of each row: x (..., in) and y (..., out) are looked at as matrices of rows.  Rows that no
+ * segment names stay as they are, those that several name get the sum.  Adds into y's own memory as cb_linear_add() does.  What serves a
+ * batch whose rows have different LoRAs at once: Chen et al. 2023, arXiv:2310.18547 (SGMV). */
+CB_API cb_tensor *cb_low_rank_add(cb_tensor *y, cb_tensor *x, int pairs, const cb_low_rank *pair, int segments,
+                                  const cb_low_rank_rows *segment);
+
 /* convolutions; (vertical, horizontal), zero stands for 1 but in padding */
 typedef struct cb_conv2d_options {
     int64_t stride[2], padding[2], dilation[2], groups;

@@ -337,8 +337,9 @@ bool cb_adapter_connect(cb_adapter *adapter, bool fresh)
         if (entry->role == CB_ROLE_TRAINED)
             adapter->parameters[adapter->parameter_count++] = (cb_named_tensor){entry->name, cb_adapter_entry_tensor(adapter, entry)};
     }
+    adapter->connected = true;
     for (size_t i = 0; i < adapter->module_count; i++)
-        if (!cb_layer_attach(adapter->modules[i]->layer, adapter->modules[i]))
+        if (adapter->strength != 0 && !cb_layer_attach(adapter->modules[i]->layer, adapter->modules[i]))
             return false;
     return true;
 }
@@ -395,11 +396,18 @@ static void show_weight(cb_trained_weight *trained, bool show)
     }
 }
 
+/* What is off is on no list: forward passes do not meet it, however many adapters are loaded. */
 void cb_adapter_set_strength(cb_adapter *adapter, double strength)
 {
     adapter->strength = strength;
-    for (size_t i = 0; i < adapter->module_count; i++)
-        adapter->modules[i]->strength = strength;
+    for (size_t i = 0; i < adapter->module_count; i++) {
+        cb_module *m = adapter->modules[i];
+        m->strength = strength;
+        if (strength == 0)
+            cb_layer_detach(m->layer, m);
+        else if (adapter->connected)
+            cb_layer_attach(m->layer, m);
+    }
     for (size_t i = 0; i < adapter->trained_count; i++)
         show_weight(&adapter->trained[i], strength != 0);
 }

@@ -1,8 +1,8 @@
 /* bitfit.c: BitFit: the biases of the model, trained whole.  Ben Zaken et al. 2022, arXiv:2106.10199.
  *
  * PEFT has no such type, but writes biases that are trained beside other adapters as "<layer>.bias": so does this one. */
-#include "adapters/blend.h"
 #include "adapters/internal.h"
+#include "adapters/strength.h"
 
 typedef struct bitfit_state {
     cb_tensor *bias;
@@ -30,12 +30,12 @@ static bool bitfit_initialise(cb_module *m, const void *config, uint64_t seed)
 static cb_tensor *bitfit_bias(const cb_module *m, cb_tensor *bias, const cb_context *ctx)
 {
     (void)ctx;
-    return cb_blend(bias, ((const bitfit_state *)m->state)->bias, m->strength);
+    return cb_at_strength(bias, ((const bitfit_state *)m->state)->bias, m->strength);
 }
 
 static cb_tensor *bitfit_delta_bias(const cb_module *m, cb_tensor *bias)
 {
-    return cb_blend_change(bias, ((const bitfit_state *)m->state)->bias, m->strength);
+    return cb_change_at_strength(bias, ((const bitfit_state *)m->state)->bias, m->strength);
 }
 
 const cb_adapter_kind cb_kind_bitfit = {

@@ -100,6 +100,11 @@ static cb_tensor *delora_forward(const cb_module *m, cb_tensor *x, cb_tensor *y,
     return m->strength == 0 ? y : cb_thin_add(m, x, y, inner(m), outer(m), 1, ((const delora_state *)m->state)->dropout, ctx);
 }
 
+static bool delora_low_rank(const cb_module *m, const cb_context *ctx, cb_low_rank *pair)
+{
+    return cb_thin_pair(m, inner(m), outer(m), 1, ((const delora_state *)m->state)->dropout, ctx, pair);
+}
+
 static cb_tensor *delora_delta(const cb_module *m, cb_tensor *weight)
 {
     (void)weight;
@@ -114,7 +119,7 @@ const cb_adapter_kind cb_kind_delora = {
     .options = delora_options,
     .config_size = sizeof(delora_config),
     .state_size = sizeof(delora_state),
-    .module = {.name = "delora", .forward = delora_forward, .adds = cb_adds_always, .delta = delora_delta},
+    .module = {.name = "delora", .forward = delora_forward, .adds = cb_adds_always, .low_rank = delora_low_rank, .delta = delora_delta},
     .hosts = 1u << CB_LAYER_LINEAR,
     .create = delora_create,
     .parameters = delora_parameters,

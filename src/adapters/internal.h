@@ -59,7 +59,7 @@ struct cb_adapter {
     size_t given_count, given_capacity;
 
     /* while attached */
-    bool attached;
+    bool attached, connected; /* connected: its modules are ready, and on their layers unless it is off */
     double strength;
     cb_layer *root;
     void *companion;        /* config of the rows trained beside (tokens.c), or NULL */

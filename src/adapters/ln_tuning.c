@@ -1,6 +1,6 @@
 /* ln_tuning.c: weights and biases of norms, trained whole.  Zhao et al. 2024, arXiv:2312.11420. */
-#include "adapters/blend.h"
 #include "adapters/internal.h"
+#include "adapters/strength.h"
 
 typedef struct ln_tuning_state {
     cb_tensor *weight, *bias; /* in place of the layer's; NULL: it has none */
@@ -54,23 +54,23 @@ static bool ln_tuning_initialise(cb_module *m, const void *config, uint64_t seed
 static cb_tensor *ln_tuning_weight(const cb_module *m, cb_tensor *weight, const cb_context *ctx)
 {
     (void)ctx;
-    return cb_blend(weight, ((const ln_tuning_state *)m->state)->weight, m->strength);
+    return cb_at_strength(weight, ((const ln_tuning_state *)m->state)->weight, m->strength);
 }
 
 static cb_tensor *ln_tuning_bias(const cb_module *m, cb_tensor *bias, const cb_context *ctx)
 {
     (void)ctx;
-    return cb_blend(bias, ((const ln_tuning_state *)m->state)->bias, m->strength);
+    return cb_at_strength(bias, ((const ln_tuning_state *)m->state)->bias, m->strength);
 }
 
 static cb_tensor *ln_tuning_delta(const cb_module *m, cb_tensor *weight)
 {
-    return cb_blend_change(weight, ((const ln_tuning_state *)m->state)->weight, m->strength);
+    return cb_change_at_strength(weight, ((const ln_tuning_state *)m->state)->weight, m->strength);
 }
 
 static cb_tensor *ln_tuning_delta_bias(const cb_module *m, cb_tensor *bias)
 {
-    return cb_blend_change(bias, ((const ln_tuning_state *)m->state)->bias, m->strength);
+    return cb_change_at_strength(bias, ((const ln_tuning_state *)m->state)->bias, m->strength);
 }
 
 const cb_adapter_kind cb_kind_ln_tuning = {

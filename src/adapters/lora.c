@@ -424,6 +424,15 @@ static bool lora_adds(const cb_module *m)
     return !((const lora_state *)m->state)->has_magnitude;
 }
 
+static bool lora_low_rank(const cb_module *m, const cb_context *ctx, cb_low_rank *pair)
+{
+    const lora_state *lora = m->state;
+    if (m->layer->kind != CB_LAYER_LINEAR || lora->has_magnitude || lora->has_bias || (ctx->training && lora->dropout > 0))
+        return false;
+    *pair = (cb_low_rank){inner(lora), outer(lora), lora->scale * m->strength};
+    return pair->a && pair->b;
+}
+
 /* ---- merging ---- */
 
 static cb_tensor *lora_delta(const cb_module *m, cb_tensor *weight)
@@ -454,7 +463,12 @@ const cb_adapter_kind cb_kind_lora = {
     .options = lora_options,
     .config_size = sizeof(lora_config),
     .state_size = sizeof(lora_state),
-    .module = {.name = "lora", .forward = lora_forward, .adds = lora_adds, .delta = lora_delta, .delta_bias = lora_delta_bias},
+    .module = {.name = "lora",
+               .forward = lora_forward,
+               .adds = lora_adds,
+               .low_rank = lora_low_rank,
+               .delta = lora_delta,
+               .delta_bias = lora_delta_bias},
     .hosts = 1u << CB_LAYER_LINEAR | 1u << CB_LAYER_EMBEDDING | 1u << CB_LAYER_CONV,
     .check = lora_check,
     .create = lora_create,

@@ -246,6 +246,11 @@ static cb_tensor *randlora_forward(const cb_module *m, cb_tensor *x, cb_tensor *
     return m->strength == 0 ? y : cb_thin_add(m, x, y, inner(m), outer(m), scale_of(m), dropout, ctx);
 }
 
+static bool randlora_low_rank(const cb_module *m, const cb_context *ctx, cb_low_rank *pair)
+{
+    return cb_thin_pair(m, inner(m), outer(m), scale_of(m), ((const randlora_config *)cb_module_group(m)->config)->dropout, ctx, pair);
+}
+
 static cb_tensor *randlora_delta(const cb_module *m, cb_tensor *weight)
 {
     (void)weight;
@@ -261,7 +266,8 @@ const cb_adapter_kind cb_kind_randlora = {
     .config_size = sizeof(randlora_config),
     .state_size = sizeof(randlora_state),
     .group_size = sizeof(randlora_shared),
-    .module = {.name = "randlora", .forward = randlora_forward, .adds = cb_adds_always, .delta = randlora_delta},
+    .module =
+        {.name = "randlora", .forward = randlora_forward, .adds = cb_adds_always, .low_rank = randlora_low_rank, .delta = randlora_delta},
     .hosts = 1u << CB_LAYER_LINEAR,
     .create = randlora_create,
     .parameters = randlora_parameters,

@@ -8,6 +8,8 @@
 /* y + strength s B A x; x after dropout while training. */
 cb_tensor *cb_thin_add(const cb_module *m, cb_tensor *x, cb_tensor *y, cb_tensor *a, cb_tensor *b, double scale, double dropout,
                        const cb_context *ctx);
+/* The same as a pair: the kind's `low_rank`. */
+bool cb_thin_pair(const cb_module *m, cb_tensor *a, cb_tensor *b, double scale, double dropout, const cb_context *ctx, cb_low_rank *pair);
 /* strength s B A in the order in which the layer stores its weight: a kind's `delta`. */
 cb_tensor *cb_thin_delta(const cb_module *m, cb_tensor *a, cb_tensor *b, double scale);
 

@@ -225,6 +225,11 @@ static cb_tensor *vblora_forward(const cb_module *m, cb_tensor *x, cb_tensor *y,
     return m->strength == 0 ? y : cb_thin_add(m, x, y, inner(m), outer(m), 1, dropout, ctx);
 }
 
+static bool vblora_low_rank(const cb_module *m, const cb_context *ctx, cb_low_rank *pair)
+{
+    return cb_thin_pair(m, inner(m), outer(m), 1, ((const vblora_config *)cb_module_group(m)->config)->dropout, ctx, pair);
+}
+
 static cb_tensor *vblora_delta(const cb_module *m, cb_tensor *weight)
 {
     (void)weight;
@@ -240,7 +245,7 @@ const cb_adapter_kind cb_kind_vblora = {
     .config_size = sizeof(vblora_config),
     .state_size = sizeof(vblora_state),
     .group_size = sizeof(vblora_shared),
-    .module = {.name = "vblora", .forward = vblora_forward, .adds = cb_adds_always, .delta = vblora_delta},
+    .module = {.name = "vblora", .forward = vblora_forward, .adds = cb_adds_always, .low_rank = vblora_low_rank, .delta = vblora_delta},
     .hosts = 1u << CB_LAYER_LINEAR,
     .check = vblora_check,
     .create = vblora_create,

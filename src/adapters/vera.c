@@ -127,6 +127,11 @@ static cb_tensor *vera_forward(const cb_module *m, cb_tensor *x, cb_tensor *y, c
     return m->strength == 0 ? y : cb_thin_add(m, x, y, inner(m), outer(m), 1, ((const vera_state *)m->state)->dropout, ctx);
 }
 
+static bool vera_low_rank(const cb_module *m, const cb_context *ctx, cb_low_rank *pair)
+{
+    return cb_thin_pair(m, inner(m), outer(m), 1, ((const vera_state *)m->state)->dropout, ctx, pair);
+}
+
 static cb_tensor *vera_delta(const cb_module *m, cb_tensor *weight)
 {
     (void)weight;
@@ -142,7 +147,7 @@ const cb_adapter_kind cb_kind_vera = {
     .config_size = sizeof(vera_config),
     .state_size = sizeof(vera_state),
     .group_size = sizeof(vera_shared),
-    .module = {.name = "vera", .forward = vera_forward, .adds = cb_adds_always, .delta = vera_delta},
+    .module = {.name = "vera", .forward = vera_forward, .adds = cb_adds_always, .low_rank = vera_low_rank, .delta = vera_delta},
     .hosts = 1u << CB_LAYER_LINEAR,
     .create = vera_create,
     .parameters = vera_parameters,

@@ -49,6 +49,25 @@ typedef struct cbk_gemm_args {
     int64_t stride_a, stride_b, stride_c; /* elements from one batch entry to the next; 0 (not for C) repeats the operand */
 } cbk_gemm_args;
 bool cbk_gemm(const cbk_gemm_args *args);
+/* An update of low rank: a (rank, in) and b (out, rank), dense. */
+typedef struct cbk_low_rank {
+    const void *a, *b;
+    int64_t rank;
+    double scale;
+} cbk_low_rank;
+/* y += scale b a x for the rows of each segment, with its pair.  All of one dtype (f32, bf16, f16, f64); x (rows, in) and y (rows, out)
+ * dense; segments lie within the rows.  They are shared among threads unless `overlap` says that two have a row together. */
+typedef struct cbk_low_rank_args {
+    cb_dtype dtype;
+    void *y;
+    const void *x;
+    int64_t in, out;
+    const cbk_low_rank *pair;
+    const cb_low_rank_rows *segment;
+    int64_t segments;
+    bool overlap;
+} cbk_low_rank_args;
+bool cbk_low_rank_add(const cbk_low_rank_args *args); /* low_rank.c */
 /* Gives back cached primitives and scratch memory. */
 void cbk_gemm_flush(void);
 /* Rate in GF/s of such a product (median of repeated runs on memory of its own, about `seconds` long); 0 on failure. */

@@ -14,14 +14,6 @@ static cb_change *change_of(cb_changes *changes, cb_layer *layer, const char *na
     return &changes->list[changes->count++];
 }
 
-static size_t place_on_layer(const cb_module *m)
-{
-    size_t i = 0;
-    while (i < m->layer->module_count && m->layer->modules[i] != m)
-        i++;
-    return i;
-}
-
 /* In the order in which the layer runs its modules, whatever that of the adapters: not every change is a sum. */
 static bool add_module(cb_changes *changes, cb_module *m, const char *name)
 {
@@ -29,7 +21,7 @@ static bool add_module(cb_changes *changes, cb_module *m, const char *name)
     if (!change || !cb_grow(&change->modules, &change->module_capacity, change->module_count + 1, sizeof *change->modules))
         return false;
     size_t at = change->module_count++;
-    for (; at > 0 && place_on_layer(change->modules[at - 1]) > place_on_layer(m); at--)
+    for (; at > 0 && change->modules[at - 1]->order > m->order; at--)
         change->modules[at] = change->modules[at - 1];
     change->modules[at] = m;
     return true;

@@ -52,22 +52,6 @@ static bool fold_weight(const cb_change *change, folded_weight *folded)
     return ok;
 }
 
-/* A module keeps knowing its layer while it is off it. */
-static void disconnect(cb_module *m)
-{
-    cb_layer *layer = m->layer;
-    cb_layer_detach(layer, m);
-    m->layer = layer;
-}
-
-static bool connected(const cb_module *m)
-{
-    for (size_t i = 0; i < m->layer->module_count; i++)
-        if (m->layer->modules[i] == m)
-            return true;
-    return false;
-}
-
 cb_fold *cb_fold_in_place(cb_adapter *const *adapters, size_t count)
 {
     cb_fold *fold = cb_calloc(1, sizeof *fold);
@@ -86,7 +70,7 @@ cb_fold *cb_fold_in_place(cb_adapter *const *adapters, size_t count)
     }
     for (size_t i = 0; i < fold->changes.count; i++)
         for (size_t k = 0; k < fold->changes.list[i].module_count; k++)
-            disconnect(fold->changes.list[i].modules[k]);
+            cb_layer_detach(fold->changes.list[i].layer, fold->changes.list[i].modules[k]);
     return fold;
 }
 
@@ -104,8 +88,7 @@ void cb_unfold(cb_fold *fold)
         if (folded)
             cb_release(folded->original);
         for (size_t k = 0; k < change->module_count; k++)
-            if (!connected(change->modules[k]))
-                cb_layer_attach(change->layer, change->modules[k]);
+            cb_layer_attach(change->layer, change->modules[k]);
     }
     cb_changes_free(&fold->changes);
     cb_free(fold->weights);

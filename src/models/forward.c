@@ -37,7 +37,7 @@ cb_tensor *cb_close_branch(const cb_layer *host, const cb_layer *projection, cb_
 {
     if (!inner)
         return NULL;
-    if (!host->module_count)
+    if (!cb_layer_hosts(host, ctx))
         return cb_linear_forward_add(projection, residual, inner, ctx);
     return cb_add(residual, cb_layer_after(host, x, cb_linear_forward(projection, inner, ctx), ctx));
 }
@@ -51,7 +51,7 @@ typedef struct branch_call {
     cb_pass pass;
 } branch_call;
 
-enum { INPUT_X, INPUT_POSITIONS, INPUT_SEGMENTS, INPUT_COS, INPUT_SIN, INPUT_CALL, INPUT_COUNT };
+enum { INPUT_X, INPUT_POSITIONS, INPUT_SEGMENTS, INPUT_COS, INPUT_SIN, INPUT_WEIGHTS, INPUT_CALL, INPUT_COUNT };
 
 static cb_tensor *branch_again(void *user, cb_tensor *const *inputs)
 {
@@ -60,6 +60,7 @@ static cb_tensor *branch_again(void *user, cb_tensor *const *inputs)
     memcpy(&call, inputs[INPUT_CALL]->data, sizeof call);
     call.pass.ctx.positions = inputs[INPUT_POSITIONS];
     call.pass.ctx.segments = inputs[INPUT_SEGMENTS];
+    call.pass.ctx.blend_weights = inputs[INPUT_WEIGHTS];
     call.pass.ctx.unread = cb_grad_enabled(); /* the second run: what comes out is there already */
     call.pass.cos = inputs[INPUT_COS];
     call.pass.sin = inputs[INPUT_SIN];
@@ -77,20 +78,21 @@ static cb_tensor *branch_checkpointed(cb_branch *branch, const cb_model *model, 
                                       [INPUT_SEGMENTS] = pass->ctx.segments,
                                       [INPUT_COS] = pass->cos,
                                       [INPUT_SIN] = pass->sin,
+                                      [INPUT_WEIGHTS] = pass->ctx.blend_weights,
                                       [INPUT_CALL] = cb_from(CB_U8, &call, (int64_t)sizeof call)};
     return inputs[INPUT_CALL] ? cb_checkpoint(branch_again, NULL, INPUT_COUNT, inputs, pass->ctx.rng) : NULL;
 }
 
 /* Whether the backward pass has anything to do in a block: otherwise there is no point in running it again. */
-static bool takes_gradient(const cb_layer *layer)
+static bool takes_gradient(const cb_layer *layer, const cb_context *ctx)
 {
-    if (layer->module_count)
+    if (cb_layer_hosts(layer, ctx))
         return true;
     for (int i = 0; i < layer->weight_count; i++)
         if (layer->weights[i].tensor->requires_grad)
             return true;
     for (size_t i = 0; i < layer->child_count; i++)
-        if (takes_gradient(layer->children[i]))
+        if (takes_gradient(layer->children[i], ctx))
             return true;
     return false;
 }
@@ -100,7 +102,8 @@ cb_tensor *cb_branch_run(cb_branch *branch, const cb_model *model, int64_t index
     cb_scope *scope = x ? cb_scope_open() : NULL;
     if (!scope)
         return NULL;
-    bool checkpoint = pass->ctx.checkpoint && cb_grad_enabled() && (x->requires_grad || takes_gradient(model->blocks[index].layer));
+    bool checkpoint =
+        pass->ctx.checkpoint && cb_grad_enabled() && (x->requires_grad || takes_gradient(model->blocks[index].layer, &pass->ctx));
     cb_tensor *y = checkpoint ? branch_checkpointed(branch, model, index, x, pass) : branch(model, index, x, pass);
     if (y != x) /* x's memory with something added is the caller's already */
         y = cb_scope_return(scope, y);
@@ -128,7 +131,7 @@ static cb_tensor *block_run(cb_model *model, int64_t index, cb_tensor *x, const 
     cb_scope *scope = cb_scope_open();
     if (!scope)
         return NULL;
-    bool plain = !model->blocks[index].layer->module_count;
+    bool plain = !cb_layer_hosts(model->blocks[index].layer, &pass->ctx);
     cb_tensor *y = plain ? model->architecture->block(model, index, x, pass) : block_with_modules(model, index, x, pass);
     if (y != x)
         y = cb_scope_return(scope, y);
@@ -218,6 +221,10 @@ static bool pass_begin(cb_pass *pass, cb_model *model, const cb_tensor *ids)
         pass->cos = model->rope.cos;
         pass->sin = model->rope.sin;
     }
+    pass->ctx.first_row = 0;
+    pass->ctx.first_token = cb_cache_length(cache);
+    if (!cb_blend_check(pass->ctx.blend, pass->ctx.blend_weights, ids->shape[0], ids->shape[1]))
+        return false;
     if (pass->ctx.segments && !same_layout("segments", pass->ctx.segments, ids))
         return false;
     return !cache || cb_cache_segments(cache, &pass->ctx.segments);
@@ -269,7 +276,10 @@ cb_tensor *cb_model_logits(cb_model *model, cb_tensor *ids, const cb_context *ct
     cb_scope *scope = cb_scope_open();
     if (!scope)
         return NULL;
-    cb_tensor *logits = cb_scope_return(scope, cb_model_head(model, cb_model_hidden(model, ids, ctx), ctx));
+    cb_context own = ctx ? *ctx : (cb_context){0};
+    own.first_row = 0;
+    own.first_token = cb_cache_length(own.cache);
+    cb_tensor *logits = cb_scope_return(scope, cb_model_head(model, cb_model_hidden(model, ids, ctx), &own));
     cb_scope_close(scope);
     return logits;
 }
@@ -282,18 +292,20 @@ typedef struct head_call {
     cb_context ctx;
 } head_call;
 
-/* inputs: hidden rows, their targets, a head_call */
+/* inputs: hidden (B, T, C), their targets, weights of a blend or NULL, a head_call */
 static cb_tensor *head_loss(void *user, cb_tensor *const *inputs)
 {
     (void)user;
     head_call call;
-    memcpy(&call, inputs[2]->data, sizeof call);
+    memcpy(&call, inputs[3]->data, sizeof call);
+    call.ctx.blend_weights = inputs[2];
     cb_scope *scope = cb_scope_open();
     if (!scope)
         return NULL;
     cb_tensor *logits = cb_model_head(call.model, inputs[0], &call.ctx);
     cb_linear_cross_entropy_options options = {.ignore_index = -100, .normalizer = call.normalizer};
-    cb_tensor *loss = cb_scope_return(scope, cb_cross_entropy_with(logits, inputs[1], options));
+    logits = logits ? cb_reshape(logits, -1, logits->shape[2]) : NULL;
+    cb_tensor *loss = cb_scope_return(scope, cb_cross_entropy_with(logits, cb_reshape(inputs[1], -1), options));
     cb_scope_close(scope);
     return loss;
 }
@@ -306,32 +318,47 @@ static int64_t count_targets(cb_tensor *targets)
     return count;
 }
 
-/* The head has modules of its own: rows go through it in pieces, each forgotten and made again in the backward pass. */
+/* Some rows of a batch, and some tokens of those. */
+typedef struct loss_piece {
+    int64_t row, rows, token, tokens;
+} loss_piece;
+
+static cb_tensor *piece_of(cb_tensor *x, const loss_piece *piece, bool has_tokens)
+{
+    x = x ? cb_slice(x, 0, piece->row, piece->row + piece->rows, 1) : NULL;
+    return has_tokens ? cb_slice(x, 1, piece->token, piece->token + piece->tokens, 1) : x;
+}
+
+/* The loss of a piece, forgotten and made again in the backward pass. */
+static cb_tensor *piece_loss(head_call *call, const loss_piece *piece, cb_tensor *hidden, cb_tensor *targets, cb_tensor *weights)
+{
+    call->ctx.first_row = piece->row;
+    call->ctx.first_token = piece->token;
+    cb_tensor *inputs[] = {piece_of(hidden, piece, true), piece_of(targets, piece, true),
+                           piece_of(weights, piece, weights && weights->ndim == 3), cb_from(CB_U8, call, (int64_t)sizeof *call)};
+    return inputs[0] && inputs[1] && inputs[3] && cb_ok() ? cb_checkpoint(head_loss, NULL, 4, inputs, call->ctx.rng) : NULL;
+}
+
+/* The head has modules of its own: rows go through it in pieces, and long rows in pieces of themselves. */
 static cb_tensor *loss_in_pieces(cb_model *model, cb_tensor *hidden, cb_tensor *targets, double normalizer, const cb_context *ctx)
 {
-    hidden = cb_reshape(hidden, -1, model->config.width);
-    targets = cb_reshape(targets, -1);
-    if (!hidden || !targets)
-        return NULL;
     head_call call = {.model = model, .normalizer = normalizer, .ctx = ctx ? *ctx : (cb_context){0}};
     if (!(normalizer > 0)) {
         int64_t count = count_targets(targets);
         call.normalizer = count ? (double)count : 1;
     }
-    call.ctx.positions = call.ctx.segments = NULL;
+    cb_tensor *weights = call.ctx.blend_weights, *total = NULL;
+    call.ctx.positions = call.ctx.segments = call.ctx.blend_weights = NULL;
     call.ctx.cache = NULL;
-    cb_tensor *bytes = cb_from(CB_U8, &call, (int64_t)sizeof call), *total = NULL;
-    int64_t rows = CHUNK_VALUES / model->config.vocab_size + 1;
-    for (int64_t i = 0; bytes && i < targets->count; i += rows) {
-        int64_t end = i + rows < targets->count ? i + rows : targets->count;
-        cb_tensor *inputs[] = {cb_slice(hidden, 0, i, end, 1), cb_slice(targets, 0, i, end, 1), bytes};
-        if (!inputs[0] || !inputs[1])
-            return NULL;
-        cb_tensor *part = cb_checkpoint(head_loss, NULL, 3, inputs, call.ctx.rng);
-        total = i ? cb_add(total, part) : part;
-        if (!total)
-            return NULL;
-    }
+    int64_t most = CHUNK_VALUES / model->config.vocab_size + 1, length = hidden->shape[1];
+    loss_piece piece = {.rows = most / length > 1 ? most / length : 1, .tokens = most < length ? most : length};
+    for (; piece.row < hidden->shape[0]; piece.row += piece.rows)
+        for (piece.token = 0; piece.token < length; piece.token += piece.tokens) {
+            cb_tensor *part = piece_loss(&call, &piece, hidden, targets, weights);
+            total = total ? cb_add(total, part) : part;
+            if (!total)
+                return NULL;
+        }
     return total;
 }
 
@@ -344,7 +371,7 @@ static cb_tensor *loss_run(cb_model *model, cb_tensor *ids, cb_tensor *targets, 
         cb_fail(CB_ERR_SHAPE, "model: targets are %s for ids %s, expected the same shape", cb_shape_text(targets), cb_shape_text(ids));
         return NULL;
     }
-    if (model->head->module_count)
+    if (ctx && ctx->blend ? cb_layer_hosts(model->head, ctx) : model->head->module_count > 0)
         return loss_in_pieces(model, hidden, targets, normalizer, ctx);
     cb_linear_cross_entropy_options options = {.ignore_index = -100, .normalizer = normalizer};
     return cb_linear_cross_entropy_with(hidden, cb_layer_weight(model->head, "weight"), targets, options);

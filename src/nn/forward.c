@@ -3,17 +3,14 @@
  * Every layer goes the same way: modules may give it another input (`before`), another weight (`weight`) or bias, then comes
  * the layer's own product, then modules work on the result (`forward`), each kind of function in the order the modules
  * were attached.  A layer without modules pays one comparison.  Operations pass NULL through, so nothing is checked in
- * between. */
-#include "nn/watch.h"
+ * between.
+ *
+ * In a blend a module may act on a share of the batch.  What works on the input or the result works on those rows alone; low-rank
+ * updates of many modules are one operation.  Where weights, bias or attention change, rows that have the same modules go through the
+ * layer together (shared.c). */
+#include "nn/shared.h"
 
 _Thread_local const cb_layer_watch *cb_layer_watching;
-
-static cb_tensor *watched(const cb_layer *layer, const cb_module *module, cb_tensor *y)
-{
-    if (__builtin_expect(cb_layer_watching != NULL, 0) && y && cb_layer_watching->output)
-        cb_layer_watching->output(cb_layer_watching->user, layer, module, y);
-    return y;
-}
 
 static cb_tensor *given(const cb_layer *layer, cb_tensor *x)
 {
@@ -24,8 +21,11 @@ static cb_tensor *given(const cb_layer *layer, cb_tensor *x)
 
 cb_tensor *cb_layer_before(const cb_layer *layer, cb_tensor *x, const cb_context *ctx)
 {
-    for (size_t i = 0; x && i < layer->module_count; i++) {
-        const cb_module *m = layer->modules[i];
+    cb_parts parts = cb_parts_on(layer, ctx);
+    if (parts.parts)
+        return cb_shared_before(&parts, x, ctx);
+    for (size_t i = 0; x && i < parts.count; i++) {
+        const cb_module *m = parts.modules[i];
         if (m->kind->before)
             x = m->kind->before(m, x, ctx);
     }
@@ -34,34 +34,79 @@ cb_tensor *cb_layer_before(const cb_layer *layer, cb_tensor *x, const cb_context
 
 cb_tensor *cb_layer_after(const cb_layer *layer, cb_tensor *x, cb_tensor *y, const cb_context *ctx)
 {
-    for (size_t i = 0; y && i < layer->module_count; i++) {
-        const cb_module *m = layer->modules[i];
+    cb_parts parts = cb_parts_on(layer, ctx);
+    if (parts.parts)
+        return cb_shared_after(layer, &parts, x, y, ctx);
+    for (size_t i = 0; y && i < parts.count; i++) {
+        const cb_module *m = parts.modules[i];
         if (m->kind->forward)
-            y = watched(layer, m, m->kind->forward(m, x, y, ctx));
+            y = cb_watched(layer, m, m->kind->forward(m, x, y, ctx));
     }
     return y;
 }
 
-static cb_tensor *effective_weight(const cb_layer *layer, const cb_context *ctx)
+/* ---- the layer's own part ---- */
+
+/* What a layer computes from its parameters; `on` says which modules count (shared.h). */
+typedef struct own_part {
+    cb_shared shared; /* first */
+    const cb_layer *layer;
+    cb_tensor *x;
+    cb_tensor *(*run)(const struct own_part *own, cb_tensor *x, cb_tensor *weight, cb_tensor *bias);
+    cb_tensor *(*linear)(cb_tensor *x, cb_tensor *weight, cb_tensor *bias);
+    cb_dtype dtype; /* of an embedding's result */
+} own_part;
+
+static cb_tensor *effective_weight(const own_part *own, const bool *on)
 {
-    cb_tensor *weight = cb_layer_weight(layer, "weight");
-    for (size_t i = 0; weight && i < layer->module_count; i++) {
-        const cb_module *m = layer->modules[i];
-        if (m->kind->weight)
-            weight = m->kind->weight(m, weight, ctx);
+    const cb_parts *parts = &own->shared.parts;
+    cb_tensor *weight = cb_layer_weight(own->layer, "weight");
+    for (size_t i = 0; weight && i < parts->count; i++) {
+        const cb_module *m = cb_part_at(parts, i).module;
+        if (m->kind->weight && (!on || on[i]))
+            weight = m->kind->weight(m, weight, own->shared.ctx);
     }
     return weight;
 }
 
-static cb_tensor *effective_bias(const cb_layer *layer, const cb_context *ctx)
+static cb_tensor *effective_bias(const own_part *own, const bool *on)
 {
-    cb_tensor *bias = cb_layer_weight(layer, "bias");
-    for (size_t i = 0; cb_ok() && i < layer->module_count; i++) {
-        const cb_module *m = layer->modules[i];
-        if (m->kind->bias)
-            bias = m->kind->bias(m, bias, ctx);
+    const cb_parts *parts = &own->shared.parts;
+    cb_tensor *bias = cb_layer_weight(own->layer, "bias");
+    for (size_t i = 0; cb_ok() && i < parts->count; i++) {
+        const cb_module *m = cb_part_at(parts, i).module;
+        if (m->kind->bias && (!on || on[i]))
+            bias = m->kind->bias(m, bias, own->shared.ctx);
     }
     return bias;
+}
+
+static cb_tensor *own_rows(const cb_shared *shared, const cb_region *rows, const bool *on)
+{
+    const own_part *own = (const own_part *)(const void *)shared;
+    cb_tensor *x = cb_region_rows(rows, own->x);
+    cb_tensor *weight = effective_weight(own, on);
+    return own->run(own, x, weight, effective_bias(own, on));
+}
+
+/* Bit by what the kind has: whether it changes what own_rows() computes. */
+static bool changes_parameters(const cb_module_kind *kind)
+{
+    return kind->weight || kind->bias;
+}
+
+static cb_tensor *own_result(own_part own, cb_tensor *x, const cb_context *ctx)
+{
+    own.x = x;
+    own.shared = (cb_shared){.parts = cb_parts_on(own.layer, ctx), .ctx = ctx, .concerns = changes_parameters, .run = own_rows};
+    return x ? cb_watched(own.layer, NULL, cb_shared_result(&own.shared, x)) : NULL;
+}
+
+static cb_tensor *run_linear(const own_part *own, cb_tensor *x, cb_tensor *weight, cb_tensor *bias)
+{
+    if (weight && own->layer->transposed)
+        weight = cb_transpose(weight, 0, 1);
+    return own->linear(x, weight, bias);
 }
 
 typedef cb_tensor *linear_function(cb_tensor *x, cb_tensor *weight, cb_tensor *bias);
@@ -69,10 +114,8 @@ typedef cb_tensor *linear_function(cb_tensor *x, cb_tensor *weight, cb_tensor *b
 static cb_tensor *linear_with(linear_function *linear, const cb_layer *layer, cb_tensor *x, const cb_context *ctx)
 {
     x = given(layer, cb_layer_before(layer, x, ctx));
-    cb_tensor *weight = effective_weight(layer, ctx);
-    if (weight && layer->transposed)
-        weight = cb_transpose(weight, 0, 1);
-    return cb_layer_after(layer, x, watched(layer, NULL, linear(x, weight, effective_bias(layer, ctx))), ctx);
+    cb_tensor *y = own_result((own_part){.layer = layer, .run = run_linear, .linear = linear}, x, ctx);
+    return cb_layer_after(layer, x, y, ctx);
 }
 
 cb_tensor *cb_linear_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx)
@@ -80,11 +123,14 @@ cb_tensor *cb_linear_forward(const cb_layer *layer, cb_tensor *x, const cb_conte
     return linear_with(cb_linear, layer, x, ctx);
 }
 
-static bool modules_only_add(const cb_layer *layer)
+/* Whether nobody reads the values of the layer's own product. */
+static bool modules_only_add(const cb_layer *layer, const cb_context *ctx)
 {
-    for (size_t i = 0; i < layer->module_count; i++) {
-        const cb_module *m = layer->modules[i];
-        if (m->kind->forward && !(m->kind->adds && m->kind->adds(m)))
+    cb_parts parts = cb_parts_on(layer, ctx);
+    for (size_t i = 0; i < parts.count; i++) {
+        cb_part p = cb_part_at(&parts, i);
+        const cb_module_kind *kind = p.module->kind;
+        if ((kind->forward && !(kind->adds && kind->adds(p.module))) || (p.share && changes_parameters(kind)))
             return false;
     }
     return true;
@@ -92,54 +138,105 @@ static bool modules_only_add(const cb_layer *layer)
 
 cb_tensor *cb_linear_forward_add(const cb_layer *layer, cb_tensor *residual, cb_tensor *x, const cb_context *ctx)
 {
-    if (ctx->unread && modules_only_add(layer))
+    if (ctx->unread && modules_only_add(layer, ctx))
         return cb_add(residual, linear_with(cb_linear_unread, layer, x, ctx));
-    if (!layer->module_count && !layer->transposed && !cb_layer_weight(layer, "bias"))
-        return watched(layer, NULL, cb_linear_add(residual, given(layer, x), cb_layer_weight(layer, "weight"), 1));
+    if (!cb_layer_hosts(layer, ctx) && !layer->transposed && !cb_layer_weight(layer, "bias"))
+        return cb_watched(layer, NULL, cb_linear_add(residual, given(layer, x), cb_layer_weight(layer, "weight"), 1));
     return cb_add(residual, cb_linear_forward(layer, x, ctx));
+}
+
+static cb_tensor *run_conv2d(const own_part *own, cb_tensor *x, cb_tensor *weight, cb_tensor *bias)
+{
+    return cb_conv2d_with(x, weight, bias, own->layer->conv);
 }
 
 cb_tensor *cb_conv2d_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx)
 {
     x = cb_layer_before(layer, x, ctx);
-    cb_tensor *y = cb_conv2d_with(x, effective_weight(layer, ctx), effective_bias(layer, ctx), layer->conv);
-    return cb_layer_after(layer, x, y, ctx);
+    return cb_layer_after(layer, x, own_result((own_part){.layer = layer, .run = run_conv2d}, x, ctx), ctx);
+}
+
+static cb_tensor *run_embedding(const own_part *own, cb_tensor *ids, cb_tensor *weight, cb_tensor *bias)
+{
+    (void)bias;
+    cb_tensor *y = cb_embedding(weight, ids);
+    return y && y->dtype != own->dtype ? cb_cast(y, own->dtype) : y;
 }
 
 cb_tensor *cb_embedding_forward(const cb_layer *layer, cb_tensor *ids, cb_dtype dtype, const cb_context *ctx)
 {
     ids = cb_layer_before(layer, ids, ctx);
-    cb_tensor *y = cb_embedding(effective_weight(layer, ctx), ids);
-    if (y && y->dtype != dtype)
-        y = cb_cast(y, dtype);
-    return cb_layer_after(layer, ids, watched(layer, NULL, y), ctx);
+    return cb_layer_after(layer, ids, own_result((own_part){.layer = layer, .run = run_embedding, .dtype = dtype}, ids, ctx), ctx);
+}
+
+static cb_tensor *run_rms_norm(const own_part *own, cb_tensor *x, cb_tensor *weight, cb_tensor *bias)
+{
+    (void)bias;
+    return cb_rms_norm(x, weight, own->layer->eps);
 }
 
 cb_tensor *cb_rms_norm_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx)
 {
     x = cb_layer_before(layer, x, ctx);
-    return cb_layer_after(layer, x, watched(layer, NULL, cb_rms_norm(x, effective_weight(layer, ctx), layer->eps)), ctx);
+    return cb_layer_after(layer, x, own_result((own_part){.layer = layer, .run = run_rms_norm}, x, ctx), ctx);
+}
+
+static cb_tensor *run_layer_norm(const own_part *own, cb_tensor *x, cb_tensor *weight, cb_tensor *bias)
+{
+    if (weight && bias && weight->dtype != bias->dtype) { /* one of them is trained */
+        weight = cb_cast(weight, CB_F32);
+        bias = cb_cast(bias, CB_F32);
+    }
+    return cb_layer_norm(x, weight, bias, own->layer->eps);
 }
 
 cb_tensor *cb_layer_norm_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx)
 {
     x = cb_layer_before(layer, x, ctx);
-    cb_tensor *weight = effective_weight(layer, ctx), *bias = effective_bias(layer, ctx);
-    if (weight && bias && weight->dtype != bias->dtype) { /* one of them is trained */
-        weight = cb_cast(weight, CB_F32);
-        bias = cb_cast(bias, CB_F32);
+    return cb_layer_after(layer, x, own_result((own_part){.layer = layer, .run = run_layer_norm}, x, ctx), ctx);
+}
+
+/* ---- attention ---- */
+
+typedef struct attention_part {
+    cb_shared shared; /* first */
+    cb_tensor *q, *k, *v;
+    cb_attention_options options;
+} attention_part;
+
+static cb_tensor *attend_rows(const cb_shared *shared, const cb_region *rows, const bool *on)
+{
+    const attention_part *a = (const attention_part *)(const void *)shared;
+    cb_attention_options options = a->options;
+    cb_context ctx = *shared->ctx;
+    if (!rows->all) {
+        options.segments = cb_region_rows(rows, options.segments);
+        options.mask =
+            options.mask && options.mask->ndim == 4 && options.mask->shape[0] > 1 ? cb_region_rows(rows, options.mask) : options.mask;
+        ctx.positions = cb_region_rows(rows, ctx.positions);
+        ctx.segments = cb_region_rows(rows, ctx.segments);
+        ctx.blend = NULL;
     }
-    cb_tensor *y = cb_layer_norm(x, weight, bias, layer->eps);
-    return cb_layer_after(layer, x, watched(layer, NULL, y), ctx);
+    for (size_t i = 0; i < shared->parts.count; i++) {
+        const cb_module *m = cb_part_at(&shared->parts, i).module;
+        if (m->kind->attend && (!on || on[i]) && !m->kind->attend(m, &options, &ctx))
+            return NULL;
+    }
+    return cb_attention_with(cb_region_rows(rows, a->q), cb_region_rows(rows, a->k), cb_region_rows(rows, a->v), options);
+}
+
+static bool attends(const cb_module_kind *kind)
+{
+    return kind->attend;
 }
 
 cb_tensor *cb_attention_forward(const cb_layer *layer, cb_tensor *q, cb_tensor *k, cb_tensor *v, cb_attention_options options,
                                 const cb_context *ctx)
 {
-    for (size_t i = 0; i < layer->module_count; i++) {
-        const cb_module *m = layer->modules[i];
-        if (m->kind->attend && !m->kind->attend(m, &options, ctx))
-            return NULL;
-    }
-    return watched(layer, NULL, cb_attention_with(q, k, v, options));
+    attention_part a = {.shared = {.parts = cb_parts_on(layer, ctx), .ctx = ctx, .concerns = attends, .run = attend_rows},
+                        .q = q,
+                        .k = k,
+                        .v = v,
+                        .options = options};
+    return q && k && v ? cb_watched(layer, NULL, cb_shared_result(&a.shared, q)) : NULL;
 }

@@ -13,6 +13,10 @@ cb_layer *cb_layer_new(cb_layer *parent, const char *name, cb_layer_kind kind)
         return NULL;
     layer->kind = kind;
     layer->parent = parent;
+    cb_layer *root = layer;
+    while (root->parent)
+        root = root->parent;
+    layer->index = root->made++;
     layer->name = parent && *parent->name ? cb_format("%s.%s", parent->name, name) : cb_strdup(name);
     if (!layer->name)
         goto failed;
@@ -48,8 +52,8 @@ void cb_layer_free(cb_layer *layer)
     while (layer->child_count)
         cb_layer_free(layer->children[layer->child_count - 1]);
     leave_parent(layer);
-    while (layer->module_count)
-        cb_layer_detach(layer, layer->modules[layer->module_count - 1]);
+    for (size_t i = 0; i < layer->module_count; i++)
+        layer->modules[i]->layer = NULL;
     for (int i = 0; i < layer->weight_count; i++) {
         cb_release(layer->weights[i].tensor);
         cb_release(layer->weights[i].frozen);
@@ -169,10 +173,18 @@ bool cb_layer_attach(cb_layer *layer, cb_module *module)
 {
     if (!layer || !module)
         return false;
+    for (size_t i = 0; i < layer->module_count; i++)
+        if (layer->modules[i] == module)
+            return true;
     if (!cb_grow(&layer->modules, &layer->module_capacity, layer->module_count + 1, sizeof *layer->modules))
         return false;
-    layer->modules[layer->module_count++] = module;
     module->layer = layer;
+    if (!module->order)
+        module->order = ++layer->attached;
+    size_t at = layer->module_count++;
+    for (; at > 0 && layer->modules[at - 1]->order > module->order; at--)
+        layer->modules[at] = layer->modules[at - 1];
+    layer->modules[at] = module;
     return true;
 }
 
@@ -183,7 +195,6 @@ void cb_layer_detach(cb_layer *layer, cb_module *module)
             continue;
         layer->module_count--;
         memmove(layer->modules + i, layer->modules + i + 1, (layer->module_count - i) * sizeof *layer->modules);
-        module->layer = NULL;
         return;
     }
 }

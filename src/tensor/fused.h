@@ -5,6 +5,9 @@
 #include "kernels/kernels.h"
 #include "tensor/op.h"
 
+/* alpha dy^T x, dy (..., out) and x (..., in), in the dtype of `weight` (out, in); added to `into` where that is not NULL (ops_matmul.c). */
+cb_tensor *cb_weight_gradient(cb_tensor *dy, cb_tensor *x, const cb_edge *weight, cb_tensor *into, double alpha);
+
 /* f64 arrays keep f64 statistics, all others f32. */
 static inline cb_dtype statistics(cb_dtype dtype)
 {

@@ -82,6 +82,8 @@ CB_OP(solve)
 CB_OP(matmul)
 CB_OP(linear)
 CB_OP(linear_add)
+/* ops_low_rank.c */
+CB_OP(low_rank_add)
 /* ops_conv.c */
 CB_OP(im2col)
 CB_OP(col2im)

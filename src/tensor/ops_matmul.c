@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "kernels/kernels.h"
-#include "tensor/op.h"
+#include "tensor/fused.h"
 
 /* ---- matrices in tensors ---- */
 
@@ -151,7 +151,7 @@ static cb_tensor *input_gradient(cb_tensor *dy, cb_tensor *w, const cb_edge *inp
 }
 
 /* dw (+)= alpha dy^T x, in w's own dtype: f32 for trained weights, whatever the pass computes in */
-static cb_tensor *weight_gradient(cb_tensor *dy, cb_tensor *x, const cb_edge *weight, cb_tensor *into, double alpha)
+cb_tensor *cb_weight_gradient(cb_tensor *dy, cb_tensor *x, const cb_edge *weight, cb_tensor *into, double alpha)
 {
     int64_t out = weight->shape[0], in = weight->shape[1];
     if (cb_grad_enabled()) {
@@ -180,7 +180,7 @@ static void linear_backward(cb_backward_pass *pass)
     if (pass->need[0])
         pass->dx[0] = input_gradient(dy, w, &pass->input[0], pass->into[0], 1);
     if (pass->need[1])
-        pass->dx[1] = weight_gradient(dy, x, &pass->input[1], pass->into[1], 1);
+        pass->dx[1] = cb_weight_gradient(dy, x, &pass->input[1], pass->into[1], 1);
     if (pass->need[2])
         pass->dx[2] = bias_gradient(dy, &pass->input[2]);
 }
@@ -246,7 +246,7 @@ static void linear_add_backward(cb_backward_pass *pass)
     if (pass->need[1])
         pass->dx[1] = input_gradient(dy, w, &pass->input[1], pass->into[1], scale);
     if (pass->need[2])
-        pass->dx[2] = weight_gradient(dy, x, &pass->input[2], pass->into[2], scale);
+        pass->dx[2] = cb_weight_gradient(dy, x, &pass->input[2], pass->into[2], scale);
 }
 
 const cb_op cb_op_linear_add = {.name = "linear_add", .twice = true, .backward = linear_add_backward};

@@ -135,6 +135,18 @@ def reversed_gradient(x, factor):
     return x.detach() * (1 + factor) - x * factor
 
 
+def low_rank_halves(y, x, a0, b0, a1, b1):
+    """Which rows take which update: as in op_cases.c."""
+    rows = x.reshape(-1, x.shape[-1])
+    n = len(rows)
+    factor = torch.zeros(2, n, 1, dtype=x.dtype)
+    factor[0, : (n + 1) // 2] += 0.5
+    factor[1, n // 2 :] -= 2
+    factor[0, n - 1] += 0.5
+    update = factor[0] * (rows @ a0.T @ b0.T) + factor[1] * (rows @ a1.T @ b1.T)
+    return y + update.reshape(y.shape)
+
+
 def reduced(function, x, dim, keep=False):
     """Over one dimension, or all of them when dim is None."""
     dims = tuple(range(x.dim())) if dim is None else dim
@@ -322,6 +334,8 @@ OPS = {
     "linear_t_bias": (lambda x, w, bias: x @ w + bias, "MK", "KN", "N"),
     "linear_add": (lambda y, x, w: y + 0.5 * F.linear(x, w), "AMN", "AMK", "NK"),
     "linear_add_in_place": (lambda y, x, w: 2 * y - F.linear(x, w), "AMN", "AMK", "NK"),
+    "low_rank_add": (low_rank_halves, "AMN", "AMK", "PK", "NP", "BK", "NB"),
+    "low_rank_add_in_place": (lambda y, *rest: low_rank_halves(2 * y, *rest), "MN", "MK", "BK", "NB", "PK", "NP"),
     "im2col": (lambda x: F.unfold(x, (3, 2), **STRIDED), "2365"),
     "col2im": (lambda columns: F.fold(columns, (4, 3), (2, 2), padding=(0, 1), stride=(2, 1)), "288"),
     "conv2d": (F.conv2d, "2365", "4332"),

@@ -52,6 +52,24 @@ static cb_tensor *widened(cb_tensor *x)
     return x ? cb_linear(x, cb_cast(cb_randn(CB_F32, &rng, 256, 5), x->dtype), NULL) : NULL;
 }
 
+/* Update 0 for the first half of x's rows and 1 for the second, which share a middle one; the last row of all has 0 again. */
+static const cb_low_rank_rows *halves(const cb_tensor *x)
+{
+    static _Thread_local cb_low_rank_rows segments[3];
+    int64_t rows = 1;
+    for (int i = 0; i < x->ndim - 1; i++)
+        rows *= x->shape[i];
+    segments[0] = (cb_low_rank_rows){0, (rows + 1) / 2, 0};
+    segments[1] = (cb_low_rank_rows){rows / 2, rows, 1};
+    segments[2] = (cb_low_rank_rows){rows - 1, rows, 0};
+    return segments;
+}
+
+static int halves_count(const cb_tensor *x)
+{
+    return halves(x)[1].end ? 3 : 0;
+}
+
 #define CASE(name_, expression, ...)                                                                                                       \
     static int run_##name_(cb_tensor *const *x, cb_tensor **y)                                                                             \
     {                                                                                                                                      \

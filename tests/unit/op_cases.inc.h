@@ -208,6 +208,12 @@ CASE(linear_t, cb_linear_t(x[0], x[1], NULL), .op = "linear", .input = {{"AMK"},
 CASE(linear_t_bias, cb_linear_t(x[0], x[1], x[2]), .op = "linear", .input = {{"MK"}, {"KN"}, {"N"}})
 CASE(linear_add, cb_linear_add(x[0], x[1], x[2], 0.5), .op = "linear_add", .input = {{"AMN"}, {"AMK"}, {"NK"}})
 CASE(linear_add_in_place, cb_linear_add(cb_scale(x[0], 2), x[1], x[2], -1), .op = "linear_add", .input = {{"AMN"}, {"AMK"}, {"NK"}})
+#define TWO_UPDATES 2, (const cb_low_rank[]){{x[2], x[3], 0.5}, {x[4], x[5], -2}}, halves_count(x[1]), halves(x[1])
+CASE(low_rank_add, cb_low_rank_add(x[0], x[1], TWO_UPDATES), .op = "low_rank_add", .loose = 2,
+     .input = {{"AMN"}, {"AMK"}, {"PK"}, {"NP"}, {"BK"}, {"NB"}})
+CASE(low_rank_add_in_place, cb_low_rank_add(cb_scale(x[0], 2), x[1], TWO_UPDATES), .op = "low_rank_add", .loose = 2,
+     .input = {{"MN"}, {"MK"}, {"BK"}, {"NB"}, {"PK"}, {"NP"}})
+#undef TWO_UPDATES
 CASE(linear_int8, cb_linear(x[0], cb_quantize(x[1], CB_INT8, 0), x[2]), .op = "linear", .own = true, .loose = 2,
      .input = {{"AMK"}, {"NK", TABLE}, {"N"}})
 CASE(linear_add_int8, cb_linear_add(x[0], x[1], cb_quantize(x[2], CB_INT8, 3), 0.5), .op = "linear_add", .own = true, .loose = 2,

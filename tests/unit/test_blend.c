@@ -1,0 +1,330 @@
+/* test_blend.c: several adapters in one pass through a model: rows of a batch that have their own, weights with gradients, checkpoints,
+ * the cache; and what it costs to have many loaded.  What holds for every kind of adapter is in test_kinds.c. */
+#include "adapter_fixtures.h"
+
+enum { ROWS = 6, LENGTH = 9, KINDS = 5 };
+
+static const struct {
+    const char *kind, *options;
+} on_model[KINDS] = {
+    {"lora", "{\"r\": 4, \"lora_alpha\": 8, \"target_modules\": \"all-linear\"}"},
+    {"ia3", "{}"},
+    {"ln_tuning", "{}"},
+    {"lora", "{\"r\": 2, \"target_modules\": \"all-linear\", \"modules_to_save\": [\"lm_head\"]}"},
+    {"oft", "{\"oft_block_size\": 4, \"target_modules\": \"all-linear\"}"},
+};
+
+/* Which of them a row has, in their order; -1 ends. */
+static const int row_has[ROWS][3] = {{0, -1}, {-1}, {1, 4, -1}, {3, -1}, {0, 2, -1}, {0, -1}};
+
+static cb_tensor *batch_ids(void)
+{
+    int32_t ids[ROWS][LENGTH];
+    for (int i = 0; i < ROWS * LENGTH; i++)
+        ids[i / LENGTH][i % LENGTH] = 3 + (i * 37) % 90;
+    return cb_from(CB_I32, ids, ROWS, LENGTH);
+}
+
+static cb_adapter *put(cb_model *model, const char *kind, const char *options, uint64_t seed)
+{
+    cb_adapter *adapter = cb_adapter_new(kind, NULL);
+    assert_ok(adapter && cb_adapter_set_json(adapter, kind, options));
+    assert_ok(cb_adapter_attach(adapter, cb_model_root(model), cb_model_type(model), seed));
+    randomise(adapter, seed);
+    cb_adapter_set_strength(adapter, 0);
+    return adapter;
+}
+
+typedef struct setting {
+    cb_scope *scope;
+    cb_model *model;
+    cb_adapter *adapters[KINDS];
+    cb_blend *blend;
+    cb_tensor *ids;
+} setting;
+
+static setting open_setting(const char *name)
+{
+    setting s = {.scope = cb_scope_open(), .model = load_model(name), .ids = batch_ids()};
+    s.blend = cb_blend_new(cb_model_root(s.model));
+    for (int i = 0; i < KINDS; i++) {
+        s.adapters[i] = put(s.model, on_model[i].kind, on_model[i].options, 20 + (uint64_t)i);
+        int64_t rows[ROWS];
+        size_t count = 0;
+        for (int row = 0; row < ROWS; row++)
+            for (int k = 0; row_has[row][k] >= 0; k++)
+                if (row_has[row][k] == i)
+                    rows[count++] = row;
+        assert_ok(cb_blend_add(s.blend, s.adapters[i], .rows = rows, .row_count = count));
+    }
+    return s;
+}
+
+static void close_setting(setting *s)
+{
+    cb_blend_free(s->blend);
+    for (int i = 0; i < KINDS; i++)
+        cb_adapter_free(s->adapters[i]);
+    cb_model_free(s->model);
+    cb_scope_close(s->scope);
+}
+
+static void switch_row(setting *s, int row, double strength)
+{
+    for (int k = 0; row_has[row][k] >= 0; k++)
+        cb_adapter_set_strength(s->adapters[row_has[row][k]], strength);
+}
+
+static cb_tensor *row_of(cb_tensor *x, int row)
+{
+    return cb_contiguous(cb_slice(x, 0, row, row + 1, 1));
+}
+
+static const char *const bases[] = {"llama2", "gpt2", "qwen3", NULL};
+
+/* f32 sums in another order, through a few layers. */
+static const double rounding = 2e-5;
+
+static void each_row_is_as_if_alone(void **state)
+{
+    (void)state;
+    for (int b = 0; bases[b]; b++) {
+        setting s = open_setting(bases[b]);
+        cb_tensor *together = NULL, *plain = NULL;
+        cb_no_grad together = cb_model_logits(s.model, s.ids, &(cb_context){.blend = s.blend});
+        cb_no_grad plain = cb_model_logits(s.model, s.ids, &(cb_context){0});
+        assert_ok(together);
+        for (int row = 0; row < ROWS; row++) {
+            switch_row(&s, row, 1);
+            cb_tensor *alone = logits_of(s.model, row_of(s.ids, row));
+            switch_row(&s, row, 0);
+            assert_within(row_of(together, row), alone, rounding, bases[b]);
+            bool has_none = row_has[row][0] < 0;
+            assert_true((distance(alone, row_of(plain, row)) > 1e-3 * largest(alone)) != has_none);
+        }
+        close_setting(&s);
+    }
+}
+
+static void a_cache_changes_nothing(void **state)
+{
+    (void)state;
+    setting s = open_setting("llama2");
+    cb_tensor *whole = NULL, *parts[3];
+    cb_no_grad whole = cb_model_logits(s.model, s.ids, &(cb_context){.blend = s.blend});
+    cb_cache *cache = cb_cache_new(s.model, ROWS, 4);
+    const int64_t ends[] = {0, 5, 6, LENGTH};
+    for (int i = 0; i < 3; i++)
+        parts[i] = cb_model_logits(s.model, cb_contiguous(cb_slice(s.ids, 1, ends[i], ends[i + 1], 1)),
+                                   &(cb_context){.blend = s.blend, .cache = cache});
+    assert_within(cb_cat(3, parts, 1), whole, rounding, "with a cache");
+    cb_cache_free(cache);
+    close_setting(&s);
+}
+
+static void tokens_are_counted_from_the_start_of_the_sequence(void **state)
+{
+    (void)state;
+    setting s = open_setting("llama2");
+    cb_blend_clear(s.blend);
+    assert_ok(cb_blend_add(s.blend, s.adapters[0], .first_token = 3, .end_token = 6));
+    cb_tensor *whole = NULL, *plain = NULL, *parts[2];
+    cb_no_grad whole = cb_model_logits(s.model, s.ids, &(cb_context){.blend = s.blend});
+    cb_no_grad plain = cb_model_logits(s.model, s.ids, &(cb_context){0});
+    cb_cache *cache = cb_cache_new(s.model, ROWS, LENGTH);
+    for (int i = 0; i < 2; i++)
+        parts[i] = cb_model_logits(s.model, cb_contiguous(cb_slice(s.ids, 1, i ? 4 : 0, i ? LENGTH : 4, 1)),
+                                   &(cb_context){.blend = s.blend, .cache = cache});
+    assert_within(cb_cat(2, parts, 1), whole, rounding, "some tokens");
+    assert_true(distance(cb_slice(whole, 1, 0, 3, 1), cb_slice(plain, 1, 0, 3, 1)) <= rounding * largest(plain));
+    assert_true(distance(cb_slice(whole, 1, 3, 4, 1), cb_slice(plain, 1, 3, 4, 1)) > 1e-3 * largest(plain));
+    cb_cache_free(cache);
+    close_setting(&s);
+}
+
+/* ---- gradients ---- */
+
+static double loss_of(const setting *s, const cb_context *ctx, bool backward)
+{
+    cb_scope *scope = cb_scope_open();
+    cb_tensor *targets = targets_of(s->ids), *loss = cb_model_loss(s->model, s->ids, targets, 0, ctx);
+    assert_ok(loss);
+    if (backward)
+        assert_ok(cb_backward(loss));
+    double value = cb_item(loss);
+    cb_scope_close(scope);
+    return value;
+}
+
+/* With checkpoints and a head that has modules (its rows go in pieces) the gradients are those of the rows alone, added up. */
+static void gradients_are_those_of_the_rows_alone(void **state)
+{
+    (void)state;
+    for (int checkpoint = 0; checkpoint < 2; checkpoint++) {
+        setting s = open_setting("llama2");
+        double sum = 0, together = loss_of(&s, &(cb_context){.training = true, .blend = s.blend, .checkpoint = checkpoint}, true);
+        cb_tensor *found[KINDS][512], *ids = s.ids;
+        for (int i = 0; i < KINDS; i++) {
+            const cb_named_tensor *list;
+            size_t count = cb_adapter_parameters(s.adapters[i], &list);
+            assert_true(count > 0 && count < 512);
+            for (size_t k = 0; k < count; k++) {
+                assert_ok(list[k].tensor->grad);
+                found[i][k] = cb_add_scalar(list[k].tensor->grad, 0);
+                cb_zero_grad(list[k].tensor);
+            }
+        }
+        for (int row = 0; row < ROWS; row++) {
+            switch_row(&s, row, 1);
+            s.ids = row_of(ids, row);
+            sum += loss_of(&s, &(cb_context){.training = true}, row_has[row][0] >= 0) / ROWS;
+            switch_row(&s, row, 0);
+        }
+        assert_true(fabs(together - sum) < 1e-5 * sum);
+        for (int i = 0; i < KINDS; i++) {
+            const cb_named_tensor *list;
+            size_t count = cb_adapter_parameters(s.adapters[i], &list);
+            for (size_t k = 0; k < count; k++)
+                assert_within(found[i][k], cb_scale(list[k].tensor->grad, 1.0 / ROWS), 1e-4, list[k].name);
+        }
+        close_setting(&s);
+    }
+}
+
+/* Kinds that add, that change the input, the result and the weights, each with a weight of its own for each row, or token. */
+static void weights_have_gradients(void **state)
+{
+    (void)state;
+    for (int variant = 0; variant < 4; variant++) {
+        bool per_token = variant % 2, checkpoint = variant / 2;
+        setting s = open_setting("llama2");
+        cb_blend_clear(s.blend);
+        const int of[] = {0, 1, 2, 4};
+        for (int k = 0; k < 4; k++)
+            assert_ok(cb_blend_add(s.blend, s.adapters[of[k]], .weighted = true, .column = k));
+        cb_rng rng = {.seed = 4};
+        const int64_t shape[] = {ROWS, LENGTH, 4}, row_shape[] = {ROWS, 4};
+        cb_tensor *weights = cb_parameter(cb_rand_nd(CB_F32, &rng, per_token ? 3 : 2, per_token ? shape : row_shape));
+        cb_tensor *direction = cb_randn_nd(CB_F32, &rng, weights->ndim, weights->shape);
+        /* not a leaf: what a checkpoint must take along */
+        cb_context ctx = {.blend = s.blend, .blend_weights = cb_scale(weights, 1), .checkpoint = checkpoint};
+        loss_of(&s, &ctx, true);
+        double found = 0, wanted = 0;
+        assert_ok(weights->grad);
+        for (int64_t i = 0; i < weights->count; i++)
+            found += cb_get(weights->grad, i) * cb_get(direction, i);
+        const double step = 0.02; /* the loss is f32: 1e-7 / 0.02 */
+        for (int side = -1; side <= 1; side += 2) {
+            ctx.blend_weights = cb_detach(cb_add(cb_detach(weights), cb_scale(direction, side * step)));
+            cb_no_grad wanted += side * loss_of(&s, &ctx, false) / (2 * step);
+        }
+        if (!(fabs(found - wanted) < 5e-3 * fabs(wanted) + 1e-4) || fabs(wanted) < 1e-3)
+            fail_msg("variant %d: derivative %g, finite differences give %g", variant, found, wanted);
+        close_setting(&s);
+    }
+}
+
+/* ---- many ---- */
+
+static void what_is_off_is_not_there(void **state)
+{
+    (void)state;
+    cb_model *model = load_model("llama2");
+    cb_scope *scope = cb_scope_open();
+    enum { MANY = 1000 };
+    static cb_adapter *adapters[MANY];
+    size_t modules = 0;
+    for (int i = 0; i < MANY; i++) {
+        adapters[i] = put(model, "lora", "{\"r\": 1}", (uint64_t)i);
+        cb_module *const *list;
+        modules = cb_adapter_modules(adapters[i], &list);
+        assert_int_equal(list[0]->layer->module_count, 0);
+        assert_true(list[0]->layer->module_capacity <= 8);
+    }
+    cb_blend *blend = cb_blend_new(cb_model_root(model));
+    assert_ok(cb_blend_rows(blend, (cb_adapter *[]){adapters[999], NULL, adapters[3], adapters[999]}, 4));
+    assert_int_equal(cb_blend_parts(blend), 2 * modules);
+    cb_adapter_set_strength(adapters[500], 1);
+    cb_adapter_set_strength(adapters[2], 1);
+    cb_module *const *first, *const *second;
+    cb_adapter_modules(adapters[2], &first);
+    cb_adapter_modules(adapters[500], &second);
+    assert_int_equal(first[0]->layer->module_count, 2); /* in the order in which they were attached */
+    assert_ptr_equal(first[0]->layer->modules[0], first[0]);
+    assert_ptr_equal(first[0]->layer->modules[1], second[0]);
+    cb_blend_free(blend);
+    for (int i = 0; i < MANY; i++)
+        cb_adapter_free(adapters[i]);
+    cb_scope_close(scope);
+    cb_model_free(model);
+}
+
+/* ---- refusals and failures ---- */
+
+static void what_does_not_fit_is_refused(void **state)
+{
+    (void)state;
+    setting s = open_setting("llama2");
+    cb_context ctx = {.blend = s.blend};
+    cb_tensor *two = cb_contiguous(cb_slice(s.ids, 0, 0, 2, 1));
+    assert_refused(!cb_model_logits(s.model, two, &ctx), "names row 5 of a batch of 2");
+    cb_blend_clear(s.blend);
+    assert_ok(cb_blend_add(s.blend, s.adapters[0], .weighted = true, .column = 1));
+    assert_refused(!cb_model_logits(s.model, two, &ctx), "expected blend_weights");
+    ctx.blend_weights = cb_ones(CB_F32, 2, 1);
+    assert_refused(!cb_model_logits(s.model, two, &ctx), "weights are f32(2, 1) for 2 rows");
+    ctx.blend_weights = cb_ones(CB_F32, 3, 2);
+    assert_refused(!cb_model_logits(s.model, two, &ctx), "weights are f32(3, 2) for 2 rows");
+    cb_adapter_set_strength(s.adapters[3], 1);
+    assert_refused(!cb_blend_add(s.blend, s.adapters[3]), "trained layer lm_head whole; expected it off");
+    assert_refused(!cb_blend_add(s.blend, s.adapters[0], .rows = (int64_t[]){1, 1}, .row_count = 2), "expected ascending ones");
+    assert_refused(!cb_blend_add(s.blend, s.adapters[0], .first_token = 4, .end_token = 2), "tokens 4 to 2");
+    cb_adapter *bare = cb_adapter_new("lora", "bare");
+    assert_refused(!cb_blend_add(s.blend, bare), "adapter bare is not attached");
+    cb_adapter_free(bare);
+    close_setting(&s);
+}
+
+static bool one_pass(setting *s)
+{
+    cb_scope *scope = cb_scope_open();
+    cb_blend *blend = scope ? cb_blend_new(cb_model_root(s->model)) : NULL;
+    cb_adapter *rows[ROWS] = {s->adapters[0], NULL, s->adapters[1], s->adapters[2], s->adapters[3], s->adapters[4]};
+    bool ok = blend && cb_blend_rows(blend, rows, ROWS) && cb_model_loss(s->model, s->ids, s->ids, 0, &(cb_context){.blend = blend});
+    cb_scope_close(scope);
+    cb_blend_free(blend);
+    return ok;
+}
+
+static void a_failed_allocation_is_an_error(void **state)
+{
+    (void)state;
+    setting s = open_setting("llama2");
+    assert_ok(one_pass(&s));
+    uint64_t live = cb_memory().live_bytes;
+    bool done = false;
+    for (uint64_t n = 1; !done; n += 1 + n / 40) {
+        cb_memory_fail_after(n);
+        done = one_pass(&s);
+        cb_memory_fail_after(0);
+        assert_true(done == cb_ok());
+        cb_error_clear();
+        assert_int_equal(cb_memory().live_bytes, live);
+    }
+    close_setting(&s);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(each_row_is_as_if_alone),
+        cmocka_unit_test(a_cache_changes_nothing),
+        cmocka_unit_test(tokens_are_counted_from_the_start_of_the_sequence),
+        cmocka_unit_test(gradients_are_those_of_the_rows_alone),
+        cmocka_unit_test(weights_have_gradients),
+        cmocka_unit_test(what_is_off_is_not_there),
+        cmocka_unit_test(what_does_not_fit_is_refused),
+        cmocka_unit_test(a_failed_allocation_is_an_error),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
