@@ -40,6 +40,7 @@ typedef enum cb_adapter_role {
     CB_ROLE_TRAINED,      /* and trained */
     CB_ROLE_PRIVATE,      /* held by the module only: worked out by `ready`, neither trained nor in the file */
     CB_ROLE_ECHO,         /* in the file only: what `stored` gives; must fit when a file is read, and is not kept */
+    CB_ROLE_STATE,        /* f32 that a training run needs to go on: in its checkpoint only (cb_adapter_state()) */
     CB_ROLE_I32 = 16,     /* or-ed to one that is not trained: whole numbers (i32) instead of f32 */
     CB_ROLE_I16 = 32,     /* or-ed to that: i16 in the file */
     CB_ROLE_U8 = 64,      /* or u8 */
@@ -63,6 +64,12 @@ typedef struct cb_adapter_group {
     cb_module *const *modules; /* those of the kind, in tree order; while one is created, those before it and itself */
     size_t count;
 } cb_adapter_group;
+
+/* An update of the parameters that was just made; their gradients are still there. */
+typedef struct cb_adapter_step {
+    int64_t step;          /* its number, from 0 */
+    double gradient_scale; /* by which gradients were multiplied (clipping) */
+} cb_adapter_step;
 
 /* What a kind adapts in a model of some type when target_modules is empty. */
 typedef struct cb_default_target {
@@ -103,11 +110,17 @@ typedef struct cb_adapter_kind {
     int (*group_parameters)(const cb_adapter_group *group, cb_adapter_parameter *list);
     bool (*group_initialise)(const cb_adapter_group *group, uint64_t seed);
     bool (*group_ready)(const cb_adapter_group *group, bool fresh);
+    /* Training.  A run of so many updates begins: settles the options that depend on it. */
+    bool (*begin)(void *config, int64_t steps);
+    /* What is added to the loss once an update: a scalar; NULL without an error: nothing. */
+    cb_tensor *(*regulariser)(const cb_adapter_group *group);
+    /* After an update: may change parameters and CB_ROLE_STATE.  Of several processes each does the same, so it may depend on these alone. */
+    bool (*step)(const cb_adapter_group *group, const cb_adapter_step *step);
     /* What the file holds under `suffix` where that is not the parameter as it stands (f32, in the innermost scope); NULL without an error:
      * it is. */
     cb_tensor *(*stored)(const cb_module *m, const char *suffix);
-    /* Changes a copy of the config to what describes the file. */
-    bool (*stored_config)(void *config);
+    /* Changes a copy of the config to what describes the file; the group is empty while the adapter is not attached. */
+    bool (*stored_config)(void *config, const cb_adapter_group *group);
     /* Rows of embeddings that are trained beside the modules: "7", or "LAYER:7"; NULL: the kind has no such option. */
     const cb_string_list *(*tokens)(const void *config);
     /* Pairs that translate option names to adapter_config.json's where they differ: "rank", "r", ..., NULL.  "eva_config.rho" is the field
@@ -190,6 +203,13 @@ typedef struct cb_named_tensor {
 } cb_named_tensor;
 CB_API size_t cb_adapter_parameters(const cb_adapter *adapter, const cb_named_tensor **list);
 CB_API int64_t cb_adapter_parameter_count(const cb_adapter *adapter); /* elements of those */
+/* What else a training run goes on from (CB_ROLE_STATE), not in the adapter's file.  Valid until detach. */
+CB_API size_t cb_adapter_state(const cb_adapter *adapter, const cb_named_tensor **list);
+/* What a training loop calls, as cb_train() does: before its first step, for what to add to each step's loss (NULL without an error:
+ * nothing), and after each update. */
+CB_API bool cb_adapter_begin(cb_adapter *adapter, int64_t steps);
+CB_API cb_tensor *cb_adapter_regulariser(const cb_adapter *adapter);
+CB_API bool cb_adapter_stepped(const cb_adapter *adapter, const cb_adapter_step *step);
 CB_API size_t cb_adapter_modules(const cb_adapter *adapter, cb_module *const **list);
 CB_API size_t cb_adapter_saved_layers(const cb_adapter *adapter, cb_layer *const **list); /* modules_to_save */
 

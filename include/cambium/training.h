@@ -54,7 +54,13 @@ struct cb_trainee {
     /* Settings that the run's course depends on besides the options (dropout, ...), as text to be freed; may be NULL.  A checkpoint written
      * under other ones is not gone on with. */
     char *(*describe)(const cb_trainee *what);
-    void *user; /* for both */
+    /* What kinds of adapters do while they are trained (adapters.h); each may be NULL. */
+    bool (*begin)(const cb_trainee *what, int64_t steps);
+    cb_tensor *(*regulariser)(const cb_trainee *what);
+    bool (*stepped)(const cb_trainee *what, const cb_adapter_step *step);
+    size_t state_count;
+    const cb_named_tensor *state; /* f32, and in the checkpoint beside the parameters */
+    void *user;                   /* for all of these */
 };
 /* An attached adapter, saved as a PEFT adapter of the directory that the model was loaded from. */
 CB_API cb_trainee cb_train_adapter(cb_model *model, cb_adapter *adapter);

@@ -170,6 +170,12 @@ int64_t cb_adapter_parameter_count(const cb_adapter *adapter)
     return count;
 }
 
+size_t cb_adapter_state(const cb_adapter *adapter, const cb_named_tensor **list)
+{
+    *list = adapter->state;
+    return adapter->state_count;
+}
+
 size_t cb_adapter_modules(const cb_adapter *adapter, cb_module *const **list)
 {
     *list = adapter->modules;
@@ -180,6 +186,23 @@ size_t cb_adapter_saved_layers(const cb_adapter *adapter, cb_layer *const **list
 {
     *list = adapter->saved;
     return adapter->saved_count;
+}
+
+/* ---- training ---- */
+
+bool cb_adapter_begin(cb_adapter *adapter, int64_t steps)
+{
+    return !adapter->kind->begin || adapter->kind->begin(adapter->config, steps);
+}
+
+cb_tensor *cb_adapter_regulariser(const cb_adapter *adapter)
+{
+    return adapter->kind->regulariser ? adapter->kind->regulariser(&adapter->group) : NULL;
+}
+
+bool cb_adapter_stepped(const cb_adapter *adapter, const cb_adapter_step *step)
+{
+    return !adapter->kind->step || adapter->kind->step(&adapter->group, step);
 }
 
 /* ---- for kinds ---- */

@@ -125,7 +125,7 @@ static bool list_parameters(cb_adapter *adapter, cb_module *m, const cb_adapter_
         if (!entry)
             return false;
         entry->role = list[i].role & ~(CB_ROLE_I32 | CB_ROLE_I16 | CB_ROLE_U8 | CB_ROLE_UNFILED);
-        entry->filed = entry->role != CB_ROLE_PRIVATE && !(list[i].role & CB_ROLE_UNFILED);
+        entry->filed = entry->role != CB_ROLE_PRIVATE && entry->role != CB_ROLE_STATE && !(list[i].role & CB_ROLE_UNFILED);
         entry->stored_as = list[i].role & CB_ROLE_I16 ? "I16" : list[i].role & CB_ROLE_U8 ? "U8" : NULL;
         entry->dtype = list[i].role & CB_ROLE_I32 ? CB_I32 : CB_F32;
         entry->module = m;
@@ -330,12 +330,15 @@ bool cb_adapter_connect(cb_adapter *adapter, bool fresh)
     if (!modules_ready(adapter, fresh))
         return false;
     adapter->parameters = cb_calloc(adapter->entry_count, sizeof *adapter->parameters);
-    if (!adapter->parameters)
+    adapter->state = cb_calloc(adapter->entry_count, sizeof *adapter->state);
+    if (!adapter->parameters || !adapter->state)
         return false;
     for (size_t i = 0; i < adapter->entry_count; i++) {
         const cb_adapter_entry *entry = &adapter->entries[i];
         if (entry->role == CB_ROLE_TRAINED)
             adapter->parameters[adapter->parameter_count++] = (cb_named_tensor){entry->name, cb_adapter_entry_tensor(adapter, entry)};
+        else if (entry->role == CB_ROLE_STATE)
+            adapter->state[adapter->state_count++] = (cb_named_tensor){entry->name, cb_adapter_entry_tensor(adapter, entry)};
     }
     adapter->connected = true;
     for (size_t i = 0; i < adapter->module_count; i++)
@@ -442,6 +445,7 @@ void cb_adapter_detach(cb_adapter *adapter)
     cb_free(adapter->trained);
     cb_free(adapter->entries);
     cb_free(adapter->parameters);
+    cb_free(adapter->state);
     cb_free(adapter->companion);
     cb_string_list_free(&adapter->resolved_targets);
     cb_adapter kept = {.kind = adapter->kind,

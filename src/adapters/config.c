@@ -64,7 +64,30 @@ static bool is_word(const cb_option *option)
     return option->type == CB_OPTION_ENUM || option->type == CB_OPTION_STRING;
 }
 
-/* {"lm_head": [7]} to ["lm_head:7"]; NULL when there is no memory */
+static void add_numbers(json_t *items, const char *name, const json_t *list)
+{
+    size_t i;
+    const json_t *number;
+    json_array_foreach(list, i, number)
+    {
+        char *text = cb_format("%s:%lld", name, (long long)json_integer_value(number));
+        cb_json_add(items, text ? json_string(text) : NULL);
+        cb_free(text);
+    }
+}
+
+static void add_mask(json_t *items, const char *name, const json_t *list)
+{
+    cb_string text = {0};
+    size_t i;
+    const json_t *mark;
+    cb_string_printf(&text, "%s:", name);
+    json_array_foreach(list, i, mark) cb_string_puts(&text, json_is_true(mark) ? "1" : "0");
+    cb_json_add(items, text.data && cb_ok() ? json_string(text.data) : NULL);
+    cb_string_free(&text);
+}
+
+/* {"lm_head": [7]} to ["lm_head:7"], {"x": [true, false]} to ["x:10"]; NULL when there is no memory */
 static json_t *items_of(const json_t *named)
 {
     json_t *items = json_array();
@@ -72,14 +95,10 @@ static json_t *items_of(const json_t *named)
     json_t *list;
     json_object_foreach((json_t *)(uintptr_t)named, name, list)
     {
-        size_t i;
-        const json_t *number;
-        json_array_foreach(list, i, number)
-        {
-            char *text = cb_format("%s:%lld", name, (long long)json_integer_value(number));
-            cb_json_add(items, text ? json_string(text) : NULL);
-            cb_free(text);
-        }
+        if (json_is_boolean(json_array_get(list, 0)))
+            add_mask(items, name, list);
+        else
+            add_numbers(items, name, list);
     }
     return cb_json_made(items);
 }
@@ -255,6 +274,31 @@ static json_t *numbers_of(const json_t *texts)
     return result;
 }
 
+/* ["x:10"] to {"x": [true, false]} */
+static json_t *masks_of(const json_t *texts)
+{
+    json_t *named = json_object();
+    bool ok = named;
+    size_t i;
+    const json_t *item;
+    json_array_foreach(texts, i, item)
+    {
+        const char *text = json_string_value(item), *colon = strrchr(text, ':');
+        char *name = cb_strndup(text, colon ? (size_t)(colon - text) : strlen(text));
+        json_t *marks = json_array();
+        for (const char *c = colon ? colon + 1 : ""; *c; c++)
+            cb_json_add(marks, json_boolean(*c == '1'));
+        marks = cb_json_made(marks);
+        ok = name && marks && cb_json_put(named, name, json_incref(marks)) && ok;
+        json_decref(marks);
+        cb_free(name);
+    }
+    if (ok)
+        return named;
+    json_decref(named);
+    return NULL;
+}
+
 /* null stands for the default: to PEFT [] is something.  One regular expression is a string. */
 static json_t *list_option(const cb_option *option, json_t *value)
 {
@@ -264,6 +308,8 @@ static json_t *list_option(const cb_option *option, json_t *value)
         return json_null();
     if (option->metavar && option->metavar[0] == 'N')
         return numbers_of(value);
+    if (option->metavar && strncmp(option->metavar, "MASK", 4) == 0)
+        return masks_of(value);
     return single && cb_is_pattern_text(single) ? json_string(single) : json_incref(value);
 }
 
@@ -319,7 +365,8 @@ static bool write_stored_options(const cb_adapter *adapter, json_t *out)
     void *copy = options ? cb_calloc(1, kind->config_size) : NULL;
     bool ok = copy && cb_options_init(kind->options, copy);
     if (ok) {
-        ok = cb_options_from_json(kind->options, copy, kind->name, options) && kind->stored_config(copy) && write_options(kind, copy, out);
+        ok = cb_options_from_json(kind->options, copy, kind->name, options) && kind->stored_config(copy, &adapter->group) &&
+             write_options(kind, copy, out);
         cb_options_free(kind->options, copy);
     }
     cb_free(copy);

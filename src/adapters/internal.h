@@ -75,6 +75,8 @@ struct cb_adapter {
     size_t entry_count, entry_capacity;
     cb_named_tensor *parameters; /* the trainable ones of them */
     size_t parameter_count;
+    cb_named_tensor *state; /* ... and those that a run goes on from */
+    size_t state_count;
     cb_string_list resolved_targets; /* what "all-linear" or the default turned out to be; else empty */
     bool resolved_is_pattern;
 };

@@ -328,8 +328,9 @@ static cb_tensor *lora_stored(const cb_module *m, const char *suffix)
 }
 
 /* Twice the rank at the same scale.  PEFT would quantise the base when it reads loftq. */
-static bool lora_stored_config(void *config_)
+static bool lora_stored_config(void *config_, const cb_adapter_group *group)
 {
+    (void)group;
     lora_config *config = config_;
     if (strcmp(config->init_weights, "loftq") == 0)
         return cb_options_set(lora_options, config, "init_weights", "true");

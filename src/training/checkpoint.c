@@ -2,6 +2,7 @@
  *
  *     parameter.NAME           f32, as the trainee names it
  *     optimizer.SLOT.NAME      f32: exp_avg, ...
+ *     trainee.NAME             f32: what else the trainee goes on from
  *     state.FIELD              one element of 8 bytes: i64 (unsigned numbers as their bits) or f64
  *     metadata: fingerprint    what the run's course depends on, in words
  *     metadata: left           there when a process wrote it that others had left
@@ -69,7 +70,7 @@ static bool add_tensor(layout *l, char *name, const cb_tensor *t)
 static bool layout_make(layout *l, const cb_trainee *what, cb_optimizer *optimizer, train_state *state)
 {
     int slots = cb_optimizer_slots(optimizer);
-    size_t most = STATE_FIELDS + 1 + what->count * (1 + (size_t)slots);
+    size_t most = STATE_FIELDS + 1 + what->count * (1 + (size_t)slots) + what->state_count;
     *l = (layout){.optimizer_steps = cb_optimizer_steps(optimizer)};
     l->entries = cb_calloc(most, sizeof *l->entries);
     l->names = cb_calloc(most, sizeof *l->names);
@@ -87,6 +88,9 @@ static bool layout_make(layout *l, const cb_trainee *what, cb_optimizer *optimiz
                             cb_optimizer_slot(optimizer, i, s)))
                 return false;
     }
+    for (size_t i = 0; i < what->state_count; i++)
+        if (!add_tensor(l, cb_format("trainee.%s", what->state[i].name), what->state[i].tensor))
+            return false;
     return true;
 }
 

@@ -195,6 +195,8 @@ static bool session_open(session *s)
         s->parameters[i] = s->what->parameters[i].tensor;
     s->optimizer = make_optimizer(s);
     s->schedule = plan_schedule(o, s->train);
+    if (s->what->begin && !s->what->begin(s->what, s->schedule.steps))
+        return false;
     s->state = (train_state){.best_loss = INFINITY, .first_loss = NAN, .last_loss = NAN, .rng = {.seed = o->seed, .stream = 1}};
     s->fingerprint = fingerprint(s);
     if (!s->optimizer || !s->fingerprint)
@@ -262,6 +264,20 @@ static double micro_step(session *s, const cb_batch *batch, double targets)
     return value;
 }
 
+/* What the trainee adds to the loss, and its gradients.  One process does: loss and gradients of all are summed up. */
+static double regularise(const session *s)
+{
+    cb_scope *scope = s->what->regulariser && cb_parallel_rank() == 0 && cb_ok() ? cb_scope_open() : NULL;
+    if (!scope)
+        return 0;
+    cb_tensor *term = s->what->regulariser(s->what);
+    double value = term ? cb_item(term) : 0;
+    if (term && isfinite(value))
+        cb_backward(term);
+    cb_scope_close(scope);
+    return value;
+}
+
 /* Ends the run, after a second look for where it began; `rng` is the generator as it stood before the step. */
 static CB_COLD bool not_finite(session *s, double loss, double norm, double targets, cb_rng rng)
 {
@@ -322,6 +338,7 @@ static bool train_step(session *s, cb_train_report *report)
     double loss = 0;
     for (int64_t i = 0; i < k; i++)
         loss += micro_step(s, &s->batches[i], predicted ? (double)predicted : 1);
+    loss += regularise(s);
     cb_file_maps_check(); /* its failure is told to the others as any other */
     if (!add_up(s, &loss))
         return false;
@@ -331,7 +348,9 @@ static bool train_step(session *s, cb_train_report *report)
         return not_finite(s, loss, norm, predicted ? (double)predicted : 1, before);
     report->learning_rate = cb_schedule_at(&s->schedule, s->state.step);
     report->grad_norm = norm;
-    if (!cb_optimizer_step(s->optimizer, report->learning_rate, cb_clip_factor(norm, o->max_grad_norm)))
+    const cb_adapter_step update = {.step = s->state.step, .gradient_scale = cb_clip_factor(norm, o->max_grad_norm)};
+    if (!cb_optimizer_step(s->optimizer, report->learning_rate, update.gradient_scale) ||
+        (s->what->stepped && !cb_rehearsing() && !s->what->stepped(s->what, &update))) /* a rehearsal has no values */
         return false;
     cb_optimizer_zero_grad(s->optimizer);
     if (s->state.step == 0)
@@ -539,11 +558,34 @@ static char *describe_adapter(const cb_trainee *what)
     return cb_adapter_json(what->user);
 }
 
+static bool begin_adapter(const cb_trainee *what, int64_t steps)
+{
+    return cb_adapter_begin(what->user, steps);
+}
+
+static cb_tensor *regularise_adapter(const cb_trainee *what)
+{
+    return cb_adapter_regulariser(what->user);
+}
+
+static bool adapter_stepped(const cb_trainee *what, const cb_adapter_step *step)
+{
+    return cb_adapter_stepped(what->user, step);
+}
+
 cb_trainee cb_train_adapter(cb_model *model, cb_adapter *adapter)
 {
-    cb_trainee what = {.model = model, .save = save_adapter, .describe = describe_adapter, .user = adapter};
-    if (adapter)
+    cb_trainee what = {.model = model,
+                       .save = save_adapter,
+                       .describe = describe_adapter,
+                       .begin = begin_adapter,
+                       .regulariser = regularise_adapter,
+                       .stepped = adapter_stepped,
+                       .user = adapter};
+    if (adapter) {
         what.count = cb_adapter_parameters(adapter, &what.parameters);
+        what.state_count = cb_adapter_state(adapter, &what.state);
+    }
     return what;
 }
 

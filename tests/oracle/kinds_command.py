@@ -49,6 +49,7 @@ RUNS = [
     ("vblora", "llama2", "--vector-length 12 --num-vectors 20"),
     ("vblora", "llama2", "--vector-length 12 --num-vectors 300 --save-only-topk-weights"),
     ("delora", "llama2", "--rank 4 --lambda 2"),
+    ("adalora", "llama2", "--init-r 6 --target-r 3 --tinit 1"),
 ]
 
 

@@ -95,6 +95,13 @@ KINDS = {
                                   save_only_topk_weights=True), 0.5),
     "delora_qv": ("llama2", dict(kind="Delora", r=4, delora_lambda=3, target_modules=["q_proj", "down_proj"], rank_pattern={"q_proj": 6},
                                  lambda_pattern={"q_proj": 7}), 0.3),
+    "adalora_qv": ("llama2", dict(kind="AdaLora", init_r=5, target_r=3, lora_alpha=20, total_step=10, target_modules=["q_proj", "down_proj"]),
+                   0.3),
+    "adalora_masked": ("qwen2", dict(kind="AdaLora", init_r=4, target_r=2, lora_alpha=16, total_step=10, target_modules=["k_proj", "up_proj"],
+                                     bias="lora_only", marks=["1011", "0000", "0100", "1111"]), 0.3),
+    "adalora_gpt2": ("gpt2", dict(kind="AdaLora", init_r=4, target_r=2, lora_alpha=12, total_step=10, target_modules=["c_attn"],
+                                  fan_in_fan_out=True), 0.3),
+    "adalora_conv": ("conv2d", dict(kind="AdaLora", init_r=4, target_r=2, total_step=10, target_modules=["conv2d", "lin0"]), 0.4),
 }
 
 
@@ -189,18 +196,29 @@ def vblora_keys(model):
     return pairs
 
 
+def mask_triplets(adapted, marks):
+    """AdaLoRA as training leaves it: some triplets of each layer are masked, which the config says under the names of the factors."""
+    factors = [(name, p) for name, p in adapted.base_model.model.named_parameters() if ".lora_E." in name]
+    pattern = {name: [mark == "1" for mark in marks[i % len(marks)]] for i, (name, _) in enumerate(factors)}
+    for name, p in factors:
+        p.data[~torch.tensor(pattern[name])] = 0
+    adapted.peft_config["default"].rank_pattern = pattern
+
+
 def make(name, base, options, noise, path, weights):
     seed = zlib.crc32(name.encode())
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed + 1)
     model, task, run = convolution(weights) if base == "conv2d" else language_model(base, generator)
     options = dict(options)
-    kind = options.pop("kind")
+    kind, marks = options.pop("kind"), options.pop("marks", None)
     if kind == "BitFit":
         adapted = BitFit(model)
     else:
         adapted = peft.get_peft_model(model, getattr(peft, kind + "Config")(task_type=task, **options))
     add_noise(adapted, noise, generator)
+    if marks:
+        mask_triplets(adapted, marks)
     with torch.no_grad():
         run(adapted)  # some kinds settle their parameters in a pass
     adapted.save_pretrained(path)
@@ -214,11 +232,13 @@ def make(name, base, options, noise, path, weights):
         written |= dict(base_model_name_or_path=base, auto_mapping=None)
     with open(os.path.join(path, "adapter_config.json"), "w") as f:
         json.dump(written, f, indent=2, sort_keys=True)
+    if marks:  # the file has fewer rows than what was trained
+        adapted = peft.PeftModel.from_pretrained(load_f32(base), path, is_trainable=True)
     tensors, loss = run(adapted)
     loss.backward()
     saved = load_file(os.path.join(path, "adapter_model.safetensors"))
     pairs = vblora_keys(adapted) if kind == "VBLoRA" else file_keys(adapted, saved)
-    keys = sorted(pairs)
+    keys = sorted(key for key in pairs if pairs[key].numel())
     for key in keys[:: max(1, len(keys) // GRADIENTS_KEPT)]:
         tensors["grad." + key] = pairs[key].grad
     save_file({k: v.detach().clone().contiguous() for k, v in tensors.items()}, os.path.join(path, "expected.safetensors"))

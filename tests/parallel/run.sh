@@ -23,6 +23,16 @@ train 2 again --steps 30 || fail "two processes again: $(cat again.err)"
 cmp -s two/adapter_model.safetensors again/adapter_model.safetensors || fail "two runs of two processes differ"
 [ "$(grep -c "^peak memory .*; predicted were [1-9]" two.out)" = 1 ] || fail "expected one summary: $(cat two.out)"
 
+# ---- a kind that adds to the loss and changes parameters between steps ----
+plain=$options
+options=$(echo "$options" | sed 's/--kind lora --rank 4/--kind adalora --init-r 4 --target-r 2 --tinit 3 --tfinal 5/')
+# shellcheck disable=SC2086
+"$program" train model $options --output budget --steps 20 >budget.out 2>&1 || fail "adalora, one process: $(cat budget.out)"
+train 3 budgets --steps 20 || fail "adalora, three processes: $(cat budgets.err)"
+same_curve "adalora, three processes" budget budgets
+cmp -s budget/adapter_config.json budgets/adapter_config.json || fail "adalora: other ranks are left in three processes than in one"
+options=$plain
+
 # ---- dry runs: one process tries the output, and says what it found ----
 for turn in 1 2 3; do
     train 3 dry --steps 30 --dry-run --output new/directory || fail "a dry run: $(cat dry.err)"

@@ -205,6 +205,8 @@ static inline void check_adapter(const char *name, double loose)
     cb_tensor *ids = cb_cast(expected_tensor(&e, "input_ids"), CB_I32);
     assert_within(logits_of(model, ids), expected_tensor(&e, "logits"), 1e-5 * loose, name);
     cb_tensor *loss = cb_model_loss(model, ids, targets_of(expected_tensor(&e, "labels")), 0, &(cb_context){.training = true});
+    cb_tensor *rest = cb_adapter_regulariser(adapter);
+    loss = rest ? cb_add(loss, rest) : loss;
     assert_ok(loss);
     assert_true(fabs(cb_item(loss) - cb_get(expected_tensor(&e, "loss"), 0)) < 1e-5 * loose * fabs(cb_item(loss)));
     assert_ok(cb_backward(loss));

@@ -59,6 +59,11 @@ static const kind_case cases[] = {
      " \"init_vector_bank_bound\": 1}",
      -1},
     {"delora", "a,b", "{\"r\": 3, \"delora_lambda\": 3, \"lambda_pattern\": {\"b\": 5}}", 0},
+    {"adalora", "a,b,conv", "{\"init_r\": 4, \"target_r\": 2, \"total_step\": 10}", 0},
+    {"adalora", "a,b",
+     "{\"init_r\": 3, \"target_r\": 2, \"lora_alpha\": 0.2, \"init_lora_weights\": false, \"rank_pattern\": {\"a.lora_E\": [true, false, "
+     "true]}}",
+     -1},
 };
 enum { CASES = sizeof cases / sizeof *cases };
 
@@ -423,6 +428,10 @@ static const refusal refusals[] = {
     {"boft", "a", "{\"boft_block_size\": 5}", "boft_block_size: found 5 for layer a of 24 inputs, expected a divisor"},
     {"boft", "a", "{\"boft_n_butterfly_factor\": 3}", "boft_n_butterfly_factor: found 3 for layer a with 6 blocks of 4"},
     {"vblora", "a", "{\"vector_length\": 8}", "vector_length: found 8 for layer a of 24 inputs and 36 outputs"},
+    {"adalora", "a", "{\"init_r\": 4}", "target_r: found 8, expected at most init_r, which is 4"},
+    {"adalora", "a", "{\"tinit\": 3, \"tfinal\": 4, \"total_step\": 7}", "tinit: found 3 with tfinal 4 and total_step 7"},
+    {"adalora", "a", "{\"rank_pattern\": {\"a.lora_E\": [true, false]}}",
+     "rank_pattern: found 10 for layer a, expected one 0 or 1 for each"},
     {"vblora", "a", "{\"topk\": 9, \"num_vectors\": 8}", "topk: found 9, expected at most num_vectors, which is 8"},
 };
 
