@@ -55,7 +55,7 @@ typedef struct cb_adapter_parameter {
     int64_t shape[CB_MAX_DIMS];
     cb_adapter_role role;
 } cb_adapter_parameter;
-#define CB_MODULE_PARAMETERS 12
+#define CB_MODULE_PARAMETERS 20
 
 /* What the modules of an adapter have together: random projections, a bank of vectors. */
 typedef struct cb_adapter_group {
@@ -92,6 +92,8 @@ typedef struct cb_adapter_kind {
     cb_module_kind module; /* where it acts (nn.h) */
     unsigned hosts;        /* bit set of 1u << cb_layer_kind it can sit on ... */
     const char *needs;     /* ... if it has a parameter of this name, such as "bias"; NULL: whatever it has */
+    /* Which of CB_EVERY_HOST's layers the options ask for, where that is not all of them. */
+    bool (*chooses)(const void *config, const cb_layer *layer);
     /* Checks the options against each other (layer NULL: once, before anything is attached) and against each layer's sizes when a
      * fresh adapter is made.  NULL: nothing to check. */
     bool (*check)(const void *config, const cb_layer *layer);
@@ -239,6 +241,8 @@ CB_API bool cb_init_normal(cb_tensor *t, cb_rng rng, double standard_deviation);
 /* As torch's layers start (kaiming uniform with a = sqrt(5)): uniform within 1 / sqrt(elements of a row); f32 */
 CB_API bool cb_init_kaiming(cb_tensor *t, cb_rng rng);
 CB_API bool cb_adds_always(const cb_module *m); /* the `adds` of a kind whose forward does nothing else: true */
+/* The number of the transformer block that the layer is, or is in: the last part of the block's name; -1: none. */
+CB_API int64_t cb_block_number(const cb_layer *layer);
 /* *value becomes the one of the first key K of `map` with (.*\.)?(K)$ matching the layer's name, else stays; false on a bad pattern. */
 CB_API bool cb_adapter_pattern(const cb_option_map *map, const char *option, const char *layer_name, double *value);
 /* The same for ranks and sizes: what is no whole number from 1 to `most` is refused. */

@@ -35,6 +35,7 @@ typedef struct cb_context {
     /* (B, N) or (B, T, N) f32: the weights that the blend's parts name by column; may carry a gradient.  NULL: none does */
     cb_tensor *blend_weights;
     int64_t first_row, first_token; /* where the tensors at hand begin in the blend's batch: models set them */
+    cb_tensor *residual;            /* for the modules of an attention or MLP layer: the stream that its result is added to; else NULL */
 } cb_context;
 
 typedef enum cb_layer_kind {

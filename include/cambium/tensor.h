@@ -181,6 +181,7 @@ CB_API cb_tensor *cb_log(cb_tensor *x);
 CB_API cb_tensor *cb_log1p(cb_tensor *x);
 CB_API cb_tensor *cb_sin(cb_tensor *x);
 CB_API cb_tensor *cb_cos(cb_tensor *x);
+CB_API cb_tensor *cb_atan(cb_tensor *x);
 CB_API cb_tensor *cb_erf(cb_tensor *x);
 CB_API cb_tensor *cb_tanh(cb_tensor *x);
 CB_API cb_tensor *cb_sigmoid(cb_tensor *x);

@@ -1,5 +1,6 @@
 /* adapter.c: an adapter's options and lists, and what kinds share to fill their parameters. */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "adapters/study.h"
@@ -247,6 +248,16 @@ bool cb_adds_always(const cb_module *m)
 {
     (void)m;
     return true;
+}
+
+int64_t cb_block_number(const cb_layer *layer)
+{
+    while (layer && layer->kind != CB_LAYER_BLOCK)
+        layer = layer->parent;
+    const char *dot = layer ? strrchr(layer->name, '.') : NULL, *digits = dot ? dot + 1 : layer ? layer->name : "";
+    char *end;
+    int64_t number = strtoll(digits, &end, 10);
+    return end == digits || *end ? -1 : number;
 }
 
 bool cb_adapter_pattern_whole(const cb_option_map *map, const char *option, const char *layer_name, int64_t most, int64_t *value)

@@ -103,14 +103,24 @@ static json_t *items_of(const json_t *named)
     return cb_json_made(items);
 }
 
+/* 4.0 to "4.0": a number where a word may stand as well */
+static json_t *text_of(const json_t *number)
+{
+    char *text = json_dumps(number, JSON_ENCODE_ANY);
+    json_t *made = text ? json_string(text) : NULL;
+    free(text);
+    return made;
+}
+
 static bool collect_option(const cb_option *option, const json_t *value, json_t *options)
 {
     if (json_is_null(value))
         return true; /* the default */
     bool named = option->type == CB_OPTION_LIST && json_is_object(value);
-    json_t *taken = is_word(option) && json_is_boolean(value) ? json_string(json_is_true(value) ? "true" : "false")
-                    : named                                   ? items_of(value)
-                                                              : cb_json_copy(value);
+    json_t *taken = is_word(option) && json_is_boolean(value)                   ? json_string(json_is_true(value) ? "true" : "false")
+                    : option->type == CB_OPTION_STRING && json_is_number(value) ? text_of(value)
+                    : named                                                     ? items_of(value)
+                                                                                : cb_json_copy(value);
     if (!taken || json_object_set_new(options, option->name, taken) != 0)
         return no_memory();
     return true;
@@ -318,6 +328,10 @@ static json_t *option_to_json(const cb_option *option, json_t *value)
     const char *word = is_word(option) ? json_string_value(value) : NULL;
     if (word && (strcmp(word, "true") == 0 || strcmp(word, "false") == 0))
         return json_boolean(word[0] == 't');
+    char *end = NULL;
+    double number = word && option->type == CB_OPTION_STRING ? strtod(word, &end) : 0;
+    if (end && end != word && !*end && isfinite(number))
+        return json_real(number);
     return option->type == CB_OPTION_LIST ? list_option(option, value) : whole_numbers(value);
 }
 

@@ -3,6 +3,7 @@
 #define CB_ADAPTERS_INTERNAL_H
 
 #include "cambium/adapters.h"
+#include "cambium/formats.h"
 #include "core/json.h"
 
 /* A parameter of the base model that this adapter trains in place of the frozen one: modules_to_save and biases. */
@@ -88,6 +89,25 @@ struct cb_adapter {
 /* The file of a PEFT directory that holds the weights, free with cb_free(): adapter_model.safetensors, or adapter_model.bin where it is older.
  * The message says nothing of the directory. */
 char *cb_peft_weights_path(const char *directory);
+
+/* How a file of another package names an adapter's tensors. */
+typedef struct cb_file_names {
+    const cb_weight_entry *(*find)(const struct cb_file_names *names, const cb_adapter *adapter, const cb_weights *file,
+                                   const cb_adapter_entry *entry);
+    bool (*knows)(const struct cb_file_names *names, const cb_weights *file, const cb_weight_entry *tensor); /* one without an entry */
+    bool (*settle)(const struct cb_file_names *names, cb_adapter *adapter, const cb_weights *file);          /* all have been read */
+    const char *name, *base; /* for those functions: of the adapter in the file, and the first part of layers' names */
+} cb_file_names;
+/* Attaches an adapter whose options are set, with the values of a file; names NULL: they are PEFT's. */
+bool cb_adapter_load_weights(cb_adapter *adapter, const char *path, cb_layer *root, const char *model_type, const cb_file_names *names);
+cb_weight_entry cb_entry_to_write(const char *name, const cb_tensor *t);
+
+/* ---- hub.c ---- */
+/* Whether a directory holds an adapter of AdapterHub's package of a kind other than LoRA. */
+bool cb_hub_is(const char *path);
+cb_adapter *cb_hub_load(const char *path, cb_layer *root, const char *model_type);
+/* Writes an attached adapter as the package would. */
+bool cb_hub_save(const cb_adapter *adapter, const char *path, const char *model_type);
 
 /* ---- match.c ---- */
 typedef struct cb_name_pattern cb_name_pattern;

@@ -8,7 +8,7 @@
 #define KINDS(KIND) \
     KIND(lora) KIND(ia3) KIND(trainable_tokens) KIND(loha) KIND(lokr) KIND(vera) KIND(fourierft) KIND(hra) \
     KIND(ln_tuning) KIND(bitfit) KIND(beft) KIND(shira) KIND(hira) KIND(miss) KIND(c3a) KIND(road) \
-    KIND(delora) KIND(oft) KIND(boft) KIND(randlora) KIND(vblora) KIND(adalora)
+    KIND(delora) KIND(bottleneck) KIND(reft) KIND(oft) KIND(boft) KIND(randlora) KIND(vblora) KIND(adalora)
 /* clang-format on */
 
 #define DECLARE(name) extern const cb_adapter_kind cb_kind_##name;

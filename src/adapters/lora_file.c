@@ -202,10 +202,38 @@ static bool read_set(cb_lora_set *set, const char *path, cb_layer *root, const c
     return ok;
 }
 
+/* Of another kind only PEFT's and AdapterHub's directories are known. */
+static bool holds_lora(const char *path)
+{
+    const cb_lora_format *format = cb_lora_format_of(path);
+    json_t *config = format == &cb_lora_peft ? config_of(path) : NULL;
+    const char *type = json_string_value(json_object_get(config, "peft_type"));
+    bool lora = config ? !type || strcmp(type, "LORA") == 0 : !cb_ok() || !cb_hub_is(path);
+    json_decref(config);
+    return lora;
+}
+
+static bool rewrite_other(const char *path, cb_layer *root, const char *model_type, const cb_lora_format *format, const char *output)
+{
+    cb_adapter *adapter = cb_adapter_load(path, root, model_type);
+    bool ok = adapter;
+    if (ok && format == &cb_lora_peft)
+        ok = cb_adapter_save(adapter, output, NULL);
+    else if (ok && format == &cb_lora_adapterhub)
+        ok = cb_hub_save(adapter, output, model_type);
+    else if (ok)
+        ok = cb_fail(CB_ERR_UNSUPPORTED, "%s: found an adapter of kind %s, and %s holds LoRA only", path, adapter->kind->name,
+                     format->name) == CB_OK;
+    cb_adapter_free(adapter);
+    return ok;
+}
+
 bool cb_adapter_rewrite(const char *path, cb_layer *root, const char *model_type, const char *format_name, const char *output)
 {
     const cb_lora_format *format = cb_lora_format_named(format_name);
     cb_lora_set set = {0};
+    if (format && !holds_lora(path))
+        return rewrite_other(path, root, model_type, format, output);
     bool ok = format && read_set(&set, path, root, model_type) && format->write(&set, output, cb_path_base(path));
     cb_lora_free(&set);
     return ok;
@@ -220,6 +248,8 @@ const char *cb_adapter_format(const char *path)
 /* An adapter of another format is rewritten as PEFT's in a temporary directory and loaded from there. */
 cb_adapter *cb_adapter_load_foreign(const char *path, cb_layer *root, const char *model_type)
 {
+    if (cb_hub_is(path) || !cb_ok())
+        return cb_ok() ? cb_hub_load(path, root, model_type) : NULL;
     const char *temporary = getenv("TMPDIR");
     char *near = cb_path_join(temporary && *temporary ? temporary : "/tmp", "cambium-adapter");
     char *directory = near ? cb_temporary_name(near) : NULL;

@@ -320,6 +320,11 @@ static bool can_host(const cb_adapter_kind *kind, const cb_layer *layer)
     return (kind->hosts >> layer->kind & 1) && (!kind->needs || cb_layer_own_weight(layer, kind->needs));
 }
 
+static bool asks_for(const cb_adapter *adapter, const cb_layer *layer)
+{
+    return !adapter->kind->chooses || adapter->kind->chooses(adapter->config, layer);
+}
+
 /* 1 hit, 0 not, -1 an error */
 static int matcher_hits(cb_matcher *m, const cb_layer *layer)
 {
@@ -330,7 +335,7 @@ static int matcher_hits(cb_matcher *m, const cb_layer *layer)
     if (m->all_linear)
         hit = layer->kind == CB_LAYER_LINEAR && !layer->output;
     else if (m->all_hosts)
-        hit = can_host(m->adapter->kind, layer);
+        hit = can_host(m->adapter->kind, layer) && asks_for(m->adapter, layer);
     else if (m->target)
         hit = cb_name_pattern_test(m->target, layer->name, true);
     else

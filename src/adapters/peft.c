@@ -153,18 +153,23 @@ static bool check_other(const cb_adapter *adapter, const char *path, const cb_we
 }
 
 /* Fills found[] with the file's tensors in the order of the entries. */
-static bool match_file(const cb_adapter *adapter, const char *path, const cb_weights *file, const cb_weight_entry **found)
+static bool match_file(const cb_adapter *adapter, const char *path, const cb_weights *file, const cb_file_names *names,
+                       const cb_weight_entry **found)
 {
     for (size_t i = 0; i < adapter->entry_count; i++) {
         if (!adapter->entries[i].filed)
             continue;
-        found[i] = find_entry(file, &adapter->entries[i]);
+        found[i] = names ? names->find(names, adapter, file, &adapter->entries[i]) : find_entry(file, &adapter->entries[i]);
+        if (!found[i] && !cb_ok())
+            return false;
         if (!check_entry(path, &adapter->entries[i], found[i]))
             return false;
     }
     for (size_t i = 0; i < cb_weights_count(file); i++) {
         const cb_weight_entry *tensor = cb_weights_at(file, i);
-        if (!claimed(tensor, found, adapter->entry_count) && !check_other(adapter, path, file, tensor))
+        if (claimed(tensor, found, adapter->entry_count) || (names && names->knows(names, file, tensor)))
+            continue;
+        if (!check_other(adapter, path, file, tensor))
             return false;
     }
     return true;
@@ -223,15 +228,15 @@ static bool add_saved_embeddings(cb_adapter *adapter, cb_layer *root, const cb_w
     return true;
 }
 
-static bool load_weights(cb_adapter *adapter, const char *path, cb_layer *root, const char *model_type)
+bool cb_adapter_load_weights(cb_adapter *adapter, const char *path, cb_layer *root, const char *model_type, const cb_file_names *names)
 {
     cb_weights *file = cb_weights_open_file(path);
     if (!file)
         return false;
     bool ok = add_saved_embeddings(adapter, root, file) && cb_adapter_plan(adapter, root, model_type, false);
     const cb_weight_entry **found = ok ? cb_calloc(adapter->entry_count, sizeof *found) : NULL;
-    ok = found && match_file(adapter, path, file, found) && cb_adapter_allocate(adapter) && read_values(adapter, found) &&
-         cb_adapter_connect(adapter, false);
+    ok = found && match_file(adapter, path, file, names, found) && cb_adapter_allocate(adapter) && read_values(adapter, found) &&
+         (!names || names->settle(names, adapter, file)) && cb_adapter_connect(adapter, false);
     cb_free(found);
     cb_weights_close(file);
     return ok;
@@ -283,7 +288,7 @@ cb_adapter *cb_adapter_load(const char *directory, cb_layer *root, const char *m
         return cb_adapter_load_foreign(directory, root, model_type);
     char *config = cb_path_join(directory, CONFIG_NAME), *weights = NULL;
     cb_adapter *adapter = config ? adapter_from_config(config, cb_path_base(directory)) : NULL;
-    if (adapter && !((weights = cb_peft_weights_path(directory)) && load_weights(adapter, weights, root, model_type))) {
+    if (adapter && !((weights = cb_peft_weights_path(directory)) && cb_adapter_load_weights(adapter, weights, root, model_type, NULL))) {
         cb_error_prefix("%s", directory);
         cb_adapter_free(adapter);
         adapter = NULL;
@@ -308,7 +313,7 @@ static bool remove_other(const char *path, const char *text, size_t length)
     return same || cb_file_remove(path);
 }
 
-static cb_weight_entry entry_to_write(const char *name, const cb_tensor *t)
+cb_weight_entry cb_entry_to_write(const char *name, const cb_tensor *t)
 {
     cb_weight_entry entry = {
         .name = name, .dtype = t->dtype, .ndim = t->ndim, .data = t->data, .size = (size_t)t->count * cb_dtype_size(t->dtype)};
@@ -321,7 +326,7 @@ static bool narrow_entry(const cb_adapter_entry *entry, cb_tensor *t, cb_weight_
 {
     if (!is_i16(entry->stored_as)) {
         t = cb_cast(t, CB_U8);
-        *out = t ? entry_to_write(entry->name, t) : (cb_weight_entry){0};
+        *out = t ? cb_entry_to_write(entry->name, t) : (cb_weight_entry){0};
         return t;
     }
     cb_tensor *halves = cb_zeros(CB_U8, t->count, 2);
@@ -331,7 +336,7 @@ static bool narrow_entry(const cb_adapter_entry *entry, cb_tensor *t, cb_weight_
     }
     if (!halves)
         return false;
-    *out = entry_to_write(entry->name, t);
+    *out = cb_entry_to_write(entry->name, t);
     out->dtype = CB_DTYPE_COUNT;
     out->type_name = entry->stored_as;
     out->data = halves->data;
@@ -350,7 +355,8 @@ static bool saves_base_weight(const cb_adapter *adapter, const cb_module *m)
 {
     enum { AUTO, ALWAYS, NEVER };
     const cb_target *target = &adapter->target;
-    if (cb_adapter_module_of(m)->kind != adapter->kind || !is_embedding_name(m->layer->name) || target->save_embedding_layers == NEVER)
+    if (!m->kind->delta || cb_adapter_module_of(m)->kind != adapter->kind || !is_embedding_name(m->layer->name) ||
+        target->save_embedding_layers == NEVER)
         return false;
     if (target->save_embedding_layers == AUTO && (adapter->companion || adapter->kind == &cb_kind_trainable_tokens))
         return false;
@@ -373,7 +379,7 @@ static bool list_base_weights(const cb_adapter *adapter, cb_weight_entry *entrie
         cb_tensor *weight = ok ? cb_contiguous(cb_layer_weight(m->layer, "weight")) : NULL;
         if (!weight)
             return false;
-        entries[(*count)++] = entry_to_write(names->items[names->count - 1], weight);
+        entries[(*count)++] = cb_entry_to_write(names->items[names->count - 1], weight);
     }
     return true;
 }
@@ -394,7 +400,7 @@ static bool write_weights(const cb_adapter *adapter, const char *path)
         if (ok && entry->stored_as)
             ok = narrow_entry(entry, t, &entries[count++]);
         else if (ok)
-            entries[count++] = entry_to_write(entry->name, t);
+            entries[count++] = cb_entry_to_write(entry->name, t);
     }
     ok = ok && list_base_weights(adapter, entries, &count, &names) && cb_safetensors_write(path, entries, count, NULL, NULL, NULL);
     if (scope)

@@ -125,6 +125,7 @@ typedef enum cbk_unary_op {
     CBK_LOG1P,
     CBK_SIN,
     CBK_COS,
+    CBK_ATAN,
     CBK_ERF,
     CBK_TANH,
     CBK_SIGMOID,

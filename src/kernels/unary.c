@@ -55,6 +55,8 @@ double cbk_unary_value(cbk_unary_op op, double x, double p, double q)
         return sin(x);
     case CBK_COS:
         return cos(x);
+    case CBK_ATAN:
+        return atan(x);
     case CBK_ERF:
         return erf(x);
     case CBK_TANH:
@@ -116,6 +118,8 @@ double cbk_unary_slope(cbk_unary_op op, double x, double p, double q)
         return cos(x);
     case CBK_COS:
         return -sin(x);
+    case CBK_ATAN:
+        return 1 / (1 + x * x);
     case CBK_ERF:
         return M_2_SQRTPI * exp(-x * x);
     case CBK_TANH: {

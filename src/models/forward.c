@@ -39,7 +39,9 @@ cb_tensor *cb_close_branch(const cb_layer *host, const cb_layer *projection, cb_
         return NULL;
     if (!cb_layer_hosts(host, ctx))
         return cb_linear_forward_add(projection, residual, inner, ctx);
-    return cb_add(residual, cb_layer_after(host, x, cb_linear_forward(projection, inner, ctx), ctx));
+    cb_context beside = *ctx;
+    beside.residual = residual;
+    return cb_add(residual, cb_layer_after(host, x, cb_linear_forward(projection, inner, ctx), &beside));
 }
 
 /* ---- one half of a block ---- */

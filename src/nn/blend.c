@@ -286,7 +286,13 @@ cb_tensor *cb_region_weights(const cb_region *r, const cb_share *share, const cb
     return w ? cb_cast(cb_reshape_nd(w, like->ndim, shape), like->dtype) : NULL;
 }
 
-cb_context cb_region_context(const cb_context *ctx)
+cb_context cb_region_context(const cb_context *ctx, const cb_region *r)
 {
-    return (cb_context){.training = ctx->training, .checkpoint = ctx->checkpoint, .unread = ctx->unread, .rng = ctx->rng};
+    return (cb_context){.training = ctx->training,
+                        .checkpoint = ctx->checkpoint,
+                        .unread = ctx->unread,
+                        .rng = ctx->rng,
+                        .positions = ctx->positions ? cb_region_take(r, ctx->positions) : NULL,
+                        .segments = ctx->segments && !r->cut ? cb_region_rows(r, ctx->segments) : NULL,
+                        .residual = ctx->residual ? cb_region_take(r, ctx->residual) : NULL};
 }

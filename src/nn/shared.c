@@ -32,7 +32,7 @@ static cb_tensor *weighted_pair(const cb_low_rank *pair, const cb_part *p, const
 static cb_tensor *weighted(const cb_part *p, const cb_region *r, cb_tensor *x, cb_tensor *y, const cb_context *ctx, place where)
 {
     const cb_module *m = p->module;
-    cb_context own = cb_region_context(ctx);
+    cb_context own = cb_region_context(ctx, r);
     cb_low_rank pair;
     if (where == AFTER && m->kind->low_rank && m->kind->low_rank(m, &own, &pair))
         return weighted_pair(&pair, p, r, x, y, ctx);
@@ -56,7 +56,7 @@ static cb_tensor *changed_rows(const cb_part *p, const cb_region *r, cb_tensor *
     if (!xs || !ys)
         return NULL;
     const cb_module *m = p->module;
-    cb_context own = cb_region_context(ctx);
+    cb_context own = cb_region_context(ctx, r);
     cb_tensor *made = p->share && p->share->weighted ? weighted(p, r, xs, ys, ctx, where)
                       : where == BEFORE              ? m->kind->before(m, xs, &own)
                                                      : m->kind->forward(m, xs, ys, &own);

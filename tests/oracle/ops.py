@@ -220,6 +220,7 @@ OPS = {
     "log1p": (torch.log1p, "ABC:unit"),
     "sin": (torch.sin, "ABC"),
     "cos": (torch.cos, "ABC"),
+    "atan": (torch.atan, "ABC"),
     "erf": (torch.erf, "ABC"),
     "tanh": (torch.tanh, "ABC"),
     "sigmoid": (torch.sigmoid, "ABC"),

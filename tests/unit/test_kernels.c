@@ -281,6 +281,8 @@ static double unary_reference(cbk_unary_op op, double x, double p, double q)
         return cos(x - M_PI_2);
     case CBK_COS:
         return sin(x + M_PI_2);
+    case CBK_ATAN:
+        return atan2(x, 1);
     case CBK_ERF:
         return 1 - erfc(x);
     case CBK_TANH:

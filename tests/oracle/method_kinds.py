@@ -1,0 +1,180 @@
+#!/usr/bin/env python3
+"""Adapters of kinds that PEFT does not have, each written here in a few lines of torch, and what the adapted models compute.
+
+Writes <out>/<name>/{adapter_config.json, adapter_model.safetensors, expected.safetensors} in the form of peft_adapters.py's; the config holds
+only what is not a default.  Run models.py first.  A kind is a class: `parameters` (names as in the file, and shapes), and what it makes of a
+layer's input x and result y, in `before` or `after`.  Values are drawn from the name, so a case can be added or remade alone.
+"""
+import argparse
+import json
+import os
+import shutil
+import zlib
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from models import batch, load_f32
+
+REFERENCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "reference")
+WIDENING = ("gate_proj", "up_proj", "c_fc")
+
+
+class Kind:
+    """p: parameters by suffix; o: the config's options; name, w: of the layer, w (out, in) or None."""
+
+    scale = 0.3
+
+    def __init__(self, name, w, o, generator, shared):
+        self.name, self.w, self.o, self.shared = name, w, o, shared
+        self.out, self.inside = w.shape if w is not None else (o["width"],) * 2
+        self.p = {suffix: (self.scale * torch.randn(*shape, generator=generator)).requires_grad_() for suffix, shape in self.parameters().items()}
+
+    def before(self, x):
+        return x
+
+    def after(self, x, y):
+        return y
+
+
+class Bottleneck(Kind):
+    """LLM-Adapters' series and parallel adapters (peft/src/peft/tuners/bottleneck.py of AGI-Edgerunners/LLM-Adapters)."""
+
+    def parameters(self):
+        size, parallel = self.o["bottleneck_size"], self.o.get("use_parallel_adapter", False)
+        into = self.inside if parallel or self.widens() else self.out
+        sizes = {"adapter_down.weight": (size, into), "adapter_up.weight": (self.out if parallel else into, size)}
+        return sizes | ({"adapter_scaling": (1,)} if self.o.get("scaling") == "learned" else {})
+
+    def widens(self):
+        return self.name.endswith(WIDENING)
+
+    def f(self, x):
+        act = {"tanh": torch.tanh, "relu": torch.relu}[self.o["non_linearity"]]
+        scaling = self.p.get("adapter_scaling", self.o.get("scaling", 1.0))
+        return scaling * F.linear(act(F.linear(x, self.p["adapter_down.weight"])), self.p["adapter_up.weight"])
+
+    def before(self, x):
+        return x + self.f(x) if self.widens() and not self.o.get("use_parallel_adapter", False) else x
+
+    def after(self, x, y):
+        if self.o.get("use_parallel_adapter", False):
+            return y + self.f(x)
+        return y if self.widens() else y + self.f(y)
+
+
+class Reft(Kind):
+    """Representation fine-tuning on a block's result (Wu et al. 2024); orthonormal rows as torch parametrises them."""
+
+    def parameters(self):
+        r, width = self.o["r"], self.o["width"]
+        r_name = "projection.parametrizations.weight.original" if self.o["orthogonality"] else "projection.weight"
+        names = {}
+        for unit in "0" if self.o["tied_weights"] else "01":
+            names |= {f"units.{unit}.learned_source.weight": (r, width), f"units.{unit}.learned_source.bias": (r,),
+                      f"units.{unit}.{r_name}": (r, width)}
+        return names
+
+    def __init__(self, name, w, o, generator, shared):
+        super().__init__(name, w, o, generator, shared)
+        for key, value in self.p.items():
+            if key.endswith("original"):  # signs on the diagonal, reflectors above
+                signs = torch.sign(value.detach().diagonal())
+                self.p[key] = (value.detach().triu(1) + torch.diag_embed(signs)[:, :value.shape[0]] @ torch.eye(*value.shape)).requires_grad_()
+
+    def rows(self, unit):
+        if not self.o["orthogonality"]:
+            return self.p[f"units.{unit}.projection.weight"]
+        x = self.p[f"units.{unit}.projection.parametrizations.weight.original"].mT
+        a = x.tril(-1)
+        return (torch.linalg.householder_product(a, 2 / (1 + (a * a).sum(0))) * x.diagonal().int()).mT
+
+    def edit(self, unit, h):
+        source = F.linear(h, self.p[f"units.{unit}.learned_source.weight"], self.p[f"units.{unit}.learned_source.bias"])
+        rows = self.rows(unit)
+        return h + (source - (F.linear(h, rows) if self.o["subtract_projection"] else 0)) @ rows
+
+    def after(self, x, y):
+        first, last = self.o["prefix_positions"], self.o["suffix_positions"]
+        middle = y.shape[1] - last
+        second = "0" if self.o["tied_weights"] else "1"
+        return torch.cat([self.edit("0", y[:, :first]), y[:, first:middle], self.edit(second, y[:, middle:])], 1)
+
+
+REFT = dict(peft_type="REFT", width=48, r=3, prefix_positions=3, suffix_positions=2, dropout=0, orthogonality=True, tied_weights=False,
+            subtract_projection=True)
+
+CASES = {
+    "bottleneck_series": ("llama2", Bottleneck, dict(peft_type="BOTTLENECK", bottleneck_size=6, non_linearity="tanh",
+                                                     target_modules=["gate_proj", "up_proj", "down_proj"])),
+    "bottleneck_parallel": ("llama2", Bottleneck, dict(peft_type="BOTTLENECK", bottleneck_size=5, non_linearity="relu",
+                                                       use_parallel_adapter=True, scaling="learned",
+                                                       target_modules=["q_proj", "down_proj"])),
+    "reft_orthogonal": ("llama2", Reft, REFT | dict(target_modules=["layers.0", "layers.1"])),
+    "reft_tied": ("llama2", Reft, REFT | dict(orthogonality=False, tied_weights=True, subtract_projection=False,
+                                              target_modules=["layers.1"])),
+}
+GRADIENTS_KEPT = 6
+
+
+def weight_of(module):
+    weight = getattr(module, "weight", None)
+    if weight is None:
+        return None
+    return weight.detach().T if type(module).__name__ == "Conv1D" else weight.detach()
+
+
+def put_on(model, kind, options, generator):
+    """Hooks for every layer that target_modules hits; the parameters of all by the file's keys."""
+    parameters, shared = {}, {}
+    for name, module in model.named_modules():
+        if not any(name == target or name.endswith("." + target) for target in options["target_modules"]):
+            continue
+        part = kind(name, weight_of(module), options, generator, shared)
+        module.register_forward_pre_hook(lambda m, args, part=part: (part.before(args[0]),) + args[1:])
+        module.register_forward_hook(lambda m, args, y, part=part: part.after(args[0], y) if torch.is_tensor(y)
+                                     else (part.after(args[0], y[0]),) + y[1:])
+        parameters |= {f"base_model.model.{name}.{suffix}": p for suffix, p in part.p.items()}
+    return parameters | {f"base_model.{suffix}": p for suffix, p in shared.items()}
+
+
+def make(name, base, kind, options, path):
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    model = load_f32(base).eval()
+    model.requires_grad_(False)
+    parameters = put_on(model, kind, options, generator)
+    ids, labels, _ = batch(model.config.vocab_size, generator, False)
+    out = model(input_ids=ids, labels=labels, use_cache=False)
+    out.loss.backward()
+    tensors = dict(input_ids=ids, labels=labels, logits=out.logits, loss=out.loss)
+    keys = sorted(key for key, p in parameters.items() if p.grad is not None)
+    for key in keys[:: max(1, len(keys) // GRADIENTS_KEPT)]:
+        tensors["grad." + key] = parameters[key].grad
+    os.makedirs(path)
+    save_file({k: v.detach().contiguous() for k, v in parameters.items()}, os.path.join(path, "adapter_model.safetensors"),
+              metadata={"format": "pt"})
+    save_file({k: v.detach().clone().contiguous() for k, v in tensors.items()}, os.path.join(path, "expected.safetensors"))
+    with open(os.path.join(path, "adapter_config.json"), "w") as f:
+        written = {k: v for k, v in options.items() if k != "width"}
+        json.dump(written | dict(base_model_name_or_path=base), f, indent=2, sort_keys=True)
+        f.write("\n")
+    print(name, len(parameters), "tensors, loss", round(out.loss.item(), 4))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="*", help="names to make, or beginnings of names (default: all)")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    os.chdir(os.path.join(REFERENCE, "models"))
+    for name, (base, kind, options) in CASES.items():
+        if args.only and not any(name.startswith(only) for only in args.only):
+            continue
+        path = os.path.join("..", "adapters", name)
+        shutil.rmtree(path, ignore_errors=True)
+        make(name, base, kind, options, path)
+
+
+if __name__ == "__main__":
+    main()

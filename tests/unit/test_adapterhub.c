@@ -1,0 +1,309 @@
+/* test_adapterhub.c: adapters of AdapterHub's package (tests/oracle/adapterhub.py): what the package computes with them, and the directories
+ * that are written. */
+#include "adapter_fixtures.h"
+#include "cambium/convert.h"
+
+static const char *const names[] = {
+    "seq_bn",     "seq_bn_gpt2",     "double_seq_bn", "double_seq_bn_gpt2", "bn_norms",      "bn_after",
+    "par_bn",     "par_bn_gpt2",     "adapter_plus",  "compacter",          "compacter_own", "compacter_shared",
+    "seq_bn_inv", "seq_bn_inv_gpt2", "loreft",        "noreft_gpt2",        "direft"};
+enum { NAMES = sizeof names / sizeof *names };
+
+static char *hub_path(const char *name)
+{
+    return cb_format(CB_TEST_DATA "/adapterhub/%s", name);
+}
+
+typedef struct hub_case {
+    char *path;
+    cb_model *model;
+    expected e;
+    cb_tensor *ids;
+} hub_case;
+
+static hub_case open_case(const char *name)
+{
+    hub_case c = {.path = hub_path(name)};
+    char *file = cb_format("%s/expected.safetensors", c.path);
+    json_t *config = load_json("%s/adapter_config.json", c.path);
+    c.model = load_model(json_string_value(json_object_get(config, "model_name")));
+    json_decref(config);
+    c.e.file = cb_safetensors_open(file);
+    assert_ok(c.e.file);
+    c.ids = cb_cast(expected_tensor(&c.e, "input_ids"), CB_I32);
+    cb_free(file);
+    return c;
+}
+
+static void close_case(hub_case *c)
+{
+    cb_safetensors_close(c->e.file);
+    cb_model_free(c->model);
+    cb_free(c->path);
+}
+
+static cb_adapter *load_on(const hub_case *c, const char *path)
+{
+    cb_adapter *adapter = cb_adapter_load(path, cb_model_root(c->model), cb_model_type(c->model));
+    assert_ok(adapter);
+    return adapter;
+}
+
+/* Our parameter of one of the package's keys: their last parts agree, and the number of the block. */
+static cb_tensor *parameter_of(const cb_adapter *adapter, const char *key)
+{
+    const cb_named_tensor *list;
+    size_t count = cb_adapter_parameters(adapter, &list);
+    const char *style = strstr(key, ".style."), *block = strstr(key, ".layers.") ? strstr(key, ".layers.") : strstr(key, ".h.");
+    const char *middle = strstr(key, "attention_adapters") ? "attn" : strstr(key, "output_adapters") ? "mlp" : "";
+    assert_non_null(style);
+    char number[32] = ""; /* ".layers.0." */
+    if (block && block < style)
+        snprintf(number, sizeof number, "%.*s", (int)(strchr(strchr(block + 1, '.') + 1, '.') - block + 1), block);
+    for (size_t i = 0; i < count; i++)
+        if (cb_ends_with(list[i].name, style + strlen(".style")) && strstr(list[i].name, number) && strstr(list[i].name, middle))
+            return list[i].tensor;
+    return NULL;
+}
+
+/* f32 sums in another order: 1e-4 of the largest value, or what is left of numbers around 1 that cancel, as a gate's do */
+static void check_hub_gradients(const cb_adapter *adapter, const expected *e, const char *name)
+{
+    size_t compared = 0;
+    for (size_t i = 0; i < cb_safetensors_count(e->file); i++) {
+        const cb_weight_entry *entry = cb_safetensors_at(e->file, i);
+        if (strncmp(entry->name, "grad.", 5) != 0)
+            continue;
+        cb_tensor *t = parameter_of(adapter, entry->name + 5);
+        if (!t)
+            fail_msg("%s: no parameter for %s", name, entry->name);
+        assert_non_null(t->grad);
+        cb_tensor *wanted = entry_tensor(entry);
+        double d = distance(t->grad, wanted), top = largest(wanted);
+        if (!(d <= fmax(1e-4 * top, 5e-8)))
+            fail_msg("%s: %s differs by %g, largest value %g", name, entry->name, d, top);
+        compared++;
+    }
+    assert_true(compared > 1);
+}
+
+static void the_package_computes_the_same(void **state)
+{
+    (void)state;
+    for (int i = 0; i < NAMES; i++) {
+        cb_scope *scope = cb_scope_open();
+        hub_case c = open_case(names[i]);
+        cb_adapter *adapter = load_on(&c, c.path);
+        assert_within(logits_of(c.model, c.ids), expected_tensor(&c.e, "logits"), 1e-5, names[i]);
+        cb_tensor *loss = cb_model_loss(c.model, c.ids, targets_of(expected_tensor(&c.e, "labels")), 0, &(cb_context){0});
+        assert_ok(loss);
+        assert_true(fabs(cb_item(loss) - cb_get(expected_tensor(&c.e, "loss"), 0)) < 1e-5 * fabs(cb_item(loss)));
+        assert_ok(cb_backward(loss));
+        check_hub_gradients(adapter, &c.e, names[i]);
+        cb_adapter_set_strength(adapter, 0);
+        assert_true(distance(logits_of(c.model, c.ids), expected_tensor(&c.e, "logits")) > 1e-2);
+        cb_adapter_free(adapter);
+        close_case(&c);
+        cb_scope_close(scope);
+    }
+}
+
+/* Our own directory and the package's hold the same adapter; LoReFT's R is orthonormalised on the way. */
+static void directories_come_back(void **state)
+{
+    (void)state;
+    for (int i = 0; i < NAMES; i++) {
+        cb_scope *scope = cb_scope_open();
+        hub_case c = open_case(names[i]);
+        cb_adapter *adapter = load_on(&c, c.path);
+        cb_tensor *wanted = logits_of(c.model, c.ids);
+        const char *own = scratch_path(names[i]), *hub = scratch_path("hub");
+        assert_ok(cb_adapter_save(adapter, own, NULL));
+        cb_adapter_free(adapter);
+        adapter = load_on(&c, own);
+        assert_true(distance(logits_of(c.model, c.ids), wanted) == 0);
+        cb_adapter_free(adapter);
+        assert_ok(cb_adapter_rewrite(own, cb_model_root(c.model), cb_model_type(c.model), "adapterhub", hub));
+        adapter = load_on(&c, hub);
+        assert_within(logits_of(c.model, c.ids), wanted, strcmp(names[i], "loreft") == 0 ? 1e-5 : 0, names[i]);
+        cb_adapter_free(adapter);
+        close_case(&c);
+        cb_scope_close(scope);
+    }
+}
+
+/* A pass over all tokens and one over some after those in the cache; what edits the last tokens of a prompt is another thing there. */
+static void generation_continues_a_prompt(void **state)
+{
+    (void)state;
+    for (int i = 0; i < NAMES; i++) {
+        if (strcmp(names[i], "bn_norms") == 0 || strstr(names[i], "reft"))
+            continue; /* a gate is a mean over tokens */
+        cb_scope *scope = cb_scope_open();
+        hub_case c = open_case(names[i]);
+        cb_adapter *adapter = load_on(&c, c.path);
+        cb_tensor *whole = logits_of(c.model, c.ids);
+        cb_cache *cache = cb_cache_new(c.model, 2, 11);
+        cb_context ctx = {.cache = cache};
+        cb_tensor *parts[] = {cb_model_logits(c.model, cb_contiguous(cb_slice(c.ids, 1, 0, 6, 1)), &ctx),
+                              cb_model_logits(c.model, cb_contiguous(cb_slice(c.ids, 1, 6, 7, 1)), &ctx),
+                              cb_model_logits(c.model, cb_contiguous(cb_slice(c.ids, 1, 7, 11, 1)), &ctx)};
+        assert_ok(parts[0] && parts[1] && parts[2]);
+        assert_within(cb_cat(3, parts, 1), whole, 1e-5, names[i]);
+        cb_cache_free(cache);
+        cb_adapter_free(adapter);
+        close_case(&c);
+        cb_scope_close(scope);
+    }
+}
+
+static cb_adapter *made(cb_model *model, const char *kind, const char *options)
+{
+    cb_adapter *adapter = cb_adapter_new(kind, NULL);
+    assert_ok(cb_adapter_set_json(adapter, kind, options));
+    if (cb_adapter_attach(adapter, cb_model_root(model), cb_model_type(model), 1))
+        return adapter;
+    cb_adapter_free(adapter);
+    return NULL;
+}
+
+/* ReFT's tokens: counted from each sequence's first, with and without a cache, in packed rows and beside padding. */
+static void reft_edits_the_tokens_of_each_sequence(void **state)
+{
+    (void)state;
+    cb_scope *scope = cb_scope_open();
+    cb_model *model = load_model("llama2");
+    cb_adapter *adapter = made(model, "reft", "{\"r\": 2, \"suffix_positions\": 1, \"prefix_positions\": 2, \"dropout\": 0}");
+    assert_ok(adapter);
+    int32_t ids[9], segments[9] = {-1, -1, 0, 0, 0, 0, 1, 1, 1}, positions[9] = {0, 0, 0, 1, 2, 3, 0, 1, 2};
+    for (int i = 0; i < 9; i++)
+        ids[i] = 5 + 7 * i;
+    cb_tensor *first = logits_of(model, cb_from(CB_I32, ids + 2, 1, 4)), *second = logits_of(model, cb_from(CB_I32, ids + 6, 1, 3)),
+              *y = NULL;
+    cb_context ctx = {.segments = cb_from(CB_I32, segments, 1, 9), .positions = cb_from(CB_I32, positions, 1, 9)};
+    cb_no_grad y = cb_model_logits(model, cb_from(CB_I32, ids, 1, 9), &ctx);
+    assert_ok(y);
+    assert_within(cb_slice(y, 1, 2, 6, 1), first, 1e-5, "the first of a row");
+    assert_within(cb_slice(y, 1, 6, 9, 1), second, 1e-5, "the second");
+    /* what is generated after a prompt is not edited: as after a prompt of which nothing is, but for what attention sees */
+    cb_cache *cache = cb_cache_new(model, 1, 9);
+    cb_context cached = {.cache = cache};
+    assert_ok(cb_model_logits(model, cb_from(CB_I32, ids, 1, 4), &cached));
+    cb_tensor *with = cb_model_logits(model, cb_from(CB_I32, ids + 4, 1, 1), &cached);
+    cb_cache_truncate(cache, 4);
+    cb_adapter_set_strength(adapter, 0);
+    cb_tensor *without = cb_model_logits(model, cb_from(CB_I32, ids + 4, 1, 1), &cached);
+    assert_true(distance(with, without) == 0);
+    cb_cache_free(cache);
+    cb_adapter_free(adapter);
+    cb_model_free(model);
+    cb_scope_close(scope);
+}
+
+/* In a model the map of the embedding is undone before the head: of a model that does nothing in between nothing remains. */
+static void an_invertible_map_is_undone(void **state)
+{
+    (void)state;
+    static const char *const forms[] = {"nice", "glow"};
+    for (int i = 0; i < 2; i++) {
+        cb_scope *scope = cb_scope_open();
+        cb_model *model = load_model("llama2");
+        char *options = cb_format("{\"inv_adapter\": \"%s\", \"output_adapter\": false}", forms[i]);
+        cb_adapter *adapter = made(model, "bottleneck", options);
+        assert_ok(adapter);
+        randomise(adapter, 3);
+        cb_module *const *modules;
+        assert_int_equal(cb_adapter_modules(adapter, &modules), 2);
+        cb_rng rng = {.seed = 2};
+        cb_tensor *x = cb_randn(CB_F32, &rng, 2, 3, 48), *there = modules[0]->kind->before(modules[0], x, &(cb_context){0});
+        assert_true(distance(there, x) > 0.1);
+        assert_within(modules[1]->kind->before(modules[1], there, &(cb_context){0}), x, 1e-6, forms[i]);
+        cb_free(options);
+        cb_adapter_free(adapter);
+        cb_model_free(model);
+        cb_scope_close(scope);
+    }
+}
+
+/* The same losses and gradients when a block's halves are run again in the backward pass. */
+static void checkpointing_changes_nothing(void **state)
+{
+    (void)state;
+    for (int i = 0; i < NAMES; i++) {
+        cb_scope *scope = cb_scope_open();
+        hub_case c = open_case(names[i]);
+        cb_adapter *adapter = load_on(&c, c.path);
+        const cb_named_tensor *list;
+        size_t count = cb_adapter_parameters(adapter, &list);
+        cb_tensor *plain[64] = {0};
+        for (int again = 0; again < 2; again++) {
+            cb_context ctx = {.checkpoint = again};
+            assert_ok(cb_backward(cb_model_loss(c.model, c.ids, targets_of(expected_tensor(&c.e, "labels")), 0, &ctx)));
+            for (size_t k = 0; k < count; k++) {
+                assert_non_null(list[k].tensor->grad);
+                if (again)
+                    assert_true(distance(list[k].tensor->grad, plain[k]) <= 1e-6 * largest(plain[k]));
+                else
+                    plain[k] = cb_contiguous(cb_add_scalar(list[k].tensor->grad, 0));
+                cb_zero_grad(list[k].tensor);
+            }
+        }
+        cb_adapter_free(adapter);
+        close_case(&c);
+        cb_scope_close(scope);
+    }
+}
+
+static void what_cannot_be_is_refused(void **state)
+{
+    (void)state;
+    static const char *const refused[][3] = {
+        {"bottleneck", "{\"cross_adapter\": true}", "cross_adapter: found true, and the model has no cross attention"},
+        {"bottleneck", "{\"residual_before_ln\": \"post_add\"}", "residual_before_ln: found post_add"},
+        {"bottleneck", "{\"original_ln_after\": false}", "original_ln_after: found false, which loses the stream"},
+        {"bottleneck", "{\"scaling\": \"lerned\"}", "scaling: found 'lerned', expected a number, learned or channel"},
+        {"bottleneck", "{\"leave_out\": [\"x\"]}", "leave_out: found 'x', expected the number of a block"},
+        {"bottleneck", "{\"phm_layer\": true, \"reduction_factor\": 8}", "phm_dim: found 4 for layer model.layers.0.mlp"},
+        {"bottleneck", "{\"target_modules\": [\"layers.0\"]}", "inv_adapter: found none for layer model.layers.0"},
+        {"bottleneck", "{\"target_modules\": [\"lm_head\"], \"inv_adapter\": \"nice\"}", "not the first block, whose map it undoes"},
+        {"reft", "{\"prefix_positions\": 0}", "prefix_positions and suffix_positions: found 0 and 0"},
+        {"reft", "{\"r\": 49}", "rank: found 49 for layer model.layers.0 of width 48"},
+    };
+    cb_model *model = load_model("llama2");
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
+        assert_refused(!made(model, refused[i][0], refused[i][1]), refused[i][2]);
+    cb_adapter *adapter = made(model, "bottleneck", "{\"target_modules\": [\"q_proj\"]}");
+    assert_ok(adapter && cb_adapter_save(adapter, scratch_path("linear"), NULL));
+    cb_adapter_free(adapter);
+    assert_refused(!cb_adapter_rewrite(scratch_path("linear"), cb_model_root(model), "llama", "adapterhub", scratch_path("never")),
+                   "no place for: it has modules on attention, MLP and blocks");
+    assert_refused(!cb_adapter_rewrite(scratch_path("linear"), cb_model_root(model), "llama", "mlx", scratch_path("never")),
+                   "holds LoRA only");
+    cb_model_free(model);
+}
+
+static int make_scratch(void **state)
+{
+    (void)state;
+    cb_error_clear();
+    return mkdtemp(scratch) ? 0 : -1;
+}
+
+static int remove_scratch(void **state)
+{
+    (void)state;
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf %s", scratch);
+    return system(command);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_package_computes_the_same), cmocka_unit_test(directories_come_back),
+        cmocka_unit_test(generation_continues_a_prompt), cmocka_unit_test(reft_edits_the_tokens_of_each_sequence),
+        cmocka_unit_test(an_invertible_map_is_undone),   cmocka_unit_test(checkpointing_changes_nothing),
+        cmocka_unit_test(what_cannot_be_is_refused),
+    };
+    return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
+}
