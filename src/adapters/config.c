@@ -121,7 +121,7 @@ static bool collect_option(const cb_option *option, const json_t *value, json_t 
                     : option->type == CB_OPTION_STRING && json_is_number(value) ? text_of(value)
                     : named                                                     ? items_of(value)
                                                                                 : cb_json_copy(value);
-    if (!taken || json_object_set_new(options, option->name, taken) != 0)
+    if (!taken || !cb_json_put(options, option->name, taken))
         return no_memory();
     return true;
 }
@@ -225,7 +225,7 @@ bool cb_adapter_from_json(cb_adapter *adapter, const char *file, const json_t *o
     if (!json_is_object(object))
         return cb_fail(CB_ERR_FORMAT, "%s: expected a JSON object", file) == CB_OK;
     json_t *fixed = fixed_fields(adapter->kind), *options = json_object();
-    bool ok = (fixed && options && json_object_set_new(fixed, "peft_type", json_string(adapter->kind->peft_type)) == 0) || no_memory();
+    bool ok = (fixed && options && cb_json_put(fixed, "peft_type", json_string(adapter->kind->peft_type))) || no_memory();
     const char *key;
     json_t *value;
     if (ok)
@@ -273,8 +273,7 @@ static json_t *numbers_of(const json_t *texts)
         const char *text = json_string_value(item), *colon = strrchr(text, ':');
         char *name = colon ? cb_strndup(text, (size_t)(colon - text)) : NULL;
         ok = ok && !colon == !name && (!name || json_object_get(named, name) || cb_json_put(named, name, json_array())) &&
-             json_array_append_new(name ? json_object_get(named, name) : numbers,
-                                   json_integer(strtoll(colon ? colon + 1 : text, NULL, 10))) == 0;
+             cb_json_add(name ? json_object_get(named, name) : numbers, json_integer(strtoll(colon ? colon + 1 : text, NULL, 10)));
         cb_free(name);
     }
     json_t *result = !ok ? NULL : json_object_size(named) ? named : numbers;
@@ -398,7 +397,7 @@ static json_t *list_to_json(const cb_string_list *list, bool single, bool number
     json_t *array = json_array();
     bool ok = array;
     for (size_t i = 0; ok && i < list->count; i++)
-        ok = json_array_append_new(array, numbers ? json_integer(strtoll(list->items[i], NULL, 10)) : json_string(list->items[i])) == 0;
+        ok = cb_json_add(array, numbers ? json_integer(strtoll(list->items[i], NULL, 10)) : json_string(list->items[i]));
     if (ok)
         return array;
     json_decref(array);

@@ -71,7 +71,7 @@ static bool list_keys(const cb_lora_set *set, json_t *keys, int64_t *blocks)
         bool known = false;
         for (size_t k = 0; k < json_array_size(keys); k++)
             known = known || strcmp(json_string_value(json_array_get(keys, k)), key) == 0;
-        if (!known && json_array_append_new(keys, json_string(key)) != 0)
+        if (!known && !cb_json_add(keys, json_string(key)))
             return false;
     }
     *blocks = most - first;

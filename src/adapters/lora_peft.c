@@ -134,7 +134,7 @@ static bool put_exception(json_t *map, const char *layer, double value)
     for (const char *c = layer; ok && *c; c++)
         ok = *c == '.' ? cb_string_puts(&key, "\\.") : cb_string_append(&key, c, 1);
     json_t *number = value == floor(value) && fabs(value) < 1e15 ? json_integer((json_int_t)value) : json_real(value);
-    ok = ok && json_object_set_new(map, key.data, number) == 0;
+    ok = ok && cb_json_put(map, key.data, number);
     cb_string_free(&key);
     return ok;
 }
@@ -148,8 +148,7 @@ static json_t *config_json(const cb_lora_set *set)
     for (size_t i = 0; ok && i < set->count; i++) {
         const cb_lora_pair *p = &set->pairs[i];
         double own = p->scale * (double)p->rank;
-        ok = json_array_append_new(targets, json_string(p->layer)) == 0 &&
-             (p->rank == first->rank || put_exception(ranks, p->layer, (double)p->rank)) &&
+        ok = cb_json_add(targets, json_string(p->layer)) && (p->rank == first->rank || put_exception(ranks, p->layer, (double)p->rank)) &&
              (fabs(own - alpha) <= 1e-12 * fabs(alpha) || put_exception(alphas, p->layer, own));
     }
     return json_pack("{s:s, s:I, s:f, s:f, s:o, s:o, s:o}", "peft_type", "LORA", "r", (json_int_t)first->rank, "lora_alpha", alpha,

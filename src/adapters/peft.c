@@ -414,7 +414,7 @@ static bool write_weights(const cb_adapter *adapter, const char *path)
 static char *config_text(const cb_adapter *adapter, const char *base_model)
 {
     json_t *object = cb_adapter_to_json(adapter);
-    if (object && (!base_model || json_object_set_new(object, "base_model_name_or_path", json_string(base_model)) == 0)) {
+    if (object && (!base_model || cb_json_put(object, "base_model_name_or_path", json_string(base_model)))) {
         char *text = cb_json_dump(object, false), *line = text ? cb_format("%s\n", text) : NULL;
         cb_free(text);
         json_decref(object);

@@ -172,8 +172,8 @@ static bool render(const rendering *r, size_t count, bool prompt, cb_jinja_outpu
     json_t *some = json_array();
     for (size_t i = 0; i < count; i++)
         json_array_append(some, json_array_get(r->messages, i));
-    bool ok = some && json_array_size(some) == count && json_object_set_new(r->variables, "messages", some) == 0 &&
-              json_object_set_new(r->variables, "add_generation_prompt", json_boolean(prompt)) == 0;
+    bool ok = some && json_array_size(some) == count && cb_json_put(r->variables, "messages", some) &&
+              cb_json_put(r->variables, "add_generation_prompt", json_boolean(prompt));
     return ok ? cb_jinja_render_json(r->chat->template, r->variables, out) : out_of_memory();
 }
 

@@ -21,7 +21,7 @@ json_t *cb_gguf_short_real(double value)
 
 static bool put(json_t *object, const char *key, json_t *value)
 {
-    return json_object_set_new(object, key, value) == 0 || cb_fail(CB_ERR_MEMORY, "no memory for a model's config") == CB_OK;
+    return cb_json_put(object, key, value) || cb_fail(CB_ERR_MEMORY, "no memory for a model's config") == CB_OK;
 }
 
 const char *cb_gguf_full_key(const cb_gguf_architecture *a, const char *key, char text[128])

@@ -62,9 +62,9 @@ json_t *cb_gguf_pre_json(const cb_gguf_pre *pre)
     json_t *parts = json_array();
     bool ok = parts;
     for (int i = 0; ok && i < CB_GGUF_PRE_PATTERNS && pre->patterns[i]; i++)
-        ok = json_array_append_new(parts, json_pack("{s:s, s:{s:s}, s:s, s:b}", "type", "Split", "pattern", "Regex", pre->patterns[i],
-                                                    "behavior", "Isolated", "invert", 0)) == 0;
-    ok = ok && json_array_append_new(parts, byte_level(false)) == 0;
+        ok = cb_json_add(parts, json_pack("{s:s, s:{s:s}, s:s, s:b}", "type", "Split", "pattern", "Regex", pre->patterns[i], "behavior",
+                                          "Isolated", "invert", 0));
+    ok = ok && cb_json_add(parts, byte_level(false));
     if (ok)
         return json_pack("{s:s, s:o}", "type", "Sequence", "pretokenizers", parts);
     json_decref(parts);

@@ -28,7 +28,7 @@ bool cb_gguf_names_factors(const char *tensor)
 
 static bool put(json_t *object, const char *key, json_t *value)
 {
-    return json_object_set_new(object, key, value) == 0 || cb_fail(CB_ERR_MEMORY, "no memory for a model's config") == CB_OK;
+    return cb_json_put(object, key, value) || cb_fail(CB_ERR_MEMORY, "no memory for a model's config") == CB_OK;
 }
 
 /* ---- Llama 3's factors ---- */

@@ -98,7 +98,7 @@ static json_t *added_tokens(const reading *r)
             continue;
         if (!r->v.tokens[i].length)
             continue;
-        if (json_array_append_new(array, cb_added_token_json((int64_t)i, r->v.tokens[i].text, type != TYPE_USER_DEFINED)) != 0) {
+        if (!cb_json_add(array, cb_added_token_json((int64_t)i, r->v.tokens[i].text, type != TYPE_USER_DEFINED))) {
             json_decref(array);
             return NULL;
         }
@@ -116,7 +116,7 @@ static json_t *merges_json(const reading *r)
     json_t *array = cb_ok() ? json_array() : NULL;
     for (uint64_t i = 0; array && merges && i < merges->count; i++) {
         cb_gguf_next_string(merges, &offset, &text, &length);
-        if (!cb_utf8_valid(text, length, NULL) || json_array_append_new(array, json_stringn(text, length)) != 0) {
+        if (!cb_utf8_valid(text, length, NULL) || !cb_json_add(array, json_stringn(text, length))) {
             cb_fail(CB_ERR_FORMAT, "%s: tokenizer.ggml.merges[%llu]: found bytes that are no text in UTF-8", r->what,
                     (unsigned long long)i);
             json_decref(array);
@@ -216,7 +216,7 @@ json_t *cb_gguf_tokenizer(const cb_gguf *file)
 
 static bool put(json_t *object, const char *key, json_t *value)
 {
-    return json_object_set_new(object, key, value) == 0 || cb_fail(CB_ERR_MEMORY, "no memory for a tokenizer's config") == CB_OK;
+    return cb_json_put(object, key, value) || cb_fail(CB_ERR_MEMORY, "no memory for a tokenizer's config") == CB_OK;
 }
 
 static bool put_flag(const reading *r, json_t *config, const char *gguf, const char *hf, bool otherwise)

@@ -198,9 +198,9 @@ static json_t *model_config(const shape *s)
                  {"num_attention_heads", s->heads}, {"num_hidden_layers", s->layers}, {"num_key_value_heads", s->kv_heads},
                  {"vocab_size", s->vocab}};
     json_t *config = cb_json_parse("config.json", fixed_config, strlen(fixed_config));
-    bool ok = config && json_object_set_new(config, "tie_word_embeddings", json_boolean(s->tied)) == 0;
+    bool ok = config && cb_json_put(config, "tie_word_embeddings", json_boolean(s->tied));
     for (size_t i = 0; ok && i < sizeof sizes / sizeof *sizes; i++)
-        ok = json_object_set_new(config, sizes[i].key, json_integer((json_int_t)sizes[i].value)) == 0;
+        ok = cb_json_put(config, sizes[i].key, json_integer((json_int_t)sizes[i].value));
     if (ok)
         return config;
     json_decref(config);

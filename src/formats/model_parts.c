@@ -177,7 +177,7 @@ static json_t *config_with_dtype(const json_t *config, cb_dtype dtype)
 {
     const char *name = dtype == CB_F32 ? "float32" : dtype == CB_BF16 ? "bfloat16" : "float16";
     json_t *copy = cb_json_copy(config);
-    bool ok = copy && json_object_set_new(copy, json_object_get(copy, "torch_dtype") ? "torch_dtype" : "dtype", json_string(name)) == 0;
+    bool ok = copy && cb_json_put(copy, json_object_get(copy, "torch_dtype") ? "torch_dtype" : "dtype", json_string(name));
     if (ok)
         return copy;
     json_decref(copy);

@@ -71,8 +71,8 @@ json_t *cb_scored_decoder(bool prefix)
 {
     json_t *decoder = json_pack("{s:s, s:[o, {s:s}, {s:s}]}", "type", "Sequence", "decoders", replace_json(BLANK, " "), "type",
                                 "ByteFallback", "type", "Fuse");
-    if (prefix && json_array_append_new(json_object_get(decoder, "decoders"),
-                                        json_pack("{s:s, s:s, s:i, s:i}", "type", "Strip", "content", " ", "start", 1, "stop", 0)) != 0) {
+    if (prefix && !cb_json_add(json_object_get(decoder, "decoders"),
+                               json_pack("{s:s, s:s, s:i, s:i}", "type", "Strip", "content", " ", "start", 1, "stop", 0))) {
         json_decref(decoder);
         return NULL;
     }
@@ -87,13 +87,12 @@ json_t *cb_added_token_json(int64_t id, const char *text, bool special)
 
 static bool add_part(json_t *array, const char *kind, const char *id, int type)
 {
-    return !id || json_array_append_new(array, json_pack("{s:{s:s, s:i}}", kind, "id", id, "type_id", type)) == 0;
+    return !id || cb_json_add(array, json_pack("{s:{s:s, s:i}}", kind, "id", id, "type_id", type));
 }
 
 static bool add_special(json_t *object, const char *text, int64_t id)
 {
-    return !text ||
-           json_object_set_new(object, text, json_pack("{s:s, s:[I], s:[s]}", "id", text, "ids", (json_int_t)id, "tokens", text)) == 0;
+    return !text || cb_json_put(object, text, json_pack("{s:s, s:[I], s:[s]}", "id", text, "ids", (json_int_t)id, "tokens", text));
 }
 
 json_t *cb_template_json(const char *bos, int64_t bos_id, const char *eos, int64_t eos_id)

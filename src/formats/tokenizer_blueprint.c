@@ -102,9 +102,8 @@ bool cb_blueprint_add(cb_blueprint *b, const char *content, const json_t *flags,
         b->next_id = (int32_t)b->vocab.count;
     int32_t id = cb_vocab_find(&b->vocab, content, strlen(content));
     id = id >= 0 ? id : b->next_id++;
-    return json_array_append_new(b->added, token_json(id, content, flags, special)) == 0
-               ? cb_vocab_add(&b->added_ids, content, strlen(content), id)
-               : no_memory(b);
+    return cb_json_add(b->added, token_json(id, content, flags, special)) ? cb_vocab_add(&b->added_ids, content, strlen(content), id)
+                                                                          : no_memory(b);
 }
 
 bool cb_blueprint_add_extra(cb_blueprint *b, const char *content, const json_t *flags, bool special)
@@ -236,12 +235,13 @@ static bool sort_added(cb_blueprint *b)
         items[i] = json_array_get(b->added, i);
     if (count && items)
         qsort(items, count, sizeof *items, by_token_id);
-    for (size_t i = 0; sorted && i < count; i++)
-        json_array_append(sorted, items[i]);
+    bool ok = sorted;
+    for (size_t i = 0; ok && i < count; i++)
+        ok = cb_json_add(sorted, json_incref(items[i]));
     cb_free(items);
     json_decref(b->added);
     b->added = sorted;
-    return sorted != NULL;
+    return ok;
 }
 
 static json_t *or_null(json_t *part)

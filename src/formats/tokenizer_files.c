@@ -127,7 +127,7 @@ static json_t *read_merges_txt(const char *what, const char *text, size_t length
             ok = (cb_fail(CB_ERR_FORMAT, "%s: line %zu: found \"%.*s\", expected two tokens and a space between", what, number,
                           (int)(size < 60 ? size : 60), line),
                   false);
-        if (!ok || json_array_append_new(list, json_pack("[s%, s%]", line, left, space + 1, size - left - 1)) != 0) {
+        if (!ok || !cb_json_add(list, json_pack("[s%, s%]", line, left, space + 1, size - left - 1))) {
             json_decref(list);
             return NULL;
         }

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/base64.h"
+#include "core/json.h"
 #include "formats/sentencepiece.h"
 #include "formats/tokenizer_blueprint.h"
 #include "formats/tokenizer_readers.h"
@@ -14,7 +15,7 @@
 
 static bool appended(json_t *list, json_t *item)
 {
-    return json_array_append_new(list, item) == 0 || (cb_fail(CB_ERR_MEMORY, "out of memory"), false);
+    return cb_json_add(list, item) || (cb_fail(CB_ERR_MEMORY, "out of memory"), false);
 }
 
 static bool config_bool(const cb_blueprint *b, const char *key, bool fallback)

@@ -129,7 +129,7 @@ static bool write_index(const fold_plan *plan)
     for (size_t f = 0; f < plan->file_count; f++)
         for (size_t i = 0; ok && i < plan->files[f].count; i++) {
             total += plan->files[f].tensors[i].out.size;
-            ok = json_object_set_new(map, plan->files[f].tensors[i].out.name, json_string(plan->files[f].name)) == 0;
+            ok = cb_json_put(map, plan->files[f].tensors[i].out.name, json_string(plan->files[f].name));
         }
     index = json_pack("{s:{s:I}, s:o}", "metadata", "total_size", (json_int_t)total, "weight_map", map);
     char *path = cb_path_join(plan->stage, CB_FOLD_INDEX);
@@ -182,16 +182,16 @@ static bool change_config(const fold_plan *plan, json_t *config, const char *dty
 {
     bool quantize = plan->options->quantize != CB_QUANTIZE_NONE, ok = true;
     if (plan->untied)
-        ok = json_object_set_new(config, "tie_word_embeddings", json_false()) == 0;
+        ok = cb_json_put(config, "tie_word_embeddings", json_false());
     if (quantize)
-        ok = ok && json_object_set_new(config, "quantization_config", cb_json_made(quantization_config(plan))) == 0;
+        ok = ok && cb_json_put(config, "quantization_config", cb_json_made(quantization_config(plan)));
     else if (dtype)
         json_object_del(config, "quantization_config");
     /* transformers 5 says dtype, 4 says torch_dtype */
     if (ok && dtype && json_object_get(config, "torch_dtype"))
-        ok = json_object_set_new(config, "torch_dtype", json_string(dtype)) == 0;
+        ok = cb_json_put(config, "torch_dtype", json_string(dtype));
     if (ok && dtype && (json_object_get(config, "dtype") || !json_object_get(config, "torch_dtype")))
-        ok = json_object_set_new(config, "dtype", json_string(dtype)) == 0;
+        ok = cb_json_put(config, "dtype", json_string(dtype));
     return ok;
 }
 

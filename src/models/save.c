@@ -82,12 +82,12 @@ static json_t *new_config(const cb_model *model, cb_dtype dtype)
     const char *name = torch_name(dtype);
     json_t *json = cb_json_copy(model->json);
     bool old = json_object_get(json, "torch_dtype"), ok = json;
-    ok = ok && json_object_set_new(json, "architectures", json_pack("[s]", model->architecture->class_name)) == 0;
-    ok = ok && (!old || json_object_set_new(json, "torch_dtype", json_string(name)) == 0);
+    ok = ok && cb_json_put(json, "architectures", json_pack("[s]", model->architecture->class_name));
+    ok = ok && (!old || cb_json_put(json, "torch_dtype", json_string(name)));
     if (ok && (!old || json_object_get(json, "dtype")))
-        ok = json_object_set_new(json, "dtype", json_string(name)) == 0;
+        ok = cb_json_put(json, "dtype", json_string(name));
     if (ok && untied)
-        ok = json_object_set_new(json, "tie_word_embeddings", json_false()) == 0;
+        ok = cb_json_put(json, "tie_word_embeddings", json_false());
     if (ok)
         return json;
     json_decref(json);
