@@ -312,7 +312,7 @@ static json_t *to_json(const cb_option *o, const void *config)
         const cb_string_list *list = &FIELD(const cb_string_list, config, o);
         value = json_array();
         for (size_t i = 0; i < list->count; i++)
-            if (!cb_json_add(value, json_string(list->items[i]))) {
+            if (json_array_append_new(value, json_string(list->items[i])) != 0) {
                 json_decref(value);
                 return NULL;
             }
@@ -324,7 +324,7 @@ static json_t *to_json(const cb_option *o, const void *config)
         for (size_t i = 0; i < map->count; i++) {
             double v = map->values[i];
             bool whole = v == floor(v) && fabs(v) < 9e15;
-            if (!cb_json_put(value, map->keys[i], whole ? json_integer((json_int_t)v) : json_real(v))) {
+            if (json_object_set_new(value, map->keys[i], whole ? json_integer((json_int_t)v) : json_real(v)) != 0) {
                 json_decref(value);
                 return NULL;
             }
@@ -342,7 +342,7 @@ char *cb_options_to_json(const cb_option *table, const void *config)
     json_t *object = json_object();
     bool ok = object || cb_fail(CB_ERR_MEMORY, "no memory for options as JSON") == CB_OK;
     for (const cb_option *o = table; ok && o->type; o++)
-        if (!cb_json_put(object, o->name, to_json(o, config)))
+        if (json_object_set_new(object, o->name, to_json(o, config)) != 0)
             ok = cb_fail(CB_ERR_ARGUMENT, "%s: its value is not UTF-8 text", o->name) == CB_OK;
     char *text = ok ? cb_json_dump(object, false) : NULL;
     json_decref(object);
