@@ -19,6 +19,12 @@ extern "C" {
 
 typedef struct cb_adapter cb_adapter;
 
+/* A parameter, with the name that it has in a file. */
+typedef struct cb_named_tensor {
+    const char *name;
+    cb_tensor *tensor;
+} cb_named_tensor;
+
 /* Where modules go; the same for every kind, with PEFT's names and matching rules:
  * a list item hits a layer whose whole name it is or ends with "." + item; a pattern is a regular expression (PCRE2) that
  * must match the whole name; "all-linear" is every linear layer but the output head. */
@@ -198,11 +204,46 @@ CB_API bool cb_blend_add_with(cb_blend *blend, const cb_adapter *adapter, cb_ble
 /* An adapter for each row of a batch (NULL: none): each once, with its rows. */
 CB_API bool cb_blend_rows(cb_blend *blend, cb_adapter *const *adapters, size_t rows);
 
+/* ---- gates: weights for a blend, trained ---- */
+
+typedef enum cb_gate_input {
+    CB_GATE_TASK,    /* numbers of tasks (B) i32: a row of weights for each */
+    CB_GATE_FEATURES /* what says which adapters a sample wants, (B, C) f32: pooled hidden states, an image's quality, a state */
+} cb_gate_input;
+typedef struct cb_gate_options {
+    cb_gate_input input;
+    int64_t size;  /* tasks; C */
+    bool linear;   /* weights as they come out (Liu et al. 2025, PSEC); else a softmax over the parts */
+    int64_t top_k; /* the k largest of the softmax, the others 0, not scaled up again; 0: all */
+} cb_gate_options;
+typedef struct cb_gate cb_gate;
+/* One output a part: weight (tasks, N), or weight (N, C) and bias (N), f32.  Zeros at first: all parts 1 / N, or 0. */
+CB_API cb_gate *cb_gate_new_with(size_t parts, cb_gate_options options);
+#define cb_gate_new(parts, ...) cb_gate_new_with(parts, (cb_gate_options){__VA_ARGS__})
+CB_API void cb_gate_free(cb_gate *gate);                                             /* NULL is allowed */
+CB_API size_t cb_gate_parameters(const cb_gate *gate, const cb_named_tensor **list); /* to be trained */
+/* (B, N) f32 for a context's blend_weights, with the gate's gradients; input as the options say. */
+CB_API cb_tensor *cb_gate_weights(const cb_gate *gate, cb_tensor *input);
+
+/* ---- a composition: adapters and how they are mixed, as one directory ---- */
+
+/* DIR/blend.json names the parts, DIR/NAME is a PEFT directory for each, DIR/gate.safetensors what the gate has learned. */
+typedef struct cb_composition {
+    cb_adapter **adapters; /* (count), in their order */
+    double *weights;       /* strengths; with a gate, what each is multiplied with is up to it */
+    size_t count;
+    cb_gate *gate; /* NULL: the weights are all */
+} cb_composition;
+/* Adapters go by their names, of which each must be another.  Parts are written first, blend.json last. */
+CB_API bool cb_composition_save(const cb_composition *c, const char *directory, const char *base_model);
+/* Its adapters are off: put them into a blend, or switch them on at their weights. */
+CB_API bool cb_composition_load(cb_composition *c, const char *directory, cb_layer *root, const char *model_type);
+CB_API void cb_composition_free(cb_composition *c); /* with its adapters and gate */
+CB_API bool cb_is_composition(const char *directory);
+/* All parts for every row: at their weights, or by columns 0, 1, ... of what the gate gives. */
+CB_API bool cb_composition_blend(const cb_composition *c, cb_blend *blend);
+
 /* Everything trainable: module parameters, saved modules, biases; names as in adapter_model.safetensors.  Valid until detach. */
-typedef struct cb_named_tensor {
-    const char *name;
-    cb_tensor *tensor;
-} cb_named_tensor;
 CB_API size_t cb_adapter_parameters(const cb_adapter *adapter, const cb_named_tensor **list);
 CB_API int64_t cb_adapter_parameter_count(const cb_adapter *adapter); /* elements of those */
 /* What else a training run goes on from (CB_ROLE_STATE), not in the adapter's file.  Valid until detach. */

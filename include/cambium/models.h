@@ -124,6 +124,14 @@ CB_API bool cb_generate(cb_model *model, const cb_tokenizer *tokenizer, const ch
 /* The same for a prompt of ids; `tokenizer` may be NULL: ids come out, no text, and stop strings are refused. */
 CB_API bool cb_generate_ids(cb_model *model, const cb_tokenizer *tokenizer, const int32_t *prompt, size_t count,
                             const cb_generate_options *options, cb_generate_callback *callback, void *user, cb_generation *out);
+typedef struct cb_prompt_ids {
+    const int32_t *ids;
+    size_t count;
+} cb_prompt_ids;
+/* The same for several prompts as one batch, without callbacks: out[i] is what prompt i alone would give, with its adapters where a blend
+ * says which (row i; NULL: the layers' lists).  blend_weights (B, N) f32 or NULL: see cb_context.  Every row draws from the same seed. */
+CB_API bool cb_generate_rows(cb_model *model, const cb_tokenizer *tokenizer, const cb_prompt_ids *prompts, size_t count,
+                             const cb_blend *blend, cb_tensor *blend_weights, const cb_generate_options *options, cb_generation *out);
 CB_API void cb_generation_free(cb_generation *generation);
 
 #ifdef __cplusplus

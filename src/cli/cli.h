@@ -84,7 +84,8 @@ struct cli_call {
     const cb_option **given; /* options that stand on the command line */
     size_t given_count, given_capacity;
     cli_pair *adapter; /* adapter options as text, in order */
-    size_t adapter_count, adapter_capacity;
+    double *weights;   /* strengths that the adapters are given */
+    size_t adapter_count, adapter_capacity, weight_capacity;
     const char *kind; /* of adapters, as --kind says; NULL: it does not */
     bool usage;       /* the failure is one of usage */
 };
@@ -166,11 +167,24 @@ typedef struct cli_base {
     cb_model *model;
     cb_tokenizer *tokenizer;
     cb_adapter **adapters;
-    size_t adapter_count;
+    double *weights; /* strengths that the adapters are given */
+    size_t adapter_count, adapter_capacity, weight_capacity;
+    cb_string_list names; /* of the adapters: as given, or their directories' */
 } cli_base;
-/* `adapters`: directories, each with an optional "=weight".  The tokenizer stays NULL; see cli_tokenizer(). */
+/* `adapters`: directories, of an adapter or a composition, each with an optional "NAME=" before it and "=weight" behind it.  The tokenizer stays NULL; see cli_tokenizer(). */
 bool cli_base_open(cli_base *base, const char *model, const cb_string_list *adapters, cb_dtype dtype);
+/* The same in two steps: loaded, the adapters are off. */
+bool cli_base_load(cli_base *base, const char *model, const cb_string_list *adapters, cb_dtype dtype);
+bool cli_base_switch_on(cli_base *base);
 void cli_base_close(cli_base *base);
+
+/* `cambium generate --prompts` (generate_rows.c). */
+typedef struct cli_rows_settings {
+    char *prompts;
+    int64_t batch_size;
+} cli_rows_settings;
+extern const cb_option cli_rows_table[];
+bool cli_generate_rows(const cli_call *call, const cli_base *base, const cli_rows_settings *s, const cb_generate_options *options);
 
 extern const char *const cli_dtype_names[]; /* "bf16", "f32" */
 cb_dtype cli_dtype(int index);              /* of a choice among them */

@@ -12,12 +12,15 @@ typedef struct settings {
     char *system, *messages, *chat_template, *chat_template_kwargs;
     cb_string_list adapter;
     int dtype;
+    cli_rows_settings rows;
     cb_generate_options options;
 } settings;
 
 static const cb_option table[] = {
     CB_OPT_STRING(settings, prompt, NULL, "TEXT", "text to go on from; - reads standard input"),
-    CB_OPT_LIST(settings, adapter, NULL, "DIR,...", "adapter to attach, each with an optional =weight; may be given again"),
+    CB_OPT_LIST(settings, adapter, NULL, "DIR,...",
+                "adapter, or several saved as one directory, each with an optional NAME= before it and =weight behind; may be given "
+                "again"),
     CB_OPT_STRING(settings, tokenizer, NULL, "PATH", "tokenizer.json or its directory; without it the model's own"),
     CB_OPT_ENUM(settings, dtype, 1, cli_dtype_names, "how activations are kept and products are computed"),
     CLI_DRY_RUN(settings, CLI_NEEDS_HELP),
@@ -34,8 +37,11 @@ static const cb_option chat_table[] = {
                   "an object with more variables for the template, such as {\"enable_thinking\": false}"),
     CB_OPT_END};
 
-static const cli_group groups[] = {
-    {"Input", table, 0}, {"Conversation", chat_table, 0}, {"Sampling", cb_generate_option_table, offsetof(settings, options)}, {0}};
+static const cli_group groups[] = {{"Input", table, 0},
+                                   {"Batches", cli_rows_table, offsetof(settings, rows)},
+                                   {"Conversation", chat_table, 0},
+                                   {"Sampling", cb_generate_option_table, offsetof(settings, options)},
+                                   {0}};
 
 static bool print_piece(void *user, const char *text, size_t length)
 {
@@ -140,22 +146,26 @@ static bool run(cli_call *call, void *settings_)
     if (cli_given(call, "top-p") && s->options.top_p <= 0)
         s->options.top_p = DBL_MIN; /* the likeliest alone; 0 leaves it off in the library */
     s->chat |= s->system || s->messages || s->chat_template_kwargs || cli_given(call, "chat-template");
-    if (!s->prompt == !s->messages || (s->messages && s->system))
-        return cli_usage(call, "expected one of --prompt (with --system or without) and --messages");
+    bool rows = s->rows.prompts;
+    if ((s->prompt != NULL) + (s->messages != NULL) + rows != 1 || (s->messages && s->system))
+        return cli_usage(call, "expected one of --prompt (with --system or without), --messages and --prompts");
+    if (rows && s->chat)
+        return cli_usage(call, "--prompts are texts to go on from, without options of conversations");
     size_t length = 0;
     cli_base base = {0};
     cli_rehearsal rehearsal;
     if (s->dry_run && !cli_rehearsal_begin(&rehearsal, NULL))
         return false;
-    char *prompt = cli_text_argument(s->messages ? "" : s->prompt, &length);
+    char *prompt = cli_text_argument(s->prompt ? s->prompt : "", &length);
     bool ok = prompt;
     size_t bad = 0;
     if (ok && strlen(prompt) != length)
         ok = cli_refuse("--prompt: found a zero byte at offset %zu, expected text", strlen(prompt));
     else if (ok && !cb_utf8_valid(prompt, length, &bad))
         ok = cli_refuse("--prompt: found invalid UTF-8 at byte %zu, expected UTF-8 text", bad);
-    ok = ok && cli_base_open(&base, call->arguments[0], &s->adapter, cli_dtype(s->dtype)) &&
-         (base.tokenizer = cli_tokenizer(s->tokenizer, base.model)) && generate(call, s, &base, prompt);
+    ok = ok && cli_base_load(&base, call->arguments[0], &s->adapter, cli_dtype(s->dtype)) &&
+         (base.tokenizer = cli_tokenizer(s->tokenizer, base.model)) &&
+         (rows ? cli_generate_rows(call, &base, &s->rows, &s->options) : cli_base_switch_on(&base) && generate(call, s, &base, prompt));
     cli_base_close(&base);
     cb_free(prompt);
     return s->dry_run ? cli_plan(call, &rehearsal, ok) : ok;
@@ -164,16 +174,18 @@ static bool run(cli_call *call, void *settings_)
 const cli_command cli_generate = {
     .name = "generate",
     .summary = "continue a text with a model and any adapters",
-    .synopsis = "MODEL_DIR --prompt TEXT [--chat] [--adapter DIR[=weight]]... [options]",
+    .synopsis = "MODEL_DIR --prompt TEXT|--prompts FILE [--chat] [--adapter [NAME=]DIR[=weight]]... [options]",
     .description = "Prints the continuation as it is made. Without --temperature the likeliest token is taken each time, so the result "
-                   "is the same on every run. Several adapters add up, each times its weight.",
+                   "is the same on every run. Several adapters add up, each times its weight. With --prompts many texts run "
+                   "as one batch, each with adapters of its own.",
     .least = 1,
     .most = 1,
     .settings_size = sizeof(settings),
     .groups = groups,
-    .examples = (const char *const[]){"cambium generate models/base --prompt \"Once upon a time\" --max-new-tokens 64",
-                                      "cambium generate models/base --chat --system \"Be brief.\" --prompt \"What is a graft?\"",
-                                      "cambium generate models/base --adapter out/adapter=0.5 --prompt - --temperature "
-                                      "0.8 --top-p 0.95 < prompt.txt",
-                                      NULL},
+    .examples =
+        (const char *const[]){"cambium generate models/base --prompt \"Once upon a time\" --max-new-tokens 64",
+                              "cambium generate models/base --chat --system \"Be brief.\" --prompt \"What is a graft?\"",
+                              "cambium generate models/base --adapter out/adapter=0.5 --prompt - --temperature "
+                              "0.8 --top-p 0.95 < prompt.txt",
+                              "cambium generate models/base --adapter fr=out/french --adapter de=out/german --prompts prompts.jsonl", NULL},
     .run = run};

@@ -132,26 +132,72 @@ bool cli_split_weight(const char *option, const char *text, char **directory, do
     return *directory;
 }
 
-static bool add_adapter(cli_base *base, const char *text)
+/* Takes over the adapter (NULL: failure) and the name (NULL: the adapter's own). */
+static bool take_adapter(cli_base *base, cb_adapter *adapter, const char *name, double weight)
 {
-    char *directory = NULL;
-    double weight;
-    bool ok = cli_split_weight("--adapter", text, &directory, &weight);
-    cb_adapter *adapter = ok ? cb_adapter_load(directory, cb_model_root(base->model), cb_model_type(base->model)) : NULL;
-    cb_free(directory);
-    if (!adapter)
+    bool ok = adapter && cb_grow(&base->adapters, &base->adapter_capacity, base->adapter_count + 1, sizeof(cb_adapter *)) &&
+              cb_grow(&base->weights, &base->weight_capacity, base->adapter_count + 1, sizeof *base->weights) &&
+              cb_string_list_add(&base->names, name ? name : cb_adapter_name(adapter));
+    if (!ok) {
+        cb_adapter_free(adapter);
         return false;
+    }
+    base->weights[base->adapter_count] = weight;
     base->adapters[base->adapter_count++] = adapter;
-    if (weight != 1)
-        cb_adapter_set_strength(adapter, weight);
+    cb_adapter_set_strength(adapter, 0);
     return cb_ok();
 }
 
-bool cli_base_open(cli_base *base, const char *model, const cb_string_list *adapters, cb_dtype dtype)
+/* The parts of a composition. */
+static bool add_composition(cli_base *base, const char *directory, double weight)
+{
+    cb_composition c;
+    if (!cb_composition_load(&c, directory, cb_model_root(base->model), cb_model_type(base->model)))
+        return false;
+    bool ok =
+        !c.gate || cli_refuse("--adapter: %s has a gate, whose weights depend on what it is given; expected fixed weights", directory);
+    for (size_t i = 0; ok && i < c.count; i++) {
+        cb_adapter *adapter = c.adapters[i];
+        c.adapters[i] = NULL;
+        ok = take_adapter(base, adapter, NULL, weight * c.weights[i]);
+    }
+    cb_composition_free(&c);
+    return ok;
+}
+
+/* "NAME=DIR" names an adapter, unless a directory of that very name exists: *name and *directory then point into `text`. */
+static char *split_name(char *text, char **directory)
+{
+    char *equals = strchr(text, '=');
+    *directory = text;
+    if (!equals || equals == text || memchr(text, '/', (size_t)(equals - text)) || cb_is_directory(text))
+        return NULL;
+    *equals = 0;
+    *directory = equals + 1;
+    return text;
+}
+
+static bool add_adapter(cli_base *base, const char *given)
+{
+    char *text = NULL, *directory = NULL;
+    double weight;
+    const char *last = strrchr(given, '=');
+    bool named = last && cb_is_directory(last + 1) && !cb_is_directory(given); /* NAME=DIR: what follows is no weight */
+    bool ok = named ? (weight = 1, text = cb_strdup(given)) != NULL : cli_split_weight("--adapter", given, &text, &weight);
+    char *name = ok ? split_name(text, &directory) : NULL;
+    if (ok && cb_is_composition(directory))
+        ok = name ? cli_refuse("--adapter %s: %s is several adapters, which have names of their own", given, directory)
+                  : add_composition(base, directory, weight);
+    else if (ok)
+        ok = take_adapter(base, cb_adapter_load(directory, cb_model_root(base->model), cb_model_type(base->model)), name, weight);
+    cb_free(text);
+    return ok;
+}
+
+bool cli_base_load(cli_base *base, const char *model, const cb_string_list *adapters, cb_dtype dtype)
 {
     *base = (cli_base){.model = cb_model_load(model, .dtype = dtype)};
-    base->adapters = base->model ? cb_calloc(adapters->count, sizeof(cb_adapter *)) : NULL;
-    if (!base->adapters)
+    if (!base->model)
         return false;
     for (size_t i = 0; i < adapters->count; i++)
         if (!add_adapter(base, adapters->items[i]))
@@ -159,11 +205,25 @@ bool cli_base_open(cli_base *base, const char *model, const cb_string_list *adap
     return true;
 }
 
+bool cli_base_switch_on(cli_base *base)
+{
+    for (size_t i = 0; cb_ok() && i < base->adapter_count; i++)
+        cb_adapter_set_strength(base->adapters[i], base->weights[i]);
+    return cb_ok();
+}
+
+bool cli_base_open(cli_base *base, const char *model, const cb_string_list *adapters, cb_dtype dtype)
+{
+    return cli_base_load(base, model, adapters, dtype) && cli_base_switch_on(base);
+}
+
 void cli_base_close(cli_base *base)
 {
     for (size_t i = base->adapter_count; i-- > 0;)
         cb_adapter_free(base->adapters[i]);
     cb_free(base->adapters);
+    cb_free(base->weights);
+    cb_string_list_free(&base->names);
     cb_tokenizer_free(base->tokenizer);
     cb_model_free(base->model);
     *base = (cli_base){0};

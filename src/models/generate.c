@@ -167,16 +167,11 @@ static void warn_of_length(const run *r, size_t count)
                        (long long)limit);
 }
 
-/* Samples from the logits after `ids` and takes the token in; false on failure. */
-static bool step(run *r, const int32_t *ids, size_t count)
+/* The next token from its logits is taken in; false on failure. */
+static bool take_token(run *r, const cb_tensor *logits)
 {
     cb_generation *out = r->out;
-    warn_of_length(r, count);
-    cb_scope *scope = cb_scope_open();
-    if (!scope)
-        return false;
-    int32_t id = cb_sampler_next(r->sampler, step_logits(r->model, r->cache, ids, count));
-    cb_scope_close(scope);
+    int32_t id = cb_sampler_next(r->sampler, logits);
     if (id < 0 || !cb_file_maps_check() || !cb_grow(&out->ids, &out->capacity, out->count + 1, sizeof *out->ids))
         return false;
     out->ids[out->count++] = id;
@@ -190,6 +185,17 @@ static bool step(run *r, const int32_t *ids, size_t count)
         return false;
     text_added(&r->output, false);
     return true;
+}
+
+/* Samples from the logits after `ids`; false on failure. */
+static bool step(run *r, const int32_t *ids, size_t count)
+{
+    warn_of_length(r, count);
+    cb_scope *scope = cb_scope_open();
+    bool ok = scope && take_token(r, step_logits(r->model, r->cache, ids, count));
+    if (scope)
+        cb_scope_close(scope);
+    return ok;
 }
 
 /* In a rehearsal: leaves steps out, but for one of each size that memory could have (memory.c). */
@@ -206,6 +212,23 @@ static bool leave_out(run *r, int64_t most)
     return true;
 }
 
+/* Says why it ended, and hands on what was held back: the beginning of a code point or of a stop string; not after a stop string or when
+ * the callback has had enough. */
+static bool finish(run *r)
+{
+    cb_generation *out = r->out;
+    out->finish_reason = r->output.ended ? "stop" : "length";
+    bool cut = r->output.ended && !(out->count && !r->ignore_eos && is_eos(r->model, out->ids[out->count - 1]));
+    if (!r->stream || cut)
+        return true;
+    if (!cb_token_stream_finish(r->stream, &out->text))
+        return false;
+    text_added(&r->output, true);
+    if (r->output.ended)
+        out->finish_reason = "stop";
+    return true;
+}
+
 static bool generate(run *r, const int32_t *prompt, size_t count, int64_t most)
 {
     cb_generation *out = r->out;
@@ -217,17 +240,8 @@ static bool generate(run *r, const int32_t *prompt, size_t count, int64_t most)
     while (!r->output.ended && (int64_t)out->count < most)
         if ((cb_rehearsing() && !leave_out(r, most)) || !step(r, &out->ids[out->count - 1], 1))
             return false;
-    out->finish_reason = r->output.ended ? "stop" : "length";
-    /* held back: the beginning of a code point or of a stop string; not after a stop string or when the callback has
-     * had enough */
-    bool cut = r->output.ended && !(out->count && !r->ignore_eos && is_eos(r->model, out->ids[out->count - 1]));
-    if (r->stream && !cut) {
-        if (!cb_token_stream_finish(r->stream, &out->text))
-            return false;
-        text_added(&r->output, true);
-        if (r->output.ended)
-            out->finish_reason = "stop";
-    }
+    if (!finish(r))
+        return false;
     out->generate_seconds = cb_now() - start;
     return true;
 }
@@ -255,32 +269,185 @@ static int64_t room(const cb_model *model, size_t count, int64_t most)
     return most < left ? most : left;
 }
 
+/* How many tokens may follow, with `out` emptied and all that a run needs but the cache; 0 on failure.  run_close() in any case. */
+static int64_t run_open(run *r, cb_model *model, const cb_tokenizer *tokenizer, cb_prompt_ids prompt, const cb_generate_options *options,
+                        cb_generation *out)
+{
+    *r = (run){.model = model, .ignore_eos = options->ignore_eos, .out = out};
+    cb_string_clear(&out->text);
+    out->count = 0;
+    out->finish_reason = NULL;
+    out->prompt_seconds = out->generate_seconds = 0;
+    out->prompt_tokens = (int64_t)prompt.count;
+    int64_t most = room(model, prompt.count, options->max_new_tokens);
+    if (!most || !stop_check(&options->stop, tokenizer != NULL))
+        return 0;
+    r->sampler = cb_sampler_new(model->config.vocab_size, options);
+    r->stream = tokenizer ? cb_token_stream_open(tokenizer, true) : NULL;
+    r->output = (text_output){.stop = &options->stop, .text = &out->text};
+    return r->sampler && (r->stream || !tokenizer) ? most : 0;
+}
+
+static void run_close(run *r)
+{
+    cb_token_stream_free(r->stream);
+    cb_sampler_free(r->sampler);
+}
+
 bool cb_generate_ids(cb_model *model, const cb_tokenizer *tokenizer, const int32_t *prompt, size_t count,
                      const cb_generate_options *options, cb_generate_callback *callback, void *user, cb_generation *out)
 {
     if (!model || !out || !options || !cb_ok())
         return false;
-    cb_string_clear(&out->text);
-    out->count = 0;
-    out->finish_reason = NULL;
-    out->prompt_seconds = out->generate_seconds = 0;
-    out->prompt_tokens = (int64_t)count;
-    int64_t most = room(model, count, options->max_new_tokens);
-    if (!most || !stop_check(&options->stop, tokenizer != NULL))
-        return false;
-    int64_t capacity = (int64_t)count + (most < 256 ? most : 256);
+    run r;
+    int64_t most = run_open(&r, model, tokenizer, (cb_prompt_ids){prompt, count}, options, out);
+    r.output.callback = callback;
+    r.output.user = user;
     bool old = cb_set_grad_enabled(false);
-    run r = {.model = model,
-             .ignore_eos = options->ignore_eos,
-             .out = out,
-             .cache = cb_cache_new(model, 1, capacity),
-             .sampler = cb_sampler_new(model->config.vocab_size, options),
-             .stream = tokenizer ? cb_token_stream_open(tokenizer, true) : NULL,
-             .output = {.stop = &options->stop, .callback = callback, .user = user, .text = &out->text}};
-    bool ok = r.cache && r.sampler && (r.stream || !tokenizer) && generate(&r, prompt, count, most);
-    cb_token_stream_free(r.stream);
-    cb_sampler_free(r.sampler);
+    r.cache = most ? cb_cache_new(model, 1, (int64_t)count + (most < 256 ? most : 256)) : NULL;
+    bool ok = r.cache && generate(&r, prompt, count, most);
+    run_close(&r);
     cb_cache_free(r.cache);
+    cb_set_grad_enabled(old);
+    return ok;
+}
+
+/* ---- several prompts as one batch ---- */
+
+/* Rows end together: shorter prompts have padding before them, which no token sees. */
+typedef struct rows_run {
+    run *rows;
+    int64_t *most; /* tokens that may follow each prompt */
+    size_t count;
+    const cb_prompt_ids *prompts;
+    int64_t longest; /* prompt */
+    bool padded;
+    cb_model *model;
+    cb_context ctx;
+} rows_run;
+
+static bool row_goes_on(const rows_run *b, size_t i)
+{
+    return !b->rows[i].output.ended && (int64_t)b->rows[i].out->count < b->most[i];
+}
+
+/* Ids of slots begin..end-1 of every row with their positions and segments: of the prompts, or, behind them, what came last. */
+static cb_tensor *slots(rows_run *b, int64_t begin, int64_t end)
+{
+    int64_t n = end - begin;
+    cb_tensor *ids = cb_zeros(CB_I32, (int64_t)b->count, n), *positions = cb_zeros_like(ids), *segments = cb_zeros_like(ids);
+    if (!ids || !positions || !segments)
+        return NULL;
+    for (size_t row = 0; row < b->count; row++)
+        for (int64_t slot = begin; slot < end; slot++) {
+            int64_t at = (int64_t)row * n + slot - begin, position = slot - b->longest + (int64_t)b->prompts[row].count;
+            const cb_generation *out = b->rows[row].out;
+            ((int32_t *)ids->data)[at] = slot >= b->longest ? out->ids[out->count - 1] : position >= 0 ? b->prompts[row].ids[position] : 0;
+            /* a row that has ended stands still, so that learned positions suffice */
+            int64_t last = (int64_t)b->prompts[row].count + b->most[row] - 1;
+            ((int32_t *)positions->data)[at] = (int32_t)(position < 0 ? 0 : position < last ? position : last);
+            ((int32_t *)segments->data)[at] = position < 0 ? -1 : 0;
+        }
+    b->ctx.positions = positions;
+    b->ctx.segments = b->padded ? segments : NULL;
+    return ids;
+}
+
+/* Slots go through the model, a piece of the prompts at a time; logits (B, 1, V) of the last. */
+static cb_tensor *slot_logits(rows_run *b, int64_t begin, int64_t end)
+{
+    cb_tensor *hidden = NULL;
+    for (int64_t next; begin < end; begin = next) {
+        next = begin + PROMPT_PIECE < end ? begin + PROMPT_PIECE : end;
+        cb_scope *scope = cb_scope_open();
+        hidden = scope ? cb_model_hidden(b->model, slots(b, begin, next), &b->ctx) : NULL;
+        hidden = hidden ? cb_slice(hidden, 1, next - begin - 1, next - begin, 1) : NULL;
+        hidden = next == end && hidden ? cb_scope_return(scope, cb_contiguous(hidden)) : hidden;
+        if (scope)
+            cb_scope_close(scope);
+        if (!cb_ok())
+            return NULL;
+        if (cb_interrupted())
+            return cb_fail(CB_ERR_INTERRUPTED, "generation was interrupted"), NULL;
+    }
+    b->ctx.first_token = end - 1;
+    return cb_model_head(b->model, hidden, &b->ctx);
+}
+
+static bool rows_step(rows_run *b, int64_t begin, int64_t end)
+{
+    cb_scope *scope = cb_scope_open();
+    cb_tensor *logits = scope ? slot_logits(b, begin, end) : NULL;
+    bool ok = logits;
+    for (size_t i = 0; ok && i < b->count; i++)
+        if (row_goes_on(b, i))
+            ok = take_token(&b->rows[i], cb_slice(logits, 0, (int64_t)i, (int64_t)i + 1, 1));
+    if (scope)
+        cb_scope_close(scope);
+    return ok;
+}
+
+static bool generate_rows(rows_run *b)
+{
+    double start = cb_now();
+    for (size_t i = 0; i < b->count; i++)
+        if (!cb_sampler_see(b->rows[i].sampler, b->prompts[i].ids, b->prompts[i].count))
+            return false;
+    if (!rows_step(b, 0, b->longest))
+        return false;
+    double prompt_seconds = cb_now() - start;
+    bool more = true;
+    for (int64_t slot = b->longest; more; slot++) {
+        more = false;
+        for (size_t i = 0; i < b->count; i++)
+            more |= row_goes_on(b, i);
+        if (more && !rows_step(b, slot, slot + 1))
+            return false;
+    }
+    bool ok = true;
+    for (size_t i = 0; ok && i < b->count; i++) {
+        b->rows[i].out->prompt_seconds = prompt_seconds;
+        b->rows[i].out->generate_seconds = cb_now() - start - prompt_seconds;
+        ok = finish(&b->rows[i]);
+    }
+    return ok;
+}
+
+static bool rows_open(rows_run *b, const cb_tokenizer *tokenizer, const cb_generate_options *options, cb_generation *out)
+{
+    bool ok = true;
+    for (size_t i = 0; ok && i < b->count; i++) {
+        b->most[i] = run_open(&b->rows[i], b->model, tokenizer, b->prompts[i], options, &out[i]);
+        ok = b->most[i];
+        if ((int64_t)b->prompts[i].count > b->longest)
+            b->longest = (int64_t)b->prompts[i].count;
+    }
+    for (size_t i = 0; i < b->count; i++)
+        b->padded |= (int64_t)b->prompts[i].count < b->longest;
+    return ok;
+}
+
+bool cb_generate_rows(cb_model *model, const cb_tokenizer *tokenizer, const cb_prompt_ids *prompts, size_t count, const cb_blend *blend,
+                      cb_tensor *blend_weights, const cb_generate_options *options, cb_generation *out)
+{
+    if (!model || !prompts || !out || !options || !cb_ok())
+        return false;
+    rows_run b = {.rows = cb_calloc(count, sizeof *b.rows),
+                  .most = cb_calloc(count, sizeof *b.most),
+                  .count = count,
+                  .prompts = prompts,
+                  .model = model,
+                  .ctx = {.blend = blend, .blend_weights = blend_weights}};
+    bool old = cb_set_grad_enabled(false);
+    bool ok = count && b.rows && b.most && rows_open(&b, tokenizer, options, out);
+    b.ctx.cache =
+        ok ? cb_cache_new(model, (int64_t)count, b.longest + (options->max_new_tokens < 64 ? options->max_new_tokens : 64)) : NULL;
+    ok = b.ctx.cache && generate_rows(&b);
+    for (size_t i = 0; b.rows && i < count; i++)
+        run_close(&b.rows[i]);
+    cb_cache_free(b.ctx.cache);
+    cb_free(b.rows);
+    cb_free(b.most);
     cb_set_grad_enabled(old);
     return ok;
 }

@@ -216,6 +216,26 @@ contains generate_json.out '"finish_reason":"'
 printf 'The gardener' >prompt.txt
 "$program" generate llama2 --adapter adapter_json --prompt - --max-new-tokens 24 <prompt.txt >generate_stdin.out
 same_file generate.out generate_stdin.out
+# several prompts as one batch, each with adapters of its own: what each gives alone
+printf '%s\n' '{"prompt": "The gardener", "adapter": "own"}' '{"prompt": "The"}' '{"prompt": "A tree", "adapter": {"own": 0.5, "adapter_again": 1}}' >prompts.jsonl
+cp -r adapter_json adapter_again
+expect rows "$program" generate llama2 --adapter own=adapter_json --adapter adapter_again --prompts prompts.jsonl --max-new-tokens 24
+expect rows_json "$program" generate llama2 --adapter own=adapter_json --adapter adapter_again --prompts prompts.jsonl --max-new-tokens 24 --json --batch-size 2
+json rows_json.out
+contains rows_json.out '"prompts":3'
+{
+    printf '[1] own\n' && cat generate.out && printf '[2] -\n' && "$program" generate llama2 --prompt "The" --max-new-tokens 24
+    printf '[3] {"own":0.5,"adapter_again":1}\n' && "$program" generate llama2 --adapter adapter_json=0.5 --adapter adapter_again --prompt "A tree" --max-new-tokens 24
+} >rows_alone.out
+same_file rows.out rows_alone.out
+bad 1 'prompts.jsonl:1: adapter: found "own", expected one that --adapter names' generate llama2 --adapter adapter_json --prompts prompts.jsonl
+bad 2 'expected one of --prompt' generate llama2 --prompt x --prompts prompts.jsonl
+# a composition is its parts at their weights
+mkdir both && cp -r adapter_json both/one && cp -r adapter_json both/two
+printf '{"format": "cambium-blend", "version": 1, "parts": [{"name": "one", "weight": 0.5}, {"name": "two"}]}' >both/blend.json
+expect composed "$program" generate llama2 --adapter both --prompt "A tree" --max-new-tokens 24
+expect added "$program" generate llama2 --adapter adapter_json=0.5 --adapter adapter_again --prompt "A tree" --max-new-tokens 24
+same_file composed.out added.out
 expect chat "$program" generate llama2 --chat --chat-template plain --system "Be good." --prompt "The" --max-new-tokens 8 --json
 printf '[{"role": "system", "content": "Be good."}, {"role": "user", "content": "The"}]' >talk.json
 expect chat_messages "$program" generate llama2 --messages talk.json --chat-template plain --max-new-tokens 8

@@ -142,6 +142,40 @@ static void tokens_are_counted_from_the_start_of_the_sequence(void **state)
     close_setting(&s);
 }
 
+/* Prompts of other lengths, some that end early, with adapters of their own: what each alone gives, by sampling too. */
+static void generation_is_as_if_alone(void **state)
+{
+    (void)state;
+    for (int b = 0; bases[b]; b++) {
+        setting s = open_setting(bases[b]);
+        const int32_t *ids = s.ids->data;
+        cb_prompt_ids prompts[ROWS];
+        cb_generation together[ROWS] = {0}, alone = {0};
+        cb_generate_options options;
+        assert_ok(cb_options_init(cb_generate_option_table, &options));
+        options.max_new_tokens = 12;
+        options.temperature = b ? 0.7 : 0;
+        options.seed = 5;
+        options.repetition_penalty = 1.1;
+        for (int row = 0; row < ROWS; row++)
+            prompts[row] = (cb_prompt_ids){ids + (ptrdiff_t)row * LENGTH, 1 + (size_t)(row * 5) % LENGTH};
+        assert_ok(cb_generate_rows(s.model, NULL, prompts, ROWS, s.blend, NULL, &options, together));
+        for (int row = 0; row < ROWS; row++) {
+            switch_row(&s, row, 1);
+            assert_ok(cb_generate_ids(s.model, NULL, prompts[row].ids, prompts[row].count, &options, NULL, NULL, &alone));
+            switch_row(&s, row, 0);
+            assert_int_equal(together[row].count, alone.count);
+            assert_memory_equal(together[row].ids, alone.ids, alone.count * sizeof *alone.ids);
+            assert_string_equal(together[row].finish_reason, alone.finish_reason);
+            assert_int_equal(together[row].prompt_tokens, prompts[row].count);
+            cb_generation_free(&together[row]);
+        }
+        cb_generation_free(&alone);
+        cb_options_free(cb_generate_option_table, &options);
+        close_setting(&s);
+    }
+}
+
 /* ---- gradients ---- */
 
 static double loss_of(const setting *s, const cb_context *ctx, bool backward)
@@ -222,6 +256,144 @@ static void weights_have_gradients(void **state)
             fail_msg("variant %d: derivative %g, finite differences give %g", variant, found, wanted);
         close_setting(&s);
     }
+}
+
+/* ---- gates and compositions ---- */
+
+static void gates_give_weights(void **state)
+{
+    (void)state;
+    cb_scope *scope = cb_scope_open();
+    cb_gate *tasks = cb_gate_new(3, .input = CB_GATE_TASK, .size = 2),
+            *best = cb_gate_new(3, .input = CB_GATE_FEATURES, .size = 2, .top_k = 2);
+    const cb_named_tensor *list;
+    assert_int_equal(cb_gate_parameters(tasks, &list), 1);
+    const float logits[] = {0, logf(2), logf(5), 0, 0, 0};
+    memcpy(list[0].tensor->data, logits, sizeof logits);
+    cb_tensor *w = cb_gate_weights(tasks, cb_from(CB_I32, ((int32_t[]){1, 0}), 2));
+    assert_within(w, cb_from(CB_F32, ((float[]){1 / 3.f, 1 / 3.f, 1 / 3.f, 0.125f, 0.25f, 0.625f}), 2, 3), 1e-6, "tasks");
+    assert_int_equal(cb_gate_parameters(best, &list), 2);
+    const float weight[] = {1, 0, 0, 1, 0, 0}, x[] = {logf(2), 0, 0, logf(3)};
+    memcpy(list[0].tensor->data, weight, sizeof weight);
+    w = cb_gate_weights(best, cb_from(CB_F32, x, 2, 2)); /* exp: (2, 1, 1) and (1, 3, 1); of equals the first */
+    assert_within(w, cb_from(CB_F32, ((float[]){0.5f, 0.25f, 0, 0.2f, 0.6f, 0}), 2, 3), 1e-6, "the two best");
+    assert_ok(cb_backward(cb_sum(cb_square(w), CB_ALL, false)));
+    assert_true(largest(list[1].tensor->grad) > 0.01);
+    assert_refused(!cb_gate_weights(tasks, cb_from(CB_F32, x, 2, 2)), "expected i32 (B)");
+    assert_refused(!cb_gate_new(2, .size = 3, .top_k = 3), "top_k 3");
+    cb_gate_free(tasks);
+    cb_gate_free(best);
+    cb_scope_close(scope);
+}
+
+/* A gate that learns: two adapters, two tasks, and for each task the logits of one adapter; the right one is found. */
+static void a_gate_finds_the_adapter_of_a_task(void **state)
+{
+    (void)state;
+    setting s = open_setting("llama2");
+    cb_tensor *wanted = NULL;
+    cb_blend_clear(s.blend);
+    const int64_t first[] = {0, 1, 2}, second[] = {3, 4, 5};
+    assert_ok(cb_blend_add(s.blend, s.adapters[0], .rows = first, .row_count = 3) &&
+              cb_blend_add(s.blend, s.adapters[4], .rows = second, .row_count = 3));
+    cb_no_grad wanted = cb_model_logits(s.model, s.ids, &(cb_context){.blend = s.blend});
+    cb_blend_clear(s.blend);
+    cb_gate *gate = cb_gate_new(2, .input = CB_GATE_TASK, .size = 2);
+    cb_composition both = {
+        .adapters = (cb_adapter *[]){s.adapters[0], s.adapters[4]}, .weights = (double[]){1, 1}, .count = 2, .gate = gate};
+    assert_ok(cb_composition_blend(&both, s.blend));
+    const cb_named_tensor *list;
+    cb_gate_parameters(gate, &list);
+    cb_tensor *tasks = cb_from(CB_I32, ((int32_t[]){0, 0, 0, 1, 1, 1}), ROWS), *w = NULL;
+    for (int step = 0; step < 60; step++) {
+        cb_scope *scope = cb_scope_open();
+        w = cb_gate_weights(gate, tasks);
+        cb_tensor *y = cb_model_logits(s.model, s.ids, &(cb_context){.blend = s.blend, .blend_weights = w});
+        assert_ok(cb_backward(cb_mean(cb_square(cb_sub(y, wanted)), CB_ALL, false)));
+        float *p = list[0].tensor->data, *g = list[0].tensor->grad->data;
+        for (int i = 0; i < 4; i++) /* the sign's own size: the scale of the loss does not matter */
+            p[i] -= g[i] > 0 ? 0.1f : -0.1f;
+        cb_zero_grad(list[0].tensor);
+        cb_scope_close(scope);
+    }
+    w = cb_gate_weights(gate, tasks);
+    assert_true(cb_get(w, 0) > 0.95 && cb_get(w, 2L * ROWS - 1) > 0.95);
+    cb_gate_free(gate);
+    close_setting(&s);
+}
+
+static void compositions_come_back(void **state)
+{
+    (void)state;
+    for (int gated = 0; gated < 2; gated++) {
+        cb_model *model = load_model("llama2");
+        cb_scope *scope = cb_scope_open();
+        cb_adapter *adapters[] = {cb_adapter_new("lora", "formal"), cb_adapter_new("ia3", "short")};
+        for (int i = 0; i < 2; i++) {
+            assert_ok(cb_adapter_attach(adapters[i], cb_model_root(model), "llama", 1));
+            randomise(adapters[i], 3 + (uint64_t)i);
+            cb_adapter_set_strength(adapters[i], 0);
+        }
+        cb_gate *gate = gated ? cb_gate_new(2, .input = CB_GATE_FEATURES, .size = 3) : NULL;
+        const cb_named_tensor *list;
+        if (gated && cb_gate_parameters(gate, &list))
+            cb_init_normal(list[0].tensor, (cb_rng){.seed = 3}, 1);
+        cb_composition made = {.adapters = adapters, .weights = (double[]){0.5, 1.25}, .count = 2, .gate = gate}, read;
+        cb_tensor *features = cb_from(CB_F32, ((float[]){1, 0, 2, -1, 1, 0}), 2, 3);
+        cb_blend *blend = cb_blend_new(cb_model_root(model));
+        cb_tensor *wanted, *found;
+        assert_ok(cb_composition_blend(&made, blend));
+        const char *path = scratch_path(gated ? "gated" : "mixed");
+        cb_no_grad wanted = cb_model_logits(model, cb_cast(some_ids(), CB_I32),
+                                            &(cb_context){.blend = blend, .blend_weights = gated ? cb_gate_weights(gate, features) : NULL});
+        assert_ok(wanted && cb_composition_save(&made, path, "base"));
+        cb_adapter_free(adapters[0]);
+        cb_adapter_free(adapters[1]);
+        assert_true(cb_is_composition(path));
+        assert_ok(cb_composition_load(&read, path, cb_model_root(model), "llama"));
+        assert_int_equal(read.count, 2);
+        assert_true(read.weights[1] == 1.25 && !read.gate == !gated);
+        cb_blend_clear(blend);
+        assert_ok(cb_composition_blend(&read, blend));
+        cb_no_grad found =
+            cb_model_logits(model, cb_cast(some_ids(), CB_I32),
+                            &(cb_context){.blend = blend, .blend_weights = gated ? cb_gate_weights(read.gate, features) : NULL});
+        assert_true(distance(found, wanted) == 0);
+        cb_blend_free(blend);
+        cb_composition_free(&read);
+        cb_gate_free(gate);
+        char *part = cb_format("%s/formal", path);
+        cb_adapter *alone = cb_adapter_load(part, cb_model_root(model), "llama"); /* a part is an adapter */
+        assert_ok(alone);
+        cb_adapter_free(alone);
+        cb_free(part);
+        cb_scope_close(scope);
+        cb_model_free(model);
+    }
+}
+
+static void bad_compositions_are_refused(void **state)
+{
+    (void)state;
+    static const char *const cases[][2] = {
+        {"[]", "expected format cambium-blend"},
+        {"{\"format\": \"cambium-blend\", \"version\": 2, \"parts\": [{}]}", "expected format cambium-blend, version 1"},
+        {"{\"format\": \"cambium-blend\", \"version\": 1, \"parts\": []}", "and parts"},
+        {"{\"format\": \"cambium-blend\", \"version\": 1, \"parts\": [{\"name\": \"../mixed\"}]}", "parts[0]: expected a name"},
+        {"{\"format\": \"cambium-blend\", \"version\": 1, \"parts\": [{\"name\": \"x\", \"weight\": 0}]}", "a number other than 0"},
+        {"{\"format\": \"cambium-blend\", \"version\": 1, \"parts\": [{\"name\": \"x\"}]}", "/x"},
+    };
+    cb_model *model = load_model("llama2");
+    const char *path = scratch_path("bad");
+    assert_ok(cb_directory_make(path));
+    char *file = cb_path_join(path, "blend.json");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        cb_composition c;
+        assert_ok(cb_file_write(file, cases[i][0], strlen(cases[i][0])));
+        assert_refused(!cb_composition_load(&c, path, cb_model_root(model), "llama"), cases[i][1]);
+    }
+    cb_free(file);
+    cb_model_free(model);
 }
 
 /* ---- many ---- */
@@ -314,17 +486,36 @@ static void a_failed_allocation_is_an_error(void **state)
     close_setting(&s);
 }
 
+static int make_scratch(void **state)
+{
+    (void)state;
+    return mkdtemp(scratch) ? 0 : -1;
+}
+
+static int remove_scratch(void **state)
+{
+    (void)state;
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf %s", scratch);
+    return system(command);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_row_is_as_if_alone),
         cmocka_unit_test(a_cache_changes_nothing),
         cmocka_unit_test(tokens_are_counted_from_the_start_of_the_sequence),
+        cmocka_unit_test(generation_is_as_if_alone),
         cmocka_unit_test(gradients_are_those_of_the_rows_alone),
         cmocka_unit_test(weights_have_gradients),
+        cmocka_unit_test(gates_give_weights),
+        cmocka_unit_test(a_gate_finds_the_adapter_of_a_task),
+        cmocka_unit_test(compositions_come_back),
+        cmocka_unit_test(bad_compositions_are_refused),
         cmocka_unit_test(what_is_off_is_not_there),
         cmocka_unit_test(what_does_not_fit_is_refused),
         cmocka_unit_test(a_failed_allocation_is_an_error),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
 }

@@ -1,0 +1,14 @@
+/* gate.h: a gate on disk: what blend.json says of it, and its file. */
+#ifndef CB_ADAPTERS_GATE_H
+#define CB_ADAPTERS_GATE_H
+
+#include "adapters/internal.h"
+
+#define CB_GATE_FILE "gate.safetensors"
+
+json_t *cb_gate_json(const cb_gate *gate);
+bool cb_gate_write(const cb_gate *gate, const char *path);
+/* Of `parts` outputs; `file` names the JSON in messages. */
+cb_gate *cb_gate_read(const char *file, const json_t *json, const char *path, size_t parts);
+
+#endif

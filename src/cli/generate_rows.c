@@ -1,0 +1,186 @@
+/* generate_rows.c: `cambium generate --prompts`: prompts that run as batches, each row with adapters of its own. */
+#include <string.h>
+
+#include "cli/cli.h"
+#include "core/json.h"
+
+const cb_option cli_rows_table[] = {
+    CB_OPT_STRING(
+        cli_rows_settings, prompts, NULL, "FILE",
+        "JSON lines instead of a prompt: {\"prompt\": TEXT, \"adapter\": NAME}, a list of names, or {NAME: weight}; a line without "
+        "has no adapter"),
+    CB_OPT_INT(cli_rows_settings, batch_size, 16, 1, 65536, "prompts of --prompts that run together"), CB_OPT_END};
+
+/* A line of the file. */
+typedef struct request {
+    json_t *line;
+    const char *prompt;
+    double *weights; /* of each of the base's adapters; 0: it has it not */
+    cb_encoding ids;
+} request;
+
+typedef struct requests {
+    request *list;
+    size_t count, capacity;
+} requests;
+
+static void free_requests(requests *all)
+{
+    for (size_t i = 0; i < all->count; i++) {
+        json_decref(all->list[i].line);
+        cb_free(all->list[i].weights);
+        cb_encoding_free(&all->list[i].ids);
+    }
+    cb_free(all->list);
+}
+
+/* ---- reading ---- */
+
+static bool give(const cli_base *base, request *r, const char *where, const char *name, double weight)
+{
+    for (size_t i = 0; i < base->adapter_count; i++)
+        if (strcmp(base->names.items[i], name) == 0) {
+            r->weights[i] = weight * base->weights[i];
+            return true;
+        }
+    cb_string close = {0};
+    cb_closest_names(name, (const char *const *)base->names.items, base->names.count, 3, &close);
+    cli_refuse("%s: adapter: found \"%.100s\", expected one that --adapter names, such as %s", where, name,
+               close.data && close.length ? close.data : "NAME=DIR");
+    cb_string_free(&close);
+    return false;
+}
+
+static bool read_adapters(const cli_base *base, request *r, const char *where, json_t *value)
+{
+    bool ok = true;
+    const char *name;
+    json_t *item;
+    size_t i;
+    if (!value || json_is_null(value))
+        return true;
+    if (json_is_string(value))
+        return give(base, r, where, json_string_value(value), 1);
+    if (json_is_array(value))
+        json_array_foreach(value, i, item) ok = ok && (json_is_string(item) ? give(base, r, where, json_string_value(item), 1)
+                                                                            : cli_refuse("%s: adapter: expected names", where));
+    else if (json_is_object(value))
+        json_object_foreach(value, name, item) ok = ok && (json_is_number(item) ? give(base, r, where, name, json_number_value(item))
+                                                                                : cli_refuse("%s: adapter: expected weights", where));
+    else
+        ok = cli_refuse("%s: adapter: expected a name, an array of names or an object of weights", where);
+    return ok;
+}
+
+static bool add_line(requests *all, const cli_base *base, const char *where, const char *text, size_t length)
+{
+    if (!cb_grow(&all->list, &all->capacity, all->count + 1, sizeof *all->list))
+        return false;
+    request *r = &all->list[all->count++];
+    *r = (request){.line = cb_json_parse(where, text, length), .weights = cb_calloc(base->adapter_count, sizeof(double))};
+    if (!r->line || !r->weights)
+        return false;
+    r->prompt = json_string_value(json_object_get(r->line, "prompt"));
+    if (!r->prompt)
+        return cli_refuse("%s: found no prompt, expected an object with a text of that name", where);
+    if (!read_adapters(base, r, where, json_object_get(r->line, "adapter")) ||
+        !cb_tokenizer_encode(base->tokenizer, r->prompt, strlen(r->prompt), true, &r->ids))
+        return false;
+    return r->ids.count || cli_refuse("%s: the prompt is empty, expected at least one token", where);
+}
+
+static bool read_requests(requests *all, const cli_base *base, const char *path)
+{
+    size_t length;
+    char *text = cb_file_read(path, (size_t)1 << 30, &length);
+    bool ok = text;
+    int64_t number = 1;
+    for (char *at = text, *end; ok && at < text + length; at = end + 1, number++) {
+        end = memchr(at, '\n', (size_t)(text + length - at));
+        end = end ? end : text + length;
+        if (strspn(at, " \t\r") >= (size_t)(end - at))
+            continue;
+        char *where = cb_format("%s:%lld", path, (long long)number);
+        ok = where && add_line(all, base, where, at, (size_t)(end - at));
+        cb_free(where);
+    }
+    cb_free(text);
+    return ok && (all->count || cli_refuse("%s: found no prompts", path));
+}
+
+/* ---- running ---- */
+
+/* Each adapter once for every weight that rows give it. */
+static bool blend_rows(cb_blend *blend, const cli_base *base, const request *list, size_t count)
+{
+    int64_t *rows = cb_alloc(count * sizeof *rows);
+    bool ok = rows;
+    for (size_t a = 0; ok && a < base->adapter_count; a++)
+        for (size_t i = 0; ok && i < count; i++) {
+            double weight = list[i].weights[a];
+            size_t with = 0;
+            bool first = weight != 0;
+            for (size_t k = 0; k < i; k++)
+                first &= list[k].weights[a] != weight;
+            for (size_t k = i; first && k < count; k++)
+                if (list[k].weights[a] == weight)
+                    rows[with++] = (int64_t)k;
+            ok = !first || cb_blend_add(blend, base->adapters[a], .weight = weight, .rows = rows, .row_count = with);
+        }
+    cb_free(rows);
+    return ok;
+}
+
+static bool show(const cli_call *call, const request *r, size_t number, const cb_generation *g)
+{
+    json_t *adapter = json_object_get(r->line, "adapter");
+    const char *text = g->text.data ? g->text.data : "";
+    if (call->common.json)
+        return cli_json(json_pack("{s:s, s:s, s:O?, s:s%, s:I, s:I, s:s}", "event", "generation", "prompt", r->prompt, "adapter", adapter,
+                                  "text", text, g->text.length, "prompt_tokens", (json_int_t)g->prompt_tokens, "tokens",
+                                  (json_int_t)g->count, "finish_reason", g->finish_reason));
+    char *name = adapter ? json_dumps(adapter, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
+    printf("[%zu] %s\n", number + 1, json_is_string(adapter) ? json_string_value(adapter) : name ? name : "-");
+    free(name);
+    return fwrite(text, 1, g->text.length, stdout) == g->text.length && putchar('\n') != EOF;
+}
+
+static bool run_batch(const cli_call *call, const cli_base *base, const cb_generate_options *options, const request *list, size_t first,
+                      size_t count, int64_t *tokens)
+{
+    cb_blend *blend = cb_blend_new(cb_model_root(base->model));
+    cb_prompt_ids *prompts = cb_calloc(count, sizeof *prompts);
+    cb_generation *out = cb_calloc(count, sizeof *out);
+    bool ok = blend && prompts && out && blend_rows(blend, base, list + first, count);
+    for (size_t i = 0; ok && i < count; i++)
+        prompts[i] = (cb_prompt_ids){list[first + i].ids.ids, list[first + i].ids.count};
+    ok = ok && cb_generate_rows(base->model, base->tokenizer, prompts, count, blend, NULL, options, out);
+    for (size_t i = 0; ok && i < count && !cb_rehearsing(); i++) {
+        *tokens += (int64_t)out[i].count;
+        ok = show(call, &list[first + i], first + i, &out[i]);
+    }
+    for (size_t i = 0; out && i < count; i++)
+        cb_generation_free(&out[i]);
+    cb_free(out);
+    cb_free(prompts);
+    cb_blend_free(blend);
+    return ok;
+}
+
+bool cli_generate_rows(const cli_call *call, const cli_base *base, const cli_rows_settings *s, const cb_generate_options *options)
+{
+    requests all = {0};
+    double start = cb_now();
+    bool ok = read_requests(&all, base, s->prompts);
+    int64_t tokens = 0;
+    size_t step = (size_t)s->batch_size;
+    for (size_t i = 0; ok && i < all.count; i += step)
+        ok = run_batch(call, base, options, all.list, i, all.count - i < step ? all.count - i : step, &tokens);
+    double seconds = cb_now() - start;
+    if (ok && call->common.json && !cb_rehearsing())
+        ok = cli_json(json_pack("{s:s, s:I, s:I, s:o, s:o, s:I}", "event", "result", "prompts", (json_int_t)all.count, "tokens",
+                                (json_int_t)tokens, "seconds", cli_real(seconds), "tokens_per_second",
+                                cli_real(seconds > 0 ? (double)tokens / seconds : 0), "peak_memory", (json_int_t)cb_peak_rss()));
+    free_requests(&all);
+    return ok;
+}
