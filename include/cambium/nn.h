@@ -80,11 +80,20 @@ struct cb_layer {
     cb_layer *tied;    /* weights this layer has not itself are those of this one (a head tied to the embedding) */
 };
 
+/* What `before` means for merging. */
+typedef enum cb_input_change {
+    CB_INPUT_KEPT,      /* it leaves the input as it is */
+    CB_INPUT_ALONE,     /* the module changes the input and nothing else */
+    CB_INPUT_AND_RESULT /* and acts on the result as well */
+} cb_input_change;
+
 /* Where and how a module acts.  Every function may be NULL: it does not act there. */
 typedef struct cb_module_kind {
     const char *name;
     /* before: gives the layer another input */
     cb_tensor *(*before)(const cb_module *m, cb_tensor *x, const cb_context *ctx);
+    /* which of these it is, for a kind that can be merged; NULL: CB_INPUT_KEPT */
+    cb_input_change (*input)(const cb_module *m);
     /* on the weight: gives the layer another weight for this pass (masks, rotations, magnitude) */
     cb_tensor *(*weight)(const cb_module *m, cb_tensor *weight, const cb_context *ctx);
     /* on the bias: gives the layer another bias for this pass; bias is NULL where it has none */

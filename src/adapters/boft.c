@@ -188,6 +188,11 @@ static cb_tensor *boft_delta(const cb_module *m, cb_tensor *weight)
     return cb_rows_delta(m, weight, weight_change);
 }
 
+static cb_input_change boft_input(const cb_module *m)
+{
+    return m->layer->kind == CB_LAYER_LINEAR ? CB_INPUT_AND_RESULT : CB_INPUT_KEPT;
+}
+
 const cb_adapter_kind cb_kind_boft = {
     .name = "boft",
     .peft_type = "BOFT",
@@ -196,7 +201,8 @@ const cb_adapter_kind cb_kind_boft = {
     .options = boft_options,
     .config_size = sizeof(boft_config),
     .state_size = sizeof(boft_state),
-    .module = {.name = "boft", .before = boft_before, .weight = boft_weight, .forward = boft_forward, .delta = boft_delta},
+    .module =
+        {.name = "boft", .before = boft_before, .input = boft_input, .weight = boft_weight, .forward = boft_forward, .delta = boft_delta},
     .hosts = 1u << CB_LAYER_LINEAR | 1u << CB_LAYER_CONV,
     .check = boft_check,
     .create = boft_create,

@@ -123,6 +123,11 @@ static cb_tensor *hra_weight(const cb_module *m, cb_tensor *weight, const cb_con
     return cb_rows_weight(m, weight, ctx, row_change);
 }
 
+static cb_input_change hra_input(const cb_module *m)
+{
+    return m->layer->kind == CB_LAYER_LINEAR ? CB_INPUT_ALONE : CB_INPUT_KEPT;
+}
+
 const cb_adapter_kind cb_kind_hra = {
     .name = "hra",
     .peft_type = "HRA",
@@ -131,7 +136,7 @@ const cb_adapter_kind cb_kind_hra = {
     .options = hra_options,
     .config_size = sizeof(hra_config),
     .state_size = sizeof(hra_state),
-    .module = {.name = "hra", .before = hra_before, .weight = hra_weight, .delta = hra_delta},
+    .module = {.name = "hra", .before = hra_before, .input = hra_input, .weight = hra_weight, .delta = hra_delta},
     .hosts = 1u << CB_LAYER_LINEAR | 1u << CB_LAYER_CONV,
     .create = hra_create,
     .parameters = hra_parameters,

@@ -183,6 +183,11 @@ static cb_tensor *ia3_delta_bias(const cb_module *m, cb_tensor *bias)
     return cb_mul(bias, cb_reshape(cb_add_scalar(factors(m), -1), -1));
 }
 
+static cb_input_change ia3_input(const cb_module *m)
+{
+    return ((const ia3_state *)m->state)->feedforward ? CB_INPUT_ALONE : CB_INPUT_KEPT;
+}
+
 const cb_adapter_kind cb_kind_ia3 = {
     .name = "ia3",
     .peft_type = "IA3",
@@ -191,7 +196,8 @@ const cb_adapter_kind cb_kind_ia3 = {
     .options = ia3_options,
     .config_size = sizeof(ia3_config),
     .state_size = sizeof(ia3_state),
-    .module = {.name = "ia3", .before = ia3_before, .forward = ia3_forward, .delta = ia3_delta, .delta_bias = ia3_delta_bias},
+    .module =
+        {.name = "ia3", .before = ia3_before, .input = ia3_input, .forward = ia3_forward, .delta = ia3_delta, .delta_bias = ia3_delta_bias},
     .hosts = 1u << CB_LAYER_LINEAR | 1u << CB_LAYER_CONV,
     .create = ia3_create,
     .parameters = ia3_parameters,

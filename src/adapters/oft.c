@@ -221,6 +221,11 @@ static cb_tensor *oft_delta(const cb_module *m, cb_tensor *weight)
     return cb_rows_delta(m, weight, weight_change);
 }
 
+static cb_input_change oft_input(const cb_module *m)
+{
+    return m->layer->kind == CB_LAYER_LINEAR ? CB_INPUT_ALONE : CB_INPUT_KEPT;
+}
+
 const cb_adapter_kind cb_kind_oft = {
     .name = "oft",
     .peft_type = "OFT",
@@ -229,7 +234,13 @@ const cb_adapter_kind cb_kind_oft = {
     .options = oft_options,
     .config_size = sizeof(oft_config),
     .state_size = sizeof(oft_state),
-    .module = {.name = "oft", .before = oft_before, .weight = oft_weight, .forward = oft_forward, .adds = oft_adds, .delta = oft_delta},
+    .module = {.name = "oft",
+               .before = oft_before,
+               .input = oft_input,
+               .weight = oft_weight,
+               .forward = oft_forward,
+               .adds = oft_adds,
+               .delta = oft_delta},
     .hosts = 1u << CB_LAYER_LINEAR | 1u << CB_LAYER_CONV | 1u << CB_LAYER_EMBEDDING,
     .check = oft_check,
     .create = oft_create,

@@ -14,17 +14,45 @@ static cb_change *change_of(cb_changes *changes, cb_layer *layer, const char *na
     return &changes->list[changes->count++];
 }
 
-/* In the order in which the layer runs its modules, whatever that of the adapters: not every change is a sum. */
+static cb_input_change input_of(const cb_module *m)
+{
+    return m->kind->input ? m->kind->input(m) : CB_INPUT_KEPT;
+}
+
+/* A layer runs its modules in their order, whatever that of the adapters, and not every change is a sum.  All of them see the input that
+ * `before` made, so W + B A and a rotation R of the input are (W + B A) R: what changes the input comes last, and of several the one that
+ * ran first is nearest to x. */
+static bool comes_before(const cb_module *a, const cb_module *b)
+{
+    bool input_a = input_of(a) != CB_INPUT_KEPT, input_b = input_of(b) != CB_INPUT_KEPT;
+    if (input_a != input_b)
+        return input_b;
+    return input_a ? a->order > b->order : a->order < b->order;
+}
+
+/* One that changes input and result at once is merged as one change, which is right if nothing acts on its result. */
+static bool check_results(const cb_change *change)
+{
+    for (size_t i = 0; i < change->module_count; i++)
+        for (size_t k = 0; k < change->module_count; k++) {
+            const cb_module *both = change->modules[i], *later = change->modules[k];
+            if (input_of(both) == CB_INPUT_AND_RESULT && input_of(later) != CB_INPUT_ALONE && later->order > both->order)
+                return cb_fail(CB_ERR_UNSUPPORTED, "layer %s: %s after %s cannot be merged, expected it before", change->layer->name,
+                               later->kind->name, both->kind->name) == CB_OK;
+        }
+    return true;
+}
+
 static bool add_module(cb_changes *changes, cb_module *m, const char *name)
 {
     cb_change *change = change_of(changes, m->layer, name);
     if (!change || !cb_grow(&change->modules, &change->module_capacity, change->module_count + 1, sizeof *change->modules))
         return false;
     size_t at = change->module_count++;
-    for (; at > 0 && change->modules[at - 1]->order > m->order; at--)
+    for (; at > 0 && comes_before(m, change->modules[at - 1]); at--)
         change->modules[at] = change->modules[at - 1];
     change->modules[at] = m;
-    return true;
+    return check_results(change);
 }
 
 /* Whether a module changes the bias is known by asking it. */

@@ -320,6 +320,37 @@ static void merging_gives_the_adapters_results(void **state)
     for_all((net_form){.dtype = CB_F32, .transposed = true}, check_merge);
 }
 
+/* One of the case's with a LoRA on its layers, after it and before it. */
+static void check_merge_of_two(const kind_case *c, const net *n)
+{
+    const kind_case lora = {"lora", "a,b", "{\"r\": 2}", 0};
+    for (int last = 0; last < 2; last++) {
+        cb_adapter *two[2] = {put_random_on(n, last ? &lora : c), put_random_on(n, last ? c : &lora)};
+        cb_module *const *modules;
+        cb_adapter_modules(two[last], &modules);
+        cb_tensor *adapted = result(n);
+        if (modules[0]->kind->delta || modules[0]->kind->delta_bias) {
+            cb_fold *fold = cb_fold_in_place(two, 2);
+            if (!last && strcmp(c->kind, "boft") == 0) {
+                assert_refused(!fold, "lora after boft cannot be merged");
+            } else {
+                assert_ok(fold);
+                assert_within(result(n), adapted, 2e-5, c->options);
+            }
+            cb_unfold(fold);
+        }
+        cb_adapter_free(two[0]);
+        cb_adapter_free(two[1]);
+    }
+}
+
+static void two_kinds_on_a_layer_merge_in_their_order(void **state)
+{
+    (void)state;
+    for_all(plain, check_merge_of_two);
+    for_all((net_form){.dtype = CB_F32, .transposed = true}, check_merge_of_two);
+}
+
 static void check_strength(const kind_case *c, const net *n)
 {
     cb_tensor *off = result(n);
@@ -929,6 +960,7 @@ int main(void)
         cmocka_unit_test(every_kind_has_a_case),
         cmocka_unit_test(fresh_ones_change_nothing),
         cmocka_unit_test(merging_gives_the_adapters_results),
+        cmocka_unit_test(two_kinds_on_a_layer_merge_in_their_order),
         cmocka_unit_test(strength_goes_from_off_to_on),
         cmocka_unit_test(gradients_are_those_of_finite_differences),
         cmocka_unit_test(files_come_back),
