@@ -1,4 +1,4 @@
-/* blend.c: what it costs that the rows of a batch have LoRAs of their own, beside the base alone; bench/compare_blend.py runs PEFT too.
+/* blend.c: what it costs that the rows of a batch have LoRAs of their own, beside the base alone; bench/peer/blend_peer.py is PEFT on the same.
  *
  *     blend --model DIR --ids FILE [--adapters N] [--rows N] [--tokens N] [--target-modules q_proj,v_proj] [--dtype bf16|f32]
  *           [--rounds N] [--threads N] [--save DIR]

@@ -64,6 +64,7 @@ if(TARGET cambium AND EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/run.sh)
     adapter-mlx/adapters.safetensors sprig-merged.gguf)
   register_test(cli_lora_page ${page} docs/lora.md out/merged/model.safetensors out/loftq/adapter_model.safetensors
     out/merged-saved/model.safetensors out/dora-further/adapter_model.safetensors)
+  register_test(cli_composition_page ${page} docs/composition.md out/bible/adapter_model.safetensors out/merged/model.safetensors)
   register_test(cli_merging_page ${page} docs/merging.md out/both/adapter_model.safetensors out/ties-adapter/adapter_config.json
     out/dare-adapter/adapter_model.safetensors out/lego-adapter/adapter_model.safetensors out/slerp/model.safetensors
     out/ties-lora/adapter_model.safetensors)

@@ -178,7 +178,7 @@ static bool match_file(const cb_adapter *adapter, const char *path, const cb_wei
 static cb_tensor *entry_value(const cb_adapter_entry *entry, const cb_weight_entry *found)
 {
     if (found->dtype != CB_DTYPE_COUNT)
-        return cb_from_nd(found->dtype, found->data, entry->ndim, entry->shape);
+        return cb_reshape_nd(cb_weight_entry_tensor(found), entry->ndim, entry->shape);
     cb_tensor *t = cb_full_nd(CB_I32, 0, entry->ndim, entry->shape);
     for (int64_t i = 0; t && i < t->count; i++) {
         int16_t value;

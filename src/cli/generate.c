@@ -185,7 +185,6 @@ const cli_command cli_generate = {
     .examples =
         (const char *const[]){"cambium generate models/base --prompt \"Once upon a time\" --max-new-tokens 64",
                               "cambium generate models/base --chat --system \"Be brief.\" --prompt \"What is a graft?\"",
-                              "cambium generate models/base --adapter out/adapter=0.5 --prompt - --temperature "
-                              "0.8 --top-p 0.95 < prompt.txt",
+                              "cambium generate models/base --adapter out/adapter=0.5 --prompt - --temperature 0.8 < prompt.txt",
                               "cambium generate models/base --adapter fr=out/french --adapter de=out/german --prompts prompts.jsonl", NULL},
     .run = run};

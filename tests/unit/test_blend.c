@@ -106,6 +106,46 @@ static void each_row_is_as_if_alone(void **state)
     }
 }
 
+/* What PEFT computes for a batch with adapter_names. */
+static void mixed_batches_are_pefts(void **state)
+{
+    (void)state;
+    cb_scope *scope = cb_scope_open();
+    cb_safetensors *file = cb_safetensors_open(CB_TEST_DATA "/blend/expected.safetensors");
+    assert_ok(file);
+    expected e = {file};
+    cb_model *model = load_model("llama2");
+    enum { MIXED = 4 };
+    cb_adapter *rows[MIXED] = {NULL}, *loaded[MIXED];
+    size_t count = 0;
+    for (int i = 0; i < MIXED; i++) {
+        char key[8];
+        snprintf(key, sizeof key, "row%d", i);
+        const char *name = cb_safetensors_metadata(file, key);
+        assert_non_null(name);
+        for (size_t k = 0; k < count; k++)
+            if (strcmp(cb_adapter_name(loaded[k]), name) == 0)
+                rows[i] = loaded[k];
+        if (rows[i] || strcmp(name, "__base__") == 0)
+            continue;
+        rows[i] = loaded[count++] = cb_adapter_load(reference_path(name), cb_model_root(model), cb_model_type(model));
+        assert_ok(rows[i]);
+        cb_adapter_set_strength(rows[i], 0);
+    }
+    assert_int_equal(count, 2);
+    cb_blend *blend = cb_blend_new(cb_model_root(model));
+    assert_ok(cb_blend_rows(blend, rows, MIXED));
+    cb_tensor *found = NULL, *ids = cb_cast(expected_tensor(&e, "input_ids"), CB_I32);
+    cb_no_grad found = cb_model_logits(model, ids, &(cb_context){.blend = blend});
+    assert_within(found, expected_tensor(&e, "logits"), 1e-5, "a mixed batch");
+    cb_blend_free(blend);
+    while (count)
+        cb_adapter_free(loaded[--count]);
+    cb_safetensors_close(file);
+    cb_model_free(model);
+    cb_scope_close(scope);
+}
+
 static void a_cache_changes_nothing(void **state)
 {
     (void)state;
@@ -504,6 +544,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_row_is_as_if_alone),
+        cmocka_unit_test(mixed_batches_are_pefts),
         cmocka_unit_test(a_cache_changes_nothing),
         cmocka_unit_test(tokens_are_counted_from_the_start_of_the_sequence),
         cmocka_unit_test(generation_is_as_if_alone),
