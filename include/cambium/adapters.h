@@ -103,6 +103,8 @@ typedef struct cb_adapter_kind {
     /* Checks the options against each other (layer NULL: once, before anything is attached) and against each layer's sizes when a
      * fresh adapter is made.  NULL: nothing to check. */
     bool (*check)(const void *config, const cb_layer *layer);
+    /* Keeps some of the layers that the target options hit, in tree order; NULL: all. */
+    bool (*choose)(const void *config, cb_layer **layers, size_t *count);
     /* Fills in the state of one module: settings from config, tensors left NULL. */
     bool (*create)(cb_module *m, const void *config, const cb_layer *layer);
     /* Lists the module's parameters with names and shapes (at most CB_MODULE_PARAMETERS); returns how many.  The tensors are made,
@@ -136,6 +138,8 @@ typedef struct cb_adapter_kind {
     const char *const *peft_names;
     /* Whether such an object is written; otherwise the value of peft_fixed is.  NULL: always. */
     bool (*has_group)(const void *config, const char *group);
+    /* Names of options that are null in the file while they are 0, or the first choice; ends with NULL. */
+    const char *const *peft_null;
     /* JSON object: the fields of PEFT's config that the options do not cover, at the one value that is supported.  They are written
      * as they stand; a file with another value is refused by the field's name. */
     const char *peft_fixed;

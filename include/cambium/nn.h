@@ -30,6 +30,7 @@ typedef struct cb_context {
     cb_rng *rng;           /* for dropout; needed when training with one */
     cb_tensor *positions;  /* (B, T) i32, or NULL: 0, 1, 2, ... (after what the cache holds) */
     cb_tensor *segments;   /* (B, T) i32, or NULL: which document a token belongs to; negative: padding */
+    cb_tensor *tasks;      /* (B) i32, or NULL: which of its tasks an adapter of several does with a row; 0 */
     cb_cache *cache;       /* generation: keys and values so far; is extended */
     const cb_blend *blend; /* NULL: the modules on the layers' lists act, on everything.  It must outlive the backward pass */
     /* (B, N) or (B, T, N) f32: the weights that the blend's parts name by column; may carry a gradient.  NULL: none does */
@@ -107,6 +108,14 @@ typedef struct cb_module_kind {
     bool (*low_rank)(const cb_module *m, const cb_context *ctx, cb_low_rank *pair);
     /* inside attention: changes the options of the attention about to run (extra keys and values, masks) */
     bool (*attend)(const cb_module *m, cb_attention_options *options, const cb_context *ctx);
+    /* and after it: q (B, T, H, D) went in, y (B, T, H, D) came out; gives the new y */
+    cb_tensor *(*attended)(const cb_module *m, cb_tensor *q, cb_tensor *y, const cb_context *ctx);
+    /* On the layer that tokens are looked up in: virtual tokens before every text, which all of it sees and nothing else does.  How many
+     * there are (0 while the module is off); what they are, once a pass: embeddings (1 or B, N, width) that go through the model, or, of a
+     * kind with `prefix`, anything that it makes the keys and values of block `index` of, (1, N, key heads, D) each */
+    int64_t (*virtual_tokens)(const cb_module *m);
+    cb_tensor *(*prompt)(const cb_module *m, const cb_context *ctx);
+    bool (*prefix)(const cb_module *m, cb_tensor *prompt, int64_t index, cb_tensor **k, cb_tensor **v);
     /* what merging adds to the weight: the change that this module makes to `weight`, the layer's with the modules before
      * it merged, as (out, in) f32 (transposed layers: (in, out)).  A kind that has neither this nor delta_bias cannot be merged */
     cb_tensor *(*delta)(const cb_module *m, cb_tensor *weight);
@@ -178,6 +187,9 @@ CB_API bool cb_blend_check(const cb_blend *blend, const cb_tensor *weights, int6
 CB_API size_t cb_blend_parts(const cb_blend *blend); /* modules on its lists, all in all */
 /* Whether a module acts on the layer in this pass. */
 CB_API bool cb_layer_hosts(const cb_layer *layer, const cb_context *ctx);
+
+/* The module on the layer of tokens that puts virtual ones before every text in this pass, in *found, or NULL; more than one fails. */
+CB_API bool cb_layer_prompt(const cb_layer *layer, const cb_context *ctx, const cb_module **found);
 
 /* ---- forward ---- */
 

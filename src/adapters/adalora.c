@@ -61,6 +61,8 @@ static const cb_option adalora_options[] = {
 static const char *const adalora_peft_names[] = {
     "delta_t", "deltaT", "alpha", "lora_alpha", "dropout", "lora_dropout", "init_weights", "init_lora_weights", NULL};
 
+static const char *const adalora_peft_null[] = {"total_step", NULL};
+
 static const char adalora_peft_fixed[] =
     "{\"exclude_modules\": null, \"modules_to_save\": null, \"layers_to_transform\": null, \"layers_pattern\": null, \"fan_in_fan_out\": "
     "false, \"alora_invocation_tokens\": null, \"alpha_pattern\": {}, \"arrow_config\": null, \"corda_config\": null,"
@@ -445,6 +447,7 @@ const cb_adapter_kind cb_kind_adalora = {
     .stored = adalora_stored,
     .stored_config = adalora_stored_config,
     .peft_names = adalora_peft_names,
+    .peft_null = adalora_peft_null,
     .peft_fixed = adalora_peft_fixed,
     .default_targets = adalora_targets,
 };

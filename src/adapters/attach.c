@@ -25,6 +25,7 @@ bool cb_adapter_plan_module(cb_adapter *adapter, const cb_adapter_kind *kind, co
         .kind = kind,
         .config = config,
         .group = &adapter->group,
+        .fresh = fresh,
         .given = fresh ? cb_given_of(adapter, layer) : NULL,
     };
     adapter->modules[adapter->module_count++] = &m->module;
@@ -115,12 +116,19 @@ static bool hosts_our_module(const cb_adapter *adapter, const cb_layer *layer)
     return false;
 }
 
+/* Those of virtual tokens have no prefix. */
+static char *parameter_name(const cb_module *m, const char *suffix)
+{
+    if (!m)
+        return cb_format(CB_PEFT_GROUP_PREFIX "%s", suffix);
+    return m->kind->virtual_tokens ? cb_strdup(suffix) : cb_format(CB_PEFT_PREFIX "%s.%s", m->layer->name, suffix);
+}
+
 /* The parameters of a module, or (m NULL) of all together. */
 static bool list_parameters(cb_adapter *adapter, cb_module *m, const cb_adapter_parameter *list, int count)
 {
     for (int i = 0; i < count; i++) {
-        char *name =
-            m ? cb_format(CB_PEFT_PREFIX "%s.%s", m->layer->name, list[i].suffix) : cb_format(CB_PEFT_GROUP_PREFIX "%s", list[i].suffix);
+        char *name = parameter_name(m, list[i].suffix);
         cb_adapter_entry *entry = list_entry(adapter, name, list[i].ndim, list[i].shape);
         if (!entry)
             return false;

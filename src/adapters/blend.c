@@ -81,6 +81,10 @@ bool cb_blend_add_with(cb_blend *blend, const cb_adapter *adapter, cb_blend_use 
     if (!adapter->connected)
         return cb_fail(CB_ERR_STATE, "blend: adapter %s is not attached", adapter->name) == CB_OK;
     double weight = use.weight == 0 ? 1 : use.weight;
+    if (adapter->kind->module.virtual_tokens)
+        return cb_fail(CB_ERR_UNSUPPORTED,
+                       "blend: adapter %s is of kind %s, whose virtual tokens would be all rows'; expected another kind", adapter->name,
+                       adapter->kind->name) == CB_OK;
     const cb_share *share = share_of(blend, &use);
     cb_adapter_module *modules = share ? cb_blend_own(blend, cb_calloc(adapter->module_count, sizeof *modules)) : NULL;
     if (!modules)

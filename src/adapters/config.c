@@ -190,6 +190,12 @@ static bool read_group(const cb_adapter_kind *kind, const char *file, const char
     return true;
 }
 
+/* Of kinds that sit on whole attentions the field target_modules is the end of their names. */
+static bool names_attention(const cb_adapter_kind *kind)
+{
+    return kind->hosts == 1u << CB_LAYER_ATTENTION;
+}
+
 static bool read_field(cb_adapter *adapter, const char *file, const char *key, json_t *value, const json_t *fixed, json_t *options)
 {
     const cb_adapter_kind *kind = adapter->kind;
@@ -206,6 +212,8 @@ static bool read_field(cb_adapter *adapter, const char *file, const char *key, j
     if (strcmp(key, "fan_in_fan_out") == 0) /* the layers know how they store their weights */
         return json_is_boolean(value) || wrong_type(file, key, "true or false");
     int target = read_target(&adapter->target, file, key, value);
+    if (names_attention(kind)) /* an end of names, not an expression */
+        adapter->target.target_is_pattern = false;
     if (target)
         return target > 0;
     const cb_option *option = cb_options_find(kind->options, cb_adapter_option_name(kind, key));
@@ -350,6 +358,15 @@ static bool write_option(const cb_adapter_kind *kind, const void *config, json_t
     return ok;
 }
 
+static bool is_null_in_file(const cb_adapter_kind *kind, const char *option, const json_t *value)
+{
+    const cb_option *o = cb_options_find(kind->options, option);
+    for (const char *const *name = kind->peft_null; name && *name; name++)
+        if (strcmp(*name, option) == 0)
+            return o->type == CB_OPTION_ENUM ? strcmp(json_string_value(value), o->choices[0]) == 0 : json_integer_value(value) == 0;
+    return false;
+}
+
 static bool write_options(const cb_adapter_kind *kind, const void *config, json_t *out)
 {
     char *text = cb_options_to_json(kind->options, config);
@@ -360,8 +377,8 @@ static bool write_options(const cb_adapter_kind *kind, const void *config, json_
     json_t *value;
     json_object_foreach(options, key, value)
     {
-        ok = ok &&
-             write_option(kind, config, out, cb_adapter_peft_name(kind, key), option_to_json(cb_options_find(kind->options, key), value));
+        json_t *form = is_null_in_file(kind, key, value) ? json_null() : option_to_json(cb_options_find(kind->options, key), value);
+        ok = ok && write_option(kind, config, out, cb_adapter_peft_name(kind, key), form);
     }
     json_decref(options);
     return ok;
@@ -419,7 +436,8 @@ static bool write_targets(const cb_adapter *adapter, json_t *out)
     bool resolved = adapter->resolved_targets.count > 0;
     const cb_string_list *modules = resolved ? &adapter->resolved_targets : &target->target_modules;
     bool is_pattern = resolved ? adapter->resolved_is_pattern : target->target_is_pattern;
-    return write_target(out, "target_modules", list_to_json(modules, is_pattern, false), true) &&
+    return write_target(out, "target_modules", list_to_json(modules, is_pattern || names_attention(adapter->kind), false),
+                        !adapter->kind->module.virtual_tokens) &&
            write_target(out, "exclude_modules", list_to_json(&target->exclude_modules, target->exclude_is_pattern, false), false) &&
            write_target(out, "layers_to_transform", list_to_json(&target->layers_to_transform, false, true), false) &&
            write_target(out, "layers_pattern", list_to_json(&target->layers_pattern, true, false), false) &&

@@ -43,6 +43,7 @@ typedef struct cb_adapter_module {
     const cb_adapter_kind *kind;
     const void *config;
     const cb_adapter_group *group;
+    bool fresh;                  /* not of a file */
     const cb_given_start *given; /* of a fresh one, until it has its values; NULL: none */
 } cb_adapter_module;
 static inline const cb_adapter_module *cb_adapter_module_of(const cb_module *m)

@@ -7,6 +7,7 @@
 /* clang-format off */
 #define KINDS(KIND) \
     KIND(lora) KIND(ia3) KIND(trainable_tokens) KIND(loha) KIND(lokr) KIND(vera) KIND(fourierft) KIND(hra) \
+    KIND(prompt_tuning) KIND(p_tuning) KIND(prefix_tuning) KIND(multitask_prompt_tuning) KIND(adaption_prompt) \
     KIND(ln_tuning) KIND(bitfit) KIND(beft) KIND(shira) KIND(hira) KIND(miss) KIND(c3a) KIND(road) \
     KIND(delora) KIND(bottleneck) KIND(reft) KIND(oft) KIND(boft) KIND(randlora) KIND(vblora) KIND(adalora)
 /* clang-format on */

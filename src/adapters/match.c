@@ -481,6 +481,33 @@ static bool resolve_all(const cb_matcher *m, cb_layer *root, cb_string_list *res
     return true;
 }
 
+/* Virtual tokens go before the layer that tokens are looked up in, which is the first embedding. */
+static bool find_embedding(void *user, cb_layer *layer)
+{
+    if (layer->kind == CB_LAYER_EMBEDDING)
+        *(cb_layer **)user = layer;
+    return layer->kind != CB_LAYER_EMBEDDING;
+}
+
+static bool match_embedding(const cb_adapter *adapter, cb_layer *root, cb_layer ***list, size_t *count)
+{
+    const cb_target *t = &adapter->target;
+    const char *given = t->target_modules.count ? "target_modules" : t->modules_to_save.count ? "modules_to_save" : NULL;
+    if (given)
+        return cb_fail(CB_ERR_UNSUPPORTED, "%s: found some, expected none: %s has virtual tokens only", given, adapter->kind->name) ==
+               CB_OK;
+    cb_layer *embedding = NULL;
+    cb_layer_visit(root, find_embedding, &embedding);
+    if (!embedding)
+        return cb_fail(CB_ERR_UNSUPPORTED, "%s: found no embedding to put virtual tokens before", adapter->kind->name) == CB_OK;
+    *list = cb_alloc(sizeof **list);
+    if (!*list)
+        return false;
+    **list = embedding;
+    *count = 1;
+    return true;
+}
+
 bool cb_match_targets(const cb_adapter *adapter, cb_layer *root, const char *model_type, cb_layer ***list, size_t *count,
                       cb_string_list *resolved, bool *resolved_is_pattern)
 {
@@ -489,6 +516,8 @@ bool cb_match_targets(const cb_adapter *adapter, cb_layer *root, const char *mod
     bool is_pattern = target->target_is_pattern, given = target->target_modules.count > 0;
     *list = NULL;
     *count = 0;
+    if (adapter->kind->module.virtual_tokens)
+        return match_embedding(adapter, root, list, count);
     cb_matcher m = {.adapter = adapter};
     bool ok = given || default_targets(adapter, model_type, &automatic, &is_pattern);
     ok = ok && matcher_init(&m, adapter, given ? &target->target_modules : &automatic, is_pattern) && matcher_run(&m, root);
@@ -499,6 +528,7 @@ bool cb_match_targets(const cb_adapter *adapter, cb_layer *root, const char *mod
         *list = m.hits;
         *count = m.hit_count;
         m.hits = NULL;
+        ok = !adapter->kind->choose || adapter->kind->choose(adapter->config, *list, count);
     }
     matcher_free(&m);
     if (ok && !given && !all) {

@@ -13,6 +13,7 @@ struct cb_cache {
     cb_dtype dtype;
     cb_tensor **k, **v;  /* [layers]; NULL until a layer is first used */
     cb_tensor *segments; /* (B, capacity) i32, or NULL */
+    cb_keys *prefix;     /* [layers]: of virtual tokens */
 };
 
 cb_cache *cb_cache_new(const cb_model *model, int64_t batch, int64_t capacity)
@@ -31,7 +32,8 @@ cb_cache *cb_cache_new(const cb_model *model, int64_t batch, int64_t capacity)
         .batch = batch, .capacity = capacity, .layers = c->layers, .heads = c->kv_heads, .head_dim = c->head_dim, .dtype = model->dtype};
     cache->k = cb_calloc((size_t)c->layers, sizeof *cache->k);
     cache->v = cb_calloc((size_t)c->layers, sizeof *cache->v);
-    if (cache->k && cache->v)
+    cache->prefix = cb_calloc((size_t)c->layers, sizeof *cache->prefix);
+    if (cache->k && cache->v && cache->prefix)
         return cache;
     cb_cache_free(cache);
     return NULL;
@@ -59,7 +61,12 @@ void cb_cache_free(cb_cache *cache)
             cb_release(cache->k[i]);
         if (cache->v)
             cb_release(cache->v[i]);
+        if (cache->prefix) {
+            cb_release(cache->prefix[i].k);
+            cb_release(cache->prefix[i].v);
+        }
     }
+    cb_free(cache->prefix);
     cb_release(cache->segments);
     cb_free(cache->k);
     cb_free(cache->v);
@@ -147,6 +154,24 @@ bool cb_cache_segments(cb_cache *cache, cb_tensor **segments)
     }
     const int64_t shape[] = {cache->batch, cache->capacity};
     return reserve(cache, &cache->segments, CB_I32, 2, shape) && extend(cache, cache->segments, segments);
+}
+
+bool cb_cache_put_prefix(cb_cache *cache, int64_t layer, cb_keys keys)
+{
+    cb_keys made = {cb_contiguous(cb_cast(keys.k, cache->dtype)), cb_contiguous(cb_cast(keys.v, cache->dtype))};
+    if (!made.k || !made.v)
+        return false;
+    cb_keep(made.k);
+    cb_keep(made.v);
+    cb_release(cache->prefix[layer].k);
+    cb_release(cache->prefix[layer].v);
+    cache->prefix[layer] = made;
+    return true;
+}
+
+cb_keys cb_cache_prefix(const cb_cache *cache, int64_t layer)
+{
+    return cache->prefix[layer];
 }
 
 int64_t cb_cache_skip(cb_cache *cache, int64_t tokens)

@@ -53,7 +53,18 @@ typedef struct branch_call {
     cb_pass pass;
 } branch_call;
 
-enum { INPUT_X, INPUT_POSITIONS, INPUT_SEGMENTS, INPUT_COS, INPUT_SIN, INPUT_WEIGHTS, INPUT_CALL, INPUT_COUNT };
+enum {
+    INPUT_X,
+    INPUT_POSITIONS,
+    INPUT_SEGMENTS,
+    INPUT_COS,
+    INPUT_SIN,
+    INPUT_WEIGHTS,
+    INPUT_PREFIX_K,
+    INPUT_PREFIX_V,
+    INPUT_CALL,
+    INPUT_COUNT
+};
 
 static cb_tensor *branch_again(void *user, cb_tensor *const *inputs)
 {
@@ -66,6 +77,7 @@ static cb_tensor *branch_again(void *user, cb_tensor *const *inputs)
     call.pass.ctx.unread = cb_grad_enabled(); /* the second run: what comes out is there already */
     call.pass.cos = inputs[INPUT_COS];
     call.pass.sin = inputs[INPUT_SIN];
+    call.pass.prefix = (cb_keys){inputs[INPUT_PREFIX_K], inputs[INPUT_PREFIX_V]};
     cb_keep(inputs[INPUT_X]); /* the tape wants it as it is */
     cb_tensor *y = call.branch(call.model, call.index, inputs[INPUT_X], &call.pass);
     cb_release(inputs[INPUT_X]);
@@ -81,6 +93,8 @@ static cb_tensor *branch_checkpointed(cb_branch *branch, const cb_model *model, 
                                       [INPUT_COS] = pass->cos,
                                       [INPUT_SIN] = pass->sin,
                                       [INPUT_WEIGHTS] = pass->ctx.blend_weights,
+                                      [INPUT_PREFIX_K] = pass->prefix.k,
+                                      [INPUT_PREFIX_V] = pass->prefix.v,
                                       [INPUT_CALL] = cb_from(CB_U8, &call, (int64_t)sizeof call)};
     return inputs[INPUT_CALL] ? cb_checkpoint(branch_again, NULL, INPUT_COUNT, inputs, pass->ctx.rng) : NULL;
 }
@@ -104,8 +118,9 @@ cb_tensor *cb_branch_run(cb_branch *branch, const cb_model *model, int64_t index
     cb_scope *scope = x ? cb_scope_open() : NULL;
     if (!scope)
         return NULL;
-    bool checkpoint =
-        pass->ctx.checkpoint && cb_grad_enabled() && (x->requires_grad || takes_gradient(model->blocks[index].layer, &pass->ctx));
+    bool learns =
+        x->requires_grad || (pass->prefix.k && pass->prefix.k->requires_grad) || takes_gradient(model->blocks[index].layer, &pass->ctx);
+    bool checkpoint = pass->ctx.checkpoint && cb_grad_enabled() && learns;
     cb_tensor *y = checkpoint ? branch_checkpointed(branch, model, index, x, pass) : branch(model, index, x, pass);
     if (y != x) /* x's memory with something added is the caller's already */
         y = cb_scope_return(scope, y);
@@ -128,7 +143,7 @@ static cb_tensor *block_with_modules(cb_model *model, int64_t index, cb_tensor *
     return y;
 }
 
-static cb_tensor *block_run(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass)
+cb_tensor *cb_block_run(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass)
 {
     cb_scope *scope = cb_scope_open();
     if (!scope)
@@ -175,17 +190,30 @@ static cb_tensor *counted_positions(const cb_tensor *ids, int64_t start)
     return positions;
 }
 
-/* Fills in pass->ctx.positions and gives one more than the largest; -1 on failure. */
-static int64_t positions_prepare(cb_pass *pass, const cb_tensor *ids)
+/* Behind virtual tokens. */
+static cb_tensor *shifted_positions(cb_tensor *positions, int64_t by)
 {
-    int64_t start = cb_cache_length(pass->ctx.cache);
+    positions = cb_contiguous(positions);
+    cb_tensor *shifted = by && positions ? cb_empty_like(positions) : positions;
+    for (int64_t i = 0; by && shifted && i < shifted->count; i++) {
+        int32_t p = ((const int32_t *)positions->data)[i];
+        ((int32_t *)shifted->data)[i] = p < 0 ? p : p + (int32_t)by;
+    }
+    return shifted;
+}
+
+/* Fills in pass->ctx.positions, the first of which comes behind `first` virtual tokens, and gives one more than the largest; -1 on
+ * failure. */
+static int64_t positions_prepare(cb_pass *pass, const cb_tensor *ids, int64_t first)
+{
+    int64_t start = first + cb_cache_length(pass->ctx.cache);
     if (!pass->ctx.positions) {
         pass->ctx.positions = counted_positions(ids, start);
         return pass->ctx.positions ? start + ids->shape[1] : -1;
     }
     if (!same_layout("positions", pass->ctx.positions, ids))
         return -1;
-    pass->ctx.positions = cb_contiguous(pass->ctx.positions);
+    pass->ctx.positions = shifted_positions(pass->ctx.positions, first);
     if (!pass->ctx.positions)
         return -1;
     const int32_t *p = pass->ctx.positions->data;
@@ -209,7 +237,7 @@ static bool pass_begin(cb_pass *pass, cb_model *model, const cb_tensor *ids)
     cb_cache *cache = pass->ctx.cache;
     if (cache && !cb_cache_begin(cache, model, ids->shape[0], ids->shape[1]))
         return false;
-    int64_t positions = positions_prepare(pass, ids);
+    int64_t first = cb_prompt_tokens(model, &pass->ctx), positions = first < 0 ? -1 : positions_prepare(pass, ids, first);
     if (positions < 0)
         return false;
     if (model->position_embedding && positions > model->config.max_positions) {
@@ -237,11 +265,13 @@ static bool pass_begin(cb_pass *pass, cb_model *model, const cb_tensor *ids)
 static cb_tensor *hidden_run(cb_model *model, cb_tensor *ids, const cb_context *ctx)
 {
     cb_pass pass = {.ctx = ctx ? *ctx : (cb_context){0}};
+    cb_prompt prompt = {0};
     cb_scope *around = cb_scope_open(); /* positions live as long as the pass */
-    cb_scope *scope = around && pass_begin(&pass, model, ids) ? cb_scope_open() : NULL;
+    cb_scope *scope = around && pass_begin(&pass, model, ids) && cb_prompt_begin(&prompt, model, &pass) ? cb_scope_open() : NULL;
     cb_tensor *x = scope ? model->architecture->embed(model, ids, &pass) : NULL;
     for (int64_t i = 0; x && i < model->config.layers; i++)
-        x = move_on(&scope, block_run(model, i, x, &pass));
+        x = move_on(&scope, cb_prompt_next(&prompt, model, i, &pass) ? cb_block_run(model, i, x, &pass) : NULL);
+    cb_prompt_end(&prompt, &pass);
     x = x ? model->architecture->norm(model->norm, x, &pass.ctx) : NULL;
     if (x && pass.ctx.cache)
         cb_cache_end(pass.ctx.cache);

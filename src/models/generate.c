@@ -250,7 +250,10 @@ static bool generate(run *r, const int32_t *prompt, size_t count, int64_t most)
  * go on, where the model has seen nothing like them. */
 static int64_t room(const cb_model *model, size_t count, int64_t most)
 {
-    int64_t limit = model->config.max_positions, left = limit - (int64_t)count;
+    int64_t before = cb_prompt_tokens(model, &(cb_context){0});
+    if (before < 0)
+        return 0;
+    int64_t limit = model->config.max_positions - before, left = limit - (int64_t)count;
     if (!count) {
         cb_fail(CB_ERR_ARGUMENT, "generate: the prompt is empty, expected at least one token");
         return 0;

@@ -67,6 +67,7 @@ static bool build_block(cb_model *model, cb_weight_source *source, cb_layer *blo
     b->mlp = b->layer ? cb_layer_new(b->layer, "mlp", CB_LAYER_MLP) : NULL;
     if (!b->attention || !b->mlp)
         return false;
+    b->attention->in_features = b->attention->out_features = c->heads;
     b->attention_norm = cb_source_norm(source, b->layer, "ln_1", c->width, c->eps, true);
     b->mlp_norm = cb_source_norm(source, b->layer, "ln_2", c->width, c->eps, true);
     b->q = cb_source_linear(source, b->attention, "c_attn", c->width, 3 * c->width, true, true, CB_INITIAL_NORMAL);
@@ -95,10 +96,14 @@ static bool build(cb_model *model, cb_weight_source *source)
     return model->head != NULL;
 }
 
+static cb_tensor *position(cb_model *model, cb_tensor *x, const cb_pass *pass)
+{
+    return cb_add(x, cb_embedding_forward(model->position_embedding, pass->ctx.positions, model->dtype, &pass->ctx));
+}
+
 static cb_tensor *embed(cb_model *model, cb_tensor *ids, const cb_pass *pass)
 {
-    cb_tensor *tokens = cb_embedding_forward(model->embedding, ids, model->dtype, &pass->ctx);
-    return cb_add(tokens, cb_embedding_forward(model->position_embedding, pass->ctx.positions, model->dtype, &pass->ctx));
+    return position(model, cb_embedding_forward(model->embedding, ids, model->dtype, &pass->ctx), pass);
 }
 
 static cb_tensor *attention(const cb_model *model, int64_t index, cb_tensor *residual, const cb_pass *pass)
@@ -118,7 +123,10 @@ static cb_tensor *attention(const cb_model *model, int64_t index, cb_tensor *res
         part[i] = cb_squeeze(part[i], 2);
     if (ctx->cache && !cb_cache_extend(ctx->cache, index, &part[1], &part[2]))
         return NULL;
-    cb_attention_options options = {.causal = true, .scale = b->scale, .segments = ctx->segments};
+    cb_attention_options options = {
+        .causal = true, .scale = b->scale, .segments = ctx->segments, .prefix_k = pass->prefix.k, .prefix_v = pass->prefix.v};
+    if (pass->taken && part[1] && part[2])
+        *pass->taken = (cb_keys){cb_keep(part[1]), cb_keep(part[2])};
     cb_tensor *y = cb_attention_forward(b->attention, part[0], part[1], part[2], options, ctx);
     y = y ? cb_reshape(y, batch, time, -1) : NULL;
     return cb_close_branch(b->attention, b->o, residual, x, y, ctx);
@@ -145,6 +153,7 @@ const cb_architecture cb_gpt2_family[] = {
      .configure = configure,
      .build = build,
      .embed = embed,
+     .position = position,
      .block = block,
      .norm = cb_layer_norm_forward},
     {0},

@@ -72,10 +72,17 @@ struct cb_model {
     size_t eos_count;
 };
 
+/* Keys and values of one attention, kept for whoever asked for them. */
+typedef struct cb_keys {
+    cb_tensor *k, *v;
+} cb_keys;
+
 /* What a pass carries from block to block beside the hidden states. */
 typedef struct cb_pass {
     cb_context ctx;       /* positions filled in; segments those of the keys: with a cache, of everything so far */
     cb_tensor *cos, *sin; /* rotary tables or NULL */
+    cb_keys prefix;       /* of the block's virtual tokens, or NULL */
+    cb_keys *taken;       /* of virtual tokens on their way through the model: where the block's go; else NULL */
 } cb_pass;
 
 typedef struct cb_weight_source cb_weight_source;
@@ -87,6 +94,7 @@ typedef struct cb_architecture {
     bool (*configure)(cb_model *model);
     bool (*build)(cb_model *model, cb_weight_source *source);
     cb_tensor *(*embed)(cb_model *model, cb_tensor *ids, const cb_pass *pass);              /* (B, T) -> (B, T, C) */
+    cb_tensor *(*position)(cb_model *model, cb_tensor *x, const cb_pass *pass);             /* adds learned positions; may be NULL */
     cb_tensor *(*block)(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass); /* (B, T, C) -> (B, T, C) */
     cb_tensor *(*norm)(const cb_layer *layer, cb_tensor *x, const cb_context *ctx);         /* the last one */
 } cb_architecture;
@@ -138,6 +146,24 @@ cb_tensor *cb_activate(cb_activation activation, cb_tensor *x);
 cb_tensor *cb_close_branch(const cb_layer *host, const cb_layer *projection, cb_tensor *residual, cb_tensor *x, cb_tensor *inner,
                            const cb_context *ctx);
 
+/* The virtual tokens of a pass (prompt.c). */
+typedef struct cb_prompt {
+    const cb_module *module; /* NULL: there are none */
+    int64_t tokens;
+    cb_tensor *x; /* kept: what they are, (1 or B, tokens, C) so far where they go through the model */
+    cb_pass pass; /* theirs */
+    bool cached;  /* the cache has the keys and values of all blocks */
+} cb_prompt;
+/* How many there are before a text that begins: no failure to have none.  -1 on failure. */
+int64_t cb_prompt_tokens(const cb_model *model, const cb_context *ctx);
+/* Before the first block, once `pass` is complete. */
+bool cb_prompt_begin(cb_prompt *prompt, cb_model *model, const cb_pass *pass);
+/* Before each block: sets pass->prefix, which is kept until cb_prompt_next() or cb_prompt_end(). */
+bool cb_prompt_next(cb_prompt *prompt, cb_model *model, int64_t index, cb_pass *pass);
+void cb_prompt_end(cb_prompt *prompt, cb_pass *pass);
+/* One block with its modules, in a scope of its own. */
+cb_tensor *cb_block_run(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass);
+
 /* One half of a block. */
 typedef cb_tensor *cb_branch(const cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass);
 /* Runs it in a scope of its own: what it made and the backward pass does not need is freed before the next begins; with ctx->checkpoint
@@ -149,7 +175,10 @@ bool cb_cache_begin(cb_cache *cache, const cb_model *model, int64_t batch, int64
 bool cb_cache_extend(cb_cache *cache, int64_t layer, cb_tensor **k, cb_tensor **v);
 /* The same for segment ids, once a pass; NULL when no pass gives any. */
 bool cb_cache_segments(cb_cache *cache, cb_tensor **segments);
-void cb_cache_end(cb_cache *cache); /* the pass is through: its tokens count */
+/* Keys and values of virtual tokens, which all rows see: kept with those of the text that they are before. */
+bool cb_cache_put_prefix(cb_cache *cache, int64_t layer, cb_keys keys);
+cb_keys cb_cache_prefix(const cb_cache *cache, int64_t layer); /* NULL: there are none */
+void cb_cache_end(cb_cache *cache);                            /* the pass is through: its tokens count */
 /* In a rehearsal: as if so many more tokens had gone through, or as many as there is room for; returns how many. */
 int64_t cb_cache_skip(cb_cache *cache, int64_t tokens);
 

@@ -212,7 +212,14 @@ static cb_tensor *attention(const cb_model *model, int64_t index, cb_tensor *res
     cb_tensor *v = heads_of(b->v, NULL, x, head_dim, &unturned);
     if (ctx->cache && !cb_cache_extend(ctx->cache, index, &k, &v))
         return NULL;
-    cb_attention_options options = {.causal = true, .window = b->window, .scale = b->scale, .segments = ctx->segments};
+    cb_attention_options options = {.causal = true,
+                                    .window = b->window,
+                                    .scale = b->scale,
+                                    .segments = ctx->segments,
+                                    .prefix_k = pass->prefix.k,
+                                    .prefix_v = pass->prefix.v};
+    if (pass->taken && k && v)
+        *pass->taken = (cb_keys){cb_keep(k), cb_keep(v)};
     cb_tensor *y = cb_attention_forward(b->attention, q, k, v, options, ctx);
     y = y ? cb_reshape(y, x->shape[0], x->shape[1], -1) : NULL;
     return cb_close_branch(b->attention, b->o, residual, x, y, ctx);

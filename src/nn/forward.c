@@ -45,6 +45,22 @@ cb_tensor *cb_layer_after(const cb_layer *layer, cb_tensor *x, cb_tensor *y, con
     return y;
 }
 
+bool cb_layer_prompt(const cb_layer *layer, const cb_context *ctx, const cb_module **found)
+{
+    cb_parts parts = cb_parts_on(layer, ctx);
+    *found = NULL;
+    for (size_t i = 0; i < parts.count; i++) {
+        const cb_module *m = cb_part_at(&parts, i).module;
+        if (!m->kind->virtual_tokens || m->kind->virtual_tokens(m) == 0)
+            continue;
+        if (*found)
+            return cb_fail(CB_ERR_UNSUPPORTED, "virtual tokens: found those of two adapters (%s and %s), expected one of them on",
+                           (*found)->kind->name, m->kind->name) == CB_OK;
+        *found = m;
+    }
+    return true;
+}
+
 /* ---- the layer's own part ---- */
 
 /* What a layer computes from its parameters; `on` says which modules count (shared.h). */
@@ -222,12 +238,19 @@ static cb_tensor *attend_rows(const cb_shared *shared, const cb_region *rows, co
         if (m->kind->attend && (!on || on[i]) && !m->kind->attend(m, &options, &ctx))
             return NULL;
     }
-    return cb_attention_with(cb_region_rows(rows, a->q), cb_region_rows(rows, a->k), cb_region_rows(rows, a->v), options);
+    cb_tensor *q = cb_region_rows(rows, a->q);
+    cb_tensor *y = cb_attention_with(q, cb_region_rows(rows, a->k), cb_region_rows(rows, a->v), options);
+    for (size_t i = 0; y && i < shared->parts.count; i++) {
+        const cb_module *m = cb_part_at(&shared->parts, i).module;
+        if (m->kind->attended && (!on || on[i]))
+            y = m->kind->attended(m, q, y, &ctx);
+    }
+    return y;
 }
 
 static bool attends(const cb_module_kind *kind)
 {
-    return kind->attend;
+    return kind->attend || kind->attended;
 }
 
 cb_tensor *cb_attention_forward(const cb_layer *layer, cb_tensor *q, cb_tensor *k, cb_tensor *v, cb_attention_options options,

@@ -24,6 +24,7 @@ from peft_adapters import file_keys, sort_lists
 from peft_regression import ModelConv2D
 
 QV = ["q_proj", "v_proj"]
+PROMPTS = ["PromptTuning", "PromptEncoder", "PrefixTuning", "MultitaskPromptTuning"]  # kinds of virtual tokens
 
 KINDS = {
     "loha_qv": ("llama2", dict(kind="LoHa", r=4, alpha=6, target_modules=QV), 0.3),
@@ -99,6 +100,19 @@ KINDS = {
                    0.3),
     "adalora_masked": ("qwen2", dict(kind="AdaLora", init_r=4, target_r=2, lora_alpha=16, total_step=10, target_modules=["k_proj", "up_proj"],
                                      bias="lora_only", marks=["1011", "0000", "0100", "1111"]), 0.3),
+    "prompt_tuning_llama": ("llama2", dict(kind="PromptTuning", num_virtual_tokens=5), 0.1),
+    "prompt_tuning_gpt2": ("gpt2", dict(kind="PromptTuning", num_virtual_tokens=3), 0.1),
+    "p_tuning_qwen2": ("qwen2", dict(kind="PromptEncoder", num_virtual_tokens=4, encoder_hidden_size=20), 0.1),
+    "p_tuning_lstm": ("llama2", dict(kind="PromptEncoder", num_virtual_tokens=4, encoder_hidden_size=12,
+                                     encoder_reparameterization_type="LSTM", encoder_num_layers=1), 0.1),
+    "prefix_tuning_llama": ("llama2", dict(kind="PrefixTuning", num_virtual_tokens=5), 0.1),
+    "prefix_tuning_qwen2": ("qwen2", dict(kind="PrefixTuning", num_virtual_tokens=4, prefix_projection=True, encoder_hidden_size=24), 0.1),
+    "prefix_tuning_qwen3": ("qwen3", dict(kind="PrefixTuning", num_virtual_tokens=3, init_weights="zero"), 0.3),
+    "prefix_tuning_gpt2": ("gpt2", dict(kind="PrefixTuning", num_virtual_tokens=3), 0.1),
+    "adaption_prompt_llama": ("llama2", dict(kind="AdaptionPrompt", adapter_len=4, adapter_layers=1), 0.5),
+    "adaption_prompt_mistral": ("mistral", dict(kind="AdaptionPrompt", adapter_len=3, adapter_layers=2), 0.5),
+    "adaption_prompt_gpt2": ("gpt2", dict(kind="AdaptionPrompt", adapter_len=3, adapter_layers=2), 0.5),
+    "multitask_prompt_llama": ("llama2", dict(kind="MultitaskPromptTuning", num_virtual_tokens=4, num_tasks=3, num_ranks=2), 0.5),
     "adalora_gpt2": ("gpt2", dict(kind="AdaLora", init_r=4, target_r=2, lora_alpha=12, total_step=10, target_modules=["c_attn"],
                                   fan_in_fan_out=True), 0.3),
     "adalora_conv": ("conv2d", dict(kind="AdaLora", init_r=4, target_r=2, total_step=10, target_modules=["conv2d", "lin0"]), 0.4),
@@ -129,13 +143,17 @@ peft.tuners.boft.layer.FastBlockDiag = types.SimpleNamespace(apply=lambda x: tor
 GRADIENTS_KEPT = 6  # per adapter, spread over its keys
 
 
-def language_model(base, generator):
+def language_model(base, generator, virtual):
     model = load_f32(base)
     ids, labels, _ = batch(model.config.vocab_size, generator, False)
+    if virtual:
+        labels[:, 0] = -100  # which PEFT has the last virtual token predict
 
     def run(adapted):
-        out = adapted(input_ids=ids, labels=labels, use_cache=False)
-        return dict(input_ids=ids, labels=labels, logits=out.logits, loss=out.loss), out.loss
+        own = dict(task_ids=torch.tensor([2, 1])) if virtual == "MultitaskPromptTuning" else {}
+        out = adapted(input_ids=ids, labels=labels, use_cache=False, **own)
+        # virtual tokens have logits too
+        return dict(input_ids=ids, labels=labels, logits=out.logits[:, -ids.shape[1]:], loss=out.loss, **own), out.loss
 
     return model, "CAUSAL_LM", run
 
@@ -209,9 +227,9 @@ def make(name, base, options, noise, path, weights):
     seed = zlib.crc32(name.encode())
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed + 1)
-    model, task, run = convolution(weights) if base == "conv2d" else language_model(base, generator)
     options = dict(options)
     kind, marks = options.pop("kind"), options.pop("marks", None)
+    model, task, run = convolution(weights) if base == "conv2d" else language_model(base, generator, kind if kind in PROMPTS else None)
     if kind == "BitFit":
         adapted = BitFit(model)
     else:
@@ -232,12 +250,19 @@ def make(name, base, options, noise, path, weights):
         written |= dict(base_model_name_or_path=base, auto_mapping=None)
     with open(os.path.join(path, "adapter_config.json"), "w") as f:
         json.dump(written, f, indent=2, sort_keys=True)
+    if kind in PROMPTS:  # the file has what an encoder made, and gradients are those of that
+        adapted = peft.PeftModel.from_pretrained(load_f32(base), path)
+        adapted.prompt_encoder.requires_grad_(True)
     if marks:  # the file has fewer rows than what was trained
         adapted = peft.PeftModel.from_pretrained(load_f32(base), path, is_trainable=True)
     tensors, loss = run(adapted)
     loss.backward()
     saved = load_file(os.path.join(path, "adapter_model.safetensors"))
-    pairs = vblora_keys(adapted) if kind == "VBLoRA" else file_keys(adapted, saved)
+    if kind in PROMPTS:
+        pairs = dict(adapted.prompt_encoder["default"].named_parameters())
+        pairs["prompt_embeddings"] = pairs.pop("embedding.weight")
+    else:
+        pairs = vblora_keys(adapted) if kind == "VBLoRA" else file_keys(adapted, saved)
     keys = sorted(key for key in pairs if pairs[key].numel())
     for key in keys[:: max(1, len(keys) // GRADIENTS_KEPT)]:
         tensors["grad." + key] = pairs[key].grad

@@ -148,12 +148,17 @@ static inline void assert_close(const cb_tensor *found, const cb_tensor *wanted,
     assert_true(distance(found, wanted) <= 1e-4);
 }
 
-static inline cb_tensor *logits_of(cb_model *model, cb_tensor *ids)
+static inline cb_tensor *logits_for(cb_model *model, cb_tensor *ids, cb_tensor *tasks)
 {
     cb_tensor *y = NULL;
-    cb_no_grad y = cb_model_logits(model, cb_cast(ids, CB_I32), &(cb_context){0});
+    cb_no_grad y = cb_model_logits(model, cb_cast(ids, CB_I32), &(cb_context){.tasks = tasks});
     assert_ok(y);
     return y;
+}
+
+static inline cb_tensor *logits_of(cb_model *model, cb_tensor *ids)
+{
+    return logits_for(model, ids, NULL);
 }
 
 static inline cb_tensor *some_ids(void)
@@ -203,8 +208,10 @@ static inline void check_adapter(const char *name, double loose)
     cb_adapter *adapter = cb_adapter_load(reference_path(name), cb_model_root(model), cb_model_type(model));
     assert_ok(adapter);
     cb_tensor *ids = cb_cast(expected_tensor(&e, "input_ids"), CB_I32);
-    assert_within(logits_of(model, ids), expected_tensor(&e, "logits"), 1e-5 * loose, name);
-    cb_tensor *loss = cb_model_loss(model, ids, targets_of(expected_tensor(&e, "labels")), 0, &(cb_context){.training = true});
+    cb_tensor *tasks = cb_safetensors_find(e.file, "task_ids") ? cb_cast(expected_tensor(&e, "task_ids"), CB_I32) : NULL;
+    assert_within(logits_for(model, ids, tasks), expected_tensor(&e, "logits"), 1e-5 * loose, name);
+    cb_context ctx = {.training = true, .tasks = tasks};
+    cb_tensor *loss = cb_model_loss(model, ids, targets_of(expected_tensor(&e, "labels")), 0, &ctx);
     cb_tensor *rest = cb_adapter_regulariser(adapter);
     loss = rest ? cb_add(loss, rest) : loss;
     assert_ok(loss);

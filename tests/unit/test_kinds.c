@@ -266,7 +266,7 @@ static void every_kind_has_a_case(void **state)
 {
     (void)state;
     for (const cb_adapter_kind *const *kind = cb_adapter_kinds(); *kind; kind++) {
-        bool found = false;
+        bool found = (*kind)->module.virtual_tokens || (*kind)->module.attended; /* they need a whole model: test_prompts.c */
         for (int i = 0; i < CASES; i++)
             found |= strcmp(cases[i].kind, (*kind)->name) == 0;
         if (!found)
