@@ -4,7 +4,7 @@
 
 #include "cli/cli.h"
 
-enum { FLAG_COLUMN = 32, NARROW = 60, WIDE = 100 };
+enum { FLAG_COLUMN = 32, KIND_COLUMN = 26, NARROW = 60, WIDE = 100 };
 
 /* ---- one option ---- */
 
@@ -120,7 +120,8 @@ static bool kind_lines(const cli_section *s, cb_string *out)
 {
     bool ok = cb_string_puts(out, "\nAdapter kinds (`--kind NAME --help` shows the options of one)\n");
     for (; s->kind && ok; s++)
-        ok = cb_string_printf(out, "  %-18s", s->kind->name) && wrap(s->kind->summary, 20, 20, page_width(), out);
+        ok = cb_string_printf(out, "  %-*s", KIND_COLUMN - 2, s->kind->name) &&
+             wrap(s->kind->summary, KIND_COLUMN, KIND_COLUMN, page_width(), out);
     return ok;
 }
 
