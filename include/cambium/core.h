@@ -130,7 +130,8 @@ typedef struct cb_writer cb_writer;
 CB_API cb_writer *cb_writer_open(const char *path);
 CB_API bool cb_writer_write(cb_writer *w, const void *bytes, size_t length);
 CB_API bool cb_writer_values(cb_writer *w, const void *bytes,
-                             size_t length); /* the same, of a tensor: a rehearsal leaves a hole for them */
+                             size_t length);          /* the same, of a tensor: a rehearsal leaves a hole for them */
+CB_API uint64_t cb_writer_length(const cb_writer *w); /* bytes so far, also those of a rehearsal */
 CB_API bool cb_writer_printf(cb_writer *w, const char *format, ...) CB_PRINTF(2, 3);
 CB_API bool cb_writer_commit(cb_writer *w);                                    /* closes and frees w, also on failure */
 CB_API void cb_writer_abort(cb_writer *w);                                     /* closes, deletes the temporary, frees w; NULL is allowed */

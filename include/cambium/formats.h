@@ -55,6 +55,11 @@ typedef const void *cb_weight_provider(void *user, size_t index);
  * stands for {"format": "pt"}, without which transformers refuses a file. */
 CB_API bool cb_safetensors_write(const char *path, const cb_weight_entry *entries, size_t count, const char *const *metadata,
                                  cb_weight_provider *provide, void *user);
+/* Writes the bytes of entries[index] itself, all entries[index].size of them, by cb_writer_values() in pieces of any size: they are still in the
+ * processor's cache then, and no tensor is in memory whole. */
+typedef bool cb_weight_emitter(void *user, size_t index, cb_writer *w);
+CB_API bool cb_safetensors_stream(const char *path, const cb_weight_entry *entries, size_t count, const char *const *metadata,
+                                  cb_weight_emitter *emit, void *user);
 
 /* ---- a checkpoint: one file or shards ---- */
 

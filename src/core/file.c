@@ -4,6 +4,7 @@
  * directory, so a reader sees the old file or the new one whole, never a part, whatever happens in between.  What is
  * made while a mapped file changes under its reader is not kept: commit asks cb_file_maps_check() first.  A device
  * or a pipe (/dev/stdout, /dev/null) is not replaced by a file: its bytes go straight in, and temporary is NULL. */
+#define _GNU_SOURCE /* sync_file_range */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
@@ -95,15 +96,17 @@ char *cb_file_read(const char *path, size_t limit, size_t *length)
 
 /* ---- writing ---- */
 
-enum { BUFFER = 1 << 18 };
+enum { BUFFER = 1 << 18, STRETCH = 32 << 20 };
 
 struct cb_writer {
     int fd;
     char *path, *temporary; /* temporary: NULL when the bytes go straight to path */
     size_t used;
     bool failed;
-    bool kept;          /* no rehearsal is on, or something will read the file before it ends */
-    uint64_t rehearsed; /* bytes that a rehearsal would have written */
+    bool kept;       /* no rehearsal is on, or something will read the file before it ends */
+    uint64_t length; /* bytes that were written, or that a rehearsal would have written */
+    int64_t written; /* bytes that the system has */
+    int64_t begun;   /* and of these the first so many are on their way to the disk */
     char buffer[BUFFER];
 };
 
@@ -150,7 +153,8 @@ cb_writer *cb_writer_open(const char *path)
     w->used = 0;
     w->failed = false;
     w->kept = !cb_rehearsing() || cb_is_temporary(path);
-    w->rehearsed = 0;
+    w->length = 0;
+    w->written = w->begun = 0;
     w->temporary = NULL;
     w->path = cb_strdup(path);
     if (!w->path || !open_target(w)) {
@@ -160,10 +164,25 @@ cb_writer *cb_writer_open(const char *path)
     return w;
 }
 
+/* The system would keep a large file in memory until it is synced, and the disk idle meanwhile.  No more than a hint: its failure means
+ * nothing, and syncing will say what is wrong. */
+static void begin_to_store(cb_writer *w, size_t length)
+{
+    w->written += (int64_t)length;
+#ifdef SYNC_FILE_RANGE_WRITE
+    if (w->temporary && w->written - w->begun >= STRETCH) {
+        sync_file_range(w->fd, w->begun, w->written - w->begun, SYNC_FILE_RANGE_WRITE);
+        w->begun = w->written;
+    }
+#endif
+}
+
 static bool write_all(cb_writer *w, const char *bytes, size_t length)
 {
-    if (cb_io_write(w->fd, bytes, length))
+    if (cb_io_write(w->fd, bytes, length)) {
+        begin_to_store(w, length);
         return true;
+    }
     w->failed = true;
     int reason = errno;
     bool map_lost = reason == EFAULT && !cb_file_maps_check(); /* which tells more */
@@ -182,7 +201,7 @@ bool cb_writer_write(cb_writer *w, const void *bytes, size_t length)
 {
     if (!w || w->failed)
         return false;
-    w->rehearsed += length;
+    w->length += length;
     if (!w->kept)
         return true;
     if (length > BUFFER - w->used && !flush(w))
@@ -202,9 +221,14 @@ bool cb_writer_values(cb_writer *w, const void *bytes, size_t length)
     if (!w || w->failed || !cb_rehearsing() || length < SHORT)
         return cb_writer_write(w, bytes, length);
     cb_rehearsal_read(bytes, length);
-    w->rehearsed += length;
-    return !w->kept || (flush(w) && cb_io_truncate(w->fd, w->rehearsed) == 0 && lseek(w->fd, 0, SEEK_END) >= 0) ||
+    w->length += length;
+    return !w->kept || (flush(w) && cb_io_truncate(w->fd, w->length) == 0 && lseek(w->fd, 0, SEEK_END) >= 0) ||
            cb_io_failed(w->path, "cannot write");
+}
+
+uint64_t cb_writer_length(const cb_writer *w)
+{
+    return w->length;
 }
 
 bool cb_writer_printf(cb_writer *w, const char *format, ...)
@@ -232,12 +256,12 @@ bool cb_writer_commit(cb_writer *w)
     if (!w)
         return false;
     if (!w->kept) {
-        bool noted = !w->temporary || cb_rehearsal_output(w->path, w->rehearsed, false);
+        bool noted = !w->temporary || cb_rehearsal_output(w->path, w->length, false);
         cb_writer_abort(w);
         return noted;
     }
     if (cb_rehearsing())
-        cb_rehearsal_staged((int64_t)w->rehearsed);
+        cb_rehearsal_staged((int64_t)w->length);
     bool ok = !w->failed && cb_file_maps_check() && flush(w);
     if (ok && w->temporary && !cb_rehearsing() && cb_io_sync(w->fd) != 0)
         ok = cb_io_failed(w->path, "cannot sync");

@@ -128,37 +128,49 @@ static bool make_header(const char *path, const placed *order, size_t count, con
 
 /* ---- the file ---- */
 
-static bool write_tensor(cb_writer *w, const char *path, const placed *p, cb_weight_provider *provide, void *user)
+/* Where the bytes come from: one of these, or the entries themselves. */
+typedef struct source {
+    cb_weight_provider *provide;
+    cb_weight_emitter *emit;
+    void *user;
+} source;
+
+static bool write_tensor(cb_writer *w, const char *path, const placed *p, const source *from)
 {
     const cb_weight_entry *e = p->entry;
     if (!e->size)
         return true;
-    const void *bytes = provide ? provide(user, p->index) : e->data;
+    if (from->emit) {
+        uint64_t begin = cb_writer_length(w);
+        return from->emit(from->user, p->index, w) &&
+               (cb_writer_length(w) - begin == e->size ||
+                cb_fail(CB_ERR_ARGUMENT, "%s: tensor %.200s: found %llu bytes, expected %zu", path, e->name,
+                        (unsigned long long)(cb_writer_length(w) - begin), e->size) == CB_OK);
+    }
+    const void *bytes = from->provide ? from->provide(from->user, p->index) : e->data;
     if (!bytes)
         return cb_fail(CB_ERR_ARGUMENT, "%s: tensor %.200s: found no data to write", path, e->name) == CB_OK;
     return cb_writer_values(w, bytes, e->size);
 }
 
-static bool write_file(cb_writer *w, const char *path, const cb_string *header, const placed *order, size_t count,
-                       cb_weight_provider *provide, void *user)
+static bool write_file(cb_writer *w, const char *path, const cb_string *header, const placed *order, size_t count, const source *from)
 {
     uint8_t length[8];
     for (int i = 0; i < 8; i++)
         length[i] = (uint8_t)((uint64_t)header->length >> (8 * i));
     bool ok = cb_writer_write(w, length, sizeof length) && cb_writer_write(w, header->data, header->length);
     for (size_t i = 0; ok && i < count; i++)
-        ok = write_tensor(w, path, &order[i], provide, user);
+        ok = write_tensor(w, path, &order[i], from);
     return ok;
 }
 
-bool cb_safetensors_write(const char *path, const cb_weight_entry *entries, size_t count, const char *const *metadata,
-                          cb_weight_provider *provide, void *user)
+static bool write_all(const char *path, const cb_weight_entry *entries, size_t count, const char *const *metadata, const source *from)
 {
     cb_string header = {0};
     placed *order = arrange(path, entries, count);
     bool ok = order && make_header(path, order, count, metadata, &header);
     cb_writer *w = ok ? cb_writer_open(path) : NULL;
-    ok = w && write_file(w, path, &header, order, count, provide, user);
+    ok = w && write_file(w, path, &header, order, count, from);
     if (ok)
         ok = cb_writer_commit(w);
     else
@@ -166,4 +178,16 @@ bool cb_safetensors_write(const char *path, const cb_weight_entry *entries, size
     cb_string_free(&header);
     cb_free(order);
     return ok;
+}
+
+bool cb_safetensors_write(const char *path, const cb_weight_entry *entries, size_t count, const char *const *metadata,
+                          cb_weight_provider *provide, void *user)
+{
+    return write_all(path, entries, count, metadata, &(source){.provide = provide, .user = user});
+}
+
+bool cb_safetensors_stream(const char *path, const cb_weight_entry *entries, size_t count, const char *const *metadata,
+                           cb_weight_emitter *emit, void *user)
+{
+    return write_all(path, entries, count, metadata, &(source){.emit = emit, .user = user});
 }

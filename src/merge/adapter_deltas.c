@@ -32,6 +32,15 @@ static cb_weight_entry entry_of(const char *name, const cb_tensor *t)
     return e;
 }
 
+static bool append(void *user, const void *data, size_t bytes)
+{
+    char **to = user;
+    if (!cb_rehearsing())
+        memcpy(*to, data, bytes);
+    *to += bytes;
+    return true;
+}
+
 cb_tensor *cb_combine_tensors(const cb_model_merge_options *options, const char *name, cb_tensor *base, cb_tensor *const *others,
                               const double *weights, const double *densities, size_t count)
 {
@@ -56,7 +65,8 @@ cb_tensor *cb_combine_tensors(const cb_model_merge_options *options, const char 
                      .count = count,
                      .rows = rows,
                      .columns = columns};
-    return cb_combine(options, &v, CB_F32, out->data) ? out : NULL;
+    char *to = out->data;
+    return cb_combine(options, &v, CB_F32, append, &to) ? out : NULL;
 }
 
 /* ---- by method ---- */

@@ -101,9 +101,12 @@ bool cb_combine_densities(const cb_model_merge_options *options, size_t count, d
 
 /* ---- pieces ---- */
 
-static void read_piece(const cb_weight_entry *entry, int64_t first, int64_t count, float *to)
+/* False: some are no finite numbers. */
+static bool read_piece(const cb_weight_entry *entry, int64_t first, int64_t count, bool check, float *to)
 {
-    cbk_convert((const char *)entry->data + (size_t)first * cb_dtype_size(entry->dtype), entry->dtype, to, CB_F32, count);
+    const char *from = (const char *)entry->data + (size_t)first * cb_dtype_size(entry->dtype);
+    cbk_convert(from, entry->dtype, to, CB_F32, count);
+    return !check || cbk_all_finite(entry->dtype, from, count);
 }
 
 static void take_base_off(const float *base, float *x, int64_t n)
@@ -112,53 +115,84 @@ static void take_base_off(const float *base, float *x, int64_t n)
         x[i] -= base[i];
 }
 
-/* A sum of magnitudes is finite only if all are: f32 ones cannot overflow f64. */
-static bool all_finite(const float *x, int64_t n)
+static bool rehearse(const cb_combine_job *job, bool write)
 {
-    double sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < n; i++)
-        sum += fabs((double)x[i]);
-    return isfinite(sum);
+    const cb_versions *v = job->v;
+    if (!job->base_unused)
+        cb_rehearsal_read(v->base->data, v->base->size);
+    for (size_t i = 0; i < v->count; i++)
+        cb_rehearsal_read(v->others[i]->data, v->others[i]->size);
+    bool ok = true;
+    for (int64_t left = write ? job->count : 0, n; ok && left; left -= n) {
+        n = left < job->stretch * job->piece ? left : job->stretch * job->piece;
+        ok = job->sink(job->user, job->out, (size_t)n * cb_dtype_size(job->dtype));
+    }
+    return ok;
+}
+
+typedef struct visiting {
+    const cb_combine_job *job;
+    bool changes, write;
+    cb_combine_visitor *visit;
+    void *user;
+} visiting;
+
+/* One piece, by the calling thread; false: something is no finite number. */
+static bool visit_piece(const visiting *v, int64_t index)
+{
+    const cb_combine_job *job = v->job;
+    size_t count = job->v->count, size = (size_t)job->piece;
+    float *room = job->room + (size_t)omp_get_thread_num() * (count + 3) * size, *others[CB_MERGE_MOST_MODELS];
+    cb_combine_piece piece = {.index = index, .first = index * job->piece, .base = room, .others = others};
+    bool finite = true;
+    piece.count = job->count - piece.first < job->piece ? job->count - piece.first : job->piece;
+    if (!job->base_unused)
+        read_piece(job->v->base, piece.first, piece.count, false, piece.base);
+    for (size_t i = 0; i < count; i++) {
+        others[i] = room + (i + 1) * size;
+        /* methods may leave a change that is no number out, and hide it */
+        finite = read_piece(job->v->others[i], piece.first, piece.count, v->write, others[i]) && finite;
+        if (v->changes)
+            take_base_off(piece.base, others[i], piece.count);
+    }
+    piece.out = room + (count + 1) * size;
+    piece.spare = room + (count + 2) * size;
+    v->visit(job, &piece, v->user);
+    if (!v->write)
+        return true;
+    char *out = job->out + (size_t)(index % job->stretch) * size * cb_dtype_size(job->dtype);
+    cbk_convert(piece.out, CB_F32, out, job->dtype, piece.count);
+    return finite && cbk_all_finite(CB_F32, piece.out, piece.count);
+}
+
+/* The pieces of a stretch; then what they became is written. */
+static bool visit_stretch(const visiting *v, int64_t first, int64_t end)
+{
+    const cb_combine_job *job = v->job;
+    bool finite = true;
+#pragma omp parallel for schedule(static) num_threads(job->threads) reduction(&& : finite) if (job->threads > 1)
+    for (int64_t p = first; p < end; p++)
+        finite = visit_piece(v, p) && finite;
+    if (!finite)
+        return cb_fail(CB_ERR_NUMERIC,
+                       "merge: tensor %s: found NaN or an infinity in a model or in the result, expected numbers; nothing is kept",
+                       job->v->base->name) == CB_OK;
+    int64_t stop = end * job->piece < job->count ? end * job->piece : job->count;
+    return !v->write || job->sink(job->user, job->out, (size_t)(stop - first * job->piece) * cb_dtype_size(job->dtype));
 }
 
 bool cb_combine_visit(const cb_combine_job *job, bool changes, bool write, cb_combine_visitor *visit, void *user)
 {
-    const cb_versions *v = job->v;
-    size_t width = cb_dtype_size(job->dtype);
-    if (cb_rehearsing()) {
-        cb_rehearsal_read(v->base->data, v->base->size);
-        for (size_t i = 0; i < v->count; i++)
-            cb_rehearsal_read(v->others[i]->data, v->others[i]->size);
-        return true;
-    }
+    if (cb_rehearsing())
+        return rehearse(job, write);
     if (cb_interrupted())
-        return cb_fail(CB_ERR_INTERRUPTED, "interrupted while merging %s; nothing is kept", v->base->name) == CB_OK;
-    bool finite = true;
-#pragma omp parallel for schedule(static) num_threads(job->threads) reduction(&& : finite) if (job->threads > 1)
-    for (int64_t p = 0; p < job->pieces; p++) {
-        float *room = job->room + (size_t)omp_get_thread_num() * (v->count + 3) * (size_t)job->piece;
-        float *others[CB_MERGE_MOST_MODELS];
-        cb_combine_piece piece = {.index = p, .first = p * job->piece, .base = room, .others = others};
-        piece.count = job->count - piece.first < job->piece ? job->count - piece.first : job->piece;
-        read_piece(v->base, piece.first, piece.count, piece.base);
-        for (size_t i = 0; i < v->count; i++) {
-            others[i] = room + (i + 1) * (size_t)job->piece;
-            read_piece(v->others[i], piece.first, piece.count, others[i]);
-            finite = finite && (!write || all_finite(others[i], piece.count)); /* methods may leave such a change out, and hide it */
-            if (changes)
-                take_base_off(piece.base, others[i], piece.count);
-        }
-        piece.out = room + (v->count + 1) * (size_t)job->piece;
-        piece.spare = room + (v->count + 2) * (size_t)job->piece;
-        visit(job, &piece, user);
-        finite = finite && (!write || all_finite(piece.out, piece.count));
-        if (write)
-            cbk_convert(piece.out, CB_F32, job->out + (size_t)piece.first * width, job->dtype, piece.count);
-    }
-    return finite || cb_fail(CB_ERR_NUMERIC,
-                             "merge: tensor %s: found NaN or an infinity in a model or in the result, expected numbers; nothing is kept",
-                             v->base->name) == CB_OK;
+        return cb_fail(CB_ERR_INTERRUPTED, "interrupted while merging %s; nothing is kept", job->v->base->name) == CB_OK;
+    visiting v = {.job = job, .changes = changes, .write = write, .visit = visit, .user = user};
+    int64_t stretch = write ? job->stretch : job->pieces;
+    bool ok = true;
+    for (int64_t first = 0; ok && first < job->pieces; first += stretch)
+        ok = visit_stretch(&v, first, first + stretch < job->pieces ? first + stretch : job->pieces);
+    return ok;
 }
 
 /* ---- the largest ---- */
@@ -244,11 +278,12 @@ bool cb_combine_select(const cb_combine_job *job, int64_t keep, cb_combine_ranke
 
 /* ---- a tensor ---- */
 
-bool cb_combine(const cb_model_merge_options *options, const cb_versions *v, cb_dtype dtype, void *out)
+bool cb_combine(const cb_model_merge_options *options, const cb_versions *v, cb_dtype dtype, cb_combine_sink *sink, void *user)
 {
     static bool (*const families[])(cb_combine_job *) = {cb_combine_span, cb_combine_changes, cb_combine_values};
     const cb_combine_method *method = cb_combine_method_of(options);
-    cb_combine_job job = {.options = options, .method = method, .v = v, .count = v->rows * v->columns, .dtype = dtype, .out = out};
+    cb_combine_job job = {
+        .options = options, .method = method, .v = v, .count = v->rows * v->columns, .dtype = dtype, .sink = sink, .user = user};
     if (!job.count)
         return true;
     bool by_row = method->thinning == CB_THIN_RANKED || (options->method == CB_MERGE_MODEL_STOCK && options->filter_wise);
@@ -256,8 +291,12 @@ bool cb_combine(const cb_model_merge_options *options, const cb_versions *v, cb_
     job.pieces = (job.count + job.piece - 1) / job.piece;
     job.threads = job.pieces < cb_threads() ? (int)job.pieces : cb_threads();
     job.key = cb_hash_text(CB_HASH_START, v->base->name);
+    job.stretch = job.piece < CB_COMBINE_STRETCH ? CB_COMBINE_STRETCH / job.piece : 1;
+    job.stretch = job.stretch < job.pieces ? job.stretch : job.pieces;
+    job.out = cb_alloc((size_t)(job.stretch * job.piece) * cb_dtype_size(dtype));
     job.room = cb_alloc((size_t)job.threads * (v->count + 3) * (size_t)job.piece * sizeof *job.room);
-    bool ok = job.room && families[method->family](&job);
+    bool ok = job.room && job.out && families[method->family](&job);
     cb_free(job.room);
+    cb_free(job.out);
     return ok;
 }

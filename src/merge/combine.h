@@ -9,7 +9,7 @@
 #include "cambium/formats.h"
 #include "cambium/merge.h"
 
-enum { CB_COMBINE_PIECE = 16384 }; /* elements */
+enum { CB_COMBINE_PIECE = 16384, CB_COMBINE_STRETCH = 1 << 18 }; /* elements: of a piece, of pieces that are made and written together */
 
 /* One tensor: the base's, and those of the models to be merged. */
 typedef struct cb_versions {
@@ -20,8 +20,10 @@ typedef struct cb_versions {
     int64_t rows, columns; /* a vector is one row */
 } cb_versions;
 
-/* `out`: rows * columns elements of `dtype`. */
-bool cb_combine(const cb_model_merge_options *options, const cb_versions *versions, cb_dtype dtype, void *out);
+/* Takes the next `bytes` bytes of the result. */
+typedef bool cb_combine_sink(void *user, const void *data, size_t bytes);
+/* The result, rows * columns elements of `dtype`, goes to `sink` in order, in pieces that fit a cache. */
+bool cb_combine(const cb_model_merge_options *options, const cb_versions *versions, cb_dtype dtype, cb_combine_sink *sink, void *user);
 
 /* What a method is: a line of the table in combine.c. */
 typedef enum cb_combine_family {
@@ -60,10 +62,14 @@ typedef struct cb_combine_job {
     const cb_versions *v;
     int64_t count, piece, pieces; /* elements, elements of a piece, pieces */
     int threads;
-    float *room;  /* threads x (count of versions + 3) x piece */
-    uint64_t key; /* of random draws */
+    bool base_unused; /* the base is not read: nothing depends on it */
+    float *room;      /* threads x (count of versions + 3) x piece */
+    uint64_t key;     /* of random draws */
     cb_dtype dtype;
-    char *out;
+    char *out; /* stretch pieces of the result */
+    int64_t stretch;
+    cb_combine_sink *sink;
+    void *user;
 } cb_combine_job;
 
 /* A piece in a thread's hands. */
@@ -75,7 +81,7 @@ typedef struct cb_combine_piece {
 
 typedef void cb_combine_visitor(const cb_combine_job *job, const cb_combine_piece *piece, void *user);
 /* Calls `visit` for all pieces, in threads.  changes: the base is taken off the others.  write: what visit leaves in piece->out becomes the
- * result. */
+ * result; once, at the end. */
 bool cb_combine_visit(const cb_combine_job *job, bool changes, bool write, cb_combine_visitor *visit, void *user);
 
 bool cb_combine_span(cb_combine_job *job);

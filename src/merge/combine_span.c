@@ -39,7 +39,7 @@ static void multiply(const cb_combine_job *job, const cb_combine_piece *piece, v
 {
     products *p = user;
     double *sums = p->sums + (size_t)piece->index * p->n * p->n;
-    for (size_t i = 0; i < p->n; i++)
+    for (size_t i = 0; i < p->n - job->base_unused; i++)
         for (size_t k = 0; k <= i; k++)
             sums[i * p->n + k] = inner(vector(job, piece, i), vector(job, piece, k), piece->count);
 }
@@ -49,7 +49,7 @@ static void add_up(const cb_combine_job *job, const cb_combine_piece *piece, voi
     const products *p = user;
     const double *factors = p->by_row ? p->by_row[piece->index] : p->factors;
     memset(piece->out, 0, (size_t)piece->count * sizeof *piece->out);
-    for (size_t i = 0; i <= job->v->count; i++) {
+    for (size_t i = 0; i <= job->v->count - job->base_unused; i++) {
         const float *x = vector(job, piece, i), factor = (float)factors[i];
         for (int64_t k = 0; factor != 0 && k < piece->count; k++)
             piece->out[k] += factor * x[k];
@@ -265,6 +265,7 @@ bool cb_combine_span(cb_combine_job *job)
     p.changes = o->method == CB_MERGE_MODEL_STOCK || (o->changes && (o->method == CB_MERGE_NUSLERP || o->method == CB_MERGE_MULTISLERP));
     factor_finder *find = finder_of(o->method);
     p.factors[job->v->count] = p.changes;
+    job->base_unused = !p.changes && o->method != CB_MERGE_SLERP;
     if (find == linear)
         return linear(job, &p) && cb_combine_visit(job, false, true, add_up, &p);
     bool by_row = find == model_stock && o->filter_wise;

@@ -36,8 +36,8 @@ static inline bool cb_fold_is_float(cb_dtype dtype)
 
 /* Models that are merged with the base (models.c). */
 typedef struct cb_merged cb_merged;
-/* The tensor merged from the base's and the models', in `dtype`. */
-bool cb_merged_tensor(const cb_merged *merged, const cb_weight_entry *base, cb_dtype dtype, void *out);
+/* Writes the tensor merged from the base's and the models', in `dtype`. */
+bool cb_merged_tensor(const cb_merged *merged, const cb_weight_entry *base, cb_dtype dtype, cb_writer *w);
 
 typedef struct fold_plan {
     cb_model *model;         /* the base, adapted; NULL: whole models are merged, of any kind */
@@ -60,6 +60,8 @@ bool cb_fold_plan_make(fold_plan *plan, cb_adapter *const *adapters, size_t coun
 void cb_fold_plan_free(fold_plan *plan);
 /* How the parts of t's weight are quantised in the output. */
 cb_quantized_format cb_fold_format(const fold_plan *plan, const planned *t);
+/* Refuses values that became infinite in f16, by the tensor's name. */
+bool cb_fold_check_f16(const char *name, const uint16_t *values, size_t count);
 /* Writes all files of the directory plan->stage, which exists.  *error: the largest relative error of a weight that was quantised. */
 bool cb_fold_write(const fold_plan *plan, double *error);
 /* Writes into a directory beside the output, looks at the result where the options want it, and gives it its name. */

@@ -16,13 +16,12 @@ typedef struct file_writing {
 } file_writing;
 
 /* f16 ends at 65504: what is beyond became infinite. */
-static bool check_f16(const planned *t, const uint16_t *values, size_t count)
+bool cb_fold_check_f16(const char *name, const uint16_t *values, size_t count)
 {
     enum { EXPONENT = 0x7c00 };
     for (size_t i = 0; i < count; i++)
         if ((values[i] & EXPONENT) == EXPONENT)
-            return cb_fail(CB_ERR_NUMERIC, "%s: element %zu is more than f16 can hold; merge with another --dtype", t->out.name, i) ==
-                   CB_OK;
+            return cb_fail(CB_ERR_NUMERIC, "%s: found a number that is more than f16 can hold; merge with another --dtype", name) == CB_OK;
     return true;
 }
 
@@ -61,8 +60,8 @@ static const void *make_plain(file_writing *w, const planned *t)
 {
     if (!cb_grow(&w->buffer, &w->capacity, t->out.size, 1))
         return NULL;
-    bool ok = w->plan->merged ? cb_merged_tensor(w->plan->merged, t->from, t->out.dtype, w->buffer) : read_new(w->plan, t, w->buffer);
-    ok = ok && (t->out.dtype != CB_F16 || cb_rehearsing() || check_f16(t, w->buffer, t->out.size / 2));
+    bool ok = read_new(w->plan, t, w->buffer) &&
+              (t->out.dtype != CB_F16 || cb_rehearsing() || cb_fold_check_f16(t->out.name, w->buffer, t->out.size / 2));
     return ok ? w->buffer : NULL;
 }
 
@@ -91,17 +90,16 @@ static const void *make_part(file_writing *w, const planned *t)
     return cb_quantized_part(w->quantized, t->part);
 }
 
-static const void *provide(void *user, size_t index)
+static bool emit(void *user, size_t index, cb_writer *out)
 {
     file_writing *w = user;
     const planned *t = &w->file->tensors[index];
-    if (cb_interrupted()) {
-        cb_fail(CB_ERR_INTERRUPTED, "interrupted while making %s; nothing is kept", t->out.name);
-        return NULL;
-    }
-    if (t->copied)
-        return t->from->data;
-    return t->part >= 0 ? make_part(w, t) : make_plain(w, t);
+    if (cb_interrupted())
+        return cb_fail(CB_ERR_INTERRUPTED, "interrupted while making %s; nothing is kept", t->out.name) == CB_OK;
+    if (w->plan->merged && !t->copied)
+        return cb_merged_tensor(w->plan->merged, t->from, t->out.dtype, out);
+    const void *bytes = t->copied ? t->from->data : t->part >= 0 ? make_part(w, t) : make_plain(w, t);
+    return bytes && cb_writer_values(out, bytes, t->out.size);
 }
 
 static bool write_file(const fold_plan *plan, const planned_file *file, double *error)
@@ -112,7 +110,7 @@ static bool write_file(const fold_plan *plan, const planned_file *file, double *
     bool ok = path && entries;
     for (size_t i = 0; ok && i < file->count; i++)
         entries[i] = file->tensors[i].out;
-    ok = ok && cb_safetensors_write(path, entries, file->count, NULL, provide, &w);
+    ok = ok && cb_safetensors_stream(path, entries, file->count, NULL, emit, &w);
     *error = w.error > *error ? w.error : *error;
     cb_quantized_free(w.quantized);
     cb_free(w.buffer);

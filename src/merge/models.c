@@ -184,7 +184,22 @@ static void let_go(const cb_weight_entry *entry)
         madvise((void *)begin, end - begin, MADV_DONTNEED);
 }
 
-bool cb_merged_tensor(const cb_merged *m, const cb_weight_entry *base, cb_dtype dtype, void *out)
+/* Writes what was made; f16 ends at 65504, what is beyond became infinite. */
+typedef struct result {
+    cb_writer *w;
+    const char *name;
+    bool f16;
+} result;
+
+static bool write_result(void *user, const void *data, size_t bytes)
+{
+    const result *r = user;
+    if (r->f16 && !cb_rehearsing() && !cb_fold_check_f16(r->name, data, bytes / 2))
+        return false;
+    return cb_writer_values(r->w, data, bytes);
+}
+
+bool cb_merged_tensor(const cb_merged *m, const cb_weight_entry *base, cb_dtype dtype, cb_writer *w)
 {
     const cb_weight_entry *others[CB_MERGE_MOST_MODELS];
     cb_versions v = {
@@ -193,7 +208,7 @@ bool cb_merged_tensor(const cb_merged *m, const cb_weight_entry *base, cb_dtype 
         *(i + 1 < base->ndim ? &v.rows : &v.columns) *= base->shape[i];
     for (size_t i = 0; i < m->count; i++)
         others[i] = cb_weights_find(m->others[i], base->name);
-    bool ok = cb_combine(m->options, &v, dtype, out);
+    bool ok = cb_combine(m->options, &v, dtype, write_result, &(result){w, base->name, dtype == CB_F16});
     let_go(base);
     for (size_t i = 0; i < m->count; i++)
         let_go(others[i]);
