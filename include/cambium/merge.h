@@ -96,7 +96,8 @@ enum {
     CB_MERGE_NEARSWAP,    /* small differences are taken over, large ones in part */
     CB_MERGE_RAM,         /* changes that several models made are averaged over those, others kept */
     CB_MERGE_RAMPLUS,
-    CB_MERGE_LEGO /* adapters only: their rank-one units, clustered */
+    CB_MERGE_LEGO,        /* adapters only: their rank-one units, clustered */
+    CB_MERGE_ARCEE_FUSION /* of one other model the changes that matter most */
 };
 enum { CB_RESCALE_AUTO, CB_RESCALE_NONE, CB_RESCALE_DENSITY, CB_RESCALE_NORM };
 enum { CB_MERGE_MOST_MODELS = 64 };
@@ -181,6 +182,13 @@ typedef struct cb_adapter_merge_report {
  * same base.  Everything is looked at before the first byte is written.  report may be NULL. */
 CB_API bool cb_merge_adapters(const char *base, const char *const *adapters, const double *weights, size_t count, const char *output,
                               const cb_adapter_merge_options *options, cb_adapter_merge_report *report);
+
+/* Merges by a recipe of mergekit's, a YAML file: models or slices of their layers, merge_method (also passthrough), base_model, parameters with
+ * filters and gradients, dtype.  Paths are relative to the current directory.  Sizes that config.json names must be those of all models;
+ * config and other files are the base's or the first model's, with the new number of layers.  What is not supported is refused by name.  As
+ * in mergekit, dare and della keep the sum of absolute values.  Everything but single parameters is looked at before the first byte is
+ * written, and `output` appears when it is whole.  seed: of what dare and della leave out. */
+CB_API bool cb_merge_recipe(const char *file, const char *output, uint64_t seed, bool ignore_tokenizers);
 
 /* ---- back from a whole model to an adapter ---- */
 

@@ -4,7 +4,7 @@
 #include "cli/cli.h"
 
 typedef struct settings {
-    char *output;
+    char *output, *config;
     bool dry_run;
     int into;
     cb_string_list adapter, model;
@@ -20,6 +20,7 @@ static const cb_option table[] = {
     CB_OPT_LIST(settings, adapter, NULL, "DIR,...", "adapter to fold in, or to merge, each with an optional =weight; may be given again"),
     CB_OPT_LIST(settings, model, NULL, "DIR,...",
                 "model to merge with MODEL, each with an optional =weight; may be given again, and be MODEL itself"),
+    CB_OPT_STRING(settings, config, NULL, "FILE", "a recipe of mergekit's (YAML) that says what models are merged, and how"),
     CB_OPT_ENUM(settings, into, INTO_MODEL, into_choices, "what adapters become: a model without adapters, or one adapter for all"),
     CB_OPT_STRING(settings, output, NULL, "PATH",
                   "the merged model or adapter: a directory, or a GGUF file where it ends in .gguf; must not exist, or be empty"),
@@ -231,15 +232,43 @@ static bool run_adapters(cli_call *call, settings *s)
     return merge_adapters(call, s, &report) && print_adapter(call, s, &report, cb_now() - begin);
 }
 
+/* ---- by a recipe ---- */
+
+static bool merge_recipe(const settings *s)
+{
+    return cb_merge_recipe(s->config, s->output, (uint64_t)s->options.seed, s->models.ignore_tokenizers);
+}
+
+static bool run_recipe(cli_call *call, const settings *s)
+{
+    static const char *const allowed[] = {"seed", "ignore_tokenizers", NULL};
+    static const cb_option *const tables[] = {cb_merge_option_table, cb_model_merge_option_table, cb_adapter_merge_option_table,
+                                              cb_quantize_option_table};
+    const cb_option *idle = NULL;
+    double begin = cb_now();
+    cli_rehearsal rehearsal;
+    for (int i = 0; !idle && i < 4; i++)
+        idle = given_of(call, tables[i], allowed);
+    if (idle || s->model.count || s->adapter.count || call->argument_count)
+        return cli_refuse("--config: %s says what is merged, found %s", s->config, idle ? idle->name : "models or adapters too");
+    if (!cli_output_directory(s->output, NULL))
+        return false;
+    if (s->dry_run)
+        return cli_plan(call, &rehearsal, cli_rehearsal_begin(&rehearsal, s->output) && merge_recipe(s));
+    return merge_recipe(s) && print_merged(call, s, cb_now() - begin);
+}
+
 /* ---- all of it ---- */
 
 static bool run(cli_call *call, void *settings_)
 {
     settings *s = settings_;
+    if (s->config)
+        return run_recipe(call, s);
     if (s->into == INTO_ADAPTER)
         return run_adapters(call, s);
     if (!call->argument_count)
-        return cli_usage(call, "found no MODEL, which only --into adapter does without");
+        return cli_usage(call, "found no MODEL, which only --into adapter and --config do without");
     if (s->model.count && s->adapter.count)
         return cli_refuse("found --model and --adapter: fold adapters into their models first, then merge those");
     if (!s->model.count && !s->adapter.count)
@@ -263,7 +292,7 @@ static bool run(cli_call *call, void *settings_)
 const cli_command cli_merge = {
     .name = "merge",
     .summary = "fold adapters into their base, merge adapters into one, or merge whole models",
-    .synopsis = "[MODEL] {--adapter | --model} DIR[=weight]... --output PATH [options]",
+    .synopsis = "[MODEL] {--adapter DIR[=weight]... | --model DIR[=weight]... | --config FILE} --output PATH [options]",
     .description =
         "With --adapter: writes a new model that needs no adapter: a directory, or a GGUF file. Of a GGUF base all metadata are kept as "
         "they are, "
@@ -288,5 +317,6 @@ const cli_command cli_merge = {
             "cambium merge base-q8.gguf --adapter out/adapter --output merged.gguf",
             "cambium merge models/base --model tuned-1=0.6 --model tuned-2=0.6 --method ties --density 0.3 --output out/ties",
             "cambium merge models/a --model models/b --method slerp --t 0.4 --output out/slerp",
+            "cambium merge --config recipe.yml --output out/franken",
             "cambium merge models/base-nf4 --adapter out/adapter --output out/merged --max-kl 0.5", NULL},
     .run = run};

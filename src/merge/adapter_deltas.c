@@ -99,12 +99,14 @@ bool cb_change_by_method(const cb_adapter_merge *m, const cb_layer_factors *f, c
     for (size_t i = 0; i < f->count; i++)
         together += f->list[i].a->shape[0];
     out->rank = m->options->rank ? m->options->rank : together;
+    if (is_sum(o) && o->normalize == 1 && fabs(sum) < 1e-12)
+        return cb_fail(CB_ERR_ARGUMENT, "merge: the weights of the adapters add up to %g, by which they cannot be divided", sum) == CB_OK;
     if (is_sum(o)) {
         double factor = (o->method == CB_MERGE_TASK_ARITHMETIC ? o->lambda : 1) / (o->normalize == 1 ? sum : 1);
         return cb_factors_concatenate(f, factor, &out->a, &out->b);
     }
     out->rank = out->rank < most ? out->rank : most;
-    cb_tensor *changes[CB_MERGE_MOST_MODELS];
+    cb_tensor *changes[CB_MERGE_MOST_MODELS] = {0};
     if (!make_changes(m, f, changes))
         return false;
     bool between = cb_combine_method_of(o)->most == 1; /* from the first to the second */

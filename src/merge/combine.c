@@ -29,13 +29,31 @@ static const cb_combine_method methods[] = {
     [CB_MERGE_NEARSWAP] = {"nearswap", CB_COMBINE_VALUES, .fewest = 1, .most = 1},
     [CB_MERGE_RAM] = {"ram", CB_COMBINE_VALUES, .fewest = 1},
     [CB_MERGE_RAMPLUS] = {"ramplus_tl", CB_COMBINE_VALUES, .fewest = 1},
+    [CB_MERGE_ARCEE_FUSION] = {"arcee_fusion", CB_COMBINE_VALUES, .fewest = 1, .most = 1},
     [CB_MERGE_LEGO] = {"lego", .fewest = 1}, /* lego.c, of adapters */
 };
 
-static const char *const method_names[] = {"linear", "task_arithmetic", "ties",        "dare_linear",      "dare_ties",
-                                           "della",  "della_linear",    "breadcrumbs", "breadcrumbs_ties", "magnitude_prune",
-                                           "slerp",  "nuslerp",         "multislerp",  "karcher",          "model_stock",
-                                           "sce",    "nearswap",        "ram",         "ramplus_tl",       "lego",
+static const char *const method_names[] = {"linear",
+                                           "task_arithmetic",
+                                           "ties",
+                                           "dare_linear",
+                                           "dare_ties",
+                                           "della",
+                                           "della_linear",
+                                           "breadcrumbs",
+                                           "breadcrumbs_ties",
+                                           "magnitude_prune",
+                                           "slerp",
+                                           "nuslerp",
+                                           "multislerp",
+                                           "karcher",
+                                           "model_stock",
+                                           "sce",
+                                           "nearswap",
+                                           "ram",
+                                           "ramplus_tl",
+                                           "lego",
+                                           "arcee_fusion",
                                            NULL};
 static const char *const normalize_choices[] = {"auto", "true", "false", NULL};
 static const char *const rescale_choices[] = {"auto", "none", "density", "norm", NULL};
@@ -286,7 +304,8 @@ bool cb_combine(const cb_model_merge_options *options, const cb_versions *v, cb_
         .options = options, .method = method, .v = v, .count = v->rows * v->columns, .dtype = dtype, .sink = sink, .user = user};
     if (!job.count)
         return true;
-    bool by_row = method->thinning == CB_THIN_RANKED || (options->method == CB_MERGE_MODEL_STOCK && options->filter_wise);
+    bool by_row = method->thinning == CB_THIN_RANKED || options->method == CB_MERGE_ARCEE_FUSION ||
+                  options->method == CB_MERGE_ARCEE_FUSION || (options->method == CB_MERGE_MODEL_STOCK && options->filter_wise);
     job.piece = by_row ? v->columns : job.count < CB_COMBINE_PIECE ? job.count : CB_COMBINE_PIECE;
     job.pieces = (job.count + job.piece - 1) / job.piece;
     job.threads = job.pieces < cb_threads() ? (int)job.pieces : cb_threads();

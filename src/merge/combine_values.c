@@ -1,6 +1,6 @@
 /* combine_values.c: merging methods that look at each element by itself.
  *
- * sce: Wan et al. 2024 (FuseChat), arXiv:2408.07990.  nearswap: as in mergekit.  ram, ramplus_tl: arXiv:2601.13572. */
+ * sce: Wan et al. 2024 (FuseChat), arXiv:2408.07990.  nearswap, arcee_fusion: as in mergekit.  ram, ramplus_tl: arXiv:2601.13572. */
 #include <math.h>
 #include <string.h>
 
@@ -11,6 +11,7 @@ typedef struct values {
     double *sums;                /* pieces x numbers */
     size_t numbers;              /* of a piece */
     double of_model[CB_MERGE_MOST_MODELS];
+    double threshold; /* arcee_fusion: how much a change must matter */
 } values;
 
 static void add_sums(const cb_combine_job *job, values *s, double *totals)
@@ -179,6 +180,81 @@ static bool find_sce_weights(const cb_combine_job *job, values *s)
     return true;
 }
 
+/* ---- arcee_fusion: changes that are large, in rows whose softmax they change ---- */
+
+/* |change| times KL(softmax of the model's row || of the base's), each with 1e-8 added. */
+static void importance(const cb_combine_job *job, const cb_combine_piece *piece, void *user, float *out)
+{
+    (void)job;
+    (void)user;
+    const double tiny = 1e-8;
+    const float *base = piece->base, *change = piece->others[0];
+    double top_p = -INFINITY, top_q = -INFINITY, sum_p = 0, sum_q = 0, kl = 0;
+    for (int64_t i = 0; i < piece->count; i++) {
+        top_p = fmax(top_p, (double)base[i] + (double)change[i]);
+        top_q = fmax(top_q, (double)base[i]);
+    }
+    for (int64_t i = 0; i < piece->count; i++) {
+        sum_p += exp((double)base[i] + (double)change[i] - top_p);
+        sum_q += exp((double)base[i] - top_q);
+    }
+    for (int64_t i = 0; i < piece->count; i++) {
+        double p = exp((double)base[i] + (double)change[i] - top_p) / sum_p + tiny, q = exp((double)base[i] - top_q) / sum_q + tiny;
+        kl += p * log(p / q);
+    }
+    for (int64_t i = 0; i < piece->count; i++)
+        out[i] = (float)(fabs((double)change[i]) * fmax(kl, 0));
+}
+
+static void smallest(const cb_combine_job *job, const cb_combine_piece *piece, void *user)
+{
+    values *s = user;
+    importance(job, piece, NULL, piece->spare);
+    double least = INFINITY;
+    for (int64_t i = 0; i < piece->count; i++)
+        least = fmin(least, (double)piece->spare[i]);
+    s->sums[(size_t)piece->index * s->numbers] = least;
+}
+
+/* The number at this place among all in ascending order. */
+static bool at_quantile(const cb_combine_job *job, values *s, double q, double *value)
+{
+    int64_t place = (int64_t)(q * (double)(job->count - 1));
+    if (place == 0) {
+        bool ok = cb_combine_visit(job, true, false, smallest, s);
+        *value = INFINITY;
+        for (int64_t p = 0; ok && p < job->pieces; p++)
+            *value = fmin(*value, s->sums[(size_t)p * s->numbers]);
+        return ok;
+    }
+    cb_combine_largest largest;
+    union {
+        uint32_t u;
+        float f;
+    } bits;
+    bool ok = cb_combine_select(job, job->count - place, importance, NULL, &largest);
+    bits.u = largest.threshold;
+    *value = (double)bits.f;
+    cb_free(largest.before);
+    return ok;
+}
+
+static bool find_threshold(const cb_combine_job *job, values *s)
+{
+    double low = 0, median = 0, high = 0;
+    bool ok = at_quantile(job, s, 0.25, &low) && at_quantile(job, s, 0.5, &median) && at_quantile(job, s, 0.75, &high);
+    s->threshold = median + 1.5 * (high - low);
+    return ok;
+}
+
+static void fuse(const cb_combine_job *job, const cb_combine_piece *piece, void *user)
+{
+    const values *s = user;
+    importance(job, piece, NULL, piece->spare);
+    for (int64_t i = 0; i < piece->count; i++)
+        piece->out[i] = piece->base[i] + ((double)piece->spare[i] >= s->threshold ? piece->others[0][i] : 0);
+}
+
 bool cb_combine_values(cb_combine_job *job)
 {
     values s = {.numbers = 2 * job->v->count};
@@ -189,6 +265,9 @@ bool cb_combine_values(cb_combine_job *job)
     switch (job->options->method) {
     case CB_MERGE_NEARSWAP:
         ok = ok && cb_combine_visit(job, true, true, nearswap, &s);
+        break;
+    case CB_MERGE_ARCEE_FUSION:
+        ok = ok && find_threshold(job, &s) && cb_combine_visit(job, true, true, fuse, &s);
         break;
     case CB_MERGE_RAMPLUS:
         ok = ok && find_ram_factors(job, &s) && cb_combine_visit(job, true, true, ram, &s);

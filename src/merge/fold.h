@@ -39,6 +39,9 @@ typedef struct cb_merged cb_merged;
 /* Writes the tensor merged from the base's and the models', in `dtype`. */
 bool cb_merged_tensor(const cb_merged *merged, const cb_weight_entry *base, cb_dtype dtype, cb_writer *w);
 
+/* Ids must mean the same in both models; one without a tokenizer says nothing. */
+bool cb_merge_same_tokenizer(const char *base, const char *path);
+
 typedef struct fold_plan {
     cb_model *model;         /* the base, adapted; NULL: whole models are merged, of any kind */
     const cb_merged *merged; /* then these */
@@ -60,6 +63,11 @@ bool cb_fold_plan_make(fold_plan *plan, cb_adapter *const *adapters, size_t coun
 void cb_fold_plan_free(fold_plan *plan);
 /* How the parts of t's weight are quantised in the output. */
 cb_quantized_format cb_fold_format(const fold_plan *plan, const planned *t);
+/* That the output is vacant and outside the input.  Of a plan its input and output are read. */
+bool cb_fold_check_output(const fold_plan *plan);
+/* The files of a model's directory that are neither weights nor config.json. */
+bool cb_fold_list_others(const char *input, cb_string_list *others);
+bool cb_fold_copy_file(const fold_plan *plan, const char *name); /* from the input to the stage */
 /* Refuses values that became infinite in f16, by the tensor's name. */
 bool cb_fold_check_f16(const char *name, const uint16_t *values, size_t count);
 /* Writes all files of the directory plan->stage, which exists.  *error: the largest relative error of a weight that was quantised. */

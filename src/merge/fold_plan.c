@@ -288,12 +288,12 @@ static bool is_weights(const char *name)
     return false;
 }
 
-static bool plan_others(fold_plan *plan)
+bool cb_fold_list_others(const char *input, cb_string_list *others)
 {
     cb_string_list all = {0};
-    bool ok = cb_directory_list(plan->input, false, &all);
+    bool ok = cb_directory_list(input, false, &all);
     for (size_t i = 0; ok && i < all.count; i++)
-        ok = is_weights(all.items[i]) || strcmp(all.items[i], "config.json") == 0 || cb_string_list_add(&plan->others, all.items[i]);
+        ok = is_weights(all.items[i]) || strcmp(all.items[i], "config.json") == 0 || cb_string_list_add(others, all.items[i]);
     cb_string_list_free(&all);
     return ok;
 }
@@ -304,7 +304,7 @@ static bool inside(const char *path, const char *directory)
     return strncmp(path, directory, length) == 0 && (path[length] == 0 || path[length] == '/');
 }
 
-static bool check_output(fold_plan *plan)
+bool cb_fold_check_output(const fold_plan *plan)
 {
     if (!cb_directory_vacant(plan->output))
         return false;
@@ -379,7 +379,8 @@ bool cb_fold_plan_make(fold_plan *plan, cb_adapter *const *adapters, size_t coun
     for (size_t i = 0; i < plan->changes.count; i++)
         if (!plan->found[i] && !plan_untied(plan, &plan->changes.list[i]))
             return false;
-    return cb_ok() && skip_outputs(plan) && check_full_names(plan) && plan_others(plan) && check_output(plan) && check_room(plan);
+    return cb_ok() && skip_outputs(plan) && check_full_names(plan) && cb_fold_list_others(plan->input, &plan->others) &&
+           cb_fold_check_output(plan) && check_room(plan);
 }
 
 void cb_fold_plan_free(fold_plan *plan)

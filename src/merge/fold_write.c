@@ -139,7 +139,7 @@ static bool write_index(const fold_plan *plan)
     return ok;
 }
 
-static bool copy_file(const fold_plan *plan, const char *name)
+bool cb_fold_copy_file(const fold_plan *plan, const char *name)
 {
     char *from = cb_path_join(plan->input, name), *to = cb_path_join(plan->stage, name);
     cb_file_map map;
@@ -198,7 +198,7 @@ static bool write_config(const fold_plan *plan)
     static const char *const names[] = {NULL, "float32", "bfloat16", "float16"};
     const char *dtype = names[plan->options->dtype];
     if (!plan->untied && !dtype && plan->options->quantize == CB_QUANTIZE_NONE)
-        return copy_file(plan, "config.json");
+        return cb_fold_copy_file(plan, "config.json");
     char *from = cb_path_join(plan->input, "config.json"), *to = cb_path_join(plan->stage, "config.json");
     json_t *config = from && to ? cb_json_load(from, 1u << 24) : NULL;
     bool ok = config && change_config(plan, config, dtype) && cb_json_save(to, config, false);
@@ -216,7 +216,7 @@ bool cb_fold_write(const fold_plan *plan, double *error)
         if (!write_file(plan, &plan->files[f], error))
             return false;
     for (size_t i = 0; i < plan->others.count; i++)
-        if (!copy_file(plan, plan->others.items[i]))
+        if (!cb_fold_copy_file(plan, plan->others.items[i]))
             return false;
     return (!plan->sharded || write_index(plan)) && write_config(plan);
 }

@@ -113,20 +113,22 @@ static bool has_tokenizer(const char *directory)
     return found;
 }
 
+bool cb_merge_same_tokenizer(const char *base_path, const char *path)
+{
+    if (!has_tokenizer(base_path) || !has_tokenizer(path))
+        return cb_ok();
+    cb_tokenizer *base = cb_tokenizer_load(base_path), *other = base ? cb_tokenizer_load(path) : NULL;
+    bool ok = other && same_tokens(base, other, path, base_path);
+    cb_tokenizer_free(other);
+    cb_tokenizer_free(base);
+    return ok;
+}
+
 static bool check_tokenizers(const cb_merged *m)
 {
-    if (m->options->ignore_tokenizers || !has_tokenizer(m->base_path))
-        return true;
-    cb_tokenizer *base = cb_tokenizer_load(m->base_path);
-    bool ok = base;
-    for (size_t i = 0; ok && i < m->count; i++) {
-        if (!has_tokenizer(m->paths[i]))
-            continue;
-        cb_tokenizer *other = cb_tokenizer_load(m->paths[i]);
-        ok = other && same_tokens(base, other, m->paths[i], m->base_path);
-        cb_tokenizer_free(other);
-    }
-    cb_tokenizer_free(base);
+    bool ok = true;
+    for (size_t i = 0; ok && !m->options->ignore_tokenizers && i < m->count; i++)
+        ok = cb_merge_same_tokenizer(m->base_path, m->paths[i]);
     return ok;
 }
 

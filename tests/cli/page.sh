@@ -15,14 +15,14 @@ ln -s "$program" "$work/bin/cambium"
 ln -s "$root/models" "$root/examples" "$work"
 PATH=$work/bin:$PATH
 cd "$work"
-sed -n 's/^    \(cambium .*\)/\1/p' "$root/$page" >commands
+sed -n 's/^    \(\(cambium\|printf\) .*\)/\1/p' "$root/$page" >commands
 test "$(wc -l <commands)" -ge 7
 while read -r command; do
     if ! sh -c "$command" </dev/null >said.out 2>said.err; then
         echo "$page: $command" && cat said.err && exit 1
     fi
     case $command in
-    *" --model "* | *" merge --into "*) ;; # there is no one model to compare with
+    *" --model "* | *" merge --into "* | *" --config "*) ;; # there is no one model to compare with
     *" convert "* | *" merge "*) grep -q '^same likeliest token' said.out || { echo "$page: $command: not compared" && exit 1; } ;;
     esac
 done <commands

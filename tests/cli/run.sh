@@ -424,6 +424,14 @@ expect eval_extracted "$program" eval llama2 --adapter extracted --task perplexi
 checks=$((checks + 1))
 awk -v a="$(field eval_extracted.out loss)" -v b="$(field between.out loss)" 'BEGIN { d = a - b; exit !(d < 1e-4 && d > -1e-4) }' ||
     fail "extract: loss $(field eval_extracted.out loss), of the model $(field between.out loss)"
+# by a recipe: one layer of each on top of the other is a model of two layers, that runs
+printf 'slices:\n  - sources:\n      - {model: llama2, layer_range: [0, 1]}\n  - sources:\n      - {model: merged, layer_range: [0, 2]}\nmerge_method: passthrough\n' >recipe.yml
+expect merge_recipe "$program" merge --config recipe.yml --output franken
+contains franken/config.json '"num_hidden_layers": 3'
+expect eval_franken "$program" eval franken --task perplexity --data held-out.txt --sequence-length 32
+expect merge_recipe_dry "$program" merge --config recipe.yml --output never --dry-run
+bad 1 'recipe.yml says what is merged, found method' merge --config recipe.yml --method ties --output never
+bad 1 'recipe.yml says what is merged, found models or adapters too' merge llama2 --config recipe.yml --output never
 # adapters into one: the sum does what both do; a rank that is too small, PEFT's way, and clusters are further away
 expect merge_into "$program" merge llama2 --into adapter --adapter adapter_json=0.5 --adapter qv=0.5 --output into --json
 json merge_into.out
@@ -448,7 +456,7 @@ bad 1 'own directory or inside it' merge --into adapter --adapter qv --output qv
 bad 1 'quantize: is for models, found --into adapter' merge --into adapter --adapter qv --quantize nf4 --output never
 bad 1 'method: lego merges adapters into one, found models' merge llama2 --model merged --method lego --output never
 bad 1 'rank: is for adapters, found --model' merge llama2 --model merged --rank 3 --output never
-bad 2 'found no MODEL, which only --into adapter does without' merge --adapter qv --output never
+bad 2 'found no MODEL, which only --into adapter and --config do without' merge --adapter qv --output never
 bad 1 'extracted: found an adapter in it' extract llama2 between --output extracted
 bad 1 'layer model.embed_tokens: found other sizes' extract llama2 qwen2 --output never
 bad 1 'ties: found a model in it' merge llama2 --model merged --method slerp --output ties
