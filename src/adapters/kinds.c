@@ -9,7 +9,8 @@
     KIND(lora) KIND(ia3) KIND(trainable_tokens) KIND(loha) KIND(lokr) KIND(vera) KIND(fourierft) KIND(hra) \
     KIND(prompt_tuning) KIND(p_tuning) KIND(prefix_tuning) KIND(multitask_prompt_tuning) KIND(adaption_prompt) \
     KIND(ln_tuning) KIND(bitfit) KIND(beft) KIND(shira) KIND(hira) KIND(miss) KIND(c3a) KIND(road) \
-    KIND(delora) KIND(bottleneck) KIND(reft) KIND(oft) KIND(boft) KIND(randlora) KIND(vblora) KIND(adalora)
+    KIND(delora) KIND(bottleneck) KIND(reft) KIND(hydra) KIND(lora_xs) KIND(orthogonal_adaptation) KIND(pego) \
+    KIND(codyra) KIND(dylora) KIND(lt_sft) KIND(oft) KIND(boft) KIND(randlora) KIND(vblora) KIND(adalora)
 /* clang-format on */
 
 #define DECLARE(name) extern const cb_adapter_kind cb_kind_##name;

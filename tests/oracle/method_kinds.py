@@ -37,6 +37,9 @@ class Kind:
     def after(self, x, y):
         return y
 
+    def penalty(self):
+        return 0
+
 
 class Bottleneck(Kind):
     """LLM-Adapters' series and parallel adapters (peft/src/peft/tuners/bottleneck.py of AGI-Edgerunners/LLM-Adapters)."""
@@ -102,6 +105,99 @@ class Reft(Kind):
         return torch.cat([self.edit("0", y[:, :first]), y[:, first:middle], self.edit(second, y[:, middle:])], 1)
 
 
+class Hydra(Kind):
+    """Two heads, of the input and of the result (Kim et al. 2024)."""
+
+    def parameters(self):
+        r, q = self.o["r"], self.o["sequential_rank"]
+        return {"hydra_parallel_A": (r, self.inside), "hydra_parallel_B": (self.out, r),
+                "hydra_sequential_A": (q, self.out), "hydra_sequential_B": (self.out, q)}
+
+    def after(self, x, y):
+        parallel = x @ self.p["hydra_parallel_A"].T @ self.p["hydra_parallel_B"].T
+        return y + self.o["scale"] * (parallel + y @ self.p["hydra_sequential_A"].T @ self.p["hydra_sequential_B"].T)
+
+
+class LoraXs(Kind):
+    """A core between frozen factors (Balazy et al. 2024)."""
+
+    def parameters(self):
+        r = self.o["r"]
+        return {"lora_xs_A": (r, self.inside), "lora_xs_B": (self.out, r), "lora_xs_core": (r, r)}
+
+    def after(self, x, y):
+        change = self.p["lora_xs_B"].detach() @ self.p["lora_xs_core"] @ self.p["lora_xs_A"].detach()
+        return y + self.o["lora_alpha"] / self.o["r"] * F.linear(x, change)
+
+
+class Orthogonal(Kind):
+    """B trained on frozen orthonormal rows (Po et al. 2024)."""
+
+    def parameters(self):
+        return {"orthogonal_A": (self.o["r"], self.inside), "orthogonal_B": (self.out, self.o["r"])}
+
+    def after(self, x, y):
+        return y + self.o["scale"] * F.linear(x, self.p["orthogonal_B"] @ self.p["orthogonal_A"].detach())
+
+
+class Pego(Kind):
+    """A group of updates (Hu et al. 2024); `penalty` is what the regulariser adds for this layer, by its dense formula."""
+
+    def parameters(self):
+        ranks = self.o["r"] * self.o["members"]
+        return {"pego_A": (ranks, self.inside), "pego_B": (self.out, ranks)}
+
+    def changes(self):
+        r = self.o["r"]
+        return [self.p["pego_B"][:, i:i + r] @ self.p["pego_A"][i:i + r] for i in range(0, r * self.o["members"], r)]
+
+    def after(self, x, y):
+        return y + sum(F.linear(x, change) for change in self.changes())
+
+    def penalty(self):
+        d = self.changes()
+        total = sum((self.w @ change.T).abs().sum() for change in d)
+        total = total + sum((d[i] @ d[j].T).abs().sum() for i in range(len(d)) for j in range(i + 1, len(d)))
+        return self.o["orthogonal_weight"] * total
+
+
+class Codyra(Kind):
+    """Gated ranks (Lu et al. 2024)."""
+
+    def parameters(self):
+        r = self.o["r"]
+        return {"codyra_A": (r, self.inside), "codyra_B": (self.out, r), "codyra_gate": (r,)}
+
+    def after(self, x, y):
+        return y + F.linear(x, self.p["codyra_B"] @ torch.diag(self.p["codyra_gate"]) @ self.p["codyra_A"])
+
+
+class Dylora(Kind):
+    """Nested ranks (Valipour et al. 2023), all of them."""
+
+    def parameters(self):
+        return {"dylora_A": (self.o["r"], self.inside), "dylora_B": (self.out, self.o["r"])}
+
+    def after(self, x, y):
+        return y + self.o["lora_alpha"] / self.o["r"] * F.linear(x, self.p["dylora_B"] @ self.p["dylora_A"])
+
+
+class LtSft(Kind):
+    """Differences at some places (Ansell et al. 2022)."""
+
+    def parameters(self):
+        return {"sft_values": (self.o["counts"][self.name],)}
+
+    def __init__(self, name, w, o, generator, shared):
+        super().__init__(name, w, o, generator, shared)
+        self.flat = torch.randperm(self.out * self.inside, generator=generator)[:o["counts"][name]]
+        self.p["sft_indices"] = torch.stack([self.flat // self.inside, self.flat % self.inside]).int()
+
+    def after(self, x, y):
+        change = torch.zeros(self.out * self.inside).scatter(0, self.flat, self.p["sft_values"])
+        return y + F.linear(x, change.reshape(self.out, self.inside))
+
+
 REFT = dict(peft_type="REFT", width=48, r=3, prefix_positions=3, suffix_positions=2, dropout=0, orthogonality=True, tied_weights=False,
             subtract_projection=True)
 
@@ -114,6 +210,16 @@ CASES = {
     "reft_orthogonal": ("llama2", Reft, REFT | dict(target_modules=["layers.0", "layers.1"])),
     "reft_tied": ("llama2", Reft, REFT | dict(orthogonality=False, tied_weights=True, subtract_projection=False,
                                               target_modules=["layers.1"])),
+    "hydra_heads": ("qwen2", Hydra, dict(peft_type="HYDRA", r=3, sequential_rank=2, scale=0.5, target_modules=["v_proj", "down_proj"])),
+    "hydra_gpt2": ("gpt2", Hydra, dict(peft_type="HYDRA", r=2, sequential_rank=3, scale=1, target_modules=["c_proj"])),
+    "lora_xs_qv": ("llama2", LoraXs, dict(peft_type="LORA_XS", r=5, lora_alpha=8, target_modules=["q_proj", "v_proj"])),
+    "orthogonal_adaptation_qv": ("llama2", Orthogonal, dict(peft_type="ORTHOGONAL_ADAPTATION", r=6, scale=1,
+                                                            target_modules=["q_proj", "up_proj"])),
+    "pego_qv": ("llama2", Pego, dict(peft_type="PEGO", r=2, members=3, orthogonal_weight=0.001, target_modules=["q_proj", "v_proj"])),
+    "codyra_dense": ("llama2", Codyra, dict(peft_type="CODYRA", r=4, target_modules=["k_proj", "down_proj"])),
+    "lt_sft_q": ("llama2", LtSft, dict(peft_type="LT_SFT", target_modules=["q_proj"],
+                                       counts={f"model.layers.{i}.self_attn.q_proj": 60 + 40 * i for i in range(2)})),
+    "dylora_qv": ("llama2", Dylora, dict(peft_type="DYLORA", r=4, min_rank=4, lora_alpha=6, rule="full", target_modules=["q_proj", "v_proj"])),
 }
 GRADIENTS_KEPT = 6
 
@@ -125,13 +231,14 @@ def weight_of(module):
     return weight.detach().T if type(module).__name__ == "Conv1D" else weight.detach()
 
 
-def put_on(model, kind, options, generator):
+def put_on(model, kind, options, generator, parts):
     """Hooks for every layer that target_modules hits; the parameters of all by the file's keys."""
     parameters, shared = {}, {}
     for name, module in model.named_modules():
         if not any(name == target or name.endswith("." + target) for target in options["target_modules"]):
             continue
         part = kind(name, weight_of(module), options, generator, shared)
+        parts.append(part)
         module.register_forward_pre_hook(lambda m, args, part=part: (part.before(args[0]),) + args[1:])
         module.register_forward_hook(lambda m, args, y, part=part: part.after(args[0], y) if torch.is_tensor(y)
                                      else (part.after(args[0], y[0]),) + y[1:])
@@ -143,11 +250,13 @@ def make(name, base, kind, options, path):
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     model = load_f32(base).eval()
     model.requires_grad_(False)
-    parameters = put_on(model, kind, options, generator)
+    parts = []
+    parameters = put_on(model, kind, options, generator, parts)
     ids, labels, _ = batch(model.config.vocab_size, generator, False)
     out = model(input_ids=ids, labels=labels, use_cache=False)
-    out.loss.backward()
-    tensors = dict(input_ids=ids, labels=labels, logits=out.logits, loss=out.loss)
+    loss = out.loss + sum(part.penalty() for part in parts)
+    loss.backward()
+    tensors = dict(input_ids=ids, labels=labels, logits=out.logits, loss=loss)
     keys = sorted(key for key, p in parameters.items() if p.grad is not None)
     for key in keys[:: max(1, len(keys) // GRADIENTS_KEPT)]:
         tensors["grad." + key] = parameters[key].grad
@@ -159,7 +268,7 @@ def make(name, base, kind, options, path):
         written = {k: v for k, v in options.items() if k != "width"}
         json.dump(written | dict(base_model_name_or_path=base), f, indent=2, sort_keys=True)
         f.write("\n")
-    print(name, len(parameters), "tensors, loss", round(out.loss.item(), 4))
+    print(name, len(parameters), "tensors, loss", round(loss.item(), 4))
 
 
 def main():

@@ -1,0 +1,336 @@
+/* test_method_kinds.c: what kinds of published methods do beside their forward pass: nested ranks, gates that become zero, frozen directions. */
+#include "adapter_fixtures.h"
+#include "cambium/merge.h"
+
+static cb_adapter *made(cb_model *model, const char *kind, const char *options, uint64_t seed)
+{
+    cb_adapter *adapter = cb_adapter_new(kind, NULL);
+    assert_ok(cb_adapter_set_json(adapter, kind, options));
+    assert_ok(cb_adapter_attach(adapter, cb_model_root(model), cb_model_type(model), seed));
+    return adapter;
+}
+
+static float *values(const cb_adapter *adapter, const char *name)
+{
+    return parameter(adapter, name)->data;
+}
+
+/* ---- dylora ---- */
+
+enum { RANKS = 4, WIDTH = 48 };
+
+/* Which row has a gradient: the one that is trained; -1: other than one. */
+static int row_with_gradient(const cb_adapter *adapter)
+{
+    const float *grad = parameter(adapter, "layers.0.self_attn.q_proj.dylora_A")->grad->data;
+    int row = -1, count = 0;
+    for (int k = 0; k < RANKS; k++) {
+        double sum = 0;
+        for (int i = 0; i < WIDTH; i++)
+            sum += fabs((double)grad[k * WIDTH + i]);
+        if (sum > 0) {
+            row = k;
+            count++;
+        }
+    }
+    return count == 1 ? row : -1;
+}
+
+/* An update that moves everything, as momentum and decay do, leaves the bits of what is not trained; every rank has its turn. */
+static void dylora_trains_one_rank_an_update(void **state)
+{
+    (void)state;
+    cb_model *model = load_model("llama2");
+    cb_adapter *adapter = made(model, "dylora", "{\"r\": 4}", 1);
+    randomise(adapter, 5);
+    const char *directory = scratch_path("dylora");
+    assert_ok(cb_adapter_save(adapter, directory, NULL));
+    cb_adapter_free(adapter);
+    adapter = cb_adapter_load(directory, cb_model_root(model), cb_model_type(model));
+    assert_ok(adapter);
+    const cb_named_tensor *list;
+    size_t count = cb_adapter_parameters(adapter, &list);
+    bool seen[RANKS] = {0};
+    for (int step = 0; step < 40; step++) {
+        cb_scope *scope = cb_scope_open();
+        cb_tensor *ids = some_ids();
+        float *a = values(adapter, "layers.0.self_attn.q_proj.dylora_A"), *b = values(adapter, "layers.0.self_attn.q_proj.dylora_B");
+        float before_a[RANKS * WIDTH], before_b[RANKS * WIDTH];
+        assert_ok(cb_backward(cb_model_loss(model, ids, ids, 0, &(cb_context){.training = true})));
+        int row = row_with_gradient(adapter);
+        assert_true(row >= 0);
+        memcpy(before_a, a, sizeof before_a);
+        memcpy(before_b, b, sizeof before_b);
+        for (size_t i = 0; i < count; i++) {
+            for (int64_t k = 0; k < list[i].tensor->count; k++)
+                ((float *)list[i].tensor->data)[k] += 0.125f;
+            cb_zero_grad(list[i].tensor);
+        }
+        assert_ok(cb_adapter_stepped(adapter, &(cb_adapter_step){.step = step, .gradient_scale = 1}));
+        for (int k = 0; k < RANKS; k++)
+            for (int i = 0; i < WIDTH; i++) {
+                assert_true(a[k * WIDTH + i] == before_a[k * WIDTH + i] + (k == row ? 0.125f : 0));
+                assert_true(b[i * RANKS + k] == before_b[i * RANKS + k] + (k == row ? 0.125f : 0));
+            }
+        seen[row] = true;
+        cb_scope_close(scope);
+    }
+    for (int k = 0; k < RANKS; k++)
+        assert_true(seen[k]);
+    cb_adapter_free(adapter);
+    cb_model_free(model);
+}
+
+/* With b ranks nothing of the others is read, merged or not. */
+static void dylora_uses_any_first_ranks(void **state)
+{
+    (void)state;
+    cb_scope *scope = cb_scope_open();
+    cb_model *model = load_model("llama2");
+    cb_tensor *ids = some_ids(), *last = NULL;
+    for (int b = 1; b <= RANKS; b++) {
+        char options[64];
+        snprintf(options, sizeof options, "{\"r\": 4, \"use_rank\": %d}", b);
+        cb_adapter *adapter = made(model, "dylora", options, 1);
+        randomise(adapter, 5);
+        const cb_named_tensor *list;
+        size_t count = cb_adapter_parameters(adapter, &list);
+        for (size_t i = 0; i < count; i++) { /* A (R, in), B (out, R) */
+            cb_tensor *t = list[i].tensor;
+            bool is_a = cb_ends_with(list[i].name, "_A");
+            for (int64_t k = 0; k < t->count; k++)
+                if ((is_a ? k / t->shape[1] : k % t->shape[1]) >= b)
+                    ((float *)t->data)[k] = NAN;
+        }
+        cb_tensor *y = logits_of(model, ids);
+        assert_true(isfinite(largest(y)));
+        assert_true(!last || distance(y, last) > 1e-4);
+        cb_fold *fold = cb_fold_in_place(&adapter, 1);
+        assert_ok(fold);
+        assert_within(logits_of(model, ids), y, 1e-5, "merged");
+        cb_unfold(fold);
+        last = y;
+        cb_adapter_free(adapter);
+    }
+    cb_model_free(model);
+    cb_scope_close(scope);
+}
+
+/* ---- codyra ---- */
+
+/* 100 updates, of which the last 50 move gates in five stages of 10: by 0, 0.025, 0.05, 0.075, 0.1. */
+static void codyra_moves_gates_to_zero(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *rule;
+        int64_t step;
+        float before[4], after[4];
+    } cases[] = {
+        {"shrink_and_cut", 49, {0.5f, -0.1f, 0.01f, 0}, {0.5f, -0.1f, 0.01f, 0}},
+        {"shrink_and_cut", 59, {0.5f, -0.1f, 0.01f, 0}, {0.5f, -0.1f, 0.01f, 0}},
+        {"shrink_and_cut", 60, {0.5f, -0.1f, 0.01f, -0.04f}, {0.475f, -0.075f, 0, 0}},
+        {"soft", 60, {0.5f, -0.1f, 0.01f, -0.04f}, {0.475f, -0.075f, 0, -0.015f}},
+        {"shrink_and_cut", 99, {0.5f, -0.15f, 0.21f, -0.01f}, {0.4f, 0, 0.11f, 0}},
+        {"soft", 99, {0.5f, -0.15f, 0.21f, -0.01f}, {0.4f, -0.05f, 0.11f, 0}},
+    };
+    cb_model *model = load_model("llama2");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char options[128];
+        snprintf(options, sizeof options, "{\"r\": 4, \"threshold\": 0.1, \"stages\": 5, \"rule\": \"%s\"}", cases[i].rule);
+        cb_adapter *adapter = cb_adapter_new("codyra", NULL);
+        assert_ok(cb_adapter_set_json(adapter, "codyra", options) && cb_adapter_begin(adapter, 100));
+        assert_ok(cb_adapter_attach(adapter, cb_model_root(model), cb_model_type(model), 1));
+        float *gate = values(adapter, "layers.1.self_attn.v_proj.codyra_gate");
+        memcpy(gate, cases[i].before, sizeof cases[i].before);
+        assert_ok(cb_adapter_stepped(adapter, &(cb_adapter_step){.step = cases[i].step, .gradient_scale = 1}));
+        for (int k = 0; k < 4; k++)
+            if (!(fabsf(gate[k] - cases[i].after[k]) < 1e-6f && (gate[k] == 0) == (cases[i].after[k] == 0)))
+                fail_msg("%s after update %lld: gate %g became %g, expected %g", cases[i].rule, (long long)cases[i].step,
+                         (double)cases[i].before[k], (double)gate[k], (double)cases[i].after[k]);
+        cb_adapter_free(adapter);
+    }
+    cb_model_free(model);
+}
+
+/* ---- lt_sft ---- */
+
+static void shake(const cb_adapter *adapter, uint64_t seed)
+{
+    const cb_named_tensor *list;
+    size_t count = cb_adapter_parameters(adapter, &list);
+    for (size_t i = 0; i < count; i++) {
+        cb_rng rng = {.seed = seed, .stream = i};
+        for (int64_t k = 0; k < list[i].tensor->count; k++)
+            ((float *)list[i].tensor->data)[k] += (i == 0 ? 3.0f : 1.0f) * (float)cb_rng_normal(&rng);
+    }
+}
+
+static int64_t nonzero(const cb_adapter *adapter, const char *name)
+{
+    const float *x = values(adapter, name);
+    int64_t count = 0;
+    for (int64_t k = 0; k < WIDTH * WIDTH; k++)
+        count += x[k] != 0;
+    return count;
+}
+
+/* Ten updates, of which five are for all numbers; then those that went furthest, of all layers, are left, from zero. */
+static void lt_sft_trains_what_went_furthest(void **state)
+{
+    (void)state;
+    static const char first[] = "layers.0.self_attn.q_proj.sft_change", second[] = "layers.1.self_attn.q_proj.sft_change";
+    cb_scope *scope = cb_scope_open();
+    cb_model *model = load_model("llama2");
+    cb_adapter *adapter = cb_adapter_new("lt_sft", NULL);
+    assert_ok(cb_adapter_set_json(adapter, "lt_sft", "{\"density\": 0.25, \"target_modules\": [\"q_proj\"]}") &&
+              cb_adapter_begin(adapter, 10));
+    assert_ok(cb_adapter_attach(adapter, cb_model_root(model), cb_model_type(model), 1));
+    float kept[2][WIDTH * WIDTH];
+    for (int64_t step = 0; step < 10; step++) {
+        shake(adapter, 7 + (uint64_t)step);
+        if (step == 4) {
+            memcpy(kept[0], values(adapter, first), sizeof kept[0]);
+            memcpy(kept[1], values(adapter, second), sizeof kept[1]);
+        }
+        assert_ok(cb_adapter_stepped(adapter, &(cb_adapter_step){.step = step, .gradient_scale = 1}));
+        if (step < 4)
+            assert_int_equal(nonzero(adapter, first) + nonzero(adapter, second), 2 * WIDTH * WIDTH);
+        if (step == 4)
+            assert_int_equal(nonzero(adapter, first) + nonzero(adapter, second), 0);
+    }
+    double smallest = INFINITY, largest_left = 0;
+    for (int layer = 0; layer < 2; layer++) {
+        const float *x = values(adapter, layer ? second : first);
+        for (int k = 0; k < WIDTH * WIDTH; k++) {
+            double size = fabs((double)kept[layer][k]);
+            if (x[k] != 0)
+                smallest = fmin(smallest, size);
+            else
+                largest_left = fmax(largest_left, size);
+        }
+    }
+    assert_int_equal(nonzero(adapter, first) + nonzero(adapter, second), WIDTH * WIDTH / 2);
+    assert_true(largest_left < smallest);
+    assert_true(nonzero(adapter, first) > 2 * nonzero(adapter, second)); /* not a share of each layer */
+    cb_tensor *ids = some_ids(), *wanted = logits_of(model, ids);
+    assert_ok(cb_adapter_save(adapter, scratch_path("sft"), NULL));
+    cb_adapter_free(adapter);
+    adapter = cb_adapter_load(scratch_path("sft"), cb_model_root(model), cb_model_type(model));
+    assert_ok(adapter);
+    assert_int_equal(cb_adapter_parameter_count(adapter), WIDTH * WIDTH / 2);
+    assert_true(distance(logits_of(model, ids), wanted) == 0);
+    cb_adapter_free(adapter);
+    cb_model_free(model);
+    cb_scope_close(scope);
+}
+
+/* ---- frozen directions ---- */
+
+static cb_tensor *frozen(const cb_model *model, const cb_adapter *adapter, const char *name)
+{
+    (void)model;
+    const char *directory = scratch_path("frozen");
+    assert_ok(cb_adapter_save(adapter, directory, NULL));
+    char *path = cb_format("%s/adapter_model.safetensors", directory);
+    cb_safetensors *file = cb_safetensors_open(path);
+    const cb_weight_entry *entry = cb_safetensors_find(file, name);
+    assert_non_null(entry);
+    cb_tensor *t = entry_tensor(entry);
+    cb_safetensors_close(file);
+    cb_free(path);
+    return t;
+}
+
+#define Q_PROJ "base_model.model.model.layers.0.self_attn.q_proj."
+
+/* Rows of one basis: orthonormal; those of two adapters are the same, for the same column, or orthogonal; other seeds are other bases. */
+static void adapters_share_an_orthogonal_basis(void **state)
+{
+    (void)state;
+    cb_scope *scope = cb_scope_open();
+    cb_model *model = load_model("llama2");
+    static const char *const options[] = {"{\"r\": 48}", "{\"r\": 9}", "{\"r\": 9, \"first_column\": 0}", "{\"r\": 9, \"first_column\": 9}",
+                                          "{\"r\": 9, \"first_column\": 0, \"basis_seed\": 1}"};
+    cb_tensor *rows[5];
+    for (int i = 0; i < 5; i++) {
+        cb_adapter *adapter = made(model, "orthogonal_adaptation", options[i], 3 + (uint64_t)i);
+        rows[i] = frozen(model, adapter, Q_PROJ "orthogonal_A");
+        cb_tensor *products = cb_matmul(rows[i], cb_transpose(rows[i], 0, 1));
+        for (int64_t k = 0; k < products->count; k++)
+            assert_true(fabs(cb_get(products, k) - (k % (products->shape[0] + 1) == 0)) < 1e-6);
+        cb_adapter_free(adapter);
+    }
+    for (int i = 1; i < 4; i++) { /* each is one of the whole basis */
+        cb_tensor *products = cb_matmul(rows[i], cb_transpose(rows[0], 0, 1));
+        for (int r = 0; r < 9; r++) {
+            int same = 0;
+            for (int k = 0; k < WIDTH; k++) {
+                double p = fabs(cb_get(products, r * WIDTH + k));
+                assert_true(p < 1e-6 || fabs(p - 1) < 1e-6);
+                same += p > 0.5;
+            }
+            assert_int_equal(same, 1);
+        }
+    }
+    assert_true(largest(cb_matmul(rows[2], cb_transpose(rows[3], 0, 1))) < 1e-6);
+    assert_true(distance(rows[2], rows[4]) > 0.1);
+    cb_model_free(model);
+    cb_scope_close(scope);
+}
+
+/* B A is the best approximation of W of its rank: A's rows are orthonormal, B's columns orthogonal, and W - B A has nothing along either. */
+static void lora_xs_has_the_weights_own_directions(void **state)
+{
+    (void)state;
+    cb_scope *scope = cb_scope_open();
+    cb_model *model = load_model("llama2");
+    cb_adapter *adapter = made(model, "lora_xs", "{\"r\": 5}", 3);
+    cb_tensor *a = frozen(model, adapter, Q_PROJ "lora_xs_A"), *b = frozen(model, adapter, Q_PROJ "lora_xs_B");
+    cb_tensor *weight = cb_cast(cb_layer_weight(cb_layer_find(cb_model_root(model), "model.layers.0.self_attn.q_proj"), "weight"), CB_F32);
+    cb_tensor *rest = cb_sub(weight, cb_matmul(b, a)), *rows = cb_matmul(a, cb_transpose(a, 0, 1));
+    cb_tensor *columns = cb_matmul(cb_transpose(b, 0, 1), b);
+    double top = largest(columns), smallest = top, left = 0;
+    for (int64_t k = 0; k < 25; k++) {
+        assert_true(fabs(cb_get(rows, k) - (k % 6 == 0)) < 1e-5);
+        assert_true(k % 6 == 0 || fabs(cb_get(columns, k)) < 1e-4 * top);
+        smallest = k % 6 == 0 ? fmin(smallest, cb_get(columns, k)) : smallest;
+    }
+    assert_true(largest(cb_matmul(rest, cb_transpose(a, 0, 1))) < 1e-3 * largest(b)); /* ten power iterations */
+    cb_rng rng = {.seed = 1};
+    cb_tensor *v = cb_randn(CB_F32, &rng, WIDTH, 1);
+    for (int i = 0; i < 200; i++) { /* the largest singular value of the rest */
+        v = cb_matmul(cb_transpose(rest, 0, 1), cb_matmul(rest, v));
+        left = sqrt(cb_item(cb_sum(cb_square(v), CB_ALL, false)));
+        v = cb_scale(v, 1 / left);
+    }
+    assert_true(left <= smallest * (1 + 1e-3));
+    cb_adapter_free(adapter);
+    cb_model_free(model);
+    cb_scope_close(scope);
+}
+
+static int make_scratch(void **state)
+{
+    (void)state;
+    cb_error_clear();
+    return mkdtemp(scratch) ? 0 : -1;
+}
+
+static int remove_scratch(void **state)
+{
+    (void)state;
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf %s", scratch);
+    return system(command);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(dylora_trains_one_rank_an_update),   cmocka_unit_test(dylora_uses_any_first_ranks),
+        cmocka_unit_test(codyra_moves_gates_to_zero),         cmocka_unit_test(lt_sft_trains_what_went_furthest),
+        cmocka_unit_test(adapters_share_an_orthogonal_basis), cmocka_unit_test(lora_xs_has_the_weights_own_directions),
+    };
+    return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
+}
