@@ -29,7 +29,7 @@ bool experiment_train(cb_model *model, cb_adapter *adapter, const cb_tokenizer *
     cb_trainee what = {0};
     if (adapter)
         what = cb_train_adapter(model, adapter);
-    ok = data && (adapter || cb_train_whole(&what, model, tokenizer, cb_model_directory(model), CB_F32)) &&
+    ok = data && (adapter || cb_train_whole(&what, model, NULL, tokenizer, cb_model_directory(model), CB_F32)) &&
          cb_train(&what, data, NULL, &options, NULL, NULL, NULL);
     if (!adapter)
         cb_train_whole_free(&what);

@@ -30,6 +30,25 @@ CB_API const cb_system *cb_systems(void); /* in the order of their numbers; ends
 CB_API const cb_system *cb_system_find(const char *name);
 CB_API const char *cb_system_state_name(cb_system_state state); /* "planned", "parts", "whole" */
 
+/* ---- Relaxed Recursive Transformers (07) ---- */
+
+typedef enum cb_tie_start { CB_TIE_STEPWISE, CB_TIE_AVERAGE, CB_TIE_LOWER, CB_TIE_RANDOM } cb_tie_start;
+typedef struct cb_tie_options {
+    int64_t shared_layers; /* K; 0: half of them */
+    int start;             /* cb_tie_start */
+    int64_t rank;          /* of the relaxation; 0: none is made */
+    bool svd;              /* it starts from what was tied away, else from nothing */
+    bool fold_norms;       /* llama family: norms are multiplied into the linear layers behind them before anything is tied */
+    uint64_t seed;
+} cb_tie_options;
+extern CB_API const cb_option cb_tie_option_table[];
+/* Makes a recursive model of a model directory: its L blocks share the weights of K, which start as options say.  `output` becomes a model
+ * directory (model_type recursive_...) that cb_model_load() reads, with OUTPUT/relaxation, a LoRA adapter of it, where a rank is given.
+ * Bae et al. 2025, arXiv:2410.20672. */
+CB_API bool cb_tie_layers(const char *directory, const char *output, const cb_tie_options *options);
+/* A recursive model as one that every program reads: each block has its own copy of the weights.  Its relaxation fits it as it is. */
+CB_API bool cb_untie_layers(const char *directory, const char *output);
+
 #ifdef __cplusplus
 }
 #endif

@@ -38,6 +38,9 @@ CB_API const char *cb_model_directory(const cb_model *model); /* as given to loa
 CB_API int64_t cb_model_vocab_size(const cb_model *model);
 CB_API int64_t cb_model_max_positions(const cb_model *model);
 CB_API int64_t cb_model_layers(const cb_model *model);
+/* How many blocks a recursive model (model_type recursive_llama, ...; num_shared_layers) has weights for: block i runs with those of block
+ * i mod this; 0: every block has its own. */
+CB_API int64_t cb_model_shared_layers(const cb_model *model);
 CB_API int64_t cb_model_width(const cb_model *model);
 CB_API cb_dtype cb_model_dtype(const cb_model *model);
 CB_API int64_t cb_model_parameter_count(const cb_model *model); /* tied weights once */
@@ -48,16 +51,23 @@ CB_API uint64_t cb_model_hash(const cb_model *model);
 CB_API double cb_model_flops_per_token(const cb_model *model, int64_t context_length);
 /* End-of-sequence ids: of generation_config.json, or of config.json where that names none. */
 CB_API size_t cb_model_eos_ids(const cb_model *model, int32_t *ids, size_t most);
-/* NULL-terminated list of the model types this build knows. */
+/* NULL-terminated list of the model types this build knows; each may have CB_RECURSIVE before it. */
+#define CB_RECURSIVE "recursive_"
 CB_API const char *const *cb_model_types(void);
 
 /* Final hidden states after the last norm: ids (B, T) i32 -> (B, T, width). */
 CB_API cb_tensor *cb_model_hidden(cb_model *model, cb_tensor *ids, const cb_context *ctx);
+/* The same, with what a recursive model gives after each round through its shared blocks but the last, normalised likewise: exits has room
+ * for cb_model_exits() - 1 tensors (B, T, width). */
+CB_API cb_tensor *cb_model_hidden_exits(cb_model *model, cb_tensor *ids, const cb_context *ctx, cb_tensor **exits);
+CB_API int64_t cb_model_exits(const cb_model *model); /* rounds; 1: the model is not recursive */
 /* (B, T, V) in the activation dtype. */
 CB_API cb_tensor *cb_model_logits(cb_model *model, cb_tensor *ids, const cb_context *ctx);
 /* Mean cross-entropy of predicting targets (B, T) i32 (already shifted; -100 is skipped); `normalizer` as in
  * cb_linear_cross_entropy. */
 CB_API cb_tensor *cb_model_loss(cb_model *model, cb_tensor *ids, cb_tensor *targets, double normalizer, const cb_context *ctx);
+/* The same of hidden states (B, T, width). */
+CB_API cb_tensor *cb_model_hidden_loss(cb_model *model, cb_tensor *hidden, cb_tensor *targets, double normalizer, const cb_context *ctx);
 /* Hidden states to logits, with the modules of lm_head. */
 CB_API cb_tensor *cb_model_head(cb_model *model, cb_tensor *hidden, const cb_context *ctx);
 /* The layer that does so: its weight is (vocabulary, width); tied to the embedding where the model ties them. */

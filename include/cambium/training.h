@@ -61,14 +61,31 @@ struct cb_trainee {
     size_t state_count;
     const cb_named_tensor *state; /* f32, and in the checkpoint beside the parameters */
     void *user;                   /* for all of these */
+    /* What is minimised: a sum over the batch's targets, divided by normalizer (those of the whole step); NULL: cb_model_loss(). */
+    cb_tensor *(*loss)(const cb_trainee *what, cb_tensor *ids, cb_tensor *targets, double normalizer, const cb_context *ctx);
+    const void *objective; /* for loss */
 };
 /* An attached adapter, saved as a PEFT adapter of the directory that the model was loaded from. */
 CB_API cb_trainee cb_train_adapter(cb_model *model, cb_adapter *adapter);
-/* Every weight of a model, made trainable (f32) where it is frozen; saved as a model directory of weights as `dtype` with the tokenizer, and with
- * what `tokenizer_path`, where that is a directory, has beside it.  The tokenizer must outlive it.  Give it back with
- * cb_train_whole_free(), before the model. */
-CB_API bool cb_train_whole(cb_trainee *what, cb_model *model, const cb_tokenizer *tokenizer, const char *tokenizer_path, cb_dtype dtype);
+/* Every weight of a model, made trainable (f32) where it is frozen, and the parameters of an attached adapter (NULL: none); saved as a model
+ * directory of weights as `dtype` with the tokenizer and what `tokenizer_path`, where that is a directory, has beside it; the adapter goes
+ * into a directory of its name in there.  Tokenizer (NULL: none is written) and adapter must outlive it.  Give it back with cb_train_whole_free(), before the
+ * model. */
+CB_API bool cb_train_whole(cb_trainee *what, cb_model *model, cb_adapter *adapter, const cb_tokenizer *tokenizer,
+                           const char *tokenizer_path, cb_dtype dtype);
 CB_API void cb_train_whole_free(cb_trainee *what);
+
+/* ---- Distillation ---- */
+
+/* Beside the cross-entropy: for each target the divergence KL(teacher || model) of the next token (Hinton et al. 2015), and, of a recursive
+ * model, of what its earlier rounds give from what the last one does, which is not pulled towards them (Bae et al. 2025, section 2.4). */
+typedef struct cb_distillation {
+    cb_model *teacher;  /* of the same vocabulary; NULL: none */
+    double weight;      /* of its divergence */
+    double exit_weight; /* of that of each earlier round; 0: they are not trained */
+} cb_distillation;
+/* Makes it the objective of `what`; *distillation must outlive the training.  CB_ERR_ARGUMENT when the vocabularies differ. */
+CB_API bool cb_train_distill(cb_trainee *what, const cb_distillation *distillation);
 
 /* ---- Starts that are worked out first ---- */
 
@@ -76,11 +93,12 @@ typedef void cb_start_callback(void *user, int64_t batch, int64_t most); /* so m
 typedef struct cb_start_options {
     int64_t start_batches;       /* at most, of training data; 0: eva until its components are found (1000), corda 256 rows */
     char *loftq_model;           /* loftq: the directory of the model before it was quantised */
+    char *original_model;        /* residual: that of the model whose weights the base is to come near to */
     cb_start_callback *callback; /* may be NULL; these two are not in the table */
     void *user;
 } cb_start_options;
 extern CB_API const cb_option cb_start_option_table[];
-/* cb_adapter_attach() for every start.  Where it must be worked out first (LoRA's init_lora_weights eva, corda and loftq, as in PEFT), batches
+/* cb_adapter_attach() for every start.  Where it must be worked out first (LoRA's init_lora_weights eva, corda and loftq, as in PEFT, and residual), batches
  * of `data` as cb_train() will see them go through the model and its layers' inputs are looked at; eva then changes the adapter's options
  * rank_pattern, alpha_pattern and, where layers are left out, target_modules.  The start is kept in start.safetensors in options->output,
  * which a run with options->resume reads instead; one of other options, data or base is refused (CB_ERR_STATE).  `data` may be NULL for

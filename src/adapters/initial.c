@@ -10,6 +10,7 @@
  *     eva          A: the first principal components of the inputs  Paischer et al. 2024, arXiv:2410.07170 (eva.c)
  *     corda        singular triples of W C, C the inputs' covariance  Yang et al. 2024, arXiv:2406.05223 (corda.c)
  *     loftq        the first singular triples of W - Q              Li et al. 2023, arXiv:2310.08659 (loftq.c)
+ *     residual     those of another model's weights less W          Bae et al. 2025, arXiv:2410.20672 (loftq.c)
  *
  * The last three are worked out before the adapter is attached, and given to it (study.h).
  *
@@ -144,6 +145,7 @@ static const cb_start_kind kinds[] = {
     {"pissa", true, begin_pissa},        {PISSA_NITER, true, begin_pissa},
     {"olora", true, begin_olora},        {"eva", false, begin_eva},
     {"corda", true, begin_given},        {"loftq", false, begin_loftq},
+    {"residual", false, begin_given},
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };
 

@@ -1,5 +1,8 @@
-/* loftq.c: LoRA's init_lora_weights loftq over a base that is quantised: s B A starts as the nearest of rank R to what quantising took away,
- * W - Q.  Li et al. 2023, arXiv:2310.08659.
+/* loftq.c: LoRA's init_lora_weights loftq and residual: s B A starts as the nearest of rank R to what the base's weights lack of another
+ * model's.
+ *
+ * loftq: of those before they were quantised, W - Q.  Li et al. 2023, arXiv:2310.08659.  residual: of any, such as those before layers were
+ * tied, W - W'.  Bae et al. 2025, arXiv:2410.20672, section 2.3.
  *
  * Q stays as it is in its file, so this is the first of LoftQ's iterations, PEFT's replace_lora_weights_loftq().  Further ones change Q,
  * which is a matter of making it: cb_loftq_target() gives what is to be quantised in the place of W. */
@@ -14,11 +17,12 @@ static const cb_layer *plain_layer(const cb_study *s, const cb_layer *layer)
     const cb_layer *plain = cb_layer_find(s->plain, layer->name);
     const cb_tensor *weight = plain ? cb_layer_weight(plain, "weight") : NULL;
     if (!weight || plain->kind != CB_LAYER_LINEAR || plain->in_features != layer->in_features || plain->out_features != layer->out_features)
-        cb_fail(CB_ERR_ARGUMENT, "loftq_model: layer %s: found %s, expected %lld inputs and %lld outputs as in the quantised model",
-                layer->name, plain ? "other sizes" : "none", (long long)layer->in_features, (long long)layer->out_features);
+        cb_fail(CB_ERR_ARGUMENT, "%s: layer %s: found %s, expected %lld inputs and %lld outputs as in the model that is adapted",
+                s->method->plain, layer->name, plain ? "other sizes" : "none", (long long)layer->in_features,
+                (long long)layer->out_features);
     else if (cb_dtype_is_quantized(weight->dtype))
-        cb_fail(CB_ERR_ARGUMENT, "loftq_model: layer %s: found a quantised weight (%s), expected the model before it was quantised",
-                layer->name, cb_dtype_name(weight->dtype));
+        cb_fail(CB_ERR_ARGUMENT, "%s: layer %s: found a quantised weight (%s), expected the model before it was quantised",
+                s->method->plain, layer->name, cb_dtype_name(weight->dtype));
     else
         return plain;
     return NULL;
@@ -97,4 +101,27 @@ static bool finish(cb_study *s)
     return true;
 }
 
-const cb_study_method cb_study_loftq = {.name = "loftq", .begin = begin, .finish = finish};
+const cb_study_method cb_study_loftq = {.name = "loftq", .plain = "loftq_model", .begin = begin, .finish = finish};
+
+/* ---- residual ---- */
+
+static bool begin_residual(cb_study *s)
+{
+    s->done = true;
+    return true;
+}
+
+static bool finish_residual(cb_study *s)
+{
+    for (size_t i = 0; i < s->layer_count; i++) {
+        cb_scope *scope = cb_scope_open();
+        bool ok = scope && give(s, &s->layers[i]);
+        cb_scope_close(scope);
+        if (!ok)
+            return false;
+    }
+    return true;
+}
+
+const cb_study_method cb_study_residual = {
+    .name = "residual", .plain = "original_model", .begin = begin_residual, .finish = finish_residual};

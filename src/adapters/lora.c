@@ -43,7 +43,7 @@ static const cb_option lora_options[] = {
     CB_OPT_ENUM(lora_config, bias, 0, lora_bias_choices, "which biases of the model are trained and saved too"),
     CB_OPT_BOOL(lora_config, lora_bias, false, "give B a bias of its own"),
     CB_OPT_STRING(lora_config, init_weights, "true", "NAME",
-                  "how A and B start: true, false, gaussian, orthogonal, pissa, pissa_niter_N, olora, eva, corda or loftq"),
+                  "how A and B start: true, false, gaussian, orthogonal, pissa, pissa_niter_N, olora, eva, corda, loftq or residual"),
     CB_OPT_LIST(lora_config, trainable_token_indices, NULL, "N,...",
                 "ids of tokens whose rows of the embedding are trained too; LAYER:N for the rows of another layer"),
     CB_OPT_BOOL(lora_config, ensure_weight_tying, false,
@@ -327,12 +327,12 @@ static cb_tensor *lora_stored(const cb_module *m, const char *suffix)
     return is_a ? inner(lora) : outer(lora);
 }
 
-/* Twice the rank at the same scale.  PEFT would quantise the base when it reads loftq. */
+/* Twice the rank at the same scale.  PEFT would quantise the base when it reads loftq, and does not know residual. */
 static bool lora_stored_config(void *config_, const cb_adapter_group *group)
 {
     (void)group;
     lora_config *config = config_;
-    if (strcmp(config->init_weights, "loftq") == 0)
+    if (strcmp(config->init_weights, "loftq") == 0 || strcmp(config->init_weights, "residual") == 0)
         return cb_options_set(lora_options, config, "init_weights", "true");
     if (!cb_factors_start_takes_from_base(config->init_weights))
         return true;

@@ -7,7 +7,7 @@
 #include "adapters/tied.h"
 #include "nn/watch.h"
 
-static const cb_study_method *const methods[] = {&cb_study_eva, &cb_study_corda, &cb_study_loftq};
+static const cb_study_method *const methods[] = {&cb_study_eva, &cb_study_corda, &cb_study_loftq, &cb_study_residual};
 
 const cb_study_method *cb_study_method_of(const cb_adapter *adapter)
 {

@@ -40,8 +40,9 @@ typedef struct cb_study_layer {
 } cb_study_layer;
 
 typedef struct cb_study_method {
-    const char *name; /* of init_lora_weights */
-    bool from_data;   /* batches are looked at */
+    const char *name;  /* of init_lora_weights */
+    const char *plain; /* the option that names another model, or NULL */
+    bool from_data;    /* batches are looked at */
     size_t state_size;
     int64_t rows, batches; /* of data, at most: so many rows, or, those being 0, batches */
     bool (*check)(cb_study *s);
@@ -63,7 +64,7 @@ struct cb_study {
     cb_study_group *groups; /* each layer its own until the first batch */
     size_t group_count;
     bool grouped, writes, done, batch_seen;
-    cb_layer *plain;       /* loftq: root of the model that was quantised */
+    cb_layer *plain;       /* loftq, residual: root of the other model */
     cb_tensor *taken;      /* of the batch: indices (N) i64 of the tokens that count, row by row */
     int64_t *row_begins;   /* of each row in it, and the end */
     int64_t rows, batches; /* of the batch; so far */
@@ -88,7 +89,7 @@ char *cb_study_options(const cb_adapter *adapter);
 /* For methods: tokens that count of rows first to end, (N, in) f32; N may be 0. */
 cb_tensor *cb_study_rows(const cb_study *study, cb_tensor *x, int64_t first, int64_t end);
 
-extern const cb_study_method cb_study_eva, cb_study_corda, cb_study_loftq;
+extern const cb_study_method cb_study_eva, cb_study_corda, cb_study_loftq, cb_study_residual;
 
 /* ---- given.c ---- */
 

@@ -3,7 +3,8 @@
 #include "cli/cli.h"
 
 typedef struct settings {
-    char *config, *model, *tokenizer, *output;
+    char *config, *model, *adapter, *tokenizer, *output, *distill_model;
+    double distill_weight, exit_weight;
     int dtype, save_dtype;
     int64_t seed;
     bool dry_run;
@@ -17,6 +18,7 @@ static const cb_dtype save_dtypes[] = {CB_F32, CB_BF16, CB_F16};
 static const cb_option table[] = {
     CB_OPT_STRING(settings, config, NULL, "CONFIG_JSON", "config.json of the model to make"),
     CB_OPT_STRING(settings, model, NULL, "DIR", "model to go on training, instead of --config"),
+    CB_OPT_STRING(settings, adapter, NULL, "DIR", "adapter that is trained together with --model, and saved in the output under its name"),
     CB_OPT_STRING(settings, tokenizer, NULL, "TOKENIZER_JSON", "tokenizer.json or its directory; with --model the model's own"),
     CB_OPT_STRING(settings, output, NULL, "DIR", "the model, checkpoints and records of the run"),
     CB_OPT_ENUM(settings, dtype, 0, cli_dtype_names, "how activations are kept and products are computed; weights are f32 while training"),
@@ -25,7 +27,16 @@ static const cb_option table[] = {
     CLI_DRY_RUN(settings, CLI_PLAN_HELP),
     CB_OPT_END};
 
+static const cb_option distill_table[] = {
+    CB_OPT_STRING(settings, distill_model, NULL, "DIR",
+                  "teacher of the same vocabulary, whose next-token probabilities the model is drawn to"),
+    CB_OPT_FLOAT(settings, distill_weight, 1, 0, 1e6, "of the divergence from the teacher, beside the cross-entropy"),
+    CB_OPT_FLOAT(settings, exit_weight, 0, 0, 1e6,
+                 "recursive models: of the divergence of each earlier round from the last, for early exits"),
+    CB_OPT_END};
+
 static const cli_group groups[] = {{"Run", table, 0},
+                                   {"Distillation", distill_table, 0},
                                    {"Data", cli_corpus_table, offsetof(settings, corpus)},
                                    {"Rows", cb_data_option_table, offsetof(settings, corpus.text)},
                                    {"Training", cb_train_option_table, offsetof(settings, train)},
@@ -33,15 +44,30 @@ static const cli_group groups[] = {{"Run", table, 0},
 
 /* ---- the command ---- */
 
+static bool distill(const settings *s, cb_trainee *what, cb_distillation *d)
+{
+    if (!s->distill_model && s->exit_weight <= 0)
+        return true;
+    d->weight = s->distill_weight;
+    d->exit_weight = s->exit_weight;
+    d->teacher = s->distill_model ? cb_model_load(s->distill_model, .dtype = cli_dtype(s->dtype)) : NULL;
+    return cb_ok() && cb_train_distill(what, d);
+}
+
 static bool pretrain(cli_call *call, settings *s, cb_model *model)
 {
     const char *path = s->tokenizer ? s->tokenizer : s->model;
     cb_tokenizer *tokenizer = cli_tokenizer(path, model);
     cli_corpus corpus = {0};
     cb_trainee what = {0};
-    bool ok = tokenizer && cli_corpus_open(&corpus, call, &s->corpus, model, tokenizer, s->seed) &&
-              cb_train_whole(&what, model, tokenizer, path, save_dtypes[s->save_dtype]) && cli_train_run(call, &what, &corpus, &s->train);
+    cb_distillation distillation = {0};
+    cb_adapter *adapter = s->adapter && cb_ok() ? cb_adapter_load(s->adapter, cb_model_root(model), cb_model_type(model)) : NULL;
+    bool ok = tokenizer && cb_ok() && cli_corpus_open(&corpus, call, &s->corpus, model, tokenizer, s->seed) &&
+              cb_train_whole(&what, model, adapter, tokenizer, path, save_dtypes[s->save_dtype]) && distill(s, &what, &distillation) &&
+              cli_train_run(call, &what, &corpus, &s->train);
     cb_train_whole_free(&what);
+    cb_model_free(distillation.teacher);
+    cb_adapter_free(adapter);
     cli_corpus_close(&corpus);
     cb_tokenizer_free(tokenizer);
     return ok;
@@ -54,6 +80,8 @@ static bool run(cli_call *call, void *settings_)
     s->train.seed = (uint64_t)s->seed;
     if (!s->config == !s->model)
         return cli_usage(call, "expected either --config or --model");
+    if (s->adapter && !s->model)
+        return cli_usage(call, "--adapter goes with --model");
     if (s->config && !s->tokenizer)
         return cli_usage(call, "--tokenizer is needed with --config");
     if (!cli_output_directory(s->output, s->model) || !cli_output_apart(s->output, &s->corpus) || !cb_train_check_output(&s->train))

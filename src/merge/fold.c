@@ -66,6 +66,10 @@ bool cb_merge_fold(cb_model *model, cb_adapter *const *adapters, size_t count, c
     if (!model || !cb_ok())
         return false;
     cb_difference found = {0};
+    if (cb_model_shared_layers(model))
+        return cb_fail(CB_ERR_UNSUPPORTED,
+                       "%s: its layers share weights, which a merged or quantised model cannot; untie it first (cambium tie --untie)",
+                       cb_model_directory(model)) == CB_OK;
     if (cb_ends_with(output, ".gguf")) {
         bool written = cb_merge_fold_gguf(model, adapters, count, output, options, &found);
         if (difference)

@@ -104,9 +104,10 @@ static bool takes_gradient(const cb_layer *layer, const cb_context *ctx)
 {
     if (cb_layer_hosts(layer, ctx))
         return true;
-    for (int i = 0; i < layer->weight_count; i++)
-        if (layer->weights[i].tensor->requires_grad)
-            return true;
+    for (const cb_layer *own = layer; own; own = own->tied)
+        for (int i = 0; i < own->weight_count; i++)
+            if (own->weights[i].tensor->requires_grad)
+                return true;
     for (size_t i = 0; i < layer->child_count; i++)
         if (takes_gradient(layer->children[i], ctx))
             return true;
@@ -262,15 +263,29 @@ static bool pass_begin(cb_pass *pass, cb_model *model, const cb_tensor *ids)
 
 /* ---- hidden states and logits ---- */
 
-static cb_tensor *hidden_run(cb_model *model, cb_tensor *ids, const cb_context *ctx)
+/* What comes out after each round through a recursive model's shared blocks but the last, normalised as the last is. */
+static bool leave_early(cb_model *model, int64_t done, cb_tensor *x, const cb_pass *pass, cb_scope *scope, cb_tensor **exits)
+{
+    int64_t each = model->config.shared;
+    if (!exits || !x || done % each || done == model->config.layers)
+        return x;
+    cb_tensor **exit = &exits[done / each - 1];
+    *exit = cb_scope_return(scope, model->architecture->norm(model->norm, x, &pass->ctx));
+    return *exit;
+}
+
+static cb_tensor *hidden_run(cb_model *model, cb_tensor *ids, const cb_context *ctx, cb_tensor **exits)
 {
     cb_pass pass = {.ctx = ctx ? *ctx : (cb_context){0}};
     cb_prompt prompt = {0};
     cb_scope *around = cb_scope_open(); /* positions live as long as the pass */
     cb_scope *scope = around && pass_begin(&pass, model, ids) && cb_prompt_begin(&prompt, model, &pass) ? cb_scope_open() : NULL;
     cb_tensor *x = scope ? model->architecture->embed(model, ids, &pass) : NULL;
-    for (int64_t i = 0; x && i < model->config.layers; i++)
+    for (int64_t i = 0; x && i < model->config.layers; i++) {
         x = move_on(&scope, cb_prompt_next(&prompt, model, i, &pass) ? cb_block_run(model, i, x, &pass) : NULL);
+        if (!leave_early(model, i + 1, x, &pass, scope, exits))
+            x = NULL;
+    }
     cb_prompt_end(&prompt, &pass);
     x = x ? model->architecture->norm(model->norm, x, &pass.ctx) : NULL;
     if (x && pass.ctx.cache)
@@ -281,6 +296,8 @@ static cb_tensor *hidden_run(cb_model *model, cb_tensor *ids, const cb_context *
     }
     if (around) {
         x = cb_scope_return(around, x);
+        for (int64_t i = 0; exits && x && i + 1 < cb_model_exits(model); i++)
+            exits[i] = cb_scope_return(around, exits[i]);
         cb_scope_close(around);
     }
     return x;
@@ -288,11 +305,22 @@ static cb_tensor *hidden_run(cb_model *model, cb_tensor *ids, const cb_context *
 
 cb_tensor *cb_model_hidden(cb_model *model, cb_tensor *ids, const cb_context *ctx)
 {
+    return cb_model_hidden_exits(model, ids, ctx, NULL);
+}
+
+int64_t cb_model_exits(const cb_model *model)
+{
+    int64_t each = model->config.shared;
+    return each ? (model->config.layers + each - 1) / each : 1;
+}
+
+cb_tensor *cb_model_hidden_exits(cb_model *model, cb_tensor *ids, const cb_context *ctx, cb_tensor **exits)
+{
     if (!model || !ids || !cb_ok())
         return NULL;
     /* a cache outlives the tape: nothing could flow back through it */
     bool old = cb_set_grad_enabled(cb_grad_enabled() && !(ctx && ctx->cache));
-    cb_tensor *hidden = hidden_run(model, ids, ctx);
+    cb_tensor *hidden = hidden_run(model, ids, ctx, cb_model_exits(model) > 1 ? exits : NULL);
     cb_set_grad_enabled(old);
     return hidden;
 }
@@ -394,15 +422,10 @@ static cb_tensor *loss_in_pieces(cb_model *model, cb_tensor *hidden, cb_tensor *
     return total;
 }
 
-static cb_tensor *loss_run(cb_model *model, cb_tensor *ids, cb_tensor *targets, double normalizer, const cb_context *ctx)
+cb_tensor *cb_model_hidden_loss(cb_model *model, cb_tensor *hidden, cb_tensor *targets, double normalizer, const cb_context *ctx)
 {
-    cb_tensor *hidden = cb_model_hidden(model, ids, ctx);
-    if (!hidden)
+    if (!model || !hidden || !targets)
         return NULL;
-    if (!cb_same_shape(ids, targets)) {
-        cb_fail(CB_ERR_SHAPE, "model: targets are %s for ids %s, expected the same shape", cb_shape_text(targets), cb_shape_text(ids));
-        return NULL;
-    }
     if (ctx && ctx->blend ? cb_layer_hosts(model->head, ctx) : model->head->module_count > 0)
         return loss_in_pieces(model, hidden, targets, normalizer, ctx);
     cb_linear_cross_entropy_options options = {.ignore_index = -100, .normalizer = normalizer};
@@ -416,7 +439,12 @@ cb_tensor *cb_model_loss(cb_model *model, cb_tensor *ids, cb_tensor *targets, do
     cb_scope *scope = cb_scope_open();
     if (!scope)
         return NULL;
-    cb_tensor *loss = cb_scope_return(scope, loss_run(model, ids, targets, normalizer, ctx));
+    cb_tensor *hidden = cb_model_hidden(model, ids, ctx);
+    if (hidden && !cb_same_shape(ids, targets)) {
+        cb_fail(CB_ERR_SHAPE, "model: targets are %s for ids %s, expected the same shape", cb_shape_text(targets), cb_shape_text(ids));
+        hidden = NULL;
+    }
+    cb_tensor *loss = cb_scope_return(scope, cb_model_hidden_loss(model, hidden, targets, normalizer, ctx));
     cb_scope_close(scope);
     return loss;
 }

@@ -38,6 +38,7 @@ void cb_rope_free(cb_rope_table *rope);  /* and the factors */
 
 typedef struct cb_model_config {
     int64_t vocab_size, width, layers, heads, kv_heads, head_dim, mlp_width, max_positions;
+    int64_t shared; /* recursive: block i has the weights of block i mod shared; 0: each has its own */
     double eps, initializer_range;
     bool tied;
     cb_activation activation;

@@ -118,6 +118,17 @@ static json_t *read_config(const char *path)
     return config;
 }
 
+/* A recursive model's blocks share the weights of the first few (Bae et al. 2025, arXiv:2410.20672). */
+static bool configure_shared(cb_model *model)
+{
+    int64_t shared = cb_json_int(model->config_path, model->json, "num_shared_layers", 0);
+    if (cb_ok() && (shared < 1 || shared > model->config.layers))
+        return cb_config_error(model, "num_shared_layers is %lld, expected 1 to num_hidden_layers (%lld)", (long long)shared,
+                               (long long)model->config.layers);
+    model->config.shared = shared;
+    return cb_ok();
+}
+
 static bool configure(cb_model *model, const char *path, cb_model_options options)
 {
     cb_dtype dtype = options.dtype;
@@ -138,7 +149,8 @@ static bool configure(cb_model *model, const char *path, cb_model_options option
         return false;
     if (!type)
         return cb_config_error(model, "model_type is missing");
-    model->architecture = architecture_find(path, type);
+    bool recursive = strncmp(type, CB_RECURSIVE, strlen(CB_RECURSIVE)) == 0;
+    model->architecture = architecture_find(path, recursive ? type + strlen(CB_RECURSIVE) : type);
     if (!model->architecture)
         return false;
     if (!check_quantization(model))
@@ -147,7 +159,7 @@ static bool configure(cb_model *model, const char *path, cb_model_options option
     if (cb_ok() && !(range >= 0 && range < 100))
         return cb_config_error(model, "initializer_range is %g, expected 0 to 100", range);
     model->config.initializer_range = range;
-    return cb_ok() && model->architecture->configure(model) && eos_read(model);
+    return cb_ok() && model->architecture->configure(model) && (!recursive || configure_shared(model)) && eos_read(model);
 }
 
 cb_model *cb_model_load_with(const char *directory, cb_model_options options)
@@ -230,6 +242,11 @@ int64_t cb_model_max_positions(const cb_model *model)
 int64_t cb_model_layers(const cb_model *model)
 {
     return model->config.layers;
+}
+
+int64_t cb_model_shared_layers(const cb_model *model)
+{
+    return model->config.shared;
 }
 
 int64_t cb_model_width(const cb_model *model)

@@ -110,10 +110,37 @@ static cb_tensor *from_random(const cb_weight_source *source, const char *name, 
 
 /* ---- layers with their weights ---- */
 
+/* The layer that has the weights of one of a recursive model's later blocks; NULL: it has its own, or (with an error) there is no memory. */
+static cb_layer *shared_layer(const cb_model *model, const cb_layer *layer)
+{
+    const cb_layer *block = layer;
+    int64_t index = (int64_t)model->block_count - 1, shared = model->config.shared;
+    while (block && block->kind != CB_LAYER_BLOCK)
+        block = block->parent;
+    if (!block || shared < 1 || index < shared)
+        return NULL;
+    cb_layer *first = model->blocks[index % shared].layer;
+    char *name = cb_format("%s%s", first->name, layer->name + strlen(block->name));
+    cb_layer *found = name ? cb_layer_find(first, name) : NULL;
+    cb_free(name);
+    return found;
+}
+
+static bool share(cb_layer *layer, cb_layer *with)
+{
+    layer->tied = with;
+    layer->transposed = with->transposed;
+    layer->turned = with->turned;
+    return true;
+}
+
 bool cb_source_weight(cb_weight_source *source, cb_layer *layer, const char *name, cb_initial initial, int ndim, const int64_t *shape)
 {
     if (!layer || !cb_ok())
         return false;
+    cb_layer *with = shared_layer(source->model, layer);
+    if (with || !cb_ok())
+        return with && share(layer, with);
     char *full = cb_format("%s.%s", layer->name, name);
     cb_scope *scope = full ? cb_scope_open() : NULL;
     bool ok = false;

@@ -89,7 +89,7 @@ bool cb_train_diagnose(const cb_trainee *what, const cb_batch *batch, double tar
     cb_scope *scope = cb_scope_open();
     cb_layer_watching = &layers;
     cb_tape_watching = &tape;
-    cb_tensor *loss = scope ? cb_model_loss(what->model, batch->ids, batch->targets, targets, ctx) : NULL;
+    cb_tensor *loss = scope ? cb_train_loss(what, batch->ids, batch->targets, targets, ctx) : NULL;
     if (loss && !s.found && !isfinite(cb_item(loss)))
         s.found = cb_string_puts(out, "every layer's output is finite, the loss is not");
     else if (loss && !s.found && loss->requires_grad)

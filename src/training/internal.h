@@ -51,6 +51,8 @@ uint64_t cb_train_log_mend(const char *directory, int64_t step, const cb_train_r
 void cb_train_log_rehearse(const train_log *r, uint64_t reports, uint64_t event_bytes);
 void cb_train_log_close(train_log *r);
 
+/* What is minimised: what->loss, or the model's. */
+cb_tensor *cb_train_loss(const cb_trainee *what, cb_tensor *ids, cb_tensor *targets, double normalizer, const cb_context *ctx);
 /* diagnose.c: runs a batch whose loss or gradient is not finite again and says in `out` where that began: a parameter, or (then true) the
  * layer that first gives such a value, forward or backward.  Gradients are left on the parameters. */
 bool cb_train_diagnose(const cb_trainee *what, const cb_batch *batch, double targets, const cb_context *ctx, cb_string *out);

@@ -13,6 +13,7 @@ const cb_option cb_start_option_table[] = {
     CB_OPT_INT(cb_start_options, start_batches, 0, 0, 1e12,
                "batches that a start from data looks at, at most (0: eva until its components are found, corda 256 rows)"),
     CB_OPT_STRING(cb_start_options, loftq_model, NULL, "DIR", "loftq: the model that the quantised one was made from"),
+    CB_OPT_STRING(cb_start_options, original_model, NULL, "DIR", "residual: the model whose weights the base is to come near to"),
     CB_OPT_END,
 };
 
@@ -125,9 +126,12 @@ static bool look_at_data(preparation *p)
 
 static bool look_at_plain_model(preparation *p)
 {
-    if (!p->start->loftq_model)
-        return cb_fail(CB_ERR_ARGUMENT, "loftq_model: found none, expected the directory of the model before it was quantised") == CB_OK;
-    cb_model *plain = cb_model_load(p->start->loftq_model, .keep_weights = true);
+    const char *option = p->study->method->plain;
+    const char *path = strcmp(option, "loftq_model") == 0 ? p->start->loftq_model : p->start->original_model;
+    if (!path)
+        return cb_fail(CB_ERR_ARGUMENT, "%s: found none, expected the directory of the model %s", option,
+                       *option == 'l' ? "before it was quantised" : "that the base came from") == CB_OK;
+    cb_model *plain = cb_model_load(path, .keep_weights = true);
     p->study->plain = plain ? cb_model_root(plain) : NULL;
     bool ok = plain && cb_study_finish(p->study);
     cb_model_free(plain);

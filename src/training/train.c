@@ -249,6 +249,11 @@ static cb_context training_context(const session *s, cb_tensor *positions, cb_te
         .training = true, .checkpoint = s->options->gradient_checkpointing, .rng = rng, .positions = positions, .segments = segments};
 }
 
+cb_tensor *cb_train_loss(const cb_trainee *what, cb_tensor *ids, cb_tensor *targets, double normalizer, const cb_context *ctx)
+{
+    return what->loss ? what->loss(what, ids, targets, normalizer, ctx) : cb_model_loss(what->model, ids, targets, normalizer, ctx);
+}
+
 /* Loss and gradients of one micro-batch; the loss is already divided by the whole step's count of targets. */
 static double micro_step(session *s, const cb_batch *batch, double targets)
 {
@@ -256,7 +261,7 @@ static double micro_step(session *s, const cb_batch *batch, double targets)
     if (!scope)
         return NAN;
     cb_context ctx = training_context(s, share(batch->positions), share(batch->segments), &s->state.rng);
-    cb_tensor *loss = cb_model_loss(s->what->model, share(batch->ids), share(batch->targets), targets, &ctx);
+    cb_tensor *loss = cb_train_loss(s->what, share(batch->ids), share(batch->targets), targets, &ctx);
     double value = loss ? cb_item(loss) : NAN;
     if (loss && isfinite(value))
         cb_backward(loss);

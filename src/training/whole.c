@@ -39,6 +39,7 @@ typedef struct saver {
     const cb_tokenizer *tokenizer;
     char *tokenizer_path; /* a directory's other tokenizer files are carried over */
     cb_dtype dtype;
+    cb_adapter *adapter; /* or NULL */
 } saver;
 
 static bool copy_beside(const char *from, const char *to, const char *name)
@@ -79,26 +80,53 @@ static bool save(const cb_trainee *what, const char *directory)
                                          "generation_config.json"};
     const saver *s = what->user;
     char *path = cb_path_join(directory, "tokenizer.json");
-    bool ok = path && cb_tokenizer_save(s->tokenizer, path);
+    bool ok = path && (!s->tokenizer || cb_tokenizer_save(s->tokenizer, path));
     cb_free(path);
     for (size_t i = 0; ok && i < sizeof beside / sizeof *beside && cb_is_directory(s->tokenizer_path); i++)
         ok = copy_beside(s->tokenizer_path, directory, beside[i]);
     ok = ok && (!cb_is_directory(s->tokenizer_path) || copy_templates(s->tokenizer_path, directory));
-    return ok && cb_model_save(what->model, directory, s->dtype);
+    ok = ok && cb_model_save(what->model, directory, s->dtype);
+    path = ok && s->adapter ? cb_path_join(directory, cb_adapter_name(s->adapter)) : NULL;
+    ok = ok && (!s->adapter || (path && cb_adapter_save(s->adapter, path, NULL)));
+    cb_free(path);
+    return ok;
+}
+
+/* The adapter's options belong to what a checkpoint was made with. */
+static char *describe(const cb_trainee *what)
+{
+    const saver *s = what->user;
+    return s->adapter ? cb_adapter_json(s->adapter) : cb_strdup("");
+}
+
+static bool add_adapter(parameter_list *list, const cb_adapter *adapter)
+{
+    const cb_named_tensor *parameters;
+    size_t count = adapter ? cb_adapter_parameters(adapter, &parameters) : 0;
+    for (size_t i = 0; i < count; i++) {
+        char *name = cb_grow(&list->items, &list->capacity, list->count + 1, sizeof *list->items) ? cb_strdup(parameters[i].name) : NULL;
+        if (!name)
+            return false;
+        list->items[list->count++] = (cb_named_tensor){name, parameters[i].tensor};
+    }
+    return true;
 }
 
 /* ---- as something to train ---- */
 
-bool cb_train_whole(cb_trainee *what, cb_model *model, const cb_tokenizer *tokenizer, const char *tokenizer_path, cb_dtype dtype)
+bool cb_train_whole(cb_trainee *what, cb_model *model, cb_adapter *adapter, const cb_tokenizer *tokenizer, const char *tokenizer_path,
+                    cb_dtype dtype)
 {
     parameter_list list = {0};
     saver *s = cb_calloc(1, sizeof *s);
-    bool ok = s && (s->tokenizer_path = cb_strdup(tokenizer_path)) && cb_layer_visit(cb_model_root(model), collect, &list);
+    bool ok = s && (s->tokenizer_path = cb_strdup(tokenizer_path)) && cb_layer_visit(cb_model_root(model), collect, &list) &&
+              add_adapter(&list, adapter);
     if (s) {
         s->tokenizer = tokenizer;
         s->dtype = dtype;
+        s->adapter = adapter;
     }
-    *what = (cb_trainee){.model = model, .count = list.count, .parameters = list.items, .save = save, .user = s};
+    *what = (cb_trainee){.model = model, .count = list.count, .parameters = list.items, .save = save, .describe = describe, .user = s};
     if (!ok)
         cb_train_whole_free(what);
     return ok;
