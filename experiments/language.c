@@ -27,11 +27,12 @@ bool experiment_train(cb_model *model, cb_adapter *adapter, const cb_tokenizer *
     options.seed = t->seed;
     options.overwrite = true;
     cb_trainee what = {0};
-    if (adapter)
+    const char *beside = cb_model_directory(model) ? cb_model_directory(model) : "";
+    if (!t->whole)
         what = cb_train_adapter(model, adapter);
-    ok = data && (adapter || cb_train_whole(&what, model, NULL, tokenizer, cb_model_directory(model), CB_F32)) &&
-         cb_train(&what, data, NULL, &options, NULL, NULL, NULL);
-    if (!adapter)
+    ok = data && (!t->whole || cb_train_whole(&what, model, adapter, tokenizer, beside, CB_F32)) &&
+         (!t->distillation || cb_train_distill(&what, t->distillation)) && cb_train(&what, data, NULL, &options, NULL, NULL, NULL);
+    if (t->whole)
         cb_train_whole_free(&what);
     cb_dataset_free(data);
     options.output = NULL;
@@ -39,4 +40,29 @@ bool experiment_train(cb_model *model, cb_adapter *adapter, const cb_tokenizer *
     cb_options_free(cb_data_option_table, &text);
     cb_options_free(cb_train_option_table, &options);
     return ok && cb_ok();
+}
+
+size_t experiment_losses(cb_model *model, const cb_tokenizer *tokenizer, const char *text, int64_t sequence_length, size_t most,
+                         double *losses)
+{
+    cb_data_options options = {0};
+    bool ok = cb_options_init(cb_data_option_table, &options) && cb_string_list_add(&options.data, text);
+    options.sequence_length = sequence_length;
+    options.shuffle = false;
+    cb_dataset *data = ok ? cb_dataset_open(tokenizer, &options) : NULL;
+    cb_batch batch = {0};
+    size_t count = 0;
+    for (int64_t i = 0; data && count < most && cb_dataset_sequential(data, i, 1, &batch); i++) {
+        cb_context ctx = {.positions = batch.positions, .segments = batch.segments};
+        cb_scope *scope = cb_scope_open();
+        if (!scope || !batch.predicted)
+            break;
+        cb_no_grad losses[count++] = cb_item(cb_model_loss(model, batch.ids, batch.targets, (double)batch.predicted, &ctx));
+        cb_scope_close(scope);
+    }
+    cb_batch_free(&batch);
+    cb_dataset_free(data);
+    cb_string_list_free(&options.data);
+    cb_options_free(cb_data_option_table, &options);
+    return cb_ok() ? count : 0;
 }

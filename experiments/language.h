@@ -13,8 +13,14 @@ typedef struct experiment_training {
     int64_t steps, batch_size, sequence_length;
     double learning_rate;
     uint64_t seed;
+    bool whole;                          /* all of the model, and the adapter where there is one; else the adapter alone */
+    const cb_distillation *distillation; /* or NULL */
 } experiment_training;
-/* cb_train() with 10 % warm-up, cosine, and the answers alone learned; the adapter (or all of the model, NULL) is written to output. */
+/* cb_train() with 10 % warm-up and cosine, of pairs the completions alone learned; what was trained is written to output. */
 bool experiment_train(cb_model *model, cb_adapter *adapter, const cb_tokenizer *tokenizer, const experiment_training *t);
+
+/* The loss (nats a token) of each of the first rows of a text, at most `most`; returns how many. */
+size_t experiment_losses(cb_model *model, const cb_tokenizer *tokenizer, const char *text, int64_t sequence_length, size_t most,
+                         double *losses);
 
 #endif

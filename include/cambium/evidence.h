@@ -96,8 +96,9 @@ CB_API bool cb_run_carry_out(const cb_run *run, const char *record);
 
 /* ---- what the runs say ---- */
 
-/* The grid's best value by the tuning runs' records in a directory, all of which must be there; *value 0 without a grid. */
-CB_API bool cb_evidence_tuned(const cb_experiment *experiment, const cb_arm *arm, const char *records, double *value);
+/* The grid's best value by the tuning runs' records in a directory, all of which must be there; *value 0 without a grid.  Quick runs try the
+ * first one only. */
+CB_API bool cb_evidence_tuned(const cb_experiment *experiment, const cb_arm *arm, const char *records, bool quick, double *value);
 /* What the records of all arms and of seeds 1 to `seeds` say, as JSON text: with `command`, the machine and versions; free with cb_free().
  * Means of arms have Student's intervals over seeds.  A difference is paired by seed and item: 95 % by bootstrap over both where runs give
  * items, else Student's over seeds.  Its verdict is "shown" when the interval lies beyond the margin, "opposite" when it lies

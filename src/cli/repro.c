@@ -170,7 +170,8 @@ static bool make_plan(plan *p, int seeds)
     const cb_experiment *e = p->place->experiment;
     for (const cb_arm *a = e->arms; a->name; a++) {
         for (const double *g = a->grid; g && *g != 0; g++)
-            add_job(p, a, 0, *g, true);
+            if (!p->place->settings->quick || g == a->grid)
+                add_job(p, a, 0, *g, true);
         for (int seed = used_in_tuning(e, a) ? 0 : 1; seed <= seeds; seed++)
             add_job(p, a, (uint64_t)seed, 0, false);
     }
@@ -231,7 +232,7 @@ static void become(const plan *p, const job *j, const char *log)
 
 static bool start(plan *p, job *j)
 {
-    if (!j->validation && !cb_evidence_tuned(p->place->experiment, j->arm, p->place->records, &j->value))
+    if (!j->validation && !cb_evidence_tuned(p->place->experiment, j->arm, p->place->records, p->place->settings->quick, &j->value))
         return false;
     char *record = record_path(p, j), *log = record ? cb_format("%.*s.log", (int)(strlen(record) - 5), record) : NULL;
     bool ok = log;
@@ -373,7 +374,7 @@ static void forget(const char *records)
 static bool reproduce(cli_call *call, const settings *s, place *where)
 {
     const cb_experiment *e = where->experiment;
-    int seeds = s->seeds ? (int)s->seeds : s->quick ? 2 : e->seeds;
+    int seeds = s->seeds ? (int)s->seeds : s->quick ? 1 : e->seeds;
     plan p = {.place = where};
     if (s->fresh)
         forget(where->records);

@@ -33,12 +33,12 @@ static const json_t *items_of(const json_t *record, const char *measure)
     return json_object_get(json_object_get(json_object_get(record, "measures"), measure), "items");
 }
 
-bool cb_evidence_tuned(const cb_experiment *experiment, const cb_arm *arm, const char *records, double *value)
+bool cb_evidence_tuned(const cb_experiment *experiment, const cb_arm *arm, const char *records, bool quick, double *value)
 {
     const cb_measure *judge = experiment->measures;
     double best = NAN;
     *value = 0;
-    for (const double *g = arm->grid; g && *g != 0 && cb_ok(); g++) {
+    for (const double *g = arm->grid; g && *g != 0 && cb_ok() && !(quick && g > arm->grid); g++) {
         json_t *record = load_record(arm, records, 0, *g, true);
         double score = record ? value_of(record, judge->name) : (double)NAN;
         if (isnan(best) || (judge->lower ? score < best : score > best)) {
@@ -63,7 +63,7 @@ typedef struct arm_runs {
 static bool load_arm(arm_runs *a, const cb_experiment *experiment, const cb_arm *arm, const char *records, int seeds, bool quick)
 {
     *a = (arm_runs){.arm = arm, .seeds = seeds, .runs = cb_calloc((size_t)seeds, sizeof *a->runs)};
-    bool ok = a->runs && cb_evidence_tuned(experiment, arm, records, &a->value);
+    bool ok = a->runs && cb_evidence_tuned(experiment, arm, records, quick, &a->value);
     for (int i = 0; ok && i < seeds; i++) {
         a->runs[i] = load_record(arm, records, (uint64_t)i + 1, a->value, false);
         ok = a->runs[i];

@@ -81,7 +81,7 @@ static char *toy_result(bool quick)
         double best;
         for (const double *g = a->grid; g && *g != 0; g++)
             carry_out(a, 0, *g, true);
-        assert_true(cb_evidence_tuned(&toy, a, scratch, &best));
+        assert_true(cb_evidence_tuned(&toy, a, scratch, false, &best));
         assert_true(best == (a->grid ? 0.2 : 0));
         for (uint64_t seed = 1; seed <= SEEDS; seed++)
             carry_out(a, seed, best, false);
