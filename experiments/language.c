@@ -17,6 +17,8 @@ bool experiment_train(cb_model *model, cb_adapter *adapter, const cb_tokenizer *
               cb_string_list_add(&text.data, t->text);
     text.seed = t->seed;
     text.sequence_length = t->sequence_length;
+    if (cb_ends_with(t->text, ".jsonl")) /* examples stay whole */
+        text.packing_strategy = CB_PACKING_BFD;
     cb_dataset *data = ok ? cb_dataset_open(tokenizer, &text) : NULL;
     options.output = (char *)(uintptr_t)t->output;
     options.steps = t->steps;

@@ -66,10 +66,21 @@ double cb_process_age(void)
     return seconds(CLOCK_BOOTTIME) - (double)ticks / (double)sysconf(_SC_CLK_TCK);
 }
 
+/* The kernel's other account of it, ru_maxrss, counts what the process was before it became this program. */
 uint64_t cb_peak_rss(void)
 {
+    char line[256];
+    unsigned long long kilobytes = 0;
+    FILE *f = fopen("/proc/self/status", "re");
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "VmHWM: %llu kB", &kilobytes) == 1)
+            break;
+    if (f)
+        fclose(f);
     struct rusage usage;
-    return getrusage(RUSAGE_SELF, &usage) == 0 ? (uint64_t)usage.ru_maxrss * 1024 : 0;
+    if (!kilobytes && getrusage(RUSAGE_SELF, &usage) == 0)
+        kilobytes = (unsigned long long)usage.ru_maxrss;
+    return (uint64_t)kilobytes * 1024;
 }
 
 uint64_t cb_current_rss(void)

@@ -142,7 +142,9 @@ static void put_arms(cb_string *out, const json_t *measures, const json_t *arms)
         {
             const json_t *entry = json_object_get(json_object_get(arm, "measures"), text_of(m, "name"));
             int digits = digits_of(m);
-            if (entry)
+            if (entry && !isfinite(number_of(entry, "low")))
+                add_printf(&t, "%.*f", digits, number_of(entry, "mean"));
+            else if (entry)
                 add_printf(&t, "%.*f [%.*f, %.*f]", digits, number_of(entry, "mean"), digits, number_of(entry, "low"), digits,
                            number_of(entry, "high"));
             else
