@@ -82,7 +82,8 @@ static json_t *new_config(const cb_model *model, cb_dtype dtype)
     const char *name = torch_name(dtype);
     json_t *json = cb_json_copy(model->json);
     bool old = json_object_get(json, "torch_dtype"), ok = json;
-    ok = ok && cb_json_put(json, "architectures", json_pack("[s+]", model->config.shared ? "Recursive" : "", model->architecture->class_name));
+    ok = ok &&
+         cb_json_put(json, "architectures", json_pack("[s+]", model->config.shared ? "Recursive" : "", model->architecture->class_name));
     ok = ok && (!old || cb_json_put(json, "torch_dtype", json_string(name)));
     if (ok && (!old || json_object_get(json, "dtype")))
         ok = cb_json_put(json, "dtype", json_string(name));
