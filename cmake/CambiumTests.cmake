@@ -65,6 +65,8 @@ if(TARGET cambium AND EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/run.sh)
   register_test(cli_lora_page ${page} docs/lora.md out/merged/model.safetensors out/loftq/adapter_model.safetensors
     out/merged-saved/model.safetensors out/dora-further/adapter_model.safetensors)
   register_test(cli_composition_page ${page} docs/composition.md out/bible/adapter_model.safetensors out/merged/model.safetensors)
+  register_test(cli_recursive_page ${page} docs/methods/relaxed-recursive.md out/uptrained/relaxation/adapter_model.safetensors
+    out/full/model.safetensors)
   register_test(cli_merging_page ${page} docs/merging.md out/both/adapter_model.safetensors out/ties-adapter/adapter_config.json
     out/dare-adapter/adapter_model.safetensors out/lego-adapter/adapter_model.safetensors out/slerp/model.safetensors
     out/ties-lora/adapter_model.safetensors)
@@ -80,6 +82,7 @@ endif()
 if(TARGET cambium AND NOT CAMBIUM_SANITIZE)
   register_test(cli_dry_run sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/dry_run.sh $<TARGET_FILE:cambium> ${reference}
     ${CMAKE_CURRENT_SOURCE_DIR}/models/sprig-5m ${CMAKE_CURRENT_SOURCE_DIR}/examples/data/king-james-held-out.txt ${scratch})
+  register_test(repro_quick sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/repro.sh $<TARGET_FILE:cambium> ${scratch})
   register_test(parallel sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/parallel/run.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
   if(TARGET test_faults)
     register_test(parallel_faults sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/parallel/faults.sh $<TARGET_FILE:cambium> $<TARGET_FILE:test_faults>

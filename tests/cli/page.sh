@@ -16,7 +16,7 @@ ln -s "$root/models" "$root/examples" "$work"
 PATH=$work/bin:$PATH
 cd "$work"
 sed -n 's/^    \(\(cambium\|printf\) .*\)/\1/p' "$root/$page" >commands
-test "$(wc -l <commands)" -ge 7
+test "$(wc -l <commands)" -ge 5
 while read -r command; do
     if ! sh -c "$command" </dev/null >said.out 2>said.err; then
         echo "$page: $command" && cat said.err && exit 1
