@@ -263,6 +263,15 @@ static bool relax(cb_model *model, const char *original, const char *stage, cons
     return ok;
 }
 
+/* Directories are made beside the output. */
+static bool make_parent(const char *output)
+{
+    char *parent = cb_path_parent(output);
+    bool ok = parent && cb_directory_make(parent);
+    cb_free(parent);
+    return ok;
+}
+
 /* Whether norms can be multiplied into what follows: RMS norms, and linear layers that are not stored transposed. */
 static bool folds(const cb_model *model)
 {
@@ -312,7 +321,7 @@ static bool tie(cb_model *model, const char *output, const cb_tie_options *optio
 
 bool cb_tie_layers(const char *directory, const char *output, const cb_tie_options *options)
 {
-    cb_model *model = cb_model_load(directory, .keep_weights = true);
+    cb_model *model = make_parent(output) ? cb_model_load(directory, .keep_weights = true) : NULL;
     if (!model)
         return false;
     cb_dtype dtype = first_dtype(model);
@@ -331,7 +340,7 @@ bool cb_tie_layers(const char *directory, const char *output, const cb_tie_optio
 
 bool cb_untie_layers(const char *directory, const char *output)
 {
-    cb_model *model = cb_model_load(directory, .keep_weights = true), *plain = NULL;
+    cb_model *model = make_parent(output) ? cb_model_load(directory, .keep_weights = true) : NULL, *plain = NULL;
     if (!model)
         return false;
     filling f = {.from = model};
