@@ -228,7 +228,7 @@ static void the_likeliest_choice_is_chosen(void **state)
     char prompts[N][16];
     size_t chosen[N], expected[N], right = 0;
     for (size_t i = 0; i < N; i++) {
-        snprintf(prompts[i], sizeof prompts[i], "%.*s", (int)(1 + i % 7), "Q7 is it" + i % 2);
+        snprintf(prompts[i], sizeof prompts[i], "%.*s", (int)(1 + i % 7), &"Q7 is it"[i % 2]);
         questions[i] = (cb_choice_question){prompts[i], i % 2 ? words : letters, i % 2 ? 3 : 4, i % 3};
         double best = -INFINITY;
         for (size_t c = 0; c < questions[i].count; c++) {
