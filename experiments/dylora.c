@@ -138,7 +138,7 @@ static bool run_cut(bench *b, bool scaled)
 static cb_adapter *with_rank(bench *b, const char *directory, int rank)
 {
     char *path = cb_path_join(directory, "adapter_config.json");
-    size_t length;
+    size_t length = 0;
     char *text = path ? cb_file_read(path, 1 << 20, &length) : NULL, *field = text ? strstr(text, "\"use_rank\": ") : NULL;
     if (field)
         field[strlen("\"use_rank\": ")] = (char)('0' + rank);

@@ -60,7 +60,7 @@ static bool read_lines(label_part *part, const label_task *task, const char *dir
                        line_reader *line, size_t label)
 {
     char *path = cb_path_join(directory, file);
-    size_t length;
+    size_t length = 0;
     char *text = path ? cb_archive_read(path, member, 0, &length) : NULL;
     bool ok = text;
     for (char *at = text, *end; ok && at < text + length; at = end + 1) {

@@ -93,7 +93,7 @@ static void free_problems(problems *all)
 static bool put_text(cb_string *out, const char *text, problem *p)
 {
     while (*text) {
-        char *end;
+        char *end = NULL;
         double value = isdigit((unsigned char)*text) ? strtod(text, &end) : 0;
         if (!isdigit((unsigned char)*text) || p->count == MOST_NUMBERS) {
             if (!cb_string_append(out, text++, 1))
@@ -114,7 +114,7 @@ static bool put_equation(cb_string *out, const char *text, const problem *p, boo
     bool used[MOST_NUMBERS] = {0};
     *whole_ = true;
     for (text = strchr(text, '=') ? strchr(text, '=') + 1 : text; *text;) {
-        char *end;
+        char *end = NULL;
         double value = strtod(text, &end);
         int slot = -1;
         if (!isdigit((unsigned char)*text)) {
@@ -182,7 +182,7 @@ static bool made_up(problems *all, int n)
 static bool read_problems(problems *all, const char *data, const char *file)
 {
     char *path = cb_path_join(data, file);
-    size_t length;
+    size_t length = 0;
     char *text = path ? cb_archive_read(path, NULL, 0, &length) : NULL;
     json_t *list = text ? json_loadb(text, length, 0, NULL) : NULL;
     bool ok = json_is_array(list) || (text && (cb_fail(CB_ERR_FORMAT, "%s: expected a JSON array", path), false));

@@ -92,7 +92,7 @@ static bool write_warm_text(const cb_run *run, const char *path)
     bool ok = w;
     for (int t = 0; ok && t < TASKS; t++) {
         label_data d;
-        size_t length;
+        size_t length = 0;
         ok = label_data_load(&d, tasks[t], run->data, sizes_of(run).warm, 1);
         char *part = cb_format("%s.part", path), *text = NULL;
         ok = ok && part && label_data_write(&d, part) && (text = cb_file_read(part, 1 << 24, &length)) &&

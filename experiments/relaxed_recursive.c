@@ -94,7 +94,7 @@ static bool write_training_text(const char *data, const char *path)
     cb_writer *w = cb_writer_open(path);
     bool ok = w;
     for (int i = 0; ok && i < 2; i++) {
-        size_t length;
+        size_t length = 0;
         char *from = cb_path_join(data, files[i]), *text = from ? cb_archive_read(from, NULL, 0, &length) : NULL;
         size_t end = text && length > most ? most : length;
         while (text && end > 0 && text[end - 1] != '\n')
@@ -129,7 +129,7 @@ static bool write_judging_text(const char *data, const char *path, int parity)
     for (const char *genre = "abcdefghjklmnpr"; ok && *genre; genre++)
         for (int i = parity; ok && i <= 6; i += 2) {
             char member[32];
-            size_t length;
+            size_t length = 0;
             snprintf(member, sizeof member, "brown/c%c%02d", *genre, i);
             char *text = cb_archive_read(archive, member, 1 << 20, &length);
             ok = text && put_untagged(w, text);
@@ -164,7 +164,7 @@ static bool prepare(const cb_run *run)
 static cb_model *three_layers(const cb_run *run, const char *base)
 {
     char *from = cb_path_join(base, "config.json"), *path = cb_path_join(run->directory, "config.json");
-    size_t length;
+    size_t length = 0;
     char *text = from && path ? cb_file_read(from, 1 << 20, &length) : NULL;
     char *number = text ? strstr(text, "\"num_hidden_layers\": 6") : NULL;
     bool ok = number || cb_fail(CB_ERR_FORMAT, "%s: expected six layers", base) == CB_OK;

@@ -17,7 +17,7 @@ check_format() {
 # examples in it is checked, with the headers it includes.
 check_tidy() {
     cmake --preset clang >/dev/null
-    sed -n 's/^ *"file": "\(.*\)".*/\1/p' build-clang/compile_commands.json | grep -E '/(src|tests|examples)/' | sort -u |
+    sed -n 's/^ *"file": "\(.*\)".*/\1/p' build-clang/compile_commands.json | grep -E '/(src|tests|examples|experiments)/' | sort -u |
         xargs -P "$(nproc)" -n 4 clang-tidy -p build-clang --quiet --warnings-as-errors='*' 2>&1 |
         { grep -v -e '^[0-9]* warnings\? generated\.$' -e '^Suppressed [0-9]* warnings' -e '^Use -header-filter' || true; }
 }

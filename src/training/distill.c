@@ -79,7 +79,7 @@ static cb_tensor *teacher_hidden(const cb_distillation *o, cb_tensor *ids, const
 static cb_tensor *objective(const cb_trainee *what, cb_tensor *ids, cb_tensor *targets, double normalizer, const cb_context *ctx)
 {
     const cb_distillation *o = what->objective;
-    cb_tensor *exits[MOST_EXITS], *places = counted(targets);
+    cb_tensor *exits[MOST_EXITS] = {0}, *places = counted(targets);
     int64_t rounds = cb_model_exits(what->model);
     cb_tensor *hidden = cb_model_hidden_exits(what->model, ids, ctx, o->exit_weight > 0 ? exits : NULL);
     cb_tensor *total = cb_model_hidden_loss(what->model, hidden, targets, normalizer, ctx);

@@ -119,7 +119,7 @@ static void mixed_batches_are_pefts(void **state)
     cb_adapter *rows[MIXED] = {NULL}, *loaded[MIXED];
     size_t count = 0;
     for (int i = 0; i < MIXED; i++) {
-        char key[8];
+        char key[16];
         snprintf(key, sizeof key, "row%d", i);
         const char *name = cb_safetensors_metadata(file, key);
         assert_non_null(name);

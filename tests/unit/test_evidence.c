@@ -226,7 +226,7 @@ static void the_likeliest_choice_is_chosen(void **state)
     enum { N = 12 };
     cb_choice_question questions[N];
     char prompts[N][16];
-    size_t chosen[N], expected[N], right = 0;
+    size_t chosen[N], expected[N] = {0}, right = 0;
     for (size_t i = 0; i < N; i++) {
         snprintf(prompts[i], sizeof prompts[i], "%.*s", (int)(1 + i % 7), &"Q7 is it"[i % 2]);
         questions[i] = (cb_choice_question){prompts[i], i % 2 ? words : letters, i % 2 ? 3 : 4, i % 3};

@@ -173,7 +173,7 @@ static void gradients_of_shared_weights_are_sums_over_depths(void **state)
     assert_true(cb_untie_layers(rec, plain));
     cb_model *untied = cb_model_load(plain);
     cb_tensor *targets = shifted(f.ids);
-    cb_trainee a, b;
+    cb_trainee a = {0}, b = {0};
     assert_true(cb_train_whole(&a, model, NULL, NULL, "", CB_F32) && cb_train_whole(&b, untied, NULL, NULL, "", CB_F32));
     static const char *const layers[] = {"self_attn.q_proj", "mlp.down_proj", "input_layernorm"};
     for (int i = 0; i < 3; i++) {
