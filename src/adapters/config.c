@@ -377,8 +377,10 @@ static bool write_options(const cb_adapter_kind *kind, const void *config, json_
     json_t *value;
     json_object_foreach(options, key, value)
     {
+        if (!ok)
+            break;
         json_t *form = is_null_in_file(kind, key, value) ? json_null() : option_to_json(cb_options_find(kind->options, key), value);
-        ok = ok && write_option(kind, config, out, cb_adapter_peft_name(kind, key), form);
+        ok = write_option(kind, config, out, cb_adapter_peft_name(kind, key), form);
     }
     json_decref(options);
     return ok;

@@ -336,13 +336,14 @@ static bool put_ranks(const cb_adapter_merge *m, json_t *config)
             common = m->ranks[i];
         }
     }
-    json_t *exceptions = json_object();
+    json_t *exceptions = cb_json_made(json_object());
     bool ok = exceptions;
     for (size_t i = 0; ok && i < m->layer_count; i++)
         ok = m->ranks[i] == common || put_exception(exceptions, m->layers[i].name, m->ranks[i]);
-    return cb_json_put(config, "r", json_integer(common)) && cb_json_put(config, "lora_alpha", json_integer(common)) &&
-           cb_json_put(config, "alpha_pattern", ok ? cb_json_copy(exceptions) : NULL) &&
-           cb_json_put(config, "rank_pattern", ok ? exceptions : NULL);
+    ok = ok && cb_json_put(config, "r", json_integer(common)) && cb_json_put(config, "lora_alpha", json_integer(common)) &&
+         cb_json_put(config, "alpha_pattern", cb_json_copy(exceptions)) && cb_json_put(config, "rank_pattern", json_incref(exceptions));
+    json_decref(exceptions);
+    return ok;
 }
 
 /* The first adapter's, but for what is no longer so. */

@@ -323,6 +323,7 @@ static void train(const prompt_case *c, const char *output, int64_t stop_after)
     cb_adapter_free(adapter);
     cb_model_free(model);
     cb_dataset_free(data);
+    cb_string_list_free(&text.data);
     cb_options_free(cb_data_option_table, &text);
     cb_tokenizer_free(tokenizer);
 }
