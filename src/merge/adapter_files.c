@@ -106,6 +106,7 @@ static bool take_factor(cb_adapter_merge *m, size_t source, const cb_weight_entr
     bool fits = cb_fold_is_float(e->dtype) && (e->ndim == 2 || e->ndim == 4) && e->shape[0] > 0 && e->shape[1] > 0 &&
                 (!seen || l->embedding == embedding) &&
                 (!*first || ((*first)->ndim == e->ndim && (*first)->shape[width] == e->shape[width]));
+    fits = fits && (!m->ia3 || !*first || (*first)->shape[0] == e->shape[0]); /* factors, which are multiplied */
     for (int i = 2; fits && i < e->ndim; i++)
         fits = e->shape[i] > 0 && (is_b ? e->shape[i] == 1 : !*first || (*first)->shape[i] == e->shape[i]);
     if (!fits)
@@ -169,8 +170,10 @@ static bool take_tensor(cb_adapter_merge *m, size_t source, const cb_weight_entr
 static bool read_map(const cb_adapter_source *s, const char *key, cb_option_map *map)
 {
     const char *name;
-    json_t *value;
-    json_object_foreach(json_object_get(s->config, key), name, value)
+    json_t *value, *object = json_object_get(s->config, key);
+    if (object && !json_is_object(object) && !json_is_null(object))
+        return cb_fail(CB_ERR_FORMAT, "%s: %s: expected an object of numbers", s->path, key) == CB_OK;
+    json_object_foreach(object, name, value)
     {
         if (!json_is_number(value))
             return cb_fail(CB_ERR_FORMAT, "%s: %s: %.100s: expected a number", s->path, key, name) == CB_OK;

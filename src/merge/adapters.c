@@ -88,6 +88,21 @@ static cb_tensor *flat_f32(const cb_weight_entry *e)
     return t ? cb_contiguous(cb_reshape(t, e->shape[0], t->count / e->shape[0])) : NULL;
 }
 
+/* 0 x is 0, but for NaN and the infinities. */
+static bool all_finite(const cb_tensor *x)
+{
+    float sum = 0;
+    const float *values = x->data;
+    for (int64_t i = 0; !cb_rehearsing() && i < x->count; i++)
+        sum += 0 * values[i];
+    return sum == 0;
+}
+
+static bool not_finite(const cb_adapter_merge *m, size_t source, const cb_source_layer *l)
+{
+    return cb_fail(CB_ERR_NUMERIC, "%s: layer %s: found NaN or an infinity, expected numbers", m->sources[source].path, l->name) == CB_OK;
+}
+
 static bool read_factors(const cb_adapter_merge *m, const cb_source_layer *l, cb_factors *list, cb_layer_factors *f)
 {
     *f = (cb_layer_factors){.layer = l->name, .list = list, .out = l->first_b->shape[0]};
@@ -100,10 +115,8 @@ static bool read_factors(const cb_adapter_merge *m, const cb_source_layer *l, cb
         if (!x->a || !x->b)
             return false;
         f->in = x->a->shape[1];
-        cb_tensor *sums[] = {cb_sum(cb_reshape(x->a, x->a->count), 0, true), cb_sum(cb_reshape(x->b, x->b->count), 0, true)};
-        if (!cb_rehearsing() && cb_ok() && !isfinite(cb_get(sums[0], 0) + cb_get(sums[1], 0)))
-            return cb_fail(CB_ERR_NUMERIC, "%s: layer %s: found NaN or an infinity, expected numbers", m->sources[i].path, l->name) ==
-                   CB_OK;
+        if (!all_finite(x->a) || !all_finite(x->b))
+            return not_finite(m, i, l);
     }
     return cb_ok();
 }
@@ -137,10 +150,16 @@ static bool measure(const cb_adapter_merge *m, const cb_layer_factors *f, const 
     return cb_ok();
 }
 
-/* As the file will hold it. */
-static cb_tensor *rounded(const cb_adapter_merge *m, cb_tensor *x, const cb_weight_entry *like)
+/* As the file will hold it: there, numbers beyond the dtype's largest are infinite. */
+static cb_tensor *rounded(const cb_adapter_merge *m, cb_tensor *x, const cb_source_layer *l)
 {
-    return cb_cast(cb_cast(x, cb_adapter_merge_dtype(m, like)), CB_F32);
+    cb_dtype dtype = cb_adapter_merge_dtype(m, l->first_a);
+    cb_tensor *y = cb_cast(cb_cast(x, dtype), CB_F32);
+    if (y && !all_finite(y)) {
+        cb_fail(CB_ERR_NUMERIC, "merge: layer %s: the result is beyond the numbers of %s; nothing is kept", l->name, cb_dtype_name(dtype));
+        return NULL;
+    }
+    return y;
 }
 
 static bool put_factors(cb_adapter_merge *m, const cb_source_layer *l, cb_tensor *a, cb_tensor *b)
@@ -171,8 +190,8 @@ static bool merge_layer(cb_adapter_merge *m, size_t index, double *lost, double 
     cb_rng rng = {.seed = (uint64_t)o->combine->seed, .stream = cb_hash_text(CB_HASH_START, l->name)};
     if (!ok || !cb_change_factors(&change, rng, change.values_in_b ? o->svd_clamp : 1, &a, &b))
         return false;
-    a = rounded(m, a, l->first_a);
-    b = rounded(m, b, l->first_b);
+    a = rounded(m, a, l);
+    b = rounded(m, b, l);
     if (!a || !b || !measure(m, &f, &change, a, b, lost, squares))
         return false;
     m->ranks[index] = a->shape[0];
@@ -187,12 +206,20 @@ static bool merge_ia3_layer(cb_adapter_merge *m, size_t index)
     bool sum = m->options->combination_type == CB_COMBINATION_LINEAR;
     cb_tensor *total = NULL;
     for (size_t i = 0; i < m->count; i++) {
-        cb_tensor *x = l->a[i] ? cb_scale(cb_cast(cb_weight_entry_tensor(l->a[i]), CB_F32), m->sources[i].weight) : NULL;
-        if (l->a[i] && !sum)
+        if (!l->a[i])
+            continue;
+        cb_tensor *x = cb_contiguous(cb_cast(cb_weight_entry_tensor(l->a[i]), CB_F32));
+        if (!x || !all_finite(x))
+            return x ? not_finite(m, i, l) : false;
+        x = cb_scale(x, m->sources[i].weight);
+        if (!sum)
             x = cb_add_scalar(x, 1 - m->sources[i].weight);
-        total = !x ? total : !total ? x : sum ? cb_add(total, x) : cb_mul(total, x);
+        total = !total ? x : sum ? cb_add(total, x) : cb_mul(total, x);
     }
-    return cb_ok() && cb_adapter_merge_put(m, l, ".ia3_l", l->first_a, l->first_a->ndim, l->first_a->shape, cb_contiguous(total));
+    total = cb_contiguous(total);
+    if (total)
+        total = rounded(m, total, l);
+    return total && cb_adapter_merge_put(m, l, ".ia3_l", l->first_a, l->first_a->ndim, l->first_a->shape, total);
 }
 
 static bool merge_layers(cb_adapter_merge *m)

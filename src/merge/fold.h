@@ -39,6 +39,9 @@ typedef struct cb_merged cb_merged;
 /* Writes the tensor merged from the base's and the models', in `dtype`. */
 bool cb_merged_tensor(const cb_merged *merged, const cb_weight_entry *base, cb_dtype dtype, cb_writer *w);
 
+/* false with an error that names it where a tensor is quantised, or of floats that are not merged. */
+bool cb_merge_check_plain(const char *path, const cb_weights *weights);
+
 /* Ids must mean the same in both models; one without a tokenizer says nothing. */
 bool cb_merge_same_tokenizer(const char *base, const char *path);
 

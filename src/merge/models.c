@@ -52,21 +52,28 @@ static bool check_tensor(const cb_merged *m, size_t index, const cb_weight_entry
     return true;
 }
 
+bool cb_merge_check_plain(const char *path, const cb_weights *weights)
+{
+    for (size_t t = 0; t < cb_weights_count(weights); t++) {
+        const cb_weight_entry *entry = cb_weights_at(weights, t);
+        cb_quantized_format format;
+        bool other_float = entry->dtype == CB_F64 || (entry->dtype == CB_DTYPE_COUNT && strncmp(entry->type_name, "F", 1) == 0);
+        if (cb_quantized_format_of(weights, entry, &format) || cb_dtype_is_quantized(entry->dtype))
+            return cb_fail(CB_ERR_UNSUPPORTED,
+                           "%s: tensor %s is quantised, and whole models are merged plain: convert it with --dtype bf16 first", path,
+                           entry->name) == CB_OK;
+        if (other_float) /* whole numbers stay as they are, but of these the user expects a merge */
+            return cb_fail(CB_ERR_UNSUPPORTED, "%s: tensor %s: found %s, expected F32, BF16 or F16", path, entry->name, entry->type_name) ==
+                   CB_OK;
+    }
+    return cb_ok();
+}
+
 /* The same tensors in all models; quantised ones are others. */
 static bool compare_tensors(const cb_merged *m, const cb_weights *base)
 {
-    for (size_t t = 0; t < cb_weights_count(base); t++) {
-        const cb_weight_entry *entry = cb_weights_at(base, t);
-        cb_quantized_format format;
-        bool other_float = entry->dtype == CB_F64 || (entry->dtype == CB_DTYPE_COUNT && strncmp(entry->type_name, "F", 1) == 0);
-        if (cb_quantized_format_of(base, entry, &format) || cb_dtype_is_quantized(entry->dtype))
-            return cb_fail(CB_ERR_UNSUPPORTED,
-                           "%s: tensor %s is quantised, and whole models are merged plain: convert it with --dtype bf16 first",
-                           m->base_path, entry->name) == CB_OK;
-        if (other_float) /* whole numbers stay as they are, but of these the user expects a merge */
-            return cb_fail(CB_ERR_UNSUPPORTED, "%s: tensor %s: found %s, expected F32, BF16 or F16", m->base_path, entry->name,
-                           entry->type_name) == CB_OK;
-    }
+    if (!cb_merge_check_plain(m->base_path, base))
+        return false;
     for (size_t t = 0; t < cb_weights_count(base); t++)
         for (size_t i = 0; i < m->count; i++)
             if (!check_tensor(m, i, cb_weights_at(base, t)))

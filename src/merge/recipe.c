@@ -120,7 +120,7 @@ static bool open_model(recipe *r, const char *path)
         if (block_of(cb_weights_at(m->weights, i)->name, &block, &begin, &end) && block >= m->layers)
             m->layers = block + 1;
     }
-    return m->weights;
+    return m->weights && cb_merge_check_plain(path, m->weights);
 }
 
 static bool model_named(recipe *r, const json_t *name, size_t *index)
@@ -152,7 +152,7 @@ static bool add_source(recipe *r, recipe_slice *slice, const json_t *object, boo
         const json_t *range = json_object_get(object, "layer_range"), *from = json_array_get(range, 0), *to = json_array_get(range, 1);
         s->first = json_integer_value(from);
         int64_t end = json_integer_value(to);
-        if (json_array_size(range) != 2 || !json_is_integer(from) || !json_is_integer(to) || s->first < 0 || end < s->first ||
+        if (json_array_size(range) != 2 || !json_is_integer(from) || !json_is_integer(to) || s->first < 0 || end <= s->first ||
             end > s->count)
             return cb_fail(CB_ERR_ARGUMENT, "%s: layer_range: expected [FIRST, END] within the %lld layers of %s", r->file,
                            (long long)s->count, r->models[s->model].path) == CB_OK;
@@ -299,9 +299,9 @@ static bool evaluate(const recipe *r, const json_t *setting, const char *name, d
         return json_is_array(setting) ? gradient(r, setting, t, value) : number_of(r, setting, value);
     for (size_t i = 0; i < (json_is_array(setting) ? json_array_size(setting) : 1); i++) {
         const json_t *condition = json_is_array(setting) ? json_array_get(setting, i) : setting;
-        const char *filter = json_string_value(json_object_get(condition, "filter"));
-        const json_t *inner = json_object_get(condition, "value");
-        if (!inner || json_is_object(inner) || json_is_object(json_array_get(inner, 0)))
+        const json_t *part = json_object_get(condition, "filter"), *inner = json_object_get(condition, "value");
+        const char *filter = json_string_value(part);
+        if (!inner || (part && !filter && !json_is_null(part)) || json_is_object(inner) || json_is_object(json_array_get(inner, 0)))
             return cb_fail(CB_ERR_FORMAT, "%s: parameters: expected a value, or a list of values with filters", r->file) == CB_OK;
         if (!filter || strcmp(filter, "*") == 0 || strstr(name, filter))
             return evaluate(r, inner, name, t, found, value);
@@ -452,6 +452,33 @@ static bool plan_ends(recipe *r, bool before)
     return true;
 }
 
+/* The first source's tensors are planned: one that only another has would be left out without a word. */
+static bool check_others(const recipe *r, const recipe_slice *slice)
+{
+    const recipe_source *first = &slice->sources[0];
+    const recipe_model *pattern = &r->models[first->model];
+    for (size_t i = 1; i < slice->count; i++) {
+        const recipe_source *s = &slice->sources[i];
+        const recipe_model *m = &r->models[s->model];
+        for (size_t t = 0; t < cb_weights_count(m->weights); t++) {
+            const char *name = cb_weights_at(m->weights, t)->name;
+            int64_t block;
+            int begin, end;
+            bool in_block = block_of(name, &block, &begin, &end);
+            if (in_block && (block < s->first || block >= s->first + s->count))
+                continue;
+            char *own =
+                in_block ? cb_format("%.*s%lld%s", begin, name, (long long)(first->first + block - s->first), name + end) : cb_strdup(name);
+            if (own && !cb_weights_find(pattern->weights, own))
+                cb_fail(CB_ERR_SHAPE, "%s: tensor %s: %s has none of that name", m->path, name, pattern->path);
+            cb_free(own);
+            if (!cb_ok())
+                return false;
+        }
+    }
+    return true;
+}
+
 static bool plan_slice(recipe *r, const recipe_slice *slice)
 {
     const recipe_source *s = &slice->sources[0];
@@ -467,7 +494,7 @@ static bool plan_slice(recipe *r, const recipe_slice *slice)
             return false;
     }
     r->layers += s->count;
-    return true;
+    return check_others(r, slice);
 }
 
 /* One config is written for all: what it says of sizes must hold for every model that has a part in it. */

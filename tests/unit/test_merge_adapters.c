@@ -625,11 +625,12 @@ static void layers_held_whole_are_carried_over(void **state)
 
 /* ---- what is refused ---- */
 
-static void refused(const char *part, const char *first, const char *second, const char *words)
+static void refused_in(int dtype, const char *part, const char *first, const char *second, const char *words)
 {
     const char *paths[] = {first, second};
     options o;
     options_begin(&o);
+    o.combine.dtype = dtype;
     set_all(&o, words);
     assert_false(cb_merge_adapters(NULL, paths, (double[]){1, 1}, 2, scratch_path("merged"), &o.adapters, NULL));
     if (!strstr(cb_error_message(), part))
@@ -640,6 +641,11 @@ static void refused(const char *part, const char *first, const char *second, con
     for (struct dirent *entry; (entry = readdir(directory));)
         assert_null(strstr(entry->d_name, "merged"));
     closedir(directory);
+}
+
+static void refused(const char *part, const char *first, const char *second, const char *words)
+{
+    refused_in(CB_MERGE_KEEP, part, first, second, words);
 }
 
 #define ADAPTER(name) CB_TEST_DATA "/adapters/" name
@@ -699,6 +705,41 @@ static void shapes_and_numbers_that_do_not_fit_are_refused(void **state)
     write_random("second", 3, 1);
     strcpy(second, scratch_path("second"));
     refused("found F32 of (2, 48)", second, ADAPTER("lora_patterns"), "");
+    b[0] = 1e5f; /* in f16 there is no such number */
+    write_adapter("first", 2, 2, a, b);
+    refused_in(CB_MERGE_F16, "layer model.layers.0.self_attn.q_proj: the result is beyond the numbers of f16", first, second, "");
+    write_adapter("first", 2, 1e300, a, b);
+    refused("the result is beyond the numbers of f32", first, second, "");
+    write_file("first/adapter_config.json",
+               "{\"peft_type\": \"LORA\", \"r\": 2, \"alpha_pattern\": [1], \"target_modules\": [\"q_proj\"]}");
+    refused("alpha_pattern: expected an object", first, second, "");
+}
+
+static void write_ia3(const char *name, int64_t outputs, const float *values)
+{
+    cb_weight_entry entry = {.name = LAYER ".ia3_l", .dtype = CB_F32, .ndim = 2, .shape = {outputs, 1}, .data = values};
+    char path[100];
+    entry.size = (size_t)outputs * sizeof *values;
+    assert_true(cb_directory_make(scratch_path(name)));
+    snprintf(path, sizeof path, "%s/adapter_model.safetensors", name);
+    assert_true(cb_safetensors_write(scratch_path(path), &entry, 1, NULL, NULL, NULL));
+    snprintf(path, sizeof path, "%s/adapter_config.json", name);
+    write_file(path, "{\"peft_type\": \"IA3\", \"target_modules\": [\"q_proj\"], \"feedforward_modules\": []}");
+}
+
+static void factors_that_do_not_fit_are_refused(void **state)
+{
+    (void)state;
+    char one[256], four[256], broken[256];
+    write_ia3("one", 1, (float[]){2});
+    write_ia3("four", 4, (float[]){1, 2, 3, 4});
+    write_ia3("broken", 4, (float[]){1, 2, NAN, 4});
+    strcpy(one, scratch_path("one"));
+    strcpy(four, scratch_path("four"));
+    strcpy(broken, scratch_path("broken"));
+    refused("found F32 of (4, 1)", one, four, "");
+    refused("found F32 of (1, 1)", four, one, "");
+    refused("broken: layer model.layers.0.self_attn.q_proj: found NaN", four, broken, "");
 }
 
 int main(void)
@@ -720,6 +761,7 @@ int main(void)
         cmocka_unit_test(the_result_is_in_the_dtype_that_is_asked_for),
         cmocka_unit_test(layers_held_whole_are_carried_over),
         cmocka_unit_test(shapes_and_numbers_that_do_not_fit_are_refused),
+        cmocka_unit_test(factors_that_do_not_fit_are_refused),
     };
     return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
 }

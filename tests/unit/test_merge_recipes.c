@@ -87,6 +87,9 @@ static void what_is_not_supported_is_refused_by_name(void **state)
          "found 1 layers, expected 2"},
         {"slices: [{sources: [{model: a, layer_range: [2, 4]}], residual_weight: 1}]\nmerge_method: linear\n", "slices: residual_weight"},
         {"merge_method: linear\n", "expected models or slices"},
+        {"slices: [{sources: [{model: a, layer_range: [2, 2]}]}]\nmerge_method: passthrough\n", "within the 4 layers of a"},
+        {"models: [{model: a, parameters: {weight: [{filter: 3, value: 1}]}}]\nmerge_method: linear\n", "a list of values with filters"},
+        {"models: [{model: ../quantized/int8}]\nmerge_method: linear\n", "is quantised"},
         {AB AB "merge_method: linear\n", ":2: found a key that stands twice"},
         {"models: [\n", "recipe.yml:"},
         {"", "is empty"},
@@ -99,6 +102,32 @@ static void what_is_not_supported_is_refused_by_name(void **state)
         cb_error_clear();
         assert_false(cb_is_directory(scratch_path("merged")));
     }
+}
+
+/* What only another model has would be left out. */
+static void a_tensor_that_the_first_lacks_is_refused(void **state)
+{
+    (void)state;
+    cb_weights *file = cb_weights_open("a");
+    cb_weight_entry entries[100];
+    size_t count = cb_weights_count(file);
+    assert_true(count < 100);
+    for (size_t i = 0; i < count; i++)
+        entries[i] = *cb_weights_at(file, i);
+    entries[count] = *cb_weights_find(file, "model.norm.weight");
+    entries[count].name = "model.layers.1.self_attn.q_proj.bias";
+    char command[300], text[600];
+    snprintf(command, sizeof command, "cp -r a '%s/more'", scratch);
+    assert_int_equal(system(command), 0);
+    assert_true(cb_safetensors_write(scratch_path("more/model.safetensors"), entries, count + 1, NULL, NULL, NULL));
+    cb_weights_close(file);
+    snprintf(text, sizeof text,
+             "models: [{model: a, parameters: {weight: 1}}, {model: %s, parameters: {weight: 1}}]\nmerge_method: linear\n",
+             scratch_path("more"));
+    assert_false(cb_merge_recipe(write_file("recipe.yml", text), scratch_path("merged"), 0, false));
+    if (!strstr(cb_error_message(), "more: tensor model.layers.1.self_attn.q_proj.bias: a has none of that name"))
+        fail_msg("%s", cb_error_message());
+    cb_error_clear();
 }
 
 /* Whichever allocation fails, it is said and nothing is left. */
@@ -159,6 +188,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(recipes_give_what_mergekit_gives),
         cmocka_unit_test(what_is_not_supported_is_refused_by_name),
+        cmocka_unit_test(a_tensor_that_the_first_lacks_is_refused),
         cmocka_unit_test(without_memory_nothing_is_left),
         cmocka_unit_test(yaml_is_read_as_values),
     };
