@@ -114,6 +114,9 @@ static bool read_part(cb_composition *c, const char *file, const char *directory
         return cb_fail(CB_ERR_FORMAT,
                        "%s: parts[%zu]: expected a name, of a directory beside it, and a weight that is a number other than 0", file,
                        c->count) == CB_OK;
+    for (size_t i = 0; i < c->count; i++)
+        if (strcmp(name, cb_adapter_name(c->adapters[i])) == 0)
+            return cb_fail(CB_ERR_FORMAT, "%s: parts[%zu]: found the name %.100s twice", file, c->count, name) == CB_OK;
     char *path = cb_path_join(directory, name);
     cb_adapter *adapter = path ? cb_adapter_load(path, root, model_type) : NULL;
     cb_free(path);

@@ -80,13 +80,26 @@ static bool add_line(requests *all, const cli_base *base, const char *where, con
     *r = (request){.line = cb_json_parse(where, text, length), .weights = cb_calloc(base->adapter_count, sizeof(double))};
     if (!r->line || !r->weights)
         return false;
-    r->prompt = json_string_value(json_object_get(r->line, "prompt"));
+    const json_t *prompt = json_object_get(r->line, "prompt");
+    r->prompt = json_string_value(prompt);
     if (!r->prompt)
         return cli_refuse("%s: found no prompt, expected an object with a text of that name", where);
+    if (strlen(r->prompt) != json_string_length(prompt))
+        return cli_refuse("%s: prompt: found a zero byte at offset %zu, expected text", where, strlen(r->prompt));
     if (!read_adapters(base, r, where, json_object_get(r->line, "adapter")) ||
         !cb_tokenizer_encode(base->tokenizer, r->prompt, strlen(r->prompt), true, &r->ids))
         return false;
     return r->ids.count || cli_refuse("%s: the prompt is empty, expected at least one token", where);
+}
+
+/* Lines name adapters, so each needs a name of its own. */
+static bool check_names(const cli_base *base)
+{
+    for (size_t i = 0; i < base->adapter_count; i++)
+        for (size_t k = 0; k < i; k++)
+            if (strcmp(base->names.items[i], base->names.items[k]) == 0)
+                return cli_refuse("--adapter: found \"%.100s\" twice, expected a name for each: NAME=DIR", base->names.items[i]);
+    return true;
 }
 
 static bool read_requests(requests *all, const cli_base *base, const char *path)
@@ -171,7 +184,7 @@ bool cli_generate_rows(const cli_call *call, const cli_base *base, const cli_row
 {
     requests all = {0};
     double start = cb_now();
-    bool ok = read_requests(&all, base, s->prompts);
+    bool ok = check_names(base) && read_requests(&all, base, s->prompts);
     int64_t tokens = 0;
     size_t step = (size_t)s->batch_size;
     for (size_t i = 0; ok && i < all.count; i += step)

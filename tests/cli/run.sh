@@ -230,12 +230,17 @@ contains rows_json.out '"prompts":3'
 same_file rows.out rows_alone.out
 bad 1 'prompts.jsonl:1: adapter: found "own", expected one that --adapter names' generate llama2 --adapter adapter_json --prompts prompts.jsonl
 bad 2 'expected one of --prompt' generate llama2 --prompt x --prompts prompts.jsonl
+bad 1 '--adapter: found "own" twice' generate llama2 --adapter own=adapter_json --adapter own=adapter_again --prompts prompts.jsonl
+printf '{"prompt": "a\\u0000b"}\n' >zero.jsonl
+bad 1 'zero.jsonl:1: prompt: found a zero byte at offset 1' generate llama2 --prompts zero.jsonl
 # a composition is its parts at their weights
 mkdir both && cp -r adapter_json both/one && cp -r adapter_json both/two
 printf '{"format": "cambium-blend", "version": 1, "parts": [{"name": "one", "weight": 0.5}, {"name": "two"}]}' >both/blend.json
 expect composed "$program" generate llama2 --adapter both --prompt "A tree" --max-new-tokens 24
 expect added "$program" generate llama2 --adapter adapter_json=0.5 --adapter adapter_again --prompt "A tree" --max-new-tokens 24
 same_file composed.out added.out
+printf '{"format": "cambium-blend", "version": 1, "parts": [{"name": "one"}, {"name": "one"}]}' >both/blend.json
+bad 1 'blend.json: parts[1]: found the name one twice' generate llama2 --adapter both --prompt x
 expect chat "$program" generate llama2 --chat --chat-template plain --system "Be good." --prompt "The" --max-new-tokens 8 --json
 printf '[{"role": "system", "content": "Be good."}, {"role": "user", "content": "The"}]' >talk.json
 expect chat_messages "$program" generate llama2 --messages talk.json --chat-template plain --max-new-tokens 8
