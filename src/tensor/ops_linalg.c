@@ -352,7 +352,7 @@ static bool invert_all(cb_tensor *y, lapack_int n, int64_t count)
     void *work = cb_alloc((size_t)threads * area * size);
     lapack_int *pivots = cb_alloc((size_t)threads * (size_t)n * sizeof *pivots);
     bool ok = work && pivots;
-    if (ok && !cbk_rehearsed(y->dtype, y->count)) {
+    if (ok && !cb_rehearsing()) {
 #pragma omp parallel num_threads(threads) if (threads > 1) reduction(max : worst)
         {
             size_t self = (size_t)omp_get_thread_num();

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "cambium/files.h"
+#include "cambium/tensor.h"
 #include "core/rehearsal.h"
 #include "core/temporary.h"
 #include "core_fixtures.h"
@@ -243,6 +244,17 @@ static void peak_outlives_the_map(void **state)
     assert_int_equal(cb_rehearsal().files, 0);
 }
 
+/* Numbers are computed where they are single ones, but not of matrices that were not: theirs may be anything. */
+static void a_matrix_that_was_not_computed_has_an_inverse(void **state)
+{
+    (void)state;
+    cb_scope *scope = cb_scope_open();
+    cb_tensor *zero = cb_zeros(CB_F32, 1, 1);
+    assert_non_null(cb_inverse(zero));
+    assert_int_equal(cb_error_status(), CB_OK);
+    cb_scope_close(scope);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -255,6 +267,7 @@ int main(void)
         TEST(reading_a_block_does_not_make_it_resident),
         TEST(growing_keeps_what_was_written),
         TEST(peak_outlives_the_map),
+        TEST(a_matrix_that_was_not_computed_has_an_inverse),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
