@@ -170,21 +170,26 @@ static void mark_sequence(const reft_state *reft, float *const mask[2], int64_t 
 static bool mark_tokens(const reft_state *reft, const cb_tensor *y, const cb_context *ctx, cb_tensor *masks[2])
 {
     int64_t batch = y->shape[0], time = y->shape[1];
+    /* a cache's are a part of longer rows */
+    const cb_tensor *segments = ctx->segments ? cb_contiguous(ctx->segments) : NULL,
+                    *positions = ctx->positions ? cb_contiguous(ctx->positions) : NULL;
     float *mask[2];
     for (int i = 0; i < 2; i++) {
         if (!(masks[i] = cb_zeros(CB_F32, batch, time, 1)))
             return false;
         mask[i] = masks[i]->data;
     }
+    if (!cb_ok())
+        return false;
     /* with a cache, segments are those of all keys: the pass's tokens are the last of them */
-    int64_t keys = ctx->segments ? ctx->segments->shape[1] : time;
+    int64_t keys = segments ? segments->shape[1] : time;
     for (int64_t b = 0; b < batch; b++)
         for (int64_t begin = 0, end; begin < time; begin = end) {
-            int64_t segment = whole_number(ctx->segments, b * keys + keys - time + begin, 0);
-            for (end = begin + 1; end < time && whole_number(ctx->segments, b * keys + keys - time + end, 0) == segment;)
+            int64_t segment = whole_number(segments, b * keys + keys - time + begin, 0);
+            for (end = begin + 1; end < time && whole_number(segments, b * keys + keys - time + end, 0) == segment;)
                 end++;
             if (segment >= 0)
-                mark_sequence(reft, mask, b * time, begin, end, whole_number(ctx->positions, b * time + begin, begin));
+                mark_sequence(reft, mask, b * time, begin, end, whole_number(positions, b * time + begin, begin));
         }
     return true;
 }

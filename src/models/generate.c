@@ -374,6 +374,7 @@ static cb_tensor *slot_logits(rows_run *b, int64_t begin, int64_t end)
             return cb_fail(CB_ERR_INTERRUPTED, "generation was interrupted"), NULL;
     }
     b->ctx.first_token = end - 1;
+    b->ctx.positions = b->ctx.segments = NULL; /* those of the pieces, which are gone; the head is of every token alone */
     return cb_model_head(b->model, hidden, &b->ctx);
 }
 

@@ -119,9 +119,20 @@ bool cb_layer_set_weight(cb_layer *layer, const char *name, cb_tensor *tensor)
     return true;
 }
 
+/* Its own or that of the layer it is tied to, as it is without adapters. */
+static cb_tensor *base_weight(const cb_layer *layer, const char *name)
+{
+    for (; layer; layer = layer->tied) {
+        const cb_weight *weight = cb_layer_own_weight(layer, name);
+        if (weight)
+            return weight->frozen ? weight->frozen : weight->tensor;
+    }
+    return NULL;
+}
+
 static bool train(cb_layer *layer, const char *name, cb_dtype dtype)
 {
-    cb_tensor *frozen = cb_layer_weight(layer, name);
+    cb_tensor *frozen = base_weight(layer, name);
     if (!frozen)
         return missing(layer, name);
     cb_scope *scope = cb_scope_open();

@@ -216,6 +216,60 @@ static void generation_is_as_if_alone(void **state)
     }
 }
 
+/* Kinds that look at positions, that act at the head, and copies of both ends of a model that ties them, each beside a model of its own. */
+static void generation_is_as_in_a_model_of_its_own(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *kind, *options;
+    } kinds[] = {{"reft", "{\"r\": 3, \"prefix_positions\": 2, \"suffix_positions\": 2}"},
+                 {"bottleneck", "{\"inv_adapter\": \"nice\"}"},
+                 {"lora", "{\"r\": 2, \"modules_to_save\": [\"embed_tokens\", \"lm_head\"]}"}};
+    static const int of_row[ROWS] = {2, -1, 1, 0, 0, -1};
+    cb_scope *scope = cb_scope_open();
+    cb_model *model = load_model("llama3");
+    cb_blend *blend = cb_blend_new(cb_model_root(model));
+    cb_adapter *adapters[3];
+    cb_prompt_ids prompts[ROWS];
+    cb_generation together[ROWS] = {0}, alone = {0};
+    cb_generate_options options;
+    const int32_t *ids = batch_ids()->data;
+    assert_ok(cb_options_init(cb_generate_option_table, &options));
+    options.max_new_tokens = 12;
+    for (int i = 0; i < 3; i++) {
+        int64_t rows[ROWS];
+        size_t count = 0;
+        for (int row = 0; row < ROWS; row++)
+            if (of_row[row] == i)
+                rows[count++] = row;
+        adapters[i] = put(model, kinds[i].kind, kinds[i].options, 7 + (uint64_t)i);
+        assert_ok(cb_blend_add(blend, adapters[i], .rows = rows, .row_count = count));
+    }
+    for (int row = 0; row < ROWS; row++)
+        prompts[row] = (cb_prompt_ids){ids + (ptrdiff_t)row * LENGTH, 1 + (size_t)(row * 5) % LENGTH};
+    assert_ok(cb_generate_rows(model, NULL, prompts, ROWS, blend, NULL, &options, together));
+    for (int row = 0; row < ROWS; row++) {
+        int i = of_row[row];
+        cb_model *own = load_model("llama3");
+        cb_adapter *adapter = i >= 0 ? put(own, kinds[i].kind, kinds[i].options, 7 + (uint64_t)i) : NULL;
+        if (adapter)
+            cb_adapter_set_strength(adapter, 1);
+        assert_ok(cb_generate_ids(own, NULL, prompts[row].ids, prompts[row].count, &options, NULL, NULL, &alone));
+        assert_int_equal(together[row].count, alone.count);
+        assert_memory_equal(together[row].ids, alone.ids, alone.count * sizeof *alone.ids);
+        cb_generation_free(&together[row]);
+        cb_adapter_free(adapter);
+        cb_model_free(own);
+    }
+    cb_generation_free(&alone);
+    cb_options_free(cb_generate_option_table, &options);
+    cb_blend_free(blend);
+    for (int i = 0; i < 3; i++)
+        cb_adapter_free(adapters[i]);
+    cb_model_free(model);
+    cb_scope_close(scope);
+}
+
 /* ---- gradients ---- */
 
 static double loss_of(const setting *s, const cb_context *ctx, bool backward)
@@ -548,6 +602,7 @@ int main(void)
         cmocka_unit_test(a_cache_changes_nothing),
         cmocka_unit_test(tokens_are_counted_from_the_start_of_the_sequence),
         cmocka_unit_test(generation_is_as_if_alone),
+        cmocka_unit_test(generation_is_as_in_a_model_of_its_own),
         cmocka_unit_test(gradients_are_those_of_the_rows_alone),
         cmocka_unit_test(weights_have_gradients),
         cmocka_unit_test(gates_give_weights),
