@@ -113,6 +113,9 @@ static bool open_model(recipe *r, const char *path)
     char *config = cb_path_join(path, "config.json");
     m->config = config ? cb_json_load(config, 1u << 24) : NULL;
     cb_free(config);
+    if (m->config && json_object_get(m->config, "num_shared_layers"))
+        return cb_fail(CB_ERR_UNSUPPORTED, "%s: its layers share weights, and a recipe counts layers; untie it first (cambium tie --untie)",
+                       path) == CB_OK;
     m->weights = m->config ? cb_weights_open(path) : NULL;
     for (size_t i = 0; m->weights && i < cb_weights_count(m->weights); i++) {
         int64_t block;

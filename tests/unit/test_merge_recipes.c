@@ -104,6 +104,24 @@ static void what_is_not_supported_is_refused_by_name(void **state)
     }
 }
 
+/* Of such a model a recipe would make one of as many layers as it stores. */
+static void a_recursive_model_is_refused(void **state)
+{
+    (void)state;
+    char text[400], command[300];
+    snprintf(command, sizeof command, "cp -r a '%s/recursive'", scratch);
+    assert_int_equal(system(command), 0);
+    json_t *config = json_load_file(scratch_path("recursive/config.json"), 0, NULL);
+    assert_true(cb_json_put(config, "num_shared_layers", json_integer(2)) && cb_json_put(config, "num_hidden_layers", json_integer(4)));
+    assert_true(cb_json_save(scratch_path("recursive/config.json"), config, true));
+    json_decref(config);
+    snprintf(text, sizeof text, "models: [{model: %s, parameters: {weight: 1}}]\nmerge_method: linear\n", scratch_path("recursive"));
+    assert_false(cb_merge_recipe(write_file("recipe.yml", text), scratch_path("merged"), 0, false));
+    if (!strstr(cb_error_message(), "recursive: its layers share weights"))
+        fail_msg("%s", cb_error_message());
+    cb_error_clear();
+}
+
 /* What only another model has would be left out. */
 static void a_tensor_that_the_first_lacks_is_refused(void **state)
 {
@@ -186,11 +204,9 @@ static int prepare(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(recipes_give_what_mergekit_gives),
-        cmocka_unit_test(what_is_not_supported_is_refused_by_name),
-        cmocka_unit_test(a_tensor_that_the_first_lacks_is_refused),
-        cmocka_unit_test(without_memory_nothing_is_left),
-        cmocka_unit_test(yaml_is_read_as_values),
+        cmocka_unit_test(recipes_give_what_mergekit_gives), cmocka_unit_test(what_is_not_supported_is_refused_by_name),
+        cmocka_unit_test(a_recursive_model_is_refused),     cmocka_unit_test(a_tensor_that_the_first_lacks_is_refused),
+        cmocka_unit_test(without_memory_nothing_is_left),   cmocka_unit_test(yaml_is_read_as_values),
     };
     return cmocka_run_group_tests(tests, prepare, remove_scratch);
 }
