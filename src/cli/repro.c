@@ -4,6 +4,7 @@
  * at once.  What is done is found again in the work directory. */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -321,6 +322,9 @@ static bool run_plan(plan *p, const cli_call *call)
             ok = cb_fail(CB_ERR_STATE, "%s: runs wait for each other", p->place->experiment->name) == CB_OK;
         }
     }
+    for (size_t i = 0; i < p->count && cb_interrupted(); i++) /* the terminal tells all, others this process alone */
+        if (p->jobs[i].state == JOB_RUNNING)
+            kill(p->jobs[i].process, SIGTERM);
     for (size_t i = 0; i < p->count; i++)
         if (p->jobs[i].state == JOB_RUNNING && waitpid(p->jobs[i].process, NULL, 0) < 0)
             break;

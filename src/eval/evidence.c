@@ -12,10 +12,35 @@
 
 /* ---- records ---- */
 
+/* A name says which run it should be: another's record, or one of a value that was tuned otherwise, would count for it. */
+static bool check_record(const char *file, const json_t *record, const cb_arm *arm, uint64_t seed, double value, bool validation)
+{
+    const char *name = json_string_value(json_object_get(record, "arm"));
+    if (!name || strcmp(name, arm->name) != 0 || json_integer_value(json_object_get(record, "seed")) != (json_int_t)seed ||
+        json_number_value(json_object_get(record, "value")) != value || json_is_true(json_object_get(record, "validation")) != validation)
+        return cb_fail(CB_ERR_STATE, "%s: is no record of %s with seed %llu and value %g; --fresh forgets the records", file, arm->name,
+                       (unsigned long long)seed, value) == CB_OK;
+    const char *measure;
+    json_t *entry, *item;
+    json_object_foreach(json_object_get(record, "measures"), measure, entry)
+    {
+        size_t i;
+        bool numbers = json_is_number(json_object_get(entry, "value"));
+        json_array_foreach(json_object_get(entry, "items"), i, item) numbers = numbers && json_is_number(item);
+        if (!numbers)
+            return cb_fail(CB_ERR_FORMAT, "%s: measures: %.100s: expected numbers", file, measure) == CB_OK;
+    }
+    return true;
+}
+
 static json_t *load_record(const cb_arm *arm, const char *records, uint64_t seed, double value, bool validation)
 {
     char *name = cb_run_name(arm, seed, value, validation), *file = name ? cb_format("%s/%s.json", records, name) : NULL;
     json_t *record = file ? cb_json_load(file, 0) : NULL;
+    if (record && !check_record(file, record, arm, seed, value, validation)) {
+        json_decref(record);
+        record = NULL;
+    }
     cb_free(file);
     cb_free(name);
     return record;
@@ -68,7 +93,7 @@ static bool load_arm(arm_runs *a, const cb_experiment *experiment, const cb_arm 
         a->runs[i] = load_record(arm, records, (uint64_t)i + 1, a->value, false);
         ok = a->runs[i];
         if (ok && json_is_true(json_object_get(a->runs[i], "quick")) != quick)
-            ok = cb_fail(CB_ERR_STATE, "%s: %s, seed %d: found the record of a %s run", records, arm->name, i + 1,
+            ok = cb_fail(CB_ERR_STATE, "%s: %s, seed %d: found the record of a %s run, expected the other kind", records, arm->name, i + 1,
                          quick ? "whole" : "quick") == CB_OK;
     }
     return ok;

@@ -5,6 +5,7 @@
 #include "cambium/evidence.h"
 #include "cambium/statistics.h"
 #include "cambium/training.h"
+#include "core/json.h"
 #include "text_fixtures.h"
 
 /* ---- an experiment whose runs are arithmetic ---- */
@@ -144,6 +145,36 @@ static void a_quick_run_has_no_verdict_and_its_records_do_not_count(void **state
     assert_null(cb_evidence_result(&toy, scratch, SEEDS + 1, false, "")); /* one is missing */
     assert_non_null(strstr(cb_error_message(), "@5.json"));
     cb_error_clear();
+}
+
+static void refused_record(const char *file, json_t *record, const char *part)
+{
+    assert_true(cb_json_save(file, record, false));
+    json_decref(record);
+    assert_null(cb_evidence_result(&toy, scratch, SEEDS, false, ""));
+    if (!strstr(cb_error_message(), part))
+        fail_msg("expected \"%s\" in: %s", part, cb_error_message());
+    cb_error_clear();
+}
+
+static void records_of_other_runs_do_not_count(void **state)
+{
+    (void)state;
+    cb_free(toy_result(false));
+    char *name = cb_run_name(&toy_arms[1], 1, 0.2, false), *file = cb_format("%s/%s.json", scratch, name);
+    json_t *record = json_load_file(file, 0, NULL), *copy = json_deep_copy(record);
+    assert_true(cb_json_put(copy, "arm", json_string(toy_arms[0].name)));
+    refused_record(file, copy, "is no record of good with seed 1");
+    assert_true(cb_json_put(copy = json_deep_copy(record), "seed", json_integer(2)));
+    refused_record(file, copy, "is no record of good with seed 1");
+    assert_true(cb_json_put(copy = json_deep_copy(record), "value", json_real(0.1)));
+    refused_record(file, copy, "and value 0.2; --fresh");
+    copy = json_deep_copy(record);
+    assert_true(cb_json_put(json_object_get(json_object_get(copy, "measures"), "accuracy"), "value", json_string("1")));
+    refused_record(file, copy, "accuracy: expected numbers");
+    json_decref(record);
+    cb_free(name);
+    cb_free(file);
 }
 
 static void results_are_shown(void **state)
@@ -303,6 +334,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(results_are_those_of_the_runs, make_scratch, remove_scratch),
         cmocka_unit_test_setup_teardown(a_quick_run_has_no_verdict_and_its_records_do_not_count, make_scratch, remove_scratch),
+        cmocka_unit_test_setup_teardown(records_of_other_runs_do_not_count, make_scratch, remove_scratch),
         cmocka_unit_test_setup_teardown(results_are_shown, make_scratch, remove_scratch),
         cmocka_unit_test(declarations_are_checked),
         cmocka_unit_test_setup_teardown(the_likeliest_choice_is_chosen, make_scratch, remove_scratch),
