@@ -461,10 +461,18 @@ static cb_tensor *scaled(const bottleneck_state *state, cb_tensor *x)
     return state->scale == 1 ? x : cb_scale(x, state->scale);
 }
 
-/* The mean over tokens of a number for each, (B, 1, 1), from 0 to 1; of x without a dimension of batches, one for all. */
-static cb_tensor *gate_of(const bottleneck_state *state, cb_tensor *x)
+/* The mean over a sequence's tokens of a number for each, from 0 to 1: (B, 1, 1), or (B, T, 1) where a row holds several or padding; of x without
+ * a dimension of batches, one for all. */
+static cb_tensor *gate_of(const bottleneck_state *state, cb_tensor *x, const cb_context *ctx)
 {
-    return x ? cb_mean(cb_sigmoid(cb_linear(x, state->gate[0], state->gate[1])), x->ndim - 2, true) : NULL;
+    cb_tensor *each = x ? cb_sigmoid(cb_linear(x, state->gate[0], state->gate[1])) : NULL;
+    if (!each || !ctx->segments || x->ndim != 3)
+        return each ? cb_mean(each, x->ndim - 2, true) : NULL;
+    int64_t keys = ctx->segments->shape[1]; /* with a cache the pass's tokens are the last of them */
+    cb_tensor *own = cb_slice(ctx->segments, 1, keys - x->shape[1], keys, 1);
+    cb_tensor *same = own ? cb_cast(cb_eq(cb_unsqueeze(own, 2), cb_unsqueeze(own, 1)), CB_F32) : NULL; /* (B, T, T) */
+    cb_tensor *sums = same ? cb_matmul(same, cb_cast(each, CB_F32)) : NULL;
+    return sums ? cb_cast(cb_div(sums, cb_sum(same, 2, true)), each->dtype) : NULL;
 }
 
 /* f(x), in x's dtype */
@@ -480,7 +488,7 @@ static cb_tensor *branch(const cb_module *m, cb_tensor *x, const cb_context *ctx
     cb_tensor *y = scaled(state, drop_paths(state, project(m, &state->up, &shared->up, inner), ctx));
     if (dropout > 0 && state->place == PLACE_STREAM)
         y = cb_dropout(y, dropout, ctx->rng);
-    return state->gate[0] ? cb_mul(y, gate_of(state, seen)) : y;
+    return state->gate[0] ? cb_mul(y, gate_of(state, seen, ctx)) : y;
 }
 
 /* f(x) and what it is added to, with a norm of the one or of the sum */

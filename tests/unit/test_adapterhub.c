@@ -200,6 +200,30 @@ static void reft_edits_the_tokens_of_each_sequence(void **state)
     cb_scope_close(scope);
 }
 
+/* A gate's mean is over the tokens of a sequence, not of what is packed beside it or of padding. */
+static void a_gate_is_of_each_sequence(void **state)
+{
+    (void)state;
+    cb_scope *scope = cb_scope_open();
+    cb_model *model = load_model("llama2");
+    cb_adapter *adapter = made(model, "bottleneck", "{\"use_gating\": true, \"mh_adapter\": true}");
+    assert_ok(adapter);
+    randomise(adapter, 3);
+    int32_t ids[9], segments[9] = {-1, -1, 0, 0, 0, 0, 1, 1, 1}, positions[9] = {0, 0, 0, 1, 2, 3, 0, 1, 2};
+    for (int i = 0; i < 9; i++)
+        ids[i] = 5 + 7 * i;
+    cb_tensor *first = logits_of(model, cb_from(CB_I32, ids + 2, 1, 4)), *second = logits_of(model, cb_from(CB_I32, ids + 6, 1, 3)),
+              *y = NULL;
+    cb_context ctx = {.segments = cb_from(CB_I32, segments, 1, 9), .positions = cb_from(CB_I32, positions, 1, 9)};
+    cb_no_grad y = cb_model_logits(model, cb_from(CB_I32, ids, 1, 9), &ctx);
+    assert_ok(y);
+    assert_within(cb_slice(y, 1, 2, 6, 1), first, 1e-5, "the first of a row");
+    assert_within(cb_slice(y, 1, 6, 9, 1), second, 1e-5, "the second");
+    cb_adapter_free(adapter);
+    cb_model_free(model);
+    cb_scope_close(scope);
+}
+
 /* In a model the map of the embedding is undone before the head: of a model that does nothing in between nothing remains. */
 static void an_invertible_map_is_undone(void **state)
 {
@@ -302,8 +326,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_package_computes_the_same), cmocka_unit_test(directories_come_back),
         cmocka_unit_test(generation_continues_a_prompt), cmocka_unit_test(reft_edits_the_tokens_of_each_sequence),
-        cmocka_unit_test(an_invertible_map_is_undone),   cmocka_unit_test(checkpointing_changes_nothing),
-        cmocka_unit_test(what_cannot_be_is_refused),
+        cmocka_unit_test(a_gate_is_of_each_sequence),    cmocka_unit_test(an_invertible_map_is_undone),
+        cmocka_unit_test(checkpointing_changes_nothing), cmocka_unit_test(what_cannot_be_is_refused),
     };
     return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
 }
