@@ -236,10 +236,10 @@ static bool compare(const arm_runs *a, const arm_runs *b, const cb_measure *m, d
     return true;
 }
 
-static const char *verdict(const difference *d, double margin, bool quick)
+static const char *verdict(const difference *d, double margin, int seeds, bool quick)
 {
-    if (quick)
-        return "none: a quick run";
+    if (quick || seeds < 3)
+        return quick ? "none: a quick run" : "none: fewer than 3 seeds";
     return d->interval.low > margin ? "shown" : d->interval.high < margin ? "opposite" : "not shown";
 }
 
@@ -255,7 +255,7 @@ static json_t *comparison_json(const cb_experiment *e, const cb_comparison *c, c
               cb_json_put(object, "arm", json_string(c->arm)) && cb_json_put(object, "against", json_string(c->against)) &&
               cb_json_put(object, "difference", real(d.estimate)) && put_interval(object, d.interval) &&
               cb_json_put(object, "margin", json_real(c->margin)) && cb_json_put(object, "items", json_integer((json_int_t)d.items)) &&
-              cb_json_put(object, "verdict", json_string(verdict(&d, c->margin, quick))) &&
+              cb_json_put(object, "verdict", json_string(verdict(&d, c->margin, arms->seeds, quick))) &&
               cb_json_put(object, "paper", json_string(c->paper ? c->paper : ""));
     if (!ok)
         json_decref(object);
