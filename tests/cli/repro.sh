@@ -11,7 +11,7 @@ mkdir -p "$work"
 names=$("$program" repro --list | sed -n 's/^ *[0-9]* *\([a-z0-9-]*\) .*/\1/p')
 test "$(echo "$names" | wc -l)" -ge 3
 for name in $names; do
-    CAMBIUM_DATA=$work/none "$program" repro "$name" --quick --work "$work" --output "$work/out" --quiet >"$work/table"
+    CAMBIUM_DATA=$work/none "$program" repro "$name" --quick --jobs 2 --work "$work" --output "$work/out" --quiet >"$work/table"
     grep -q 'A quick run' "$work/table"
     test -s "$work/out/$name.json" && test -s "$work/out/$name.png" && test -s "$work/out/$name.svg"
     CAMBIUM_DATA=$work/none "$program" repro "$name" --quick --work "$work" --quiet >"$work/again"
