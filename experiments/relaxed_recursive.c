@@ -21,7 +21,7 @@ typedef struct plan {
     double exits;   /* weight of the earlier round's */
 } plan;
 
-static const double grid[] = {1e-3, 3e-3, 0};
+static const double grid[] = {1e-4, 3e-4, 1e-3, 0};
 static const plan original = {.start = -1, .rank = 0, .still = true}, further = {.start = -1, .rank = 0},
                   reduced = {.start = -1, .rank = 0, .fresh = true};
 static const plan from_random = {.start = CB_TIE_RANDOM, .rank = 0}, from_lower = {.start = CB_TIE_LOWER, .rank = 0},

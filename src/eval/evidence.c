@@ -144,6 +144,15 @@ static json_t *measure_json(const arm_runs *a, const cb_measure *m)
     return NULL;
 }
 
+/* Whether the chosen value is the first or last of several: a better one may lie beyond. */
+static bool at_end(const arm_runs *a)
+{
+    size_t n = 0;
+    while (a->arm->grid[n] != 0)
+        n++;
+    return n > 1 && (a->value == a->arm->grid[0] || a->value == a->arm->grid[n - 1]);
+}
+
 static json_t *arm_json(const cb_experiment *experiment, const arm_runs *a)
 {
     double seconds = 0, memory = 0;
@@ -156,7 +165,7 @@ static json_t *arm_json(const cb_experiment *experiment, const arm_runs *a)
               cb_json_put(object, "parameters", json_incref(json_object_get(a->runs[0], "parameters"))) &&
               cb_json_put(object, "seconds", json_real(seconds)) && cb_json_put(object, "peak_memory", json_integer((json_int_t)memory));
     if (ok && a->arm->grid)
-        ok = cb_json_put(object, "value", json_real(a->value));
+        ok = cb_json_put(object, "value", json_real(a->value)) && cb_json_put(object, "at_end", json_boolean(at_end(a)));
     for (const cb_measure *m = experiment->measures; ok && m->name; m++) {
         json_t *entry = measure_json(a, m);
         ok = cb_ok() && (!entry || cb_json_put(measures, m->name, entry));

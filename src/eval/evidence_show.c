@@ -185,6 +185,15 @@ static void put_comparisons(cb_string *out, const json_t *measures, const json_t
     put_table(out, &t);
 }
 
+static void put_ends(cb_string *out, const json_t *arms)
+{
+    size_t i;
+    const json_t *arm;
+    json_array_foreach((json_t *)(uintptr_t)arms, i, arm) if (json_is_true(json_object_get(arm, "at_end")))
+        cb_string_printf(out, "\n%s: the best value, %g, lies at an end of its grid; a better one may lie beyond.\n", text_of(arm, "name"),
+                         number_of(arm, "value"));
+}
+
 static json_t *parse(const char *what, const char *text)
 {
     json_t *result = cb_json_parse(what, text, strlen(text));
@@ -205,6 +214,8 @@ char *cb_evidence_table(const char *what, const char *json)
     cb_string_printf(&out, "%s (system %.0f)\n\nThe claim: %s\n\nHere: %s\n\n", text_of(r, "title"), number_of(r, "system"),
                      text_of(r, "claim"), text_of(r, "setting"));
     put_arms(&out, measures, json_object_get(r, "arms"));
+    if (!json_is_true(json_object_get(r, "quick")))
+        put_ends(&out, json_object_get(r, "arms"));
     cb_string_puts(&out, "\n");
     put_comparisons(&out, measures, json_object_get(r, "comparisons"));
     cb_string_printf(&out, "\n%.0f seeds, %s, %s, %.0f threads, cambium %s: `%s`\n", number_of(r, "seeds"), text_of(r, "date"),

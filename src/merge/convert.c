@@ -120,6 +120,8 @@ static bool recognise(conversion *c, int *kind)
         c->report.input = "GGUF model";
         return true;
     }
+    if (!cb_is_file(c->input))
+        return cb_fail(CB_ERR_IO, "%s: found neither a file nor a directory", c->input) == CB_OK;
     *kind = INPUT_LLAMA2C;
     c->report.input = "llama2.c model";
     return true;

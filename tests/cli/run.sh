@@ -524,6 +524,7 @@ expect methods "$program" methods 18 --json
 contains methods.out '"name":"dylora"'
 bad 1 'there is no system dylor; close: dylora' methods dylor
 bad 1 'there is no experiment nothing' repro nothing --quick
+bad 1 'nowhere: found neither a file nor a directory' convert nowhere --output never
 bad 2 'expected an experiment' repro
 echo '{}' >empty.json
 bad 1 'empty.json: experiment: missing' repro --from empty.json

@@ -113,6 +113,7 @@ static void results_are_those_of_the_runs(void **state)
     const json_t *arm = at(r, "arms", 1), *accuracy = json_object_get(json_object_get(arm, "measures"), "accuracy");
     assert_string_equal(json_string_value(json_object_get(arm, "name")), "good");
     assert_true(number(arm, "value") == 0.2);
+    assert_true(json_is_false(json_object_get(arm, "at_end")));
     assert_true(number(arm, "parameters") == 1234);
     /* seeds 1 and 3 are right on 0.825 of 40 items, 2 and 4 on 0.8 */
     const double seeds[SEEDS] = {82.5, 80, 82.5, 80};
