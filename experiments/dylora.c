@@ -80,12 +80,13 @@ static bool judge(bench *b, int at)
 
 static cb_adapter *attach(bench *b, const char *kind, int rank, const char *rule)
 {
-    char text[16];
+    char text[16], seed[32];
     snprintf(text, sizeof text, "%d", rank);
+    snprintf(seed, sizeof seed, "%llu", (unsigned long long)b->run->seed);
     cb_adapter *adapter = cb_adapter_new(kind, "default");
     bool ok = adapter && cb_adapter_set(adapter, "rank", text) && cb_adapter_set(adapter, "alpha", "16") &&
               cb_adapter_set(adapter, "target_modules", "q_proj,v_proj") && (!rule || cb_adapter_set(adapter, "rule", rule)) &&
-              (!rule || cb_adapter_set(adapter, "rank_seed", b->run->seed % 2 ? "1" : "2")) &&
+              (!rule || cb_adapter_set(adapter, "rank_seed", seed)) &&
               cb_adapter_attach(adapter, cb_model_root(b->model), cb_model_type(b->model), b->run->seed + 1);
     if (ok)
         return adapter;

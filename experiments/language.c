@@ -1,6 +1,7 @@
 /* language.c: see language.h. */
 #include "experiments/language.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 char *experiment_base(void)
@@ -44,8 +45,26 @@ bool experiment_train(cb_model *model, cb_adapter *adapter, const cb_tokenizer *
     return ok && cb_ok();
 }
 
-size_t experiment_losses(cb_model *model, const cb_tokenizer *tokenizer, const char *text, int64_t sequence_length, size_t most,
-                         double *losses)
+/* Of one row. */
+static double row_loss(cb_model *model, const cb_batch *batch, bool first_round)
+{
+    cb_context ctx = {.positions = batch->positions, .segments = batch->segments};
+    cb_tensor *exits[64] = {0};
+    double loss = NAN;
+    cb_scope *scope = cb_model_exits(model) <= 64 ? cb_scope_open() : NULL;
+    if (!scope)
+        return loss;
+    cb_no_grad
+    {
+        cb_tensor *last = cb_model_hidden_exits(model, batch->ids, &ctx, exits);
+        loss = cb_item(cb_model_hidden_loss(model, first_round ? exits[0] : last, batch->targets, (double)batch->predicted, &ctx));
+    }
+    cb_scope_close(scope);
+    return loss;
+}
+
+size_t experiment_losses(cb_model *model, const cb_tokenizer *tokenizer, const char *text, int64_t sequence_length, bool first_round,
+                         size_t most, double *losses)
 {
     cb_data_options options = {0};
     bool ok = cb_options_init(cb_data_option_table, &options) && cb_string_list_add(&options.data, text);
@@ -54,14 +73,8 @@ size_t experiment_losses(cb_model *model, const cb_tokenizer *tokenizer, const c
     cb_dataset *data = ok ? cb_dataset_open(tokenizer, &options) : NULL;
     cb_batch batch = {0};
     size_t count = 0;
-    for (int64_t i = 0; data && count < most && cb_dataset_sequential(data, i, 1, &batch); i++) {
-        cb_context ctx = {.positions = batch.positions, .segments = batch.segments};
-        cb_scope *scope = cb_scope_open();
-        if (!scope || !batch.predicted)
-            break;
-        cb_no_grad losses[count++] = cb_item(cb_model_loss(model, batch.ids, batch.targets, (double)batch.predicted, &ctx));
-        cb_scope_close(scope);
-    }
+    for (int64_t i = 0; data && count < most && cb_dataset_sequential(data, i, 1, &batch) && batch.predicted; i++)
+        losses[count++] = row_loss(model, &batch, first_round);
     cb_batch_free(&batch);
     cb_dataset_free(data);
     cb_string_list_free(&options.data);

@@ -222,45 +222,17 @@ static bool train(const cb_run *run, const char *base, const cb_tokenizer *token
     return ok;
 }
 
-/* The loss of what the first round gives, as if the model ended there. */
-static bool first_round(const cb_run *run, cb_model *model, const cb_tokenizer *tokenizer, const char *text, cb_outcome *outcome)
-{
-    double losses[ROWS];
-    size_t n = 0;
-    if (cb_model_exits(model) < 2 || run->validation)
-        return true;
-    cb_data_options options = {0};
-    bool ok = cb_options_init(cb_data_option_table, &options) && cb_string_list_add(&options.data, text);
-    options.sequence_length = run->quick ? QUICK_LENGTH : LENGTH;
-    options.shuffle = false;
-    cb_dataset *data = ok ? cb_dataset_open(tokenizer, &options) : NULL;
-    cb_batch batch = {0};
-    for (int64_t i = 0; data && n < (run->quick ? QUICK_ROWS : ROWS) && cb_dataset_sequential(data, i, 1, &batch); i++) {
-        cb_context ctx = {.positions = batch.positions, .segments = batch.segments};
-        cb_tensor *exits[8];
-        cb_scope *scope = cb_scope_open();
-        cb_no_grad
-        {
-            cb_model_hidden_exits(model, batch.ids, &ctx, exits);
-            if (cb_ok())
-                losses[n++] = cb_item(cb_model_hidden_loss(model, exits[0], batch.targets, (double)batch.predicted, &ctx));
-        }
-        cb_scope_close(scope);
-    }
-    cb_batch_free(&batch);
-    cb_dataset_free(data);
-    cb_string_list_free(&options.data);
-    cb_options_free(cb_data_option_table, &options);
-    return cb_ok() && cb_outcome_items(outcome, "loss of the first round", losses, n);
-}
-
 static bool judge(const cb_run *run, const subject *s, const cb_tokenizer *tokenizer, cb_outcome *outcome)
 {
     double losses[ROWS];
     char *text = cb_path_join(run->shared, run->validation ? "validation.txt" : "test.txt");
-    size_t n =
-        text ? experiment_losses(s->model, tokenizer, text, run->quick ? QUICK_LENGTH : LENGTH, run->quick ? QUICK_ROWS : ROWS, losses) : 0;
-    bool ok = n && cb_outcome_items(outcome, "loss", losses, n) && first_round(run, s->model, tokenizer, text, outcome);
+    int64_t length = run->quick ? QUICK_LENGTH : LENGTH;
+    size_t rows = run->quick ? QUICK_ROWS : ROWS, n = text ? experiment_losses(s->model, tokenizer, text, length, false, rows, losses) : 0;
+    bool ok = n && cb_outcome_items(outcome, "loss", losses, n);
+    if (ok && cb_model_exits(s->model) > 1 && !run->validation) {
+        n = experiment_losses(s->model, tokenizer, text, length, true, rows, losses);
+        ok = n && cb_outcome_items(outcome, "loss of the first round", losses, n);
+    }
     const plan *p = run->arm->settings;
     cb_outcome_parameters(
         outcome, p->still ? 0 : cb_model_parameter_count(s->model) + (s->relaxation ? cb_adapter_parameter_count(s->relaxation) : 0));

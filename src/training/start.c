@@ -127,10 +127,11 @@ static bool look_at_data(preparation *p)
 static bool look_at_plain_model(preparation *p)
 {
     const char *option = p->study->method->plain;
-    const char *path = strcmp(option, "loftq_model") == 0 ? p->start->loftq_model : p->start->original_model;
+    bool loftq = strcmp(option, "loftq_model") == 0;
+    const char *path = loftq ? p->start->loftq_model : p->start->original_model;
     if (!path)
         return cb_fail(CB_ERR_ARGUMENT, "%s: found none, expected the directory of the model %s", option,
-                       *option == 'l' ? "before it was quantised" : "that the base came from") == CB_OK;
+                       loftq ? "before it was quantised" : "that the base came from") == CB_OK;
     cb_model *plain = cb_model_load(path, .keep_weights = true);
     p->study->plain = plain ? cb_model_root(plain) : NULL;
     bool ok = plain && cb_study_finish(p->study);
