@@ -5,7 +5,7 @@
  *     for (step ...) cb_dataset_batch(data, step, rows, &batch);      random access: a resumed run asks for the same rows
  *
  * Records (formats.h) become token sequences once; rows of `sequence_length` are cut from them.  With packing a row holds
- * several documents, kept apart by segment ids, so that few positions are wasted and no token attends across documents;
+ * several documents (of one task), kept apart by segment ids, so that few positions are wasted and no token attends across documents;
  * plain text goes on in the next row, a prompt with its completion and a conversation stay in one where they can. */
 #ifndef CAMBIUM_DATA_H
 #define CAMBIUM_DATA_H
@@ -78,7 +78,7 @@ CB_API int64_t cb_dataset_row_length(const cb_dataset *data);     /* sequence_le
 CB_API int64_t cb_dataset_padding(const cb_dataset *data);        /* positions of those rows that hold no token */
 CB_API double cb_dataset_bytes_per_token(const cb_dataset *data); /* of source text: turns perplexity into bits per byte */
 
-/* Of all token ids, in order, and of which of them are to be predicted: tells one dataset from another. */
+/* Of all token ids, in order, of which of them are to be predicted and of the tasks they are of: tells one dataset from another. */
 CB_API uint64_t cb_dataset_hash(const cb_dataset *data);
 
 /* Rows as tensors of (rows, sequence_length) i32, refilled in place at each call.  Zero-initialise. */
@@ -87,6 +87,7 @@ typedef struct cb_batch {
     cb_tensor *targets;   /* ids shifted left by one; -100 where there is no loss (padding, prompts, document ends) */
     cb_tensor *segments;  /* 0, 1, 2, ... for the documents of a row; -1 is padding */
     cb_tensor *positions; /* 0, 1, 2, ... in each of them */
+    cb_tensor *tasks;     /* (rows) i32: of which task each is; NULL: all documents of the dataset are of task 0 */
     int64_t tokens;       /* that are not padding */
     int64_t predicted;    /* targets that count */
 } cb_batch;

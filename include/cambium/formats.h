@@ -96,6 +96,8 @@ CB_API bool cb_llama2c_convert(const char *model_bin, const char *tokenizer_bin,
 
 /* ---- records of training text ---- */
 
+enum { CB_MOST_TASKS = 1 << 20 };
+
 /* One example: plain text, a prompt with its completion, or a conversation.  Those that it is not are NULL and 0.  The
  * text has text_length bytes and no NUL after them; the others end with one. */
 typedef struct cb_record_text {
@@ -104,6 +106,7 @@ typedef struct cb_record_text {
     const char *prompt, *completion;
     const struct json_t *conversation; /* the whole object (jansson's): messages, and what a chat template may want beside them */
     size_t asked;                      /* of its messages the first so many are the prompt, of which nothing is learned */
+    int32_t task;                      /* which of several tasks it is of, from 0 */
     const char *path;                  /* the file and line it came from, for messages */
     int64_t line;
 } cb_record_text;
@@ -124,7 +127,7 @@ typedef struct cb_records_options {
  * Fields of an object: messages (an array of objects with a role, for a chat template), else prompt + completion (two texts, or two such
  * arrays, which become messages), else instruction +
  * output, else text: the first of these that is there counts, what else is there is passed over, null is nothing.  Columns
- * of a table: the same without messages.  The prompt of an instruction is the instruction, a blank line and, when `input`
+ * of a table: the same without messages.  Beside them task_ids, a whole number under CB_MOST_TASKS (PEFT's name; 0 where there is none).  The prompt of an instruction is the instruction, a blank line and, when `input`
  * is there and not empty, the input and another blank line.  Texts that hold a NUL are refused, but for plain text.
  * Plain text of white space alone is no record. */
 typedef struct cb_records cb_records;

@@ -96,6 +96,7 @@ typedef struct cb_generate_options {
     uint64_t seed;
     cb_string_list stop; /* generation ends before the first of these strings */
     bool ignore_eos;
+    int64_t task_id; /* of cb_generate() and cb_generate_ids(): which of its tasks an adapter of several does */
 } cb_generate_options;
 extern CB_API const cb_option cb_generate_option_table[];
 
@@ -137,6 +138,7 @@ CB_API bool cb_generate_ids(cb_model *model, const cb_tokenizer *tokenizer, cons
 typedef struct cb_prompt_ids {
     const int32_t *ids;
     size_t count;
+    int32_t task; /* which of its tasks an adapter of several does with it */
 } cb_prompt_ids;
 /* The same for several prompts as one batch, without callbacks: out[i] is what prompt i alone would give, with its adapters where a blend
  * says which (row i; NULL: the layers' lists).  blend_weights (B, N) f32 or NULL: see cb_context.  Every row draws from the same seed. */

@@ -180,6 +180,7 @@ typedef struct cb_choice_question {
     const char *const *choices; /* as they go on from the prompt, with the blank between: " yes" */
     size_t count;               /* at least two */
     size_t answer;              /* index of the right one */
+    int32_t task;               /* which of its tasks an adapter of several does with it */
 } cb_choice_question;
 typedef struct cb_choice_result {
     double accuracy;      /* share of questions whose best choice is the answer */

@@ -2,6 +2,7 @@
  * P o (U_t V_t).  Wang et al. 2023, arXiv:2303.02861.
  * N tasks, R ranks; P (tokens, C), U (N, tokens, R), V (N, R, C). */
 #include "adapters/prompts.h"
+#include "adapters/tasks.h"
 
 typedef struct multitask_config {
     cb_prompt_config prompt; /* first */
@@ -67,29 +68,10 @@ static bool multitask_initialise(cb_module *m, const void *config, uint64_t seed
            cb_init_normal(s->rows, cb_adapter_rng(seed, m, "prefix_task_rows"), 0.02);
 }
 
-/* (B) as the pass names them, or (1): task 0; NULL with an error */
-static cb_tensor *tasks_of(const multitask_state *s, const cb_context *ctx)
-{
-    cb_tensor *tasks = ctx->tasks ? cb_contiguous(ctx->tasks) : cb_zeros(CB_I32, 1);
-    if (tasks && (tasks->ndim != 1 || tasks->dtype != CB_I32)) {
-        cb_fail(CB_ERR_SHAPE, "tasks: found %s, expected i32 of one for each row", cb_shape_text(tasks));
-        return NULL;
-    }
-    for (int64_t i = 0; tasks && i < tasks->count; i++) {
-        int32_t task = ((const int32_t *)tasks->data)[i];
-        if (task < 0 || task >= s->columns->shape[0]) {
-            cb_fail(CB_ERR_ARGUMENT, "tasks: found %d for row %lld, expected less than num_tasks, which is %lld", task, (long long)i,
-                    (long long)s->columns->shape[0]);
-            return NULL;
-        }
-    }
-    return tasks;
-}
-
 static cb_tensor *multitask_prompt(const cb_module *m, const cb_context *ctx)
 {
     const multitask_state *s = m->state;
-    cb_tensor *tasks = tasks_of(s, ctx);
+    cb_tensor *tasks = cb_tasks_of(ctx, s->columns->shape[0], "num_tasks");
     return cb_mul(s->table, cb_matmul(cb_index_select(s->columns, 0, tasks), cb_index_select(s->rows, 0, tasks)));
 }
 

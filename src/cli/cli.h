@@ -159,6 +159,9 @@ bool cli_output_file(const char *path);
 /* "DIR=0.5" is a directory and a weight (1 when there is none), unless a directory of that very name exists; free *directory with cb_free(). */
 bool cli_split_weight(const char *option, const char *text, char **directory, double *weight);
 
+/* The number of a task under "task_ids" of a line of JSON, or `otherwise` where there is none. */
+bool cli_read_task(const char *where, const json_t *line, int64_t otherwise, int32_t *task);
+
 /* A tokenizer from `path` (or the model's directory when NULL), whose ids all fit into `model` (may be NULL). */
 cb_tokenizer *cli_tokenizer(const char *path, const cb_model *model);
 

@@ -47,10 +47,13 @@ static bool read_question(const char *where, const json_t *line, cb_choice_quest
 {
     const json_t *choices = json_object_get(line, "choices"), *answer = json_object_get(line, "answer");
     const char *prompt = json_string_value(json_object_get(line, "prompt"));
+    int32_t task;
     if (!prompt || json_array_size(choices) < 2 || !answer)
         return cli_refuse("%s: expected {\"prompt\": text, \"choices\": [text, text, ...], \"answer\": index or text}", where);
+    if (!cli_read_task(where, line, 0, &task))
+        return false;
     const char **texts = cb_calloc(json_array_size(choices), sizeof *texts);
-    *q = (cb_choice_question){prompt, texts, json_array_size(choices), SIZE_MAX};
+    *q = (cb_choice_question){prompt, texts, json_array_size(choices), SIZE_MAX, task};
     for (size_t c = 0; texts && c < q->count; c++) {
         texts[c] = json_string_value(json_array_get(choices, c));
         if (!texts[c] || !*texts[c])
@@ -177,11 +180,11 @@ const cli_command cli_eval = {
     .name = "eval",
     .summary = "measure a model, with any adapters, on a task",
     .synopsis = "MODEL_DIR [--adapter DIR[=weight]]... [--task NAME] --data FILE [options]",
-    .description =
-        "Perplexity is exp of the mean cross-entropy per predicted token, over rows of --sequence-length tokens that do not "
-        "overlap; a longer row gives the model more to go on. Bits per byte do not depend on the tokenizer.  Choice: JSONL of "
-        "{\"prompt\", \"choices\", \"answer\"}; the model chooses the likeliest continuation, and accuracy has Wilson's 95 % interval. "
-        "By length: sums of log-probabilities are divided by the choices' bytes first.",
+    .description = "Perplexity is exp of the mean cross-entropy per predicted token, over rows of --sequence-length tokens that do not "
+                   "overlap; a longer row gives the model more to go on. Bits per byte do not depend on the tokenizer.  Choice: JSONL of "
+                   "{\"prompt\", \"choices\", \"answer\"}, where wanted with task_ids; the model chooses the likeliest continuation, and "
+                   "accuracy has Wilson's 95 % interval. "
+                   "By length: sums of log-probabilities are divided by the choices' bytes first.",
     .least = 1,
     .most = 1,
     .settings_size = sizeof(settings),

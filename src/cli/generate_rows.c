@@ -8,7 +8,7 @@ const cb_option cli_rows_table[] = {
     CB_OPT_STRING(
         cli_rows_settings, prompts, NULL, "FILE",
         "JSON lines instead of a prompt: {\"prompt\": TEXT, \"adapter\": NAME}, a list of names, or {NAME: weight}; a line without "
-        "has no adapter"),
+        "has no adapter; \"task_ids\": N says which of its tasks an adapter of several does (--task-id)"),
     CB_OPT_INT(cli_rows_settings, batch_size, 16, 1, 65536, "prompts of --prompts that run together"), CB_OPT_END};
 
 /* A line of the file. */
@@ -16,6 +16,7 @@ typedef struct request {
     json_t *line;
     const char *prompt;
     double *weights; /* of each of the base's adapters; 0: it has it not */
+    int32_t task;
     cb_encoding ids;
 } request;
 
@@ -72,7 +73,23 @@ static bool read_adapters(const cli_base *base, request *r, const char *where, j
     return ok;
 }
 
-static bool add_line(requests *all, const cli_base *base, const char *where, const char *text, size_t length)
+static bool check_fields(const char *where, json_t *line)
+{
+    static const char *const fields[] = {"prompt", "adapter", "task_ids"};
+    const char *name;
+    json_t *value;
+    json_object_foreach(line, name, value)
+    {
+        bool known = false;
+        for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
+            known |= strcmp(name, fields[i]) == 0;
+        if (!known)
+            return cli_refuse("%s: found a field \"%.100s\", expected prompt, adapter and task_ids", where, name);
+    }
+    return true;
+}
+
+static bool add_line(requests *all, const cli_base *base, int64_t task_id, const char *where, const char *text, size_t length)
 {
     if (!cb_grow(&all->list, &all->capacity, all->count + 1, sizeof *all->list))
         return false;
@@ -86,7 +103,8 @@ static bool add_line(requests *all, const cli_base *base, const char *where, con
         return cli_refuse("%s: found no prompt, expected an object with a text of that name", where);
     if (strlen(r->prompt) != json_string_length(prompt))
         return cli_refuse("%s: prompt: found a zero byte at offset %zu, expected text", where, strlen(r->prompt));
-    if (!read_adapters(base, r, where, json_object_get(r->line, "adapter")) ||
+    if (!check_fields(where, r->line) || !cli_read_task(where, r->line, task_id, &r->task) ||
+        !read_adapters(base, r, where, json_object_get(r->line, "adapter")) ||
         !cb_tokenizer_encode(base->tokenizer, r->prompt, strlen(r->prompt), true, &r->ids))
         return false;
     return r->ids.count || cli_refuse("%s: the prompt is empty, expected at least one token", where);
@@ -102,7 +120,7 @@ static bool check_names(const cli_base *base)
     return true;
 }
 
-static bool read_requests(requests *all, const cli_base *base, const char *path)
+static bool read_requests(requests *all, const cli_base *base, int64_t task_id, const char *path)
 {
     size_t length;
     char *text = cb_file_read(path, (size_t)1 << 30, &length);
@@ -114,7 +132,7 @@ static bool read_requests(requests *all, const cli_base *base, const char *path)
         if (strspn(at, " \t\r") >= (size_t)(end - at))
             continue;
         char *where = cb_format("%s:%lld", path, (long long)number);
-        ok = where && add_line(all, base, where, at, (size_t)(end - at));
+        ok = where && add_line(all, base, task_id, where, at, (size_t)(end - at));
         cb_free(where);
     }
     cb_free(text);
@@ -166,7 +184,7 @@ static bool run_batch(const cli_call *call, const cli_base *base, const cb_gener
     cb_generation *out = cb_calloc(count, sizeof *out);
     bool ok = blend && prompts && out && blend_rows(blend, base, list + first, count);
     for (size_t i = 0; ok && i < count; i++)
-        prompts[i] = (cb_prompt_ids){list[first + i].ids.ids, list[first + i].ids.count};
+        prompts[i] = (cb_prompt_ids){list[first + i].ids.ids, list[first + i].ids.count, list[first + i].task};
     ok = ok && cb_generate_rows(base->model, base->tokenizer, prompts, count, blend, NULL, options, out);
     for (size_t i = 0; ok && i < count && !cb_rehearsing(); i++) {
         *tokens += (int64_t)out[i].count;
@@ -184,7 +202,7 @@ bool cli_generate_rows(const cli_call *call, const cli_base *base, const cli_row
 {
     requests all = {0};
     double start = cb_now();
-    bool ok = check_names(base) && read_requests(&all, base, s->prompts);
+    bool ok = check_names(base) && read_requests(&all, base, options->task_id, s->prompts);
     int64_t tokens = 0;
     size_t step = (size_t)s->batch_size;
     for (size_t i = 0; ok && i < all.count; i += step)

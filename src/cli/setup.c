@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cambium/formats.h"
 #include "cli/cli.h"
 
 /* ---- outputs ---- */
@@ -91,6 +92,16 @@ bool cli_output_file(const char *path)
         ok = ok && cb_directory_writable(parent);
     cb_free(parent);
     return ok;
+}
+
+bool cli_read_task(const char *where, const json_t *line, int64_t otherwise, int32_t *task)
+{
+    const json_t *value = json_object_get(line, "task_ids");
+    int64_t number = value ? json_integer_value(value) : otherwise;
+    if ((value && !json_is_integer(value)) || number < 0 || number >= CB_MOST_TASKS)
+        return cli_refuse("%s: task_ids: expected the number of a task, from 0 to %d", where, CB_MOST_TASKS - 1);
+    *task = (int32_t)number;
+    return true;
 }
 
 /* ---- models, tokenizers, adapters ---- */

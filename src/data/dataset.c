@@ -2,7 +2,8 @@
  *
  * A layout is the order of one epoch.  With packing, what is wrapped (plain texts, and examples as the strategy says) is laid end to end
  * in shuffled order and cut every T tokens, whole examples are put together as they fit (pack.c), and the rows of both are shuffled (a
- * single long book is mixed as well as a thousand notes); without, each document is cut into rows of its own.  Every row is a function of (seed, epoch, row number), so any row can be
+ * single long book is mixed as well as a thousand notes); without, each document is cut into rows of its own.  A row is of one task: each
+ * has a stream of its own, which begins with a row.  Every row is a function of (seed, epoch, row number), so any row can be
  * made at any time: that is what makes resuming exact. */
 #include "data/dataset.h"
 
@@ -50,19 +51,32 @@ static int64_t rows_for(int64_t tokens, int64_t length)
     return (tokens + length - 1) / length;
 }
 
+/* Rows of the tokens that are laid end to end, of each task by itself; -1 on failure. */
+static int64_t rows_of_streams(const cb_dataset *data)
+{
+    int32_t last = data->last_task;
+    int64_t rows = 0, *tokens = cb_calloc((size_t)last + 1, sizeof *tokens);
+    for (size_t i = 0; tokens && i < data->documents.count; i++)
+        if (data->documents.items[i].wrapped)
+            tokens[data->documents.items[i].task] += data->documents.items[i].length;
+    for (int32_t t = 0; tokens && t <= last; t++)
+        rows += rows_for(tokens[t], data->options.sequence_length);
+    bool ok = tokens;
+    cb_free(tokens);
+    return ok ? rows : -1;
+}
+
 static bool pack_whole(cb_dataset *data)
 {
-    int64_t length = data->options.sequence_length, stream_tokens = 0;
+    int64_t length = data->options.sequence_length;
     cb_free(data->packed.parts);
     cb_free(data->packed.starts);
     data->stream_documents = 0;
     for (size_t i = 0; i < data->documents.count; i++)
-        if (data->documents.items[i].wrapped) {
-            data->stream_documents++;
-            stream_tokens += data->documents.items[i].length;
-        }
-    data->stream_rows = rows_for(stream_tokens, length);
-    if (!cb_data_pack(&data->documents, length, data->options.packing_strategy == CB_PACKING_BFD_SPLIT, &data->packed))
+        data->stream_documents += data->documents.items[i].wrapped;
+    data->stream_rows = rows_of_streams(data);
+    if (data->stream_rows < 0 ||
+        !cb_data_pack(&data->documents, length, data->options.packing_strategy == CB_PACKING_BFD_SPLIT, &data->packed))
         return false;
     data->rows = data->stream_rows + data->packed.count;
     return true;
@@ -84,7 +98,7 @@ static int64_t room_of(const cb_dataset *data, int64_t packed_row)
 }
 
 /* The least room whose rows, with all that have more, are to be wrapped, so that few positions are empty: 0 for none.  `with` counts the
- * packed rows by their room. */
+ * packed rows by their room.  What is wrapped counts as one stream here, though each task has its own. */
 static int64_t room_to_wrap(const cb_dataset *data, const int64_t *with)
 {
     int64_t length = data->options.sequence_length, kept = data->packed.count, rows = data->rows, wrapped = data->tokens, room = length;
@@ -155,6 +169,7 @@ static bool make_rows(cb_dataset *data)
 {
     rows_free(data);
     data->tokens = data->rows = 0;
+    data->last_task = cb_data_last_task(&data->documents);
     for (size_t i = 0; i < data->documents.count; i++)
         data->tokens += data->documents.items[i].length;
     return data->options.packing ? pack_rows(data) : list_row_starts(data);
@@ -296,7 +311,7 @@ uint64_t cb_dataset_hash(const cb_dataset *data)
     uint64_t h = CB_HASH_START; /* as cb_hash_text(), over tokens instead of bytes */
     for (size_t i = 0; i < data->documents.count; i++) {
         const document *d = &data->documents.items[i];
-        h = (h ^ (uint64_t)d->length) * 0x100000001b3u;
+        h = (h ^ ((uint64_t)d->task << 40 | (uint64_t)d->length)) * 0x100000001b3u;
         for (int64_t t = d->start; t < d->start + d->length; t++)
             h = (h ^ ((uint64_t)(uint32_t)data->store->ids[t] << 1 | data->store->learned[t])) * 0x100000001b3u;
     }

@@ -19,6 +19,7 @@ typedef struct document {
     int64_t start, length; /* in the store */
     bool example;          /* a prompt with its answer, a conversation: not plain text */
     bool wrapped;          /* with packing: laid end to end with others of its kind; set when rows are made */
+    int32_t task;          /* which of several it is of; a row has documents of one */
     int32_t file;          /* in the store's list */
     int64_t line;          /* where it begins there */
 } document;
@@ -45,7 +46,11 @@ typedef struct document_rows {
 
 /* pack.c: of how many rows' length a document is when it may go on in another row. */
 int64_t cb_data_parts(const document *d, int64_t row_length);
-/* Puts the documents that are not wrapped into as few rows of `row_length` as it can.  Of one that is longer there is the beginning
+/* The largest number of a task. */
+int32_t cb_data_last_task(const document_list *documents);
+/* Sorts numbers of documents, or (parts not NULL) of parts of documents, by task; those of one stay in their order. */
+bool cb_data_sort_by_task(const document_list *documents, const document_part *parts, int64_t *items, int64_t count);
+/* Puts the documents that are not wrapped into as few rows of `row_length` as it can, each of one task.  Of one that is longer there is the beginning
  * only, or, with `split`, a part for each row's length.  The arrays are the caller's to free, on failure too. */
 bool cb_data_pack(const document_list *documents, int64_t row_length, bool split, document_rows *rows);
 
@@ -62,6 +67,7 @@ struct cb_dataset {
     document_list documents;
     cb_data_options options; /* scalars only; its strings belong to the caller and are not read after opening */
     int64_t tokens, rows;
+    int32_t last_task;
     document_part *row_starts;             /* without packing */
     int64_t stream_documents, stream_rows; /* with packing: of what is wrapped; their rows come first */
     document_rows packed;                  /* and those of whole examples */

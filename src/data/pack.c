@@ -2,7 +2,8 @@
  *
  * An example that is asked and answered in one piece is best not cut in the middle, so examples (or, of those longer than a row,
  * parts) are put into rows as into bins, by best-fit decreasing: from the longest to the shortest, each goes into the row with the
- * least room that is enough.  Rows are found by their room: a list of rows for each, and a bit set of those that are not empty. */
+ * least room that is enough.  Rows are found by their room: a list of rows for each, and a bit set of those that are not empty.  A row is of
+ * one task: those of each are packed by themselves. */
 #include <string.h>
 
 #include "data/dataset.h"
@@ -61,6 +62,40 @@ static bool sort_parts(packing *p)
     return true;
 }
 
+int32_t cb_data_last_task(const document_list *documents)
+{
+    int32_t last = 0;
+    for (size_t i = 0; i < documents->count; i++)
+        last = documents->items[i].task > last ? documents->items[i].task : last;
+    return last;
+}
+
+static int32_t task_of(const document_list *documents, const document_part *parts, int64_t item)
+{
+    return documents->items[parts ? parts[item].document : item].task;
+}
+
+/* Counting sort again. */
+bool cb_data_sort_by_task(const document_list *documents, const document_part *parts, int64_t *items, int64_t count)
+{
+    int32_t last = cb_data_last_task(documents);
+    if (!last)
+        return true;
+    int64_t *start = cb_calloc((size_t)last + 2, sizeof *start), *sorted = cb_alloc((size_t)(count + 1) * sizeof *sorted);
+    bool ok = start && sorted;
+    for (int64_t i = 0; ok && i < count; i++)
+        start[task_of(documents, parts, items[i]) + 1]++;
+    for (int32_t t = 0; ok && t <= last; t++)
+        start[t + 1] += start[t];
+    for (int64_t i = 0; ok && i < count; i++)
+        sorted[start[task_of(documents, parts, items[i])]++] = items[i];
+    if (ok)
+        memcpy(items, sorted, (size_t)count * sizeof *items);
+    cb_free(start);
+    cb_free(sorted);
+    return ok;
+}
+
 /* The least room of `from` or more that some row has; -1: none. */
 static int64_t find_room(const packing *p, int64_t from)
 {
@@ -89,8 +124,14 @@ static void give_row(packing *p, int64_t row, int64_t room)
 
 static void place_parts(packing *p)
 {
-    memset(p->head, 0xff, ((size_t)p->capacity + 1) * sizeof *p->head); /* NONE */
+    int32_t task = NONE;
     for (int64_t i = 0; i < p->count; i++) {
+        int32_t own = task_of(p->documents, p->parts, p->order[i]);
+        if (own != task) {                                                      /* the rows of the last one are closed */
+            memset(p->head, 0xff, ((size_t)p->capacity + 1) * sizeof *p->head); /* NONE */
+            memset(p->available, 0, (size_t)(p->capacity / WORD + 1) * sizeof *p->available);
+        }
+        task = own;
         int64_t length = needed(p, p->order[i]), room = find_room(p, length);
         int64_t row = room == NONE ? p->rows++ : take_row(p, room);
         p->row_of[p->order[i]] = row;
@@ -133,7 +174,8 @@ bool cb_data_pack(const document_list *documents, int64_t row_length, bool split
     p.next = cb_alloc((size_t)p.count * sizeof *p.next);
     p.head = cb_alloc(((size_t)p.capacity + 1) * sizeof *p.head);
     p.available = cb_calloc((size_t)(p.capacity / WORD + 1), sizeof *p.available);
-    bool ok = p.order && p.row_of && p.next && p.head && p.available && list_parts(&p, row_length, split) && sort_parts(&p);
+    bool ok = p.order && p.row_of && p.next && p.head && p.available && list_parts(&p, row_length, split) && sort_parts(&p) &&
+              cb_data_sort_by_task(documents, p.parts, p.order, p.count);
     if (ok) {
         place_parts(&p);
         ok = list_rows(&p, rows);

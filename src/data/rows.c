@@ -1,4 +1,6 @@
 /* rows.c: rows and batches of a dataset, in the order of an epoch. */
+#include <string.h>
+
 #include "data/dataset.h"
 
 void cb_layout_free(layout *l)
@@ -40,9 +42,14 @@ static bool layout_make(cb_dataset *data, layout *l, int64_t epoch, bool shuffle
         cb_data_shuffle(l->documents, documents, data->options.seed, 2 * (uint64_t)epoch + 16);
         cb_data_shuffle(l->rows, data->rows, data->options.seed, 2 * (uint64_t)epoch + 17);
     }
+    if (!cb_data_sort_by_task(&data->documents, NULL, l->documents, documents))
+        return false;
     for (int64_t i = 0; i < documents; i++) {
+        const document *d = &data->documents.items[l->documents[i]];
+        if (i && d->task != data->documents.items[l->documents[i - 1]].task)
+            at = (at + data->options.sequence_length - 1) / data->options.sequence_length * data->options.sequence_length;
         l->starts[i] = at;
-        at += data->documents.items[l->documents[i]].length;
+        at += d->length;
     }
     l->starts[documents] = at;
     l->epoch = epoch;
@@ -69,7 +76,7 @@ static int64_t document_at(const layout *l, int64_t documents, int64_t position)
 typedef struct row {
     int32_t *ids, *targets, *segments, *positions; /* segments and positions may be NULL */
     int64_t length, filled;
-    int32_t segment;
+    int32_t segment, task;
     cb_string *sources; /* gets the names of its documents; may be NULL */
 } row;
 
@@ -123,6 +130,7 @@ static void put_rest(const cb_dataset *data, row *r, int64_t document_number, in
     int64_t n = d->length - offset, room = r->length - r->filled;
     if (n <= 0 || room <= 0)
         return;
+    r->task = d->task;
     put(data, r, d, offset, n < room ? n : room, batch);
     if (r->sources)
         name_source(data, d, r->sources);
@@ -134,7 +142,7 @@ static void fill_row(const cb_dataset *data, const layout *l, int64_t number, ro
         put_rest(data, r, data->row_starts[number].document, data->row_starts[number].offset, batch);
     } else if (number < data->stream_rows) {
         int64_t count = data->stream_documents, position = number * r->length;
-        for (int64_t i = document_at(l, count, position); i < count && r->filled < r->length; i++)
+        for (int64_t i = document_at(l, count, position); i < count && l->starts[i] <= position + r->filled; i++)
             put_rest(data, r, l->documents[i], position + r->filled - l->starts[i], batch);
     } else {
         const document_rows *p = &data->packed;
@@ -144,13 +152,13 @@ static void fill_row(const cb_dataset *data, const layout *l, int64_t number, ro
     pad(r);
 }
 
-static bool ensure(cb_tensor **slot, int64_t rows, int64_t length)
+static bool ensure(cb_tensor **slot, int ndim, const int64_t *shape)
 {
-    if (*slot && (*slot)->shape[0] == rows && (*slot)->shape[1] == length)
+    if (*slot && memcmp((*slot)->shape, shape, (size_t)ndim * sizeof *shape) == 0)
         return true;
     cb_release(*slot);
     cb_scope *scope = cb_scope_open();
-    *slot = scope ? cb_keep(cb_empty(CB_I32, rows, length)) : NULL;
+    *slot = scope ? cb_keep(cb_empty_nd(CB_I32, ndim, shape)) : NULL;
     if (scope)
         cb_scope_close(scope);
     return *slot;
@@ -158,11 +166,15 @@ static bool ensure(cb_tensor **slot, int64_t rows, int64_t length)
 
 static bool batch_ready(const cb_dataset *data, int64_t rows, cb_batch *batch)
 {
-    int64_t length = data->options.sequence_length;
+    const int64_t shape[] = {rows, data->options.sequence_length};
     batch->tokens = batch->predicted = 0;
+    if (!data->last_task) {
+        cb_release(batch->tasks);
+        batch->tasks = NULL;
+    }
     /* segments and positions also mark padding, so a dataset of whole documents needs them too */
-    return ensure(&batch->ids, rows, length) && ensure(&batch->targets, rows, length) && ensure(&batch->segments, rows, length) &&
-           ensure(&batch->positions, rows, length);
+    return ensure(&batch->ids, 2, shape) && ensure(&batch->targets, 2, shape) && ensure(&batch->segments, 2, shape) &&
+           ensure(&batch->positions, 2, shape) && (!data->last_task || ensure(&batch->tasks, 1, shape));
 }
 
 static void fill_at(const cb_dataset *data, const layout *l, int64_t number, int64_t at, cb_batch *batch, cb_string *sources)
@@ -175,6 +187,8 @@ static void fill_at(const cb_dataset *data, const layout *l, int64_t number, int
              .length = length,
              .sources = sources};
     fill_row(data, l, number, &r, batch);
+    if (batch->tasks)
+        ((int32_t *)batch->tasks->data)[at] = r.task;
 }
 
 static bool fill_batch(cb_dataset *data, int64_t index, int64_t rows, cb_batch *batch, cb_string *sources)
@@ -224,5 +238,6 @@ void cb_batch_free(cb_batch *batch)
     cb_release(batch->targets);
     cb_release(batch->segments);
     cb_release(batch->positions);
+    cb_release(batch->tasks);
     *batch = (cb_batch){0};
 }

@@ -32,7 +32,8 @@ const cb_option cb_data_option_table[] = {
     CB_OPT_BOOL(OPT, lines, 0, "plain text: every line is a document"),
     CB_OPT_LIST(
         OPT, columns, NULL, "NAME=COLUMN,...",
-        "what fields of JSON, CSV and TSV are called in these files: text, prompt, completion, instruction, input, output, messages; as in "
+        "what fields of JSON, CSV and TSV are called in these files: text, prompt, completion, instruction, input, output, messages, "
+        "task_ids; as in "
         "prompt=question,completion=answer"),
     CB_OPT_INT(OPT, max_records, 0, 0, 9e15, "records to read at most (0: all)"),
     CB_OPT_END};
@@ -54,6 +55,7 @@ typedef struct job {
     bool example, bos, eos;
     char *path; /* where it came from */
     int64_t line;
+    int32_t task;
     cb_encoding encoding;
     cb_status status; /* of encoding it */
     char message[MESSAGE_SIZE];
@@ -151,6 +153,7 @@ static bool append_document(tokenization *t, const job *j)
     document d = {.start = (int64_t)start,
                   .length = (int64_t)(store->count - start),
                   .example = j->example,
+                  .task = j->task,
                   .file = file_of(store, j),
                   .line = j->line};
     if (d.file < 0)
@@ -226,6 +229,7 @@ static bool add_job(tokenization *t, const cb_record_text *r, const chat_text *c
     cb_string_clear(&j->copy);
     j->learned.count = 0;
     j->line = r->line;
+    j->task = r->task;
     if (!j->path || strcmp(j->path, r->path) != 0) {
         cb_free(j->path);
         j->path = cb_strdup(r->path);

@@ -88,7 +88,8 @@ static cb_record_step read_text(cb_records *records, cb_record_text *record)
 
 /* ---- forms of a record ---- */
 
-static const char *const field_names[CB_FIELD_NAMES] = {"text", "prompt", "completion", "instruction", "input", "output", "messages"};
+static const char *const field_names[CB_FIELD_NAMES] = {"text",  "prompt", "completion", "instruction",
+                                                        "input", "output", "messages",   "task_ids"};
 
 /* "prompt=question" */
 static bool rename_field(cb_records *records, const char *column)
@@ -100,8 +101,8 @@ static bool rename_field(cb_records *records, const char *column)
             return (records->names[i] = cb_strdup(equals + 1));
         }
     return cb_fail(CB_ERR_ARGUMENT,
-                   "columns: found \"%.80s\", expected NAME=COLUMN, where NAME is text, prompt, completion, instruction, input, output or "
-                   "messages",
+                   "columns: found \"%.80s\", expected NAME=COLUMN, where NAME is text, prompt, completion, instruction, input, output, "
+                   "messages or task_ids",
                    column) == CB_OK;
 }
 
@@ -158,6 +159,17 @@ cb_record_step cb_record_fill(cb_records *records, int64_t line, const char *con
     } else {
         return refuse_fields(records, line, values);
     }
+    return CB_RECORD_FOUND;
+}
+
+cb_record_step cb_record_set_task(const cb_records *records, int64_t task, cb_record_text *record)
+{
+    if (task < 0 || task >= CB_MOST_TASKS) {
+        cb_fail(CB_ERR_FORMAT, "%s:%lld: %s: found %lld, expected the number of a task, from 0 to %d", record->path,
+                (long long)record->line, records->names[CB_FIELD_TASK_IDS], (long long)task, CB_MOST_TASKS - 1);
+        return CB_RECORD_FAILED;
+    }
+    record->task = (int32_t)task;
     return CB_RECORD_FOUND;
 }
 

@@ -25,7 +25,7 @@ typedef enum cb_record_step { CB_RECORD_NONE, CB_RECORD_FOUND, CB_RECORD_FAILED 
 
 typedef cb_record_step cb_record_reader(cb_records *records, cb_record_text *record);
 
-/* The fields of a record: those that are one text each, and the messages. */
+/* The fields of a record: those that are one text each, the messages, and the number of the task. */
 enum {
     CB_FIELD_TEXT,
     CB_FIELD_PROMPT,
@@ -35,6 +35,7 @@ enum {
     CB_FIELD_OUTPUT,
     CB_FIELDS,
     CB_FIELD_MESSAGES = CB_FIELDS,
+    CB_FIELD_TASK_IDS,
     CB_FIELD_NAMES
 };
 
@@ -42,8 +43,8 @@ enum {
 typedef struct cb_csv {
     cb_string row;
     size_t *starts, count, capacity;
-    size_t columns;        /* 0: the header is yet to be read */
-    int column[CB_FIELDS]; /* -1: not there */
+    size_t columns;             /* 0: the header is yet to be read */
+    int column[CB_FIELD_NAMES]; /* -1: not there; not of messages */
 } cb_csv;
 
 struct cb_records {
@@ -65,6 +66,9 @@ struct cb_records {
 
 /* Fills a record from the texts of its fields (NULL: not there): of several forms the pairs go before `text`. */
 cb_record_step cb_record_fill(cb_records *records, int64_t line, const char *const values[CB_FIELDS], cb_record_text *record);
+
+/* Sets its task; CB_RECORD_FAILED when there can be none of that number. */
+cb_record_step cb_record_set_task(const cb_records *records, int64_t task, cb_record_text *record);
 
 cb_record_reader cb_records_read_lines; /* one JSON object a line */
 cb_record_reader cb_records_read_json;  /* an array of objects, or objects one after another */

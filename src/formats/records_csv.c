@@ -1,6 +1,7 @@
 /* records_csv.c: records as rows of CSV or TSV, quoted as in RFC 4180: a field in quotes may hold separators, line ends
  * and doubled quotes.  A quote within a field that does not begin with one is a quote.  The first row names the columns;
  * columns with other names than a record's fields are passed over. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "formats/records.h"
@@ -104,10 +105,10 @@ static bool read_header(cb_records *records, int64_t line)
 {
     cb_csv *csv = &records->csv;
     csv->columns = csv->count;
-    for (int f = 0; f < CB_FIELDS; f++) {
+    for (int f = 0; f < CB_FIELD_NAMES; f++) {
         csv->column[f] = -1;
         for (size_t i = 0; i < csv->count; i++) {
-            if (strcmp(csv->row.data + csv->starts[i], records->names[f]) != 0)
+            if (f == CB_FIELD_MESSAGES || strcmp(csv->row.data + csv->starts[i], records->names[f]) != 0)
                 continue;
             if (csv->column[f] >= 0)
                 return cb_fail(CB_ERR_FORMAT, "%s:%lld: found two columns named %s, expected one", records->input.path, (long long)line,
@@ -124,6 +125,16 @@ static bool read_header(cb_records *records, int64_t line)
                    "prompt=NAME,completion=NAME names others",
                    records->input.path, (long long)line, csv->count, csv->row.data, records->names[CB_FIELD_TEXT],
                    records->names[CB_FIELD_PROMPT], records->names[CB_FIELD_COMPLETION]) == CB_OK;
+}
+
+static cb_record_step read_task(const cb_records *records, cb_record_text *record)
+{
+    int column = records->csv.column[CB_FIELD_TASK_IDS];
+    const char *text = column < 0 ? "" : records->csv.row.data + records->csv.starts[column];
+    if (!*text)
+        return CB_RECORD_FOUND;
+    size_t digits = strspn(text, "0123456789");
+    return cb_record_set_task(records, !text[digits] && digits < 10 ? strtoll(text, NULL, 10) : -1, record);
 }
 
 static cb_record_step read_table(cb_records *records, char separator, cb_record_text *record)
@@ -146,7 +157,8 @@ static cb_record_step read_table(cb_records *records, char separator, cb_record_
     const char *values[CB_FIELDS];
     for (int f = 0; f < CB_FIELDS; f++)
         values[f] = csv->column[f] < 0 ? NULL : csv->row.data + csv->starts[csv->column[f]];
-    return cb_record_fill(records, line, values, record);
+    step = cb_record_fill(records, line, values, record);
+    return step == CB_RECORD_FOUND ? read_task(records, record) : step;
 }
 
 cb_record_step cb_records_read_csv(cb_records *records, cb_record_text *record)

@@ -73,7 +73,7 @@ static cb_record_step fill_exchange(cb_records *records, int64_t line, cb_record
     return step;
 }
 
-static cb_record_step fill_object(cb_records *records, int64_t line, cb_record_text *record)
+static cb_record_step fill_texts(cb_records *records, int64_t line, cb_record_text *record)
 {
     const json_t *object = records->value, *messages = json_object_get(object, records->names[CB_FIELD_MESSAGES]);
     if (!json_is_object(object))
@@ -95,6 +95,17 @@ static cb_record_step fill_object(cb_records *records, int64_t line, cb_record_t
             return CB_RECORD_FAILED;
     }
     return cb_record_fill(records, line, values, record);
+}
+
+static cb_record_step fill_object(cb_records *records, int64_t line, cb_record_text *record)
+{
+    cb_record_step step = fill_texts(records, line, record);
+    const json_t *task = json_object_get(records->value, records->names[CB_FIELD_TASK_IDS]);
+    if (step != CB_RECORD_FOUND || !task || json_is_null(task))
+        return step;
+    if (!json_is_integer(task))
+        return refuse(records, line, records->names[CB_FIELD_TASK_IDS], "found no whole number, expected that of a task");
+    return cb_record_set_task(records, json_integer_value(task), record);
 }
 
 /* ---- parsing ---- */

@@ -57,6 +57,7 @@ enum {
     INPUT_X,
     INPUT_POSITIONS,
     INPUT_SEGMENTS,
+    INPUT_TASKS,
     INPUT_COS,
     INPUT_SIN,
     INPUT_WEIGHTS,
@@ -73,6 +74,7 @@ static cb_tensor *branch_again(void *user, cb_tensor *const *inputs)
     memcpy(&call, inputs[INPUT_CALL]->data, sizeof call);
     call.pass.ctx.positions = inputs[INPUT_POSITIONS];
     call.pass.ctx.segments = inputs[INPUT_SEGMENTS];
+    call.pass.ctx.tasks = inputs[INPUT_TASKS];
     call.pass.ctx.blend_weights = inputs[INPUT_WEIGHTS];
     call.pass.ctx.unread = cb_grad_enabled(); /* the second run: what comes out is there already */
     call.pass.cos = inputs[INPUT_COS];
@@ -90,6 +92,7 @@ static cb_tensor *branch_checkpointed(cb_branch *branch, const cb_model *model, 
     cb_tensor *inputs[INPUT_COUNT] = {[INPUT_X] = x,
                                       [INPUT_POSITIONS] = pass->ctx.positions,
                                       [INPUT_SEGMENTS] = pass->ctx.segments,
+                                      [INPUT_TASKS] = pass->ctx.tasks,
                                       [INPUT_COS] = pass->cos,
                                       [INPUT_SIN] = pass->sin,
                                       [INPUT_WEIGHTS] = pass->ctx.blend_weights,
@@ -256,6 +259,11 @@ static bool pass_begin(cb_pass *pass, cb_model *model, const cb_tensor *ids)
     pass->ctx.first_token = cb_cache_length(cache);
     if (!cb_blend_check(pass->ctx.blend, pass->ctx.blend_weights, ids->shape[0], ids->shape[1]))
         return false;
+    const cb_tensor *tasks = pass->ctx.tasks;
+    if (tasks && (tasks->ndim != 1 || tasks->dtype != CB_I32 || tasks->shape[0] != ids->shape[0])) {
+        cb_fail(CB_ERR_SHAPE, "model: tasks are %s for ids %s, expected i32 (B)", cb_shape_text(tasks), cb_shape_text(ids));
+        return false;
+    }
     if (pass->ctx.segments && !same_layout("segments", pass->ctx.segments, ids))
         return false;
     return !cache || cb_cache_segments(cache, &pass->ctx.segments);
@@ -352,13 +360,14 @@ typedef struct head_call {
     cb_context ctx;
 } head_call;
 
-/* inputs: hidden (B, T, C), their targets, weights of a blend or NULL, a head_call */
+/* inputs: hidden (B, T, C), their targets, weights of a blend or NULL, numbers of tasks or NULL, a head_call */
 static cb_tensor *head_loss(void *user, cb_tensor *const *inputs)
 {
     (void)user;
     head_call call;
-    memcpy(&call, inputs[3]->data, sizeof call);
+    memcpy(&call, inputs[4]->data, sizeof call);
     call.ctx.blend_weights = inputs[2];
+    call.ctx.tasks = inputs[3];
     cb_scope *scope = cb_scope_open();
     if (!scope)
         return NULL;
@@ -390,13 +399,15 @@ static cb_tensor *piece_of(cb_tensor *x, const loss_piece *piece, bool has_token
 }
 
 /* The loss of a piece, forgotten and made again in the backward pass. */
-static cb_tensor *piece_loss(head_call *call, const loss_piece *piece, cb_tensor *hidden, cb_tensor *targets, cb_tensor *weights)
+static cb_tensor *piece_loss(head_call *call, const loss_piece *piece, cb_tensor *hidden, cb_tensor *targets, const cb_context *ctx)
 {
     call->ctx.first_row = piece->row;
     call->ctx.first_token = piece->token;
+    cb_tensor *weights = ctx->blend_weights;
     cb_tensor *inputs[] = {piece_of(hidden, piece, true), piece_of(targets, piece, true),
-                           piece_of(weights, piece, weights && weights->ndim == 3), cb_from(CB_U8, call, (int64_t)sizeof *call)};
-    return inputs[0] && inputs[1] && inputs[3] && cb_ok() ? cb_checkpoint(head_loss, NULL, 4, inputs, call->ctx.rng) : NULL;
+                           piece_of(weights, piece, weights && weights->ndim == 3), piece_of(ctx->tasks, piece, false),
+                           cb_from(CB_U8, call, (int64_t)sizeof *call)};
+    return inputs[0] && inputs[1] && inputs[4] && cb_ok() ? cb_checkpoint(head_loss, NULL, 5, inputs, call->ctx.rng) : NULL;
 }
 
 /* The head has modules of its own: rows go through it in pieces, and long rows in pieces of themselves. */
@@ -407,14 +418,15 @@ static cb_tensor *loss_in_pieces(cb_model *model, cb_tensor *hidden, cb_tensor *
         int64_t count = count_targets(targets);
         call.normalizer = count ? (double)count : 1;
     }
-    cb_tensor *weights = call.ctx.blend_weights, *total = NULL;
-    call.ctx.positions = call.ctx.segments = call.ctx.blend_weights = NULL;
+    const cb_context whole = call.ctx;
+    cb_tensor *total = NULL;
+    call.ctx.positions = call.ctx.segments = call.ctx.blend_weights = call.ctx.tasks = NULL;
     call.ctx.cache = NULL;
     int64_t most = CHUNK_VALUES / model->config.vocab_size + 1, length = hidden->shape[1];
     loss_piece piece = {.rows = most / length > 1 ? most / length : 1, .tokens = most < length ? most : length};
     for (; piece.row < hidden->shape[0]; piece.row += piece.rows)
         for (piece.token = 0; piece.token < length; piece.token += piece.tokens) {
-            cb_tensor *part = piece_loss(&call, &piece, hidden, targets, weights);
+            cb_tensor *part = piece_loss(&call, &piece, hidden, targets, &whole);
             total = total ? cb_add(total, part) : part;
             if (!total)
                 return NULL;

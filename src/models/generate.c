@@ -22,6 +22,7 @@ const cb_option cb_generate_option_table[] = {
     CB_OPT_INT(cb_generate_options, seed, 0, 0, 9e18, "seed of the random numbers"),
     CB_OPT_LIST(cb_generate_options, stop, NULL, "TEXT,...", "strings before which generation ends"),
     CB_OPT_BOOL(cb_generate_options, ignore_eos, false, "go on after the end-of-sequence token"),
+    CB_OPT_INT(cb_generate_options, task_id, 0, 0, (1 << 20) - 1, "which of its tasks an adapter of several does"),
     CB_OPT_END,
 };
 
@@ -113,10 +114,23 @@ static void text_added(text_output *out, bool last)
 
 /* ---- tokens ---- */
 
+/* What one run needs beside its arguments. */
+typedef struct run {
+    cb_model *model;
+    cb_cache *cache;
+    cb_sampler *sampler;
+    cb_token_stream *stream; /* NULL without a tokenizer */
+    text_output output;
+    bool ignore_eos;
+    int32_t task;
+    cb_generation *out;
+} run;
+
 /* Runs ids through the model into the cache; the logits of the last position, (V). */
-static cb_tensor *step_logits(cb_model *model, cb_cache *cache, const int32_t *ids, size_t count)
+static cb_tensor *step_logits(const run *r, const int32_t *ids, size_t count)
 {
-    cb_context ctx = {.cache = cache};
+    cb_model *model = r->model;
+    cb_context ctx = {.cache = r->cache, .tasks = r->task ? cb_full(CB_I32, r->task, 1) : NULL};
     cb_tensor *hidden = NULL;
     for (size_t done = 0; done < count;) {
         size_t piece = count - done < PROMPT_PIECE ? count - done : PROMPT_PIECE;
@@ -146,17 +160,6 @@ static bool is_eos(const cb_model *model, int32_t id)
             return true;
     return false;
 }
-
-/* What one run needs beside its arguments. */
-typedef struct run {
-    cb_model *model;
-    cb_cache *cache;
-    cb_sampler *sampler;
-    cb_token_stream *stream; /* NULL without a tokenizer */
-    text_output output;
-    bool ignore_eos;
-    cb_generation *out;
-} run;
 
 /* Once, when the text passes what the model was trained for; learned positions end there (room()). */
 static void warn_of_length(const run *r, size_t count)
@@ -192,7 +195,7 @@ static bool step(run *r, const int32_t *ids, size_t count)
 {
     warn_of_length(r, count);
     cb_scope *scope = cb_scope_open();
-    bool ok = scope && take_token(r, step_logits(r->model, r->cache, ids, count));
+    bool ok = scope && take_token(r, step_logits(r, ids, count));
     if (scope)
         cb_scope_close(scope);
     return ok;
@@ -276,7 +279,7 @@ static int64_t room(const cb_model *model, size_t count, int64_t most)
 static int64_t run_open(run *r, cb_model *model, const cb_tokenizer *tokenizer, cb_prompt_ids prompt, const cb_generate_options *options,
                         cb_generation *out)
 {
-    *r = (run){.model = model, .ignore_eos = options->ignore_eos, .out = out};
+    *r = (run){.model = model, .ignore_eos = options->ignore_eos, .task = prompt.task, .out = out};
     cb_string_clear(&out->text);
     out->count = 0;
     out->finish_reason = NULL;
@@ -303,7 +306,7 @@ bool cb_generate_ids(cb_model *model, const cb_tokenizer *tokenizer, const int32
     if (!model || !out || !options || !cb_ok())
         return false;
     run r;
-    int64_t most = run_open(&r, model, tokenizer, (cb_prompt_ids){prompt, count}, options, out);
+    int64_t most = run_open(&r, model, tokenizer, (cb_prompt_ids){prompt, count, (int32_t)options->task_id}, options, out);
     r.output.callback = callback;
     r.output.user = user;
     bool old = cb_set_grad_enabled(false);
@@ -431,6 +434,21 @@ static bool rows_open(rows_run *b, const cb_tokenizer *tokenizer, const cb_gener
     return ok;
 }
 
+/* Held until the end; none where all are of task 0. */
+static bool rows_tasks(rows_run *b)
+{
+    bool several = false;
+    for (size_t i = 0; i < b->count; i++)
+        several |= b->prompts[i].task != 0;
+    cb_scope *scope = several ? cb_scope_open() : NULL;
+    b->ctx.tasks = scope ? cb_keep(cb_empty(CB_I32, (int64_t)b->count)) : NULL;
+    for (size_t i = 0; b->ctx.tasks && i < b->count; i++)
+        ((int32_t *)b->ctx.tasks->data)[i] = b->prompts[i].task;
+    if (scope)
+        cb_scope_close(scope);
+    return !several || b->ctx.tasks;
+}
+
 bool cb_generate_rows(cb_model *model, const cb_tokenizer *tokenizer, const cb_prompt_ids *prompts, size_t count, const cb_blend *blend,
                       cb_tensor *blend_weights, const cb_generate_options *options, cb_generation *out)
 {
@@ -443,13 +461,14 @@ bool cb_generate_rows(cb_model *model, const cb_tokenizer *tokenizer, const cb_p
                   .model = model,
                   .ctx = {.blend = blend, .blend_weights = blend_weights}};
     bool old = cb_set_grad_enabled(false);
-    bool ok = count && b.rows && b.most && rows_open(&b, tokenizer, options, out);
+    bool ok = count && b.rows && b.most && rows_open(&b, tokenizer, options, out) && rows_tasks(&b);
     b.ctx.cache =
         ok ? cb_cache_new(model, (int64_t)count, b.longest + (options->max_new_tokens < 64 ? options->max_new_tokens : 64)) : NULL;
     ok = b.ctx.cache && generate_rows(&b);
     for (size_t i = 0; b.rows && i < count; i++)
         run_close(&b.rows[i]);
     cb_cache_free(b.ctx.cache);
+    cb_release(b.ctx.tasks);
     cb_free(b.rows);
     cb_free(b.most);
     cb_set_grad_enabled(old);

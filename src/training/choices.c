@@ -176,20 +176,28 @@ static bool score_batch(const scoring *s, const row *list, size_t count)
     }
     cb_tensor *ids = cb_zeros(CB_I32, (int64_t)count, (int64_t)longest), *segments = cb_zeros(CB_I32, (int64_t)count, (int64_t)longest);
     cb_tensor *places = cb_empty(CB_I32, (int64_t)wanted);
-    if (!ids || !segments || !places)
+    cb_tensor *tasks = cb_empty(CB_I32, (int64_t)count), *place_tasks = cb_empty(CB_I32, (int64_t)wanted);
+    if (!ids || !segments || !places || !tasks || !place_tasks)
         return false;
     size_t k = 0;
+    bool several = false;
     for (size_t i = 0; i < count; i++) {
+        int32_t task = s->questions[list[i].question].task;
+        ((int32_t *)tasks->data)[i] = task;
+        several |= task != 0;
         memcpy((int32_t *)ids->data + i * longest, list[i].ids, list[i].count * sizeof(int32_t));
         for (size_t t = list[i].count; t < longest; t++)
             ((int32_t *)segments->data)[i * longest + t] = -1;
-        for (size_t t = list[i].first - 1; t < list[i].count; t++)
+        for (size_t t = list[i].first - 1; t < list[i].count; t++) {
+            ((int32_t *)place_tasks->data)[k] = task;
             ((int32_t *)places->data)[k++] = (int32_t)(i * longest + t);
+        }
     }
-    cb_context ctx = {.segments = segments};
+    cb_context ctx = {.segments = segments, .tasks = several ? tasks : NULL};
     cb_tensor *hidden = cb_model_hidden(s->model, ids, &ctx);
     hidden = hidden ? cb_reshape(hidden, -1, cb_model_width(s->model)) : NULL;
-    cb_tensor *logits = cb_cast(cb_model_head(s->model, cb_index_select(hidden, 0, places), &ctx), CB_F32);
+    cb_context head = {.tasks = several ? place_tasks : NULL}; /* a row is a place there */
+    cb_tensor *logits = cb_cast(cb_model_head(s->model, cb_index_select(hidden, 0, places), &head), CB_F32);
     return logits && add_scores(s, list, count, logits);
 }
 

@@ -5,7 +5,7 @@
 
 static CB_COLD void not_finite(cb_model *model, const cb_batch *batch, double loss)
 {
-    cb_context ctx = {.positions = batch->positions, .segments = batch->segments};
+    cb_context ctx = {.positions = batch->positions, .segments = batch->segments, .tasks = batch->tasks};
     cb_string where = {0};
     cb_no_grad cb_train_diagnose(&(cb_trainee){.model = model}, batch, (double)batch->predicted, &ctx, &where);
     cb_error_clear(); /* the first failure is this one */
@@ -17,7 +17,7 @@ static CB_COLD void not_finite(cb_model *model, const cb_batch *batch, double lo
 /* Mean loss of one batch; NaN on failure. */
 static double batch_loss(cb_model *model, const cb_batch *batch)
 {
-    cb_context ctx = {.positions = batch->positions, .segments = batch->segments};
+    cb_context ctx = {.positions = batch->positions, .segments = batch->segments, .tasks = batch->tasks};
     double loss = NAN;
     cb_scope *scope = cb_scope_open();
     if (!scope)

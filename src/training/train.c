@@ -243,10 +243,14 @@ static cb_tensor *share(cb_tensor *t)
     return t && n > 1 ? cb_slice(t, 0, r * rows / n, (r + 1) * rows / n, 1) : t;
 }
 
-static cb_context training_context(const session *s, cb_tensor *positions, cb_tensor *segments, cb_rng *rng)
+static cb_context whole_context(const session *s, const cb_batch *batch, cb_rng *rng)
 {
-    return (cb_context){
-        .training = true, .checkpoint = s->options->gradient_checkpointing, .rng = rng, .positions = positions, .segments = segments};
+    return (cb_context){.training = true,
+                        .checkpoint = s->options->gradient_checkpointing,
+                        .rng = rng,
+                        .positions = batch->positions,
+                        .segments = batch->segments,
+                        .tasks = batch->tasks};
 }
 
 cb_tensor *cb_train_loss(const cb_trainee *what, cb_tensor *ids, cb_tensor *targets, double normalizer, const cb_context *ctx)
@@ -260,7 +264,10 @@ static double micro_step(session *s, const cb_batch *batch, double targets)
     cb_scope *scope = cb_scope_open();
     if (!scope)
         return NAN;
-    cb_context ctx = training_context(s, share(batch->positions), share(batch->segments), &s->state.rng);
+    cb_context ctx = whole_context(s, batch, &s->state.rng);
+    ctx.positions = share(batch->positions);
+    ctx.segments = share(batch->segments);
+    ctx.tasks = share(batch->tasks);
     cb_tensor *loss = cb_train_loss(s->what, share(batch->ids), share(batch->targets), targets, &ctx);
     double value = loss ? cb_item(loss) : NAN;
     if (loss && isfinite(value))
@@ -291,7 +298,7 @@ static CB_COLD bool not_finite(session *s, double loss, double norm, double targ
     cb_string where = {0}, rows = {0};
     cb_optimizer_zero_grad(s->optimizer);
     for (int64_t i = 0; i < k && !where.length && cb_ok(); i++) {
-        cb_context ctx = training_context(s, s->batches[i].positions, s->batches[i].segments, &rng);
+        cb_context ctx = whole_context(s, &s->batches[i], &rng);
         if (cb_train_diagnose(s->what, &s->batches[i], targets, &ctx, &where))
             cb_dataset_sources(s->train, s->state.step * k + i, o->batch_size, &rows);
     }

@@ -233,6 +233,19 @@ bad 2 'expected one of --prompt' generate llama2 --prompt x --prompts prompts.js
 bad 1 '--adapter: found "own" twice' generate llama2 --adapter own=adapter_json --adapter own=adapter_again --prompts prompts.jsonl
 printf '{"prompt": "a\\u0000b"}\n' >zero.jsonl
 bad 1 'zero.jsonl:1: prompt: found a zero byte at offset 1' generate llama2 --prompts zero.jsonl
+printf '{"prompt": "a", "adaptor": "own"}\n' >field.jsonl
+bad 1 'field.jsonl:1: found a field "adaptor", expected prompt, adapter and task_ids' generate llama2 --prompts field.jsonl
+# an adapter of several tasks: the data says which, and so does who generates
+printf '%s\n' '{"prompt": "A", "completion": "bbbbbbbb", "job": 0}' '{"prompt": "A", "completion": "cccccccc", "job": 1}' >jobs.jsonl
+expect tasks_train "$program" train llama2 --data jobs.jsonl --columns task_ids=job --output skills --kind poly --n-tasks 2 --rank 4 --target-modules all-linear --steps 40 --learning-rate 0.03 --sequence-length 16
+expect task_0 "$program" generate llama2 --adapter skills --prompt "A" --max-new-tokens 6
+expect task_1 "$program" generate llama2 --adapter skills --prompt "A" --max-new-tokens 6 --task-id 1
+cmp -s task_0.out task_1.out && fail "generate: --task-id changes nothing"
+printf '%s\n' '{"prompt": "A", "adapter": "skills"}' '{"prompt": "A", "adapter": "skills", "task_ids": 1}' >both_jobs.jsonl
+expect task_rows "$program" generate llama2 --adapter skills --prompts both_jobs.jsonl --max-new-tokens 6
+{ printf '[1] skills\n' && cat task_0.out && printf '[2] skills\n' && cat task_1.out; } >task_alone.out
+same_file task_rows.out task_alone.out
+bad 1 'tasks: found 2 for row 0, expected less than n_tasks, which is 2' generate llama2 --adapter skills --prompt "A" --task-id 2
 # a composition is its parts at their weights
 mkdir both && cp -r adapter_json both/one && cp -r adapter_json both/two
 printf '{"format": "cambium-blend", "version": 1, "parts": [{"name": "one", "weight": 0.5}, {"name": "two"}]}' >both/blend.json

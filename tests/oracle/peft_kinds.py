@@ -24,6 +24,7 @@ from peft_adapters import file_keys, sort_lists
 from peft_regression import ModelConv2D
 
 QV = ["q_proj", "v_proj"]
+TASKS = ["MultitaskPromptTuning", "Poly"]  # kinds that want to know the task of each row
 PROMPTS = ["PromptTuning", "PromptEncoder", "PrefixTuning", "MultitaskPromptTuning"]  # kinds of virtual tokens
 
 KINDS = {
@@ -113,6 +114,8 @@ KINDS = {
     "adaption_prompt_mistral": ("mistral", dict(kind="AdaptionPrompt", adapter_len=3, adapter_layers=2), 0.5),
     "adaption_prompt_gpt2": ("gpt2", dict(kind="AdaptionPrompt", adapter_len=3, adapter_layers=2), 0.5),
     "multitask_prompt_llama": ("llama2", dict(kind="MultitaskPromptTuning", num_virtual_tokens=4, num_tasks=3, num_ranks=2), 0.5),
+    "poly_qv": ("llama2", dict(kind="Poly", r=3, n_tasks=3, n_skills=4, target_modules=["q_proj", "down_proj"]), 0.5),
+    "poly_splits": ("qwen2", dict(kind="Poly", r=2, n_tasks=4, n_skills=3, n_splits=4, target_modules=["v_proj", "up_proj"]), 0.5),
     "adalora_gpt2": ("gpt2", dict(kind="AdaLora", init_r=4, target_r=2, lora_alpha=12, total_step=10, target_modules=["c_attn"],
                                   fan_in_fan_out=True), 0.3),
     "adalora_conv": ("conv2d", dict(kind="AdaLora", init_r=4, target_r=2, total_step=10, target_modules=["conv2d", "lin0"]), 0.4),
@@ -143,14 +146,15 @@ peft.tuners.boft.layer.FastBlockDiag = types.SimpleNamespace(apply=lambda x: tor
 GRADIENTS_KEPT = 6  # per adapter, spread over its keys
 
 
-def language_model(base, generator, virtual):
+def language_model(base, generator, kind):
+    virtual = kind in PROMPTS
     model = load_f32(base)
     ids, labels, _ = batch(model.config.vocab_size, generator, False)
     if virtual:
         labels[:, 0] = -100  # which PEFT has the last virtual token predict
 
     def run(adapted):
-        own = dict(task_ids=torch.tensor([2, 1])) if virtual == "MultitaskPromptTuning" else {}
+        own = dict(task_ids=torch.tensor([2, 1])) if kind in TASKS else {}
         out = adapted(input_ids=ids, labels=labels, use_cache=False, **own)
         # virtual tokens have logits too
         return dict(input_ids=ids, labels=labels, logits=out.logits[:, -ids.shape[1]:], loss=out.loss, **own), out.loss
@@ -229,7 +233,7 @@ def make(name, base, options, noise, path, weights):
     generator = torch.Generator().manual_seed(seed + 1)
     options = dict(options)
     kind, marks = options.pop("kind"), options.pop("marks", None)
-    model, task, run = convolution(weights) if base == "conv2d" else language_model(base, generator, kind if kind in PROMPTS else None)
+    model, task, run = convolution(weights) if base == "conv2d" else language_model(base, generator, kind)
     if kind == "BitFit":
         adapted = BitFit(model)
     else:
@@ -255,6 +259,8 @@ def make(name, base, options, noise, path, weights):
         adapted.prompt_encoder.requires_grad_(True)
     if marks:  # the file has fewer rows than what was trained
         adapted = peft.PeftModel.from_pretrained(load_f32(base), path, is_trainable=True)
+    if kind == "Poly":
+        adapted.eval()  # in training its weights are drawn
     tensors, loss = run(adapted)
     loss.backward()
     saved = load_file(os.path.join(path, "adapter_model.safetensors"))

@@ -174,6 +174,107 @@ static void packed_examples_stay_whole(void **state)
     cb_tokenizer_free(tokenizer);
 }
 
+/* Examples of tasks 0 and 2, and texts of 0 and 1: a row has documents of one, and knows which; other data has none to know. */
+static void rows_are_of_one_task(void **state)
+{
+    (void)state;
+    cb_tokenizer *tokenizer = characters(false, false);
+    const char *path = write_file("tasks.jsonl", "{\"prompt\": \"ab\", \"completion\": \"c\"}\n"
+                                                 "{\"prompt\": \"d\", \"completion\": \"ef\", \"task_ids\": 2}\n"
+                                                 "{\"text\": \"THE STREAM\", \"task_ids\": 1}\n"
+                                                 "{\"prompt\": \"g\", \"completion\": \"hi\"}\n"
+                                                 "{\"text\": \"IS CUT\"}\n"
+                                                 "{\"text\": \"AGAIN\", \"task_ids\": 1}\n"
+                                                 "{\"prompt\": \"jk\", \"completion\": \"lm\", \"task_ids\": 2}\n");
+    cb_data_options o = data_options(path);
+    o.shuffle = false;
+    o.sequence_length = 8;
+    o.packing_strategy = CB_PACKING_BFD;
+    cb_dataset *data = open_data(tokenizer, &o);
+    assert_int_equal(cb_dataset_rows(data), 5);
+    cb_batch batch = {0};
+    assert_true(cb_dataset_batch(data, 0, 5, &batch));
+    assert_row(&batch, 0, "IS CUT__", "S CUT___");
+    assert_row(&batch, 1, "THE STRE", "HE STREA");
+    assert_row(&batch, 2, "AMAGAIN_", "M_GAIN__");
+    assert_row(&batch, 3, "abcghi__", "_c_hi___");
+    assert_row(&batch, 4, "defjklm_", "ef__lm__");
+    static const int32_t tasks[5] = {0, 1, 1, 0, 2};
+    assert_int_equal(batch.tasks->count, 5);
+    assert_memory_equal(batch.tasks->data, tasks, sizeof tasks);
+    uint64_t hash = cb_dataset_hash(data);
+    cb_dataset_free(data);
+    cb_batch_free(&batch);
+    o.packing_strategy = CB_PACKING_WRAPPED;
+    data = open_data(tokenizer, &o);
+    assert_int_equal(cb_dataset_rows(data), 2 + 2 + 1);
+    assert_true(cb_dataset_batch(data, 0, 5, &batch));
+    assert_row(&batch, 0, "abcghiIS", "_c_hi_S ");
+    assert_row(&batch, 1, " CUT____", "CUT_____");
+    assert_row(&batch, 4, "defjklm_", "ef__lm__");
+    assert_int_equal(((const int32_t *)batch.tasks->data)[4], 2);
+    cb_dataset_free(data);
+    o.packing = false;
+    data = open_data(tokenizer, &o);
+    assert_true(cb_dataset_sequential(data, 0, 2, &batch));
+    assert_int_equal(((const int32_t *)batch.tasks->data)[1], 2);
+    assert_true(cb_dataset_hash(data) == hash);
+    cb_dataset_free(data);
+    data_options_free(&o);
+    char *columns[] = {"task_ids=other"};
+    o = data_options(path);
+    o.columns = (cb_string_list){.items = columns, .count = 1};
+    data = open_data(tokenizer, &o);
+    assert_true(cb_dataset_batch(data, 0, 1, &batch));
+    assert_null(batch.tasks);
+    assert_true(cb_dataset_hash(data) != hash);
+    o.columns = (cb_string_list){0};
+    cb_batch_free(&batch);
+    cb_dataset_free(data);
+    data_options_free(&o);
+    cb_tokenizer_free(tokenizer);
+}
+
+/* In every epoch each token is in one row, of its own task, whatever the packing: letters say the task. */
+static void no_row_mixes_tasks(void **state)
+{
+    (void)state;
+    enum { EXAMPLES = 200, TASKS = 7 };
+    static char text[EXAMPLES * 128];
+    char *at = text;
+    cb_rng rng = {.seed = 2};
+    int64_t total = 0;
+    for (int i = 0; i < EXAMPLES; i++) {
+        int n = 2 + (int)cb_rng_below(&rng, 40), task = (int)cb_rng_below(&rng, TASKS);
+        char letters[64] = {0};
+        memset(letters, 'c' + task, (size_t)n - 1);
+        total += n;
+        at += i % 3 ? sprintf(at, "{\"prompt\": \"%c\", \"completion\": \"%s\", \"task_ids\": %d}\n", 'c' + task, letters, task)
+                    : sprintf(at, "{\"text\": \"%c%s\", \"task_ids\": %d}\n", 'c' + task, letters, task);
+    }
+    cb_tokenizer *tokenizer = characters(false, false);
+    for (int strategy = CB_PACKING_AUTO; strategy <= CB_PACKING_WRAPPED; strategy++) {
+        cb_data_options o = data_options(write_file("letters.jsonl", text));
+        o.sequence_length = 32;
+        o.packing_strategy = strategy;
+        cb_dataset *data = open_data(tokenizer, &o);
+        int64_t rows = cb_dataset_rows(data);
+        cb_batch batch = {0};
+        for (int epoch = 0; epoch < 2; epoch++) {
+            assert_true(cb_dataset_batch(data, epoch, rows, &batch));
+            assert_true(strategy == CB_PACKING_WRAPPED ? batch.tokens == total : batch.tokens > total * 9 / 10);
+            for (int64_t row = 0; row < rows; row++)
+                for (int64_t t = 0; t < 32; t++)
+                    if (row_of(batch.segments, row)[t] >= 0)
+                        assert_int_equal(row_of(batch.ids, row)[t], id_of('c' + (char)((const int32_t *)batch.tasks->data)[row]));
+        }
+        cb_batch_free(&batch);
+        cb_dataset_free(data);
+        data_options_free(&o);
+    }
+    cb_tokenizer_free(tokenizer);
+}
+
 /* Best-fit decreasing needs at most 11/9 of the least number of rows, and 1 (Johnson 1973); no example is lost or twice. */
 static void packed_examples_waste_little(void **state)
 {
@@ -881,6 +982,8 @@ int main(void)
         cmocka_unit_test_setup(without_packing_every_document_begins_a_row, without_errors),
         cmocka_unit_test_setup(bos_and_eos_are_added_where_wanted_and_missing, without_errors),
         cmocka_unit_test_setup(packed_examples_stay_whole, without_errors),
+        cmocka_unit_test_setup(rows_are_of_one_task, without_errors),
+        cmocka_unit_test_setup(no_row_mixes_tasks, without_errors),
         cmocka_unit_test_setup(packed_examples_waste_little, without_errors),
         cmocka_unit_test_setup(packed_examples_go_on_where_asked, without_errors),
         cmocka_unit_test_setup(auto_packing_leaves_little_empty, without_errors),

@@ -154,6 +154,49 @@ static void columns_name_the_fields(void **state)
     cb_string_list_free(&files);
 }
 
+/* ---- numbers of tasks ---- */
+
+static void assert_tasks(const char *file, const cb_string_list *columns, int32_t first, int32_t second)
+{
+    cb_string_list files = {0};
+    assert_true(cb_string_list_add(&files, file));
+    cb_records *records = cb_records_open(&files, &(cb_records_options){.columns = columns});
+    cb_record_text r;
+    assert_true(cb_records_next(records, &r));
+    assert_int_equal(r.task, first);
+    assert_true(cb_records_next(records, &r));
+    assert_int_equal(r.task, second);
+    cb_records_close(records);
+    cb_string_list_free(&files);
+}
+
+static void records_are_of_tasks(void **state)
+{
+    (void)state;
+    char *names[] = {"task_ids=skill"};
+    cb_string_list columns = {.items = names, .count = 1};
+    put("a.jsonl", "{\"text\":\"a\",\"task_ids\":3}\n{\"prompt\":\"p\",\"completion\":\"c\"}\n");
+    assert_tasks("a.jsonl", NULL, 3, 0);
+    put("b.json",
+        "[{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\"skill\":1048575},{\"text\":\"a\",\"skill\":null,\"task_ids\":4}]");
+    assert_tasks("b.json", &columns, 1048575, 0);
+    put("c.csv", "text,task_ids\na,12\nb,\n");
+    assert_tasks("c.csv", NULL, 12, 0);
+    static const struct {
+        const char *file, *text, *message;
+    } wrong[] = {
+        {"d.jsonl", "{\"text\":\"a\",\"task_ids\":-1}", "d.jsonl:1: task_ids: found -1, expected the number of a task, from 0 to 1048575"},
+        {"d.jsonl", "{\"text\":\"a\",\"task_ids\":1048576}", "d.jsonl:1: task_ids: found 1048576"},
+        {"d.jsonl", "{\"text\":\"a\",\"task_ids\":\"1\"}", "d.jsonl:1: task_ids: found no whole number"},
+        {"d.csv", "text,task_ids\na,1x\n", "d.csv:2: task_ids: found -1"},
+        {"d.csv", "task_ids,text,task_ids\n1,a,2\n", "d.csv:1: found two columns named task_ids"},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        put(wrong[i].file, wrong[i].text);
+        assert_failure(wrong[i].file, "", wrong[i].message);
+    }
+}
+
 /* ---- JSON ---- */
 
 static void every_form_is_read_from_json_lines(void **state)
@@ -441,6 +484,7 @@ int main(void)
         FILE_TEST(text_must_be_utf8),
         FILE_TEST(max_records_ends_early),
         FILE_TEST(columns_name_the_fields),
+        FILE_TEST(records_are_of_tasks),
         FILE_TEST(every_form_is_read_from_json_lines),
         FILE_TEST(the_first_of_several_forms_counts),
         FILE_TEST(json_files_hold_an_array_or_objects),
