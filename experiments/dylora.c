@@ -8,7 +8,7 @@
 #include "experiments/label_tasks.h"
 #include "experiments/language.h"
 
-enum { RANKS = 4, MOST = 8, JUDGED = 400 };
+enum { RANKS = 4, MOST = 8, JUDGED = 800 };
 static const int ranks[RANKS] = {1, 2, 4, 8};
 
 typedef enum way { EACH, CUT, CUT_SCALED, DYNAMIC, WHOLE } way;
@@ -60,7 +60,7 @@ static bool train(bench *b, cb_adapter *adapter, const char *name)
     char *text = cb_path_join(run->shared, "sst2.jsonl"), *output = cb_path_join(run->directory, name);
     const experiment_training t = {.text = text,
                                    .output = output,
-                                   .steps = run->quick ? 2 : 120,
+                                   .steps = run->quick ? 2 : 150,
                                    .batch_size = 8,
                                    .sequence_length = 128,
                                    .learning_rate = run->value,
@@ -205,14 +205,14 @@ static bool give(const bench *b, cb_outcome *outcome)
 
 static bool load(const cb_run *run, label_data *d)
 {
-    return label_data_load(d, "sst2", run->data, run->quick ? 40 : 6000, run->quick ? 8 : JUDGED);
+    return label_data_unseen(d, run, "sst2", run->quick ? 40 : 6000, run->quick ? 8 : JUDGED);
 }
 
 static bool prepare(const cb_run *run)
 {
     label_data d;
     char *text = cb_path_join(run->shared, "sst2.jsonl");
-    bool ok = text && load(run, &d) && label_data_write(&d, text);
+    bool ok = text && label_warm_base(run) && load(run, &d) && label_data_write(&d, text);
     label_data_free(&d);
     cb_free(text);
     return ok;
@@ -221,7 +221,7 @@ static bool prepare(const cb_run *run)
 static bool run_arm(const cb_run *run, cb_outcome *outcome)
 {
     bench *b = cb_calloc(1, sizeof *b);
-    char *base = experiment_base();
+    char *base = label_warmed(run);
     bool ok = b && base && load(run, &b->data);
     if (ok) {
         b->run = run;
@@ -246,8 +246,10 @@ const cb_experiment experiment_dylora = {.name = "dylora",
                                          .claim = "One training gives an update of which every first b ranks work: nearly as good as a "
                                                   "LoRA trained for each rank, at the cost of one, and far better at "
                                                   "low ranks than a LoRA that is cut down.",
-                                         .setting = "models/sprig-5m on SST-2 (good or bad, as the next word), rank 8 on q and v, 120 "
-                                                    "steps of 8 rows of 128 tokens for every training; 400 test sentences.",
+                                         .setting =
+                                             "models/sprig-5m, warmed on 200 examples of each of six sentence tasks so that it knows "
+                                             "the label words; SST-2 (good or bad, as the next word), rank 8 on q and v, 150 steps "
+                                             "of 8 rows of 128 tokens for every training; 800 test sentences.",
                                          .data = data,
                                          .seeds = 3,
                                          .measures = measures,

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "experiments/language.h"
+
 static const label_task tasks[] = {
     {"sst2", "\nIs this film good or bad? It is", {" good", " bad"}},
     {"polarity", "\nWould you go and see it? It sounds", {" good", " bad"}},
@@ -209,10 +211,9 @@ void label_data_free(label_data *d)
     *d = (label_data){0};
 }
 
-bool label_data_write(const label_data *d, const char *path)
+static bool put_examples(const label_data *d, cb_writer *w)
 {
-    cb_writer *w = cb_writer_open(path);
-    bool ok = w;
+    bool ok = true;
     for (size_t i = 0; ok && i < d->train.count; i++) {
         const label_example *e = &d->train.items[i];
         json_t *line = json_pack("{s:s, s:s}", "prompt", e->prompt, "completion", d->task->words[e->label]);
@@ -221,10 +222,79 @@ bool label_data_write(const label_data *d, const char *path)
         free(text);
         json_decref(line);
     }
+    return ok;
+}
+
+bool label_data_write(const label_data *d, const char *path)
+{
+    cb_writer *w = cb_writer_open(path);
+    if (w && put_examples(d, w))
+        return cb_writer_commit(w);
+    cb_writer_abort(w);
+    return false;
+}
+
+/* ---- a base that knows the label words ---- */
+
+const char *const label_warm_tasks[LABEL_WARM_TASKS] = {"sst2", "mpqa", "cr", "subj", "qc", "cola"};
+
+static size_t warm_examples(const cb_run *run)
+{
+    return run->quick ? 10 : 200;
+}
+
+static bool write_warm_text(const cb_run *run, const char *path)
+{
+    cb_writer *w = cb_writer_open(path);
+    bool ok = w;
+    for (int t = 0; ok && t < LABEL_WARM_TASKS; t++) {
+        label_data d;
+        ok = label_data_load(&d, label_warm_tasks[t], run->data, warm_examples(run), 1) && put_examples(&d, w);
+        label_data_free(&d);
+    }
     if (ok)
         return cb_writer_commit(w);
     cb_writer_abort(w);
     return false;
+}
+
+char *label_warmed(const cb_run *run)
+{
+    return cb_path_join(run->shared, "base");
+}
+
+bool label_warm_base(const cb_run *run)
+{
+    char *text = cb_path_join(run->shared, "warm.jsonl"), *output = label_warmed(run), *base = experiment_base();
+    cb_tokenizer *tokenizer = text && output && base ? cb_tokenizer_load(base) : NULL;
+    cb_model *model = tokenizer ? cb_model_load(base, .keep_weights = true) : NULL;
+    const experiment_training t = {.text = text,
+                                   .output = output,
+                                   .steps = run->quick ? 2 : 120,
+                                   .batch_size = 8,
+                                   .sequence_length = 128,
+                                   .learning_rate = 1e-3,
+                                   .seed = 1,
+                                   .whole = true};
+    bool ok = model && write_warm_text(run, text) && experiment_train(model, NULL, tokenizer, &t);
+    cb_model_free(model);
+    cb_tokenizer_free(tokenizer);
+    cb_free(base);
+    cb_free(output);
+    cb_free(text);
+    return ok;
+}
+
+bool label_data_unseen(label_data *d, const cb_run *run, const char *task, size_t most_train, size_t most_judged)
+{
+    size_t seen = warm_examples(run);
+    if (!label_data_load(d, task, run->data, most_train + seen, most_judged))
+        return false;
+    for (size_t i = 0; i < seen && d->train.count > seen; i++) {
+        cb_free(d->train.items[0].prompt);
+        d->train.items[0] = d->train.items[--d->train.count];
+    }
+    return true;
 }
 
 /* ---- judging ---- */

@@ -34,6 +34,20 @@ void label_data_free(label_data *d);
 /* JSONL of prompt and completion for training. */
 bool label_data_write(const label_data *d, const char *path);
 
+/* ---- a base that knows the label words ---- */
+
+enum { LABEL_WARM_TASKS = 6 };
+extern const char *const label_warm_tasks[LABEL_WARM_TASKS]; /* all but polarity */
+
+/* An experiment's `prepare`: models/sprig-5m, all of it trained for a little on the first examples of those tasks, so that an adapter need not
+ * learn which words are labels. */
+bool label_warm_base(const cb_run *run);
+char *label_warmed(const cb_run *run); /* its directory; free with cb_free() */
+/* A task's data without the examples that the base was warmed with. */
+bool label_data_unseen(label_data *d, const cb_run *run, const char *task, size_t most_train, size_t most_judged);
+
+/* ---- judging ---- */
+
 /* 1 for each example that the model labels rightly, else 0; items (part->count). */
 bool label_judge(cb_model *model, const cb_tokenizer *tokenizer, const label_data *d, const label_part *part, double *items);
 

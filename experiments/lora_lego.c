@@ -9,18 +9,9 @@
 #include "experiments/label_tasks.h"
 #include "experiments/language.h"
 
-static const char *const tasks[] = {"sst2", "mpqa", "cr", "subj", "qc", "cola"};
+#define tasks label_warm_tasks
 static const char outside[] = "polarity";
-enum { TASKS = sizeof tasks / sizeof *tasks, RANK = 8 };
-
-typedef struct sizes {
-    size_t warm, train, judged; /* examples of a task */
-    int64_t warm_steps, steps;
-} sizes;
-static sizes sizes_of(const cb_run *run)
-{
-    return run->quick ? (sizes){10, 20, 4, 2, 2} : (sizes){200, 4000, 200, 120, 100};
-}
+enum { TASKS = LABEL_WARM_TASKS, RANK = 8 };
 
 typedef enum way { OWN, AVERAGE, BY_METHOD } way;
 typedef struct plan {
@@ -83,63 +74,9 @@ static const cb_comparison comparisons[] = {
     {"on a task that nobody learned, better than task arithmetic", "accuracy on the seventh task", "LEGO, k 8", "task arithmetic", 0, NULL},
     {0}};
 
-/* ---- the base: label words in reach ---- */
-
-/* The first examples of every task, which the LoRAs do not see again. */
-static bool write_warm_text(const cb_run *run, const char *path)
-{
-    cb_writer *w = cb_writer_open(path);
-    bool ok = w;
-    for (int t = 0; ok && t < TASKS; t++) {
-        label_data d;
-        size_t length = 0;
-        ok = label_data_load(&d, tasks[t], run->data, sizes_of(run).warm, 1);
-        char *part = cb_format("%s.part", path), *text = NULL;
-        ok = ok && part && label_data_write(&d, part) && (text = cb_file_read(part, 1 << 24, &length)) &&
-             cb_writer_write(w, text, length) && cb_file_remove(part);
-        cb_free(text);
-        cb_free(part);
-        label_data_free(&d);
-    }
-    if (ok)
-        return cb_writer_commit(w);
-    cb_writer_abort(w);
-    return false;
-}
-
-static bool prepare(const cb_run *run)
-{
-    char *text = cb_path_join(run->shared, "warm.jsonl"), *output = cb_path_join(run->shared, "base"), *base = experiment_base();
-    cb_tokenizer *tokenizer = text && output && base ? cb_tokenizer_load(base) : NULL;
-    cb_model *model = tokenizer ? cb_model_load(base, .keep_weights = true) : NULL;
-    const experiment_training t = {.text = text,
-                                   .output = output,
-                                   .steps = sizes_of(run).warm_steps,
-                                   .batch_size = 8,
-                                   .sequence_length = 128,
-                                   .learning_rate = 1e-3,
-                                   .seed = 1,
-                                   .whole = true};
-    bool ok = model && write_warm_text(run, text) && experiment_train(model, NULL, tokenizer, &t);
-    cb_model_free(model);
-    cb_tokenizer_free(tokenizer);
-    cb_free(base);
-    cb_free(output);
-    cb_free(text);
-    return ok;
-}
-
-/* A task's data without what the base was warmed with. */
 static bool load_task(const cb_run *run, const char *task, label_data *d)
 {
-    sizes s = sizes_of(run);
-    if (!label_data_load(d, task, run->data, s.train + s.warm, s.judged))
-        return false;
-    for (size_t i = 0; i < s.warm && d->train.count > s.warm; i++) {
-        cb_free(d->train.items[0].prompt);
-        d->train.items[0] = d->train.items[--d->train.count];
-    }
-    return true;
+    return label_data_unseen(d, run, task, run->quick ? 20 : 4000, run->quick ? 4 : 200);
 }
 
 /* ---- judging ---- */
@@ -195,7 +132,7 @@ static bool train_task(const cb_run *run, cb_model *model, const cb_tokenizer *t
     uint64_t seed = 100 * run->seed + (uint64_t)task + 1;
     const experiment_training t = {.text = text,
                                    .output = output,
-                                   .steps = sizes_of(run).steps,
+                                   .steps = run->quick ? 2 : 100,
                                    .batch_size = 8,
                                    .sequence_length = 128,
                                    .learning_rate = run->value,
@@ -321,7 +258,7 @@ static bool run_merged(const cb_run *run, const char *base, const cb_tokenizer *
 
 static bool run_arm(const cb_run *run, cb_outcome *outcome)
 {
-    char *base = cb_path_join(run->shared, "base");
+    char *base = label_warmed(run);
     cb_tokenizer *tokenizer = base ? cb_tokenizer_load(base) : NULL;
     bool is_own = ((const plan *)run->arm->settings)->way == OWN;
     bool ok = tokenizer && (is_own ? run_own(run, base, tokenizer, outcome) : run_merged(run, base, tokenizer, outcome));
@@ -348,5 +285,5 @@ const cb_experiment experiment_lora_lego = {.name = "lora-lego",
                                             .measures = measures,
                                             .arms = arms,
                                             .comparisons = comparisons,
-                                            .prepare = prepare,
+                                            .prepare = label_warm_base,
                                             .run = run_arm};
