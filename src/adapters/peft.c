@@ -235,7 +235,7 @@ bool cb_adapter_load_weights(cb_adapter *adapter, const char *path, cb_layer *ro
         return false;
     bool ok = add_saved_embeddings(adapter, root, file) && cb_adapter_plan(adapter, root, model_type, false);
     const cb_weight_entry **found = ok ? cb_calloc(adapter->entry_count, sizeof *found) : NULL;
-    ok = found && match_file(adapter, path, file, names, found) && cb_adapter_allocate(adapter) && read_values(adapter, found) &&
+    ok = found && match_file(adapter, path, file, names, found) && cb_adapter_allocate(adapter, found) && read_values(adapter, found) &&
          (!names || names->settle(names, adapter, file)) && cb_adapter_connect(adapter, false);
     cb_free(found);
     cb_weights_close(file);
