@@ -135,34 +135,16 @@ static bool run_cut(bench *b, bool scaled)
     return ok;
 }
 
-/* The trained adapter with another use_rank in its config. */
-static cb_adapter *with_rank(bench *b, const char *directory, int rank)
-{
-    char *path = cb_path_join(directory, "adapter_config.json");
-    size_t length = 0;
-    char *text = path ? cb_file_read(path, 1 << 20, &length) : NULL, *field = text ? strstr(text, "\"use_rank\": ") : NULL;
-    if (field)
-        field[strlen("\"use_rank\": ")] = (char)('0' + rank);
-    else if (text)
-        cb_fail(CB_ERR_FORMAT, "%s: use_rank: missing", path);
-    bool ok = field && cb_file_write(path, text, length);
-    cb_free(text);
-    cb_free(path);
-    return ok ? cb_adapter_load(directory, cb_model_root(b->model), cb_model_type(b->model)) : NULL;
-}
-
 static bool run_dynamic(bench *b, const char *rule)
 {
-    char *directory = cb_path_join(b->run->directory, "dylora");
-    cb_adapter *adapter = directory ? attach(b, "dylora", MOST, rule) : NULL;
+    cb_adapter *adapter = attach(b, "dylora", MOST, rule);
     bool ok = adapter && train(b, adapter, "dylora");
-    cb_adapter_free(adapter);
     for (int i = 0; ok && i < RANKS; i++) {
-        adapter = with_rank(b, directory, ranks[i]);
-        ok = adapter && judge(b, i);
-        cb_adapter_free(adapter);
+        char rank[16];
+        snprintf(rank, sizeof rank, "%d", ranks[i]);
+        ok = cb_adapter_set(adapter, "use_rank", rank) && judge(b, i);
     }
-    cb_free(directory);
+    cb_adapter_free(adapter);
     return ok;
 }
 

@@ -143,6 +143,8 @@ typedef struct cb_adapter_kind {
     /* JSON object: the fields of PEFT's config that the options do not cover, at the one value that is supported.  They are written
      * as they stand; a file with another value is refused by the field's name. */
     const char *peft_fixed;
+    /* Options, all of them numbers, that may change while the adapter is attached: what it computes with follows; ends with NULL. */
+    const char *const *live;
     /* A field that every file of today's form has: one without it is refused.  NULL: there is no older form. */
     const char *peft_required;
     /* Ends with model_type NULL ("*" is any); NULL: PEFT's table for LoRA. */
@@ -155,7 +157,8 @@ CB_API const cb_adapter_kind *cb_adapter_kind_find(const char *name_or_peft_type
 
 CB_API cb_adapter *cb_adapter_new(const char *kind, const char *name); /* options at their defaults */
 CB_API void cb_adapter_free(cb_adapter *adapter);                      /* detaches it first; NULL is allowed */
-/* One option from text; the kind's options, their PEFT names, and those of cb_target_option_table. */
+/* One option from text; the kind's options, their PEFT names, and those of cb_target_option_table.  While the adapter is attached, the kind's
+ * `live` ones alone. */
 CB_API bool cb_adapter_set(cb_adapter *adapter, const char *option, const char *value);
 /* Options from a JSON object text under our names or PEFT's; `what` names it in messages.  Fields that PEFT knows and this build does
  * not support are refused unless they hold their default; unknown ones are logged. */

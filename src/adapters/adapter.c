@@ -98,10 +98,33 @@ static bool unknown_option(const cb_adapter *adapter, const char *option)
     return false;
 }
 
+static bool is_live(const cb_adapter_kind *kind, const char *option)
+{
+    for (const char *const *name = kind->live; name && *name; name++)
+        if (strcmp(*name, option) == 0)
+            return true;
+    return false;
+}
+
+/* One number of an attached adapter; stays what it was if the kind refuses the new one. */
+static bool set_live(cb_adapter *adapter, const char *option, const char *value)
+{
+    const cb_adapter_kind *kind = adapter->kind;
+    if (!is_live(kind, option))
+        return cb_fail(CB_ERR_STATE, "%s: options cannot change while the adapter is attached", option) == CB_OK;
+    void *former = cb_alloc(kind->config_size);
+    if (!former)
+        return false;
+    memcpy(former, adapter->config, kind->config_size);
+    bool ok = cb_options_set(kind->options, adapter->config, option, value) && (!kind->check || kind->check(adapter->config, NULL));
+    if (!ok)
+        memcpy(adapter->config, former, kind->config_size);
+    cb_free(former);
+    return ok;
+}
+
 bool cb_adapter_set(cb_adapter *adapter, const char *option, const char *value)
 {
-    if (adapter->attached)
-        return cb_fail(CB_ERR_STATE, "%s: options cannot change while the adapter is attached", option) == CB_OK;
     char *name = cb_strdup(option);
     if (!name)
         return false;
@@ -111,7 +134,9 @@ bool cb_adapter_set(cb_adapter *adapter, const char *option, const char *value)
     const char *own = cb_adapter_option_name(adapter->kind, name);
     cb_target *target = &adapter->target;
     bool ok;
-    if (cb_options_find(adapter->kind->options, own))
+    if (adapter->attached)
+        ok = set_live(adapter, own, value);
+    else if (cb_options_find(adapter->kind->options, own))
         ok = cb_options_set(adapter->kind->options, adapter->config, own, value);
     else if (strcmp(own, "target_modules") == 0)
         ok = set_pattern_or_list(target, &target->target_modules, &target->target_is_pattern, own, value);

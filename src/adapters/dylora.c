@@ -36,6 +36,7 @@ static const cb_option dylora_options[] = {
     CB_OPT_END};
 
 static const char *const dylora_peft_names[] = {"rank", "r", "alpha", "lora_alpha", "dropout", "lora_dropout", NULL};
+static const char *const dylora_live[] = {"use_rank", NULL};
 static const char dylora_peft_fixed[] = "{\"modules_to_save\": null}";
 
 static bool dylora_check(const void *config_, const cb_layer *layer)
@@ -188,4 +189,5 @@ const cb_adapter_kind cb_kind_dylora = {
     .step = dylora_step,
     .peft_names = dylora_peft_names,
     .peft_fixed = dylora_peft_fixed,
+    .live = dylora_live,
 };

@@ -174,10 +174,14 @@ typedef struct cli_base {
     size_t adapter_count, adapter_capacity, weight_capacity;
     cb_string_list names; /* of the adapters: as given, or their directories' */
 } cli_base;
-/* `adapters`: directories, of an adapter or a composition, each with an optional "NAME=" before it and "=weight" behind it.  The tokenizer stays NULL; see cli_tokenizer(). */
-bool cli_base_open(cli_base *base, const char *model, const cb_string_list *adapters, cb_dtype dtype);
+/* Beside --adapter. */
+#define CLI_ADAPTER_OPTION(type)                                                                                                           \
+    CB_OPT_LIST(type, adapter_option, NULL, "NAME=VALUE,...", "what can still be chosen of a trained adapter, such as use_rank=2 of dylora")
+/* `adapters`: directories, of an adapter or a composition, each with an optional "NAME=" before it and "=weight" behind it; `options`
+ * (may be NULL): "NAME=VALUE", for all whose kind has such a live option, which one must have.  The tokenizer stays NULL; see cli_tokenizer(). */
+bool cli_base_open(cli_base *base, const char *model, const cb_string_list *adapters, const cb_string_list *options, cb_dtype dtype);
 /* The same in two steps: loaded, the adapters are off. */
-bool cli_base_load(cli_base *base, const char *model, const cb_string_list *adapters, cb_dtype dtype);
+bool cli_base_load(cli_base *base, const char *model, const cb_string_list *adapters, const cb_string_list *options, cb_dtype dtype);
 bool cli_base_switch_on(cli_base *base);
 void cli_base_close(cli_base *base);
 

@@ -44,7 +44,8 @@ static bool load_and_quantize(cli_call *call, settings *s, cb_difference *d)
     s->quantize.max_kl = s->options.max_kl >= 0 ? s->options.max_kl : 0.5;
     s->quantize.min_agreement = s->options.min_agreement;
     s->quantize.seed = s->options.seed;
-    bool ok = cli_base_open(&base, call->arguments[0], &none, CB_F32) && cb_merge_fold(base.model, NULL, 0, s->output, &s->quantize, d);
+    bool ok =
+        cli_base_open(&base, call->arguments[0], &none, NULL, CB_F32) && cb_merge_fold(base.model, NULL, 0, s->output, &s->quantize, d);
     cli_base_close(&base);
     return ok;
 }

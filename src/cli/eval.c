@@ -6,7 +6,7 @@
 
 typedef struct settings {
     char *tokenizer;
-    cb_string_list data, adapter;
+    cb_string_list data, adapter, adapter_option;
     int task, dtype;
     int64_t batch_size, max_batches;
     bool dry_run;
@@ -155,6 +155,7 @@ static const cb_option table[] = {
     CB_OPT_ENUM(settings, task, 0, task_names, "what is measured"),
     CB_OPT_LIST(settings, data, NULL, "FILE,...", "text, JSONL, CSV or TSV files, directories of them, or - for standard input"),
     CB_OPT_LIST(settings, adapter, NULL, "DIR,...", "adapter to attach, each with an optional =weight; may be given again"),
+    CLI_ADAPTER_OPTION(settings),
     CB_OPT_STRING(settings, tokenizer, NULL, "PATH", "tokenizer.json or its directory; without it the model's own"),
     CB_OPT_ENUM(settings, dtype, 1, cli_dtype_names, "how activations are kept and products are computed"),
     CB_OPT_INT(settings, batch_size, 4, 1, 65536, "rows per forward pass"),
@@ -170,7 +171,7 @@ static bool run(cli_call *call, void *settings_)
     cli_base base = {0};
     cli_rehearsal rehearsal;
     bool ok = (!s->dry_run || cli_rehearsal_begin(&rehearsal, NULL)) &&
-              cli_base_open(&base, call->arguments[0], &s->adapter, cli_dtype(s->dtype)) &&
+              cli_base_open(&base, call->arguments[0], &s->adapter, &s->adapter_option, cli_dtype(s->dtype)) &&
               (base.tokenizer = cli_tokenizer(s->tokenizer, base.model)) && tasks[s->task](call, s, &base);
     cli_base_close(&base);
     return s->dry_run ? cli_plan(call, &rehearsal, ok) : ok;

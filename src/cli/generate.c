@@ -10,7 +10,7 @@ typedef struct settings {
     char *prompt, *tokenizer;
     bool dry_run, chat;
     char *system, *messages, *chat_template, *chat_template_kwargs;
-    cb_string_list adapter;
+    cb_string_list adapter, adapter_option;
     int dtype;
     cli_rows_settings rows;
     cb_generate_options options;
@@ -21,6 +21,7 @@ static const cb_option table[] = {
     CB_OPT_LIST(settings, adapter, NULL, "DIR,...",
                 "adapter, or several saved as one directory, each with an optional NAME= before it and =weight behind; may be given "
                 "again"),
+    CLI_ADAPTER_OPTION(settings),
     CB_OPT_STRING(settings, tokenizer, NULL, "PATH", "tokenizer.json or its directory; without it the model's own"),
     CB_OPT_ENUM(settings, dtype, 1, cli_dtype_names, "how activations are kept and products are computed"),
     CLI_DRY_RUN(settings, CLI_NEEDS_HELP),
@@ -163,7 +164,7 @@ static bool run(cli_call *call, void *settings_)
         ok = cli_refuse("--prompt: found a zero byte at offset %zu, expected text", strlen(prompt));
     else if (ok && !cb_utf8_valid(prompt, length, &bad))
         ok = cli_refuse("--prompt: found invalid UTF-8 at byte %zu, expected UTF-8 text", bad);
-    ok = ok && cli_base_load(&base, call->arguments[0], &s->adapter, cli_dtype(s->dtype)) &&
+    ok = ok && cli_base_load(&base, call->arguments[0], &s->adapter, &s->adapter_option, cli_dtype(s->dtype)) &&
          (base.tokenizer = cli_tokenizer(s->tokenizer, base.model)) &&
          (rows ? cli_generate_rows(call, &base, &s->rows, &s->options) : cli_base_switch_on(&base) && generate(call, s, &base, prompt));
     cli_base_close(&base);

@@ -7,7 +7,7 @@ typedef struct settings {
     char *output, *config;
     bool dry_run;
     int into;
-    cb_string_list adapter, model;
+    cb_string_list adapter, adapter_option, model;
     cb_merge_options options;
     cb_model_merge_options models;
     cb_adapter_merge_options adapters;
@@ -18,6 +18,7 @@ static const char *const into_choices[] = {"model", "adapter", NULL};
 
 static const cb_option table[] = {
     CB_OPT_LIST(settings, adapter, NULL, "DIR,...", "adapter to fold in, or to merge, each with an optional =weight; may be given again"),
+    CLI_ADAPTER_OPTION(settings),
     CB_OPT_LIST(settings, model, NULL, "DIR,...",
                 "model to merge with MODEL, each with an optional =weight; may be given again, and be MODEL itself"),
     CB_OPT_STRING(settings, config, NULL, "FILE", "a recipe of mergekit's (YAML) that says what models are merged, and how"),
@@ -54,7 +55,7 @@ static bool print_result(cli_call *call, const settings *s, size_t adapters, dou
 static bool load_and_fold(cli_call *call, settings *s, cb_difference *difference)
 {
     cli_base base = {0};
-    bool ok = cli_base_open(&base, call->arguments[0], &s->adapter, CB_F32) &&
+    bool ok = cli_base_open(&base, call->arguments[0], &s->adapter, &s->adapter_option, CB_F32) &&
               cb_merge_fold(base.model, base.adapters, base.adapter_count, s->output, &s->options, difference);
     cli_base_close(&base);
     return ok;
@@ -263,6 +264,8 @@ static bool run_recipe(cli_call *call, const settings *s)
 static bool run(cli_call *call, void *settings_)
 {
     settings *s = settings_;
+    if (s->adapter_option.count && (s->config || s->into == INTO_ADAPTER || s->model.count))
+        return cli_refuse("--adapter-option: is for adapters that are folded into a model");
     if (s->config)
         return run_recipe(call, s);
     if (s->into == INTO_ADAPTER)

@@ -205,13 +205,42 @@ static bool add_adapter(cli_base *base, const char *given)
     return ok;
 }
 
-bool cli_base_load(cli_base *base, const char *model, const cb_string_list *adapters, cb_dtype dtype)
+static bool has_live(const cb_adapter *adapter, const char *option)
+{
+    const char *const *name = cb_adapter_kind_of(adapter)->live;
+    while (name && *name && strcmp(*name, option) != 0)
+        name++;
+    return name && *name;
+}
+
+static bool set_option(const cli_base *base, const char *given)
+{
+    const char *equals = strchr(given, '=');
+    char *name = equals ? cb_strndup(given, (size_t)(equals - given)) : NULL;
+    bool ok = name || !cb_ok() || cli_refuse("--adapter-option: found \"%s\", expected NAME=VALUE", given), any = false;
+    for (char *c = name; c && *c; c++)
+        *c = *c == '-' ? '_' : *c;
+    for (size_t i = 0; ok && i < base->adapter_count; i++)
+        if (has_live(base->adapters[i], name)) {
+            any = true;
+            ok = cb_adapter_set(base->adapters[i], name, equals + 1);
+        }
+    if (ok && !any)
+        ok = cli_refuse("--adapter-option: no adapter here has an option \"%s\" that can be chosen after training", name);
+    cb_free(name);
+    return ok;
+}
+
+bool cli_base_load(cli_base *base, const char *model, const cb_string_list *adapters, const cb_string_list *options, cb_dtype dtype)
 {
     *base = (cli_base){.model = cb_model_load(model, .dtype = dtype)};
     if (!base->model)
         return false;
     for (size_t i = 0; i < adapters->count; i++)
         if (!add_adapter(base, adapters->items[i]))
+            return false;
+    for (size_t i = 0; options && i < options->count; i++)
+        if (!set_option(base, options->items[i]))
             return false;
     return true;
 }
@@ -223,9 +252,9 @@ bool cli_base_switch_on(cli_base *base)
     return cb_ok();
 }
 
-bool cli_base_open(cli_base *base, const char *model, const cb_string_list *adapters, cb_dtype dtype)
+bool cli_base_open(cli_base *base, const char *model, const cb_string_list *adapters, const cb_string_list *options, cb_dtype dtype)
 {
-    return cli_base_load(base, model, adapters, dtype) && cli_base_switch_on(base);
+    return cli_base_load(base, model, adapters, options, dtype) && cli_base_switch_on(base);
 }
 
 void cli_base_close(cli_base *base)

@@ -89,10 +89,11 @@ static void dylora_uses_any_first_ranks(void **state)
     cb_model *model = load_model("llama2");
     cb_tensor *ids = some_ids(), *last = NULL;
     for (int b = 1; b <= RANKS; b++) {
-        char options[64];
-        snprintf(options, sizeof options, "{\"r\": 4, \"use_rank\": %d}", b);
-        cb_adapter *adapter = made(model, "dylora", options, 1);
+        char rank[16];
+        snprintf(rank, sizeof rank, "%d", b);
+        cb_adapter *adapter = made(model, "dylora", "{\"r\": 4}", 1);
         randomise(adapter, 5);
+        assert_true(cb_adapter_set(adapter, "use_rank", rank)); /* while it is attached */
         const cb_named_tensor *list;
         size_t count = cb_adapter_parameters(adapter, &list);
         for (size_t i = 0; i < count; i++) { /* A (R, in), B (out, R) */
@@ -112,6 +113,26 @@ static void dylora_uses_any_first_ranks(void **state)
         last = y;
         cb_adapter_free(adapter);
     }
+    cb_model_free(model);
+    cb_scope_close(scope);
+}
+
+static void dylora_refuses_ranks_it_has_not(void **state)
+{
+    (void)state;
+    cb_scope *scope = cb_scope_open();
+    cb_model *model = load_model("llama2");
+    cb_adapter *adapter = made(model, "dylora", "{\"r\": 4, \"use_rank\": 2}", 1);
+    randomise(adapter, 5);
+    cb_tensor *ids = some_ids(), *y = logits_of(model, ids);
+    const char *const wrong[][2] = {
+        {"use_rank", "5"}, {"use_rank", "-1"}, {"use_rank", "two"}, {"alpha", "3"}, {"target_modules", "q_proj"}};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        assert_false(cb_adapter_set(adapter, wrong[i][0], wrong[i][1]));
+        cb_error_clear();
+        assert_true(distance(logits_of(model, ids), y) == 0);
+    }
+    cb_adapter_free(adapter);
     cb_model_free(model);
     cb_scope_close(scope);
 }
@@ -328,9 +349,10 @@ static int remove_scratch(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(dylora_trains_one_rank_an_update),   cmocka_unit_test(dylora_uses_any_first_ranks),
-        cmocka_unit_test(codyra_moves_gates_to_zero),         cmocka_unit_test(lt_sft_trains_what_went_furthest),
-        cmocka_unit_test(adapters_share_an_orthogonal_basis), cmocka_unit_test(lora_xs_has_the_weights_own_directions),
+        cmocka_unit_test(dylora_trains_one_rank_an_update),       cmocka_unit_test(dylora_uses_any_first_ranks),
+        cmocka_unit_test(dylora_refuses_ranks_it_has_not),        cmocka_unit_test(codyra_moves_gates_to_zero),
+        cmocka_unit_test(lt_sft_trains_what_went_furthest),       cmocka_unit_test(adapters_share_an_orthogonal_basis),
+        cmocka_unit_test(lora_xs_has_the_weights_own_directions),
     };
     return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
 }
