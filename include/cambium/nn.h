@@ -24,14 +24,16 @@ typedef struct cb_blend cb_blend;
 
 /* What one forward pass carries along, besides its tensors.  Zero-initialised: plain inference. */
 typedef struct cb_context {
-    bool training;         /* dropout acts */
-    bool checkpoint;       /* keep the inputs of a block's halves only and run them again in the backward pass */
-    bool unread;           /* such a second run: what a half ends with is differentiated but not read, so its product is left out */
-    cb_rng *rng;           /* for dropout; needed when training with one */
-    cb_tensor *positions;  /* (B, T) i32, or NULL: 0, 1, 2, ... (after what the cache holds) */
-    cb_tensor *segments;   /* (B, T) i32, or NULL: which document a token belongs to; negative: padding */
-    cb_tensor *tasks;      /* (B) i32, or NULL: which of its tasks an adapter of several does with a row; 0 */
-    cb_cache *cache;       /* generation: keys and values so far; is extended */
+    bool training;        /* dropout acts */
+    bool checkpoint;      /* keep the inputs of a block's halves only and run them again in the backward pass */
+    bool unread;          /* such a second run: what a half ends with is differentiated but not read, so its product is left out */
+    cb_rng *rng;          /* for dropout; needed when training with one */
+    cb_tensor *positions; /* (B, T) i32, or NULL: 0, 1, 2, ... (after what the cache holds) */
+    cb_tensor *segments;  /* (B, T) i32, or NULL: which document a token belongs to; negative: padding */
+    cb_tensor *tasks;     /* (B) i32, or NULL: which of its tasks an adapter of several does with a row; 0 */
+    cb_tensor
+        *conditions; /* (B, C) f32, or NULL: what is known of a row beside what is in it: quality, degradation, state; without gradient */
+    cb_cache *cache; /* generation: keys and values so far; is extended */
     const cb_blend *blend; /* NULL: the modules on the layers' lists act, on everything.  It must outlive the backward pass */
     /* (B, N) or (B, T, N) f32: the weights that the blend's parts name by column; may carry a gradient.  NULL: none does */
     cb_tensor *blend_weights;

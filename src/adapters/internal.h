@@ -118,6 +118,8 @@ void cb_name_pattern_free(cb_name_pattern *pattern);
 /* 1 it matches (from the start; up to the end when whole), 0 not, -1 an error: too expensive. */
 int cb_name_pattern_test(const cb_name_pattern *pattern, const char *subject, bool whole);
 bool cb_is_pattern_text(const char *text); /* has characters that no layer name has */
+/* Whether its name is one of these, or ends with "." and one of them. */
+bool cb_layer_is_listed(const cb_layer *layer, const cb_string_list *names);
 bool cb_match_saved(const cb_adapter *adapter, cb_layer *root, bool strict, cb_layer ***list, size_t *count);
 /* The same as cb_adapter_match(), and fills in what an automatic target resolved to. */
 bool cb_match_targets(const cb_adapter *adapter, cb_layer *root, const char *model_type, cb_layer ***list, size_t *count,

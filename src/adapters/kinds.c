@@ -10,7 +10,8 @@
     KIND(prompt_tuning) KIND(p_tuning) KIND(prefix_tuning) KIND(multitask_prompt_tuning) KIND(adaption_prompt) \
     KIND(ln_tuning) KIND(bitfit) KIND(beft) KIND(shira) KIND(hira) KIND(miss) KIND(c3a) KIND(road) \
     KIND(delora) KIND(bottleneck) KIND(reft) KIND(hydra) KIND(lora_xs) KIND(orthogonal_adaptation) KIND(pego) \
-    KIND(codyra) KIND(dylora) KIND(lt_sft) KIND(oft) KIND(boft) KIND(randlora) KIND(vblora) KIND(adalora) KIND(poly)
+    KIND(codyra) KIND(dylora) KIND(lt_sft) KIND(oft) KIND(boft) KIND(randlora) KIND(vblora) KIND(adalora) KIND(poly) \
+    KIND(mtlora) KIND(petalface) KIND(s3diff) KIND(krona)
 /* clang-format on */
 
 #define DECLARE(name) extern const cb_adapter_kind cb_kind_##name;

@@ -2,10 +2,9 @@
  * Yeh et al. 2024 (LyCORIS), arXiv:2309.14859; Edalati et al. 2022 (KronA), arXiv:2212.10650.
  * R rank; out = L K, in = M N with L <= K, M <= N; W1 (L, M) or (L, R) (R, M); W2 (K, N) or (K, R) (R, N); of a convolution in stands for
  * in / groups, and W2 is (K, N, KH, KW), or (K, R) (R, N KH KW), or a Tucker product.
- *
- * Row l K + k of the change times x is sum over m, n of W1_lm W2_kn x_mn: W2 along one axis of x and W1 along the other, so that no
- * (out, in) is made. */
+ */
 #include "adapters/dense.h"
+#include "adapters/kronecker.h"
 #include "adapters/lycoris.h"
 
 typedef struct lokr_config {
@@ -121,22 +120,22 @@ static bool lokr_initialise(cb_module *m, const void *config, uint64_t seed)
 
 /* ---- forward ---- */
 
+/* W2 as its own factors make it: the rows of a Tucker product, or of a kernel, are made whole. */
+static cb_tensor *second(const lokr_state *lokr)
+{
+    const cb_lycoris *s = &lokr->common;
+    if (lokr->whole2 || s->tucker)
+        return lokr->whole2 ? lokr->w2 : cb_lycoris_tucker(lokr->t2, lokr->w2a, lokr->w2b);
+    cb_tensor *w2 = cb_matmul(lokr->w2a, lokr->w2b);
+    return s->kh * s->kw > 1 ? cb_reshape(w2, lokr->k, lokr->n, s->kh, s->kw) : w2;
+}
+
 static cb_tensor *lokr_change(const cb_module *m)
 {
     const lokr_state *lokr = m->state;
     const cb_lycoris *s = &lokr->common;
-    cb_tensor *w1 = lokr->whole1 ? lokr->w1 : cb_matmul(lokr->w1a, lokr->w1b);
-    cb_tensor *w2 = lokr->whole2 ? lokr->w2
-                    : s->tucker  ? cb_lycoris_tucker(lokr->t2, lokr->w2a, lokr->w2b)
-                                 : cb_matmul(lokr->w2a, lokr->w2b);
-    cb_tensor *product = cb_mul(cb_reshape(w1, lokr->l, 1, lokr->m, 1, 1, 1), cb_reshape(w2, 1, lokr->k, 1, lokr->n, s->kh, s->kw));
-    return m->layer->kind == CB_LAYER_CONV ? cb_reshape(product, s->out, s->in, s->kh, s->kw) : cb_reshape(product, s->out, s->in);
-}
-
-/* x (..., columns) through one factor */
-static cb_tensor *through(cb_tensor *x, cb_tensor *whole, cb_tensor *a, cb_tensor *b)
-{
-    return whole ? cb_linear(x, whole, NULL) : cb_linear(cb_linear(x, b, NULL), a, NULL);
+    cb_tensor *change = cb_kronecker(lokr->whole1 ? lokr->w1 : cb_matmul(lokr->w1a, lokr->w1b), second(lokr));
+    return m->layer->kind == CB_LAYER_CONV ? cb_reshape(change, s->out, s->in, s->kh, s->kw) : change;
 }
 
 static cb_tensor *lokr_product(const cb_module *m, cb_tensor *x)
@@ -144,12 +143,8 @@ static cb_tensor *lokr_product(const cb_module *m, cb_tensor *x)
     const lokr_state *lokr = m->state;
     if (m->layer->kind == CB_LAYER_CONV)
         return cb_dense_product(m, x, lokr_change);
-    cb_tensor *z = through(cb_reshape(x, -1, lokr->m, lokr->n), lokr->w2, lokr->w2a, lokr->w2b);       /* (..., M, K) */
-    z = cb_transpose(through(z ? cb_transpose(z, 1, 2) : NULL, lokr->w1, lokr->w1a, lokr->w1b), 1, 2); /* (..., L, K) */
-    int64_t shape[CB_MAX_DIMS];
-    for (int i = 0; i < x->ndim; i++)
-        shape[i] = i + 1 < x->ndim ? x->shape[i] : lokr->common.out;
-    return cb_reshape_nd(z, x->ndim, shape);
+    return cb_kronecker_product(x, (cb_kronecker_factor){lokr->w1, lokr->w1a, lokr->w1b},
+                                (cb_kronecker_factor){lokr->w2, lokr->w2a, lokr->w2b});
 }
 
 static cb_tensor *lokr_forward(const cb_module *m, cb_tensor *x, cb_tensor *y, const cb_context *ctx)

@@ -262,6 +262,14 @@ static bool ends_with_item(const char *name, const char *item)
     return length > item_length && name[length - item_length - 1] == '.' && cb_ends_with(name, item);
 }
 
+bool cb_layer_is_listed(const cb_layer *layer, const cb_string_list *names)
+{
+    for (size_t i = 0; i < names->count; i++)
+        if (strcmp(layer->name, names->items[i]) == 0 || ends_with_item(layer->name, names->items[i]))
+            return true;
+    return false;
+}
+
 /* 1 excluded, 0 not, -1 an error */
 static int matcher_excludes(const cb_matcher *m, const char *name)
 {

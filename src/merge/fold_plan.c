@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
+#include "adapters/internal.h"
 #include "cambium/gguf.h"
 #include "merge/fold.h"
 
@@ -176,12 +177,7 @@ static bool to_quantize(fold_plan *plan, const cb_layer *layer, const char *tens
 {
     if (plan->options->quantize == CB_QUANTIZE_NONE || !layer || layer->kind != CB_LAYER_LINEAR || strcmp(weight_of(tensor), "weight") != 0)
         return false;
-    bool skip = layer->output;
-    for (size_t i = 0; !skip && i < plan->options->skip_modules.count; i++) {
-        const char *name = plan->options->skip_modules.items[i];
-        skip = strcmp(layer->name, name) == 0 ||
-               (cb_ends_with(layer->name, name) && layer->name[strlen(layer->name) - strlen(name) - 1] == '.');
-    }
+    bool skip = layer->output || cb_layer_is_listed(layer, &plan->options->skip_modules);
     if (skip && !cb_string_list_add(&plan->skipped, layer->name))
         return false;
     return !skip;

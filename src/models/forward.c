@@ -58,6 +58,7 @@ enum {
     INPUT_POSITIONS,
     INPUT_SEGMENTS,
     INPUT_TASKS,
+    INPUT_CONDITIONS,
     INPUT_COS,
     INPUT_SIN,
     INPUT_WEIGHTS,
@@ -75,6 +76,7 @@ static cb_tensor *branch_again(void *user, cb_tensor *const *inputs)
     call.pass.ctx.positions = inputs[INPUT_POSITIONS];
     call.pass.ctx.segments = inputs[INPUT_SEGMENTS];
     call.pass.ctx.tasks = inputs[INPUT_TASKS];
+    call.pass.ctx.conditions = inputs[INPUT_CONDITIONS];
     call.pass.ctx.blend_weights = inputs[INPUT_WEIGHTS];
     call.pass.ctx.unread = cb_grad_enabled(); /* the second run: what comes out is there already */
     call.pass.cos = inputs[INPUT_COS];
@@ -93,6 +95,7 @@ static cb_tensor *branch_checkpointed(cb_branch *branch, const cb_model *model, 
                                       [INPUT_POSITIONS] = pass->ctx.positions,
                                       [INPUT_SEGMENTS] = pass->ctx.segments,
                                       [INPUT_TASKS] = pass->ctx.tasks,
+                                      [INPUT_CONDITIONS] = pass->ctx.conditions,
                                       [INPUT_COS] = pass->cos,
                                       [INPUT_SIN] = pass->sin,
                                       [INPUT_WEIGHTS] = pass->ctx.blend_weights,
@@ -360,21 +363,24 @@ typedef struct head_call {
     cb_context ctx;
 } head_call;
 
-/* inputs: hidden (B, T, C), their targets, weights of a blend or NULL, numbers of tasks or NULL, a head_call */
+/* What a piece of the loss is made of; the last three may be NULL. */
+enum { HEAD_CALL, HEAD_HIDDEN, HEAD_TARGETS, HEAD_WEIGHTS, HEAD_TASKS, HEAD_CONDITIONS, HEAD_COUNT };
+
 static cb_tensor *head_loss(void *user, cb_tensor *const *inputs)
 {
     (void)user;
     head_call call;
-    memcpy(&call, inputs[4]->data, sizeof call);
-    call.ctx.blend_weights = inputs[2];
-    call.ctx.tasks = inputs[3];
+    memcpy(&call, inputs[HEAD_CALL]->data, sizeof call);
+    call.ctx.blend_weights = inputs[HEAD_WEIGHTS];
+    call.ctx.tasks = inputs[HEAD_TASKS];
+    call.ctx.conditions = inputs[HEAD_CONDITIONS];
     cb_scope *scope = cb_scope_open();
     if (!scope)
         return NULL;
-    cb_tensor *logits = cb_model_head(call.model, inputs[0], &call.ctx);
+    cb_tensor *logits = cb_model_head(call.model, inputs[HEAD_HIDDEN], &call.ctx);
     cb_linear_cross_entropy_options options = {.ignore_index = -100, .normalizer = call.normalizer};
     logits = logits ? cb_reshape(logits, -1, logits->shape[2]) : NULL;
-    cb_tensor *loss = cb_scope_return(scope, cb_cross_entropy_with(logits, cb_reshape(inputs[1], -1), options));
+    cb_tensor *loss = cb_scope_return(scope, cb_cross_entropy_with(logits, cb_reshape(inputs[HEAD_TARGETS], -1), options));
     cb_scope_close(scope);
     return loss;
 }
@@ -401,13 +407,14 @@ static cb_tensor *piece_of(cb_tensor *x, const loss_piece *piece, bool has_token
 /* The loss of a piece, forgotten and made again in the backward pass. */
 static cb_tensor *piece_loss(head_call *call, const loss_piece *piece, cb_tensor *hidden, cb_tensor *targets, const cb_context *ctx)
 {
+    cb_tensor *weights = ctx->blend_weights;
     call->ctx.first_row = piece->row;
     call->ctx.first_token = piece->token;
-    cb_tensor *weights = ctx->blend_weights;
-    cb_tensor *inputs[] = {piece_of(hidden, piece, true), piece_of(targets, piece, true),
-                           piece_of(weights, piece, weights && weights->ndim == 3), piece_of(ctx->tasks, piece, false),
-                           cb_from(CB_U8, call, (int64_t)sizeof *call)};
-    return inputs[0] && inputs[1] && inputs[4] && cb_ok() ? cb_checkpoint(head_loss, NULL, 5, inputs, call->ctx.rng) : NULL;
+    cb_tensor *inputs[HEAD_COUNT] = {
+        [HEAD_CALL] = cb_from(CB_U8, call, (int64_t)sizeof *call), [HEAD_HIDDEN] = piece_of(hidden, piece, true),
+        [HEAD_TARGETS] = piece_of(targets, piece, true),           [HEAD_WEIGHTS] = piece_of(weights, piece, weights && weights->ndim == 3),
+        [HEAD_TASKS] = piece_of(ctx->tasks, piece, false),         [HEAD_CONDITIONS] = piece_of(ctx->conditions, piece, false)};
+    return cb_ok() ? cb_checkpoint(head_loss, NULL, HEAD_COUNT, inputs, call->ctx.rng) : NULL;
 }
 
 /* The head has modules of its own: rows go through it in pieces, and long rows in pieces of themselves. */
@@ -420,7 +427,7 @@ static cb_tensor *loss_in_pieces(cb_model *model, cb_tensor *hidden, cb_tensor *
     }
     const cb_context whole = call.ctx;
     cb_tensor *total = NULL;
-    call.ctx.positions = call.ctx.segments = call.ctx.blend_weights = call.ctx.tasks = NULL;
+    call.ctx.positions = call.ctx.segments = call.ctx.blend_weights = call.ctx.tasks = call.ctx.conditions = NULL;
     call.ctx.cache = NULL;
     int64_t most = CHUNK_VALUES / model->config.vocab_size + 1, length = hidden->shape[1];
     loss_piece piece = {.rows = most / length > 1 ? most / length : 1, .tokens = most < length ? most : length};

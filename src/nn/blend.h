@@ -52,7 +52,7 @@ cb_tensor *cb_region_mend(const cb_region *r, cb_tensor *y, cb_tensor *part);
 cb_tensor *cb_regions_put(cb_tensor *y, int64_t n, size_t count, const cb_region *regions, cb_tensor *const *rows);
 /* A weighted share's weights as a factor of `like`, a taken part: 1 but in the first one or two dimensions. */
 cb_tensor *cb_region_weights(const cb_region *r, const cb_share *share, const cb_tensor *like, const cb_context *ctx);
-/* The context for a region, with its positions, segments (not of some tokens), tasks and residual, and no blend in it. */
+/* The context for a region, with its positions, segments (not of some tokens), tasks, conditions and residual, and no blend in it. */
 cb_context cb_region_context(const cb_context *ctx, const cb_region *r);
 
 #endif

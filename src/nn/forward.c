@@ -232,6 +232,7 @@ static cb_tensor *attend_rows(const cb_shared *shared, const cb_region *rows, co
         ctx.positions = cb_region_rows(rows, ctx.positions);
         ctx.segments = cb_region_rows(rows, ctx.segments);
         ctx.tasks = cb_region_rows(rows, ctx.tasks);
+        ctx.conditions = cb_region_rows(rows, ctx.conditions);
         ctx.blend = NULL;
     }
     for (size_t i = 0; i < shared->parts.count; i++) {

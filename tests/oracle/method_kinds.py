@@ -25,6 +25,7 @@ class Kind:
     """p: parameters by suffix; o: the config's options; name, w: of the layer, w (out, in) or None."""
 
     scale = 0.3
+    rows = {}  # what is known of each row of the batch: task_ids (B), conditions (B, C)
 
     def __init__(self, name, w, o, generator, shared):
         self.name, self.w, self.o, self.shared = name, w, o, shared
@@ -198,6 +199,103 @@ class LtSft(Kind):
         return y + F.linear(x, change.reshape(self.out, self.inside))
 
 
+class Mtlora(Kind):
+    """A pair that all tasks share and one of each, whose parts stand side by side (Agiza et al. 2024); row by row."""
+
+    def __init__(self, name, w, o, generator, shared):
+        ranks = [int(o.get("task_ranks", {}).get(str(t), o["task_rank"])) for t in range(o["num_tasks"])]
+        self.parts = torch.arange(sum(ranks)).split(ranks) if name.endswith(tuple(o.get("task_modules", [""]))) else []
+        super().__init__(name, w, o, generator, shared)
+
+    def parameters(self):
+        ranks = sum(len(part) for part in self.parts)
+        r = 0 if ranks and self.o.get("mode") == "matrix" else self.o["r"]  # y_t = W x + the task's own
+        shared = {"lora_shared_A": (r, self.inside), "lora_shared_B": (self.out, r)} if r else {}
+        return shared | ({"lora_tasks_A": (ranks, self.inside), "lora_tasks_B": (self.out, ranks)} if ranks else {})
+
+    def row(self, task, x, y):
+        if "lora_shared_A" in self.p:
+            y = y + self.o["scale"] * F.linear(x, self.p["lora_shared_B"] @ self.p["lora_shared_A"])
+        if self.parts:
+            part = self.parts[task]
+            scale = self.o.get("task_scales", {}).get(str(task), self.o["task_scale"])
+            y = y + scale * F.linear(x, self.p["lora_tasks_B"][:, part] @ self.p["lora_tasks_A"][part])
+        return y
+
+    def after(self, x, y):
+        return torch.stack([self.row(int(task), x[i], y[i]) for i, task in enumerate(self.rows["task_ids"])])
+
+
+class Petalface(Kind):
+    """Two pairs mixed by a row's quality (Narayan et al. 2025)."""
+
+    def parameters(self):
+        r = self.o["r"]
+        pairs = [""] if self.single() else ["_low", "_high"]
+        return {f"petalface{pair}_{m}": (r, self.inside) if m == "D" else (self.out, r) for pair in pairs for m in "DU"}
+
+    def single(self):
+        return self.name.endswith(tuple(self.o.get("single_modules", ["nothing"])))
+
+    def change(self, pair):
+        return self.p[f"petalface{pair}_U"] @ self.p[f"petalface{pair}_D"]
+
+    def after(self, x, y):
+        if self.single():
+            return y + self.o["scale"] * F.linear(x, self.change(""))
+        a = 0.5 + (self.rows["conditions"][:, self.o["condition"], None, None] - self.o["threshold"])
+        a = a.clamp(0, 1) if self.o["clamp"] else a
+        return y + self.o["scale"] * (F.linear((1 - a) * x, self.change("_low")) + F.linear(a * x, self.change("_high")))
+
+
+class S3Diff(Kind):
+    """A core for each row, made of its conditions and the layer's block (Zhang et al. 2024)."""
+
+    BLOCKS = 2  # of the base
+
+    def parameters(self):
+        return {"lora_A.weight": (self.o["r"], self.inside), "lora_B.weight": (self.out, self.o["r"])}
+
+    def __init__(self, name, w, o, generator, shared):
+        super().__init__(name, w, o, generator, shared)
+        f, h, e, r = o["frequencies"], o["hidden_size"], o["block_size"], o["r"]
+        sizes = {"frequencies": (f,), "condition.weight": (h, 2 * f * o["conditions"]), "condition.bias": (h,), "blocks": (self.BLOCKS + 1, e),
+                 "block.weight": (e, e), "block.bias": (e,), "fuse.weight": (r * r, h + e), "fuse.bias": (r * r,)}
+        for key, shape in sizes.items():
+            if "s3diff_" + key not in shared:
+                shared["s3diff_" + key] = (self.scale * torch.randn(*shape, generator=generator)).requires_grad_(key != "frequencies")
+
+    def linear(self, name, x):
+        return F.linear(x, self.shared[f"s3diff_{name}.weight"], self.shared[f"s3diff_{name}.bias"])
+
+    def core(self, conditions):
+        angles = [2 * torch.pi * c * self.shared["s3diff_frequencies"] for c in conditions]
+        waves = torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())])
+        block = int(self.name.split("layers.")[1].split(".")[0]) if "layers." in self.name else self.BLOCKS
+        both = torch.cat([self.linear("condition", waves).relu(), self.linear("block", self.shared["s3diff_blocks"][block]).relu()])
+        core = self.linear("fuse", both).reshape(self.o["r"], self.o["r"])
+        return core + torch.eye(self.o["r"]) if self.o["identity"] else core
+
+    def after(self, x, y):
+        scale = self.o["lora_alpha"] / self.o["r"]
+        rows = []
+        for i, conditions in enumerate(self.rows["conditions"][:, :self.o["conditions"]]):
+            mixed = torch.einsum("tk,kr->tr", F.linear(x[i], self.p["lora_A.weight"]), self.core(conditions))
+            rows.append(y[i] + scale * F.linear(mixed, self.p["lora_B.weight"]))
+        return torch.stack(rows)
+
+
+class Krona(Kind):
+    """A Kronecker product of two whole factors (Edalati et al. 2022; Marjit et al. 2024), made as a matrix."""
+
+    def parameters(self):
+        a1, a2 = self.o["a1"], self.o["a2"]
+        return {"krona_A": (a1, a2), "krona_B": (self.out // a1, self.inside // a2)}
+
+    def after(self, x, y):
+        return y + self.o["scale"] * F.linear(x, torch.kron(self.p["krona_A"], self.p["krona_B"]))
+
+
 REFT = dict(peft_type="REFT", width=48, r=3, prefix_positions=3, suffix_positions=2, dropout=0, orthogonality=True, tied_weights=False,
             subtract_projection=True)
 
@@ -221,7 +319,24 @@ CASES = {
                                        counts={f"model.layers.{i}.self_attn.q_proj": 60 + 40 * i for i in range(2)})),
     "dylora_qv": ("llama2", Dylora, dict(peft_type="DYLORA", r=4, min_rank=4, lora_alpha=6, rule="full", target_modules=["q_proj", "v_proj"])),
 }
+CASES |= {
+    "mtlora_sum": ("llama2", Mtlora, dict(peft_type="MTLORA", r=3, num_tasks=3, task_rank=2, task_ranks={"1": 4}, scale=0.5, task_scale=0.25,
+                                          task_scales={"1": 0.75}, dropout=0, target_modules=["q_proj", "up_proj"])),
+    "mtlora_apart": ("llama2", Mtlora, dict(peft_type="MTLORA", r=3, num_tasks=2, task_rank=2, scale=0.5, task_scale=0.5, mode="matrix",
+                                            dropout=0, task_modules=["down_proj"], target_modules=["v_proj", "down_proj"])),
+    "petalface_qkv": ("llama2", Petalface, dict(peft_type="PETALFACE", r=3, scale=1, condition=1, threshold=0.4, clamp=True, dropout=0,
+                                                single_modules=["down_proj"], target_modules=["q_proj", "v_proj", "down_proj"])),
+    "petalface_open": ("gpt2", Petalface, dict(peft_type="PETALFACE", r=2, scale=0.5, condition=0, threshold=0.9, clamp=False, dropout=0,
+                                               target_modules=["c_attn"])),
+    "s3diff_qd": ("llama2", S3Diff, dict(peft_type="S3DIFF", r=3, lora_alpha=4, conditions=2, frequencies=4, hidden_size=6, block_size=5,
+                                         identity=False, target_modules=["q_proj", "down_proj", "lm_head"])),
+    "s3diff_identity": ("llama2", S3Diff, dict(peft_type="S3DIFF", r=2, lora_alpha=1, conditions=1, frequencies=3, hidden_size=5, block_size=4,
+                                               identity=True, target_modules=["v_proj"])),
+    "krona_qkvo": ("llama2", Krona, dict(peft_type="KRONA", a1=4, a2=6, scale=0.5, target_modules=["q_proj", "up_proj", "o_proj"])),
+}
 GRADIENTS_KEPT = 6
+OF_ROWS = {Mtlora: dict(task_ids=torch.tensor([1, 0])), Petalface: dict(conditions=torch.tensor([[0.9, 0.15], [0.2, 1.1]])),
+           S3Diff: dict(conditions=torch.tensor([[0.3, 0.8], [0.65, 0.1]]))}
 
 
 def weight_of(module):
@@ -243,6 +358,8 @@ def put_on(model, kind, options, generator, parts):
         module.register_forward_hook(lambda m, args, y, part=part: part.after(args[0], y) if torch.is_tensor(y)
                                      else (part.after(args[0], y[0]),) + y[1:])
         parameters |= {f"base_model.model.{name}.{suffix}": p for suffix, p in part.p.items()}
+        if name == "lm_head":  # as PEFT, which writes an adapted head's own weight beside
+            parameters["base_model.model.lm_head.base_layer.weight"] = module.weight.detach()
     return parameters | {f"base_model.{suffix}": p for suffix, p in shared.items()}
 
 
@@ -253,10 +370,11 @@ def make(name, base, kind, options, path):
     parts = []
     parameters = put_on(model, kind, options, generator, parts)
     ids, labels, _ = batch(model.config.vocab_size, generator, False)
+    Kind.rows = OF_ROWS.get(kind, {})
     out = model(input_ids=ids, labels=labels, use_cache=False)
     loss = out.loss + sum(part.penalty() for part in parts)
     loss.backward()
-    tensors = dict(input_ids=ids, labels=labels, logits=out.logits, loss=loss)
+    tensors = dict(input_ids=ids, labels=labels, logits=out.logits, loss=loss) | Kind.rows
     keys = sorted(key for key, p in parameters.items() if p.grad is not None)
     for key in keys[:: max(1, len(keys) // GRADIENTS_KEPT)]:
         tensors["grad." + key] = parameters[key].grad

@@ -73,6 +73,22 @@ static inline const char *scratch_path(const char *name)
     return p;
 }
 
+/* For cmocka_run_group_tests(): the directory of scratch_path(). */
+static inline int make_scratch(void **state)
+{
+    (void)state;
+    cb_error_clear();
+    return mkdtemp(scratch) ? 0 : -1;
+}
+
+static inline int remove_scratch(void **state)
+{
+    (void)state;
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf %s", scratch);
+    return system(command);
+}
+
 /* ---- expected values ---- */
 
 typedef struct expected {
@@ -148,12 +164,17 @@ static inline void assert_close(const cb_tensor *found, const cb_tensor *wanted,
     assert_true(distance(found, wanted) <= 1e-4);
 }
 
-static inline cb_tensor *logits_for(cb_model *model, cb_tensor *ids, cb_tensor *tasks)
+static inline cb_tensor *logits_in(cb_model *model, cb_tensor *ids, const cb_context *ctx)
 {
     cb_tensor *y = NULL;
-    cb_no_grad y = cb_model_logits(model, cb_cast(ids, CB_I32), &(cb_context){.tasks = tasks});
+    cb_no_grad y = cb_model_logits(model, cb_cast(ids, CB_I32), ctx);
     assert_ok(y);
     return y;
+}
+
+static inline cb_tensor *logits_for(cb_model *model, cb_tensor *ids, cb_tensor *tasks)
+{
+    return logits_in(model, ids, &(cb_context){.tasks = tasks});
 }
 
 static inline cb_tensor *logits_of(cb_model *model, cb_tensor *ids)
@@ -213,9 +234,10 @@ static inline void check_adapter(const char *name, double loose)
     cb_adapter *adapter = cb_adapter_load(reference_path(name), cb_model_root(model), cb_model_type(model));
     assert_ok(adapter);
     cb_tensor *ids = cb_cast(expected_tensor(&e, "input_ids"), CB_I32);
-    cb_tensor *tasks = cb_safetensors_find(e.file, "task_ids") ? cb_cast(expected_tensor(&e, "task_ids"), CB_I32) : NULL;
-    assert_within(logits_for(model, ids, tasks), expected_tensor(&e, "logits"), 1e-5 * loose, name);
-    cb_context ctx = {.training = true, .tasks = tasks};
+    cb_context ctx = {.tasks = cb_safetensors_find(e.file, "task_ids") ? cb_cast(expected_tensor(&e, "task_ids"), CB_I32) : NULL,
+                      .conditions = cb_safetensors_find(e.file, "conditions") ? expected_tensor(&e, "conditions") : NULL};
+    assert_within(logits_in(model, ids, &ctx), expected_tensor(&e, "logits"), 1e-5 * loose, name);
+    ctx.training = true;
     cb_tensor *loss = cb_model_loss(model, ids, targets_of(expected_tensor(&e, "labels")), 0, &ctx);
     cb_tensor *rest = cb_adapter_regulariser(adapter);
     loss = rest ? cb_add(loss, rest) : loss;
@@ -231,12 +253,27 @@ static inline void check_adapter(const char *name, double loose)
     cb_model_free(model);
 }
 
+/* A fresh one; NULL when it is refused by the model. */
+static inline cb_adapter *attempt(cb_model *model, const char *kind, const char *options, uint64_t seed)
+{
+    cb_adapter *adapter = cb_adapter_new(kind, NULL);
+    assert_ok(adapter && cb_adapter_set_json(adapter, kind, options));
+    if (cb_adapter_attach(adapter, cb_model_root(model), cb_model_type(model), seed))
+        return adapter;
+    cb_adapter_free(adapter);
+    return NULL;
+}
+
+static inline cb_adapter *made(cb_model *model, const char *kind, const char *options, uint64_t seed)
+{
+    cb_adapter *adapter = attempt(model, kind, options, seed);
+    assert_ok(adapter);
+    return adapter;
+}
+
 static inline cb_adapter *fresh(cb_model *model, const char *options, uint64_t seed)
 {
-    cb_adapter *adapter = cb_adapter_new("lora", NULL);
-    assert_ok(cb_adapter_set_json(adapter, "options", options));
-    assert_ok(cb_adapter_attach(adapter, cb_model_root(model), cb_model_type(model), seed));
-    return adapter;
+    return made(model, "lora", options, seed);
 }
 
 static inline cb_tensor *parameter(const cb_adapter *adapter, const char *name)

@@ -157,23 +157,13 @@ static void generation_continues_a_prompt(void **state)
     }
 }
 
-static cb_adapter *made(cb_model *model, const char *kind, const char *options)
-{
-    cb_adapter *adapter = cb_adapter_new(kind, NULL);
-    assert_ok(cb_adapter_set_json(adapter, kind, options));
-    if (cb_adapter_attach(adapter, cb_model_root(model), cb_model_type(model), 1))
-        return adapter;
-    cb_adapter_free(adapter);
-    return NULL;
-}
-
 /* ReFT's tokens: counted from each sequence's first, with and without a cache, in packed rows and beside padding. */
 static void reft_edits_the_tokens_of_each_sequence(void **state)
 {
     (void)state;
     cb_scope *scope = cb_scope_open();
     cb_model *model = load_model("llama2");
-    cb_adapter *adapter = made(model, "reft", "{\"r\": 2, \"suffix_positions\": 1, \"prefix_positions\": 2, \"dropout\": 0}");
+    cb_adapter *adapter = made(model, "reft", "{\"r\": 2, \"suffix_positions\": 1, \"prefix_positions\": 2, \"dropout\": 0}", 1);
     assert_ok(adapter);
     int32_t ids[9], segments[9] = {-1, -1, 0, 0, 0, 0, 1, 1, 1}, positions[9] = {0, 0, 0, 1, 2, 3, 0, 1, 2};
     for (int i = 0; i < 9; i++)
@@ -206,7 +196,7 @@ static void a_gate_is_of_each_sequence(void **state)
     (void)state;
     cb_scope *scope = cb_scope_open();
     cb_model *model = load_model("llama2");
-    cb_adapter *adapter = made(model, "bottleneck", "{\"use_gating\": true, \"mh_adapter\": true}");
+    cb_adapter *adapter = made(model, "bottleneck", "{\"use_gating\": true, \"mh_adapter\": true}", 1);
     assert_ok(adapter);
     randomise(adapter, 3);
     int32_t ids[9], segments[9] = {-1, -1, 0, 0, 0, 0, 1, 1, 1}, positions[9] = {0, 0, 0, 1, 2, 3, 0, 1, 2};
@@ -233,7 +223,7 @@ static void an_invertible_map_is_undone(void **state)
         cb_scope *scope = cb_scope_open();
         cb_model *model = load_model("llama2");
         char *options = cb_format("{\"inv_adapter\": \"%s\", \"output_adapter\": false}", forms[i]);
-        cb_adapter *adapter = made(model, "bottleneck", options);
+        cb_adapter *adapter = made(model, "bottleneck", options, 1);
         assert_ok(adapter);
         randomise(adapter, 3);
         cb_module *const *modules;
@@ -295,8 +285,8 @@ static void what_cannot_be_is_refused(void **state)
     };
     cb_model *model = load_model("llama2");
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
-        assert_refused(!made(model, refused[i][0], refused[i][1]), refused[i][2]);
-    cb_adapter *adapter = made(model, "bottleneck", "{\"target_modules\": [\"q_proj\"]}");
+        assert_refused(!attempt(model, refused[i][0], refused[i][1], 1), refused[i][2]);
+    cb_adapter *adapter = made(model, "bottleneck", "{\"target_modules\": [\"q_proj\"]}", 1);
     assert_ok(adapter && cb_adapter_save(adapter, scratch_path("linear"), NULL));
     cb_adapter_free(adapter);
     assert_refused(!cb_adapter_rewrite(scratch_path("linear"), cb_model_root(model), "llama", "adapterhub", scratch_path("never")),
@@ -304,21 +294,6 @@ static void what_cannot_be_is_refused(void **state)
     assert_refused(!cb_adapter_rewrite(scratch_path("linear"), cb_model_root(model), "llama", "mlx", scratch_path("never")),
                    "holds LoRA only");
     cb_model_free(model);
-}
-
-static int make_scratch(void **state)
-{
-    (void)state;
-    cb_error_clear();
-    return mkdtemp(scratch) ? 0 : -1;
-}
-
-static int remove_scratch(void **state)
-{
-    (void)state;
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf %s", scratch);
-    return system(command);
 }
 
 int main(void)

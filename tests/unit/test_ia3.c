@@ -5,21 +5,6 @@
 static const char *const names[] = {"ia3_default", "ia3_biases", "ia3_none", "ia3_regex", "ia3_gpt2"};
 enum { NAMES = sizeof names / sizeof *names };
 
-static int make_scratch(void **state)
-{
-    (void)state;
-    cb_error_clear();
-    return mkdtemp(scratch) ? 0 : -1;
-}
-
-static int remove_scratch(void **state)
-{
-    (void)state;
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf %s", scratch);
-    return system(command);
-}
-
 static void logits_and_gradients_are_those_of_peft(void **state)
 {
     (void)state;

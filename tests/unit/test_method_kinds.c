@@ -2,14 +2,6 @@
 #include "adapter_fixtures.h"
 #include "cambium/merge.h"
 
-static cb_adapter *made(cb_model *model, const char *kind, const char *options, uint64_t seed)
-{
-    cb_adapter *adapter = cb_adapter_new(kind, NULL);
-    assert_ok(cb_adapter_set_json(adapter, kind, options));
-    assert_ok(cb_adapter_attach(adapter, cb_model_root(model), cb_model_type(model), seed));
-    return adapter;
-}
-
 static float *values(const cb_adapter *adapter, const char *name)
 {
     return parameter(adapter, name)->data;
@@ -329,21 +321,6 @@ static void lora_xs_has_the_weights_own_directions(void **state)
     cb_adapter_free(adapter);
     cb_model_free(model);
     cb_scope_close(scope);
-}
-
-static int make_scratch(void **state)
-{
-    (void)state;
-    cb_error_clear();
-    return mkdtemp(scratch) ? 0 : -1;
-}
-
-static int remove_scratch(void **state)
-{
-    (void)state;
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf %s", scratch);
-    return system(command);
 }
 
 int main(void)

@@ -345,26 +345,19 @@ static void a_resumed_run_ends_with_the_bits_of_one_that_never_stopped(void **st
 
 /* ---- what is refused ---- */
 
-static bool made(cb_model *model, const char *kind, const char *options)
-{
-    cb_adapter *adapter = cb_adapter_new(kind, NULL);
-    bool ok = cb_adapter_set_json(adapter, kind, options) && cb_adapter_attach(adapter, cb_model_root(model), cb_model_type(model), 3);
-    cb_adapter_free(adapter);
-    return ok;
-}
-
 static void what_does_not_fit_is_refused_by_name(void **state)
 {
     (void)state;
     cb_scope *scope = cb_scope_open();
     cb_model *model = load_model("llama2");
-    assert_refused(!made(model, "prompt_tuning", "{\"token_dim\": 40}"), "token_dim: found 40, expected 48, which this model has");
-    assert_refused(!made(model, "prefix_tuning", "{\"num_layers\": 3}"), "num_layers: found 3, expected 2");
-    assert_refused(!made(model, "prompt_tuning", "{\"prompt_tuning_init\": \"TEXT\"}"), "prompt_tuning_init: found TEXT");
-    assert_refused(!made(model, "p_tuning", "{\"encoder_reparameterization_type\": \"LSTM\"}"), "found LSTM");
-    assert_refused(!made(model, "prompt_tuning", "{\"target_modules\": [\"q_proj\"]}"), "target_modules: found some, expected none");
-    assert_refused(!made(model, "prompt_tuning", "{\"modules_to_save\": [\"lm_head\"]}"), "modules_to_save: found some, expected none");
-    assert_refused(!made(model, "adaption_prompt", "{\"adapter_layers\": 3}"), "adapter_layers: found 3, expected at most 2");
+    assert_refused(!attempt(model, "prompt_tuning", "{\"token_dim\": 40}", 3), "token_dim: found 40, expected 48, which this model has");
+    assert_refused(!attempt(model, "prefix_tuning", "{\"num_layers\": 3}", 3), "num_layers: found 3, expected 2");
+    assert_refused(!attempt(model, "prompt_tuning", "{\"prompt_tuning_init\": \"TEXT\"}", 3), "prompt_tuning_init: found TEXT");
+    assert_refused(!attempt(model, "p_tuning", "{\"encoder_reparameterization_type\": \"LSTM\"}", 3), "found LSTM");
+    assert_refused(!attempt(model, "prompt_tuning", "{\"target_modules\": [\"q_proj\"]}", 3), "target_modules: found some, expected none");
+    assert_refused(!attempt(model, "prompt_tuning", "{\"modules_to_save\": [\"lm_head\"]}", 3),
+                   "modules_to_save: found some, expected none");
+    assert_refused(!attempt(model, "adaption_prompt", "{\"adapter_layers\": 3}", 3), "adapter_layers: found 3, expected at most 2");
     cb_adapter *first = put_on(&cases[0], model), *second = put_on(&cases[0], model);
     assert_refused(!cb_model_logits(model, some_ids(), &(cb_context){0}), "virtual tokens: found those of two adapters");
     cb_adapter_set_strength(second, 0);
@@ -415,20 +408,6 @@ static void failing_allocations_leave_nothing_behind(void **state)
         cb_adapter_free(adapter);
         cb_model_free(model);
     }
-}
-
-static int make_scratch(void **state)
-{
-    (void)state;
-    return mkdtemp(scratch) ? 0 : -1;
-}
-
-static int remove_scratch(void **state)
-{
-    (void)state;
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf %s", scratch);
-    return system(command);
 }
 
 static int without_errors(void **state)
