@@ -155,7 +155,8 @@ static bool mtlora_initialise(cb_module *m, const void *config, uint64_t seed)
 static cb_tensor *own_ranks(const mtlora_state *s, const cb_context *ctx)
 {
     const mtlora_config *config = s->config;
-    cb_tensor *tasks = config->use_task < 0 ? cb_tasks_of(ctx, config->num_tasks, "num_tasks") : cb_full(CB_I32, (double)config->use_task, 1);
+    cb_tensor *tasks =
+        config->use_task < 0 ? cb_tasks_of(ctx, config->num_tasks, "num_tasks") : cb_full(CB_I32, (double)config->use_task, 1);
     cb_tensor *own = tasks ? cb_zeros(CB_F32, tasks->shape[0], s->task_ranks) : NULL;
     for (int64_t i = 0; own && i < tasks->shape[0]; i++) {
         int32_t task = ((const int32_t *)tasks->data)[i];

@@ -111,7 +111,7 @@ static const kind_case cases[] = {
     {"lt_sft", "a,b", "{\"counts\": {\"a\": 40, \"b\": 7}}", 0},
     {"delora", "a,b", "{\"r\": 3, \"delora_lambda\": 3, \"lambda_pattern\": {\"b\": 5}}", 0},
     {"poly", "a,b", "{\"r\": 3, \"n_tasks\": 2}", 0},
-    {"poly", "a,b", "{\"r\": 2, \"n_skills\": 3, \"n_splits\": 4, \"init_weights\": false}", -1},
+    {"poly", "a,b", "{\"r\": 2, \"n_tasks\": 2, \"n_skills\": 3, \"n_splits\": 4, \"init_weights\": false}", -1},
     {"adalora", "a,b,conv", "{\"init_r\": 4, \"target_r\": 2, \"total_step\": 10}", 0},
     {"adalora", "a,b",
      "{\"init_r\": 3, \"target_r\": 2, \"lora_alpha\": 0.2, \"init_lora_weights\": false, \"rank_pattern\": {\"a.lora_E\": [true, false, "
