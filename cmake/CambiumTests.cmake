@@ -64,7 +64,8 @@ if(TARGET cambium AND EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/run.sh)
     adapter-mlx/adapters.safetensors sprig-merged.gguf)
   register_test(cli_lora_page ${page} docs/lora.md out/merged/model.safetensors out/loftq/adapter_model.safetensors
     out/merged-saved/model.safetensors out/dora-further/adapter_model.safetensors)
-  register_test(cli_composition_page ${page} docs/composition.md out/bible/adapter_model.safetensors out/merged/model.safetensors)
+  register_test(cli_composition_page ${page} docs/composition.md out/bible/adapter_model.safetensors out/merged/model.safetensors
+                out/fused/mixer.safetensors out/gated/gate.safetensors out/stacked/default/adapter_model.safetensors)
   register_test(cli_recursive_page ${page} docs/methods/relaxed-recursive.md out/uptrained/relaxation/adapter_model.safetensors
     out/full/model.safetensors)
   register_test(cli_dylora_page ${page} docs/methods/dylora.md out/dylora-rank-2/model.safetensors)

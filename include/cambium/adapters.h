@@ -229,25 +229,56 @@ CB_API cb_gate *cb_gate_new_with(size_t parts, cb_gate_options options);
 #define cb_gate_new(parts, ...) cb_gate_new_with(parts, (cb_gate_options){__VA_ARGS__})
 CB_API void cb_gate_free(cb_gate *gate);                                             /* NULL is allowed */
 CB_API size_t cb_gate_parameters(const cb_gate *gate, const cb_named_tensor **list); /* to be trained */
+CB_API const cb_gate_options *cb_gate_options_of(const cb_gate *gate);
 /* (B, N) f32 for a context's blend_weights, with the gate's gradients; input as the options say. */
 CB_API cb_tensor *cb_gate_weights(const cb_gate *gate, cb_tensor *input);
 
+/* ---- mixers: on each layer, weights for what adapters make of it, trained ---- */
+
+typedef enum cb_mixer_form {
+    CB_MIXER_FUSION, /* the result attends to what each adapter adds to it (AdapterFusion, Pfeiffer et al. 2021, arXiv:2005.00247) */
+    CB_MIXER_ROUTER  /* softmax of a linear layer on the layer's input, for each token: a mixture of experts */
+} cb_mixer_form;
+typedef struct cb_mixer_options {
+    int64_t mix_top_k;
+    double mix_temperature;
+    bool fusion_value;
+    double fusion_regularization;
+} cb_mixer_options;
+extern CB_API const cb_option cb_mixer_option_table[];
+typedef struct cb_mixer cb_mixer;
+/* Over attached adapters, on every layer that one of them is on, among those that are on it; options NULL: defaults.  f32.  Adapters of
+ * embeddings and convolutions are CB_ERR_UNSUPPORTED.  It must not outlive the layers. */
+CB_API cb_mixer *cb_mixer_new(cb_mixer_form form, cb_adapter *const *adapters, size_t count, const cb_mixer_options *options,
+                              uint64_t seed);
+CB_API void cb_mixer_free(cb_mixer *mixer);                                             /* NULL is allowed */
+CB_API size_t cb_mixer_parameters(const cb_mixer *mixer, const cb_named_tensor **list); /* to be trained */
+/* Mixes what is in the blend, which must be those adapters and nothing else; what is added later acts after.  The mixer must outlive it. */
+CB_API bool cb_mixer_blend(const cb_mixer *mixer, cb_blend *blend);
+/* What is added to the loss once an update: a scalar; NULL without an error: nothing. */
+CB_API cb_tensor *cb_mixer_regulariser(const cb_mixer *mixer);
+
 /* ---- a composition: adapters and how they are mixed, as one directory ---- */
 
-/* DIR/blend.json names the parts, DIR/NAME is a PEFT directory for each, DIR/gate.safetensors what the gate has learned. */
+/* DIR/blend.json names the parts, DIR/NAME is a PEFT directory for each, DIR/gate.safetensors and DIR/mixer.safetensors what gate and mixer have learned. */
 typedef struct cb_composition {
     cb_adapter **adapters; /* (count), in their order */
     double *weights;       /* strengths; with a gate, what each is multiplied with is up to it */
     size_t count;
-    cb_gate *gate; /* NULL: the weights are all */
+    cb_gate *gate;   /* NULL: the weights are all */
+    cb_mixer *mixer; /* of all of them, instead of a gate; NULL: they act one after another */
 } cb_composition;
+/* Whether it can be saved: names that are those of files, each another; a gate or a mixer. */
+CB_API bool cb_composition_check(const cb_composition *c);
+CB_API char *cb_composition_json(const cb_composition *c); /* the text of blend.json, and the adapters' options; free with cb_free() */
 /* Adapters go by their names, of which each must be another.  Parts are written first, blend.json last. */
 CB_API bool cb_composition_save(const cb_composition *c, const char *directory, const char *base_model);
 /* Its adapters are off: put them into a blend, or switch them on at their weights. */
 CB_API bool cb_composition_load(cb_composition *c, const char *directory, cb_layer *root, const char *model_type);
-CB_API void cb_composition_free(cb_composition *c); /* with its adapters and gate */
+CB_API void cb_composition_free(cb_composition *c); /* with its adapters, gate and mixer */
 CB_API bool cb_is_composition(const char *directory);
-/* All parts for every row: at their weights, or by columns 0, 1, ... of what the gate gives. */
+/* All parts for every row: at their weights, by columns 0, 1, ... of what the gate gives, or as the mixer does.  With a mixer the blend is to be
+ * empty. */
 CB_API bool cb_composition_blend(const cb_composition *c, cb_blend *blend);
 
 /* Everything trainable: module parameters, saved modules, biases; names as in adapter_model.safetensors.  Valid until detach. */

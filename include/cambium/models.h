@@ -32,6 +32,12 @@ CB_API void cb_model_free(cb_model *model);
  * atomically; tied weights once. */
 CB_API bool cb_model_save(const cb_model *model, const char *directory, cb_dtype dtype);
 
+/* The weights (rows, N) or (rows, T, N) of a blend's parts in a pass, with their gradients; NULL with an error. */
+typedef cb_tensor *cb_weigh_function(void *user, int64_t rows, const cb_context *ctx);
+/* Gives the model a blend (NULL: none) for all passes whose context names none, whoever makes them: training, evaluation, generation.  It is
+ * freed with the model or when another is given.  `weigh` may be NULL. */
+CB_API void cb_model_set_blend(cb_model *model, cb_blend *blend, cb_weigh_function *weigh, void *user);
+
 CB_API cb_layer *cb_model_root(const cb_model *model);
 CB_API const char *cb_model_type(const cb_model *model);
 CB_API const char *cb_model_directory(const cb_model *model); /* as given to load */

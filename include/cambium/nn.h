@@ -95,7 +95,7 @@ typedef struct cb_module_kind {
     const char *name;
     /* before: gives the layer another input */
     cb_tensor *(*before)(const cb_module *m, cb_tensor *x, const cb_context *ctx);
-    /* which of these it is, for a kind that can be merged; NULL: CB_INPUT_KEPT */
+    /* which of these it is, for a kind that can be merged or mixed; NULL: CB_INPUT_KEPT in merging, not known in mixing */
     cb_input_change (*input)(const cb_module *m);
     /* on the weight: gives the layer another weight for this pass (masks, rotations, magnitude) */
     cb_tensor *(*weight)(const cb_module *m, cb_tensor *weight, const cb_context *ctx);
@@ -182,6 +182,20 @@ CB_API void cb_blend_clear(cb_blend *blend); /* empty again, its memory kept */
  * products).  With a weight w the module's result counts as y + w (result - y); what changes the weight or the bias of a layer, or its
  * attention, counts so by what it makes of the layer's result with no other module of partial share. */
 CB_API bool cb_blend_put(cb_blend *blend, const cb_layer *layer, const cb_module *module, const cb_share *share);
+/* How what several modules make of a layer's result becomes one. */
+typedef struct cb_mix cb_mix;
+typedef struct cb_mix_kind {
+    const char *name;
+    /* x went in, y came out so far; changes[i] is what module i makes of y alone, less y; gives the new y. */
+    cb_tensor *(*forward)(const cb_mix *m, cb_tensor *x, cb_tensor *y, cb_tensor *const *changes, size_t count, const cb_context *ctx);
+} cb_mix_kind;
+struct cb_mix {
+    const cb_mix_kind *kind;
+    const cb_layer *layer;
+};
+/* The modules that are on the blend's list of `layer` by now, `count` of them, are mixed; those that are put there later act on what comes
+ * out.  They must act on the layer's result alone (CB_ERR_UNSUPPORTED) and have no share.  The mix is used in place. */
+CB_API bool cb_blend_mix(cb_blend *blend, const cb_layer *layer, const cb_mix *mix, size_t count);
 /* Gives the blend a block of cb_alloc() that is freed when it is cleared or freed; NULL (block freed) on failure. */
 CB_API void *cb_blend_own(cb_blend *blend, void *block);
 /* Whether the blend (NULL: of course) is one for `rows` rows with these weights (B, N), (B, T, N) or NULL; T is `tokens`. */

@@ -75,6 +75,15 @@ CB_API bool cb_train_whole(cb_trainee *what, cb_model *model, cb_adapter *adapte
                            const char *tokenizer_path, cb_dtype dtype);
 CB_API void cb_train_whole_free(cb_trainee *what);
 
+/* Passes of the model go through the composition from here on, in place of what is on its layers' lists (cb_model_set_blend()).  The composition
+ * must outlive the model, or be taken back by cb_model_set_blend(model, NULL, NULL, NULL).  Its gate, if it has one, must be of tasks
+ * (CB_ERR_UNSUPPORTED): those of the pass. */
+CB_API bool cb_composition_use(const cb_composition *c, cb_model *model);
+/* A composition in use, of which gate, mixer and the adapter after the first `frozen`, if there is one, are trained; saved as one directory.
+ * What is frozen stays bit for bit.  Give it back with cb_train_composition_free() before the composition. */
+CB_API bool cb_train_composition(cb_trainee *what, cb_model *model, const cb_composition *c, size_t frozen);
+CB_API void cb_train_composition_free(cb_trainee *what);
+
 /* ---- Distillation ---- */
 
 /* Beside the cross-entropy: for each target the divergence KL(teacher || model) of the next token (Hinton et al. 2015), and, of a recursive

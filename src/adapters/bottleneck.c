@@ -225,8 +225,7 @@ static bool is_bottleneck(const bottleneck_state *state)
     return state->place != PLACE_MAP && state->place != PLACE_INVERSE;
 }
 
-/* The width of the stream: of an attention or MLP layer, what its last linear layer gives; of a block, what its first norm has. */
-static int64_t stream_width(const cb_layer *layer)
+int64_t cb_stream_width(const cb_layer *layer)
 {
     if (layer->kind == CB_LAYER_LINEAR)
         return layer->in_features;
@@ -248,7 +247,7 @@ static bool bottleneck_create(cb_module *m, const void *config_, const cb_layer 
     bottleneck_state *state = m->state;
     state->config = config;
     state->place = place_of(config, layer);
-    int64_t width = stream_width(layer);
+    int64_t width = cb_stream_width(layer);
     if (state->place == PLACE_MAP && config->inv_adapter == CB_INVERTIBLE_NONE)
         return cb_fail(CB_ERR_ARGUMENT, "inv_adapter: found none for layer %s, expected nice or glow on a block", layer->name) == CB_OK;
     if (width < 2)
@@ -542,6 +541,12 @@ static cb_tensor *bottleneck_before(const cb_module *m, cb_tensor *x, const cb_c
     }
 }
 
+static cb_input_change bottleneck_input(const cb_module *m)
+{
+    const bottleneck_state *state = m->state;
+    return is_bottleneck(state) && state->place != PLACE_INPUT ? CB_INPUT_KEPT : CB_INPUT_ALONE;
+}
+
 static cb_tensor *bottleneck_forward(const cb_module *m, cb_tensor *x, cb_tensor *y, const cb_context *ctx)
 {
     const bottleneck_state *state = m->state;
@@ -579,7 +584,11 @@ const cb_adapter_kind cb_kind_bottleneck = {
     .config_size = sizeof(cb_bottleneck_config),
     .state_size = sizeof(bottleneck_state),
     .group_size = sizeof(cb_phm_shared),
-    .module = {.name = "bottleneck", .before = bottleneck_before, .forward = bottleneck_forward, .adds = bottleneck_adds},
+    .module = {.name = "bottleneck",
+               .before = bottleneck_before,
+               .input = bottleneck_input,
+               .forward = bottleneck_forward,
+               .adds = bottleneck_adds},
     .hosts = 1u << CB_LAYER_ATTENTION | 1u << CB_LAYER_MLP | 1u << CB_LAYER_LINEAR | 1u << CB_LAYER_BLOCK,
     .chooses = bottleneck_chooses,
     .check = bottleneck_check,

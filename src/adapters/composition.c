@@ -3,11 +3,13 @@
  *     {"format": "cambium-blend", "version": 1,
  *      "parts": [{"name": "formal", "weight": 0.5}, {"name": "short", "weight": 1.0}]}
  *
- * A "gate" there means that gate.safetensors weighs the parts for each sample (gate.c). */
+ * A "gate" there means that gate.safetensors weighs the parts for each sample (gate.c), a "mixer" that mixer.safetensors mixes them on each
+ * layer (mixer.c). */
 #include <math.h>
 #include <string.h>
 
 #include "adapters/gate.h"
+#include "adapters/mixer.h"
 #include "cambium/files.h"
 
 #define FILE_NAME "blend.json"
@@ -29,6 +31,7 @@ void cb_composition_free(cb_composition *c)
     cb_free(c->adapters);
     cb_free(c->weights);
     cb_gate_free(c->gate);
+    cb_mixer_free(c->mixer);
     *c = (cb_composition){0};
 }
 
@@ -37,7 +40,7 @@ bool cb_composition_blend(const cb_composition *c, cb_blend *blend)
     for (size_t i = 0; i < c->count; i++)
         if (!cb_blend_add(blend, c->adapters[i], .weight = c->weights[i], .weighted = c->gate != NULL, .column = (int)i))
             return false;
-    return true;
+    return !c->mixer || cb_mixer_blend(c->mixer, blend);
 }
 
 /* ---- writing ---- */
@@ -53,6 +56,14 @@ static bool check_name(const cb_composition *c, size_t i)
            cb_fail(CB_ERR_ARGUMENT, "composition: found the adapter's name \"%.100s\", expected another file name for each", name) == CB_OK;
 }
 
+bool cb_composition_check(const cb_composition *c)
+{
+    for (size_t i = 0; i < c->count; i++)
+        if (!check_name(c, i))
+            return false;
+    return !(c->gate && c->mixer) || cb_fail(CB_ERR_ARGUMENT, "composition: found a gate and a mixer, expected one of them") == CB_OK;
+}
+
 static json_t *to_json(const cb_composition *c)
 {
     json_t *parts = json_array(), *value = json_object();
@@ -66,12 +77,27 @@ static json_t *to_json(const cb_composition *c)
             ok = json_array_append(parts, part) == 0 || cb_fail(CB_ERR_MEMORY, "composition: no memory for its parts") == CB_OK;
         json_decref(part);
     }
-    ok = ok && cb_json_put(value, "parts", json_incref(parts)) && (!c->gate || cb_json_put(value, "gate", cb_gate_json(c->gate)));
+    ok = ok && cb_json_put(value, "parts", json_incref(parts)) && (!c->gate || cb_json_put(value, "gate", cb_gate_json(c->gate))) &&
+         (!c->mixer || cb_json_put(value, "mixer", cb_mixer_json(c->mixer)));
     json_decref(parts);
     if (ok)
         return value;
     json_decref(value);
     return NULL;
+}
+
+char *cb_composition_json(const cb_composition *c)
+{
+    json_t *value = to_json(c);
+    char *text = value ? cb_json_dump(value, false) : NULL;
+    json_decref(value);
+    for (size_t i = 0; text && i < c->count; i++) {
+        char *options = cb_adapter_json(c->adapters[i]), *both = options ? cb_format("%s\n%s", text, options) : NULL;
+        cb_free(options);
+        cb_free(text);
+        text = both;
+    }
+    return text;
 }
 
 static bool write_parts(const cb_composition *c, const char *directory, const char *base_model)
@@ -85,15 +111,17 @@ static bool write_parts(const cb_composition *c, const char *directory, const ch
     char *gate = c->gate ? cb_path_join(directory, CB_GATE_FILE) : NULL;
     ok = ok && (!c->gate || (gate && cb_gate_write(c->gate, gate)));
     cb_free(gate);
+    char *mixer = c->mixer ? cb_path_join(directory, CB_MIXER_FILE) : NULL;
+    ok = ok && (!c->mixer || (mixer && cb_mixer_write(c->mixer, mixer)));
+    cb_free(mixer);
     return ok;
 }
 
 /* The parts first: a directory with blend.json has them all. */
 bool cb_composition_save(const cb_composition *c, const char *directory, const char *base_model)
 {
-    for (size_t i = 0; i < c->count; i++)
-        if (!check_name(c, i))
-            return false;
+    if (!cb_composition_check(c))
+        return false;
     json_t *value = to_json(c);
     char *path = cb_path_join(directory, FILE_NAME);
     bool ok = value && path && cb_directory_make(directory) && write_parts(c, directory, base_model) && cb_json_save(path, value, true);
@@ -128,6 +156,22 @@ static bool read_part(cb_composition *c, const char *file, const char *directory
     return true;
 }
 
+static bool read_gate(cb_composition *c, const char *file, const char *directory, const json_t *gate)
+{
+    char *path = cb_path_join(directory, CB_GATE_FILE);
+    c->gate = path ? cb_gate_read(file, gate, path, c->count) : NULL;
+    cb_free(path);
+    return c->gate;
+}
+
+static bool read_mixer(cb_composition *c, const char *file, const char *directory, const json_t *mixer)
+{
+    char *path = cb_path_join(directory, CB_MIXER_FILE);
+    c->mixer = path ? cb_mixer_read(file, mixer, path, c->adapters, c->count) : NULL;
+    cb_free(path);
+    return c->mixer;
+}
+
 static bool read_parts(cb_composition *c, const char *file, const char *directory, const json_t *value, cb_layer *root,
                        const char *model_type)
 {
@@ -141,13 +185,10 @@ static bool read_parts(cb_composition *c, const char *file, const char *director
     bool ok = c->adapters && c->weights;
     for (size_t i = 0; ok && i < count; i++)
         ok = read_part(c, file, directory, json_array_get(parts, i), root, model_type);
-    const json_t *gate = json_object_get(value, "gate");
-    if (!ok || !gate)
-        return ok;
-    char *path = cb_path_join(directory, CB_GATE_FILE);
-    c->gate = path ? cb_gate_read(file, gate, path, count) : NULL;
-    cb_free(path);
-    return c->gate;
+    const json_t *gate = json_object_get(value, "gate"), *mixer = json_object_get(value, "mixer");
+    if (ok && gate && mixer)
+        return cb_fail(CB_ERR_FORMAT, "%s: found a gate and a mixer, expected one of them", file) == CB_OK;
+    return ok && (!gate || read_gate(c, file, directory, gate)) && (!mixer || read_mixer(c, file, directory, mixer));
 }
 
 bool cb_composition_load(cb_composition *c, const char *directory, cb_layer *root, const char *model_type)

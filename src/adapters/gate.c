@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-#include "cambium/formats.h"
+#include "adapters/named.h"
 
 struct cb_gate {
     cb_gate_options options;
@@ -61,14 +61,18 @@ void cb_gate_free(cb_gate *gate)
     cb_free(gate);
 }
 
+const cb_gate_options *cb_gate_options_of(const cb_gate *gate)
+{
+    return &gate->options;
+}
+
 size_t cb_gate_parameters(const cb_gate *gate, const cb_named_tensor **list)
 {
     *list = gate->list;
     return gate->count;
 }
 
-/* p where it is among the k largest of its row, else 0. */
-static cb_tensor *keep_largest(cb_tensor *p, int64_t k)
+cb_tensor *cb_keep_largest(cb_tensor *p, int64_t k)
 {
     cb_tensor *values, *indices;
     if (!p || !cb_topk(p, k, 1, true, &values, &indices))
@@ -89,7 +93,7 @@ cb_tensor *cb_gate_weights(const cb_gate *gate, cb_tensor *input)
     if (gate->options.linear)
         return logits;
     cb_tensor *p = cb_softmax(logits, 1);
-    return gate->options.top_k ? keep_largest(p, gate->options.top_k) : p;
+    return gate->options.top_k ? cb_keep_largest(p, gate->options.top_k) : p;
 }
 
 /* ---- on disk ---- */
@@ -102,32 +106,7 @@ json_t *cb_gate_json(const cb_gate *gate)
 
 bool cb_gate_write(const cb_gate *gate, const char *path)
 {
-    cb_weight_entry entries[2] = {{0}};
-    for (size_t i = 0; i < gate->count; i++) {
-        const cb_tensor *t = gate->list[i].tensor;
-        entries[i] = (cb_weight_entry){
-            .name = gate->list[i].name, .dtype = CB_F32, .ndim = t->ndim, .data = t->data, .size = (size_t)t->count * sizeof(float)};
-        memcpy(entries[i].shape, t->shape, sizeof entries[i].shape);
-    }
-    return cb_safetensors_write(path, entries, gate->count, NULL, NULL, NULL);
-}
-
-static bool read_values(cb_gate *gate, const char *path)
-{
-    cb_safetensors *file = cb_safetensors_open(path);
-    bool ok = file;
-    for (size_t i = 0; ok && i < gate->count; i++) {
-        cb_tensor *t = gate->list[i].tensor;
-        const cb_weight_entry *entry = cb_safetensors_find(file, gate->list[i].name);
-        ok = entry && entry->dtype == CB_F32 && cb_weight_entry_fits(entry, t->ndim, t->shape);
-        if (!ok)
-            cb_fail(CB_ERR_FORMAT, "%s: tensor %s: found %s, expected %s", path, gate->list[i].name,
-                    entry ? cb_shape_text_nd(entry->ndim, entry->shape) : "none", cb_shape_text(t));
-        else
-            memcpy(t->data, entry->data, entry->size);
-    }
-    cb_safetensors_close(file);
-    return ok;
+    return cb_named_write(path, gate->list, gate->count);
 }
 
 cb_gate *cb_gate_read(const char *file, const json_t *json, const char *path, size_t parts)
@@ -141,7 +120,7 @@ cb_gate *cb_gate_read(const char *file, const json_t *json, const char *path, si
                     .linear = json_is_true(json_object_get(json, "linear")), .top_k = json_integer_value(json_object_get(json, "top_k")));
     if (!gate)
         cb_error_prefix("%s: ", file);
-    if (gate && read_values(gate, path))
+    if (gate && cb_named_read(path, gate->list, gate->count))
         return gate;
     cb_gate_free(gate);
     return NULL;

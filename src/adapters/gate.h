@@ -6,6 +6,8 @@
 
 #define CB_GATE_FILE "gate.safetensors"
 
+/* p (rows, N) where it is among the k largest of its row, else 0. */
+cb_tensor *cb_keep_largest(cb_tensor *p, int64_t k);
 json_t *cb_gate_json(const cb_gate *gate);
 bool cb_gate_write(const cb_gate *gate, const char *path);
 /* Of `parts` outputs; `file` names the JSON in messages. */

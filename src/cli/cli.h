@@ -172,7 +172,8 @@ typedef struct cli_base {
     cb_adapter **adapters;
     double *weights; /* strengths that the adapters are given */
     size_t adapter_count, adapter_capacity, weight_capacity;
-    cb_string_list names; /* of the adapters: as given, or their directories' */
+    cb_string_list names;       /* of the adapters: as given, or their directories' */
+    cb_composition composition; /* one whose parts are weighed by a gate or a mixer: then there are no others */
 } cli_base;
 /* Beside --adapter. */
 #define CLI_ADAPTER_OPTION(type)                                                                                                           \

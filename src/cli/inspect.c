@@ -122,8 +122,59 @@ static bool put_other_tokenizer(const char *path, json_t *result)
     return ok;
 }
 
+/* The name of a part's directory; NULL and an error when it is none. */
+static const char *part_name(const char *path, const json_t *part)
+{
+    const char *name = json_string_value(json_object_get(part, "name"));
+    if (name && *name && *name != '.' && !strchr(name, '/'))
+        return name;
+    cli_refuse("%s/blend.json: parts: expected a name for each, of a directory beside it", path);
+    return NULL;
+}
+
+/* {"name", "weight", "config", "files"} */
+static json_t *part_json(const char *path, const json_t *part)
+{
+    const char *name = part_name(path, part);
+    char *directory = name ? cb_path_join(path, name) : NULL;
+    json_t *config = directory ? json_at(directory, "adapter_config.json") : NULL;
+    json_t *files = config ? all_weights(directory, "adapter") : NULL, *weight = json_object_get(part, "weight");
+    cb_free(directory);
+    if (files)
+        return json_pack("{s:s, s:o, s:o, s:o}", "name", name, "weight", weight ? json_incref(weight) : json_real(1), "config", config,
+                         "files", files);
+    json_decref(config);
+    return NULL;
+}
+
+/* Several adapters and how they are mixed: blend.json, a directory for each, and what a gate or a mixer has learned. */
+static bool inspect_composition(const char *path, json_t *result)
+{
+    static const char *const learned[] = {"gate.safetensors", "mixer.safetensors"};
+    json_t *blend = json_at(path, "blend.json"), *list = json_object_get(blend, "parts"), *parts = json_array(), *files = json_array();
+    bool ok = blend && (json_array_size(list) || cli_refuse("%s/blend.json: expected parts", path));
+    for (size_t i = 0; ok && i < json_array_size(list); i++) {
+        json_t *part = part_json(path, json_array_get(list, i));
+        ok = part && json_array_append_new(parts, part) == 0;
+    }
+    for (int i = 0; ok && i < 2; i++) {
+        char *file = has(path, learned[i]) ? cb_path_join(path, learned[i]) : NULL;
+        json_t *weights = file ? weights_json(file) : NULL;
+        ok = !has(path, learned[i]) || (weights && json_array_append_new(files, weights) == 0);
+        cb_free(file);
+    }
+    ok = ok && put(result, "kind", json_string("composition")) && put(result, "config", json_incref(blend)) &&
+         put(result, "parts", json_incref(parts)) && put(result, "files", json_incref(files));
+    json_decref(blend);
+    json_decref(parts);
+    json_decref(files);
+    return ok;
+}
+
 static bool inspect_directory(const char *path, json_t *result)
 {
+    if (cb_is_composition(path))
+        return inspect_composition(path, result);
     const char *kind = has(path, "adapter_config.json") ? "adapter" : has(path, "config.json") ? "model" : "directory";
     bool ok = put(result, "kind", json_string(kind));
     if (ok && strcmp(kind, "directory") != 0)
@@ -254,18 +305,10 @@ static int64_t elements(const json_t *files)
     return sum;
 }
 
-static void print_text(const json_t *result, bool tensors)
+static void print_files(const json_t *files, bool tensors)
 {
-    cli_field("kind", "%s", json_string_value(json_object_get(result, "kind")));
-    print_config(json_object_get(result, "config"));
-    if (json_object_get(result, "tokenizer"))
-        print_tokenizer(json_object_get(result, "tokenizer"));
-    if (json_object_get(result, "tokenizer_refused"))
-        cli_field("tokenizer", "refused: %s", json_string_value(json_object_get(result, "tokenizer_refused")));
     size_t i;
-    const json_t *file, *files = json_object_get(result, "files");
-    if (json_array_size(files))
-        cli_field("elements", "%s", cli_thousands(elements(files)));
+    const json_t *file;
     json_array_foreach(files, i, file)
     {
         const json_t *list = json_object_get(file, "tensors");
@@ -274,6 +317,35 @@ static void print_text(const json_t *result, bool tensors)
         if (tensors)
             print_tensors(list);
     }
+}
+
+static void print_parts(const json_t *parts, bool tensors)
+{
+    size_t i;
+    const json_t *part;
+    json_array_foreach(parts, i, part)
+    {
+        const char *kind = json_string_value(json_object_get(json_object_get(part, "config"), "peft_type"));
+        cli_field("part", "%s: %s, weight %g, %s elements", json_string_value(json_object_get(part, "name")),
+                  kind ? kind : "of no known kind", json_number_value(json_object_get(part, "weight")),
+                  cli_thousands(elements(json_object_get(part, "files"))));
+        print_files(json_object_get(part, "files"), tensors);
+    }
+}
+
+static void print_text(const json_t *result, bool tensors)
+{
+    cli_field("kind", "%s", json_string_value(json_object_get(result, "kind")));
+    print_config(json_object_get(result, "config"));
+    if (json_object_get(result, "tokenizer"))
+        print_tokenizer(json_object_get(result, "tokenizer"));
+    if (json_object_get(result, "tokenizer_refused"))
+        cli_field("tokenizer", "refused: %s", json_string_value(json_object_get(result, "tokenizer_refused")));
+    const json_t *files = json_object_get(result, "files");
+    print_parts(json_object_get(result, "parts"), tensors);
+    if (json_array_size(files))
+        cli_field("elements", "%s", cli_thousands(elements(files)));
+    print_files(files, tensors);
 }
 
 /* ---- the command ---- */
@@ -294,10 +366,11 @@ static bool run(cli_call *call, void *settings_)
 
 const cli_command cli_inspect = {
     .name = "inspect",
-    .summary = "show what a model, adapter, tokenizer or file of weights holds",
+    .summary = "show what a model, adapter, composition, tokenizer or file of weights holds",
     .synopsis = "PATH [options]",
     .description =
-        "PATH is a model or adapter directory, a safetensors or GGUF file, one of torch.save (.bin, .pt, .pth), or a tokenizer.json, "
+        "PATH is a directory of a model, an adapter or several composed, a safetensors or GGUF file, one of torch.save (.bin, .pt, .pth), "
+        "or a tokenizer.json, "
         "vocab.json, vocab.txt or SentencePiece model. Files are checked as they are when they are used: a damaged one is an error "
         "that names the field.",
     .least = 1,

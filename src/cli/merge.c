@@ -56,6 +56,8 @@ static bool load_and_fold(cli_call *call, settings *s, cb_difference *difference
 {
     cli_base base = {0};
     bool ok = cli_base_open(&base, call->arguments[0], &s->adapter, &s->adapter_option, CB_F32) &&
+              (!base.composition.count ||
+               cli_refuse("--adapter %s: its parts are weighed by what they are given, and cannot be merged", s->adapter.items[0])) &&
               cb_merge_fold(base.model, base.adapters, base.adapter_count, s->output, &s->options, difference);
     cli_base_close(&base);
     return ok;

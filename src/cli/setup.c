@@ -159,14 +159,18 @@ static bool take_adapter(cli_base *base, cb_adapter *adapter, const char *name, 
     return cb_ok();
 }
 
-/* The parts of a composition. */
+/* The parts of a composition, which stay together where they are mixed. */
 static bool add_composition(cli_base *base, const char *directory, double weight)
 {
     cb_composition c;
     if (!cb_composition_load(&c, directory, cb_model_root(base->model), cb_model_type(base->model)))
         return false;
-    bool ok =
-        !c.gate || cli_refuse("--adapter: %s has a gate, whose weights depend on what it is given; expected fixed weights", directory);
+    bool mixed = c.gate || c.mixer, alone = weight == 1 && !base->adapter_count && !base->composition.count;
+    if (mixed && alone) {
+        base->composition = c;
+        return true;
+    }
+    bool ok = !mixed || cli_refuse("--adapter: %s weighs its parts itself, expected it alone and without a weight", directory);
     for (size_t i = 0; ok && i < c.count; i++) {
         cb_adapter *adapter = c.adapters[i];
         c.adapters[i] = NULL;
@@ -196,6 +200,8 @@ static bool add_adapter(cli_base *base, const char *given)
     bool named = last && cb_is_directory(last + 1) && !cb_is_directory(given); /* NAME=DIR: what follows is no weight */
     bool ok = named ? (weight = 1, text = cb_strdup(given)) != NULL : cli_split_weight("--adapter", given, &text, &weight);
     char *name = ok ? split_name(text, &directory) : NULL;
+    if (ok && base->composition.count)
+        ok = cli_refuse("--adapter: found %s beside a composition that weighs its parts itself, expected that alone", directory);
     if (ok && cb_is_composition(directory))
         ok = name ? cli_refuse("--adapter %s: %s is several adapters, which have names of their own", given, directory)
                   : add_composition(base, directory, weight);
@@ -247,6 +253,8 @@ bool cli_base_load(cli_base *base, const char *model, const cb_string_list *adap
 
 bool cli_base_switch_on(cli_base *base)
 {
+    if (base->composition.count)
+        return cb_composition_use(&base->composition, base->model);
     for (size_t i = 0; cb_ok() && i < base->adapter_count; i++)
         cb_adapter_set_strength(base->adapters[i], base->weights[i]);
     return cb_ok();
@@ -259,6 +267,7 @@ bool cli_base_open(cli_base *base, const char *model, const cb_string_list *adap
 
 void cli_base_close(cli_base *base)
 {
+    cb_composition_free(&base->composition);
     for (size_t i = base->adapter_count; i-- > 0;)
         cb_adapter_free(base->adapters[i]);
     cb_free(base->adapters);

@@ -3,26 +3,41 @@
 #include "cli/cli.h"
 
 typedef struct settings {
-    char *output, *kind, *adapter, *tokenizer;
-    int dtype;
-    int64_t seed;
+    char *output, *kind, *tokenizer;
+    cb_string_list adapter;
+    int dtype, mix;
+    int64_t seed, mix_tasks;
     bool dry_run;
     cli_corpus_settings corpus;
     cb_train_options train;
     cb_start_options start;
+    cb_mixer_options mixer;
 } settings;
+
+enum { MIX_NONE, MIX_STACK, MIX_GATE, MIX_FUSION, MIX_ROUTER };
+static const char *const mix_names[] = {"none", "stack", "gate", "fusion", "router", NULL};
 
 static const cb_option table[] = {
     CB_OPT_STRING(settings, output, NULL, "DIR", "the adapter, checkpoints and records of the run"),
     CB_OPT_STRING(settings, kind, CLI_DEFAULT_KIND, "NAME", "adapter kind"),
-    CB_OPT_STRING(settings, adapter, NULL, "DIR", "adapter to go on training, instead of a new one"),
+    CB_OPT_LIST(settings, adapter, NULL, "DIR,...",
+                "adapter to go on training, instead of a new one; with --mix one that stays as it is, with an optional =weight, and may be "
+                "given again"),
     CB_OPT_STRING(settings, tokenizer, NULL, "PATH", "tokenizer.json or its directory; without it the model's own"),
     CB_OPT_ENUM(settings, dtype, 0, cli_dtype_names, "how activations are kept and products are computed; what is trained is f32"),
     CB_OPT_INT(settings, seed, 0, 0, 9e15, "seed of initial values, order of the data and dropout"),
     CLI_DRY_RUN(settings, CLI_PLAN_HELP),
     CB_OPT_END};
 
+static const cb_option mix_table[] = {
+    CB_OPT_ENUM(settings, mix, MIX_NONE, mix_names,
+                "what is trained over the adapters of --adapter: a new one after them (stack), their weights by the number of a row's task "
+                "(gate), on each layer attention to what they add (fusion) or a router"),
+    CB_OPT_INT(settings, mix_tasks, 1, 1, 1 << 20, "gate: tasks; which one a row is of is task_ids of the data"), CB_OPT_END};
+
 static const cli_group groups[] = {{"Run", table, 0},
+                                   {"Several adapters", mix_table, 0},
+                                   {"Weights of several adapters", cb_mixer_option_table, offsetof(settings, mixer)},
                                    {"Data", cli_corpus_table, offsetof(settings, corpus)},
                                    {"Rows", cb_data_option_table, offsetof(settings, corpus.text)},
                                    {"Training", cb_train_option_table, offsetof(settings, train)},
@@ -47,6 +62,13 @@ static cb_adapter *configure(cli_call *call, const settings *s)
     return NULL;
 }
 
+static cb_adapter *load(const char *directory, cb_model *model)
+{
+    if (cb_is_composition(directory))
+        return cli_refuse("--adapter: %s is several adapters, expected one of the directories in it", directory), NULL;
+    return cb_adapter_load(directory, cb_model_root(model), cb_model_type(model));
+}
+
 /* Attaches a new adapter, or loads the one to go on with.  One whose start is worked out first waits for the data; that its options hit
  * layers is known before. */
 static cb_adapter *attach(const settings *s, cb_adapter *fresh, cb_model *model)
@@ -54,7 +76,7 @@ static cb_adapter *attach(const settings *s, cb_adapter *fresh, cb_model *model)
     cb_layer **layers;
     size_t count;
     if (!fresh)
-        return cb_adapter_load(s->adapter, cb_model_root(model), cb_model_type(model));
+        return load(s->adapter.items[0], model);
     if (!cb_adapter_needs_study(fresh))
         return cb_adapter_attach(fresh, cb_model_root(model), cb_model_type(model), (uint64_t)s->seed) ? fresh : NULL;
     if (!cb_adapter_match(fresh, cb_model_root(model), cb_model_type(model), &layers, &count))
@@ -98,16 +120,90 @@ static bool train(cli_call *call, settings *s, cb_model *model, cb_adapter *adap
     return ok;
 }
 
+/* ---- several adapters ---- */
+
+static bool load_frozen(cb_composition *c, const settings *s, cb_model *model)
+{
+    size_t most = s->adapter.count + 1; /* and a new one */
+    c->adapters = cb_calloc(most, sizeof(cb_adapter *));
+    c->weights = cb_calloc(most, sizeof *c->weights);
+    bool ok = c->adapters && c->weights;
+    for (size_t i = 0; ok && i < s->adapter.count; i++) {
+        char *directory = NULL;
+        ok = cli_split_weight("--adapter", s->adapter.items[i], &directory, &c->weights[i]) &&
+             (c->weights[i] != 0 || cli_refuse("--adapter: found a weight of 0, expected another"));
+        c->adapters[i] = ok ? load(directory, model) : NULL;
+        cb_free(directory);
+        c->count += c->adapters[i] != NULL;
+        ok = ok && c->adapters[i];
+        if (ok)
+            cb_adapter_set_strength(c->adapters[i], 0);
+    }
+    return ok;
+}
+
+/* What is trained over the adapters.  A new one is the composition's from here on. */
+static bool add_trained(cb_composition *c, const settings *s, cb_adapter **fresh)
+{
+    switch (s->mix) {
+    case MIX_STACK:
+        cb_adapter_set_strength(*fresh, 0);
+        c->weights[c->count] = 1;
+        c->adapters[c->count++] = *fresh;
+        *fresh = NULL;
+        return true;
+    case MIX_GATE:
+        c->gate = cb_gate_new(c->count, .input = CB_GATE_TASK, .size = s->mix_tasks, .top_k = s->mixer.mix_top_k);
+        return c->gate;
+    default:
+        c->mixer =
+            cb_mixer_new(s->mix == MIX_FUSION ? CB_MIXER_FUSION : CB_MIXER_ROUTER, c->adapters, c->count, &s->mixer, (uint64_t)s->seed);
+        return c->mixer;
+    }
+}
+
+static bool train_mix(cli_call *call, settings *s, cb_model *model, cb_adapter **fresh)
+{
+    cb_composition c = {0};
+    cb_trainee what = {0};
+    cli_corpus corpus = {0};
+    cb_tokenizer *tokenizer = load_frozen(&c, s, model) ? cli_tokenizer(s->tokenizer, model) : NULL;
+    size_t frozen = c.count;
+    bool ok = tokenizer && (!*fresh || attach(s, *fresh, model)) && cli_corpus_open(&corpus, call, &s->corpus, model, tokenizer, s->seed) &&
+              (!*fresh || prepare(call, s, model, *fresh, corpus.train)) && add_trained(&c, s, fresh) &&
+              cb_train_composition(&what, model, &c, frozen);
+    ok = ok && cli_train_run(call, &what, &corpus, &s->train);
+    cb_train_composition_free(&what);
+    cb_composition_free(&c);
+    cli_corpus_close(&corpus);
+    cb_tokenizer_free(tokenizer);
+    return ok;
+}
+
+/* ---- the command ---- */
+
+static bool check_adapters(cli_call *call, const settings *s)
+{
+    bool options = call->adapter_count || cli_given(call, "kind"), makes_new = s->mix == MIX_STACK || !s->adapter.count;
+    if (s->mix && !s->adapter.count)
+        return cli_usage(call, "--mix is of adapters that are trained already: --adapter names them");
+    if (!s->mix && s->adapter.count > 1)
+        return cli_usage(call, "--adapter is given %zu times, expected --mix, which says what is trained over them", s->adapter.count);
+    return !options || makes_new ||
+           cli_usage(call, "--adapter goes on with an adapter as it is, so --%s cannot be given",
+                     call->adapter_count ? call->adapter[0].name : "kind");
+}
+
 static bool run(cli_call *call, void *settings_)
 {
     settings *s = settings_;
     s->train.output = s->output;
     s->train.seed = (uint64_t)s->seed;
-    if (s->adapter && (call->adapter_count || cli_given(call, "kind")))
-        return cli_usage(call, "--adapter goes on with an adapter as it is, so --%s cannot be given",
-                         call->adapter_count ? call->adapter[0].name : "kind");
-    cb_adapter *fresh = s->adapter ? NULL : configure(call, s);
-    if ((!fresh && !s->adapter) || !cli_output_directory(s->output, call->arguments[0]) || !cli_output_apart(s->output, &s->corpus) ||
+    if (!check_adapters(call, s))
+        return false;
+    bool wants_new = !s->adapter.count || s->mix == MIX_STACK;
+    cb_adapter *fresh = wants_new ? configure(call, s) : NULL;
+    if ((wants_new && !fresh) || !cli_output_directory(s->output, call->arguments[0]) || !cli_output_apart(s->output, &s->corpus) ||
         !cb_train_check_output(&s->train)) {
         cb_adapter_free(fresh);
         return false;
@@ -115,8 +211,8 @@ static bool run(cli_call *call, void *settings_)
     if (s->dry_run)
         cb_rehearsal_begin();
     cb_model *model = cb_model_load(call->arguments[0], .dtype = cli_dtype(s->dtype));
-    cb_adapter *adapter = model ? attach(s, fresh, model) : NULL;
-    bool ok = adapter && train(call, s, model, adapter);
+    cb_adapter *adapter = model && !s->mix ? attach(s, fresh, model) : NULL;
+    bool ok = s->mix ? model && train_mix(call, s, model, &fresh) : adapter && train(call, s, model, adapter);
     cb_adapter_free(adapter ? adapter : fresh);
     cb_model_free(model);
     cb_rehearsal_end();
@@ -127,10 +223,12 @@ const cli_command cli_train = {
     .name = "train",
     .summary = "fine-tune a model with an adapter",
     .synopsis = "MODEL_DIR --data FILE,... --output DIR [options]",
-    .description = "The model stays frozen and is used in place; what is trained is written as a PEFT adapter directory. With validation "
-                   "data the adapter that did best on it is the one kept. The output directory also holds checkpoint.safetensors, "
-                   "log.jsonl, TensorBoard events and curves.png; --resume goes on from the checkpoint and ends with the same bits as a "
-                   "run that was never interrupted.",
+    .description =
+        "The model stays frozen and is used in place; what is trained is written as a PEFT adapter directory. With validation "
+        "data the adapter that did best on it is the one kept. The output directory also holds checkpoint.safetensors, "
+        "log.jsonl, TensorBoard events and curves.png; --resume goes on from the checkpoint and ends with the same bits as a "
+        "run that was never interrupted. With --mix trained adapters stay as they are and what composes them is trained; the output then "
+        "is one directory with all of them.",
     .least = 1,
     .most = 1,
     .settings_size = sizeof(settings),
@@ -143,5 +241,7 @@ const cli_command cli_train = {
                                       "--learning-rate 1e-3 --seed 1",
                                       "cambium train models/base --data chats.jsonl --validation-split 0.1 --eval-steps 50 --save-steps 50 "
                                       "--output out/adapter --resume",
+                                      "cambium train models/base --adapter out/law --adapter out/news --mix fusion --data notes.txt "
+                                      "--output out/both",
                                       NULL},
     .run = run};

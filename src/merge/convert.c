@@ -105,6 +105,11 @@ static bool recognise(conversion *c, int *kind)
 {
     static const char *const titles[][2] = {
         {"peft", "PEFT adapter"}, {"gguf-lora", "GGUF adapter"}, {"mlx", "MLX adapter"}, {"adapterhub", "AdapterHub adapter"}};
+    if (cb_is_composition(c->input))
+        return cb_fail(
+                   CB_ERR_UNSUPPORTED,
+                   "%s: is a composition of several adapters, of which other formats know nothing; expected one of the directories in it",
+                   c->input) == CB_OK;
     const char *format = cb_adapter_format(c->input);
     if (!cb_ok())
         return false;
@@ -270,7 +275,7 @@ static bool carry_out(conversion *c, int kind)
 bool cb_convert(const char *input, const char *output, const cb_convert_options *options, cb_convert_report *report)
 {
     conversion c = {.input = input, .output = output, .options = options, .dtype = options->dtype};
-    int kind;
+    int kind = INPUT_MODEL;
     if (!cb_ok())
         return false;
     bool ok = recognise(&c, &kind) && check_target(&c, kind) && carry_out(&c, kind);

@@ -272,6 +272,27 @@ static bool pass_begin(cb_pass *pass, cb_model *model, const cb_tensor *ids)
     return !cache || cb_cache_segments(cache, &pass->ctx.segments);
 }
 
+/* ---- the model's own blend ---- */
+
+void cb_model_set_blend(cb_model *model, cb_blend *blend, cb_weigh_function *weigh, void *user)
+{
+    cb_blend_free(model->blend);
+    model->blend = blend;
+    model->weigh = weigh;
+    model->weigh_user = user;
+}
+
+/* The context of a pass of so many rows, with the model's blend where it has none of its own. */
+static bool composed(const cb_model *model, int64_t rows, const cb_context *given, cb_context *ctx)
+{
+    *ctx = given ? *given : (cb_context){0};
+    if (ctx->blend || !model->blend)
+        return true;
+    ctx->blend = model->blend;
+    ctx->blend_weights = model->weigh ? model->weigh(model->weigh_user, rows, ctx) : NULL;
+    return !model->weigh || ctx->blend_weights;
+}
+
 /* ---- hidden states and logits ---- */
 
 /* What comes out after each round through a recursive model's shared blocks but the last, normalised as the last is. */
@@ -287,10 +308,13 @@ static bool leave_early(cb_model *model, int64_t done, cb_tensor *x, const cb_pa
 
 static cb_tensor *hidden_run(cb_model *model, cb_tensor *ids, const cb_context *ctx, cb_tensor **exits)
 {
-    cb_pass pass = {.ctx = ctx ? *ctx : (cb_context){0}};
+    cb_pass pass = {0};
     cb_prompt prompt = {0};
     cb_scope *around = cb_scope_open(); /* positions live as long as the pass */
-    cb_scope *scope = around && pass_begin(&pass, model, ids) && cb_prompt_begin(&prompt, model, &pass) ? cb_scope_open() : NULL;
+    cb_scope *scope =
+        around && composed(model, ids->shape[0], ctx, &pass.ctx) && pass_begin(&pass, model, ids) && cb_prompt_begin(&prompt, model, &pass)
+            ? cb_scope_open()
+            : NULL;
     cb_tensor *x = scope ? model->architecture->embed(model, ids, &pass) : NULL;
     for (int64_t i = 0; x && i < model->config.layers; i++) {
         x = move_on(&scope, cb_prompt_next(&prompt, model, i, &pass) ? cb_block_run(model, i, x, &pass) : NULL);
@@ -338,8 +362,8 @@ cb_tensor *cb_model_hidden_exits(cb_model *model, cb_tensor *ids, const cb_conte
 
 cb_tensor *cb_model_head(cb_model *model, cb_tensor *hidden, const cb_context *ctx)
 {
-    const cb_context plain = {0};
-    return model && hidden ? cb_linear_forward(model->head, hidden, ctx ? ctx : &plain) : NULL;
+    cb_context own;
+    return model && hidden && composed(model, hidden->shape[0], ctx, &own) ? cb_linear_forward(model->head, hidden, &own) : NULL;
 }
 
 cb_tensor *cb_model_logits(cb_model *model, cb_tensor *ids, const cb_context *ctx)
@@ -420,7 +444,7 @@ static cb_tensor *piece_loss(head_call *call, const loss_piece *piece, cb_tensor
 /* The head has modules of its own: rows go through it in pieces, and long rows in pieces of themselves. */
 static cb_tensor *loss_in_pieces(cb_model *model, cb_tensor *hidden, cb_tensor *targets, double normalizer, const cb_context *ctx)
 {
-    head_call call = {.model = model, .normalizer = normalizer, .ctx = ctx ? *ctx : (cb_context){0}};
+    head_call call = {.model = model, .normalizer = normalizer, .ctx = *ctx};
     if (!(normalizer > 0)) {
         int64_t count = count_targets(targets);
         call.normalizer = count ? (double)count : 1;
@@ -443,10 +467,11 @@ static cb_tensor *loss_in_pieces(cb_model *model, cb_tensor *hidden, cb_tensor *
 
 cb_tensor *cb_model_hidden_loss(cb_model *model, cb_tensor *hidden, cb_tensor *targets, double normalizer, const cb_context *ctx)
 {
-    if (!model || !hidden || !targets)
+    cb_context own;
+    if (!model || !hidden || !targets || !composed(model, hidden->shape[0], ctx, &own))
         return NULL;
-    if (ctx && ctx->blend ? cb_layer_hosts(model->head, ctx) : model->head->module_count > 0)
-        return loss_in_pieces(model, hidden, targets, normalizer, ctx);
+    if (cb_layer_hosts(model->head, &own))
+        return loss_in_pieces(model, hidden, targets, normalizer, &own);
     cb_linear_cross_entropy_options options = {.ignore_index = -100, .normalizer = normalizer};
     return cb_linear_cross_entropy_with(hidden, cb_layer_weight(model->head, "weight"), targets, options);
 }

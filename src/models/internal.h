@@ -71,6 +71,9 @@ struct cb_model {
     cb_rope_table rope;
     int32_t eos[16];
     size_t eos_count;
+    cb_blend *blend; /* of passes that name none, or NULL */
+    cb_weigh_function *weigh;
+    void *weigh_user;
 };
 
 /* Keys and values of one attention, kept for whoever asked for them. */

@@ -192,6 +192,7 @@ void cb_model_free(cb_model *model)
 {
     if (!model)
         return;
+    cb_blend_free(model->blend);
     cb_layer_free(model->root);
     cb_rope_free(&model->rope);
     cb_weights_close(model->file);

@@ -96,12 +96,39 @@ bool cb_blend_put(cb_blend *blend, const cb_layer *layer, const cb_module *modul
     blend_list *list = &blend->lists[layer->index];
     if (!cb_grow(&list->parts, &list->capacity, list->count + 1, sizeof *list->parts))
         return false;
-    list->parts[list->count++] = (cb_part){module, is_whole(share) ? NULL : share};
+    list->parts[list->count++] = (cb_part){.module = module, .share = is_whole(share) ? NULL : share};
     blend->part_count++;
     if (share && share->rows && share->row_count && share->rows[share->row_count - 1] >= blend->rows)
         blend->rows = share->rows[share->row_count - 1] + 1;
     if (share && share->weighted && share->column >= blend->columns)
         blend->columns = share->column + 1;
+    return true;
+}
+
+static bool acts_on_result_alone(const cb_module *m)
+{
+    const cb_module_kind *kind = m->kind;
+    bool keeps_input = !kind->before || (kind->input && kind->input(m) == CB_INPUT_KEPT);
+    return kind->forward && keeps_input && !kind->weight && !kind->bias && !kind->attend && !kind->attended;
+}
+
+bool cb_blend_mix(cb_blend *blend, const cb_layer *layer, const cb_mix *mix, size_t count)
+{
+    if (!blend || !layer || !mix)
+        return false;
+    blend_list *list = layer->index < blend->list_count ? &blend->lists[layer->index] : NULL;
+    if (!list || list->count != count)
+        return cb_fail(CB_ERR_STATE, "blend: layer %s has %zu modules, expected the %zu that are mixed", layer->name,
+                       list ? list->count : 0, count) == CB_OK;
+    for (size_t i = 0; i < count; i++) {
+        const cb_module *m = list->parts[i].module;
+        if (list->parts[i].share || !acts_on_result_alone(m))
+            return cb_fail(
+                       CB_ERR_UNSUPPORTED,
+                       "blend: %s on layer %s is to be mixed, expected kinds that act on a layer's result alone, for all rows and tokens",
+                       m->kind->name, layer->name) == CB_OK;
+        list->parts[i].mix = mix;
+    }
     return true;
 }
 

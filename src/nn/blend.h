@@ -8,6 +8,7 @@
 typedef struct cb_part {
     const cb_module *module;
     const cb_share *share; /* NULL: all */
+    const cb_mix *mix;     /* NULL: it acts by itself; those of a mix follow each other */
 } cb_part;
 
 /* One of the two is the list. */
@@ -28,7 +29,7 @@ static inline cb_parts cb_parts_on(const cb_layer *layer, const cb_context *ctx)
 
 static inline cb_part cb_part_at(const cb_parts *p, size_t i)
 {
-    return p->parts ? p->parts[i] : (cb_part){p->modules[i], NULL};
+    return p->parts ? p->parts[i] : (cb_part){.module = p->modules[i]};
 }
 
 /* A share of the tensors at hand: rows (all: every one) and tokens of each. */

@@ -146,7 +146,7 @@ static bool modules_only_add(const cb_layer *layer, const cb_context *ctx)
     for (size_t i = 0; i < parts.count; i++) {
         cb_part p = cb_part_at(&parts, i);
         const cb_module_kind *kind = p.module->kind;
-        if ((kind->forward && !(kind->adds && kind->adds(p.module))) || (p.share && changes_parameters(kind)))
+        if (p.mix || (kind->forward && !(kind->adds && kind->adds(p.module))) || (p.share && changes_parameters(kind)))
             return false;
     }
     return true;

@@ -72,6 +72,8 @@ static cb_tensor *wave(const cb_parts *parts, size_t *next, cb_tensor *x, cb_ten
     for (; *next < parts->count && count < WAVE; ++*next) {
         cb_part p = cb_part_at(parts, *next);
         cb_region r;
+        if (p.mix && where == AFTER)
+            break;
         if (!acts(p.module, where) || !cb_region_of(&r, p.share, y, ctx))
             continue;
         bool meets = false;
@@ -139,6 +141,8 @@ static bool take_pairs(pair_list *list, const cb_parts *parts, size_t *next, cb_
 {
     for (; *next < parts->count; ++*next) {
         cb_part p = cb_part_at(parts, *next);
+        if (p.mix)
+            return true;
         if (!p.module->kind->forward)
             continue;
         cb_low_rank pair;
@@ -162,12 +166,49 @@ static cb_tensor *add_pairs(const cb_parts *parts, size_t *next, cb_tensor *x, c
     return ok ? y : NULL;
 }
 
+/* ---- mixes ---- */
+
+/* What the module adds to y, which stays as it is. */
+static cb_tensor *change_of(const cb_module *m, cb_tensor *x, cb_tensor *y, const cb_context *ctx)
+{
+    cb_low_rank pair;
+    if (m->kind->low_rank && m->kind->low_rank(m, ctx, &pair))
+        return cb_scale(cb_linear(cb_linear(x, pair.a, NULL), pair.b, NULL), pair.scale);
+    if (only_adds(m))
+        return m->kind->forward(m, x, cb_zeros_like(y), ctx);
+    cb_keep(y);
+    cb_tensor *made = m->kind->forward(m, x, y, ctx);
+    cb_release(y);
+    return cb_sub(made, y);
+}
+
+/* The modules from part *next on that are of one mix. */
+static cb_tensor *mixed(const cb_parts *parts, size_t *next, cb_tensor *x, cb_tensor *y, const cb_context *ctx)
+{
+    const cb_mix *mix = cb_part_at(parts, *next).mix;
+    cb_context own = *ctx;
+    own.blend = NULL;
+    own.blend_weights = NULL;
+    cb_tensor **changes = cb_alloc((parts->count - *next) * sizeof(cb_tensor *)), *result = NULL;
+    size_t count = 0;
+    for (; changes && *next < parts->count && cb_part_at(parts, *next).mix == mix; ++*next)
+        changes[count++] = change_of(cb_part_at(parts, *next).module, x, y, &own);
+    if (changes && cb_ok())
+        result = mix->kind->forward(mix, x, y, changes, count, &own);
+    cb_free(changes);
+    return result;
+}
+
 cb_tensor *cb_shared_after(const cb_layer *layer, const cb_parts *parts, cb_tensor *x, cb_tensor *y, const cb_context *ctx)
 {
     for (size_t next = 0; x && y && next < parts->count;) {
-        y = add_pairs(parts, &next, x, y, ctx);
-        if (y && next < parts->count)
-            y = wave(parts, &next, x, y, ctx, AFTER);
+        if (cb_part_at(parts, next).mix) {
+            y = mixed(parts, &next, x, y, ctx);
+        } else {
+            y = add_pairs(parts, &next, x, y, ctx);
+            if (y && next < parts->count)
+                y = wave(parts, &next, x, y, ctx, AFTER);
+        }
         if (parts->count)
             y = cb_watched(layer, cb_part_at(parts, (next ? next : 1) - 1).module, y);
     }

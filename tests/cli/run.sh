@@ -245,6 +245,39 @@ printf '%s\n' '{"prompt": "A", "adapter": "skills"}' '{"prompt": "A", "adapter":
 expect task_rows "$program" generate llama2 --adapter skills --prompts both_jobs.jsonl --max-new-tokens 6
 { printf '[1] skills\n' && cat task_0.out && printf '[2] skills\n' && cat task_1.out; } >task_alone.out
 same_file task_rows.out task_alone.out
+# trained adapters stay as they are, and what composes them is trained: a gate by task, a fusion, a router, an adapter after them
+printf '%s\n' '{"prompt": "A", "completion": "bbbbbbbb"}' >b.jsonl
+printf '%s\n' '{"prompt": "A", "completion": "cccccccc"}' >c.jsonl
+for letter in b c; do
+    expect part_$letter "$program" train llama2 --data $letter.jsonl --output part_$letter --rank 4 --target-modules q_proj,down_proj --steps 40 --learning-rate 0.03 --sequence-length 16
+done
+for mix in gate fusion router stack; do
+    expect mix_$mix "$program" train llama2 --adapter part_b --adapter part_c=0.5 --mix $mix --data jobs.jsonl --columns task_ids=job --output mix_$mix --steps 30 --learning-rate 0.1 --sequence-length 16 --eval-steps 0 $([ $mix != gate ] || echo --mix-tasks 2)
+    for letter in b c; do
+        cmp part_$letter/adapter_model.safetensors mix_$mix/part_$letter/adapter_model.safetensors || fail "train --mix $mix: part_$letter has changed"
+    done
+    expect mixed_$mix "$program" generate llama2 --adapter mix_$mix --prompt "A" --max-new-tokens 6
+    expect mixed_eval_$mix "$program" eval llama2 --adapter mix_$mix --data jobs.jsonl --columns task_ids=job --sequence-length 16 --json
+    json mixed_eval_$mix.out
+    expect inspect_$mix "$program" inspect mix_$mix --no-tensors
+    contains inspect_$mix.out 'part_c: LORA, weight 0.5'
+    bad 1 'composition of several adapters' convert mix_$mix --output converted_mix --base llama2 --to gguf-lora
+done
+expect mixed_task "$program" generate llama2 --adapter mix_gate --prompt "A" --max-new-tokens 6 --task-id 1
+contains mixed_gate.out 'bbbbbb'
+contains mixed_task.out 'cccccc'
+expect inspect_json "$program" inspect mix_fusion --json
+json inspect_json.out
+contains inspect_json.out '"form":"fusion"'
+bad 1 'cannot be merged' merge llama2 --adapter mix_fusion --output merged_mix
+bad 1 'expected adapters that lines can name' generate llama2 --adapter mix_fusion --prompts prompts.jsonl
+bad 1 'weighs its parts itself, expected it alone' generate llama2 --adapter mix_fusion=0.5 --prompt "A"
+bad 1 'weighs its parts itself, expected that alone' generate llama2 --adapter mix_fusion --adapter part_b --prompt "A"
+bad 1 'is several adapters, expected one of the directories in it' train llama2 --adapter mix_fusion --data jobs.jsonl --output again
+bad 1 'holds the results of an earlier run (checkpoint.safetensors)' train llama2 --adapter part_b --mix router --data jobs.jsonl --output mix_router
+bad 2 'expected --mix, which says what is trained' train llama2 --adapter part_b --adapter part_c --data jobs.jsonl --output again
+bad 2 '--adapter names them' train llama2 --mix fusion --data jobs.jsonl --output again
+bad 2 'goes on with an adapter as it is' train llama2 --adapter part_b --mix router --rank 4 --data jobs.jsonl --output again
 bad 1 'tasks: found 2 for row 0, expected less than n_tasks, which is 2' generate llama2 --adapter skills --prompt "A" --task-id 2
 # a composition is its parts at their weights
 mkdir both && cp -r adapter_json both/one && cp -r adapter_json both/two

@@ -1,0 +1,162 @@
+/* composition.c: a composition in use and in training: passes of a model go through it, and what mixes its adapters, or an adapter beside
+ * them, is trained while the others stay as they are. */
+#include <string.h>
+
+#include "training/internal.h"
+
+/* Weights of a gate for the tasks of a pass. */
+static cb_tensor *weigh(void *user, int64_t rows, const cb_context *ctx)
+{
+    const cb_composition *c = user;
+    return cb_gate_weights(c->gate, ctx->tasks ? ctx->tasks : cb_zeros(CB_I32, rows));
+}
+
+bool cb_composition_use(const cb_composition *c, cb_model *model)
+{
+    if (c->gate && cb_gate_options_of(c->gate)->input != CB_GATE_TASK)
+        return cb_fail(CB_ERR_UNSUPPORTED, "composition: its gate wants features of each sample, expected one of tasks") == CB_OK;
+    cb_blend *blend = cb_blend_new(cb_model_root(model));
+    if (blend && cb_composition_blend(c, blend)) {
+        cb_model_set_blend(model, blend, c->gate ? weigh : NULL, (void *)(uintptr_t)c);
+        return true;
+    }
+    cb_blend_free(blend);
+    return false;
+}
+
+/* ---- training ---- */
+
+typedef struct composed {
+    const cb_composition *c;
+    size_t frozen;
+    cb_named_tensor *list;
+    size_t count, capacity;
+} composed;
+
+static bool add(composed *s, const cb_named_tensor *list, size_t count)
+{
+    if (!cb_grow(&s->list, &s->capacity, s->count + count, sizeof *s->list))
+        return false;
+    memcpy(s->list + s->count, list, count * sizeof *list);
+    s->count += count;
+    return true;
+}
+
+static void set_trained(const composed *s, bool trained)
+{
+    for (size_t i = 0; i < s->frozen; i++) {
+        const cb_named_tensor *list;
+        size_t count = cb_adapter_parameters(s->c->adapters[i], &list);
+        for (size_t k = 0; k < count; k++)
+            list[k].tensor->requires_grad = trained;
+    }
+}
+
+static bool list_trained(composed *s)
+{
+    const cb_named_tensor *list = NULL;
+    const cb_composition *c = s->c;
+    bool ok = true;
+    for (size_t i = s->frozen; ok && i < c->count; i++) {
+        size_t count = cb_adapter_parameters(c->adapters[i], &list);
+        ok = add(s, list, count);
+    }
+    if (ok && c->gate) {
+        size_t count = cb_gate_parameters(c->gate, &list);
+        ok = add(s, list, count);
+    }
+    if (ok && c->mixer) {
+        size_t count = cb_mixer_parameters(c->mixer, &list);
+        ok = add(s, list, count);
+    }
+    return ok;
+}
+
+static bool save(const cb_trainee *what, const char *directory)
+{
+    return cb_composition_save(((const composed *)what->user)->c, directory, cb_model_directory(what->model));
+}
+
+static char *describe(const cb_trainee *what)
+{
+    return cb_composition_json(((const composed *)what->user)->c);
+}
+
+static bool begin(const cb_trainee *what, int64_t steps)
+{
+    const composed *s = what->user;
+    for (size_t i = s->frozen; i < s->c->count; i++)
+        if (!cb_adapter_begin(s->c->adapters[i], steps))
+            return false;
+    return true;
+}
+
+static cb_tensor *regulariser(const cb_trainee *what)
+{
+    const composed *s = what->user;
+    cb_tensor *total = s->c->mixer ? cb_mixer_regulariser(s->c->mixer) : NULL;
+    for (size_t i = s->frozen; i < s->c->count; i++) {
+        cb_tensor *term = cb_adapter_regulariser(s->c->adapters[i]);
+        total = term && total ? cb_add(total, term) : term ? term : total;
+    }
+    return total;
+}
+
+static bool stepped(const cb_trainee *what, const cb_adapter_step *step)
+{
+    const composed *s = what->user;
+    for (size_t i = s->frozen; i < s->c->count; i++)
+        if (!cb_adapter_stepped(s->c->adapters[i], step))
+            return false;
+    return true;
+}
+
+/* Of more than one that is trained the states would be several lists. */
+static bool check(const cb_composition *c, size_t frozen)
+{
+    if (frozen > c->count || c->count - frozen > 1)
+        return cb_fail(CB_ERR_ARGUMENT, "composition: %zu of %zu adapters stay as they are, expected all of them or all but one", frozen,
+                       c->count) == CB_OK;
+    if (frozen == c->count && !c->gate && !c->mixer)
+        return cb_fail(CB_ERR_ARGUMENT, "composition: there is nothing to train: no gate, mixer or adapter") == CB_OK;
+    return cb_composition_check(c);
+}
+
+bool cb_train_composition(cb_trainee *what, cb_model *model, const cb_composition *c, size_t frozen)
+{
+    *what = (cb_trainee){0};
+    composed *s = check(c, frozen) ? cb_calloc(1, sizeof *s) : NULL;
+    if (!s)
+        return false;
+    s->c = c;
+    s->frozen = frozen;
+    bool ok = list_trained(s) && cb_composition_use(c, model);
+    *what = (cb_trainee){.model = model,
+                         .count = s->count,
+                         .parameters = s->list,
+                         .save = save,
+                         .describe = describe,
+                         .begin = begin,
+                         .regulariser = regulariser,
+                         .stepped = stepped,
+                         .user = s};
+    if (frozen < c->count)
+        what->state_count = cb_adapter_state(c->adapters[frozen], &what->state);
+    if (ok)
+        set_trained(s, false);
+    else
+        cb_train_composition_free(what);
+    return ok;
+}
+
+void cb_train_composition_free(cb_trainee *what)
+{
+    composed *s = what->user;
+    if (s) {
+        set_trained(s, true);
+        cb_model_set_blend(what->model, NULL, NULL, NULL);
+        cb_free(s->list);
+        cb_free(s);
+    }
+    *what = (cb_trainee){0};
+}
