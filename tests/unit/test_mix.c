@@ -400,20 +400,6 @@ static void what_cannot_be_mixed_is_refused(void **state)
     close_setting(&s);
 }
 
-static int make_scratch(void **state)
-{
-    (void)state;
-    return mkdtemp(scratch) ? 0 : -1;
-}
-
-static int remove_scratch(void **state)
-{
-    (void)state;
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf %s", scratch);
-    return system(command);
-}
-
 static int without_errors(void **state)
 {
     (void)state;
