@@ -122,6 +122,9 @@ typedef struct cb_adapter_kind {
     bool (*group_ready)(const cb_adapter_group *group, bool fresh);
     /* Training.  A run of so many updates begins: settles the options that depend on it. */
     bool (*begin)(void *config, int64_t steps);
+    /* The phase of the run that update `step` is part of, which begins with update *first and ends before *end.  With a phase the optimiser
+     * and its schedule begin anew, and layers that are trained whole as the base has them.  NULL: a run is one. */
+    void (*phase)(const void *config, int64_t step, int64_t *first, int64_t *end);
     /* What is added to the loss once an update: a scalar; NULL without an error: nothing. */
     cb_tensor *(*regulariser)(const cb_adapter_group *group);
     /* After an update: may change parameters and CB_ROLE_STATE.  Of several processes each does the same, so it may depend on these alone. */
@@ -222,9 +225,14 @@ typedef struct cb_gate_options {
     int64_t size;  /* tasks; C */
     bool linear;   /* weights as they come out (Liu et al. 2025, PSEC); else a softmax over the parts */
     int64_t top_k; /* the k largest of the softmax, the others 0, not scaled up again; 0: all */
+    /* Of features: so many layers of this width with a ReLU each between them and the weights; width 0: none, layers 0 stands for 1 */
+    int64_t hidden, hidden_layers;
+    double start;  /* what each output is at first; of linear ones it is the weight: the scale that adapters were trained with */
+    uint64_t seed; /* of the hidden layers' start, which is torch's */
 } cb_gate_options;
 typedef struct cb_gate cb_gate;
-/* One output a part: weight (tasks, N), or weight (N, C) and bias (N), f32.  Zeros at first: all parts 1 / N, or 0. */
+/* One output a part: weight (tasks, N), or weight (N, C) and bias (N), f32, behind hidden.0.weight, hidden.0.bias, ... where there are hidden
+ * layers.  Every sample has the same weights at first: 1 / N, or what `start` says. */
 CB_API cb_gate *cb_gate_new_with(size_t parts, cb_gate_options options);
 #define cb_gate_new(parts, ...) cb_gate_new_with(parts, (cb_gate_options){__VA_ARGS__})
 CB_API void cb_gate_free(cb_gate *gate);                                             /* NULL is allowed */
@@ -291,6 +299,9 @@ CB_API size_t cb_adapter_state(const cb_adapter *adapter, const cb_named_tensor 
 CB_API bool cb_adapter_begin(cb_adapter *adapter, int64_t steps);
 CB_API cb_tensor *cb_adapter_regulariser(const cb_adapter *adapter);
 CB_API bool cb_adapter_stepped(const cb_adapter *adapter, const cb_adapter_step *step);
+/* The phase of a run that update `step` is part of, from *first to before *end, where the adapter has phases; false: it has none.  A training
+ * loop forgets its optimiser's state when it comes to a *first, and has a schedule for each. */
+CB_API bool cb_adapter_phase(const cb_adapter *adapter, int64_t step, int64_t *first, int64_t *end);
 CB_API size_t cb_adapter_modules(const cb_adapter *adapter, cb_module *const **list);
 CB_API size_t cb_adapter_saved_layers(const cb_adapter *adapter, cb_layer *const **list); /* modules_to_save */
 
@@ -298,13 +309,14 @@ CB_API size_t cb_adapter_saved_layers(const cb_adapter *adapter, cb_layer *const
  * `base_model` goes to base_model_name_or_path (NULL: what a loaded file said). */
 CB_API bool cb_adapter_save(const cb_adapter *adapter, const char *directory, const char *base_model);
 /* Reads one and attaches it below `root`.  Every tensor of the file must have a place and every parameter a tensor of its shape; f32, bf16
- * and f16 are accepted.  Named after the directory.  LoRA adapters of other formats are read too; see cb_adapter_format(). */
+ * and f16 are accepted.  Named after the directory.  Adapters of other formats are read too; see cb_adapter_format(). */
 CB_API cb_adapter *cb_adapter_load(const char *directory, cb_layer *root, const char *model_type);
 
 /* What an adapter's file or directory is: "peft", "gguf-lora" (a GGUF file of llama.cpp), "mlx" (mlx-lm) or "adapterhub" (the package
  * `adapters`); NULL: none of these. */
 CB_API const char *cb_adapter_format(const char *path);
-/* Writes a LoRA adapter of any of these formats as another; root and model_type are the base model's.  A scale that the format cannot hold
+/* Writes an adapter of any of these formats as another: LoRA, and as "peft" and "adapterhub" bottleneck adapters and ReFT; root and
+ * model_type are the base model's.  A scale that the format cannot hold
  * (rsLoRA, alpha_pattern) goes into B, ranks that differ are padded with zeros where it has one; what it cannot hold at all (DoRA,
  * modules_to_save, biases, layers that it does not adapt) is CB_ERR_UNSUPPORTED and named.  Not checked: cb_convert() does that. */
 CB_API bool cb_adapter_rewrite(const char *path, cb_layer *root, const char *model_type, const char *format, const char *output);

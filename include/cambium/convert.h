@@ -16,7 +16,7 @@
 extern "C" {
 #endif
 
-/* Targets: two for models, four for LoRA adapters. */
+/* Targets: two for models, four for adapters, of which two hold LoRA only. */
 enum { CB_CONVERT_HF, CB_CONVERT_GGUF, CB_CONVERT_PEFT, CB_CONVERT_GGUF_LORA, CB_CONVERT_MLX, CB_CONVERT_ADAPTERHUB };
 enum { CB_CONVERT_KEEP, CB_CONVERT_F32, CB_CONVERT_BF16, CB_CONVERT_F16 }; /* and the others of cb_gguf_dtype_names */
 typedef struct cb_convert_options {

@@ -36,6 +36,7 @@ CB_API cb_optimizer *cb_sgd_with(size_t count, cb_tensor *const *parameters, cb_
  * no pass of its own).  Gradients stay; drop them with cb_optimizer_zero_grad(). */
 CB_API bool cb_optimizer_step(cb_optimizer *optimizer, double learning_rate, double grad_scale);
 CB_API void cb_optimizer_zero_grad(cb_optimizer *optimizer);
+CB_API void cb_optimizer_forget(cb_optimizer *optimizer); /* moments and steps are those of a new one */
 CB_API void cb_optimizer_free(cb_optimizer *optimizer);
 
 /* L2 norm of all gradients together (f64 accumulation, independent of the thread count); NaN or infinity is returned as such. */

@@ -58,6 +58,7 @@ struct cb_trainee {
     bool (*begin)(const cb_trainee *what, int64_t steps);
     cb_tensor *(*regulariser)(const cb_trainee *what);
     bool (*stepped)(const cb_trainee *what, const cb_adapter_step *step);
+    bool (*phase)(const cb_trainee *what, int64_t step, int64_t *first, int64_t *end);
     size_t state_count;
     const cb_named_tensor *state; /* f32, and in the checkpoint beside the parameters */
     void *user;                   /* for all of these */

@@ -226,9 +226,33 @@ cb_tensor *cb_adapter_regulariser(const cb_adapter *adapter)
     return adapter->kind->regulariser ? adapter->kind->regulariser(&adapter->group) : NULL;
 }
 
+bool cb_adapter_phase(const cb_adapter *adapter, int64_t step, int64_t *first, int64_t *end)
+{
+    if (!adapter->kind->phase)
+        return false;
+    adapter->kind->phase(adapter->config, step, first, end);
+    return true;
+}
+
+/* What is trained whole becomes the base's again. */
+static bool rewind_whole(const cb_adapter *adapter)
+{
+    for (size_t i = 0; i < adapter->trained_count; i++) {
+        const cb_trained_weight *t = &adapter->trained[i];
+        const cb_weight *weight = t->active && !t->pinned ? cb_layer_own_weight(t->layer, t->name) : NULL;
+        if (weight && weight->frozen && !cb_copy_into(weight->tensor, weight->frozen))
+            return false;
+    }
+    return true;
+}
+
 bool cb_adapter_stepped(const cb_adapter *adapter, const cb_adapter_step *step)
 {
-    return !adapter->kind->step || adapter->kind->step(&adapter->group, step);
+    int64_t first, end;
+    if (adapter->kind->step && !adapter->kind->step(&adapter->group, step))
+        return false;
+    bool begins = cb_adapter_phase(adapter, step->step + 1, &first, &end) && first == step->step + 1;
+    return !begins || rewind_whole(adapter);
 }
 
 /* ---- for kinds ---- */

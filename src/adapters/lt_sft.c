@@ -1,8 +1,8 @@
 /* lt_sft.c: sparse fine-tuning by lottery tickets, W + D with D zero but at the K places of all adapted layers that moved furthest.  Ansell et
  * al. 2022, arXiv:2110.07560.
- * A run has two halves.  In the first (full_share) every element of D is trained; then the K = density (numbers in all) with the largest |D|,
- * of all layers together, are chosen, D goes back to zero, and only they are trained: others get their zero back after each update, so momentum
- * and decay do not move them.  The file holds places and values, so that adapters of one base are composed by adding them up. */
+ * A run has two phases.  In the first (full_share) every element of D is trained; then the K = density (numbers in all) with the largest |D|,
+ * of all layers together, are chosen, D and what is trained whole go back to where they began, and only they are trained, by an optimiser that
+ * begins anew: others get their zero back after each update, so momentum and decay do not move them.  The file holds places and values, so that adapters of one base are composed by adding them up. */
 #include <math.h>
 #include <string.h>
 
@@ -205,12 +205,21 @@ static bool choose(const cb_adapter_group *group, double density)
     return true;
 }
 
-/* Updates of the first half: at least one, and one is left. */
+/* Updates of the first phase: at least one, and one is left. */
 static int64_t full_steps(const sft_config *config)
 {
     int64_t full = (int64_t)(config->full_share * (double)config->total_step);
     full = full < config->total_step ? full : config->total_step - 1;
     return full > 1 ? full : 1;
+}
+
+/* One that is read from a file has its places already. */
+static void sft_phase(const void *config_, int64_t step, int64_t *first, int64_t *end)
+{
+    const sft_config *config = config_;
+    int64_t full = config->counts.count ? 0 : full_steps(config);
+    *first = step < full ? 0 : full;
+    *end = step < full ? full : config->total_step;
 }
 
 static bool sft_step(const cb_adapter_group *group, const cb_adapter_step *step)
@@ -296,6 +305,7 @@ const cb_adapter_kind cb_kind_lt_sft = {
     .begin = sft_begin,
     .regulariser = sft_regulariser,
     .step = sft_step,
+    .phase = sft_phase,
     .stored = sft_stored,
     .stored_config = sft_stored_config,
     .peft_fixed = sft_peft_fixed,

@@ -94,8 +94,9 @@ const cli_command cli_convert = {
     .name = "convert",
     .summary = "turn a model or an adapter into another format",
     .synopsis = "INPUT --output PATH [--to FORMAT] [options]",
-    .description = "INPUT is a model directory, a GGUF file, a llama2.c model, or a LoRA adapter of PEFT, llama.cpp (GGUF), MLX or "
-                   "AdapterHub; which one shows in its content. What was written is loaded and its logits are compared with the input's; "
+    .description = "INPUT is a model directory, a GGUF file, a llama2.c model, or an adapter: LoRA of PEFT, llama.cpp (GGUF), MLX or "
+                   "AdapterHub, and of the last also bottleneck adapters and ReFT; which one shows in its content. What was written is "
+                   "loaded and its logits are compared with the input's; "
                    "a result beyond --max-kl is not kept, and what a format cannot hold is refused by name. With --quantize a model "
                    "directory becomes one whose linear layers are quantised, as transformers with bitsandbytes (int8, nf4) or "
                    "compressed-tensors (int8-block) loads them.",

@@ -186,6 +186,12 @@ bool cb_change_factors(const cb_merged_change *c, cb_rng rng, double clamp, cb_t
     if (!*a || !*b)
         return false;
     if (clamp < 1 && quantile_of(*b, *a, clamp, &bound)) {
+        if (bound <= 0)
+            return cb_fail(
+                       CB_ERR_ARGUMENT,
+                       "svd_clamp: found %g, where the quantile of the factors' values is %g; expected one above that of zero, which is "
+                       "about 0.5",
+                       clamp, bound) == CB_OK;
         *b = cb_clamp(*b, -bound, bound);
         *a = cb_clamp(*a, -bound, bound);
     }

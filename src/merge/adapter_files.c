@@ -20,6 +20,12 @@ static bool is_set(const json_t *config, const char *key)
            !((json_is_array(v) || json_is_object(v)) && !json_array_size(v) && !json_object_size(v));
 }
 
+/* Of some elements of the weights, which are added up as one kind: LT-SFT, which SHiRA's fixed number of places has room in. */
+static bool is_sparse(const char *type)
+{
+    return strcmp(type, "LT_SFT") == 0 || strcmp(type, "SHIRA") == 0;
+}
+
 /* What is more than A, B and a scale cannot be added up, or not without the base. */
 static bool check_config(const cb_adapter_source *s)
 {
@@ -27,9 +33,10 @@ static bool check_config(const cb_adapter_source *s)
         "use_dora",   "lora_bias",   "trainable_token_indices", "alora_invocation_tokens", "target_parameters", "use_qalora",
         "use_bdlora", "kasa_config", "layer_replication",       "monteclora_config",       "velora_config",     NULL};
     const char *type = cb_json_string(s->path, s->config, "peft_type", ""), *bias = cb_json_string(s->path, s->config, "bias", "none");
-    if (strcmp(type, "LORA") != 0 && strcmp(type, "IA3") != 0)
-        return cb_fail(CB_ERR_UNSUPPORTED, "%s: peft_type: found %.50s, expected LORA or IA3: fold others into models and merge those",
-                       s->path, *type ? type : "none") == CB_OK;
+    if (strcmp(type, "LORA") != 0 && strcmp(type, "IA3") != 0 && !is_sparse(type))
+        return cb_fail(CB_ERR_UNSUPPORTED,
+                       "%s: peft_type: found %.50s, expected LORA, IA3, LT_SFT or SHIRA: fold others into models and merge those", s->path,
+                       *type ? type : "none") == CB_OK;
     for (int i = 0; fields[i]; i++)
         if (is_set(s->config, fields[i]))
             return cb_fail(
@@ -67,7 +74,7 @@ static bool same_kind_and_base(const cb_adapter_merge *m, const cb_adapter_sourc
 {
     const cb_adapter_source *first = &m->sources[0];
     const char *a = cb_json_string(first->path, first->config, "peft_type", ""), *b = cb_json_string(s->path, s->config, "peft_type", "");
-    if (strcmp(a, b) != 0)
+    if (strcmp(a, b) != 0 && !(is_sparse(a) && is_sparse(b)))
         return cb_fail(CB_ERR_ARGUMENT, "%s: peft_type: found %s, expected %s as in %s", s->path, b, a, first->path) == CB_OK;
     a = cb_json_string(first->path, first->config, "base_model_name_or_path", "");
     b = cb_json_string(s->path, s->config, "base_model_name_or_path", "");
@@ -106,6 +113,8 @@ static bool take_factor(cb_adapter_merge *m, size_t source, const cb_weight_entr
     bool fits = cb_fold_is_float(e->dtype) && (e->ndim == 2 || e->ndim == 4) && e->shape[0] > 0 && e->shape[1] > 0 &&
                 (!seen || l->embedding == embedding) &&
                 (!*first || ((*first)->ndim == e->ndim && (*first)->shape[width] == e->shape[width]));
+    if (m->sparse)
+        fits = is_b ? e->ndim == 2 && e->shape[0] == 2 : cb_fold_is_float(e->dtype) && e->ndim == 1;
     fits = fits && (!m->ia3 || !*first || (*first)->shape[0] == e->shape[0]); /* factors, which are multiplied */
     for (int i = 2; fits && i < e->ndim; i++)
         fits = e->shape[i] > 0 && (is_b ? e->shape[i] == 1 : !*first || (*first)->shape[i] == e->shape[i]);
@@ -119,13 +128,19 @@ static bool take_factor(cb_adapter_merge *m, size_t source, const cb_weight_entr
     return true;
 }
 
-/* Of one that several hold, all must hold the same. */
-static bool take_whole(cb_adapter_merge *m, size_t source, const cb_weight_entry *e)
+/* Of one that several hold, all must hold the same; on a base they could not be compared, which has room for one. */
+static bool take_whole(cb_adapter_merge *m, size_t source, const cb_weight_entry *e, bool on_base)
 {
     for (size_t i = 0; i < m->whole_count; i++) {
         const cb_weight_entry *w = m->whole[i];
         if (strcmp(w->name, e->name) != 0)
             continue;
+        if (on_base)
+            return cb_fail(
+                       CB_ERR_UNSUPPORTED,
+                       "%s: %s: found in another adapter as well, and of a layer that is held whole a MODEL can have one; leave MODEL out, "
+                       "or fold the adapters into models and merge those",
+                       m->sources[source].path, e->name) == CB_OK;
         return (w->dtype == e->dtype && w->size == e->size && memcmp(w->data, e->data, e->size) == 0) ||
                cb_fail(
                    CB_ERR_UNSUPPORTED,
@@ -139,27 +154,35 @@ static bool take_whole(cb_adapter_merge *m, size_t source, const cb_weight_entry
     return true;
 }
 
-static bool take_tensor(cb_adapter_merge *m, size_t source, const cb_weight_entry *e)
+static bool take_tensor(cb_adapter_merge *m, size_t source, const cb_weight_entry *e, bool on_base)
 {
     static const struct {
         const char *end;
-        bool ia3, is_b, embedding;
-    } ends[] = {{".lora_A.weight", false, false, false},
-                {".lora_B.weight", false, true, false},
-                {".lora_embedding_A", false, false, true},
-                {".lora_embedding_B", false, true, true},
-                {".ia3_l", true, false, false}};
+        enum { FACTORS, IA3, SPARSE } of;
+        bool is_b, embedding;
+    } ends[] = {{".lora_A.weight", FACTORS, false, false},
+                {".lora_B.weight", FACTORS, true, false},
+                {".lora_embedding_A", FACTORS, false, true},
+                {".lora_embedding_B", FACTORS, true, true},
+                {".ia3_l", IA3, false, false},
+                {".sft_values", SPARSE, false, false},
+                {".sft_indices", SPARSE, true, false},
+                {".shira_weight", SPARSE, false, false},
+                {".shira_indices", SPARSE, true, false}};
     size_t prefix = strlen(CB_PEFT_PREFIX), length = strlen(e->name);
     if (strncmp(e->name, CB_PEFT_PREFIX, prefix) == 0) {
         for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
             size_t end = strlen(ends[i].end);
-            if (m->ia3 == ends[i].ia3 && length > prefix + end && strcmp(e->name + length - end, ends[i].end) == 0)
+            if ((m->ia3      ? IA3
+                 : m->sparse ? SPARSE
+                             : FACTORS) == ends[i].of &&
+                length > prefix + end && strcmp(e->name + length - end, ends[i].end) == 0)
                 return take_factor(m, source, e, e->name + prefix, length - prefix - end, ends[i].is_b, ends[i].embedding);
         }
         if (cb_ends_with(e->name, ".base_layer.weight")) /* the base's, saved beside */
             return true;
-        if (!strstr(e->name, ".lora_") && !strstr(e->name, ".ia3_"))
-            return take_whole(m, source, e);
+        if (!strstr(e->name, ".lora_") && !strstr(e->name, ".ia3_") && !strstr(e->name, ".sft_") && !strstr(e->name, ".shira_"))
+            return take_whole(m, source, e, on_base);
     }
     return cb_fail(CB_ERR_UNSUPPORTED, "%s: %.200s: found a tensor that cannot be merged, expected A and B of layers, or whole layers",
                    m->sources[source].path, e->name) == CB_OK;
@@ -215,19 +238,21 @@ static int by_layer(const void *a, const void *b)
     return strcmp(((const cb_source_layer *)a)->name, ((const cb_source_layer *)b)->name);
 }
 
-bool cb_adapter_merge_read(cb_adapter_merge *m, bool any_base)
+bool cb_adapter_merge_read(cb_adapter_merge *m, bool on_base)
 {
     for (size_t i = 0; i < m->count; i++)
-        if (!open_source(&m->sources[i]) || !same_kind_and_base(m, &m->sources[i], any_base))
+        if (!open_source(&m->sources[i]) || !same_kind_and_base(m, &m->sources[i], on_base))
             return false;
-    m->ia3 = strcmp(cb_json_string(m->sources[0].path, m->sources[0].config, "peft_type", ""), "IA3") == 0;
+    const char *type = cb_json_string(m->sources[0].path, m->sources[0].config, "peft_type", "");
+    m->ia3 = strcmp(type, "IA3") == 0;
+    m->sparse = is_sparse(type);
     for (size_t i = 0; i < m->count; i++)
         for (size_t t = 0; t < cb_weights_count(m->sources[i].tensors); t++)
-            if (!take_tensor(m, i, cb_weights_at(m->sources[i].tensors, t)))
+            if (!take_tensor(m, i, cb_weights_at(m->sources[i].tensors, t), on_base))
                 return false;
     if (!m->layer_count)
         return cb_fail(CB_ERR_FORMAT, "%s: found no layers that it adapts", m->sources[0].path) == CB_OK;
-    for (size_t i = 0; !m->ia3 && i < m->count; i++)
+    for (size_t i = 0; !m->ia3 && !m->sparse && i < m->count; i++)
         if (!set_scales(m, i))
             return false;
     qsort(m->layers, m->layer_count, sizeof *m->layers, by_layer);
@@ -258,6 +283,25 @@ bool cb_adapter_merge_put(cb_adapter_merge *m, const cb_source_layer *layer, con
         cb_free(data);
         return false;
     }
+    e.name = name;
+    e.data = data;
+    m->out[m->out_count++] = e;
+    return true;
+}
+
+bool cb_adapter_merge_put_places(cb_adapter_merge *m, const cb_source_layer *layer, const char *suffix, int64_t count,
+                                 const int32_t *places)
+{
+    if (!cb_grow(&m->out, &m->out_capacity, m->out_count + 1, sizeof *m->out))
+        return false;
+    cb_weight_entry e = {.dtype = CB_I32, .ndim = 2, .shape = {2, count}, .size = (size_t)(2 * count) * sizeof *places};
+    char *name = cb_format(CB_PEFT_PREFIX "%s%s", layer->name, suffix);
+    void *data = name ? cb_alloc(e.size) : NULL;
+    if (!data) {
+        cb_free(name);
+        return false;
+    }
+    memcpy(data, places, e.size);
     e.name = name;
     e.data = data;
     m->out[m->out_count++] = e;
@@ -349,6 +393,30 @@ static bool put_ranks(const cb_adapter_merge *m, json_t *config)
     return ok;
 }
 
+/* Of an LT-SFT adapter with so many places in each layer. */
+static json_t *sparse_config(const cb_adapter_merge *m, const char *base)
+{
+    const json_t *first = m->sources[0].config;
+    json_t *config = cb_json_made(json_object()), *counts = cb_json_made(json_object());
+    bool ok = config && counts;
+    for (size_t i = 0; ok && i < m->layer_count; i++)
+        ok = cb_json_put(counts, m->layers[i].name, json_integer(m->ranks[i]));
+    json_t *saved = ok ? names_of(m, "modules_to_save", false) : NULL;
+    ok = ok && saved && cb_json_put(config, "peft_type", json_string("LT_SFT")) && cb_json_put(config, "inference_mode", json_true()) &&
+         cb_json_put(config, "target_modules", names_of(m, "target_modules", true)) && cb_json_put(config, "counts", json_incref(counts)) &&
+         cb_json_put(config, "modules_to_save", json_array_size(saved) ? json_incref(saved) : json_null()) &&
+         cb_json_put(config, "base_model_name_or_path",
+                     base ? json_string(base) : cb_json_copy(json_object_get(first, "base_model_name_or_path"))) &&
+         cb_json_put(config, "task_type",
+                     json_object_get(first, "task_type") ? cb_json_copy(json_object_get(first, "task_type")) : json_null());
+    json_decref(saved);
+    json_decref(counts);
+    if (ok)
+        return config;
+    json_decref(config);
+    return NULL;
+}
+
 /* The first adapter's, but for what is no longer so. */
 static json_t *make_config(const cb_adapter_merge *m, const char *base)
 {
@@ -383,7 +451,7 @@ bool cb_adapter_merge_write(cb_adapter_merge *m, const char *directory, const ch
     size_t count = m->out_count + m->whole_count;
     cb_weight_entry *entries = cb_calloc(count + 1, sizeof *entries);
     char *weights = cb_path_join(directory, WEIGHTS_NAME), *path = cb_path_join(directory, CONFIG_NAME);
-    json_t *config = entries && weights && path ? make_config(m, base) : NULL;
+    json_t *config = !entries || !weights || !path ? NULL : m->sparse ? sparse_config(m, base) : make_config(m, base);
     if (config) {
         memcpy(entries, m->out, m->out_count * sizeof *entries);
         for (size_t i = 0; i < m->whole_count; i++)

@@ -69,9 +69,15 @@ static bool check_options(cb_adapter_merge *m)
     return cb_combine_densities(o->combine, m->count, m->densities);
 }
 
-static bool check_ia3(const cb_adapter_merge *m)
+/* Adapters whose changes are no products of factors. */
+static bool check_other_kinds(const cb_adapter_merge *m)
 {
     const cb_adapter_merge_options *o = m->options;
+    if (m->sparse)
+        return (o->combination_type == CB_COMBINATION_NONE && o->combine->method == CB_MERGE_LINEAR && !o->combine->normalize &&
+                !o->rank) ||
+               cb_fail(CB_ERR_UNSUPPORTED, "%s: changes some elements of the weights, which are added up (--method linear, without a rank)",
+                       m->sources[0].path) == CB_OK;
     if (!m->ia3 || o->combination_type == CB_COMBINATION_LINEAR ||
         (o->combination_type == CB_COMBINATION_NONE && o->combine->method == CB_MERGE_LINEAR && !o->combine->normalize))
         return true;
@@ -229,7 +235,9 @@ static bool merge_layers(cb_adapter_merge *m)
     for (size_t i = 0; ok && i < m->layer_count; i++) {
         cb_scope *scope = cb_scope_open();
         ok = scope != NULL;
-        cb_no_grad ok = ok && (m->ia3 ? merge_ia3_layer(m, i) : merge_layer(m, i, &lost, &squares));
+        cb_no_grad ok = ok && (m->ia3      ? merge_ia3_layer(m, i)
+                               : m->sparse ? cb_merge_sparse_layer(m, i)
+                                           : merge_layer(m, i, &lost, &squares));
         if (scope)
             cb_scope_close(scope);
         if (ok && cb_interrupted())
@@ -311,8 +319,8 @@ bool cb_merge_adapters(const char *base, const char *const *adapters, const doub
     m.sources = cb_calloc(count + 1, sizeof *m.sources);
     for (size_t i = 0; m.sources && i < count; i++)
         m.sources[i] = (cb_adapter_source){.path = adapters[i], .weight = weights[i]};
-    bool ok = m.sources && check_options(&m) && cb_directory_vacant(output) && cb_adapter_merge_read(&m, base != NULL) && check_ia3(&m) &&
-              (!base || trial_open(&t, base, &m)) && merge_layers(&m) && write(&m, &t, base, output);
+    bool ok = m.sources && check_options(&m) && cb_directory_vacant(output) && cb_adapter_merge_read(&m, base != NULL) &&
+              check_other_kinds(&m) && (!base || trial_open(&t, base, &m)) && merge_layers(&m) && write(&m, &t, base, output);
     trial_close(&t);
     cb_adapter_merge_free(&m);
     return ok;

@@ -1,7 +1,7 @@
 /* adapters.h: adapters merged into one: what its files share.
  *
  * adapters.c runs it, adapter_files.c reads and writes the files, adapter_deltas.c makes one layer's change of several, adapter_types.c does so
- * in PEFT's way, lego.c by clusters of units. */
+ * in PEFT's way, lego.c by clusters of units; sparse.c adds up adapters of some elements of the weights. */
 #ifndef CB_MERGE_ADAPTERS_H
 #define CB_MERGE_ADAPTERS_H
 
@@ -17,7 +17,8 @@ typedef struct cb_adapter_source {
     cb_weights *tensors;
 } cb_adapter_source;
 
-/* A layer that some of them change: in each its A and B (or, of (IA)^3, its factors as A), NULL where that adapter leaves it alone. */
+/* A layer that some of them change: in each its A and B (or, of (IA)^3, its factors as A, of a sparse one its values and places), NULL where
+ * that adapter leaves it alone. */
 typedef struct cb_source_layer {
     char *name;
     bool embedding;
@@ -31,24 +32,27 @@ typedef struct cb_adapter_merge {
     cb_adapter_source *sources;
     size_t count;
     double densities[CB_MERGE_MOST_MODELS];
-    bool ia3;
+    bool ia3, sparse;
     cb_source_layer *layers; /* in the order of their names */
     size_t layer_count, layer_capacity;
     const cb_weight_entry **whole; /* layers that an adapter holds whole: their tensors */
     size_t whole_count, whole_capacity;
     cb_weight_entry *out; /* the result: names and data are owned */
     size_t out_count, out_capacity;
-    int64_t *ranks; /* of the layers, in the result */
+    int64_t *ranks; /* of the layers, in the result; sparse: numbers of places */
     cb_adapter_merge_report *report;
 } cb_adapter_merge;
 
 /* ---- adapter_files.c ---- */
 
-/* Reads the sources' configs and tensors, and refuses by name what cannot be merged. */
-bool cb_adapter_merge_read(cb_adapter_merge *m, bool any_base);
+/* Reads the sources' configs and tensors, and refuses by name what cannot be merged.  on_base: they are all tried on one base. */
+bool cb_adapter_merge_read(cb_adapter_merge *m, bool on_base);
 /* Takes values (f32, contiguous) as a tensor of the result; like: whose dtype (unless the options say another) it gets. */
 bool cb_adapter_merge_put(cb_adapter_merge *m, const cb_source_layer *layer, const char *suffix, const cb_weight_entry *like, int ndim,
                           const int64_t *shape, cb_tensor *values);
+/* The same for places: (2, count) rows and columns. */
+bool cb_adapter_merge_put_places(cb_adapter_merge *m, const cb_source_layer *layer, const char *suffix, int64_t count,
+                                 const int32_t *places);
 /* The dtype of what becomes of a tensor. */
 cb_dtype cb_adapter_merge_dtype(const cb_adapter_merge *m, const cb_weight_entry *like);
 bool cb_adapter_merge_write(cb_adapter_merge *m, const char *directory, const char *base);
@@ -84,6 +88,9 @@ bool cb_change_by_method(const cb_adapter_merge *m, const cb_layer_factors *f, c
 bool cb_change_by_type(const cb_adapter_merge *m, const cb_layer_factors *f, cb_merged_change *out);
 /* lego.c */
 bool cb_change_by_lego(const cb_adapter_merge *m, const cb_layer_factors *f, cb_merged_change *out);
+
+/* sparse.c: puts the sum of the sources' values at each place that one of them has. */
+bool cb_merge_sparse_layer(cb_adapter_merge *m, size_t index);
 
 /* [f1 A1; f2 A2; ...] and [B1, B2, ...] with f = weight * scale * factor: the sum of the changes. */
 bool cb_factors_concatenate(const cb_layer_factors *f, double factor, cb_tensor **a, cb_tensor **b);

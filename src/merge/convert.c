@@ -62,7 +62,7 @@ static const struct target {
 
 const cb_option cb_convert_option_table[] = {
     CB_OPT_ENUM(cb_convert_options, to, CB_CONVERT_HF, to_choices,
-                "hf: a model directory; gguf: a GGUF file of llama.cpp; and for LoRA adapters peft, gguf-lora, mlx, adapterhub"),
+                "hf: a model directory; gguf: a GGUF file of llama.cpp; and for adapters peft, adapterhub and, of LoRA, gguf-lora, mlx"),
     CB_OPT_ENUM(cb_convert_options, dtype, CB_CONVERT_KEEP, cb_gguf_dtype_names,
                 "how a model's matrices are stored; hf takes the first four, with keep quantised ones become f16"),
     CB_OPT_STRING(cb_convert_options, base, NULL, "MODEL", "the model that an adapter belongs to"),

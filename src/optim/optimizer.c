@@ -2,6 +2,7 @@
  *
  * All parameters are updated in one pass over memory by one kernel call; clipping is a factor given to it, not a pass of its own. */
 #include <math.h>
+#include <string.h>
 
 #include "cambium/optim.h"
 #include "kernels/kernels.h"
@@ -117,6 +118,15 @@ void cb_optimizer_free(cb_optimizer *o)
     cb_free(o->size);
     cb_free(o->decay);
     cb_free(o);
+}
+
+void cb_optimizer_forget(cb_optimizer *o)
+{
+    for (size_t i = 0; i < o->count; i++)
+        for (int s = 0; s < o->slot_count; s++)
+            if (o->slots[s][i])
+                memset(o->slots[s][i]->data, 0, (size_t)o->slots[s][i]->count * sizeof(float));
+    o->steps = 0;
 }
 
 cb_tensor *cb_optimizer_slot(cb_optimizer *o, size_t parameter, int slot)

@@ -186,23 +186,31 @@ static bool check_file(const char *path, const cb_safetensors *file, const layou
     return true;
 }
 
+/* Updates that an optimiser remembers after so many of the run: those of the last one's phase. */
+static int64_t updates_of_phase(const cb_trainee *what, int64_t step)
+{
+    int64_t first = 0, end;
+    return step > 0 && what->phase && what->phase(what, step - 1, &first, &end) ? step - first : step;
+}
+
 /* Numbers that no run writes. */
-static bool check_state(const char *path, const train_state *s, int64_t optimizer_steps)
+static bool check_state(const char *path, const cb_trainee *what, const train_state *s, int64_t optimizer_steps)
 {
     bool sane = s->step >= 0 && s->tokens >= 0 && s->seconds >= 0 && s->best_step >= 0 && s->best_step <= s->step &&
                 s->bad_evaluations >= 0 && s->loss_steps >= 0 && s->loss_steps <= s->step &&
-                (s->pending == 0 || (s->pending == 1 && s->step > 0)) && s->bad_evaluations <= s->step && optimizer_steps == s->step;
+                (s->pending == 0 || (s->pending == 1 && s->step > 0)) && s->bad_evaluations <= s->step &&
+                optimizer_steps == updates_of_phase(what, s->step);
     return sane || cb_fail(CB_ERR_FORMAT, "%s: the state of step %lld is not one that a run can be in", path, (long long)s->step) == CB_OK;
 }
 
 /* Reads the numbers first, into `l`'s own state; tensors only when all is well. */
-static bool read_entries(const char *path, const cb_safetensors *file, layout *l, const train_state *state)
+static bool read_entries(const char *path, const cb_safetensors *file, layout *l, const cb_trainee *what, const train_state *state)
 {
     for (int tensors = 0; tensors < 2; tensors++) {
         for (size_t i = 0; i < l->count; i++)
             if ((l->names[i] != NULL) == (tensors == 1) && l->entries[i].size)
                 memcpy((void *)(uintptr_t)l->entries[i].data, cb_safetensors_find(file, l->entries[i].name)->data, l->entries[i].size);
-        if (!tensors && !check_state(path, state, l->optimizer_steps))
+        if (!tensors && !check_state(path, what, state, l->optimizer_steps))
             return false;
     }
     return true;
@@ -219,8 +227,8 @@ bool cb_train_state_read(const char *directory, const cb_trainee *what, cb_optim
     train_state read = *state;
     layout l = {0};
     cb_safetensors *file = cb_safetensors_open(path);
-    bool ok =
-        file && layout_make(&l, what, optimizer, &read) && check_file(path, file, &l, fingerprint) && read_entries(path, file, &l, &read);
+    bool ok = file && layout_make(&l, what, optimizer, &read) && check_file(path, file, &l, fingerprint) &&
+              read_entries(path, file, &l, what, &read);
     if (ok) {
         *state = read;
         cb_optimizer_set_steps(optimizer, l.optimizer_steps);

@@ -111,6 +111,12 @@ static bool stepped(const cb_trainee *what, const cb_adapter_step *step)
     return true;
 }
 
+static bool phase(const cb_trainee *what, int64_t step, int64_t *first, int64_t *end)
+{
+    const composed *s = what->user;
+    return s->frozen < s->c->count && cb_adapter_phase(s->c->adapters[s->frozen], step, first, end);
+}
+
 /* Of more than one that is trained the states would be several lists. */
 static bool check(const cb_composition *c, size_t frozen)
 {
@@ -139,6 +145,7 @@ bool cb_train_composition(cb_trainee *what, cb_model *model, const cb_compositio
                          .begin = begin,
                          .regulariser = regulariser,
                          .stepped = stepped,
+                         .phase = phase,
                          .user = s};
     if (frozen < c->count)
         what->state_count = cb_adapter_state(c->adapters[frozen], &what->state);

@@ -80,9 +80,8 @@ static int64_t planned_steps(const cb_train_options *o, const cb_dataset *data)
     return steps < 1 ? 1 : (int64_t)steps;
 }
 
-static cb_schedule plan_schedule(const cb_train_options *o, const cb_dataset *data)
+static cb_schedule plan_schedule(const cb_train_options *o, int64_t steps)
 {
-    int64_t steps = planned_steps(o, data);
     return (cb_schedule){.kind = (cb_schedule_kind)o->lr_scheduler_type,
                          .learning_rate = o->learning_rate,
                          .warmup_steps = o->warmup_steps ? o->warmup_steps : (int64_t)(o->warmup_ratio * (double)steps),
@@ -194,7 +193,7 @@ static bool session_open(session *s)
     for (size_t i = 0; i < n; i++)
         s->parameters[i] = s->what->parameters[i].tensor;
     s->optimizer = make_optimizer(s);
-    s->schedule = plan_schedule(o, s->train);
+    s->schedule = plan_schedule(o, planned_steps(o, s->train));
     if (s->what->begin && !s->what->begin(s->what, s->schedule.steps))
         return false;
     s->state = (train_state){.best_loss = INFINITY, .first_loss = NAN, .last_loss = NAN, .rng = {.seed = o->seed, .stream = 1}};
@@ -334,6 +333,18 @@ static bool add_up(session *s, double *loss)
     return true;
 }
 
+/* The learning rate of the step to come; with a phase, the optimiser and the schedule begin anew. */
+static double rate_of_step(session *s)
+{
+    int64_t first, end;
+    if (!s->what->phase || !s->what->phase(s->what, s->state.step, &first, &end))
+        return cb_schedule_at(&s->schedule, s->state.step);
+    if (first > 0 && first == s->state.step && !cb_rehearsing())
+        cb_optimizer_forget(s->optimizer);
+    const cb_schedule own = plan_schedule(s->options, end - first);
+    return cb_schedule_at(&own, s->state.step - first);
+}
+
 static bool train_step(session *s, cb_train_report *report)
 {
     const cb_train_options *o = s->options;
@@ -358,7 +369,7 @@ static bool train_step(session *s, cb_train_report *report)
     double norm = cb_grad_norm(s->what->count, s->parameters);
     if (!isfinite(loss) || !isfinite(norm))
         return not_finite(s, loss, norm, predicted ? (double)predicted : 1, before);
-    report->learning_rate = cb_schedule_at(&s->schedule, s->state.step);
+    report->learning_rate = rate_of_step(s);
     report->grad_norm = norm;
     const cb_adapter_step update = {.step = s->state.step, .gradient_scale = cb_clip_factor(norm, o->max_grad_norm)};
     if (!cb_optimizer_step(s->optimizer, report->learning_rate, update.gradient_scale) ||
@@ -585,6 +596,11 @@ static bool adapter_stepped(const cb_trainee *what, const cb_adapter_step *step)
     return cb_adapter_stepped(what->user, step);
 }
 
+static bool adapter_phase(const cb_trainee *what, int64_t step, int64_t *first, int64_t *end)
+{
+    return cb_adapter_phase(what->user, step, first, end);
+}
+
 cb_trainee cb_train_adapter(cb_model *model, cb_adapter *adapter)
 {
     cb_trainee what = {.model = model,
@@ -593,6 +609,7 @@ cb_trainee cb_train_adapter(cb_model *model, cb_adapter *adapter)
                        .begin = begin_adapter,
                        .regulariser = regularise_adapter,
                        .stepped = adapter_stepped,
+                       .phase = adapter_phase,
                        .user = adapter};
     if (adapter) {
         what.count = cb_adapter_parameters(adapter, &what.parameters);

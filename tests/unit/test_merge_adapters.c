@@ -179,6 +179,8 @@ static void a_sum_does_what_the_adapters_do_together(void **state)
         {{CB_TEST_DATA "/adapters/lora_modules_to_save", CB_TEST_DATA "/adapters/lora_rslora"}, {1, 0.5}, 2, 8},
         {{CB_TEST_DATA "/adapters/lora_exclude", CB_TEST_DATA "/adapters/lora_regex"}, {1, 0.5}, 2, 8},
         {{REFERENCE "ia3_a", REFERENCE "ia3_b"}, {0.8, 1.5}, 2, 0},
+        {{CB_TEST_DATA "/adapters/lt_sft_q", CB_TEST_DATA "/adapters/shira_qv"}, {1, 0.5}, 2, 0},
+        {{CB_TEST_DATA "/adapters/shira_qv", CB_TEST_DATA "/adapters/lt_sft_q", CB_TEST_DATA "/adapters/lt_sft_q"}, {1.5, -2, 3}, 3, 0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         options o;
@@ -625,14 +627,14 @@ static void layers_held_whole_are_carried_over(void **state)
 
 /* ---- what is refused ---- */
 
-static void refused_in(int dtype, const char *part, const char *first, const char *second, const char *words)
+static void refused_in(const char *base, int dtype, const char *part, const char *first, const char *second, const char *words)
 {
     const char *paths[] = {first, second};
     options o;
     options_begin(&o);
     o.combine.dtype = dtype;
     set_all(&o, words);
-    assert_false(cb_merge_adapters(NULL, paths, (double[]){1, 1}, 2, scratch_path("merged"), &o.adapters, NULL));
+    assert_false(cb_merge_adapters(base, paths, (double[]){1, 1}, 2, scratch_path("merged"), &o.adapters, NULL));
     if (!strstr(cb_error_message(), part))
         fail_msg("expected \"%s\" in: %s", part, cb_error_message());
     cb_error_clear();
@@ -645,7 +647,7 @@ static void refused_in(int dtype, const char *part, const char *first, const cha
 
 static void refused(const char *part, const char *first, const char *second, const char *words)
 {
-    refused_in(CB_MERGE_KEEP, part, first, second, words);
+    refused_in(NULL, CB_MERGE_KEEP, part, first, second, words);
 }
 
 #define ADAPTER(name) CB_TEST_DATA "/adapters/" name
@@ -662,7 +664,13 @@ static void what_cannot_be_merged_is_refused_by_name(void **state)
     refused("base_model_name_or_path: found llama3, expected llama2", ADAPTER("lora_qv"), ADAPTER("lora_llama3"), "");
     refused("found adapters of ranks 4 and 3", REFERENCE "a", REFERENCE "c", "--combination_type linear");
     refused("ia3_a: is of (IA)^3", REFERENCE "ia3_a", REFERENCE "ia3_b", "--method ties");
+    refused("lt_sft_q: changes some elements of the weights", ADAPTER("lt_sft_q"), ADAPTER("shira_qv"), "--method ties");
+    refused("peft_type: found LT_SFT, expected LORA", ADAPTER("lora_qv"), ADAPTER("lt_sft_q"), "");
     refused("density: found 3 numbers", REFERENCE "a", REFERENCE "b", "--density 1,1,1");
+    refused("svd_clamp: found 0, where the quantile of the factors' values is", REFERENCE "a", REFERENCE "b",
+            "--combination_type svd --svd_clamp 0");
+    refused_in(CB_TEST_DATA "/models/llama2", CB_MERGE_KEEP, "lm_head.weight: found in another adapter as well",
+               ADAPTER("lora_modules_to_save"), ADAPTER("lora_modules_to_save"), "");
     refused("nowhere", REFERENCE "a", "nowhere", "");
     refused("lm_head.weight: found other values", ADAPTER("lora_modules_to_save"), scratch_path("other"), "");
 }
@@ -707,7 +715,7 @@ static void shapes_and_numbers_that_do_not_fit_are_refused(void **state)
     refused("found F32 of (2, 48)", second, ADAPTER("lora_patterns"), "");
     b[0] = 1e5f; /* in f16 there is no such number */
     write_adapter("first", 2, 2, a, b);
-    refused_in(CB_MERGE_F16, "layer model.layers.0.self_attn.q_proj: the result is beyond the numbers of f16", first, second, "");
+    refused_in(NULL, CB_MERGE_F16, "layer model.layers.0.self_attn.q_proj: the result is beyond the numbers of f16", first, second, "");
     write_adapter("first", 2, 1e300, a, b);
     refused("the result is beyond the numbers of f32", first, second, "");
     write_file("first/adapter_config.json",

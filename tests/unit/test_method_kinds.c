@@ -1,6 +1,6 @@
 /* test_method_kinds.c: what kinds of published methods do beside their forward pass: nested ranks, gates that become zero, frozen directions. */
-#include "adapter_fixtures.h"
 #include "cambium/merge.h"
+#include "letter_run.h"
 
 static float *values(const cb_adapter *adapter, const char *name)
 {
@@ -238,6 +238,53 @@ static void lt_sft_trains_what_went_furthest(void **state)
     cb_scope_close(scope);
 }
 
+/* Four updates for all numbers, then six for some.  AdamW that remembers nothing moves each by the learning rate at first; the head, which is
+ * trained whole, is again what it was. */
+static void check_phases(const cb_adapter *adapter, const cb_train_report *report)
+{
+    static double rates[11];
+    const cb_tensor *change = parameter(adapter, "layers.0.self_attn.q_proj.sft_change"), *head = parameter(adapter, "lm_head.weight");
+    cb_layer *const *saved;
+    assert_int_equal(cb_adapter_saved_layers(adapter, &saved), 1);
+    double moved = distance(head, saved[0]->weights[0].frozen);
+    int64_t count = 0;
+    rates[report->step] = report->learning_rate;
+    for (int64_t k = 0; k < change->count; k++)
+        count += cb_get(change, k) != 0;
+    assert_int_equal(report->step == 4, moved == 0);
+    assert_int_equal(report->step == 4, count == 0);
+    for (int64_t k = 0; report->step == 5 && k < change->count; k++) {
+        double x = fabs(cb_get(change, k));
+        assert_true(x == 0 || fabs(x - report->learning_rate) < 1e-3 * report->learning_rate);
+    }
+    if (report->step == 5)
+        assert_true(count > 0 && count < change->count / 2 && rates[5] == rates[1]);
+    if (report->step == 10)
+        assert_true(fabs(rates[4] / rates[1] - 1.0 / 4) < 1e-9 && fabs(rates[10] / rates[5] - 1.0 / 6) < 1e-9);
+}
+
+static void lt_sft_begins_anew_with_its_second_phase(void **state)
+{
+    (void)state;
+    static const char options[] =
+        "{\"density\": 0.1, \"full_share\": 0.4, \"target_modules\": [\"q_proj\"], \"modules_to_save\": [\"lm_head\"]}";
+    for (int64_t stop_after = 0; stop_after < 7; stop_after += stop_after ? 1 : 4) {
+        char *output = cb_format("%s/phases-%lld", scratch, (long long)stop_after);
+        for (int part = stop_after ? 0 : 1; part < 2; part++) {
+            cb_model *model = load_model("llama2");
+            cb_adapter *adapter = made(model, "lt_sft", options, 3);
+            train_on_letters(
+                model, adapter,
+                (letter_run){
+                    .output = output, .steps = 10, .stop_after = part ? 0 : stop_after, .watch = stop_after ? NULL : check_phases});
+            cb_adapter_free(adapter);
+            cb_model_free(model);
+        }
+        assert_true(same_adapters(output, scratch_path("phases-0")));
+        cb_free(output);
+    }
+}
+
 /* ---- frozen directions ---- */
 
 static cb_tensor *frozen(const cb_model *model, const cb_adapter *adapter, const char *name)
@@ -326,10 +373,10 @@ static void lora_xs_has_the_weights_own_directions(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(dylora_trains_one_rank_an_update),       cmocka_unit_test(dylora_uses_any_first_ranks),
-        cmocka_unit_test(dylora_refuses_ranks_it_has_not),        cmocka_unit_test(codyra_moves_gates_to_zero),
-        cmocka_unit_test(lt_sft_trains_what_went_furthest),       cmocka_unit_test(adapters_share_an_orthogonal_basis),
-        cmocka_unit_test(lora_xs_has_the_weights_own_directions),
+        cmocka_unit_test(dylora_trains_one_rank_an_update),   cmocka_unit_test(dylora_uses_any_first_ranks),
+        cmocka_unit_test(dylora_refuses_ranks_it_has_not),    cmocka_unit_test(codyra_moves_gates_to_zero),
+        cmocka_unit_test(lt_sft_trains_what_went_furthest),   cmocka_unit_test(lt_sft_begins_anew_with_its_second_phase),
+        cmocka_unit_test(adapters_share_an_orthogonal_basis), cmocka_unit_test(lora_xs_has_the_weights_own_directions),
     };
     return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
 }
