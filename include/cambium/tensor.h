@@ -231,6 +231,8 @@ CB_API cb_tensor *cb_pad(cb_tensor *x, int dim, int64_t before, int64_t after, d
 CB_API cb_tensor *cb_roll(cb_tensor *x, int dim, int64_t shift);
 CB_API cb_tensor *cb_flip(cb_tensor *x, int dim);
 CB_API cb_tensor *cb_contiguous(cb_tensor *x); /* x itself when it is */
+/* x (N, C, ...) in channels-last memory (see convolutions below); x itself when it is. */
+CB_API cb_tensor *cb_channels_last(cb_tensor *x);
 CB_API cb_tensor *cb_cast(cb_tensor *x, cb_dtype dtype);
 
 /* indexing; indices are i32 or i64, checked against the range */
@@ -264,18 +266,32 @@ typedef struct cb_low_rank {
 CB_API cb_tensor *cb_low_rank_add(cb_tensor *y, cb_tensor *x, int pairs, const cb_low_rank *pair, int segments,
                                   const cb_low_rank_rows *segment);
 
-/* convolutions; (vertical, horizontal), zero stands for 1 but in padding */
-typedef struct cb_conv2d_options {
-    int64_t stride[2], padding[2], dilation[2], groups;
-} cb_conv2d_options;
-/* Cross-correlation of x (N, C, H, W) with w (O, C / groups, KH, KW), plus bias (O) or NULL -> (N, O, OH, OW) with
- * OH = (H + 2 padding - dilation (KH - 1) - 1) / stride + 1, as torch.nn.functional.conv2d.  w and bias of another dtype than x's are cast. */
-CB_API cb_tensor *cb_conv2d_with(cb_tensor *x, cb_tensor *w, cb_tensor *bias, cb_conv2d_options options);
-#define cb_conv2d(x, w, bias, ...) cb_conv2d_with(x, w, bias, (cb_conv2d_options){__VA_ARGS__})
+/* Convolutions, pooling, resampling: x (N, C, spatial...) with one to three spatial dimensions.
+ *
+ * Channels-last.  They compute in, and give, channels-last memory: shape (N, C, H, W) with the strides of (N, H, W, C), as torch's
+ * memory_format=torch.channels_last.  Element-wise operations, casts and norms over channels keep that order, so a network is brought into
+ * it once, at its first convolution; every other operation reads it as it reads any view and gives row-major memory.  A global average
+ * (N, C, 1, 1) is row-major as well.  oneDNN has no faster order that is plain strides. */
+
+/* Options for each spatial dimension in order (a 2-d convolution: vertical, horizontal); zero stands for 1 but in paddings. */
+typedef struct cb_conv_options {
+    int64_t stride[3], padding[3], dilation[3];
+    int64_t output_padding[3]; /* transposed only, below the stride: further places at the end */
+    int64_t groups;
+} cb_conv_options;
+/* Cross-correlation of x (N, C, in...) with w (O, C / groups, kernel...), plus bias (O) or NULL -> (N, O, out...) with
+ * out = (in + 2 padding - dilation (kernel - 1) - 1) / stride + 1, as torch.nn.functional.conv1d, conv2d and conv3d.  w and bias of another
+ * dtype than x's are cast.  f64 is computed by plain loops, for checks.  The bits of a weight's gradient depend on the number of threads. */
+CB_API cb_tensor *cb_conv_with(cb_tensor *x, cb_tensor *w, cb_tensor *bias, cb_conv_options options);
+#define cb_conv(x, w, bias, ...) cb_conv_with(x, w, bias, (cb_conv_options){__VA_ARGS__})
+/* Its adjoint, the transposed convolution: x (N, C, in...) with w (C, O / groups, kernel...), plus bias (O) or NULL -> (N, O, out...) with
+ * out = (in - 1) stride - 2 padding + dilation (kernel - 1) + output_padding + 1, as torch.nn.functional.conv_transpose1d, 2d and 3d. */
+CB_API cb_tensor *cb_conv_transpose_with(cb_tensor *x, cb_tensor *w, cb_tensor *bias, cb_conv_options options);
+#define cb_conv_transpose(x, w, bias, ...) cb_conv_transpose_with(x, w, bias, (cb_conv_options){__VA_ARGS__})
 /* The patches that a kernel of KH by KW sees: x (N, C, H, W) -> (N, C KH KW, OH OW), zeros for padding; `groups` is not used. */
-CB_API cb_tensor *cb_im2col(cb_tensor *x, int64_t kh, int64_t kw, cb_conv2d_options options);
+CB_API cb_tensor *cb_im2col(cb_tensor *x, int64_t kh, int64_t kw, cb_conv_options options);
 /* Its adjoint: columns (N, C KH KW, OH OW) -> (N, C, H, W), summed where patches overlap (half dtypes in f32, rounded once). */
-CB_API cb_tensor *cb_col2im(cb_tensor *columns, int64_t h, int64_t w, int64_t kh, int64_t kw, cb_conv2d_options options);
+CB_API cb_tensor *cb_col2im(cb_tensor *columns, int64_t h, int64_t w, int64_t kh, int64_t kw, cb_conv_options options);
 
 /* layers' arithmetic */
 CB_API cb_tensor *cb_rms_norm(cb_tensor *x, cb_tensor *weight, double eps); /* over the last dimension; weight may be NULL */

@@ -18,7 +18,7 @@ static cb_tensor *multiply(void *user, cb_tensor *const *inputs)
     memcpy(&call, inputs[1]->data, sizeof call);
     cb_tensor *change = call.change(call.m);
     if (call.m->layer->kind == CB_LAYER_CONV)
-        return cb_conv2d_with(inputs[0], change, NULL, call.m->layer->conv);
+        return cb_conv_with(inputs[0], change, NULL, call.m->layer->conv);
     return cb_grad_enabled() ? cb_linear_unread(inputs[0], change, NULL) : cb_linear(inputs[0], change, NULL);
 }
 

@@ -32,14 +32,14 @@ bool cb_lora_conv_check(const cb_layer *layer, int64_t rank, const char *start, 
 
 cb_tensor *cb_lora_conv_in(const cb_layer *layer, cb_tensor *x, cb_tensor *a)
 {
-    cb_conv2d_options whole = layer->conv;
+    cb_conv_options whole = layer->conv;
     whole.groups = 1;
-    return cb_conv2d_with(x, a, NULL, whole);
+    return cb_conv_with(x, a, NULL, whole);
 }
 
 cb_tensor *cb_lora_conv_out(const cb_layer *layer, cb_tensor *z, cb_tensor *b)
 {
-    return cb_conv2d(z, b, NULL, .groups = groups_of(layer));
+    return cb_conv(z, b, NULL, .groups = groups_of(layer));
 }
 
 cb_tensor *cb_lora_conv(const cb_layer *layer, cb_tensor *x, cb_tensor *a, cb_tensor *b)

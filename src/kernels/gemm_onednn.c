@@ -1,44 +1,21 @@
-/* gemm_onednn.c: matrix products by oneDNN, with a cache of primitives.
- *
- * Making a primitive compiles code (0.1 to 0.5 ms), so each is kept under everything that shaped it: sizes, strides,
- * dtypes, alpha, beta, bias, threads.  A lookup costs well under a microsecond.  An entry serves one caller at a time
- * (its memory objects carry the pointers); a second caller with the same key gets an entry of its own.  When the cache
- * is full, the entry unused for longest goes.  Working memory comes from cb_alloc(), whose free lists make it free of
- * charge in steady state. */
-#include <dnnl.h>
+/* gemm_onednn.c: matrix products by oneDNN (onednn.h). */
 #include <omp.h>
-#include <pthread.h>
 #include <string.h>
 
 #include "kernels/cpu/vector_table.h"
 #include "kernels/gemm.h"
+#include "kernels/onednn.h"
 #include "kernels/parallel.h"
 
-enum { BUCKETS = 1024, CAPACITY = 512, MAX_ARGS = 5 };
+enum { A, B, C, BIAS, MAX_ARGS = 5 };
 
-/* No padding, so that bytes can be compared and hashed. */
+/* No padding, so that its words can be compared and hashed. */
 typedef struct gemm_key {
     int64_t m, n, k, lda, ldb, ldc, batch, stride_a, stride_b, stride_c;
     float alpha, beta;
     int32_t transa, transb, dtype, c_dtype, bias_dtype /* -1: none */, threads;
 } gemm_key;
-
-typedef struct gemm_entry {
-    gemm_key key;
-    uint32_t hash;
-    bool busy;
-    uint64_t used; /* the clock of the last use */
-    dnnl_primitive_t primitive;
-    dnnl_memory_t a, b, c, bias, scratchpad;
-    size_t scratch_bytes;
-    struct gemm_entry *next; /* in the bucket */
-} gemm_entry;
-
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static gemm_entry *buckets[BUCKETS];
-static int entries;
-static uint64_t ticks;
-static dnnl_engine_t engine;
+enum { KEY_WORDS = sizeof(gemm_key) / sizeof(int64_t) };
 
 static bool refuse(const char *step, dnnl_status_t status)
 {
@@ -75,23 +52,7 @@ static gemm_key key_of(const cbk_gemm_args *g)
     return key;
 }
 
-static uint32_t hash_of(const gemm_key *key)
-{
-    uint64_t h = 0xcbf29ce484222325u, word;
-    for (size_t i = 0; i + sizeof word <= sizeof *key; i += sizeof word) {
-        memcpy(&word, (const char *)key + i, sizeof word);
-        h = (h ^ word) * 0x9E3779B97F4A7C15u;
-        h ^= h >> 29;
-    }
-    return (uint32_t)(h >> 32);
-}
-
-/* ---- making and freeing ---- */
-
-static dnnl_data_type_t type_of(int32_t dtype)
-{
-    return dtype == CB_BF16 ? dnnl_bf16 : dtype == CB_F16 ? dnnl_f16 : dnnl_f32;
-}
+/* ---- making ---- */
 
 /* A matrix (rows, columns) as oneDNN describes it; with a batch in front when there is one. */
 static dnnl_status_t describe(dnnl_memory_desc_t *md, const gemm_key *key, int32_t dtype, int64_t rows, int64_t columns, int64_t row_stride,
@@ -101,7 +62,7 @@ static dnnl_status_t describe(dnnl_memory_desc_t *md, const gemm_key *key, int32
     dnnl_dims_t dims = {batch_stride ? key->batch : 1, rows, columns};
     dnnl_dims_t strides = {batch_stride ? batch_stride : rows * columns, row_stride, column_stride};
     int skip = batched ? 0 : 1;
-    return dnnl_memory_desc_init_by_strides(md, 3 - skip, dims + skip, type_of(dtype), strides + skip);
+    return dnnl_memory_desc_init_by_strides(md, 3 - skip, dims + skip, cbk_onednn_type((cb_dtype)dtype), strides + skip);
 }
 
 static dnnl_status_t make_attributes(const gemm_key *key, dnnl_primitive_attr_t *attr)
@@ -142,141 +103,62 @@ static dnnl_status_t make_descriptor(const gemm_key *key, dnnl_primitive_desc_t 
     if (status == dnnl_success)
         status = make_attributes(key, &attr);
     if (status == dnnl_success)
-        status = dnnl_primitive_desc_create(pd, &matmul, attr, engine, NULL);
+        status = dnnl_primitive_desc_create(pd, &matmul, attr, cbk_onednn_engine(), NULL);
     if (attr)
         dnnl_primitive_attr_destroy(attr);
     return status;
 }
 
-static void entry_free(gemm_entry *e)
+static dnnl_status_t make(cbk_onednn *e, const int64_t *words)
 {
-    dnnl_memory_t memories[] = {e->a, e->b, e->c, e->bias, e->scratchpad};
-    for (int i = 0; i < MAX_ARGS; i++)
-        if (memories[i])
-            dnnl_memory_destroy(memories[i]);
-    if (e->primitive)
-        dnnl_primitive_destroy(e->primitive);
-    cb_free(e);
-}
-
-static gemm_entry *entry_new(const gemm_key *key, uint32_t hash)
-{
-    gemm_entry *e = cb_calloc(1, sizeof *e);
-    if (!e)
-        return NULL;
-    e->key = *key;
-    e->hash = hash;
+    gemm_key key;
+    memcpy(&key, words, sizeof key);
     dnnl_primitive_desc_t pd = NULL;
     dnnl_memory_desc_t md[4];
-    dnnl_status_t status = engine ? dnnl_success : dnnl_engine_create(&engine, dnnl_cpu, 0);
+    dnnl_status_t status = make_descriptor(&key, &pd, md);
     if (status == dnnl_success)
-        status = make_descriptor(key, &pd, md);
-    if (status == dnnl_success)
-        status = dnnl_primitive_create(&e->primitive, pd);
-    dnnl_memory_t *memories[] = {&e->a, &e->b, &e->c, &e->bias};
-    for (int i = 0; status == dnnl_success && i < (key->bias_dtype >= 0 ? 4 : 3); i++)
-        status = dnnl_memory_create(memories[i], &md[i], engine, DNNL_MEMORY_NONE);
-    if (status == dnnl_success) {
-        const dnnl_memory_desc_t *scratchpad = dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
-        e->scratch_bytes = scratchpad ? dnnl_memory_desc_get_size(scratchpad) : 0;
-        if (e->scratch_bytes)
-            status = dnnl_memory_create(&e->scratchpad, scratchpad, engine, DNNL_MEMORY_NONE);
-    }
+        status = cbk_onednn_finish(e, pd);
+    for (int i = A; status == dnnl_success && i <= (key.bias_dtype >= 0 ? BIAS : C); i++)
+        status = dnnl_memory_create(&e->memory[i], &md[i], cbk_onednn_engine(), DNNL_MEMORY_NONE);
     if (pd)
         dnnl_primitive_desc_destroy(pd);
-    if (status == dnnl_success)
-        return e;
-    refuse("make this product", status);
-    entry_free(e);
-    return NULL;
+    return status;
 }
 
-/* ---- the cache (all under the lock) ---- */
-
-static void evict_oldest(void)
+static cbk_onednn *acquire(const gemm_key *key)
 {
-    gemm_entry **oldest = NULL;
-    for (int b = 0; b < BUCKETS; b++)
-        for (gemm_entry **p = &buckets[b]; *p; p = &(*p)->next)
-            if (!(*p)->busy && (!oldest || (*p)->used < (*oldest)->used))
-                oldest = p;
-    if (!oldest)
-        return;
-    gemm_entry *e = *oldest;
-    *oldest = e->next;
-    entries--;
-    entry_free(e);
-}
-
-/* An entry for this key that nobody uses, marked busy. */
-static gemm_entry *acquire(const gemm_key *key)
-{
-    uint32_t hash = hash_of(key);
-    pthread_mutex_lock(&lock);
-    gemm_entry *e = buckets[hash % BUCKETS];
-    while (e && (e->busy || e->hash != hash || memcmp(&e->key, key, sizeof *key) != 0))
-        e = e->next;
-    if (!e && (e = entry_new(key, hash))) {
-        if (entries >= CAPACITY)
-            evict_oldest();
-        e->next = buckets[hash % BUCKETS];
-        buckets[hash % BUCKETS] = e;
-        entries++;
-    }
-    if (e) {
-        e->busy = true;
-        e->used = ++ticks;
-    }
-    pthread_mutex_unlock(&lock);
+    int64_t words[KEY_WORDS];
+    dnnl_status_t status;
+    memcpy(words, key, sizeof words);
+    cbk_onednn *e = cbk_onednn_acquire(words, KEY_WORDS, make, &status);
+    if (!e && status != dnnl_success)
+        refuse("make this product", status);
     return e;
-}
-
-static void release(gemm_entry *e)
-{
-    pthread_mutex_lock(&lock);
-    e->busy = false;
-    pthread_mutex_unlock(&lock);
 }
 
 void cbk_gemm_flush(void)
 {
-    pthread_mutex_lock(&lock);
-    for (int b = 0; b < BUCKETS; b++)
-        for (gemm_entry **p = &buckets[b]; *p;) {
-            gemm_entry *e = *p;
-            if (e->busy) {
-                p = &e->next;
-                continue;
-            }
-            *p = e->next;
-            entries--;
-            entry_free(e);
-        }
-    pthread_mutex_unlock(&lock);
+    cbk_onednn_flush();
 }
 
 /* ---- running ---- */
 
-static dnnl_status_t execute(gemm_entry *e, const cbk_gemm_args *g, const void *bias, void *scratch)
+static dnnl_status_t execute(cbk_onednn *e, const cbk_gemm_args *g, const void *bias, void *scratch)
 {
-    static _Thread_local dnnl_stream_t stream; /* the CPU's stream runs at once and holds nothing */
-    dnnl_status_t status = stream ? dnnl_success : dnnl_stream_create(&stream, engine, dnnl_stream_default_flags);
-    if (status != dnnl_success)
-        return status;
-    dnnl_memory_set_data_handle(e->a, (void *)(uintptr_t)g->a);
-    dnnl_memory_set_data_handle(e->b, (void *)(uintptr_t)g->b);
-    dnnl_memory_set_data_handle(e->c, g->c);
-    dnnl_exec_arg_t args[MAX_ARGS] = {{DNNL_ARG_SRC, e->a}, {DNNL_ARG_WEIGHTS, e->b}, {DNNL_ARG_DST, e->c}};
+    cbk_onednn_point(e, A, g->a);
+    cbk_onednn_point(e, B, g->b);
+    cbk_onednn_point(e, C, g->c);
+    dnnl_exec_arg_t args[MAX_ARGS] = {{DNNL_ARG_SRC, e->memory[A]}, {DNNL_ARG_WEIGHTS, e->memory[B]}, {DNNL_ARG_DST, e->memory[C]}};
     int count = 3;
-    if (e->bias) {
-        dnnl_memory_set_data_handle(e->bias, (void *)(uintptr_t)bias);
-        args[count++] = (dnnl_exec_arg_t){DNNL_ARG_BIAS, e->bias};
+    if (e->memory[BIAS]) {
+        cbk_onednn_point(e, BIAS, bias);
+        args[count++] = (dnnl_exec_arg_t){DNNL_ARG_BIAS, e->memory[BIAS]};
     }
     if (e->scratchpad) {
         dnnl_memory_set_data_handle(e->scratchpad, scratch);
         args[count++] = (dnnl_exec_arg_t){DNNL_ARG_SCRATCHPAD, e->scratchpad};
     }
-    return dnnl_primitive_execute(e->primitive, stream, count, args);
+    return dnnl_primitive_execute(e->primitive, cbk_onednn_stream(), count, args);
 }
 
 /* oneDNN multiplies the bias by alpha as well, and takes f32 and bf16 only: the bias as it wants it. */
@@ -324,7 +206,7 @@ bool cbk_gemm_onednn(const cbk_gemm_args *args)
         g.bias_dtype = CB_F32;
     }
     gemm_key key = key_of(&g);
-    gemm_entry *e = acquire(&key);
+    cbk_onednn *e = acquire(&key);
     void *scratch = e && e->scratch_bytes ? cb_alloc(e->scratch_bytes) : NULL;
     bool ok = e && (scratch || !e->scratch_bytes);
     if (ok && cb_rehearsing()) {
@@ -336,8 +218,7 @@ bool cbk_gemm_onednn(const cbk_gemm_args *args)
         dnnl_status_t status = execute(e, &g, g.bias, scratch);
         ok = status == dnnl_success || refuse("run this product", status);
     }
-    if (e)
-        release(e);
+    cbk_onednn_release(e);
     cb_free(scratch);
     cb_free(bias);
     return ok;

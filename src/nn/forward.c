@@ -163,7 +163,7 @@ cb_tensor *cb_linear_forward_add(const cb_layer *layer, cb_tensor *residual, cb_
 
 static cb_tensor *run_conv2d(const own_part *own, cb_tensor *x, cb_tensor *weight, cb_tensor *bias)
 {
-    return cb_conv2d_with(x, weight, bias, own->layer->conv);
+    return cb_conv_with(x, weight, bias, own->layer->conv);
 }
 
 cb_tensor *cb_conv2d_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx)

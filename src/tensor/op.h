@@ -83,6 +83,16 @@ cb_tensor *cb_alias(cb_tensor *x);
  * one shape, both f32 or both f64.  What the gradients of running products are made of. */
 cb_tensor *cb_linear_scan(cb_tensor *a, cb_tensor *b, int dim, bool reverse);
 
+/* Orders of memory (tensor.h, "Channels-last").  A tensor of x's shape in x's order: channels-last where x is, else row-major. */
+cb_tensor *cb_empty_ordered(cb_dtype dtype, const cb_tensor *x);
+/* A tensor of this shape (N, C, ...) in channels-last order. */
+cb_tensor *cb_empty_channels_last(cb_dtype dtype, int ndim, const int64_t *shape);
+bool cb_is_channels_last(const cb_tensor *x); /* and not row-major as well */
+/* x itself when it is row-major or channels-last, else a row-major copy, recorded. */
+cb_tensor *cb_dense(cb_tensor *x);
+/* x in the order of `like`, a dense tensor of its shape: x itself or a copy, recorded. */
+cb_tensor *cb_ordered_as(cb_tensor *x, const cb_tensor *like);
+
 /* Every op of the library, for tests and tools. */
 extern const cb_op *const cb_op_table[];
 extern const size_t cb_op_table_count;

@@ -64,6 +64,7 @@ CB_OP(stack)
 CB_OP(roll)
 CB_OP(flip)
 CB_OP(contiguous)
+CB_OP(channels_last)
 CB_OP(cast)
 /* ops_index.c */
 CB_OP(embedding)
@@ -86,6 +87,9 @@ CB_OP(linear_add)
 /* ops_low_rank.c */
 CB_OP(low_rank_add)
 /* ops_conv.c */
+CB_OP(conv)
+CB_OP(conv_data)
+CB_OP(conv_weight)
 CB_OP(im2col)
 CB_OP(col2im)
 /* ops_layer.c */

@@ -1,127 +1,196 @@
-/* ops_conv.c: convolution over images as a matrix product of the kernels with the patches they see (im2col; Chellapilla et
- * al. 2006).  Taking patches and adding them up are each other's gradients, so everything here can be differentiated again.
- * Letters: N images, C channels, H height, W width, O output channels, KH KW the kernel, L = OH OW its places. */
-#include <string.h>
-
-#include "kernels/patches.h"
+/* ops_conv.c: convolutions of one to three dimensions.
+ *
+ * T(x, w, y) = <y, conv(x, w)> is linear in each of its three.  Its derivative by one of them is an operation of the other two: conv by y,
+ * conv_data (the transposed convolution) by x, conv_weight by w.  Each one's gradients are the other two, so all can be differentiated again
+ * and again.  x and y are channels-last (tensor.h), w row-major. */
+#include "kernels/convolution.h"
 #include "tensor/op.h"
 
-/* Fills in what depends on the image's sizes; false with an error naming `op` when a kernel does not fit. */
-static bool place_kernel(const char *op, cbk_patches *p, const cb_conv2d_options *o)
+/* ---- the three derivatives ---- */
+
+static cb_tensor *convolve(cb_tensor *x, cb_tensor *w, cb_tensor *bias, const cbk_convolution *s);
+static cb_tensor *convolve_data(cb_tensor *y, cb_tensor *w, const cbk_convolution *s);
+static cb_tensor *convolve_weight(cb_tensor *x, cb_tensor *y, const cbk_convolution *s);
+
+/* The sum of dy (N, O, ...) over everything but O. */
+static cb_tensor *bias_gradient(cb_tensor *dy)
 {
-    const int64_t most = INT32_MAX, sizes[2] = {p->h, p->w};
-    for (int i = 0; i < 2; i++) {
-        p->stride[i] = o->stride[i] ? o->stride[i] : 1;
-        p->dilation[i] = o->dilation[i] ? o->dilation[i] : 1;
-        p->padding[i] = o->padding[i];
-        bool sane = p->kernel[i] > 0 && p->stride[i] > 0 && p->dilation[i] > 0 && p->padding[i] >= 0 && p->kernel[i] <= most &&
-                    p->stride[i] <= most && p->dilation[i] <= most && p->padding[i] <= most && sizes[i] <= most;
-        int64_t room = sane ? sizes[i] + 2 * p->padding[i] - p->dilation[i] * (p->kernel[i] - 1) : 0;
-        if (room < 1)
-            return cb_fail(CB_ERR_SHAPE, "%s: a kernel of %lld by %lld does not fit images of %lld by %lld", op, (long long)p->kernel[0],
-                           (long long)p->kernel[1], (long long)p->h, (long long)p->w) == CB_OK;
-        p->places[i] = (room - 1) / p->stride[i] + 1;
-    }
+    int order[CB_MAX_DIMS];
+    for (int i = 0; dy && i < dy->ndim; i++)
+        order[i] = i == 0 ? 0 : i + 1 < dy->ndim ? i + 1 : 1;
+    cb_tensor *rows = dy ? cb_permute_nd(dy, dy->ndim, order) : NULL;
+    int64_t channels = dy ? dy->shape[1] : 0, count = channels ? dy->count / channels : 0;
+    return rows ? cb_sum(cb_reshape(rows, count, channels), 0, false) : NULL;
+}
+
+static void conv_backward(cb_backward_pass *pass)
+{
+    const cbk_convolution *s = pass->args;
+    cb_tensor *x = pass->saved[0], *w = pass->saved[1], *dy = cb_channels_last(pass->dy[0]);
+    if (pass->need[0])
+        pass->dx[0] = convolve_data(dy, w, s);
+    if (pass->need[1])
+        pass->dx[1] = convolve_weight(x, dy, s);
+    if (pass->need[2])
+        pass->dx[2] = bias_gradient(dy);
+}
+
+static void conv_data_backward(cb_backward_pass *pass)
+{
+    const cbk_convolution *s = pass->args;
+    cb_tensor *y = pass->saved[0], *w = pass->saved[1], *dx = cb_channels_last(pass->dy[0]);
+    if (pass->need[0])
+        pass->dx[0] = convolve(dx, w, NULL, s);
+    if (pass->need[1])
+        pass->dx[1] = convolve_weight(dx, y, s);
+}
+
+static void conv_weight_backward(cb_backward_pass *pass)
+{
+    const cbk_convolution *s = pass->args;
+    cb_tensor *x = pass->saved[0], *y = pass->saved[1], *dw = cb_contiguous(pass->dy[0]);
+    if (pass->need[0])
+        pass->dx[0] = convolve_data(y, dw, s);
+    if (pass->need[1])
+        pass->dx[1] = convolve(x, dw, NULL, s);
+}
+
+const cb_op cb_op_conv = {.name = "conv", .twice = true, .backward = conv_backward};
+const cb_op cb_op_conv_data = {.name = "conv_data", .twice = true, .backward = conv_data_backward};
+const cb_op cb_op_conv_weight = {.name = "conv_weight", .twice = true, .backward = conv_weight_backward};
+
+static cb_tensor *empty_image(cb_dtype dtype, const cbk_convolution *s, int64_t channels, const int64_t *size)
+{
+    int64_t shape[5] = {s->n, channels};
+    for (int d = 0; d < s->dims; d++)
+        shape[2 + d] = size[d];
+    return cb_empty_channels_last(dtype, (int)s->dims + 2, shape);
+}
+
+/* Records op of two operands, each saved for the sake of the other. */
+static cb_tensor *record(const cb_op *op, cb_tensor *result, cb_tensor *a, cb_tensor *b, cb_tensor *bias, const cbk_convolution *s)
+{
+    cb_tensor *ins[] = {a, b, bias}, *saves[] = {cb_will_record(1, &b) ? a : NULL, cb_will_record(1, &a) ? b : NULL};
+    return CB_RECORD(op, result, ins, saves, s, sizeof *s) ? result : NULL;
+}
+
+static cb_tensor *convolve(cb_tensor *x, cb_tensor *w, cb_tensor *bias, const cbk_convolution *s)
+{
+    cb_tensor *y = x && w ? empty_image(x->dtype, s, s->o, s->out) : NULL;
+    if (!y || !cbk_convolve(CBK_CONVOLUTION, x->dtype, x->data, w->data, bias ? bias->data : NULL, y->data, s))
+        return NULL;
+    return record(&cb_op_conv, y, x, w, bias, s);
+}
+
+static cb_tensor *convolve_data(cb_tensor *y, cb_tensor *w, const cbk_convolution *s)
+{
+    cb_tensor *x = y && w ? empty_image(y->dtype, s, s->c, s->in) : NULL;
+    if (!x || !cbk_convolve(CBK_CONVOLUTION_DATA, y->dtype, x->data, w->data, NULL, y->data, s))
+        return NULL;
+    return record(&cb_op_conv_data, x, y, w, NULL, s);
+}
+
+static cb_tensor *convolve_weight(cb_tensor *x, cb_tensor *y, const cbk_convolution *s)
+{
+    int64_t shape[5] = {s->o, s->c / s->groups};
+    for (int d = 0; d < s->dims; d++)
+        shape[2 + d] = s->kernel[d];
+    cb_tensor *w = x && y ? cb_empty_nd(x->dtype, (int)s->dims + 2, shape) : NULL;
+    if (!w || !cbk_convolve(CBK_CONVOLUTION_WEIGHT, x->dtype, x->data, w->data, NULL, y->data, s))
+        return NULL;
+    return record(&cb_op_conv_weight, w, x, y, NULL, s);
+}
+
+/* ---- shapes ---- */
+
+static bool check_operands(const char *op, const cb_tensor *x, const cb_tensor *w, const cb_tensor *bias, int64_t groups, bool transposed)
+{
+    int64_t channels = x->ndim >= 3 ? x->shape[1] : 0;
+    if (x->ndim < 3 || x->ndim > 5 || w->ndim != x->ndim || !cb_dtype_is_float(x->dtype) || !cb_dtype_is_float(w->dtype) || groups < 1 ||
+        w->shape[0] % groups || channels % groups || (transposed ? w->shape[0] != channels : w->shape[1] != channels / groups))
+        return cb_fail(CB_ERR_SHAPE,
+                       "%s: input %s, weight %s, %lld groups: expected (N, C, ...) of 1 to 3 spatial dimensions and %s with as many", op,
+                       cb_shape_text(x), cb_shape_text(w), (long long)groups,
+                       transposed ? "(C, O / groups, ...)" : "(O, C / groups, ...)") == CB_OK;
+    int64_t outputs = transposed ? w->shape[1] * groups : w->shape[0];
+    if (bias && (bias->ndim != 1 || bias->shape[0] != outputs || !cb_dtype_is_float(bias->dtype)))
+        return cb_fail(CB_ERR_SHAPE, "%s: bias %s, expected (%lld)", op, cb_shape_text(bias), (long long)outputs) == CB_OK;
     return true;
 }
 
-static cb_conv2d_options options_of(const cbk_patches *p)
+/* Options with their defaults; false with an error when they are no sizes. */
+static bool take_options(const char *op, cbk_convolution *s, const cb_tensor *w, const cb_conv_options *o)
 {
-    cb_conv2d_options o = {0};
-    memcpy(o.stride, p->stride, sizeof o.stride);
-    memcpy(o.padding, p->padding, sizeof o.padding);
-    memcpy(o.dilation, p->dilation, sizeof o.dilation);
-    return o;
-}
-
-/* ---- patches ---- */
-
-static void im2col_backward(cb_backward_pass *pass)
-{
-    const cbk_patches *p = pass->args;
-    pass->dx[0] = cb_col2im(pass->dy[0], p->h, p->w, p->kernel[0], p->kernel[1], options_of(p));
-}
-
-static void col2im_backward(cb_backward_pass *pass)
-{
-    const cbk_patches *p = pass->args;
-    pass->dx[0] = cb_im2col(pass->dy[0], p->kernel[0], p->kernel[1], options_of(p));
-}
-
-const cb_op cb_op_im2col = {.name = "im2col", .twice = true, .backward = im2col_backward};
-const cb_op cb_op_col2im = {.name = "col2im", .twice = true, .backward = col2im_backward};
-
-cb_tensor *cb_im2col(cb_tensor *x, int64_t kh, int64_t kw, cb_conv2d_options options)
-{
-    if (!x)
-        return NULL;
-    if (x->ndim != 4 || !cb_dtype_is_float(x->dtype)) {
-        cb_fail(CB_ERR_SHAPE, "im2col: %s, expected floating-point (N, C, H, W)", cb_shape_text(x));
-        return NULL;
+    const int64_t most = INT32_MAX;
+    s->dims = w->ndim - 2;
+    s->groups = o->groups ? o->groups : 1;
+    bool sane = true;
+    for (int d = 0; d < s->dims; d++) {
+        s->kernel[d] = w->shape[2 + d];
+        s->stride[d] = o->stride[d] ? o->stride[d] : 1;
+        s->dilation[d] = o->dilation[d] ? o->dilation[d] : 1;
+        s->padding[d] = o->padding[d];
+        sane = sane && s->kernel[d] > 0 && s->stride[d] > 0 && s->dilation[d] > 0 && s->padding[d] >= 0 && s->kernel[d] <= most &&
+               s->stride[d] <= most && s->dilation[d] <= most && s->padding[d] <= most && o->output_padding[d] >= 0 &&
+               o->output_padding[d] < s->stride[d];
     }
-    cbk_patches p = {.n = x->shape[0], .c = x->shape[1], .h = x->shape[2], .w = x->shape[3], .kernel = {kh, kw}};
-    if (!place_kernel("im2col", &p, &options))
-        return NULL;
-    cb_tensor *image = cb_contiguous(cb_detach(x)), *y = cb_empty(x->dtype, p.n, p.c * kh * kw, p.places[0] * p.places[1]);
-    if (!image || !y)
-        return NULL;
-    cbk_im2col(y->data, image->data, x->dtype, &p);
-    return cb_record(&cb_op_im2col, 1, &y, 1, &x, 0, NULL, &p, sizeof p) ? y : NULL;
+    return sane || cb_fail(CB_ERR_SHAPE, "%s: a kernel of %s: expected sizes, strides and dilations above 0 and paddings of 0 or more, "
+                                         "those of the output below the stride", op, cb_shape_text_nd((int)s->dims, s->kernel)) == CB_OK;
 }
 
-cb_tensor *cb_col2im(cb_tensor *columns, int64_t h, int64_t w, int64_t kh, int64_t kw, cb_conv2d_options options)
+static bool no_room(const char *op, const cbk_convolution *s, const cb_tensor *x)
 {
-    if (!columns)
+    return cb_fail(CB_ERR_SHAPE, "%s: a kernel of %s does not fit an input of %s", op, cb_shape_text_nd((int)s->dims, s->kernel),
+                   cb_shape_text_nd((int)s->dims, x->shape + 2)) == CB_OK;
+}
+
+static cb_tensor *cast_to(cb_tensor *x, cb_dtype dtype)
+{
+    return x ? cb_contiguous(cb_cast(x, dtype)) : NULL;
+}
+
+/* ---- the public faces ---- */
+
+cb_tensor *cb_conv_with(cb_tensor *x, cb_tensor *w, cb_tensor *bias, cb_conv_options options)
+{
+    cbk_convolution s = {0};
+    if (!x || !w || !check_operands("conv", x, w, bias, options.groups ? options.groups : 1, false) || !take_options("conv", &s, w, &options))
         return NULL;
-    if (cb_dtype_is_half(columns->dtype))
-        return cb_cast(cb_col2im(cb_cast(columns, CB_F32), h, w, kh, kw, options), columns->dtype);
-    cbk_patches p = {.h = h, .w = w, .kernel = {kh, kw}};
-    if (!place_kernel("col2im", &p, &options))
-        return NULL;
-    if (columns->ndim != 3 || !cb_dtype_is_float(columns->dtype) || columns->shape[1] % (kh * kw) ||
-        columns->shape[2] != p.places[0] * p.places[1]) {
-        cb_fail(CB_ERR_SHAPE, "col2im: %s, expected floating-point (N, C * %lld, %lld)", cb_shape_text(columns), (long long)(kh * kw),
-                (long long)(p.places[0] * p.places[1]));
-        return NULL;
+    if (!cbk_convolve_takes(x->dtype))
+        return cb_cast(cb_conv_with(cb_cast(x, CB_F32), cb_cast(w, CB_F32), bias ? cb_cast(bias, CB_F32) : NULL, options), x->dtype);
+    s.n = x->shape[0];
+    s.c = x->shape[1];
+    s.o = w->shape[0];
+    for (int d = 0; d < s.dims; d++) {
+        s.in[d] = x->shape[2 + d];
+        int64_t room = s.in[d] + 2 * s.padding[d] - s.dilation[d] * (s.kernel[d] - 1);
+        if ((room < 1 || s.in[d] > INT32_MAX || s.in[d] == 0) && !no_room("conv", &s, x))
+            return NULL;
+        s.out[d] = (room - 1) / s.stride[d] + 1;
     }
-    p.n = columns->shape[0];
-    p.c = columns->shape[1] / (kh * kw);
-    cb_tensor *dense = cb_contiguous(cb_detach(columns)), *y = cb_empty(columns->dtype, p.n, p.c, h, w);
-    if (!dense || !y)
-        return NULL;
-    cbk_col2im(y->data, dense->data, columns->dtype, &p);
-    return cb_record(&cb_op_col2im, 1, &y, 1, &columns, 0, NULL, &p, sizeof p) ? y : NULL;
+    cb_tensor *b = cast_to(bias, x->dtype);
+    return bias && !b ? NULL : convolve(cb_channels_last(x), cast_to(w, x->dtype), b, &s);
 }
 
-/* ---- convolution ---- */
-
-static bool check_conv2d(const cb_tensor *x, const cb_tensor *w, const cb_tensor *bias, int64_t groups)
+cb_tensor *cb_conv_transpose_with(cb_tensor *x, cb_tensor *w, cb_tensor *bias, cb_conv_options options)
 {
-    if (x->ndim != 4 || w->ndim != 4 || !cb_dtype_is_float(x->dtype) || !cb_dtype_is_float(w->dtype) || groups < 1 ||
-        w->shape[0] % groups || x->shape[1] % groups || x->shape[1] / groups != w->shape[1])
-        return cb_fail(CB_ERR_SHAPE, "conv2d: input %s, weight %s, %lld groups: expected (N, C, H, W) and (O, C / groups, KH, KW)",
-                       cb_shape_text(x), cb_shape_text(w), (long long)groups) == CB_OK;
-    if (bias && (bias->ndim != 1 || bias->shape[0] != w->shape[0]))
-        return cb_fail(CB_ERR_SHAPE, "conv2d: bias %s, expected (%lld)", cb_shape_text(bias), (long long)w->shape[0]) == CB_OK;
-    return true;
-}
-
-cb_tensor *cb_conv2d_with(cb_tensor *x, cb_tensor *w, cb_tensor *bias, cb_conv2d_options options)
-{
-    int64_t groups = options.groups ? options.groups : 1;
-    if (!x || !w || !check_conv2d(x, w, bias, groups))
+    cbk_convolution s = {0};
+    if (!x || !w || !check_operands("conv_transpose", x, w, bias, options.groups ? options.groups : 1, true) ||
+        !take_options("conv_transpose", &s, w, &options))
         return NULL;
-    int64_t n = x->shape[0], outputs = w->shape[0], kh = w->shape[2], kw = w->shape[3], inner = w->shape[1] * kh * kw;
-    cbk_patches p = {.h = x->shape[2], .w = x->shape[3], .kernel = {kh, kw}};
-    if (!place_kernel("conv2d", &p, &options))
-        return NULL;
-    bool pointwise = kh == 1 && kw == 1 && p.places[0] == p.h && p.places[1] == p.w && !p.padding[0] && !p.padding[1];
-    cb_tensor *columns = pointwise ? x : cb_im2col(x, kh, kw, options);
-    int64_t places = p.places[0] * p.places[1];
-    columns = cb_reshape(columns, n, groups, inner, places);
-    w = cb_reshape(w->dtype == x->dtype ? w : cb_cast(w, x->dtype), groups, outputs / groups, inner);
-    cb_tensor *y = cb_reshape(cb_matmul(w, columns), n, outputs, p.places[0], p.places[1]);
-    if (!bias)
-        return y;
-    return cb_add(y, cb_reshape(bias->dtype == x->dtype ? bias : cb_cast(bias, x->dtype), outputs, 1, 1));
+    if (!cbk_convolve_takes(x->dtype))
+        return cb_cast(cb_conv_transpose_with(cb_cast(x, CB_F32), cb_cast(w, CB_F32), bias ? cb_cast(bias, CB_F32) : NULL, options),
+                       x->dtype);
+    s.n = x->shape[0];
+    s.o = x->shape[1];
+    s.c = w->shape[1] * s.groups;
+    int64_t channels[5] = {s.c, 1, 1, 1, 1};
+    for (int d = 0; d < s.dims; d++) {
+        s.out[d] = x->shape[2 + d];
+        s.in[d] = (s.out[d] - 1) * s.stride[d] - 2 * s.padding[d] + s.dilation[d] * (s.kernel[d] - 1) + options.output_padding[d] + 1;
+        if ((s.out[d] < 1 || s.in[d] < 1 || s.in[d] > INT32_MAX) && !no_room("conv_transpose", &s, x))
+            return NULL;
+    }
+    cb_tensor *y = convolve_data(cb_channels_last(x), cast_to(w, x->dtype), &s);
+    return bias ? cb_add(y, cb_reshape_nd(cast_to(bias, x->dtype), (int)s.dims + 1, channels)) : y;
 }

@@ -5,6 +5,7 @@
  * bool, u8, i32, i64, f16, bf16, f32, f64 decides.  Integers are computed on wherever the kernels can (a quotient truncates); they have no
  * gradient.  Booleans can be multiplied, compared and given to maximum and minimum.  Every rule can be differentiated again. */
 #include <math.h>
+#include <string.h>
 
 #include "kernels/kernels.h"
 #include "tensor/op.h"
@@ -47,13 +48,24 @@ static void broadcast_strides(const cb_tensor *t, int ndim, const int64_t *shape
     }
 }
 
+/* A result in the order of the operand that has its whole shape. */
+static cb_tensor *empty_between(cb_dtype dtype, int ndim, const int64_t *shape, const cb_tensor *a, const cb_tensor *b)
+{
+    for (int i = 0; i < 2; i++) {
+        const cb_tensor *x = i ? b : a;
+        if (x->ndim == ndim && memcmp(x->shape, shape, (size_t)ndim * sizeof *shape) == 0 && cb_is_channels_last(x))
+            return cb_empty_channels_last(dtype, ndim, shape);
+    }
+    return cb_empty_nd(dtype, ndim, shape);
+}
+
 static cb_tensor *combine(const char *op, cbk_binary_op kernel, const cb_tensor *a, const cb_tensor *b)
 {
     int ndim;
     int64_t shape[CB_MAX_DIMS], sa[CB_MAX_DIMS], sb[CB_MAX_DIMS];
     if (!cb_broadcast_shape(op, a, b, &ndim, shape))
         return NULL;
-    cb_tensor *y = cb_empty_nd(kernel >= CBK_EQ ? CB_BOOL : a->dtype, ndim, shape);
+    cb_tensor *y = empty_between(kernel >= CBK_EQ ? CB_BOOL : a->dtype, ndim, shape, a, b);
     if (!y)
         return NULL;
     broadcast_strides(a, ndim, shape, sa);

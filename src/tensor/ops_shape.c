@@ -243,13 +243,13 @@ cb_tensor *cb_transpose(cb_tensor *x, int dim0, int dim1)
     return permuted(x, order);
 }
 
-/* ---- contiguous, cast ---- */
+/* ---- contiguous, channels_last, cast ---- */
 
-static cb_tensor *copied(cb_tensor *x, cb_dtype dtype)
+/* y, filled with x's elements */
+static cb_tensor *copied(cb_tensor *y, cb_tensor *x)
 {
-    cb_tensor *y = cb_empty_nd(dtype, x->ndim, x->shape);
     if (y)
-        cbk_copy(y->data, dtype, y->stride, x->data, x->dtype, x->stride, x->ndim, x->shape);
+        cbk_copy(y->data, y->dtype, y->stride, x->data, x->dtype, x->stride, x->ndim, x->shape);
     return y;
 }
 
@@ -264,7 +264,23 @@ cb_tensor *cb_contiguous(cb_tensor *x)
 {
     if (!x || cb_is_contiguous(x))
         return x;
-    return cb_recorded(&cb_op_contiguous, copied(x, x->dtype), x, NULL, 0);
+    return cb_recorded(&cb_op_contiguous, copied(cb_empty_like(x), x), x, NULL, 0);
+}
+
+const cb_op cb_op_channels_last = {.name = "channels_last", .twice = true, .backward = contiguous_backward};
+
+cb_tensor *cb_channels_last(cb_tensor *x)
+{
+    if (!x)
+        return NULL;
+    if (x->ndim < 3) {
+        cb_fail(CB_ERR_SHAPE, "channels_last: %s, expected (N, C, ...)", cb_shape_text(x));
+        return NULL;
+    }
+    if (cb_is_channels_last(x) || (x->shape[1] == 1 && cb_is_contiguous(x)))
+        return x;
+    cb_tensor *y = cb_empty_channels_last(x->dtype, x->ndim, x->shape);
+    return cb_recorded(&cb_op_channels_last, copied(y, x), x, NULL, 0);
 }
 
 static void cast_backward(cb_backward_pass *pass)
@@ -282,6 +298,6 @@ cb_tensor *cb_cast(cb_tensor *x, cb_dtype dtype)
         cb_fail(CB_ERR_ARGUMENT, "cast: to %s, expected a plain dtype", cb_dtype_name(dtype));
         return NULL;
     }
-    cb_tensor *y = copied(x, dtype);
+    cb_tensor *y = copied(cb_empty_ordered(dtype, x), x);
     return cb_dtype_is_float(dtype) ? cb_recorded(&cb_op_cast, y, x, NULL, 0) : y;
 }

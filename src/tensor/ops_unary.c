@@ -20,8 +20,8 @@ typedef cb_tensor *slope_function(cb_tensor *x, numbers n);
 /* `save`: the slope depends on x. */
 static cb_tensor *unary(const cb_op *op, cbk_unary_op kernel, cb_tensor *x, numbers n, bool save)
 {
-    x = x ? cb_contiguous(x) : NULL;
-    cb_tensor *y = cb_empty_like(x);
+    x = cb_dense(x);
+    cb_tensor *y = x ? cb_empty_ordered(x->dtype, x) : NULL;
     if (!y)
         return NULL;
     if (!cbk_unary(kernel, x->dtype, y->data, x->data, x->count, n.p, n.q)) {
@@ -35,13 +35,13 @@ static cb_tensor *unary(const cb_op *op, cbk_unary_op kernel, cb_tensor *x, numb
 /* dx (+)= dy f'(x) by the kernel: into the gradient that is there, or over dy when nobody else holds it. */
 static cb_tensor *slope_times(const cb_backward_pass *pass, cbk_unary_op kernel, cb_tensor *dy, const cb_tensor *x, numbers n)
 {
-    dy = cb_contiguous(dy);
+    dy = x ? cb_ordered_as(dy, x) : cb_dense(dy);
     if (!dy)
         return NULL;
-    cb_tensor *into = pass->into[0], *dx = into ? into : cb_can_overwrite(dy) ? dy : NULL;
+    cb_tensor *into = cb_is_channels_last(dy) ? NULL : pass->into[0], *dx = into ? into : cb_can_overwrite(dy) ? dy : NULL;
     if (dx && !cb_will_write(pass->op->name, dx))
         return NULL;
-    dx = dx ? dx : cb_empty_like(dy);
+    dx = dx ? dx : cb_empty_ordered(dy->dtype, dy);
     const void *at = x ? x->data : dy->data; /* a constant slope looks at no x */
     return dx && cbk_unary_backward(kernel, dy->dtype, dx->data, dy->data, at, dy->count, n.p, n.q, into) ? dx : NULL;
 }

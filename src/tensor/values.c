@@ -143,3 +143,52 @@ cb_tensor *cb_arange(cb_dtype dtype, double start, double step, int64_t count)
     }
     return t;
 }
+
+/* ---- orders of memory ---- */
+
+cb_tensor *cb_empty_channels_last(cb_dtype dtype, int ndim, const int64_t *shape)
+{
+    int64_t turned[CB_MAX_DIMS] = {0}, stride[CB_MAX_DIMS] = {0};
+    for (int i = 0; i < ndim; i++)
+        turned[i] = i == 0 ? shape[0] : i + 1 < ndim ? shape[i + 1] : shape[1];
+    cb_tensor *t = cb_empty_nd(dtype, ndim, turned);
+    for (int i = 0; t && i < ndim; i++)
+        stride[i] = t->stride[i == 0 ? 0 : i == 1 ? ndim - 1 : i - 1];
+    for (int i = 0; t && i < ndim; i++) {
+        t->shape[i] = shape[i];
+        t->stride[i] = stride[i];
+    }
+    return t;
+}
+
+bool cb_is_channels_last(const cb_tensor *x)
+{
+    if (x->ndim < 3 || cb_is_contiguous(x))
+        return false;
+    int64_t expected = x->shape[1];
+    if (x->shape[1] != 1 && x->stride[1] != 1)
+        return false;
+    for (int i = x->ndim - 1; i != 1; i = i == 2 ? 0 : i - 1) {
+        if (x->shape[i] != 1 && x->stride[i] != expected)
+            return false;
+        if (i == 0)
+            break;
+        expected *= x->shape[i];
+    }
+    return true;
+}
+
+cb_tensor *cb_empty_ordered(cb_dtype dtype, const cb_tensor *x)
+{
+    return cb_is_channels_last(x) ? cb_empty_channels_last(dtype, x->ndim, x->shape) : cb_empty_nd(dtype, x->ndim, x->shape);
+}
+
+cb_tensor *cb_dense(cb_tensor *x)
+{
+    return x && cb_is_channels_last(x) ? x : cb_contiguous(x);
+}
+
+cb_tensor *cb_ordered_as(cb_tensor *x, const cb_tensor *like)
+{
+    return x && like && cb_is_channels_last(like) ? cb_channels_last(x) : cb_contiguous(x);
+}

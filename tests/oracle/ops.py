@@ -300,6 +300,8 @@ OPS = {
     "roll": (lambda x: x.roll(1, 1), "ABC"),
     "roll_back": (lambda x: x.roll(-7, -1), "ABC"),
     "flip": (lambda x: x.flip(1), "ABC"),
+    "channels_last": (lambda x: x.contiguous(memory_format=torch.channels_last), "2345"),
+    "channels_last_chain": (lambda x, y: torch.tanh(x) * (y + x), "2345", "2345"),
     "contiguous": (lambda x: x.contiguous(), "ABC"),
     "cast": (lambda x: x.float(), "ABC"),
 
@@ -343,6 +345,13 @@ OPS = {
     "conv2d_bias": (lambda x, w, b: F.conv2d(x, w, b, padding=(1, 0)), "2365", "4332", "4"),
     "conv2d_strided": (lambda x, w, b: F.conv2d(x, w, b, **STRIDED), "2365", "4332", "4"),
     "conv2d_groups": (lambda x, w, b: F.conv2d(x, w, b, groups=2, stride=2), "2465", "6222", "6"),
+    "conv2d_depthwise": (lambda x, w: F.conv2d(x, w, groups=4, padding=1), "2465", "4133"),
+    "conv1d": (lambda x, w, b: F.conv1d(x, w, b, stride=2, padding=2, dilation=2), "237", "433", "4"),
+    "conv3d": (lambda x, w, b: F.conv3d(x, w, b, stride=(1, 2, 1), padding=(1, 0, 1)), "22345", "32223", "3"),
+    "conv_transpose1d": (lambda x, w, b: F.conv_transpose1d(x, w, b, stride=3, output_padding=2, dilation=2), "235", "342", "4"),
+    "conv_transpose2d": (lambda x, w, b: F.conv_transpose2d(x, w, b, stride=2, padding=(1, 0), output_padding=(1, 0), groups=2),
+                         "2434", "4332", "6"),
+    "conv_transpose3d": (lambda x, w: F.conv_transpose3d(x, w, stride=(2, 1, 1)), "22323", "23222"),
     "conv2d_point": (F.conv2d, "2365", "4311", "4"),
     "linear_low_rank": (lambda x, w, a, b: F.linear(x, w) + 2 * F.linear(F.linear(x, a), b), "MK", "NK", "PK", "NP"),
 

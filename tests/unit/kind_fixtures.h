@@ -226,7 +226,7 @@ static inline net make_net(net_form form)
     n.conv = cb_layer_new(n.root, "conv", CB_LAYER_CONV);
     n.conv->in_features = 4;
     n.conv->out_features = 6;
-    n.conv->conv = (cb_conv2d_options){.stride = {2, 1}, .padding = {1, 1}};
+    n.conv->conv = (cb_conv_options){.stride = {2, 1}, .padding = {1, 1}};
     add_weight(n.conv, "weight", form.dtype, 0, 0.3, CB_SHAPE(6, 4, 3, 3));
     add_weight(n.conv, "bias", form.dtype, 0, 0.2, CB_SHAPE(6));
     assert_ok(cb_ok());

@@ -254,7 +254,7 @@ static void leaf_shape(layout l, int ndim, const int64_t *shape, int64_t *leaf)
 
 static cb_tensor *view_of(cb_tensor *leaf, layout l, int ndim, const int64_t *shape)
 {
-    static const int reversed[4][4] = {{0}, {1, 0}, {2, 1, 0}, {3, 2, 1, 0}};
+    static const int reversed[5][5] = {{0}, {1, 0}, {2, 1, 0}, {3, 2, 1, 0}, {4, 3, 2, 1, 0}};
     switch (l) {
     case PERMUTED:
         return cb_permute_nd(leaf, ndim, reversed[ndim - 1]);

@@ -148,6 +148,9 @@ CASE(pad_last, cb_pad(x[0], -1, 0, 3, 0), .op = "pad", .input = {{"ABC"}})
 CASE(roll, cb_roll(x[0], 1, 1), .op = "roll", .integers = true, .input = {{"ABC"}})
 CASE(roll_back, cb_roll(x[0], -1, -7), .op = "roll", .input = {{"ABC"}})
 CASE(flip, cb_flip(x[0], 1), .op = "flip", .integers = true, .input = {{"ABC"}})
+CASE(channels_last, cb_channels_last(x[0]), .op = "channels_last", .fixed = true, .input = {{"2345"}})
+CASE(channels_last_chain, cb_mul(cb_tanh(cb_channels_last(x[0])), cb_add(x[1], cb_channels_last(x[0]))), .op = "mul", .fixed = true,
+     .loose = 2, .input = {{"2345"}, {"2345"}})
 CASE(contiguous, cb_contiguous(x[0]), .op = "contiguous", .input = {{"ABC"}})
 CASE(cast, cb_cast(x[0], CB_F32), .op = "cast", .input = {{"ABC"}})
 
@@ -194,16 +197,28 @@ CASE(linear_vector, cb_linear(x[0], x[1], x[2]), .op = "linear", .input = {{"K"}
 
 /* ---- convolutions ---- */
 
-#define STRIDED ((cb_conv2d_options){.stride = {2, 1}, .padding = {1, 2}, .dilation = {1, 2}})
+#define STRIDED ((cb_conv_options){.stride = {2, 1}, .padding = {1, 2}, .dilation = {1, 2}})
 CASE(im2col, cb_im2col(x[0], 3, 2, STRIDED), .op = "im2col", .fixed = true, .input = {{"2365"}})
-CASE(col2im, cb_col2im(x[0], 4, 3, 2, 2, (cb_conv2d_options){.stride = {2, 1}, .padding = {0, 1}}), .op = "col2im", .fixed = true,
+CASE(col2im, cb_col2im(x[0], 4, 3, 2, 2, (cb_conv_options){.stride = {2, 1}, .padding = {0, 1}}), .op = "col2im", .fixed = true,
      .input = {{"288"}})
-CASE(conv2d, cb_conv2d(x[0], x[1], NULL), .op = "reshape", .fixed = true, .input = {{"2365"}, {"4332"}})
-CASE(conv2d_bias, cb_conv2d(x[0], x[1], x[2], .padding = {1, 0}), .op = "add", .fixed = true, .input = {{"2365"}, {"4332"}, {"4"}})
-CASE(conv2d_strided, cb_conv2d_with(x[0], x[1], x[2], STRIDED), .op = "add", .fixed = true, .input = {{"2365"}, {"4332"}, {"4"}})
-CASE(conv2d_groups, cb_conv2d(x[0], x[1], x[2], .groups = 2, .stride = {2, 2}), .op = "add", .fixed = true,
+CASE(conv2d, cb_conv(x[0], x[1], NULL), .op = "conv", .fixed = true, .input = {{"2365"}, {"4332"}})
+CASE(conv2d_bias, cb_conv(x[0], x[1], x[2], .padding = {1, 0}), .op = "conv", .fixed = true, .input = {{"2365"}, {"4332"}, {"4"}})
+CASE(conv2d_strided, cb_conv_with(x[0], x[1], x[2], STRIDED), .op = "conv", .fixed = true, .input = {{"2365"}, {"4332"}, {"4"}})
+CASE(conv2d_groups, cb_conv(x[0], x[1], x[2], .groups = 2, .stride = {2, 2}), .op = "conv", .fixed = true,
      .input = {{"2465"}, {"6222"}, {"6"}})
-CASE(conv2d_point, cb_conv2d(x[0], x[1], x[2]), .op = "add", .fixed = true, .input = {{"2365"}, {"4311"}, {"4"}})
+CASE(conv2d_depthwise, cb_conv(x[0], x[1], NULL, .groups = 4, .padding = {1, 1}), .op = "conv", .fixed = true,
+     .input = {{"2465"}, {"4133"}})
+CASE(conv2d_point, cb_conv(x[0], x[1], x[2]), .op = "conv", .fixed = true, .input = {{"2365"}, {"4311"}, {"4"}})
+CASE(conv1d, cb_conv(x[0], x[1], x[2], .stride = {2}, .padding = {2}, .dilation = {2}), .op = "conv", .fixed = true,
+     .input = {{"237"}, {"433"}, {"4"}})
+CASE(conv3d, cb_conv(x[0], x[1], x[2], .stride = {1, 2, 1}, .padding = {1, 0, 1}), .op = "conv", .fixed = true,
+     .input = {{"22345"}, {"32223"}, {"3"}})
+CASE(conv_transpose1d, cb_conv_transpose(x[0], x[1], x[2], .stride = {3}, .output_padding = {2}, .dilation = {2}), .op = "conv_data",
+     .fixed = true, .input = {{"235"}, {"342"}, {"4"}})
+CASE(conv_transpose2d, cb_conv_transpose(x[0], x[1], x[2], .stride = {2, 2}, .padding = {1, 0}, .output_padding = {1, 0}, .groups = 2),
+     .op = "conv_data", .fixed = true, .input = {{"2434"}, {"4332"}, {"6"}})
+CASE(conv_transpose3d, cb_conv_transpose(x[0], x[1], NULL, .stride = {2, 1, 1}), .op = "conv_data", .fixed = true,
+     .input = {{"22323"}, {"23222"}})
 #undef STRIDED
 CASE(linear_t, cb_linear_t(x[0], x[1], NULL), .op = "linear", .input = {{"AMK"}, {"KN"}})
 CASE(linear_t_bias, cb_linear_t(x[0], x[1], x[2]), .op = "linear", .input = {{"MK"}, {"KN"}, {"N"}})

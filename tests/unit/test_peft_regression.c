@@ -59,7 +59,7 @@ static cb_layer *grouped_layer(cb_layer *root)
     cb_rng rng = {.seed = 11};
     layer->in_features = 4;
     layer->out_features = 6;
-    layer->conv = (cb_conv2d_options){.stride = {2, 1}, .padding = {1, 1}, .groups = 2};
+    layer->conv = (cb_conv_options){.stride = {2, 1}, .padding = {1, 1}, .groups = 2};
     assert_true(cb_layer_add_weight(layer, "weight", cb_randn(CB_F32, &rng, 6, 2, 3, 3)));
     assert_true(cb_layer_add_weight(layer, "bias", cb_randn(CB_F32, &rng, 6)));
     return layer;
