@@ -296,6 +296,21 @@ CB_API cb_tensor *cb_col2im(cb_tensor *columns, int64_t h, int64_t w, int64_t kh
 /* layers' arithmetic */
 CB_API cb_tensor *cb_rms_norm(cb_tensor *x, cb_tensor *weight, double eps); /* over the last dimension; weight may be NULL */
 CB_API cb_tensor *cb_layer_norm(cb_tensor *x, cb_tensor *weight, cb_tensor *bias, double eps); /* weight, bias may be NULL */
+/* Batch normalisation of x (N, C, ...) over everything but C: (x - m) / sqrt(v + eps) weight + bias, weight and bias (C) or NULL.  Which
+ * statistics is for each call to say: m = (1 - running_weight) mean(x) + running_weight running_mean, v likewise with x's variance (divided by
+ * the number of elements).  0: the batch's, as in training (Ioffe and Szegedy 2015, arXiv:1502.03167); 1: the running ones; between: a mix,
+ * for few samples of a new domain (Schneider et al. 2020, arXiv:2006.16971). */
+typedef struct cb_batch_norm_options {
+    double eps;                            /* 0: 1e-5 */
+    cb_tensor *running_mean, *running_var; /* (C), f32 or f64; NULL where neither running_weight nor momentum asks for them */
+    double running_weight;
+    double momentum; /* > 0: running statistics move towards the batch's (the unbiased variance) by this, in place; torch trains with 0.1 */
+} cb_batch_norm_options;
+CB_API cb_tensor *cb_batch_norm_with(cb_tensor *x, cb_tensor *weight, cb_tensor *bias, cb_batch_norm_options options);
+#define cb_batch_norm(x, weight, bias, ...) cb_batch_norm_with(x, weight, bias, (cb_batch_norm_options){__VA_ARGS__})
+/* The same over the channels of each of `groups` groups and all places of each sample; groups = C: instance normalisation.  Wu and He 2018,
+ * arXiv:1803.08494. */
+CB_API cb_tensor *cb_group_norm(cb_tensor *x, int64_t groups, cb_tensor *weight, cb_tensor *bias, double eps);
 /* x scale + shift, both (C) along the last dimension of x; shift may be NULL.  They may be f32 while x is bf16 or f16: the arithmetic is
  * f32, the result has x's dtype, their gradients theirs. */
 CB_API cb_tensor *cb_affine(cb_tensor *x, cb_tensor *scale, cb_tensor *shift);

@@ -95,6 +95,7 @@ CB_OP(col2im)
 /* ops_layer.c */
 CB_OP(rms_norm)
 CB_OP(layer_norm)
+CB_OP(channel_norm)
 CB_OP(affine)
 CB_OP(softmax)
 CB_OP(log_softmax)

@@ -64,6 +64,7 @@ def draw(spec, position, generator):
         "targets": lambda: targets(shape, limit, generator, torch.int64),
         "targets32": lambda: targets(shape, limit, generator, torch.int32),
         "table": lambda: uniform(shape, -2, 2, generator).float(),
+        "variances": lambda: uniform(shape, 0.5, 2.5, generator).float(),
         "segments": lambda: segments(shape),
     }
     return makers[domain or "normal"]().requires_grad_(domain in DIFFERENTIABLE)
@@ -108,6 +109,13 @@ def attention(q, k, v, scale=None, causal=False, window=0, segments=None, mask=N
     any_seen = seen.any(-1, keepdim=True)
     scores = scores.masked_fill(~seen, float("-inf")).masked_fill(~any_seen, 0)
     return torch.einsum("bhts,bshd->bthd", F.softmax(scores, -1) * any_seen, v)
+
+
+def batch_norm_mixed(x, w, mean, var):
+    """Statistics that are 0.3 the batch's and 0.7 the running ones."""
+    m = 0.3 * x.mean((0, 2)) + 0.7 * mean.double()
+    v = 0.3 * x.var((0, 2), correction=0) + 0.7 * var.double()
+    return (x - m[:, None]) / (v[:, None] + 1e-5).sqrt() * w[:, None]
 
 
 def cross_entropy(logits, target, ignore_index=-100, label_smoothing=0.0, normalizer=None):
@@ -361,6 +369,14 @@ OPS = {
     "layer_norm_weight": (lambda x, w: F.layer_norm(x, w.shape, w, None, 1e-2), "ABC", "C"),
     "layer_norm_bias": (lambda x, b: F.layer_norm(x, b.shape, None, b, 1e-2), "ABC", "C"),
     "layer_norm_plain": (lambda x: F.layer_norm(x, x.shape[-1:], None, None, 1e-2), "ABC"),
+    "batch_norm": (lambda x, w, b: F.batch_norm(x, None, None, w, b, True), "ACMK", "C", "C"),
+    "batch_norm_rows": (lambda x: F.batch_norm(x, None, None, training=True, eps=1e-2), "ZC"),
+    "batch_norm_last": (lambda x, w, b: F.batch_norm(x, None, None, w, b, True), "ACMK", "C", "C"),
+    "batch_norm_running": (lambda x, w, b, m, v: F.batch_norm(x, m.double(), v.double(), w, b), "ACM", "C", "C", "C:table", "C:variances"),
+    "batch_norm_mixed": (batch_norm_mixed, "ACM", "C", "C:table", "C:variances"),
+    "group_norm": (lambda x, w, b: F.group_norm(x, 2, w, b), "B6MK", "6", "6"),
+    "group_norm_last": (lambda x, w: F.group_norm(x, 3, w, None, 1e-2), "B6MK", "6"),
+    "instance_norm": (lambda x, w, b: F.instance_norm(x, weight=w, bias=b), "ACMK", "C", "C"),
     "affine": (lambda x, w, b: x * w + b, "ABC", "C", "C"),
     "affine_scale": (lambda x, w: x * w, "BC", "C"),
     "rope": (rope, "ATHD", "VR:table", "VR:table", "AT:positions:V"),

@@ -170,6 +170,7 @@ static double value_of(domain d, int64_t limit, int64_t index, int64_t row, cb_r
 {
     switch (d) {
     case POSITIVE:
+    case VARIANCES:
         return quantized(0.5 + 2 * cb_rng_uniform(rng));
     case UNIT:
         return quantized(0.1 + 0.8 * cb_rng_uniform(rng));
@@ -223,6 +224,7 @@ static cb_dtype dtype_of(domain d, cb_dtype dtype)
     case SEGMENTS:
         return CB_I32;
     case TABLE:
+    case VARIANCES:
         return CB_F32;
     default:
         return dtype;

@@ -44,6 +44,7 @@ typedef enum domain {
     /* from here on: never a view */
     POSITIONS, /* i32 below the size of `limit` */
     TABLE,     /* f32 whatever the case's dtype */
+    VARIANCES, /* the same, POSITIVE */
     SEGMENTS   /* i32: runs of 0 and 1 along the last dimension, -1 (padding) at its end */
 } domain;
 

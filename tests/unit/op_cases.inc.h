@@ -258,6 +258,20 @@ CASE(layer_norm, cb_layer_norm(x[0], x[1], x[2], 1e-2), .op = "layer_norm", .inp
 CASE(layer_norm_weight, cb_layer_norm(x[0], x[1], NULL, 1e-2), .op = "layer_norm", .input = {{"ABC"}, {"C"}}, .loose = 2)
 CASE(layer_norm_bias, cb_layer_norm(x[0], NULL, x[1], 1e-2), .op = "layer_norm", .input = {{"ABC"}, {"C"}}, .loose = 2)
 CASE(layer_norm_plain, cb_layer_norm(x[0], NULL, NULL, 1e-2), .op = "layer_norm", .input = {{"ABC"}}, .loose = 2)
+CASE(batch_norm, cb_batch_norm(x[0], x[1], x[2]), .op = "channel_norm", .loose = 4, .input = {{"ACMK"}, {"C"}, {"C"}})
+CASE(batch_norm_rows, cb_batch_norm(x[0], NULL, NULL, .eps = 1e-2), .op = "channel_norm", .loose = 4, .input = {{"ZC"}})
+CASE(batch_norm_last, cb_batch_norm(cb_channels_last(x[0]), x[1], x[2]), .op = "channel_norm", .loose = 4,
+     .input = {{"ACMK"}, {"C"}, {"C"}})
+CASE(batch_norm_running, cb_batch_norm(x[0], x[1], x[2], .running_mean = x[3], .running_var = x[4], .running_weight = 1),
+     .op = "channel_norm", .loose = 4, .input = {{"ACM"}, {"C"}, {"C"}, {"C", TABLE}, {"C", VARIANCES}})
+CASE(batch_norm_mixed, cb_batch_norm(x[0], x[1], NULL, .running_mean = x[2], .running_var = x[3], .running_weight = 0.7),
+     .op = "channel_norm", .loose = 4, .input = {{"ACM"}, {"C"}, {"C", TABLE}, {"C", VARIANCES}})
+CASE(group_norm, cb_group_norm(x[0], 2, x[1], x[2], 1e-5), .op = "channel_norm", .fixed = true, .loose = 4,
+     .input = {{"B6MK"}, {"6"}, {"6"}})
+CASE(group_norm_last, cb_group_norm(cb_channels_last(x[0]), 3, x[1], NULL, 1e-2), .op = "channel_norm", .fixed = true, .loose = 4,
+     .input = {{"B6MK"}, {"6"}})
+CASE(instance_norm, cb_group_norm(x[0], x[0]->shape[1], x[1], x[2], 1e-5), .op = "channel_norm", .nonzero = "C", .loose = 4,
+     .input = {{"ACMK"}, {"C"}, {"C"}})
 CASE(affine, cb_affine(x[0], x[1], x[2]), .op = "affine", .input = {{"ABC"}, {"C"}, {"C"}}, .loose = 2)
 CASE(affine_scale, cb_affine(x[0], x[1], NULL), .op = "affine", .input = {{"BC"}, {"C"}}, .loose = 2)
 CASE(rope, cb_rope(x[0], x[1], x[2], x[3]), .op = "rope", .nonzero = "VD",

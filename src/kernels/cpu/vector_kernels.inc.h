@@ -9,6 +9,7 @@
 #include "kernels/cpu/elementwise.inc.h"
 #include "kernels/cpu/reduce.inc.h"
 #include "kernels/cpu/norm.inc.h"
+#include "kernels/cpu/channels.inc.h"
 #include "kernels/cpu/optimizer.inc.h"
 #include "kernels/cpu/random.inc.h"
 #include "kernels/cpu/tile.inc.h"
@@ -39,6 +40,9 @@ const cbk_vector_table CBK_TABLE = {
     .softmax_backward = softmax_backward,
     .rope = rope,
     .cross_entropy = cross_entropy,
+    .channel_sums = channel_sums,
+    .run_sums = run_sums,
+    .channel_mix = channel_mix,
     .adamw = adamw,
     .sgd = sgd,
     .philox = philox,

@@ -90,6 +90,13 @@ typedef struct cbk_vector_table {
     /* loss of a row of logits; dlogits (of out_dtype; may be logits in place, also when narrower) unless NULL */
     double (*cross_entropy)(const cbk_cross_entropy_row *row, cb_dtype dtype, const void *logits, cb_dtype out_dtype, void *dlogits);
 
+    /* channels.inc.h */
+    void (*channel_sums)(cb_dtype dtype, double *s1, double *s2, const void *x, const void *dy, const float *shift, int64_t rows,
+                         int64_t c);
+    void (*run_sums)(cb_dtype dtype, double *s1, double *s2, const void *x, const void *dy, float shift, int64_t n);
+    void (*channel_mix)(cb_dtype dtype, void *out, const void *x, const void *dy, const float *p, const float *q, const float *r,
+                        int64_t rows, int64_t c, int step);
+
     /* optimizer.inc.h */
     void (*adamw)(const cbk_adamw_constants *k, float *p, float *m, float *v, const float *g, int64_t n);
     void (*sgd)(const cbk_sgd_constants *k, float *p, float *buffer, const float *g, int64_t n);
