@@ -70,7 +70,7 @@ struct cb_layer {
     cb_weight weights[CB_LAYER_WEIGHTS];
     int weight_count;
     int64_t in_features, out_features; /* linear; embedding: rows, width; convolution: channels; attention: heads, key heads */
-    cb_conv_options conv;            /* convolution */
+    cb_conv_options conv;              /* convolution */
     bool transposed;                   /* linear: weight stored (in, out), as GPT-2's Conv1D */
     bool turned;                       /* is so in files that are not quantised, but this one is: (out, in) */
     bool output;                       /* the output head: `all-linear` leaves it out */

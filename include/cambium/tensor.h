@@ -186,7 +186,8 @@ CB_API cb_tensor *cb_erf(cb_tensor *x);
 CB_API cb_tensor *cb_tanh(cb_tensor *x);
 CB_API cb_tensor *cb_sigmoid(cb_tensor *x);
 CB_API cb_tensor *cb_softplus(cb_tensor *x);
-CB_API cb_tensor *cb_relu(cb_tensor *x);
+CB_API cb_tensor *cb_relu(cb_tensor *x);       /* relu6: cb_clamp(x, 0, 6) */
+CB_API cb_tensor *cb_hard_swish(cb_tensor *x); /* x min(max(x + 3, 0), 6) / 6 */
 CB_API cb_tensor *cb_silu(cb_tensor *x);
 CB_API cb_tensor *cb_gelu(cb_tensor *x);      /* erf form */
 CB_API cb_tensor *cb_gelu_tanh(cb_tensor *x); /* tanh form ("gelu_new", "gelu_pytorch_tanh") */
@@ -288,6 +289,35 @@ CB_API cb_tensor *cb_conv_with(cb_tensor *x, cb_tensor *w, cb_tensor *bias, cb_c
  * out = (in - 1) stride - 2 padding + dilation (kernel - 1) + output_padding + 1, as torch.nn.functional.conv_transpose1d, 2d and 3d. */
 CB_API cb_tensor *cb_conv_transpose_with(cb_tensor *x, cb_tensor *w, cb_tensor *bias, cb_conv_options options);
 #define cb_conv_transpose(x, w, bias, ...) cb_conv_transpose_with(x, w, bias, (cb_conv_options){__VA_ARGS__})
+typedef struct cb_pool_options {
+    int64_t kernel[3];
+    int64_t stride[3];    /* 0: the kernel's size */
+    int64_t padding[3];   /* at most half of the kernel's size */
+    int64_t dilation[3];  /* max_pool; 0: 1 */
+    bool exclude_padding; /* avg_pool: padding does not count as elements (torch's count_include_pad = False) */
+} cb_pool_options;
+/* The largest element, or the mean, of each window: (N, C, in...) -> (N, C, out...), out = (in + 2 padding - dilation (kernel - 1) - 1) /
+ * stride + 1, as torch's max_pool1d, 2d, 3d and avg_pool1d, 2d, 3d.  A window with a NaN gives NaN; the first of equal elements gets the
+ * gradient. */
+CB_API cb_tensor *cb_max_pool_with(cb_tensor *x, cb_pool_options options);
+CB_API cb_tensor *cb_avg_pool_with(cb_tensor *x, cb_pool_options options);
+#define cb_max_pool(x, ...) cb_max_pool_with(x, (cb_pool_options){__VA_ARGS__})
+#define cb_avg_pool(x, ...) cb_avg_pool_with(x, (cb_pool_options){__VA_ARGS__})
+/* Means of parts, as many as the sizes say: cb_adaptive_avg_pool(x, 1, 1) is the global mean of images, as torch's adaptive_avg_pool2d. */
+CB_API cb_tensor *cb_adaptive_avg_pool_nd(cb_tensor *x, int ndim, const int64_t *size);
+#define cb_adaptive_avg_pool(x, ...) cb_adaptive_avg_pool_nd(x, CB_SHAPE(__VA_ARGS__))
+
+typedef enum cb_interpolation { CB_NEAREST, CB_LINEAR, CB_CUBIC } cb_interpolation;
+typedef struct cb_interpolate_options {
+    int64_t size[3];
+    cb_interpolation mode; /* linear: bilinear, trilinear; cubic: bicubic (a = -0.75, with antialias -0.5) */
+    bool align_corners;    /* the corners' centres coincide, else the images' borders */
+    bool antialias;        /* linear, cubic: the kernel widens where the image shrinks, as PIL's resize */
+} cb_interpolate_options;
+/* x (N, C, in...) at other sizes, as torch.nn.functional.interpolate with size. */
+CB_API cb_tensor *cb_interpolate_with(cb_tensor *x, cb_interpolate_options options);
+#define cb_interpolate(x, ...) cb_interpolate_with(x, (cb_interpolate_options){__VA_ARGS__})
+
 /* The patches that a kernel of KH by KW sees: x (N, C, H, W) -> (N, C KH KW, OH OW), zeros for padding; `groups` is not used. */
 CB_API cb_tensor *cb_im2col(cb_tensor *x, int64_t kh, int64_t kw, cb_conv_options options);
 /* Its adjoint: columns (N, C KH KW, OH OW) -> (N, C, H, W), summed where patches overlap (half dtypes in f32, rounded once). */

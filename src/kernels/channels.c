@@ -66,14 +66,14 @@ static void sum_block(const cbk_channels *s, const void *x, const void *dy, cons
     const cbk_vector_table *vector = cbk_vector();
     if (!s->last) {
         int64_t from = unit * s->l;
-        vector->run_sums(s->dtype, partial, partial + 1, at(x, from, s->dtype), at(dy, from, s->dtype),
-                         shift[s->each ? unit : unit % s->c], s->l);
+        vector->run_sums(s->dtype, partial, partial + 1, at(x, from, s->dtype), at(dy, from, s->dtype), shift[s->each ? unit : unit % s->c],
+                         s->l);
         return;
     }
     int64_t n = unit / blocks, begin = unit % blocks * BLOCK, end = begin + BLOCK < s->l ? begin + BLOCK : s->l;
     int64_t from = (n * s->l + begin) * s->c;
-    vector->channel_sums(s->dtype, partial, partial + s->c, at(x, from, s->dtype), at(dy, from, s->dtype),
-                         shift + (s->each ? n * s->c : 0), end - begin, s->c);
+    vector->channel_sums(s->dtype, partial, partial + s->c, at(x, from, s->dtype), at(dy, from, s->dtype), shift + (s->each ? n * s->c : 0),
+                         end - begin, s->c);
 }
 
 static void add_blocks(const cbk_channels *s, const double *partial, int64_t blocks, double *first, double *second)

@@ -82,15 +82,16 @@ static dnnl_status_t describe(const convolution_key *key, dnnl_memory_desc_t *md
     if (status == dnnl_success)
         status = dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user);
     if (status == dnnl_success)
-        status =
-            dnnl_dilated_convolution_forward_desc_init(&c, dnnl_forward_training, dnnl_convolution_direct, &md[X], &md[W],
-                                                       key->bias ? &md[BIAS] : NULL, &md[Y], stride, dilation, left, right);
+        status = dnnl_dilated_convolution_forward_desc_init(&c, dnnl_forward_training, dnnl_convolution_direct, &md[X], &md[W],
+                                                            key->bias ? &md[BIAS] : NULL, &md[Y], stride, dilation, left, right);
     if (status == dnnl_success)
         status = dnnl_primitive_desc_create(forward, &c, attr, cbk_onednn_engine(), NULL);
     if (status == dnnl_success && key->part == CBK_CONVOLUTION_DATA)
-        status = dnnl_dilated_convolution_backward_data_desc_init(&c, dnnl_convolution_direct, &md[X], &md[W], &md[Y], stride, dilation, left, right);
+        status = dnnl_dilated_convolution_backward_data_desc_init(&c, dnnl_convolution_direct, &md[X], &md[W], &md[Y], stride, dilation,
+                                                                  left, right);
     if (status == dnnl_success && key->part == CBK_CONVOLUTION_WEIGHT)
-        status = dnnl_dilated_convolution_backward_weights_desc_init(&c, dnnl_convolution_direct, &md[X], &md[W], NULL, &md[Y], stride, dilation, left, right);
+        status = dnnl_dilated_convolution_backward_weights_desc_init(&c, dnnl_convolution_direct, &md[X], &md[W], NULL, &md[Y], stride,
+                                                                     dilation, left, right);
     if (status == dnnl_success && key->part != CBK_CONVOLUTION)
         status = dnnl_primitive_desc_create(pd, &c, attr, cbk_onednn_engine(), *forward);
     if (attr)
@@ -139,7 +140,8 @@ static dnnl_status_t make(cbk_onednn *e, const int64_t *words)
     if (status == dnnl_success)
         status = cbk_onednn_finish(e, pd);
     if (status == dnnl_success) {
-        md[W] = *dnnl_primitive_desc_query_md(pd, key.part == CBK_CONVOLUTION_WEIGHT ? dnnl_query_diff_weights_md : dnnl_query_weights_md, 0);
+        md[W] =
+            *dnnl_primitive_desc_query_md(pd, key.part == CBK_CONVOLUTION_WEIGHT ? dnnl_query_diff_weights_md : dnnl_query_weights_md, 0);
         status = make_reorder(e, &key, &md[W]);
     }
     for (int i = X; status == dnnl_success && i <= (key.bias ? BIAS : Y); i++)
@@ -194,7 +196,8 @@ static bool by_onednn(const convolution_key *key, void *x, void *w, const void *
     memcpy(words, key, sizeof words);
     dnnl_status_t status;
     cbk_onednn *e = cbk_onednn_acquire(words, KEY_WORDS, make, &status);
-    void *scratch = e && e->scratch_bytes ? cb_alloc(e->scratch_bytes) : NULL, *ordered = e && e->reorder ? cb_alloc(e->ordered_bytes) : NULL;
+    void *scratch = e && e->scratch_bytes ? cb_alloc(e->scratch_bytes) : NULL,
+         *ordered = e && e->reorder ? cb_alloc(e->ordered_bytes) : NULL;
     bool ready = e && (scratch || !e->scratch_bytes) && (ordered || !e->reorder);
     if (ready && cb_rehearsing()) {
         cb_rehearsal_operations(operations(&key->s));
@@ -212,7 +215,8 @@ static bool by_onednn(const convolution_key *key, void *x, void *w, const void *
     cb_free(scratch);
     cb_free(ordered);
     if (status != dnnl_success)
-        cb_fail(status == dnnl_out_of_memory ? CB_ERR_MEMORY : CB_ERR_UNSUPPORTED, "convolution: oneDNN refused it (status %d)", (int)status);
+        cb_fail(status == dnnl_out_of_memory ? CB_ERR_MEMORY : CB_ERR_UNSUPPORTED, "convolution: oneDNN refused it (status %d)",
+                (int)status);
     return ready && status == dnnl_success;
 }
 

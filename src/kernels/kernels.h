@@ -131,6 +131,7 @@ typedef enum cbk_unary_op {
     CBK_SIGMOID,
     CBK_SOFTPLUS,
     CBK_RELU,
+    CBK_HARD_SWISH,
     CBK_SILU,
     CBK_GELU,      /* erf form */
     CBK_GELU_TANH, /* tanh form */

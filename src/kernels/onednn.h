@@ -11,7 +11,7 @@ enum { CBK_ONEDNN_MEMORIES = 6, CBK_ONEDNN_KEY = 28 };
 
 typedef struct cbk_onednn {
     dnnl_primitive_t primitive;
-    dnnl_primitive_t reorder; /* brings one operand into the primitive's order of elements or out of it, or NULL */
+    dnnl_primitive_t reorder;                  /* brings one operand into the primitive's order of elements or out of it, or NULL */
     dnnl_memory_t memory[CBK_ONEDNN_MEMORIES]; /* the maker says which is which; they carry the pointers of one run */
     dnnl_memory_t scratchpad;
     size_t scratch_bytes, ordered_bytes; /* working memory of the primitive, and for the reordered operand */

@@ -67,6 +67,8 @@ double cbk_unary_value(cbk_unary_op op, double x, double p, double q)
         return (x > 0 ? x : 0) + log1p(exp(-fabs(x)));
     case CBK_RELU:
         return x <= 0 ? 0 : x;
+    case CBK_HARD_SWISH:
+        return x * (x <= -3 ? 0 : x >= 3 ? 1 : (x + 3) / 6);
     case CBK_SILU:
         return x * sigmoid(x);
     case CBK_GELU:
@@ -132,6 +134,8 @@ double cbk_unary_slope(cbk_unary_op op, double x, double p, double q)
         return sigmoid(x);
     case CBK_RELU:
         return x > 0;
+    case CBK_HARD_SWISH:
+        return x <= -3 ? 0 : x >= 3 ? 1 : x / 3 + 0.5;
     case CBK_SILU: {
         double s = sigmoid(x);
         return s * (1 + x * (1 - s));

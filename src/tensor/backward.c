@@ -69,7 +69,8 @@ static bool add_gradient(cb_tensor **slot, cb_tensor *dx, bool create_graph)
         *slot = cb_keep(dx);
         return true;
     }
-    if (!create_graph && cb_exclusive(*slot) && (cb_is_contiguous(*slot) || cb_is_channels_last(*slot))) /* a broadcast view has fewer elements in memory */
+    if (!create_graph && cb_exclusive(*slot) &&
+        (cb_is_contiguous(*slot) || cb_is_channels_last(*slot))) /* a broadcast view has fewer elements in memory */
         return cb_accumulate(*slot, dx);
     cb_tensor *sum = cb_add(*slot, dx);
     if (!sum)

@@ -93,6 +93,9 @@ cb_tensor *cb_dense(cb_tensor *x);
 /* x in the order of `like`, a dense tensor of its shape: x itself or a copy, recorded. */
 cb_tensor *cb_ordered_as(cb_tensor *x, const cb_tensor *like);
 
+/* How many windows fit along one dimension, into *out; false with an error of `op`. */
+bool cb_place_windows(const char *op, int64_t in, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation, int64_t *out);
+
 /* Every op of the library, for tests and tools. */
 extern const cb_op *const cb_op_table[];
 extern const size_t cb_op_table_count;

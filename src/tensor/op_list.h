@@ -33,6 +33,7 @@ CB_OP(tanh)
 CB_OP(sigmoid)
 CB_OP(softplus)
 CB_OP(relu)
+CB_OP(hard_swish)
 CB_OP(silu)
 CB_OP(gelu)
 CB_OP(gelu_tanh)
@@ -86,7 +87,10 @@ CB_OP(linear)
 CB_OP(linear_add)
 /* ops_low_rank.c */
 CB_OP(low_rank_add)
-/* ops_conv.c */
+/* ops_pool.c, ops_resample.c */
+CB_OP(max_pool)
+CB_OP(resample)
+/* ops_conv.c, ops_patches.c */
 CB_OP(conv)
 CB_OP(conv_data)
 CB_OP(conv_weight)

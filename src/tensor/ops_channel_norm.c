@@ -281,8 +281,13 @@ static cb_tensor *run(cb_tensor *x, cb_tensor *weight, cb_tensor *bias, const ch
     int64_t rows = rows_of_sets(&s);
     cb_tensor *ins[] = {x, weight, bias};
     if (ok && cb_will_record(3, ins)) {
-        cb_tensor *saves[] = {x, weight, from_numbers(stats, t.mean, rows, a->groups), from_numbers(stats, t.rstd, rows, a->groups),
-                              from_numbers(stats, t.own, rows, a->groups), part[0], part[1]};
+        cb_tensor *saves[] = {x,
+                              weight,
+                              from_numbers(stats, t.mean, rows, a->groups),
+                              from_numbers(stats, t.rstd, rows, a->groups),
+                              from_numbers(stats, t.own, rows, a->groups),
+                              part[0],
+                              part[1]};
         ok = saves[2] && saves[3] && saves[4] && CB_RECORD(&cb_op_channel_norm, y, ins, saves, a, sizeof *a);
     }
     cb_free(t.shift);
@@ -300,7 +305,8 @@ static bool check_running(const cb_tensor *x, const cb_batch_norm_options *o)
 {
     const cb_tensor *running[] = {o->running_mean, o->running_var};
     if (!(o->running_weight >= 0 && o->running_weight <= 1) || !(o->momentum >= 0 && o->momentum <= 1))
-        return cb_fail(CB_ERR_ARGUMENT, "batch_norm: running_weight %g and momentum %g, expected 0 to 1", o->running_weight, o->momentum) == CB_OK;
+        return cb_fail(CB_ERR_ARGUMENT, "batch_norm: running_weight %g and momentum %g, expected 0 to 1", o->running_weight, o->momentum) ==
+               CB_OK;
     bool wanted = o->running_weight > 0 || o->momentum > 0;
     for (int i = 0; i < 2 && wanted; i++)
         if (!running[i] || running[i]->ndim != 1 || running[i]->shape[0] != x->shape[1] || !cb_is_contiguous(running[i]) ||
@@ -308,8 +314,8 @@ static bool check_running(const cb_tensor *x, const cb_batch_norm_options *o)
             return cb_fail(CB_ERR_SHAPE, "batch_norm: running_%s %s, expected f32 (%lld)", i ? "var" : "mean", cb_shape_text(running[i]),
                            (long long)x->shape[1]) == CB_OK;
     if (o->momentum > 0 && x->count == x->shape[1] && x->count)
-        return cb_fail(CB_ERR_SHAPE, "batch_norm: %s has one value for each channel, which has no variance to learn from", cb_shape_text(x)) ==
-               CB_OK;
+        return cb_fail(CB_ERR_SHAPE, "batch_norm: %s has one value for each channel, which has no variance to learn from",
+                       cb_shape_text(x)) == CB_OK;
     return true;
 }
 
@@ -318,7 +324,8 @@ cb_tensor *cb_batch_norm_with(cb_tensor *x, cb_tensor *weight, cb_tensor *bias, 
     if (!x || !check_image("batch_norm", x, weight, bias) || !check_running(x, &options))
         return NULL;
     x = cb_dense(x);
-    channel_norm a = {.groups = x ? x->shape[1] : 0, .eps = options.eps > 0 ? options.eps : 1e-5, .batch_weight = 1 - options.running_weight};
+    channel_norm a = {
+        .groups = x ? x->shape[1] : 0, .eps = options.eps > 0 ? options.eps : 1e-5, .batch_weight = 1 - options.running_weight};
     return x ? run(x, weight, bias, &a, &options) : NULL;
 }
 

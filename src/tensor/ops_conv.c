@@ -134,8 +134,10 @@ static bool take_options(const char *op, cbk_convolution *s, const cb_tensor *w,
                s->stride[d] <= most && s->dilation[d] <= most && s->padding[d] <= most && o->output_padding[d] >= 0 &&
                o->output_padding[d] < s->stride[d];
     }
-    return sane || cb_fail(CB_ERR_SHAPE, "%s: a kernel of %s: expected sizes, strides and dilations above 0 and paddings of 0 or more, "
-                                         "those of the output below the stride", op, cb_shape_text_nd((int)s->dims, s->kernel)) == CB_OK;
+    return sane || cb_fail(CB_ERR_SHAPE,
+                           "%s: a kernel of %s: expected sizes, strides and dilations above 0 and paddings of 0 or more, "
+                           "those of the output below the stride",
+                           op, cb_shape_text_nd((int)s->dims, s->kernel)) == CB_OK;
 }
 
 static bool no_room(const char *op, const cbk_convolution *s, const cb_tensor *x)
@@ -154,7 +156,8 @@ static cb_tensor *cast_to(cb_tensor *x, cb_dtype dtype)
 cb_tensor *cb_conv_with(cb_tensor *x, cb_tensor *w, cb_tensor *bias, cb_conv_options options)
 {
     cbk_convolution s = {0};
-    if (!x || !w || !check_operands("conv", x, w, bias, options.groups ? options.groups : 1, false) || !take_options("conv", &s, w, &options))
+    if (!x || !w || !check_operands("conv", x, w, bias, options.groups ? options.groups : 1, false) ||
+        !take_options("conv", &s, w, &options))
         return NULL;
     if (!cbk_convolve_takes(x->dtype))
         return cb_cast(cb_conv_with(cb_cast(x, CB_F32), cb_cast(w, CB_F32), bias ? cb_cast(bias, CB_F32) : NULL, options), x->dtype);

@@ -103,6 +103,14 @@ static cb_tensor *positive(cb_tensor *x)
     return x ? cb_cast(cb_gt(x, cb_scalar(x->dtype, 0)), x->dtype) : NULL;
 }
 
+/* 0 up to -3, 1 from 3, x / 3 + 1/2 between */
+static cb_tensor *hard_swish_derivative(cb_tensor *x)
+{
+    cb_tensor *zero = x ? cb_scalar(x->dtype, 0) : NULL, *one = x ? cb_scalar(x->dtype, 1) : NULL, *three = cb_scale(one, 3);
+    cb_tensor *between = cb_add_scalar(cb_scale(x, 1.0 / 3), 0.5);
+    return cb_where(cb_ge(x, three), one, cb_where(cb_le(x, cb_neg(three)), zero, between));
+}
+
 /* s (1 + x (1 - s)), s the sigmoid of x */
 static cb_tensor *silu_derivative(cb_tensor *x)
 {
@@ -149,6 +157,7 @@ FUNCTION(tanh, CBK_TANH, complement(cb_square(cb_tanh(x))))
 FUNCTION(sigmoid, CBK_SIGMOID, cb_mul(cb_sigmoid(x), cb_sigmoid(cb_neg(x))))
 FUNCTION(softplus, CBK_SOFTPLUS, cb_sigmoid(x))
 FUNCTION(relu, CBK_RELU, positive(x))
+FUNCTION(hard_swish, CBK_HARD_SWISH, hard_swish_derivative(x))
 FUNCTION(silu, CBK_SILU, silu_derivative(x))
 FUNCTION(gelu, CBK_GELU, gelu_derivative(x))
 FUNCTION(gelu_tanh, CBK_GELU_TANH, gelu_tanh_derivative(x))

@@ -111,6 +111,10 @@ def attention(q, k, v, scale=None, causal=False, window=0, segments=None, mask=N
     return torch.einsum("bhts,bshd->bthd", F.softmax(scores, -1) * any_seen, v)
 
 
+def resized(size, mode, **options):
+    return lambda x: F.interpolate(x, size, mode=mode, **options)
+
+
 def batch_norm_mixed(x, w, mean, var):
     """Statistics that are 0.3 the batch's and 0.7 the running ones."""
     m = 0.3 * x.mean((0, 2)) + 0.7 * mean.double()
@@ -237,6 +241,7 @@ OPS = {
     "softplus_far": (lambda x: torch.logaddexp(400 * x, torch.zeros_like(x)), "ABC"),
     "relu": (torch.relu, "ABC:distinct"),
     "relu_ties": (torch.relu, "ABC:levels"),
+    "hard_swish": (lambda x: F.hardswish(2 * x), "ABC:distinct"),
     "silu": (F.silu, "ABC"),
     "gelu": (F.gelu, "ABC"),
     "gelu_tanh": (lambda x: F.gelu(x, approximate="tanh"), "ABC"),
@@ -353,6 +358,25 @@ OPS = {
     "conv2d_bias": (lambda x, w, b: F.conv2d(x, w, b, padding=(1, 0)), "2365", "4332", "4"),
     "conv2d_strided": (lambda x, w, b: F.conv2d(x, w, b, **STRIDED), "2365", "4332", "4"),
     "conv2d_groups": (lambda x, w, b: F.conv2d(x, w, b, groups=2, stride=2), "2465", "6222", "6"),
+    "max_pool2d": (lambda x: F.max_pool2d(x, (3, 2), 2, 1), "2365:distinct"),
+    "max_pool1d": (lambda x: F.max_pool1d(x, 3, 1, dilation=2), "AC7:distinct"),
+    "max_pool3d": (lambda x: F.max_pool3d(x, 2), "22445:distinct"),
+    "max_pool_ties": (lambda x: F.max_pool2d(x, 2, 1), "2265:levels"),
+    "avg_pool2d": (lambda x: F.avg_pool2d(x, (3, 2), (2, 1), 1), "2365"),
+    "avg_pool2d_exclude": (lambda x: F.avg_pool2d(x, (3, 2), padding=(1, 0), count_include_pad=False), "2365"),
+    "avg_pool1d": (lambda x: F.avg_pool1d(x, 2), "AC7"),
+    "adaptive_avg_pool2d": (lambda x: F.adaptive_avg_pool2d(x, (4, 2)), "2365"),
+    "global_avg_pool": (lambda x: F.adaptive_avg_pool2d(x, 1), "ACMK"),
+    "adaptive_avg_pool3d": (lambda x: F.adaptive_avg_pool3d(x, (2, 1, 3)), "22345"),
+    "interpolate_nearest": (lambda x: F.interpolate(x, (9, 3)), "2365"),
+    "interpolate_bilinear": (resized((9, 3), "bilinear"), "2365"),
+    "interpolate_bilinear_corners": (resized((4, 7), "bilinear", align_corners=True), "2365"),
+    "interpolate_bicubic": (resized((9, 3), "bicubic"), "2365"),
+    "interpolate_bicubic_corners": (resized((4, 7), "bicubic", align_corners=True), "2365"),
+    "interpolate_linear": (resized(5, "linear"), "AC7"),
+    "interpolate_trilinear": (resized((4, 2, 7), "trilinear"), "22345"),
+    "interpolate_bilinear_antialias": (resized((2, 7), "bilinear", antialias=True), "2398"),
+    "interpolate_bicubic_antialias": (resized((4, 3), "bicubic", antialias=True), "2398"),
     "conv2d_depthwise": (lambda x, w: F.conv2d(x, w, groups=4, padding=1), "2465", "4133"),
     "conv1d": (lambda x, w, b: F.conv1d(x, w, b, stride=2, padding=2, dilation=2), "237", "433", "4"),
     "conv3d": (lambda x, w, b: F.conv3d(x, w, b, stride=(1, 2, 1), padding=(1, 0, 1)), "22345", "32223", "3"),

@@ -72,6 +72,7 @@ CASE(softplus, cb_softplus(x[0]), .op = "softplus", .input = {{"ABC"}})
 CASE(softplus_far, cb_softplus(cb_scale(x[0], 400)), .op = "softplus", .kinks = true, .input = {{"ABC"}}, .loose = 4)
 CASE(relu, cb_relu(x[0]), .op = "relu", .input = {{"ABC", DISTINCT}})
 CASE(relu_ties, cb_relu(x[0]), .op = "relu", .kinks = true, .input = {{"ABC", LEVELS}})
+CASE(hard_swish, cb_hard_swish(cb_scale(x[0], 2)), .op = "hard_swish", .input = {{"ABC", DISTINCT}})
 CASE(silu, cb_silu(x[0]), .op = "silu", .input = {{"ABC"}})
 CASE(gelu, cb_gelu(x[0]), .op = "gelu", .input = {{"ABC"}})
 CASE(gelu_tanh, cb_gelu_tanh(x[0]), .op = "gelu_tanh", .input = {{"ABC"}})
@@ -220,6 +221,42 @@ CASE(conv_transpose2d, cb_conv_transpose(x[0], x[1], x[2], .stride = {2, 2}, .pa
 CASE(conv_transpose3d, cb_conv_transpose(x[0], x[1], NULL, .stride = {2, 1, 1}), .op = "conv_data", .fixed = true,
      .input = {{"22323"}, {"23222"}})
 #undef STRIDED
+
+/* ---- pooling, resampling ---- */
+
+CASE(max_pool2d, cb_max_pool(x[0], .kernel = {3, 2}, .stride = {2, 2}, .padding = {1, 1}), .op = "max_pool", .fixed = true,
+     .input = {{"2365", DISTINCT}})
+CASE(max_pool1d, cb_max_pool(x[0], .kernel = {3}, .stride = {1}, .dilation = {2}), .op = "max_pool", .fixed = true,
+     .input = {{"AC7", DISTINCT}})
+CASE(max_pool3d, cb_max_pool(x[0], .kernel = {2, 2, 2}), .op = "max_pool", .fixed = true, .input = {{"22445", DISTINCT}})
+CASE(max_pool_ties, cb_max_pool(x[0], .kernel = {2, 2}, .stride = {1, 1}), .op = "max_pool", .fixed = true, .kinks = true,
+     .input = {{"2265", LEVELS}})
+CASE(avg_pool2d, cb_avg_pool(x[0], .kernel = {3, 2}, .stride = {2, 1}, .padding = {1, 1}), .op = "resample", .fixed = true,
+     .input = {{"2365"}})
+CASE(avg_pool2d_exclude, cb_avg_pool(x[0], .kernel = {3, 2}, .padding = {1, 0}, .exclude_padding = true), .op = "resample", .fixed = true,
+     .input = {{"2365"}})
+CASE(avg_pool1d, cb_avg_pool(x[0], .kernel = {2}), .op = "resample", .fixed = true, .input = {{"AC7"}})
+CASE(adaptive_avg_pool2d, cb_adaptive_avg_pool(x[0], 4, 2), .op = "resample", .fixed = true, .input = {{"2365"}})
+CASE(global_avg_pool, cb_adaptive_avg_pool(x[0], 1, 1), .op = "resample", .nonzero = "MK", .input = {{"ACMK"}})
+CASE(adaptive_avg_pool3d, cb_adaptive_avg_pool(x[0], 2, 1, 3), .op = "resample", .fixed = true, .input = {{"22345"}})
+CASE(interpolate_nearest, cb_interpolate(x[0], .size = {9, 3}), .op = "resample", .fixed = true, .input = {{"2365"}})
+CASE(interpolate_bilinear, cb_interpolate(x[0], .size = {9, 3}, .mode = CB_LINEAR), .op = "resample", .fixed = true, .input = {{"2365"}})
+CASE(interpolate_bilinear_corners, cb_interpolate(x[0], .size = {4, 7}, .mode = CB_LINEAR, .align_corners = true), .op = "resample",
+     .fixed = true, .input = {{"2365"}})
+CASE(interpolate_bicubic, cb_interpolate(x[0], .size = {9, 3}, .mode = CB_CUBIC), .op = "resample", .fixed = true, .loose = 2,
+     .input = {{"2365"}})
+CASE(interpolate_bicubic_corners, cb_interpolate(x[0], .size = {4, 7}, .mode = CB_CUBIC, .align_corners = true), .op = "resample",
+     .fixed = true, .loose = 2, .input = {{"2365"}})
+CASE(interpolate_linear, cb_interpolate(x[0], .size = {5}, .mode = CB_LINEAR), .op = "resample", .fixed = true, .input = {{"AC7"}})
+CASE(interpolate_trilinear, cb_interpolate(x[0], .size = {4, 2, 7}, .mode = CB_LINEAR), .op = "resample", .fixed = true,
+     .input = {{"22345"}})
+CASE(interpolate_bilinear_antialias, cb_interpolate(x[0], .size = {2, 7}, .mode = CB_LINEAR, .antialias = true), .op = "resample",
+     .fixed = true, .input = {{"2398"}})
+CASE(interpolate_bicubic_antialias, cb_interpolate(x[0], .size = {4, 3}, .mode = CB_CUBIC, .antialias = true), .op = "resample",
+     .fixed = true, .loose = 2, .input = {{"2398"}})
+
+/* ---- more products ---- */
+
 CASE(linear_t, cb_linear_t(x[0], x[1], NULL), .op = "linear", .input = {{"AMK"}, {"KN"}})
 CASE(linear_t_bias, cb_linear_t(x[0], x[1], x[2]), .op = "linear", .input = {{"MK"}, {"KN"}, {"N"}})
 CASE(linear_add, cb_linear_add(x[0], x[1], x[2], 0.5), .op = "linear_add", .input = {{"AMN"}, {"AMK"}, {"NK"}})

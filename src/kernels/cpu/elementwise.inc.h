@@ -132,6 +132,8 @@ INLINE vf unary_v(cbk_unary_op op, vf x, float p, float q)
         return sigmoid_v(x);
     case CBK_RELU:
         return choose((vi)(x <= 0.0f), splat(0), x);
+    case CBK_HARD_SWISH:
+        return x * choose((vi)(x != x), x, min2(max2(x + 3.0f, splat(0)), splat(6))) * (1.0f / 6);
     case CBK_SILU:
         return x * sigmoid_v(x);
     case CBK_GELU:
@@ -169,6 +171,8 @@ INLINE vf slope_v(cbk_unary_op op, vf x, float p, float q)
     }
     case CBK_RELU:
         return (vf)((vi)(x > 0.0f) & (vi)splat(1));
+    case CBK_HARD_SWISH:
+        return choose((vi)(x >= 3.0f), splat(1), choose((vi)(x <= -3.0f), splat(0), x * (1.0f / 3) + 0.5f));
     case CBK_SILU: {
         vf s = sigmoid_v(x);
         return s * (1.0f + x * (1.0f - s));
@@ -223,6 +227,7 @@ static void unary(cbk_unary_op op, cb_dtype dtype, void *y, const void *x, int64
         UNARY_CASE(CBK_TANH);
         UNARY_CASE(CBK_SIGMOID);
         UNARY_CASE(CBK_RELU);
+        UNARY_CASE(CBK_HARD_SWISH);
         UNARY_CASE(CBK_SILU);
         UNARY_CASE(CBK_GELU);
         UNARY_CASE(CBK_GELU_TANH);
@@ -249,6 +254,7 @@ static void unary_backward(cbk_unary_op op, cb_dtype dtype, void *dx, const void
         SLOPE_CASE(CBK_TANH);
         SLOPE_CASE(CBK_SIGMOID);
         SLOPE_CASE(CBK_RELU);
+        SLOPE_CASE(CBK_HARD_SWISH);
         SLOPE_CASE(CBK_SILU);
         SLOPE_CASE(CBK_GELU);
         SLOPE_CASE(CBK_GELU_TANH);

@@ -1,0 +1,182 @@
+/* resample.c: weighted sums along one dimension, and maxima of windows. */
+#include "kernels/resample.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "kernels/cpu/vector_table.h"
+#include "kernels/parallel.h"
+
+/* ---- sparse matrices ---- */
+
+bool cbk_taps_begin(cbk_taps *t, int64_t out, int64_t in)
+{
+    *t = (cbk_taps){.out = out, .in = in};
+    if (!cb_grow(&t->start, &t->starts, (size_t)out + 1, sizeof *t->start))
+        return false;
+    memset(t->start, 0, ((size_t)out + 1) * sizeof *t->start);
+    return true;
+}
+
+bool cbk_taps_add(cbk_taps *t, int64_t row, int64_t index, double weight)
+{
+    if (t->start[row + 1] < t->start[row]) /* the row's first */
+        t->start[row + 1] = t->start[row];
+    int64_t at = t->start[row + 1]++;
+    if (!cb_grow(&t->index, &t->indices, (size_t)at + 1, sizeof *t->index) ||
+        !cb_grow(&t->weight, &t->weights, (size_t)at + 1, sizeof *t->weight))
+        return false;
+    t->index[at] = index;
+    t->weight[at] = weight;
+    return true;
+}
+
+bool cbk_taps_transpose(const cbk_taps *t, cbk_taps *to)
+{
+    int64_t count = t->start[t->out];
+    if (!cbk_taps_begin(to, t->in, t->out) || !cb_grow(&to->index, &to->indices, (size_t)count + 1, sizeof *to->index) ||
+        !cb_grow(&to->weight, &to->weights, (size_t)count + 1, sizeof *to->weight))
+        return false;
+    for (int64_t k = 0; k < count; k++)
+        to->start[t->index[k] + 1]++;
+    for (int64_t i = 0; i < t->in; i++)
+        to->start[i + 1] += to->start[i];
+    for (int64_t j = 0; j < t->out; j++)
+        for (int64_t k = t->start[j]; k < t->start[j + 1]; k++) {
+            int64_t at = to->start[t->index[k]]++; /* moved on, and back below */
+            to->index[at] = j;
+            to->weight[at] = t->weight[k];
+        }
+    memmove(to->start + 1, to->start, (size_t)t->in * sizeof *to->start);
+    to->start[0] = 0;
+    return true;
+}
+
+void cbk_taps_free(cbk_taps *t)
+{
+    cb_free(t->start);
+    cb_free(t->index);
+    cb_free(t->weight);
+    *t = (cbk_taps){0};
+}
+
+/* ---- weighted sums ---- */
+
+static void row_f32(float *y, const float *x, int64_t inner, const cbk_taps *t, int64_t j)
+{
+    const cbk_vector_table *vector = cbk_vector();
+    memset(y, 0, (size_t)inner * sizeof *y);
+    for (int64_t k = t->start[j]; k < t->start[j + 1]; k++)
+        vector->axpby(CB_F32, y, (float)t->weight[k], x + t->index[k] * inner, 1, inner);
+}
+
+static void row_f64(double *y, const double *x, int64_t inner, const cbk_taps *t, int64_t j)
+{
+    memset(y, 0, (size_t)inner * sizeof *y);
+    for (int64_t k = t->start[j]; k < t->start[j + 1]; k++)
+        for (int64_t i = 0; i < inner; i++)
+            y[i] += t->weight[k] * x[t->index[k] * inner + i];
+}
+
+void cbk_resample(cb_dtype dtype, void *y, const void *x, int64_t outer, int64_t inner, const cbk_taps *t)
+{
+    if (cb_rehearsing())
+        return;
+    int threads = cbk_threads(outer * inner * (t->out + t->start[t->out]));
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+    for (int64_t row = 0; row < outer * t->out; row++) {
+        int64_t from = row / t->out * t->in * inner, j = row % t->out;
+        if (dtype == CB_F64)
+            row_f64((double *)y + row * inner, (const double *)x + from, inner, t, j);
+        else
+            row_f32((float *)y + row * inner, (const float *)x + from, inner, t, j);
+    }
+}
+
+/* ---- maxima ---- */
+
+enum { CHANNELS = 64 }; /* that one task has */
+
+static int64_t product(const int64_t *size, int64_t dims)
+{
+    int64_t p = 1;
+    for (int64_t d = 0; d < dims; d++)
+        p *= size[d];
+    return p;
+}
+
+/* The place that window `at` has at tap `k`, or -1 outside. */
+static int64_t place(const cbk_windows *s, int64_t at, int64_t k)
+{
+    int64_t p = 0, size = 1;
+    for (int d = (int)s->dims - 1; d >= 0; d--) {
+        int64_t i = at % s->out[d] * s->stride[d] + k % s->kernel[d] * s->dilation[d] - s->padding[d];
+        if (i < 0 || i >= s->in[d])
+            return -1;
+        p += i * size;
+        size *= s->in[d];
+        at /= s->out[d];
+        k /= s->kernel[d];
+    }
+    return p;
+}
+
+#define MAX_POOL(T)                                                                                                                        \
+    static void max_window_##T(T *y, int32_t *index, const T *x, const cbk_windows *s, int64_t at, int64_t kernel)                         \
+    {                                                                                                                                      \
+        for (int64_t c = 0; c < s->c; c++)                                                                                                 \
+            y[c] = (T)-INFINITY;                                                                                                           \
+        bool first = true;                                                                                                                 \
+        for (int64_t k = 0; k < kernel; k++) {                                                                                             \
+            int64_t p = place(s, at, k);                                                                                                   \
+            for (int64_t c = 0; p >= 0 && c < s->c; c++) {                                                                                 \
+                T v = x[p * s->c + c];                                                                                                     \
+                bool larger = first || v > y[c] || v != v;                                                                                 \
+                y[c] = larger ? v : y[c];                                                                                                  \
+                index[c] = larger ? (int32_t)p : index[c];                                                                                 \
+            }                                                                                                                              \
+            first = first && p < 0;                                                                                                        \
+        }                                                                                                                                  \
+    }                                                                                                                                      \
+    static void add_at_maxima_##T(T *dx, const T *dy, const int32_t *index, int64_t c, int64_t begin, int64_t end, int64_t places)         \
+    {                                                                                                                                      \
+        for (int64_t at = 0; at < places; at++)                                                                                            \
+            for (int64_t j = begin; j < end; j++)                                                                                          \
+                dx[index[at * c + j] * c + j] += dy[at * c + j];                                                                           \
+    }
+MAX_POOL(float)
+MAX_POOL(double)
+
+void cbk_max_pool(cb_dtype dtype, void *y, int32_t *index, const void *x, const cbk_windows *s)
+{
+    int64_t places = product(s->out, s->dims), kernel = product(s->kernel, s->dims), image = product(s->in, s->dims) * s->c;
+    if (cb_rehearsing())
+        places = 0;
+    int threads = cbk_threads(s->n * places * s->c * kernel);
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+    for (int64_t row = 0; row < s->n * places; row++) {
+        int64_t to = row * s->c, from = row / places * image;
+        if (dtype == CB_F64)
+            max_window_double((double *)y + to, index + to, (const double *)x + from, s, row % places, kernel);
+        else
+            max_window_float((float *)y + to, index + to, (const float *)x + from, s, row % places, kernel);
+    }
+}
+
+void cbk_max_pool_backward(cb_dtype dtype, void *dx, const void *dy, const int32_t *index, const cbk_windows *s)
+{
+    if (cb_rehearsing())
+        return;
+    int64_t places = product(s->out, s->dims), image = product(s->in, s->dims) * s->c, parts = (s->c + CHANNELS - 1) / CHANNELS;
+    memset(dx, 0, (size_t)(s->n * image) * cb_dtype_size(dtype));
+    int threads = cbk_threads(s->n * places * s->c * 4);
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+    for (int64_t task = 0; task < s->n * parts; task++) {
+        int64_t to = task / parts * image, from = task / parts * places * s->c, begin = task % parts * CHANNELS;
+        int64_t end = begin + CHANNELS < s->c ? begin + CHANNELS : s->c;
+        if (dtype == CB_F64)
+            add_at_maxima_double((double *)dx + to, (const double *)dy + from, index + from, s->c, begin, end, places);
+        else
+            add_at_maxima_float((float *)dx + to, (const float *)dy + from, index + from, s->c, begin, end, places);
+    }
+}

@@ -1,0 +1,92 @@
+/* ops_pool.c: maxima of windows. */
+#include "kernels/kernels.h"
+#include "kernels/resample.h"
+#include "tensor/op.h"
+
+bool cb_place_windows(const char *op, int64_t in, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation, int64_t *out)
+{
+    const int64_t most = INT32_MAX;
+    bool sane = kernel > 0 && stride > 0 && dilation > 0 && padding >= 0 && in <= most && kernel <= most && stride <= most &&
+                dilation <= most && padding <= kernel / 2;
+    int64_t room = sane ? in + 2 * padding - dilation * (kernel - 1) : 0;
+    if (room < 1 || in < 1)
+        return cb_fail(CB_ERR_SHAPE,
+                       "%s: windows of %lld (stride %lld, dilation %lld, padding %lld) in %lld places: expected room for one and a padding "
+                       "of at most half of it",
+                       op, (long long)kernel, (long long)stride, (long long)dilation, (long long)padding, (long long)in) == CB_OK;
+    *out = (room - 1) / stride + 1;
+    return true;
+}
+
+static cb_tensor *flattened(cb_tensor *x)
+{
+    return cb_reshape(x, x->shape[0], x->shape[1], -1);
+}
+
+/* With create_graph: the same sum in operations that can be differentiated. */
+static cb_tensor *backward_recorded(const cb_backward_pass *pass, cb_tensor *index)
+{
+    const cb_edge *in = &pass->input[0];
+    const cbk_windows *s = pass->args;
+    int64_t places = 1;
+    for (int d = 0; d < s->dims; d++)
+        places *= s->in[d];
+    cb_tensor *zeros = cb_zeros(pass->dy[0]->dtype, s->n, s->c, places);
+    return cb_reshape_nd(cb_scatter_add(zeros, 2, flattened(index), flattened(pass->dy[0])), in->ndim, in->shape);
+}
+
+static void max_pool_backward(cb_backward_pass *pass)
+{
+    const cbk_windows *s = pass->args;
+    cb_tensor *index = pass->saved[0];
+    if (pass->input[0].shape[0] == 0 || pass->input[0].shape[1] == 0)
+        return;
+    if (cb_grad_enabled()) {
+        pass->dx[0] = backward_recorded(pass, index);
+        return;
+    }
+    cb_tensor *dy = cb_channels_last(pass->dy[0]),
+              *dx = cb_empty_channels_last(pass->input[0].dtype, pass->input[0].ndim, pass->input[0].shape);
+    if (!dy || !dx)
+        return;
+    cbk_max_pool_backward(dx->dtype, dx->data, dy->data, index->data, s);
+    pass->dx[0] = dx;
+}
+
+const cb_op cb_op_max_pool = {.name = "max_pool", .twice = true, .backward = max_pool_backward};
+
+cb_tensor *cb_max_pool_with(cb_tensor *x, cb_pool_options options)
+{
+    if (!x)
+        return NULL;
+    if (x->ndim < 3 || x->ndim > 5 || !cb_dtype_is_float(x->dtype)) {
+        cb_fail(CB_ERR_SHAPE, "max_pool: %s, expected floating-point (N, C, ...) of 1 to 3 spatial dimensions", cb_shape_text(x));
+        return NULL;
+    }
+    if (cb_dtype_is_half(x->dtype))
+        return cb_cast(cb_max_pool_with(cb_cast(x, CB_F32), options), x->dtype);
+    cbk_windows s = {.dims = x->ndim - 2, .n = x->shape[0], .c = x->shape[1]};
+    int64_t shape[5] = {s.n, s.c}, places = 1;
+    for (int d = 0; d < s.dims; d++) {
+        s.in[d] = x->shape[2 + d];
+        s.kernel[d] = options.kernel[d];
+        s.stride[d] = options.stride[d] ? options.stride[d] : s.kernel[d];
+        s.padding[d] = options.padding[d];
+        s.dilation[d] = options.dilation[d] ? options.dilation[d] : 1;
+        if (!cb_place_windows("max_pool", s.in[d], s.kernel[d], s.stride[d], s.padding[d], s.dilation[d], &s.out[d]))
+            return NULL;
+        shape[2 + d] = s.out[d];
+        places *= s.in[d];
+    }
+    if (places > INT32_MAX) {
+        cb_fail(CB_ERR_SHAPE, "max_pool: %s, expected images of fewer than 2^31 places", cb_shape_text(x));
+        return NULL;
+    }
+    x = cb_channels_last(x);
+    cb_tensor *y = x ? cb_empty_channels_last(x->dtype, x->ndim, shape) : NULL,
+              *index = y ? cb_empty_channels_last(CB_I32, x->ndim, shape) : NULL;
+    if (!index)
+        return NULL;
+    cbk_max_pool(x->dtype, y->data, index->data, x->data, &s);
+    return cb_record(&cb_op_max_pool, 1, &y, 1, &x, 1, &index, &s, sizeof s) ? y : NULL;
+}
