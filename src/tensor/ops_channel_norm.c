@@ -244,7 +244,10 @@ static void backward_recorded(cb_backward_pass *pass)
 
 static void channel_norm_backward(cb_backward_pass *pass)
 {
-    if (pass->saved[0]->count == 0)
+    bool empty = pass->saved[0]->count == 0;
+    for (int i = 0; empty && i < pass->inputs; i++)
+        pass->dx[i] = pass->need[i] ? cb_full_nd(pass->input[i].dtype, 0, pass->input[i].ndim, pass->input[i].shape) : NULL;
+    if (empty)
         return;
     if (cb_grad_enabled())
         backward_recorded(pass);

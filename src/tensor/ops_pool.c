@@ -39,9 +39,7 @@ static void max_pool_backward(cb_backward_pass *pass)
 {
     const cbk_windows *s = pass->args;
     cb_tensor *index = pass->saved[0];
-    if (pass->input[0].shape[0] == 0 || pass->input[0].shape[1] == 0)
-        return;
-    if (cb_grad_enabled()) {
+    if (cb_grad_enabled() && index->count) {
         pass->dx[0] = backward_recorded(pass, index);
         return;
     }

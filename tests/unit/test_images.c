@@ -127,12 +127,12 @@ static void running_statistics_follow_the_batch(void **state)
     cb_scope *scope = cb_scope_open();
     cb_tensor *x = cb_from(CB_F32, ((float[]){1, 3}), 2, 1), *mean = cb_zeros(CB_F32, 1), *var = cb_ones(CB_F32, 1);
     cb_tensor *y = cb_batch_norm(x, NULL, NULL, .running_mean = mean, .running_var = var, .momentum = 0.25);
-    assert_float_equal(cb_get(y, 1), 1 / sqrt(1 + 1e-5), 1e-6);
-    assert_float_equal(cb_item(mean), 0.5, 1e-7);
-    assert_float_equal(cb_item(var), 0.75 + 0.5, 1e-7);
+    assert_float_equal((float)cb_get(y, 1), 1 / sqrtf(1 + 1e-5F), 1e-6F);
+    assert_float_equal((float)cb_item(mean), 0.5F, 1e-7F);
+    assert_float_equal((float)cb_item(var), 0.75F + 0.5F, 1e-7F);
     y = cb_batch_norm(x, NULL, NULL, .running_mean = mean, .running_var = var, .running_weight = 1);
-    assert_float_equal(cb_get(y, 1), 2.5 / sqrt(1.25 + 1e-5), 1e-6);
-    assert_float_equal(cb_item(mean), 0.5, 1e-7);
+    assert_float_equal((float)cb_get(y, 1), 2.5F / sqrtf(1.25F + 1e-5F), 1e-6F);
+    assert_float_equal((float)cb_item(mean), 0.5F, 1e-7F);
     cb_scope_close(scope);
 }
 
