@@ -293,6 +293,8 @@ static double unary_reference(cbk_unary_op op, double x, double p, double q)
         return log(1 + exp(x));
     case CBK_RELU:
         return fmax(x, 0);
+    case CBK_HARD_SWISH:
+        return x * fmin(fmax(x + 3, 0), 6) / 6;
     case CBK_SILU:
         return 0.5 * x * (1 + tanh(x / 2));
     case CBK_GELU:
