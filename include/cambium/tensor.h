@@ -318,6 +318,20 @@ typedef struct cb_interpolate_options {
 CB_API cb_tensor *cb_interpolate_with(cb_tensor *x, cb_interpolate_options options);
 #define cb_interpolate(x, ...) cb_interpolate_with(x, (cb_interpolate_options){__VA_ARGS__})
 
+typedef enum cb_outside { CB_OUTSIDE_ZEROS, CB_OUTSIDE_BORDER, CB_OUTSIDE_REFLECTION } cb_outside;
+typedef struct cb_grid_sample_options {
+    cb_interpolation mode; /* nearest or linear */
+    cb_outside outside;    /* what lies outside of an image */
+    bool align_corners;    /* -1 and 1 are the centres of the corners' elements, else the borders */
+} cb_grid_sample_options;
+/* x (N, C, H, W) read at the points of grid (N, OH, OW, 2), (x, y) from -1 to 1 -> (N, C, OH, OW), as torch.nn.functional.grid_sample; no
+ * second derivative. */
+CB_API cb_tensor *cb_grid_sample_with(cb_tensor *x, cb_tensor *grid, cb_grid_sample_options options);
+#define cb_grid_sample(x, grid, ...) cb_grid_sample_with(x, grid, (cb_grid_sample_options){__VA_ARGS__})
+/* The grid of an affine map theta (N, 2, 3) of h by w places: affine warps are cb_grid_sample(x, cb_affine_grid(theta, h, w, false),
+ * .mode = CB_LINEAR). */
+CB_API cb_tensor *cb_affine_grid(cb_tensor *theta, int64_t h, int64_t w, bool align_corners);
+
 /* The patches that a kernel of KH by KW sees: x (N, C, H, W) -> (N, C KH KW, OH OW), zeros for padding; `groups` is not used. */
 CB_API cb_tensor *cb_im2col(cb_tensor *x, int64_t kh, int64_t kw, cb_conv_options options);
 /* Its adjoint: columns (N, C KH KW, OH OW) -> (N, C, H, W), summed where patches overlap (half dtypes in f32, rounded once). */
@@ -385,6 +399,54 @@ CB_API bool cb_svd(cb_tensor *x, cb_tensor **u, cb_tensor **s, cb_tensor **vt); 
 CB_API bool cb_qr(cb_tensor *x, cb_tensor **q, cb_tensor **r);                  /* thin; the gradient wants m >= n */
 CB_API cb_tensor *cb_inverse(cb_tensor *x);             /* (..., n, n), each matrix its own; a singular one: CB_ERR_NUMERIC */
 CB_API cb_tensor *cb_solve(cb_tensor *b, cb_tensor *a); /* x with x a = b: b (m, n), a (n, n) -> (m, n); a singular a: CB_ERR_NUMERIC */
+
+/* x with x op(r) = b: b (m, n), r (n, n) an upper triangle (what is below it is not read), op its transpose or nothing. */
+CB_API cb_tensor *cb_solve_triangular(cb_tensor *b, cb_tensor *r, bool transposed);
+/* L (n, n), a lower triangle, of a symmetric x = L L^T, of which the lower triangle is read; not positive definite: CB_ERR_NUMERIC. */
+CB_API cb_tensor *cb_cholesky(cb_tensor *x);
+/* Eigenvalues (n), ascending, and eigenvectors (n, n), as columns, of a symmetric x, of which the lower triangle is read. */
+CB_API bool cb_eigh(cb_tensor *x, cb_tensor **w, cb_tensor **v);
+
+/* Discrete Fourier transforms over the last 1 or 2 dimensions of complex numbers, pairs (re, im) in a dimension of their own behind them:
+ * x (..., n, 2) or (..., m, n, 2) of any sizes; the inverse divides by their number, as torch.fft.fft, ifft, fft2 and ifft2. */
+CB_API cb_tensor *cb_fft(cb_tensor *x, int dims, bool inverse);
+/* Of real numbers: (..., n) -> (..., n / 2 + 1, 2), as torch.fft.rfft and rfft2. */
+CB_API cb_tensor *cb_rfft(cb_tensor *x, int dims);
+/* Back to n real numbers in the last dimension: (..., n / 2 + 1, 2) -> (..., n), as torch.fft.irfft and irfft2. */
+CB_API cb_tensor *cb_irfft(cb_tensor *x, int dims, int64_t n);
+
+/* recurrent layers, in torch's order of gates (LSTM: input, forget, cell, output; GRU: reset, update, new) */
+typedef struct cb_recurrent_weights {
+    cb_tensor *w_ih, *w_hh; /* (gates H, I), I = D H above the first layer, and (gates H, H) */
+    cb_tensor *b_ih, *b_hh; /* (gates H) or NULL */
+} cb_recurrent_weights;
+typedef struct cb_recurrent_options {
+    bool bidirectional;
+    double dropout; /* between layers, where rng is given (training) */
+    cb_rng *rng;
+} cb_recurrent_options;
+/* x (T, B, I), weights [layers * D], directions of a layer side by side (D = 2 when bidirectional), states h and c (layers D, B, H) ->
+ * y (T, B, D H), hn and cn like h and c; all of one dtype, computed in f32 where that is a half type; no second derivative. */
+CB_API bool cb_lstm_with(cb_tensor *x, int layers, const cb_recurrent_weights *weights, cb_tensor *h, cb_tensor *c, cb_tensor **y,
+                         cb_tensor **hn, cb_tensor **cn, cb_recurrent_options options);
+#define cb_lstm(x, layers, weights, h, c, y, hn, cn, ...)                                                                                  \
+    cb_lstm_with(x, layers, weights, h, c, y, hn, cn, (cb_recurrent_options){__VA_ARGS__})
+CB_API bool cb_gru_with(cb_tensor *x, int layers, const cb_recurrent_weights *weights, cb_tensor *h, cb_tensor **y, cb_tensor **hn,
+                        cb_recurrent_options options);
+#define cb_gru(x, layers, weights, h, y, hn, ...) cb_gru_with(x, layers, weights, h, y, hn, (cb_recurrent_options){__VA_ARGS__})
+
+/* Connectionist temporal classification: the negative log-likelihoods (N) of the targets (N, S), i32 or i64, of which target_lengths (N) count,
+ * in log_probs (T, N, C), of which the first input_lengths (N) times count; as torch.nn.functional.ctc_loss without reduction, but that the
+ * gradient is the derivative by log_probs itself (torch's is that by the logits, given by both through cb_log_softmax).  Graves et al. 2006.
+ * No second derivative. */
+typedef struct cb_ctc_options {
+    int64_t blank;
+    bool zero_infinity; /* targets that do not fit their input: 0 and no gradient, instead of infinity and NaN */
+} cb_ctc_options;
+CB_API cb_tensor *cb_ctc_with(cb_tensor *log_probs, cb_tensor *targets, cb_tensor *input_lengths, cb_tensor *target_lengths,
+                              cb_ctc_options options);
+#define cb_ctc(log_probs, targets, input_lengths, target_lengths, ...)                                                                     \
+    cb_ctc_with(log_probs, targets, input_lengths, target_lengths, (cb_ctc_options){__VA_ARGS__})
 
 /* gradient surgery */
 CB_API cb_tensor *cb_detach(cb_tensor *x);                               /* stop-gradient: a view without history */

@@ -184,7 +184,7 @@ static dnnl_status_t execute(cbk_onednn *e, cbk_convolution_part part, void *scr
 
 static double operations(const cbk_convolution *s)
 {
-    double each = 2 * (double)s->n * (double)s->o * (double)(s->c / s->groups);
+    double each = 2 * (double)s->n * (double)s->o * (double)s->c / (double)s->groups;
     for (int d = 0; d < s->dims; d++)
         each *= (double)s->kernel[d] * (double)s->out[d];
     return each;

@@ -81,6 +81,11 @@ CB_OP(qr)
 CB_OP(solve_triangular)
 CB_OP(inverse)
 CB_OP(solve)
+/* ops_symmetric.c */
+CB_OP(cholesky)
+CB_OP(eigh)
+/* ops_fft.c */
+CB_OP(fft)
 /* ops_matmul.c */
 CB_OP(matmul)
 CB_OP(linear)
@@ -90,6 +95,8 @@ CB_OP(low_rank_add)
 /* ops_pool.c, ops_resample.c */
 CB_OP(max_pool)
 CB_OP(resample)
+/* ops_grid.c */
+CB_OP(grid_sample)
 /* ops_conv.c, ops_patches.c */
 CB_OP(conv)
 CB_OP(conv_data)
@@ -110,6 +117,10 @@ CB_OP(rope)
 CB_OP(attention)
 CB_OP(linear_cross_entropy)
 CB_OP(cross_entropy)
+/* ops_recurrent.c, ops_ctc.c */
+CB_OP(lstm_cell)
+CB_OP(gru_cell)
+CB_OP(ctc)
 /* ops_random.c */
 CB_OP(dropout)
 /* ops_gradient.c */

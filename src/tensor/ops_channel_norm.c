@@ -90,7 +90,7 @@ static bool own_statistics(const cb_tensor *x, const cbk_channels *s, const chan
     if (!cbk_channel_sums(s, x->data, NULL, t->shift, t->first, t->second))
         return false;
     int64_t channels = rows_of_sets(s) * s->c, sets = rows_of_sets(s) * a->groups;
-    double count = (double)members(s, a), each = count / (double)(s->c / a->groups);
+    double count = (double)members(s, a), each = count * (double)a->groups / (double)s->c;
     for (int64_t i = 0; i < channels; i++)
         t->own[set_of(s, a, i)] += (t->shift[i] * each + t->first[i]) / count;
     /* sum (x - mean)^2 = second - first^2 / each + each (mean of the channel - mean)^2 */

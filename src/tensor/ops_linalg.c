@@ -5,93 +5,17 @@
  * behind orthonormal columns.  What LAPACK writes is row-major where it lies.
  *
  * Shape letters: m rows, n columns, k = min(m, n). */
-#include <float.h>
-#include <lapacke.h>
-#include <limits.h>
-#include <math.h>
 #include <string.h>
 
-#include "kernels/kernels.h"
 #include "kernels/parallel.h"
-#include "tensor/internal.h"
-
-static bool check_matrix(const char *op, const cb_tensor *x)
-{
-    if (x->ndim != 2 || (x->dtype != CB_F32 && x->dtype != CB_F64) || x->shape[0] > INT_MAX || x->shape[1] > INT_MAX)
-        return cb_fail(CB_ERR_SHAPE, "%s: %s, expected an f32 or f64 matrix", op, cb_shape_text(x)) == CB_OK;
-    return true;
-}
-
-/* A contiguous copy of x that LAPACK may overwrite; fails on NaN and infinity, which it does not survive. */
-static cb_tensor *working_copy(const char *op, cb_tensor *x)
-{
-    cb_tensor *a = cb_empty_like(x);
-    if (!a || !cb_copy_into(a, x))
-        return NULL;
-    if (!cbk_all_finite(a->dtype, a->data, a->count)) {
-        cb_fail(CB_ERR_NUMERIC, "%s: %s has elements that are not finite", op, cb_shape_text(x));
-        return NULL;
-    }
-    return a;
-}
-
-/* What a LAPACK workspace query wrote, as a block of that many elements.  An f32 query may have been rounded down. */
-static void *workspace(const char *op, cb_dtype dtype, const void *query, lapack_int *length)
-{
-    double wanted = dtype == CB_F64 ? *(const double *)query : (double)*(const float *)query * (1 + 4 * FLT_EPSILON);
-    if (!(wanted >= 0 && wanted < INT_MAX - 1)) {
-        cb_fail(CB_ERR_UNSUPPORTED, "%s: the matrix is too large for LAPACK's 32-bit sizes", op);
-        return NULL;
-    }
-    *length = (lapack_int)wanted + 1;
-    return cb_alloc((size_t)*length * cb_dtype_size(dtype));
-}
-
-static bool report(const char *op, lapack_int info)
-{
-    if (info > 0)
-        cb_fail(CB_ERR_NUMERIC, "%s: did not converge", op);
-    else if (info < 0)
-        cb_fail(CB_ERR_STATE, "%s: LAPACK refused argument %d", op, (int)-info);
-    return info == 0;
-}
-
-/* n by n: `below`, `diagonal` and `above` it */
-static cb_tensor *triangle(cb_dtype dtype, int64_t n, double below, double diagonal, double above)
-{
-    cb_tensor *t = cb_empty(dtype, n, n);
-    for (int64_t at = 0; t && at < n * n; at++) {
-        int64_t i = at / n, j = at % n;
-        double value = i > j ? below : i < j ? above : diagonal;
-        cbk_convert(&value, CB_F64, (char *)t->data + at * (int64_t)cb_dtype_size(dtype), dtype, 1);
-    }
-    return t;
-}
-
-static cb_tensor *turned(cb_tensor *x)
-{
-    return cb_transpose(x, 0, 1);
-}
-
-/* Absent terms are NULL. */
-static cb_tensor *sum_of(cb_tensor *a, cb_tensor *b)
-{
-    return a && b ? cb_add(a, b) : a ? a : b;
-}
+#include "tensor/linalg.h"
 
 /* ---- singular values ---- */
 
 /* Differences of singular values, and singular values, up to this are rounding. */
 static double resolution(const cb_tensor *s)
 {
-    return (s->dtype == CB_F64 ? DBL_EPSILON : (double)FLT_EPSILON) * (double)s->count * cb_get(s, 0);
-}
-
-/* 1 / x, and 0 where |size| is below the resolution */
-static cb_tensor *safe_reciprocal(cb_tensor *x, cb_tensor *size, double limit)
-{
-    cb_tensor *tiny = x && size ? cb_le(cb_abs(size), cb_scalar(x->dtype, limit)) : NULL;
-    return tiny ? cb_reciprocal(cb_where(tiny, cb_scalar(x->dtype, INFINITY), x)) : NULL;
+    return rounding_of(s, cb_get(s, 0));
 }
 
 /* (skew(U^T dU) F) S + S (skew(V^T dV) F), F_ij = 1 / (s_j^2 - s_i^2), from p = U^T dU and q = V^T dV (k, k); either may be NULL */
@@ -168,7 +92,7 @@ static bool svd_run(cb_tensor *a, cb_tensor *u, cb_tensor *s, cb_tensor *vt)
 bool cb_svd(cb_tensor *x, cb_tensor **u, cb_tensor **s, cb_tensor **vt)
 {
     *u = *s = *vt = NULL;
-    if (!x || !check_matrix("svd", x))
+    if (!x || !need_matrix("svd", x))
         return false;
     int64_t m = x->shape[0], n = x->shape[1], k = m < n ? m : n;
     cb_tensor *a = working_copy("svd", x), *out[] = {cb_empty(x->dtype, m, k), cb_empty(x->dtype, k), cb_empty(x->dtype, k, n)};
@@ -182,15 +106,13 @@ bool cb_svd(cb_tensor *x, cb_tensor **u, cb_tensor **s, cb_tensor **vt)
     return true;
 }
 
-/* ---- triangular systems, for the gradient of qr ---- */
-
-static cb_tensor *solve_triangular(cb_tensor *x, cb_tensor *r, bool transposed);
+/* ---- triangular systems ---- */
 
 /* y = x op(R)^-1, so dx = dy op(R)^-T and d op(R) = -y^T dx, of which R's upper triangle exists */
 static void solve_triangular_backward(cb_backward_pass *pass)
 {
     bool transposed = *(const bool *)pass->args;
-    cb_tensor *r = pass->saved[0], *y = pass->saved[1], *dx = solve_triangular(pass->dy[0], r, !transposed);
+    cb_tensor *r = pass->saved[0], *y = pass->saved[1], *dx = cb_solve_triangular(pass->dy[0], r, !transposed);
     if (pass->need[0])
         pass->dx[0] = dx;
     if (pass->need[1]) {
@@ -201,25 +123,31 @@ static void solve_triangular_backward(cb_backward_pass *pass)
 
 const cb_op cb_op_solve_triangular = {.name = "solve_triangular", .twice = true, .backward = solve_triangular_backward};
 
-/* x (m, n) times the inverse of R (n, n), an upper triangle, or of R^T; n > 0.  To LAPACK, which sees the transposed arrays, R is a
- * lower triangle and the system is op(R)^T y^T = x^T. */
-static cb_tensor *solve_triangular(cb_tensor *x, cb_tensor *r, bool transposed)
+/* x (m, n) times the inverse of R (n, n), an upper triangle, or of R^T.  To LAPACK, which sees the transposed arrays, R is a lower triangle
+ * and the system is op(R)^T y^T = x^T. */
+cb_tensor *cb_solve_triangular(cb_tensor *x, cb_tensor *r, bool transposed)
 {
-    cb_tensor *y = x && r ? cb_empty_like(x) : NULL, *dense = y ? cb_contiguous(r) : NULL;
-    if (!dense || !cb_copy_into(y, x))
+    if (!x || !r || !need_matrix("solve_triangular", x) || !need_matrix("solve_triangular", r))
         return NULL;
-    lapack_int m = (lapack_int)x->shape[0], n = (lapack_int)r->shape[0], info;
-    char trans = transposed ? 'T' : 'N';
-    if (x->dtype == CB_F64)
-        info = LAPACKE_dtrtrs_work(LAPACK_COL_MAJOR, 'L', trans, 'N', n, m, dense->data, n, y->data, n);
-    else
-        info = LAPACKE_strtrs_work(LAPACK_COL_MAJOR, 'L', trans, 'N', n, m, dense->data, n, y->data, n);
-    if (info > 0) {
-        cb_fail(CB_ERR_NUMERIC, "backward of qr: the columns of the matrix depend on each other (R is 0 at diagonal element %d)",
-                (int)info);
+    if (x->dtype != r->dtype || r->shape[0] != r->shape[1] || x->shape[1] != r->shape[0]) {
+        cb_fail(CB_ERR_SHAPE, "solve_triangular: b is %s and r is %s, expected (m, n) and (n, n) of one dtype", cb_shape_text(x),
+                cb_shape_text(r));
         return NULL;
     }
-    if (!report("backward of qr", info))
+    cb_tensor *y = cb_empty_like(x), *dense = y ? cb_contiguous(r) : NULL;
+    if (!dense || !cb_copy_into(y, x))
+        return NULL;
+    lapack_int m = (lapack_int)x->shape[0], n = (lapack_int)r->shape[0], info = 0;
+    char trans = transposed ? 'T' : 'N';
+    if (y->count && x->dtype == CB_F64)
+        info = LAPACKE_dtrtrs_work(LAPACK_COL_MAJOR, 'L', trans, 'N', n, m, dense->data, n, y->data, n);
+    else if (y->count)
+        info = LAPACKE_strtrs_work(LAPACK_COL_MAJOR, 'L', trans, 'N', n, m, dense->data, n, y->data, n);
+    if (info > 0) {
+        cb_fail(CB_ERR_NUMERIC, "solve_triangular: R is 0 at diagonal element %d", (int)info);
+        return NULL;
+    }
+    if (!report("solve_triangular", info))
         return NULL;
     cb_tensor *ins[] = {x, r}, *saves[] = {r, y};
     return CB_RECORD(&cb_op_solve_triangular, y, ins, saves, &transposed, sizeof transposed) ? y : NULL;
@@ -243,7 +171,9 @@ static void qr_backward(cb_backward_pass *pass)
     cb_tensor *mixed = sum_of(dr ? cb_matmul(r, turned(dr)) : NULL, dq ? cb_neg(cb_matmul(turned(dq), q)) : NULL);
     cb_tensor *half = cb_mul(mixed, triangle(r->dtype, n, 1, 0.5, 0));
     cb_tensor *lifted = cb_matmul(q, cb_add(half, turned(half)));
-    pass->dx[0] = solve_triangular(dq ? cb_add(dq, lifted) : lifted, r, true);
+    pass->dx[0] = cb_solve_triangular(dq ? cb_add(dq, lifted) : lifted, r, true);
+    if (!pass->dx[0] && cb_error_status() == CB_ERR_NUMERIC)
+        cb_error_prefix("backward of qr: the columns of the matrix depend on each other");
 }
 
 const cb_op cb_op_qr = {.name = "qr", .twice = true, .backward = qr_backward};
@@ -309,7 +239,7 @@ static bool qr_run(cb_tensor *a, cb_tensor *q, cb_tensor *r)
 bool cb_qr(cb_tensor *x, cb_tensor **q, cb_tensor **r)
 {
     *q = *r = NULL;
-    if (!x || !check_matrix("qr", x))
+    if (!x || !need_matrix("qr", x))
         return false;
     int64_t m = x->shape[0], n = x->shape[1], k = m < n ? m : n;
     cb_tensor *a = working_copy("qr", x), *out[] = {cb_empty(x->dtype, m, k), cb_empty(x->dtype, k, n)};
@@ -415,7 +345,7 @@ static bool solve_run(cb_tensor *a, cb_tensor *x)
 
 cb_tensor *cb_solve(cb_tensor *b, cb_tensor *a)
 {
-    if (!a || !b || !check_matrix("solve", a) || !check_matrix("solve", b))
+    if (!a || !b || !need_matrix("solve", a) || !need_matrix("solve", b))
         return NULL;
     if (a->dtype != b->dtype || a->shape[0] != a->shape[1] || b->shape[1] != a->shape[0]) {
         cb_fail(CB_ERR_SHAPE, "solve: b is %s and a is %s, expected (m, n) and (n, n) of one dtype", cb_shape_text(b), cb_shape_text(a));

@@ -111,6 +111,38 @@ def attention(q, k, v, scale=None, causal=False, window=0, segments=None, mask=N
     return torch.einsum("bhts,bshd->bthd", F.softmax(scores, -1) * any_seen, v)
 
 
+def sampled(x, grid, **options):
+    return F.grid_sample(x, grid, **({"align_corners": False} | options))
+
+
+def diagonal(x):
+    return x + 8 * torch.eye(x.shape[-1], dtype=x.dtype)
+
+
+def eigh_invariants(x):
+    values, vectors = torch.linalg.eigh(x + x.T)
+    return values, vectors.square()
+
+
+def pairs(transform, x):
+    return torch.view_as_real(transform(torch.view_as_complex(x)))
+
+
+def lstm(x, h, c, weights, layers):
+    """`weights` of every layer and direction; two layers run in both directions."""
+    y, hn, cn = torch._VF.lstm(x, (h, c), list(weights) * layers ** 2, len(weights) == 4, layers, 0.0, False, layers == 2, False)
+    return y, hn, cn
+
+
+def gru(x, h, weights, layers):
+    y, hn = torch._VF.gru(x, h, list(weights) * layers ** 2, len(weights) == 4, layers, 0.0, False, layers == 2, False)
+    return y, hn
+
+
+def ctc(x, targets, inputs, lengths, **options):
+    return F.ctc_loss(x.log_softmax(-1), targets, torch.tensor(inputs), torch.tensor(lengths), reduction="none", **options)
+
+
 def resized(size, mode, **options):
     return lambda x: F.interpolate(x, size, mode=mode, **options)
 
@@ -377,6 +409,34 @@ OPS = {
     "interpolate_trilinear": (resized((4, 2, 7), "trilinear"), "22345"),
     "interpolate_bilinear_antialias": (resized((2, 7), "bilinear", antialias=True), "2398"),
     "interpolate_bicubic_antialias": (resized((4, 3), "bicubic", antialias=True), "2398"),
+    "grid_sample": (lambda x, g: sampled(x, g + 0.25), "2344", "2532:distinct"),
+    "grid_sample_corners": (lambda x, g: sampled(x, g, align_corners=True), "2335", "2532:distinct"),
+    "grid_sample_border": (lambda x, g: sampled(x, g, padding_mode="border", align_corners=True), "2335", "2532:distinct"),
+    "grid_sample_reflection": (lambda x, g: sampled(x, g, padding_mode="reflection", align_corners=True), "2335", "2532:distinct"),
+    "grid_sample_reflection_borders": (lambda x, g: sampled(x, g + 0.25, padding_mode="reflection"), "2344", "2532:distinct"),
+    "grid_sample_nearest": (lambda x, g: sampled(x, g + 0.07, mode="nearest"), "2344", "2532:distinct"),
+    "affine_grid": (lambda t: F.affine_grid(t, (2, 1, 3, 4), align_corners=False), "223"),
+    "affine_grid_corners": (lambda t: F.affine_grid(t, (2, 1, 3, 1), align_corners=True), "223"),
+    "solve_triangular": (lambda b, r: torch.linalg.solve_triangular(diagonal(r), b, upper=True, left=False), "CB", "BB"),
+    "solve_triangular_transposed": (lambda b, r: torch.linalg.solve_triangular(diagonal(r).T, b, upper=False, left=False), "CB", "BB"),
+    "cholesky": (lambda x: torch.linalg.cholesky(diagonal(x @ x.T)), "NN"),
+    "eigh": (eigh_invariants, "NN:distinct"),
+    "fft": (lambda x: pairs(torch.fft.fft, x), "AS2"),
+    "fft_inverse": (lambda x: pairs(torch.fft.ifft, x), "AS2"),
+    "fft_two": (lambda x: pairs(torch.fft.fft2, x), "AMS2"),
+    "fft_two_inverse": (lambda x: pairs(torch.fft.ifft2, x), "AMS2"),
+    "fft_prime": (lambda x: pairs(torch.fft.fft, x), "AK2"),
+    "rfft": (lambda x: torch.view_as_real(torch.fft.rfft(x)), "AS"),
+    "rfft_two": (lambda x: torch.view_as_real(torch.fft.rfft2(x)), "ANS"),
+    "irfft": (lambda x: torch.fft.irfft(torch.view_as_complex(x), 7), "A42"),
+    "irfft_even": (lambda x: torch.fft.irfft(torch.view_as_complex(x), 6), "A42"),
+    "irfft_two": (lambda x: torch.fft.irfft2(torch.view_as_complex(x), (3, 6)), "A342"),
+    "lstm": (lambda x, *w: lstm(x, w[4], w[5], w[:4], 1), "TB4", "84", "82", "8", "8", "1B2", "1B2"),
+    "lstm_layers": (lambda x, a, b, h, c: lstm(x, h, c, (a, b), 2), "TB4", "84", "82", "4B2", "4B2"),
+    "gru": (lambda x, *w: gru(x, w[4], w[:4], 1), "TB4", "64", "62", "6", "6", "1B2"),
+    "gru_layers": (lambda x, a, b, h: gru(x, h, (a, b), 2), "TB4", "64", "62", "4B2"),
+    "ctc": (lambda x, t: ctc(x, t, (5, 4, 5), (2, 1, 0)), "534", "33:index:M"),
+    "ctc_blank": (lambda x, t: ctc(x, t.long(), (5, 5, 1), (2, 1, 3), blank=3, zero_infinity=True), "534", "33:index32:M"),
     "conv2d_depthwise": (lambda x, w: F.conv2d(x, w, groups=4, padding=1), "2465", "4133"),
     "conv1d": (lambda x, w, b: F.conv1d(x, w, b, stride=2, padding=2, dilation=2), "237", "433", "4"),
     "conv3d": (lambda x, w, b: F.conv3d(x, w, b, stride=(1, 2, 1), padding=(1, 0, 1)), "22345", "32223", "3"),

@@ -255,6 +255,22 @@ CASE(interpolate_bilinear_antialias, cb_interpolate(x[0], .size = {2, 7}, .mode 
 CASE(interpolate_bicubic_antialias, cb_interpolate(x[0], .size = {4, 3}, .mode = CB_CUBIC, .antialias = true), .op = "resample",
      .fixed = true, .loose = 2, .input = {{"2398"}})
 
+CASE(grid_sample, cb_grid_sample(x[0], cb_add_scalar(x[1], 0.25), .mode = CB_LINEAR), .op = "grid_sample", .fixed = true, .loose = 8,
+     .input = {{"2344"}, {"2532", DISTINCT}})
+CASE(grid_sample_corners, cb_grid_sample(x[0], x[1], .mode = CB_LINEAR, .align_corners = true), .op = "grid_sample", .fixed = true,
+     .loose = 8, .input = {{"2335"}, {"2532", DISTINCT}})
+CASE(grid_sample_border, cb_grid_sample(x[0], x[1], .mode = CB_LINEAR, .outside = CB_OUTSIDE_BORDER, .align_corners = true),
+     .op = "grid_sample", .fixed = true, .loose = 8, .input = {{"2335"}, {"2532", DISTINCT}})
+CASE(grid_sample_reflection, cb_grid_sample(x[0], x[1], .mode = CB_LINEAR, .outside = CB_OUTSIDE_REFLECTION, .align_corners = true),
+     .op = "grid_sample", .fixed = true, .loose = 8, .input = {{"2335"}, {"2532", DISTINCT}})
+CASE(grid_sample_reflection_borders, cb_grid_sample(x[0], cb_add_scalar(x[1], 0.25), .mode = CB_LINEAR, .outside = CB_OUTSIDE_REFLECTION),
+     .op = "grid_sample", .fixed = true, .loose = 8, .input = {{"2344"}, {"2532", DISTINCT}})
+/* a half type's rounding of a coordinate may choose another element */
+CASE(grid_sample_nearest, cb_grid_sample(x[0], cb_add_scalar(x[1], 0.07)), .op = "grid_sample", .fixed = true, .no_half = true,
+     .input = {{"2344"}, {"2532", DISTINCT}})
+CASE(affine_grid, cb_affine_grid(x[0], 3, 4, false), .op = "matmul", .fixed = true, .input = {{"223"}})
+CASE(affine_grid_corners, cb_affine_grid(x[0], 3, 1, true), .op = "matmul", .fixed = true, .input = {{"223"}})
+
 /* ---- more products ---- */
 
 CASE(linear_t, cb_linear_t(x[0], x[1], NULL), .op = "linear", .input = {{"AMK"}, {"KN"}})
@@ -363,6 +379,53 @@ CASE_MANY(qr_square, cb_qr(x[0], &y[0], &y[1]) ? 2 : 0, .op = "qr", .fixed = tru
           .input = {{"BB", DISTINCT}})
 CASE(inverse, cb_inverse(with_diagonal(x[0])), .op = "inverse", .no_half = true, .input = {{"ABB"}})
 CASE(solve, cb_solve(x[0], x[1]), .op = "solve", .fixed = true, .no_half = true, .loose = 64, .input = {{"CB"}, {"BB", DISTINCT}})
+
+CASE(solve_triangular, cb_solve_triangular(x[0], with_diagonal(x[1]), false), .op = "solve_triangular", .fixed = true, .no_half = true,
+     .input = {{"CB"}, {"BB"}})
+CASE(solve_triangular_transposed, cb_solve_triangular(x[0], with_diagonal(x[1]), true), .op = "solve_triangular", .fixed = true,
+     .no_half = true, .input = {{"CB"}, {"BB"}})
+CASE(cholesky, cb_cholesky(with_diagonal(cb_matmul(x[0], cb_transpose(x[0], 0, 1)))), .op = "cholesky", .fixed = true, .no_half = true,
+     .loose = 4, .input = {{"NN"}})
+/* what does not depend on the signs that eigenvectors may have */
+CASE_MANY(eigh, eigh_invariants(x[0], y), .op = "eigh", .fixed = true, .no_half = true, .loose = 64, .input = {{"NN", DISTINCT}})
+CASE_MANY(eigh_factors, cb_eigh(cb_add(x[0], cb_transpose(x[0], 0, 1)), &y[0], &y[1]) ? 2 : 0, .op = "eigh", .fixed = true, .own = true,
+          .no_half = true, .loose = 64, .input = {{"NN", DISTINCT}})
+
+/* ---- transforms ---- */
+
+CASE(fft, cb_fft(x[0], 1, false), .op = "fft", .nonzero = "S", .loose = 4, .input = {{"AS2"}})
+CASE(fft_inverse, cb_fft(x[0], 1, true), .op = "fft", .nonzero = "S", .loose = 4, .input = {{"AS2"}})
+CASE(fft_two, cb_fft(x[0], 2, false), .op = "fft", .nonzero = "MS", .loose = 4, .input = {{"AMS2"}})
+CASE(fft_two_inverse, cb_fft(x[0], 2, true), .op = "fft", .nonzero = "MS", .loose = 4, .input = {{"AMS2"}})
+CASE(fft_prime, cb_fft(x[0], 1, false), .op = "fft", .nonzero = "K", .loose = 4, .input = {{"AK2"}})
+CASE(rfft, cb_rfft(x[0], 1), .op = "fft", .nonzero = "S", .loose = 4, .input = {{"AS"}})
+CASE(rfft_two, cb_rfft(x[0], 2), .op = "fft", .nonzero = "NS", .loose = 4, .input = {{"ANS"}})
+CASE(irfft, cb_irfft(x[0], 1, 7), .op = "fft", .fixed = true, .loose = 4, .input = {{"A42"}})
+CASE(irfft_even, cb_irfft(x[0], 1, 6), .op = "fft", .fixed = true, .loose = 4, .input = {{"A42"}})
+CASE(irfft_two, cb_irfft(x[0], 2, 6), .op = "fft", .fixed = true, .loose = 4, .input = {{"A342"}})
+
+/* ---- sequences ---- */
+
+CASE_MANY(lstm, cb_lstm(x[0], 1, (&(cb_recurrent_weights){x[1], x[2], x[3], x[4]}), x[5], x[6], &y[0], &y[1], &y[2]) ? 3 : 0,
+          .op = "lstm_cell", .fixed = true, .loose = 16, .input = {{"TB4"}, {"84"}, {"82"}, {"8"}, {"8"}, {"1B2"}, {"1B2"}})
+#define FOUR_TIMES(w)                                                                                                                      \
+    (const cb_recurrent_weights[])                                                                                                         \
+    {                                                                                                                                      \
+        w, w, w, w                                                                                                                         \
+    }
+#define SHARED ((cb_recurrent_weights){.w_ih = x[1], .w_hh = x[2]})
+CASE_MANY(lstm_layers, cb_lstm(x[0], 2, FOUR_TIMES(SHARED), x[3], x[4], &y[0], &y[1], &y[2], .bidirectional = true) ? 3 : 0,
+          .op = "lstm_cell", .fixed = true, .loose = 16, .input = {{"TB4"}, {"84"}, {"82"}, {"4B2"}, {"4B2"}})
+CASE_MANY(gru, cb_gru(x[0], 1, (&(cb_recurrent_weights){x[1], x[2], x[3], x[4]}), x[5], &y[0], &y[1]) ? 2 : 0, .op = "gru_cell",
+          .fixed = true, .loose = 16, .input = {{"TB4"}, {"64"}, {"62"}, {"6"}, {"6"}, {"1B2"}})
+CASE_MANY(gru_layers, cb_gru(x[0], 2, FOUR_TIMES(SHARED), x[3], &y[0], &y[1], .bidirectional = true) ? 2 : 0, .op = "gru_cell",
+          .fixed = true, .loose = 16, .input = {{"TB4"}, {"64"}, {"62"}, {"4B2"}})
+#undef SHARED
+#undef FOUR_TIMES
+CASE(ctc, cb_ctc(cb_log_softmax(x[0], -1), x[1], lengths(5, 4, 5), lengths(2, 1, 0)), .op = "ctc", .fixed = true, .loose = 8,
+     .input = {{"534"}, {"33", INDEX, 'M'}})
+CASE(ctc_blank, cb_ctc(cb_log_softmax(x[0], -1), x[1], lengths(5, 5, 1), lengths(2, 1, 3), .blank = 3, .zero_infinity = true), .op = "ctc",
+     .fixed = true, .loose = 8, .input = {{"534"}, {"33", INDEX32, 'M'}})
 
 /* ---- gradient surgery ---- */
 
