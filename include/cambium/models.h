@@ -16,9 +16,22 @@ extern "C" {
 
 typedef struct cb_model cb_model;
 
+/* What comes after the hidden states; `architectures` of config.json names it by the end of a class name. */
+typedef enum cb_head_kind {
+    CB_HEAD_OF_CONFIG,               /* loading: what config.json says */
+    CB_HEAD_CAUSAL_LM,               /* ...ForCausalLM: the next token, (B, T, V) */
+    CB_HEAD_MASKED_LM,               /* ...ForMaskedLM: the token itself, (B, T, V) */
+    CB_HEAD_SEQUENCE_CLASSIFICATION, /* ...ForSequenceClassification: a label or number of each row, (B, K) */
+    CB_HEAD_TOKEN_CLASSIFICATION,    /* ...ForTokenClassification: a label of each token, (B, T, K) */
+    CB_HEAD_NONE                     /* ...Model */
+} cb_head_kind;
+
 typedef struct cb_model_options {
-    cb_dtype dtype;    /* of activations: CB_F32 (0, the default) or CB_BF16 */
-    bool keep_weights; /* weights stay in the dtype of the file, whatever the activations: for those that will be trained whole */
+    cb_dtype dtype;     /* of activations: CB_F32 (0, the default) or CB_BF16 */
+    bool keep_weights;  /* weights stay in the dtype of the file, whatever the activations: for those that will be trained whole */
+    cb_head_kind head;  /* another than that of config.json; what the file lacks of it is new, random, with a warning */
+    int64_t labels;     /* K of a classification; 0: as many as config.json names (id2label or num_labels; else 2) */
+    uint64_t head_seed; /* of a new head */
 } cb_model_options;
 /* Loads a directory with config.json and model.safetensors (or shards), or a GGUF file (gguf.h).  Weights stay mapped in their own dtype; where
  * activations are bf16 and a weight is f32 or f16, it is converted once.  Errors name file, tensor, found and expected. */
@@ -41,6 +54,8 @@ CB_API void cb_model_set_blend(cb_model *model, cb_blend *blend, cb_weigh_functi
 CB_API cb_layer *cb_model_root(const cb_model *model);
 CB_API const char *cb_model_type(const cb_model *model);
 CB_API const char *cb_model_directory(const cb_model *model); /* as given to load */
+CB_API cb_head_kind cb_model_head_kind(const cb_model *model);
+CB_API int64_t cb_model_labels(const cb_model *model); /* K; 0: it does not classify */
 CB_API int64_t cb_model_vocab_size(const cb_model *model);
 CB_API int64_t cb_model_max_positions(const cb_model *model);
 CB_API int64_t cb_model_layers(const cb_model *model);
@@ -67,16 +82,18 @@ CB_API cb_tensor *cb_model_hidden(cb_model *model, cb_tensor *ids, const cb_cont
  * for cb_model_exits() - 1 tensors (B, T, width). */
 CB_API cb_tensor *cb_model_hidden_exits(cb_model *model, cb_tensor *ids, const cb_context *ctx, cb_tensor **exits);
 CB_API int64_t cb_model_exits(const cb_model *model); /* rounds; 1: the model is not recursive */
-/* (B, T, V) in the activation dtype. */
+/* What the head gives (cb_head_kind), in the activation dtype.  A classification of rows reads the first token (BERT's kin) or the last one
+ * that is not padding (decoders).  A model without a head: CB_ERR_UNSUPPORTED. */
 CB_API cb_tensor *cb_model_logits(cb_model *model, cb_tensor *ids, const cb_context *ctx);
-/* Mean cross-entropy of predicting targets (B, T) i32 (already shifted; -100 is skipped); `normalizer` as in
- * cb_linear_cross_entropy. */
+/* Mean cross-entropy of predicting targets (B, T) i32 (a causal model's already shifted; -100 is skipped), or (B) where rows are
+ * classified; `normalizer` as in cb_linear_cross_entropy. */
 CB_API cb_tensor *cb_model_loss(cb_model *model, cb_tensor *ids, cb_tensor *targets, double normalizer, const cb_context *ctx);
 /* The same of hidden states (B, T, width). */
 CB_API cb_tensor *cb_model_hidden_loss(cb_model *model, cb_tensor *hidden, cb_tensor *targets, double normalizer, const cb_context *ctx);
-/* Hidden states to logits, with the modules of lm_head. */
+/* Hidden states to logits, with the modules of the head's layers. */
 CB_API cb_tensor *cb_model_head(cb_model *model, cb_tensor *hidden, const cb_context *ctx);
-/* The layer that does so: its weight is (vocabulary, width); tied to the embedding where the model ties them. */
+/* The layer that ends with: its weight is (vocabulary or labels, width), of a language model tied to the embedding where the model ties
+ * them; NULL: there is none. */
 CB_API cb_layer *cb_model_head_layer(const cb_model *model);
 
 /* The layer whose weight (vocabulary, width) tokens are looked up in. */

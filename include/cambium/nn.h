@@ -30,6 +30,7 @@ typedef struct cb_context {
     cb_rng *rng;          /* for dropout; needed when training with one */
     cb_tensor *positions; /* (B, T) i32, or NULL: 0, 1, 2, ... (after what the cache holds) */
     cb_tensor *segments;  /* (B, T) i32, or NULL: which document a token belongs to; negative: padding */
+    cb_tensor *types;     /* (B, T) i32, or NULL: 0; of BERT's kin: which of two texts a token belongs to (token_type_ids) */
     cb_tensor *tasks;     /* (B) i32, or NULL: which of its tasks an adapter of several does with a row; 0 */
     cb_tensor
         *conditions; /* (B, C) f32, or NULL: what is known of a row beside what is in it: quality, degradation, state; without gradient */

@@ -225,22 +225,6 @@ static bool is_bottleneck(const bottleneck_state *state)
     return state->place != PLACE_MAP && state->place != PLACE_INVERSE;
 }
 
-int64_t cb_stream_width(const cb_layer *layer)
-{
-    if (layer->kind == CB_LAYER_LINEAR)
-        return layer->in_features;
-    for (size_t i = layer->child_count; i-- > 0;)
-        if (layer->kind != CB_LAYER_BLOCK && layer->children[i]->kind == CB_LAYER_LINEAR)
-            return layer->children[i]->out_features;
-    for (size_t i = 0; i < layer->child_count; i++) {
-        const cb_layer *norm = layer->children[i];
-        const cb_tensor *weight = norm->kind == CB_LAYER_NORM ? cb_layer_weight(norm, "weight") : NULL;
-        if (weight)
-            return weight->count;
-    }
-    return layer->out_features;
-}
-
 static bool bottleneck_create(cb_module *m, const void *config_, const cb_layer *layer)
 {
     const cb_bottleneck_config *config = config_;

@@ -22,8 +22,6 @@ typedef struct cb_bottleneck_config {
 extern const cb_adapter_kind cb_kind_bottleneck;
 
 /* The factor by which the width of block `number` is reduced. */
-/* The width of the stream: of an attention or MLP layer, what its last linear layer gives; of a block, what its first norm has. */
-int64_t cb_stream_width(const cb_layer *layer);
 double cb_bottleneck_factor(const cb_bottleneck_config *config, int64_t number);
 
 #endif

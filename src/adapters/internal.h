@@ -125,6 +125,9 @@ bool cb_match_saved(const cb_adapter *adapter, cb_layer *root, bool strict, cb_l
 bool cb_match_targets(const cb_adapter *adapter, cb_layer *root, const char *model_type, cb_layer ***list, size_t *count,
                       cb_string_list *resolved, bool *resolved_is_pattern);
 
+/* stream.c: the width of the stream at a block, an attention or MLP layer, or a linear layer that takes it. */
+int64_t cb_stream_width(const cb_layer *layer);
+
 /* ---- adapter.c ---- */
 /* Makes modules without tensors and lists the entries of the file; nothing of the model changes. */
 bool cb_adapter_plan(cb_adapter *adapter, cb_layer *root, const char *model_type, bool fresh);

@@ -35,6 +35,7 @@ const cb_default_target cb_lora_default_targets[] = {
     {"bert", "query,value"},
     {"roberta", "query,value"},
     {"xlm-roberta", "query,value"},
+    {"distilbert", "q_lin,v_lin"}, /* not in PEFT: what BERT has there by its names */
     {"electra", "query,value"},
     {"deberta-v2", "query_proj,value_proj"},
     {"deberta", "in_proj"},

@@ -62,23 +62,11 @@ static bool reft_check(const void *config_, const cb_layer *layer)
     return cb_fail(CB_ERR_ARGUMENT, "prefix_positions and suffix_positions: found 0 and 0, expected one of them more") == CB_OK;
 }
 
-/* The width of a block's stream is its first norm's. */
-static int64_t width_of(const cb_layer *layer)
-{
-    for (size_t i = 0; i < layer->child_count; i++) {
-        const cb_layer *child = layer->children[i];
-        const cb_tensor *weight = child->kind == CB_LAYER_NORM ? cb_layer_weight(child, "weight") : NULL;
-        if (weight)
-            return weight->count;
-    }
-    return layer->out_features;
-}
-
 static bool reft_create(cb_module *m, const void *config_, const cb_layer *layer)
 {
     reft_state *reft = m->state;
     reft->config = config_;
-    reft->width = width_of(layer);
+    reft->width = cb_stream_width(layer);
     return reft->config->rank <= reft->width || cb_fail(CB_ERR_ARGUMENT, "rank: found %lld for layer %s of width %lld, expected no more",
                                                         (long long)reft->config->rank, layer->name, (long long)reft->width) == CB_OK;
 }

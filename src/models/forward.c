@@ -28,6 +28,8 @@ cb_tensor *cb_activate(cb_activation activation, cb_tensor *x)
         return cb_relu(x);
     case CB_ACT_TANH:
         return cb_tanh(x);
+    case CB_ACT_OF_CONFIG: /* is another by now */
+        break;
     }
     return NULL;
 }
@@ -209,13 +211,28 @@ static cb_tensor *shifted_positions(cb_tensor *positions, int64_t by)
     return shifted;
 }
 
+/* 0, 1, ... over the tokens of a row that are not padding: an encoder gives a row what it gives it alone, whatever its padding. */
+static cb_tensor *positions_of_text(const cb_tensor *ids, const cb_tensor *segments, int64_t start)
+{
+    cb_tensor *positions = cb_empty(CB_I32, ids->shape[0], ids->shape[1]);
+    int32_t *p = positions ? positions->data : NULL, next = 0;
+    for (int64_t i = 0; positions && i < ids->count; i++) {
+        bool padding = cb_get(segments, i) < 0;
+        next = i % ids->shape[1] ? next : (int32_t)start;
+        p[i] = padding ? 0 : next;
+        next += !padding;
+    }
+    return positions;
+}
+
 /* Fills in pass->ctx.positions, the first of which comes behind `first` virtual tokens, and gives one more than the largest; -1 on
  * failure. */
-static int64_t positions_prepare(cb_pass *pass, const cb_tensor *ids, int64_t first)
+static int64_t positions_prepare(cb_pass *pass, const cb_model *model, const cb_tensor *ids, int64_t first)
 {
     int64_t start = first + cb_cache_length(pass->ctx.cache);
     if (!pass->ctx.positions) {
-        pass->ctx.positions = counted_positions(ids, start);
+        bool text = model->architecture->bidirectional && pass->ctx.segments;
+        pass->ctx.positions = text ? positions_of_text(ids, pass->ctx.segments, start) : counted_positions(ids, start);
         return pass->ctx.positions ? start + ids->shape[1] : -1;
     }
     if (!same_layout("positions", pass->ctx.positions, ids))
@@ -242,14 +259,21 @@ static bool pass_begin(cb_pass *pass, cb_model *model, const cb_tensor *ids)
         return false;
     }
     cb_cache *cache = pass->ctx.cache;
+    const char *type = model->architecture->model_type;
+    if (cache && model->architecture->bidirectional)
+        return cb_fail(CB_ERR_UNSUPPORTED, "model: %s is an encoder, whose tokens see what comes after them: it generates nothing", type) ==
+               CB_OK;
+    if ((pass->ctx.segments && !same_layout("segments", pass->ctx.segments, ids)) ||
+        (pass->ctx.types && !same_layout("token types", pass->ctx.types, ids)))
+        return false;
     if (cache && !cb_cache_begin(cache, model, ids->shape[0], ids->shape[1]))
         return false;
-    int64_t first = cb_prompt_tokens(model, &pass->ctx), positions = first < 0 ? -1 : positions_prepare(pass, ids, first);
+    int64_t first = cb_prompt_tokens(model, &pass->ctx), positions = first < 0 ? -1 : positions_prepare(pass, model, ids, first);
     if (positions < 0)
         return false;
     if (model->position_embedding && positions > model->config.max_positions) {
         cb_fail(CB_ERR_ARGUMENT, "model: position %lld, expected less than %lld (%s has no more learned positions)",
-                (long long)positions - 1, (long long)model->config.max_positions, model->architecture->model_type);
+                (long long)positions - 1, (long long)model->config.max_positions, type);
         return false;
     }
     if (!model->position_embedding) {
@@ -267,8 +291,6 @@ static bool pass_begin(cb_pass *pass, cb_model *model, const cb_tensor *ids)
         cb_fail(CB_ERR_SHAPE, "model: tasks are %s for ids %s, expected i32 (B)", cb_shape_text(tasks), cb_shape_text(ids));
         return false;
     }
-    if (pass->ctx.segments && !same_layout("segments", pass->ctx.segments, ids))
-        return false;
     return !cache || cb_cache_segments(cache, &pass->ctx.segments);
 }
 
@@ -295,6 +317,12 @@ static bool composed(const cb_model *model, int64_t rows, const cb_context *give
 
 /* ---- hidden states and logits ---- */
 
+/* Blocks that end with a norm need no other. */
+static cb_tensor *last_norm(const cb_model *model, cb_tensor *x, const cb_context *ctx)
+{
+    return x && model->norm ? model->architecture->norm(model->norm, x, ctx) : x;
+}
+
 /* What comes out after each round through a recursive model's shared blocks but the last, normalised as the last is. */
 static bool leave_early(cb_model *model, int64_t done, cb_tensor *x, const cb_pass *pass, cb_scope *scope, cb_tensor **exits)
 {
@@ -302,7 +330,7 @@ static bool leave_early(cb_model *model, int64_t done, cb_tensor *x, const cb_pa
     if (!exits || !x || done % each || done == model->config.layers)
         return x;
     cb_tensor **exit = &exits[done / each - 1];
-    *exit = cb_scope_return(scope, model->architecture->norm(model->norm, x, &pass->ctx));
+    *exit = cb_scope_return(scope, last_norm(model, x, &pass->ctx));
     return *exit;
 }
 
@@ -322,7 +350,7 @@ static cb_tensor *hidden_run(cb_model *model, cb_tensor *ids, const cb_context *
             x = NULL;
     }
     cb_prompt_end(&prompt, &pass);
-    x = x ? model->architecture->norm(model->norm, x, &pass.ctx) : NULL;
+    x = last_norm(model, x, &pass.ctx);
     if (x && pass.ctx.cache)
         cb_cache_end(pass.ctx.cache);
     if (scope) {
@@ -363,7 +391,7 @@ cb_tensor *cb_model_hidden_exits(cb_model *model, cb_tensor *ids, const cb_conte
 cb_tensor *cb_model_head(cb_model *model, cb_tensor *hidden, const cb_context *ctx)
 {
     cb_context own;
-    return model && hidden && composed(model, hidden->shape[0], ctx, &own) ? cb_linear_forward(model->head, hidden, &own) : NULL;
+    return model && hidden && composed(model, hidden->shape[0], ctx, &own) ? cb_head_run(model, hidden, &own) : NULL;
 }
 
 cb_tensor *cb_model_logits(cb_model *model, cb_tensor *ids, const cb_context *ctx)
@@ -401,7 +429,7 @@ static cb_tensor *head_loss(void *user, cb_tensor *const *inputs)
     cb_scope *scope = cb_scope_open();
     if (!scope)
         return NULL;
-    cb_tensor *logits = cb_model_head(call.model, inputs[HEAD_HIDDEN], &call.ctx);
+    cb_tensor *logits = cb_head_run(call.model, inputs[HEAD_HIDDEN], &call.ctx);
     cb_linear_cross_entropy_options options = {.ignore_index = -100, .normalizer = call.normalizer};
     logits = logits ? cb_reshape(logits, -1, logits->shape[2]) : NULL;
     cb_tensor *loss = cb_scope_return(scope, cb_cross_entropy_with(logits, cb_reshape(inputs[HEAD_TARGETS], -1), options));
@@ -441,7 +469,7 @@ static cb_tensor *piece_loss(head_call *call, const loss_piece *piece, cb_tensor
     return cb_ok() ? cb_checkpoint(head_loss, NULL, HEAD_COUNT, inputs, call->ctx.rng) : NULL;
 }
 
-/* The head has modules of its own: rows go through it in pieces, and long rows in pieces of themselves. */
+/* The head is more than a product: rows go through it in pieces, and long rows in pieces of themselves. */
 static cb_tensor *loss_in_pieces(cb_model *model, cb_tensor *hidden, cb_tensor *targets, double normalizer, const cb_context *ctx)
 {
     head_call call = {.model = model, .normalizer = normalizer, .ctx = *ctx};
@@ -453,7 +481,7 @@ static cb_tensor *loss_in_pieces(cb_model *model, cb_tensor *hidden, cb_tensor *
     cb_tensor *total = NULL;
     call.ctx.positions = call.ctx.segments = call.ctx.blend_weights = call.ctx.tasks = call.ctx.conditions = NULL;
     call.ctx.cache = NULL;
-    int64_t most = CHUNK_VALUES / model->config.vocab_size + 1, length = hidden->shape[1];
+    int64_t most = CHUNK_VALUES / model->head->out_features + 1, length = hidden->shape[1];
     loss_piece piece = {.rows = most / length > 1 ? most / length : 1, .tokens = most < length ? most : length};
     for (; piece.row < hidden->shape[0]; piece.row += piece.rows)
         for (piece.token = 0; piece.token < length; piece.token += piece.tokens) {
@@ -465,13 +493,51 @@ static cb_tensor *loss_in_pieces(cb_model *model, cb_tensor *hidden, cb_tensor *
     return total;
 }
 
+/* Each row has one target. */
+static cb_tensor *loss_of_rows(cb_model *model, cb_tensor *hidden, cb_tensor *targets, double normalizer, const cb_context *ctx)
+{
+    cb_linear_cross_entropy_options options = {.ignore_index = -100, .normalizer = normalizer};
+    return cb_cross_entropy_with(cb_head_run(model, hidden, ctx), targets, options);
+}
+
+/* Few tokens of a masked text have a target: no others go through the head. */
+static cb_tensor *loss_of_targets(cb_model *model, cb_tensor *hidden, cb_tensor *targets, double normalizer)
+{
+    const cb_context plain = {0}; /* the head hosts nothing */
+    int64_t count = count_targets(targets), n = 0;
+    if (!count)
+        return loss_in_pieces(model, hidden, targets, normalizer, &plain);
+    cb_tensor *places = cb_empty(CB_I64, count);
+    for (int64_t i = 0; places && i < targets->count; i++)
+        if (cb_get(targets, i) != -100)
+            ((int64_t *)places->data)[n++] = i;
+    hidden = cb_unsqueeze(cb_index_select(cb_reshape(hidden, targets->count, -1), 0, places), 0);
+    targets = cb_unsqueeze(cb_index_select(cb_reshape(targets, targets->count), 0, places), 0);
+    return hidden && targets ? loss_in_pieces(model, hidden, targets, normalizer, &plain) : NULL;
+}
+
+static bool head_hosts(const cb_model *model, const cb_context *ctx)
+{
+    const cb_layer *const layers[] = {model->head_dense, model->head_norm, model->head};
+    for (int i = 0; i < 3; i++)
+        if (layers[i] && cb_layer_hosts(layers[i], ctx))
+            return true;
+    return false;
+}
+
 cb_tensor *cb_model_hidden_loss(cb_model *model, cb_tensor *hidden, cb_tensor *targets, double normalizer, const cb_context *ctx)
 {
     cb_context own;
     if (!model || !hidden || !targets || !composed(model, hidden->shape[0], ctx, &own))
         return NULL;
-    if (cb_layer_hosts(model->head, &own))
+    if (cb_head_reads_one_token(model))
+        return loss_of_rows(model, hidden, targets, normalizer, &own);
+    if (!model->head)
+        return cb_head_run(model, hidden, &own); /* says so */
+    if (head_hosts(model, &own))
         return loss_in_pieces(model, hidden, targets, normalizer, &own);
+    if (model->head_dense || model->head_norm || cb_layer_weight(model->head, "bias"))
+        return loss_of_targets(model, hidden, targets, normalizer);
     cb_linear_cross_entropy_options options = {.ignore_index = -100, .normalizer = normalizer};
     return cb_linear_cross_entropy_with(hidden, cb_layer_weight(model->head, "weight"), targets, options);
 }
@@ -484,8 +550,10 @@ cb_tensor *cb_model_loss(cb_model *model, cb_tensor *ids, cb_tensor *targets, do
     if (!scope)
         return NULL;
     cb_tensor *hidden = cb_model_hidden(model, ids, ctx);
-    if (hidden && !cb_same_shape(ids, targets)) {
-        cb_fail(CB_ERR_SHAPE, "model: targets are %s for ids %s, expected the same shape", cb_shape_text(targets), cb_shape_text(ids));
+    bool rows = cb_head_reads_one_token(model);
+    if (hidden && !(rows ? targets->ndim == 1 && targets->shape[0] == ids->shape[0] : cb_same_shape(ids, targets))) {
+        cb_fail(CB_ERR_SHAPE, "model: targets are %s for ids %s, expected %s", cb_shape_text(targets), cb_shape_text(ids),
+                rows ? "one a row" : "the same shape");
         hidden = NULL;
     }
     cb_tensor *loss = cb_scope_return(scope, cb_model_hidden_loss(model, hidden, targets, normalizer, ctx));

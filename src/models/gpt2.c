@@ -92,8 +92,7 @@ static bool build(cb_model *model, cb_weight_source *source)
         if (!build_block(model, source, blocks, i))
             return false;
     model->norm = cb_source_norm(source, top, "ln_f", c->width, c->eps, true);
-    model->head = model->norm ? cb_source_head(source, model) : NULL;
-    return model->head != NULL;
+    return model->norm != NULL;
 }
 
 static cb_tensor *position(cb_model *model, cb_tensor *x, const cb_pass *pass)
@@ -146,9 +145,17 @@ static cb_tensor *block(cb_model *model, int64_t index, cb_tensor *x, const cb_p
     return cb_branch_run(mlp, model, index, cb_branch_run(attention, model, index, x, pass), pass);
 }
 
+static const cb_head_plan heads[] = {
+    {.kind = CB_HEAD_CAUSAL_LM, .class_end = "LMHeadModel", .output = "lm_head"},
+    {.kind = CB_HEAD_SEQUENCE_CLASSIFICATION, .class_end = "ForSequenceClassification", .output = "score", .last_token = true},
+    {.kind = CB_HEAD_TOKEN_CLASSIFICATION, .class_end = "ForTokenClassification", .output = "classifier", .bias = true},
+    {0},
+};
+
 const cb_architecture cb_gpt2_family[] = {
     {.model_type = "gpt2",
-     .class_name = "GPT2LMHeadModel",
+     .class_prefix = "GPT2",
+     .heads = heads,
      .prefix = "transformer.",
      .configure = configure,
      .build = build,

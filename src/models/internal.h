@@ -11,7 +11,15 @@
 #include "cambium/models.h"
 #include "core/json.h"
 
-typedef enum cb_activation { CB_ACT_SILU, CB_ACT_GELU, CB_ACT_GELU_TANH, CB_ACT_QUICK_GELU, CB_ACT_RELU, CB_ACT_TANH } cb_activation;
+typedef enum cb_activation {
+    CB_ACT_SILU,
+    CB_ACT_GELU,
+    CB_ACT_GELU_TANH,
+    CB_ACT_QUICK_GELU,
+    CB_ACT_RELU,
+    CB_ACT_TANH,
+    CB_ACT_OF_CONFIG /* of a head: the model's */
+} cb_activation;
 
 /* ---- rotary tables ---- */
 
@@ -38,7 +46,9 @@ void cb_rope_free(cb_rope_table *rope);  /* and the factors */
 
 typedef struct cb_model_config {
     int64_t vocab_size, width, layers, heads, kv_heads, head_dim, mlp_width, max_positions;
-    int64_t shared; /* recursive: block i has the weights of block i mod shared; 0: each has its own */
+    int64_t shared;         /* recursive: block i has the weights of block i mod shared; 0: each has its own */
+    int64_t token_types;    /* BERT's kin: rows of their embedding; 0: none */
+    int64_t first_position; /* RoBERTa's kin: the row of a text's first position, since the first rows stand for padding */
     double eps, initializer_range;
     bool tied;
     cb_activation activation;
@@ -54,6 +64,17 @@ typedef struct cb_block {
     double scale;   /* of attention; 0: 1 / sqrt(D) */
 } cb_block;
 
+/* One of the heads of an architecture; names are those of whole layers. */
+typedef struct cb_head_plan {
+    cb_head_kind kind;
+    const char *class_end;             /* "ForMaskedLM" */
+    const char *dense, *norm, *output; /* NULL: it has no such layer; without an output `dense` is kept, where there is one, and not run */
+    cb_activation activation;          /* behind `dense` */
+    bool bias;                         /* of `output` */
+    bool group_bias;                   /* the bias of `output` stands beside it: cls.predictions.bias */
+    bool last_token;                   /* a row is judged by its last token, else by its first */
+} cb_head_plan;
+
 struct cb_architecture;
 
 struct cb_model {
@@ -65,7 +86,13 @@ struct cb_model {
     cb_dtype dtype;
     bool keep_weights;
     cb_weights *file; /* the mapped checkpoint; NULL for a new model */
-    cb_layer *root, *embedding, *position_embedding, *norm, *head;
+    cb_layer *root, *embedding, *position_embedding, *norm;
+    cb_layer *type_embedding, *embedding_norm; /* BERT's kin */
+    const cb_head_plan *head_plan;
+    bool head_asked;    /* by the caller: what the file has not of it is new */
+    uint64_t head_seed; /* of that */
+    int64_t labels;
+    cb_layer *head_dense, *head_norm, *head; /* NULL: there is none */
     cb_block *blocks;
     size_t block_count, block_capacity;
     cb_rope_table rope;
@@ -92,19 +119,22 @@ typedef struct cb_pass {
 typedef struct cb_weight_source cb_weight_source;
 
 typedef struct cb_architecture {
-    const char *model_type, *class_name; /* "llama", "LlamaForCausalLM" */
-    const char *prefix;                  /* "model.": files of the bare model leave it out */
-    const void *variant;                 /* the family's own: how its members differ */
+    const char *model_type, *class_prefix; /* "llama", "Llama" */
+    const char *prefix;                    /* "model.": files of the bare model leave it out */
+    const void *variant;                   /* the family's own: how its members differ */
+    const cb_head_plan *heads;             /* ends with kind 0; what most of its kin have is the first */
+    bool bidirectional;                    /* a token sees what comes after it: such a model cannot generate */
     bool (*configure)(cb_model *model);
     bool (*build)(cb_model *model, cb_weight_source *source);
     cb_tensor *(*embed)(cb_model *model, cb_tensor *ids, const cb_pass *pass);              /* (B, T) -> (B, T, C) */
     cb_tensor *(*position)(cb_model *model, cb_tensor *x, const cb_pass *pass);             /* adds learned positions; may be NULL */
     cb_tensor *(*block)(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass); /* (B, T, C) -> (B, T, C) */
-    cb_tensor *(*norm)(const cb_layer *layer, cb_tensor *x, const cb_context *ctx);         /* the last one */
+    cb_tensor *(*norm)(const cb_layer *layer, cb_tensor *x, const cb_context *ctx);         /* the last one; NULL: there is none */
 } cb_architecture;
 
 extern const cb_architecture cb_llama_family[]; /* ends with model_type NULL */
 extern const cb_architecture cb_gpt2_family[];
+extern const cb_architecture cb_bert_family[];
 
 /* ---- configuration ---- */
 
@@ -134,12 +164,26 @@ cb_layer *cb_source_linear(cb_weight_source *source, cb_layer *parent, const cha
                            bool bias, cb_initial initial);
 cb_layer *cb_source_embedding(cb_weight_source *source, cb_layer *parent, const char *name, int64_t rows, int64_t width);
 cb_layer *cb_source_norm(cb_weight_source *source, cb_layer *parent, const char *name, int64_t width, double eps, bool bias);
-/* lm_head, which is tied to the embedding where the config says so and the checkpoint has no other. */
-cb_layer *cb_source_head(cb_weight_source *source, cb_model *model);
+/* The head of a vocabulary, which is tied to the embedding where the config says so and the checkpoint has no other. */
+cb_layer *cb_source_head(cb_weight_source *source, cb_model *model, cb_layer *parent, const char *name, bool bias);
+/* Whether there is a weight of this name, or there are none to look for. */
+bool cb_source_has(const cb_weight_source *source, const char *name);
+/* From now on what the file lacks is new, and the weights of layer `output` are so where they have another shape. */
+void cb_source_allow_new(cb_weight_source *source, uint64_t seed, const char *output);
+const char *cb_source_new(const cb_weight_source *source); /* names of the weights that were; NULL: there are none */
 /* Runs architecture->build with weights from model->file, or random ones from `seed` when there is none. */
 bool cb_model_build(cb_model *model, uint64_t seed);
 /* The next block's slot, zeroed. */
 cb_block *cb_model_add_block(cb_model *model);
+
+/* ---- heads (head.c) ---- */
+
+bool cb_head_configure(cb_model *model, const cb_model_options *options);
+/* After everything else is built. */
+bool cb_head_build(cb_model *model, cb_weight_source *source);
+bool cb_head_reads_one_token(const cb_model *model); /* its logits are (B, K) */
+/* cb_model_head() with what is in ctx alone. */
+cb_tensor *cb_head_run(const cb_model *model, cb_tensor *hidden, const cb_context *ctx);
 
 /* ---- forward ---- */
 

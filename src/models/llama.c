@@ -175,8 +175,7 @@ static bool build(cb_model *model, cb_weight_source *source)
         if (!build_block(model, source, layers, i))
             return false;
     model->norm = cb_source_norm(source, top, "norm", c->width, c->eps, false);
-    model->head = model->norm ? cb_source_head(source, model) : NULL;
-    return model->head != NULL;
+    return model->norm != NULL;
 }
 
 /* ---- forward ---- */
@@ -254,16 +253,24 @@ static cb_tensor *block(cb_model *model, int64_t index, cb_tensor *x, const cb_p
     return cb_branch_run(mlp, model, index, cb_branch_run(attention, model, index, x, pass), pass);
 }
 
+/* modeling_layers.py: GenericForSequenceClassification and its kin */
+static const cb_head_plan heads[] = {
+    {.kind = CB_HEAD_CAUSAL_LM, .class_end = "ForCausalLM", .output = "lm_head"},
+    {.kind = CB_HEAD_SEQUENCE_CLASSIFICATION, .class_end = "ForSequenceClassification", .output = "score", .last_token = true},
+    {.kind = CB_HEAD_TOKEN_CLASSIFICATION, .class_end = "ForTokenClassification", .output = "score", .bias = true},
+    {0},
+};
+
 #define MEMBER(type, class, facts)                                                                                                         \
     {                                                                                                                                      \
-        .model_type = type, .class_name = class, .prefix = "model.", .variant = facts, .configure = configure, .build = build,             \
-        .embed = embed, .block = block, .norm = cb_rms_norm_forward                                                                        \
+        .model_type = type, .class_prefix = class, .heads = heads, .prefix = "model.", .variant = facts, .configure = configure,           \
+        .build = build, .embed = embed, .block = block, .norm = cb_rms_norm_forward                                                        \
     }
 
 const cb_architecture cb_llama_family[] = {
-    MEMBER("llama", "LlamaForCausalLM", &llama),
-    MEMBER("mistral", "MistralForCausalLM", &mistral),
-    MEMBER("qwen2", "Qwen2ForCausalLM", &qwen2),
-    MEMBER("qwen3", "Qwen3ForCausalLM", &qwen3),
+    MEMBER("llama", "Llama", &llama),
+    MEMBER("mistral", "Mistral", &mistral),
+    MEMBER("qwen2", "Qwen2", &qwen2),
+    MEMBER("qwen3", "Qwen3", &qwen3),
     {0},
 };

@@ -9,7 +9,7 @@
 #include "formats/gguf_model.h"
 #include "models/internal.h"
 
-static const cb_architecture *const families[] = {cb_llama_family, cb_gpt2_family};
+static const cb_architecture *const families[] = {cb_llama_family, cb_gpt2_family, cb_bert_family};
 #define FAMILY_COUNT (sizeof families / sizeof *families)
 #define MOST_TYPES   32
 
@@ -159,7 +159,8 @@ static bool configure(cb_model *model, const char *path, cb_model_options option
     if (cb_ok() && !(range >= 0 && range < 100))
         return cb_config_error(model, "initializer_range is %g, expected 0 to 100", range);
     model->config.initializer_range = range;
-    return cb_ok() && model->architecture->configure(model) && (!recursive || configure_shared(model)) && eos_read(model);
+    return cb_ok() && model->architecture->configure(model) && (!recursive || configure_shared(model)) &&
+           cb_head_configure(model, &options) && eos_read(model);
 }
 
 cb_model *cb_model_load_with(const char *directory, cb_model_options options)
@@ -329,7 +330,8 @@ double cb_model_flops_per_token(const cb_model *model, int64_t context_length)
     double flops = 0, width = (double)(model->config.heads * model->config.head_dim), length = (double)context_length;
     cb_layer_visit(model->root, add_products, &flops);
     for (size_t i = 0; i < model->block_count; i++) {
-        double window = (double)model->blocks[i].window, keys = length / 2; /* that a query sees on average */
+        double window = (double)model->blocks[i].window;
+        double keys = model->architecture->bidirectional ? length : length / 2; /* that a query sees on average */
         if (window > 0 && window < length)
             keys = window * (1 - window / (2 * length));
         flops += 4 * keys * width;

@@ -64,6 +64,11 @@ bool cb_prompt_begin(cb_prompt *prompt, cb_model *model, const cb_pass *pass)
         return false;
     if (prompt->cached || !prompt->module)
         return true;
+    if (model->architecture->bidirectional && !prompt->module->kind->prefix)
+        return cb_fail(CB_ERR_UNSUPPORTED,
+                       "virtual tokens: found %s on %s, an encoder, whose tokens they would have to see; expected a decoder, or "
+                       "prefix_tuning",
+                       prompt->module->kind->name, model->architecture->model_type) == CB_OK;
     prompt->pass = *pass;
     cb_tensor *x = prompt->module->kind->prompt(prompt->module, &pass->ctx);
     if (!prompt->module->kind->prefix)

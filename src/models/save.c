@@ -78,12 +78,13 @@ static const char *torch_name(cb_dtype dtype)
  * are kept. */
 static json_t *new_config(const cb_model *model, cb_dtype dtype)
 {
-    bool untied = model->config.tied && model->head && model->head->weight_count;
+    bool untied = model->config.tied && !model->labels && model->head && cb_layer_own_weight(model->head, "weight");
     const char *name = torch_name(dtype);
     json_t *json = cb_json_copy(model->json);
     bool old = json_object_get(json, "torch_dtype"), ok = json;
-    ok = ok &&
-         cb_json_put(json, "architectures", json_pack("[s+]", model->config.shared ? "Recursive" : "", model->architecture->class_name));
+    ok = ok && cb_json_put(json, "architectures",
+                           json_pack("[s++]", model->config.shared ? "Recursive" : "", model->architecture->class_prefix,
+                                     model->head_plan->class_end));
     ok = ok && (!old || cb_json_put(json, "torch_dtype", json_string(name)));
     if (ok && (!old || json_object_get(json, "dtype")))
         ok = cb_json_put(json, "dtype", json_string(name));

@@ -11,17 +11,46 @@
 struct cb_weight_source {
     cb_model *model;
     uint64_t seed;
+    bool lenient;       /* what the file lacks is made, and weights of another shape of this layer: */
+    const char *output; /* may be NULL */
+    cb_string made;     /* names of those */
 };
 
 /* ---- from a checkpoint ---- */
+
+/* The first BERTs came out of TensorFlow, where a norm has gamma and beta; transformers goes on reading those names. */
+static const cb_weight_entry *find_renamed(const cb_model *model, const char *name)
+{
+    static const char *const names[][2] = {{"LayerNorm.weight", "gamma"}, {"LayerNorm.bias", "beta"}};
+    for (size_t i = 0; i < 2; i++)
+        if (cb_ends_with(name, names[i][0])) {
+            char *old = cb_format("%.*s.%s", (int)(strrchr(name, '.') - name), name, names[i][1]);
+            const cb_weight_entry *entry = old ? cb_weights_find(model->file, old) : NULL;
+            cb_free(old);
+            return entry;
+        }
+    return NULL;
+}
 
 /* Files of the bare model leave the prefix out; both ways are in use. */
 static const cb_weight_entry *find(const cb_model *model, const char *name)
 {
     const cb_weight_entry *entry = cb_weights_find(model->file, name);
     size_t prefix = strlen(model->architecture->prefix);
-    if (!entry && !strncmp(name, model->architecture->prefix, prefix))
-        entry = cb_weights_find(model->file, name + prefix);
+    if (!entry)
+        entry = find_renamed(model, name);
+    if (entry || strncmp(name, model->architecture->prefix, prefix) != 0)
+        return entry;
+    entry = cb_weights_find(model->file, name + prefix);
+    return entry ? entry : find_renamed(model, name + prefix);
+}
+
+static const cb_weight_entry *find_head(const cb_model *model)
+{
+    const char *output = model->head_plan->output;
+    char *name = output ? cb_format("%s.weight", output) : NULL;
+    const cb_weight_entry *entry = name ? cb_weights_find(model->file, name) : NULL;
+    cb_free(name);
     return entry;
 }
 
@@ -30,7 +59,7 @@ static const cb_weight_entry *find_weight(const cb_model *model, const cb_layer 
 {
     const cb_weight_entry *entry = find(model, name);
     bool shared = !entry && model->config.tied && layer->kind == CB_LAYER_EMBEDDING && !model->embedding;
-    return shared ? cb_weights_find(model->file, "lm_head.weight") : entry;
+    return shared ? find_head(model) : entry;
 }
 
 static bool entry_check(const cb_model *model, const char *name, const cb_weight_entry *entry, int ndim, const int64_t *shape)
@@ -134,6 +163,12 @@ static bool share(cb_layer *layer, cb_layer *with)
     return true;
 }
 
+static bool is_lacking(const cb_weight_source *source, const cb_layer *layer, const char *name, int ndim, const int64_t *shape)
+{
+    const cb_weight_entry *entry = find(source->model, name);
+    return !entry || (source->output && strcmp(layer->name, source->output) == 0 && !cb_weight_entry_fits(entry, ndim, shape));
+}
+
 bool cb_source_weight(cb_weight_source *source, cb_layer *layer, const char *name, cb_initial initial, int ndim, const int64_t *shape)
 {
     if (!layer || !cb_ok())
@@ -145,8 +180,11 @@ bool cb_source_weight(cb_weight_source *source, cb_layer *layer, const char *nam
     cb_scope *scope = full ? cb_scope_open() : NULL;
     bool ok = false;
     if (scope) {
-        cb_tensor *t =
-            source->model->file ? from_file(source->model, layer, full, ndim, shape) : from_random(source, full, initial, ndim, shape);
+        const cb_model *model = source->model;
+        bool lacks = model->file && source->lenient && is_lacking(source, layer, full, ndim, shape);
+        cb_tensor *t = lacks || !model->file ? from_random(source, full, initial, ndim, shape) : from_file(model, layer, full, ndim, shape);
+        if (t && lacks) /* frozen like the others: what trains it says so */
+            t = cb_string_printf(&source->made, "%s%s", source->made.length ? ", " : "", full) ? cb_detach(t) : NULL;
         ok = cb_layer_add_weight(layer, name, t);
         cb_scope_close(scope);
     }
@@ -200,7 +238,7 @@ cb_layer *cb_source_norm(cb_weight_source *source, cb_layer *parent, const char 
  * transformers 5. */
 static bool head_is_tied(const cb_model *model)
 {
-    const cb_weight_entry *head = model->config.tied && model->file ? cb_weights_find(model->file, "lm_head.weight") : NULL;
+    const cb_weight_entry *head = model->config.tied && model->file ? find_head(model) : NULL;
     if (!head)
         return model->config.tied;
     char *name = cb_format("%s.weight", model->embedding->name);
@@ -210,23 +248,40 @@ static bool head_is_tied(const cb_model *model)
            (head->dtype == embedding->dtype && head->size == embedding->size && !memcmp(head->data, embedding->data, head->size));
 }
 
-cb_layer *cb_source_head(cb_weight_source *source, cb_model *model)
+cb_layer *cb_source_head(cb_weight_source *source, cb_model *model, cb_layer *parent, const char *name, bool bias)
 {
     const cb_model_config *c = &model->config;
     if (!head_is_tied(model)) {
-        cb_layer *head = cb_source_linear(source, model->root, "lm_head", c->width, c->vocab_size, false, false, CB_INITIAL_NORMAL);
+        cb_layer *head = cb_source_linear(source, parent, name, c->width, c->vocab_size, false, bias, CB_INITIAL_NORMAL);
         if (head)
             head->output = true;
         return head;
     }
-    cb_layer *head = cb_layer_new(model->root, "lm_head", CB_LAYER_LINEAR);
-    if (!head)
+    cb_layer *head = cb_ok() ? cb_layer_new(parent, name, CB_LAYER_LINEAR) : NULL;
+    if (!head || (bias && !cb_source_weight(source, head, "bias", CB_INITIAL_ZEROS, 1, &c->vocab_size)))
         return NULL;
     head->in_features = c->width;
     head->out_features = c->vocab_size;
     head->output = true;
     head->tied = model->embedding;
     return head;
+}
+
+bool cb_source_has(const cb_weight_source *source, const char *name)
+{
+    return !source->model->file || find(source->model, name);
+}
+
+void cb_source_allow_new(cb_weight_source *source, uint64_t seed, const char *output)
+{
+    source->lenient = true;
+    source->seed = seed;
+    source->output = output;
+}
+
+const char *cb_source_new(const cb_weight_source *source)
+{
+    return source->made.length ? source->made.data : NULL;
 }
 
 cb_block *cb_model_add_block(cb_model *model)
@@ -242,5 +297,7 @@ bool cb_model_build(cb_model *model, uint64_t seed)
 {
     cb_weight_source source = {.model = model, .seed = seed};
     model->root = cb_layer_new(NULL, "", CB_LAYER_GROUP);
-    return model->root && model->architecture->build(model, &source) && cb_ok();
+    bool ok = model->root && model->architecture->build(model, &source) && cb_head_build(model, &source) && cb_ok();
+    cb_string_free(&source.made);
+    return ok;
 }

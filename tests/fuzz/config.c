@@ -17,6 +17,10 @@ static const struct {
               {"nf4", "quantized/nf4"},
               {"int-quantized", "quantized/int8_block"},
               {"load_in_8bit", "quantized/int8"},
+              {"distilbert", "encoders/distilbert"},
+              {"roberta", "encoders/roberta"},
+              {"SequenceClassification", "encoders/bert_rows"},
+              {"bert", "encoders/bert"},
               {"", "models/llama3"}};
 enum { MODELS = sizeof models / sizeof *models };
 

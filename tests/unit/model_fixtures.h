@@ -126,17 +126,17 @@ static inline void assert_close(const char *what, const cb_tensor *found, const 
         fail_msg("%s differs by %g, allowed %g", what, difference, tolerance);
 }
 
-/* A new directory with the tensors of reference model `name` (by links) and its config.json changed: the members of
+/* A new directory with the tensors of the model in `source` (by links) and its config.json changed: the members of
  * `changes`, JSON text, replace or, when null, remove. */
-static inline char *changed_model(const char *name, const char *changes)
+static inline char *changed_model_at(const char *source, const char *changes)
 {
     char *directory = strdup("/tmp/cambium-test-XXXXXX");
     assert_non_null(mkdtemp(directory));
     cb_string_list names = {0};
-    assert_true(cb_directory_list(model_path(name), false, &names));
+    assert_true(cb_directory_list(source, false, &names));
     for (size_t i = 0; i < names.count; i++) {
         char from[1024], to[1024];
-        snprintf(from, sizeof from, "%s/%s", model_path(name), names.items[i]);
+        snprintf(from, sizeof from, "%s/%s", source, names.items[i]);
         snprintf(to, sizeof to, "%s/%s", directory, names.items[i]);
         if (!strncmp(names.items[i], "model", 5)) {
             char *real = realpath(from, NULL);
@@ -147,7 +147,7 @@ static inline char *changed_model(const char *name, const char *changes)
     }
     cb_string_list_free(&names);
     char path[1024];
-    snprintf(path, sizeof path, "%s/config.json", model_path(name));
+    snprintf(path, sizeof path, "%s/config.json", source);
     json_t *config = json_load_file(path, 0, NULL), *change = json_loads(changes, 0, NULL), *value;
     assert_non_null(config);
     assert_non_null(change);
@@ -164,6 +164,12 @@ static inline char *changed_model(const char *name, const char *changes)
     json_decref(config);
     json_decref(change);
     return directory;
+}
+
+/* The same of a reference model. */
+static inline char *changed_model(const char *name, const char *changes)
+{
+    return changed_model_at(model_path(name), changes);
 }
 
 static inline void remove_model(char *directory)

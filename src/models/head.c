@@ -1,0 +1,244 @@
+/* head.c: what comes after a model's hidden states: the vocabulary, labels, or nothing.
+ *
+ * Every head is the same chain, parts of which may be missing: one token of each row or all, a linear layer with an activation, a norm,
+ * and the linear layer whose result are the logits.  An architecture lists its heads (cb_head_plan) with the names that their layers have
+ * in checkpoints; `architectures` of config.json, or the caller, says which it is. */
+#include <string.h>
+
+#include "models/internal.h"
+
+/* ---- which head ---- */
+
+static const cb_head_plan *plan_of_kind(const cb_architecture *architecture, cb_head_kind kind)
+{
+    const cb_head_plan *plan = architecture->heads;
+    while (plan->kind && plan->kind != kind)
+        plan++;
+    return plan->kind ? plan : NULL;
+}
+
+static void list_classes(const cb_architecture *architecture, cb_string *out)
+{
+    for (const cb_head_plan *plan = architecture->heads; plan->kind; plan++)
+        cb_string_printf(out, "%s%s%s", out->length ? ", " : "", architecture->class_prefix, plan->class_end);
+}
+
+static CB_COLD bool refuse_class(const cb_model *model, const char *found)
+{
+    cb_string known = {0};
+    list_classes(model->architecture, &known);
+    cb_fail(CB_ERR_UNSUPPORTED, "%s: architectures[0] is \"%s\", expected one of %s", model->config_path, found,
+            known.data ? known.data : "");
+    cb_string_free(&known);
+    return false;
+}
+
+/* The plan of a class name; one that is not this model_type's, or a decoder's bare model, is what most of its kin are. */
+static bool plan_of_config(cb_model *model)
+{
+    const cb_architecture *a = model->architecture;
+    const char *class = json_string_value(json_array_get(json_object_get(model->json, "architectures"), 0));
+    size_t prefix = strlen(a->class_prefix);
+    model->head_plan = a->heads;
+    if (class && strncmp(class, "Recursive", 9) == 0)
+        class += 9;
+    if (!class || strncmp(class, a->class_prefix, prefix) != 0)
+        return true;
+    for (const cb_head_plan *plan = a->heads; plan->kind; plan++)
+        if (strcmp(class + prefix, plan->class_end) == 0) {
+            model->head_plan = plan_of_kind(a, plan->kind);
+            return true;
+        }
+    return strcmp(class + prefix, "Model") == 0 || refuse_class(model, class);
+}
+
+static bool configure_labels(cb_model *model, int64_t asked)
+{
+    cb_head_kind kind = model->head_plan->kind;
+    const json_t *names = json_object_get(model->json, "id2label");
+    if (kind != CB_HEAD_SEQUENCE_CLASSIFICATION && kind != CB_HEAD_TOKEN_CLASSIFICATION)
+        return true;
+    int64_t labels = json_is_object(names) ? (int64_t)json_object_size(names) : 2;
+    labels = cb_json_int(model->config_path, model->json, "num_labels", labels);
+    if (cb_ok() && (labels < 1 || labels > INT32_MAX))
+        return cb_config_error(model, "num_labels is %lld, expected 1 or more", (long long)labels);
+    model->labels = asked ? asked : labels;
+    return cb_ok();
+}
+
+bool cb_head_configure(cb_model *model, const cb_model_options *options)
+{
+    if (options->labels < 0 || options->labels > INT32_MAX)
+        return cb_fail(CB_ERR_ARGUMENT, "model: %lld labels, expected 1 or more", (long long)options->labels) == CB_OK;
+    if (options->head == CB_HEAD_OF_CONFIG)
+        return plan_of_config(model) && configure_labels(model, options->labels);
+    model->head_plan = plan_of_kind(model->architecture, options->head);
+    model->head_asked = true;
+    model->head_seed = options->head_seed;
+    if (model->head_plan)
+        return configure_labels(model, options->labels);
+    cb_string known = {0};
+    list_classes(model->architecture, &known);
+    cb_fail(CB_ERR_UNSUPPORTED, "%s: a %s model has no such head, only those of %s", model->config_path, model->architecture->model_type,
+            known.data ? known.data : "");
+    cb_string_free(&known);
+    return false;
+}
+
+/* ---- its layers ---- */
+
+/* The group that a layer of this whole name belongs into, made where it is not there; *last is the name's last part. */
+static cb_layer *group_of(cb_layer *root, const char *name, const char **last)
+{
+    cb_layer *at = root;
+    *last = name;
+    for (const char *dot = strchr(name, '.'); at && dot; dot = strchr(*last, '.')) {
+        char *whole = cb_strndup(name, (size_t)(dot - name)), *part = cb_strndup(*last, (size_t)(dot - *last));
+        cb_layer *found = whole && part ? cb_layer_find(root, whole) : NULL;
+        at = found || !whole || !part ? found : cb_layer_new(at, part, CB_LAYER_GROUP);
+        cb_free(whole);
+        cb_free(part);
+        *last = dot + 1;
+    }
+    return at;
+}
+
+static cb_layer *linear_named(cb_weight_source *source, cb_model *model, const char *name, int64_t out, bool bias)
+{
+    const char *last;
+    cb_layer *group = group_of(model->root, name, &last);
+    return group ? cb_source_linear(source, group, last, model->config.width, out, false, bias, CB_INITIAL_NORMAL) : NULL;
+}
+
+static bool has_layer(const cb_weight_source *source, const char *name)
+{
+    char *weight = cb_format("%s.weight", name);
+    bool has = weight && cb_source_has(source, weight);
+    cb_free(weight);
+    return has;
+}
+
+static bool build_inner(cb_model *model, cb_weight_source *source)
+{
+    const cb_head_plan *plan = model->head_plan;
+    const cb_model_config *c = &model->config;
+    if (plan->dense && (plan->output || has_layer(source, plan->dense))) {
+        model->head_dense = linear_named(source, model, plan->dense, c->width, true);
+        if (!model->head_dense)
+            return false;
+    }
+    if (!plan->norm)
+        return true;
+    const char *last;
+    cb_layer *group = group_of(model->root, plan->norm, &last);
+    model->head_norm = group ? cb_source_norm(source, group, last, c->width, c->eps, true) : NULL;
+    return model->head_norm;
+}
+
+/* BERT's kin keep the bias of the vocabulary beside the layer that it belongs to: the layer is tied to the group that holds it, which is
+ * tied to the embedding.  An untied head may have one of its own. */
+static bool share_bias(cb_model *model, cb_weight_source *source)
+{
+    cb_layer *head = model->head, *group = head->parent;
+    if (!model->head_plan->group_bias)
+        return true;
+    char *own = cb_format("%s.bias", head->name);
+    bool has = own && model->file && cb_source_has(source, own);
+    cb_free(own);
+    if (!head->tied && has)
+        return cb_source_weight(source, head, "bias", CB_INITIAL_ZEROS, 1, &model->config.vocab_size);
+    group->tied = model->head->tied;
+    model->head->tied = group;
+    return cb_source_weight(source, group, "bias", CB_INITIAL_ZEROS, 1, &model->config.vocab_size);
+}
+
+static bool build_vocabulary(cb_model *model, cb_weight_source *source)
+{
+    const cb_head_plan *plan = model->head_plan;
+    const char *last;
+    cb_layer *group = group_of(model->root, plan->output, &last);
+    model->head = group ? cb_source_head(source, model, group, last, plan->bias) : NULL;
+    return model->head && share_bias(model, source);
+}
+
+static bool build_labels(cb_model *model, cb_weight_source *source)
+{
+    model->head = linear_named(source, model, model->head_plan->output, model->labels, model->head_plan->bias);
+    if (model->head)
+        model->head->output = true;
+    return model->head;
+}
+
+bool cb_head_build(cb_model *model, cb_weight_source *source)
+{
+    const cb_head_plan *plan = model->head_plan;
+    bool words = plan->kind == CB_HEAD_CAUSAL_LM || plan->kind == CB_HEAD_MASKED_LM;
+    if (model->head_asked)
+        cb_source_allow_new(source, model->head_seed, words ? NULL : plan->output);
+    if (!cb_ok() || !build_inner(model, source) || (plan->output && !(words ? build_vocabulary : build_labels)(model, source)))
+        return false;
+    if (cb_source_new(source))
+        cb_log_message(CB_LOG_WARNING, "%s: has no %s that fit: they are new and random, and should be trained", model->directory,
+                       cb_source_new(source));
+    return true;
+}
+
+/* ---- forward ---- */
+
+/* The index of the token that a row is judged by. */
+static int64_t token_of(const cb_tensor *segments, int64_t row, int64_t length, bool last)
+{
+    for (int64_t i = 0; segments && i < length; i++) {
+        int64_t at = last ? length - 1 - i : i;
+        if (cb_get(segments, row * length + at) >= 0)
+            return at;
+    }
+    return last ? length - 1 : 0;
+}
+
+/* hidden (B, T, C) -> (B, 1, C) */
+static cb_tensor *tokens_of(cb_tensor *hidden, bool last, const cb_context *ctx)
+{
+    int64_t rows = hidden->shape[0], length = hidden->shape[1];
+    cb_tensor *places = cb_empty(CB_I64, rows);
+    for (int64_t i = 0; places && i < rows; i++)
+        ((int64_t *)places->data)[i] = i * length + token_of(ctx->segments, i, length, last);
+    cb_tensor *picked = cb_index_select(cb_reshape(hidden, rows * length, -1), 0, places);
+    return cb_unsqueeze(picked, 1);
+}
+
+bool cb_head_reads_one_token(const cb_model *model)
+{
+    return model->head_plan->kind == CB_HEAD_SEQUENCE_CLASSIFICATION;
+}
+
+cb_tensor *cb_head_run(const cb_model *model, cb_tensor *hidden, const cb_context *ctx)
+{
+    const cb_head_plan *plan = model->head_plan;
+    if (!model->head) {
+        cb_fail(CB_ERR_UNSUPPORTED, "%s: %s%s has no head, so it gives hidden states only", model->config_path,
+                model->architecture->class_prefix, plan->class_end);
+        return NULL;
+    }
+    bool one = cb_head_reads_one_token(model);
+    cb_tensor *x = one ? tokens_of(hidden, plan->last_token, ctx) : hidden;
+    if (model->head_dense)
+        x = cb_activate(plan->activation == CB_ACT_OF_CONFIG ? model->config.activation : plan->activation,
+                        cb_linear_forward(model->head_dense, x, ctx));
+    if (model->head_norm)
+        x = cb_layer_norm_forward(model->head_norm, x, ctx);
+    x = cb_linear_forward(model->head, x, ctx);
+    return one ? cb_squeeze(x, 1) : x;
+}
+
+/* ---- questions ---- */
+
+cb_head_kind cb_model_head_kind(const cb_model *model)
+{
+    return model->head_plan->kind;
+}
+
+int64_t cb_model_labels(const cb_model *model)
+{
+    return model->labels;
+}
