@@ -194,7 +194,7 @@ static bool prepare(const cb_run *run)
 {
     label_data d;
     char *text = cb_path_join(run->shared, "sst2.jsonl");
-    bool ok = text && label_warm_base(run) && load(run, &d) && label_data_write(&d, text);
+    bool ok = text && label_warm_base(run, false) && load(run, &d) && label_data_write(&d, text);
     label_data_free(&d);
     cb_free(text);
     return ok;

@@ -243,13 +243,27 @@ static size_t warm_examples(const cb_run *run)
     return run->quick ? 10 : 200;
 }
 
-static bool write_warm_text(const cb_run *run, const char *path)
+/* Which sentence has which label. */
+static void deal_labels(label_part *part)
+{
+    cb_rng rng = {.seed = 46};
+    for (size_t i = part->count; i > 1; i--) {
+        size_t k = (size_t)cb_rng_below(&rng, i), label = part->items[k].label;
+        part->items[k].label = part->items[i - 1].label;
+        part->items[i - 1].label = label;
+    }
+}
+
+static bool write_warm_text(const cb_run *run, bool words_alone, const char *path)
 {
     cb_writer *w = cb_writer_open(path);
     bool ok = w;
     for (int t = 0; ok && t < LABEL_WARM_TASKS; t++) {
         label_data d;
-        ok = label_data_load(&d, label_warm_tasks[t], run->data, warm_examples(run), 1) && put_examples(&d, w);
+        ok = label_data_load(&d, label_warm_tasks[t], run->data, warm_examples(run), 1);
+        if (ok && words_alone)
+            deal_labels(&d.train);
+        ok = ok && put_examples(&d, w);
         label_data_free(&d);
     }
     if (ok)
@@ -263,7 +277,7 @@ char *label_warmed(const cb_run *run)
     return cb_path_join(run->shared, "base");
 }
 
-bool label_warm_base(const cb_run *run)
+bool label_warm_base(const cb_run *run, bool words_alone)
 {
     char *text = cb_path_join(run->shared, "warm.jsonl"), *output = label_warmed(run), *base = experiment_base();
     cb_tokenizer *tokenizer = text && output && base ? cb_tokenizer_load(base) : NULL;
@@ -276,7 +290,7 @@ bool label_warm_base(const cb_run *run)
                                    .learning_rate = 1e-3,
                                    .seed = 1,
                                    .whole = true};
-    bool ok = model && write_warm_text(run, text) && experiment_train(model, NULL, tokenizer, &t);
+    bool ok = model && write_warm_text(run, words_alone, text) && experiment_train(model, NULL, tokenizer, &t);
     cb_model_free(model);
     cb_tokenizer_free(tokenizer);
     cb_free(base);

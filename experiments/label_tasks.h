@@ -39,9 +39,9 @@ bool label_data_write(const label_data *d, const char *path);
 enum { LABEL_WARM_TASKS = 6 };
 extern const char *const label_warm_tasks[LABEL_WARM_TASKS]; /* all but polarity */
 
-/* An experiment's `prepare`: models/sprig-5m, all of it trained for a little on the first examples of those tasks, so that an adapter need not
- * learn which words are labels. */
-bool label_warm_base(const cb_run *run);
+/* For an experiment's `prepare`: models/sprig-5m, all of it trained for a little on the first examples of those tasks, so that an adapter need
+ * not learn which words are labels.  `words_alone`: their labels are dealt out anew within each task, so that nothing else is learned. */
+bool label_warm_base(const cb_run *run, bool words_alone);
 char *label_warmed(const cb_run *run); /* its directory; free with cb_free() */
 /* A task's data without the examples that the base was warmed with. */
 bool label_data_unseen(label_data *d, const cb_run *run, const char *task, size_t most_train, size_t most_judged);

@@ -13,7 +13,7 @@
 static const char outside[] = "polarity";
 enum { TASKS = LABEL_WARM_TASKS, RANK = 8 };
 
-typedef enum way { OWN, AVERAGE, BY_METHOD } way;
+typedef enum way { BASE, OWN, AVERAGE, BY_METHOD } way;
 typedef struct plan {
     way way;
     const char *method;
@@ -23,11 +23,12 @@ typedef struct plan {
     bool no_units, no_output, turned; /* lego's reweightings off; signs fixed */
 } plan;
 
-static const double rates[] = {4e-3, 1.2e-2, 0}, scales[] = {0.2, 0.4, 0.7, 1, 0};
+static const double rates[] = {4e-3, 1.2e-2, 3.6e-2, 0}, scales[] = {0.1, 0.2, 0.4, 0.7, 1, 0};
 #define LEGO(k)                                                                                                                            \
     {                                                                                                                                      \
         .way = BY_METHOD, .method = "lego", .weight = 1, .rank = (k)                                                                       \
     }
+static const plan base_alone = {.way = BASE, .rank = 0};
 static const plan own = {.way = OWN, .rank = 0}, average = {.way = AVERAGE, .rank = 0},
                   average_permuted = {.way = AVERAGE, .permuted = true};
 static const plan ensemble = {.way = BY_METHOD, .method = "linear", .weight = 1.0 / TASKS};
@@ -41,7 +42,8 @@ static const plan lego_turned = {.way = BY_METHOD, .method = "lego", .weight = 1
 static const cb_measure measures[] = {
     {"accuracy", "%", .scale = 100, .digits = 1}, {"accuracy on the seventh task", "%", .scale = 100, .digits = 1}, {0}};
 #define OWN_ARM "own LoRA each"
-static const cb_arm arms[] = {{OWN_ARM, NULL, rates, &own},
+static const cb_arm arms[] = {{"base", .settings = &base_alone},
+                              {OWN_ARM, NULL, rates, &own},
                               {"average of A and of B", OWN_ARM, NULL, &average},
                               {"average of A and of B, permuted", OWN_ARM, NULL, &average_permuted},
                               {"average of the changes", OWN_ARM, NULL, &ensemble},
@@ -73,6 +75,11 @@ static const cb_comparison comparisons[] = {
     {"fixing signs helps (ours)", ACCURACY, "LEGO, k 8, signs fixed (ours)", "LEGO, k 8", 0, NULL},
     {"on a task that nobody learned, better than task arithmetic", "accuracy on the seventh task", "LEGO, k 8", "task arithmetic", 0, NULL},
     {0}};
+
+static bool prepare(const cb_run *run)
+{
+    return label_warm_base(run, true);
+}
 
 static bool load_task(const cb_run *run, const char *task, label_data *d)
 {
@@ -106,11 +113,12 @@ static bool judge_outside(const cb_run *run, cb_model *model, const cb_tokenizer
     return ok;
 }
 
+/* merged NULL: the base alone. */
 static bool judge_merged(const cb_run *run, const char *base, const char *merged, const cb_tokenizer *tokenizer, cb_outcome *outcome)
 {
     cb_model *model = cb_model_load(base);
-    cb_adapter *adapter = model ? cb_adapter_load(merged, cb_model_root(model), cb_model_type(model)) : NULL;
-    judging *j = adapter ? cb_calloc(1, sizeof *j) : NULL;
+    cb_adapter *adapter = model && merged ? cb_adapter_load(merged, cb_model_root(model), cb_model_type(model)) : NULL;
+    judging *j = model && (adapter || !merged) ? cb_calloc(1, sizeof *j) : NULL;
     bool ok = j;
     for (int t = 0; ok && t < TASKS; t++)
         ok = judge_task(run, model, tokenizer, tasks[t], j);
@@ -260,8 +268,10 @@ static bool run_arm(const cb_run *run, cb_outcome *outcome)
 {
     char *base = label_warmed(run);
     cb_tokenizer *tokenizer = base ? cb_tokenizer_load(base) : NULL;
-    bool is_own = ((const plan *)run->arm->settings)->way == OWN;
-    bool ok = tokenizer && (is_own ? run_own(run, base, tokenizer, outcome) : run_merged(run, base, tokenizer, outcome));
+    way how = ((const plan *)run->arm->settings)->way;
+    bool ok = tokenizer && (how == BASE  ? judge_merged(run, base, NULL, tokenizer, outcome)
+                            : how == OWN ? run_own(run, base, tokenizer, outcome)
+                                         : run_merged(run, base, tokenizer, outcome));
     cb_tokenizer_free(tokenizer);
     cb_free(base);
     return ok;
@@ -269,21 +279,21 @@ static bool run_arm(const cb_run *run, cb_outcome *outcome)
 
 static const char *const data[] = {"text-corpora", NULL};
 
-const cb_experiment experiment_lora_lego = {.name = "lora-lego",
-                                            .system = 46,
-                                            .title = "LoRA-LEGO: merging LoRAs by clusters of their units",
-                                            .claim =
-                                                "Taking LoRAs apart into rank-one units, clustering the units of all of them and making "
-                                                "one LoRA of the clusters' means is better than merging "
-                                                "whole LoRAs, at any rank; both reweightings help, and the order of units does not matter.",
-                                            .setting = "models/sprig-5m, warmed on 200 examples of each task so that it knows the label "
-                                                       "words; LoRA of rank 8 on q and v, 100 steps on each of "
-                                                       "SST-2, MPQA, customer reviews, subjectivity, questions, CoLA; judged on 200 test "
-                                                       "examples of each; film polarity is the seventh task.",
-                                            .data = data,
-                                            .seeds = 3,
-                                            .measures = measures,
-                                            .arms = arms,
-                                            .comparisons = comparisons,
-                                            .prepare = label_warm_base,
-                                            .run = run_arm};
+const cb_experiment experiment_lora_lego = {
+    .name = "lora-lego",
+    .system = 46,
+    .title = "LoRA-LEGO: merging LoRAs by clusters of their units",
+    .claim = "Taking LoRAs apart into rank-one units, clustering the units of all of them and making "
+             "one LoRA of the clusters' means is better than merging "
+             "whole LoRAs, at any rank; both reweightings help, and the order of units does not matter.",
+    .setting = "models/sprig-5m, warmed on 200 sentences of each task with labels dealt out at "
+               "random, so that it knows the label words and nothing else; LoRA of rank 8 on q and v, 100 steps on each of "
+               "SST-2, MPQA, customer reviews, subjectivity, questions, CoLA; judged on 200 test "
+               "examples of each; film polarity is the seventh task.",
+    .data = data,
+    .seeds = 3,
+    .measures = measures,
+    .arms = arms,
+    .comparisons = comparisons,
+    .prepare = prepare,
+    .run = run_arm};
