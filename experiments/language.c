@@ -45,6 +45,20 @@ bool experiment_train(cb_model *model, cb_adapter *adapter, const cb_tokenizer *
     return ok && cb_ok();
 }
 
+bool experiment_made_up_text(const char *path, uint64_t seed)
+{
+    static const char *const words[] = {"the", "old", "river", "went", "to", "a", "house", "and", "said", "nothing", "of", "it"};
+    cb_rng rng = {.seed = seed};
+    cb_writer *w = cb_writer_open(path);
+    bool ok = w;
+    for (int i = 0; ok && i < 1500; i++)
+        ok = cb_writer_printf(w, "%s%s", words[cb_rng_below(&rng, 12)], i % 11 == 10 ? ".\n" : " ");
+    if (ok)
+        return cb_writer_commit(w);
+    cb_writer_abort(w);
+    return false;
+}
+
 /* Of one row. */
 static double row_loss(cb_model *model, const cb_batch *batch, bool first_round)
 {

@@ -19,6 +19,9 @@ typedef struct experiment_training {
 /* cb_train() with 10 % warm-up and cosine, of pairs the completions alone learned; what was trained is written to output. */
 bool experiment_train(cb_model *model, cb_adapter *adapter, const cb_tokenizer *tokenizer, const experiment_training *t);
 
+/* Some of a novel, made up, for quick runs. */
+bool experiment_made_up_text(const char *path, uint64_t seed);
+
 /* The loss (nats a token) of each of the first rows of a text, at most `most`; returns how many.  first_round: of what a recursive model gives
  * after its first round, as if it ended there. */
 size_t experiment_losses(cb_model *model, const cb_tokenizer *tokenizer, const char *text, int64_t sequence_length, bool first_round,

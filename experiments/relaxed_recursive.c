@@ -72,21 +72,6 @@ static const cb_comparison comparisons[] = {
 
 /* ---- data ---- */
 
-/* Some of a novel, made up. */
-static bool write_made_up(const char *path, uint64_t seed)
-{
-    static const char *const words[] = {"the", "old", "river", "went", "to", "a", "house", "and", "said", "nothing", "of", "it"};
-    cb_rng rng = {.seed = seed};
-    cb_writer *w = cb_writer_open(path);
-    bool ok = w;
-    for (int i = 0; ok && i < 1500; i++)
-        ok = cb_writer_printf(w, "%s%s", words[cb_rng_below(&rng, 12)], i % 11 == 10 ? ".\n" : " ");
-    if (ok)
-        return cb_writer_commit(w);
-    cb_writer_abort(w);
-    return false;
-}
-
 static bool write_training_text(const char *data, const char *path)
 {
     static const char *const files[] = {"text-en/en-fiction.txt.xz", "text-en/en-nonfiction.txt.xz"};
@@ -151,7 +136,7 @@ static bool prepare(const cb_run *run)
         ok =
             write_training_text(run->data, train) && write_judging_text(run->data, validation, 1) && write_judging_text(run->data, test, 2);
     else if (ok)
-        ok = write_made_up(train, 1) && write_made_up(validation, 2) && write_made_up(test, 3);
+        ok = experiment_made_up_text(train, 1) && experiment_made_up_text(validation, 2) && experiment_made_up_text(test, 3);
     cb_free(train);
     cb_free(test);
     cb_free(validation);
