@@ -110,6 +110,8 @@ static void generation_takes_tasks(void **state)
     for (int k = 0; k < 2; k++) {
         cb_model *model = load_model("llama2");
         cb_adapter *adapter = put(model, kinds[k].kind, kinds[k].options, 9);
+        for (uint64_t i = 0; i < 40; i++) /* so that texts are told apart */
+            randomise(adapter, 20 + i);
         const int32_t *ids = some_ids()->data;
         const cb_prompt_ids prompts[3] = {{ids, 5, 3}, {ids, 5, 0}, {ids + 9, 7, 1}};
         cb_generation together[3] = {0}, alone = {0};
@@ -117,6 +119,7 @@ static void generation_takes_tasks(void **state)
         assert_ok(cb_options_init(cb_generate_option_table, &options));
         options.max_new_tokens = 12;
         options.temperature = 1;
+        options.ignore_eos = true; /* texts of one length */
         assert_ok(cb_generate_rows(model, NULL, prompts, 3, NULL, NULL, &options, together));
         for (int i = 0; i < 3; i++) {
             options.task_id = prompts[i].task;
@@ -124,7 +127,7 @@ static void generation_takes_tasks(void **state)
             assert_int_equal(together[i].count, alone.count);
             assert_memory_equal(together[i].ids, alone.ids, alone.count * sizeof *alone.ids);
         }
-        assert_true(k || memcmp(together[0].ids, together[1].ids, 12 * sizeof(int32_t)) != 0);
+        assert_true(memcmp(together[0].ids, together[1].ids, 12 * sizeof(int32_t)) != 0);
         for (int i = 0; i < 3; i++)
             cb_generation_free(&together[i]);
         cb_generation_free(&alone);
