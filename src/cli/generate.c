@@ -165,11 +165,8 @@ static bool run(cli_call *call, void *settings_)
     else if (ok && !cb_utf8_valid(prompt, length, &bad))
         ok = cli_refuse("--prompt: found invalid UTF-8 at byte %zu, expected UTF-8 text", bad);
     ok = ok && cli_base_load(&base, call->arguments[0], &s->adapter, &s->adapter_option, cli_dtype(s->dtype)) &&
-         (base.tokenizer = cli_tokenizer(s->tokenizer, base.model)) &&
-         (!rows || !base.composition.count ||
-          cli_refuse("--prompts: found --adapter %s, which weighs its parts itself; expected adapters that lines can name",
-                     s->adapter.items[0])) &&
-         (rows ? cli_generate_rows(call, &base, &s->rows, &s->options) : cli_base_switch_on(&base) && generate(call, s, &base, prompt));
+         (base.tokenizer = cli_tokenizer(s->tokenizer, base.model)) && ((rows && !base.composition.count) || cli_base_switch_on(&base)) &&
+         (rows ? cli_generate_rows(call, &base, &s->rows, &s->options) : generate(call, s, &base, prompt));
     cli_base_close(&base);
     cb_free(prompt);
     return s->dry_run ? cli_plan(call, &rehearsal, ok) : ok;

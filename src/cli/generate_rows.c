@@ -179,10 +179,11 @@ static bool show(const cli_call *call, const request *r, size_t number, const cb
 static bool run_batch(const cli_call *call, const cli_base *base, const cb_generate_options *options, const request *list, size_t first,
                       size_t count, int64_t *tokens)
 {
-    cb_blend *blend = cb_blend_new(cb_model_root(base->model));
+    bool own = base->composition.count; /* passes go through it */
+    cb_blend *blend = own ? NULL : cb_blend_new(cb_model_root(base->model));
     cb_prompt_ids *prompts = cb_calloc(count, sizeof *prompts);
     cb_generation *out = cb_calloc(count, sizeof *out);
-    bool ok = blend && prompts && out && blend_rows(blend, base, list + first, count);
+    bool ok = (own || blend) && prompts && out && (own || blend_rows(blend, base, list + first, count));
     for (size_t i = 0; ok && i < count; i++)
         prompts[i] = (cb_prompt_ids){list[first + i].ids.ids, list[first + i].ids.count, list[first + i].task};
     ok = ok && cb_generate_rows(base->model, base->tokenizer, prompts, count, blend, NULL, options, out);

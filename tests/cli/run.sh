@@ -270,7 +270,11 @@ expect inspect_json "$program" inspect mix_fusion --json
 json inspect_json.out
 contains inspect_json.out '"form":"fusion"'
 bad 1 'cannot be merged' merge llama2 --adapter mix_fusion --output merged_mix
-bad 1 'expected adapters that lines can name' generate llama2 --adapter mix_fusion --prompts prompts.jsonl
+printf '%s\n' '{"prompt": "A"}' '{"prompt": "A", "task_ids": 1}' >mixed_jobs.jsonl
+expect mixed_rows "$program" generate llama2 --adapter mix_gate --prompts mixed_jobs.jsonl --max-new-tokens 6
+{ printf '[1] -\n' && cat mixed_gate.out && printf '[2] -\n' && cat mixed_task.out; } >mixed_alone.out
+same_file mixed_rows.out mixed_alone.out
+bad 1 'adapter: found "own", expected one that --adapter names' generate llama2 --adapter mix_gate --prompts prompts.jsonl
 bad 1 'weighs its parts itself, expected it alone' generate llama2 --adapter mix_fusion=0.5 --prompt "A"
 bad 1 'weighs its parts itself, expected that alone' generate llama2 --adapter mix_fusion --adapter part_b --prompt "A"
 bad 1 'is several adapters, expected one of the directories in it' train llama2 --adapter mix_fusion --data jobs.jsonl --output again

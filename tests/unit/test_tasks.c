@@ -87,7 +87,7 @@ static void checkpoints_change_nothing(void **state)
     cb_model *model = load_model("llama2");
     cb_adapter *adapter =
         put(model, "poly", "{\"r\": 2, \"n_tasks\": 4, \"n_skills\": 3, \"target_modules\": [\"q_proj\", \"down_proj\", \"lm_head\"]}", 6);
-    cb_tensor *kept[64], *again[64];
+    cb_tensor *kept[64] = {0}, *again[64] = {0};
     const cb_named_tensor *list;
     size_t count = cb_adapter_parameters(adapter, &list);
     assert_true(count <= 64);
