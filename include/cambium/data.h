@@ -6,7 +6,12 @@
  *
  * Records (formats.h) become token sequences once; rows of `sequence_length` are cut from them.  With packing a row holds
  * several documents (of one task), kept apart by segment ids, so that few positions are wasted and no token attends across documents;
- * plain text goes on in the next row, a prompt with its completion and a conversation stay in one where they can. */
+ * plain text goes on in the next row, a prompt with its completion and a conversation stay in one where they can.
+ *
+ * Masked rows are those of BERT (Devlin et al. 2018): documents have the tokenizer's special tokens around them, and of the others a share is
+ * chosen, anew each time a row is asked for in another epoch, to be predicted from the rest: 80 % of the chosen stand there as the mask
+ * token, 10 % as any token, 10 % as they are.  Special tokens are never chosen; of prompts with completions the completions are, as
+ * `completion_only` says.  Validation draws the same tokens each time. */
 #ifndef CAMBIUM_DATA_H
 #define CAMBIUM_DATA_H
 
@@ -43,9 +48,12 @@ typedef struct cb_data_options {
                             * tokens and does not say add_bos_token: false, and they do not stand there already */
     cb_string_list columns; /* as in cb_records_options */
     int64_t max_records;    /* 0: all */
+    double mlm_probability; /* of masked rows: share of the tokens that are to be predicted */
+    bool whole_word_mask;   /* of these: all tokens of a word or none */
+    bool masked;            /* rows are for a masked language model */
     uint64_t seed;
 } cb_data_options;
-extern CB_API const cb_option cb_data_option_table[]; /* all but `data` and `seed`, which commands name themselves */
+extern CB_API const cb_option cb_data_option_table[]; /* all but `data`, `masked` and `seed`, which commands name themselves */
 
 /* ---- conversations ---- */
 
@@ -73,10 +81,11 @@ CB_API cb_dataset *cb_dataset_split(cb_dataset *data, double share, uint64_t see
 
 CB_API int64_t cb_dataset_tokens(const cb_dataset *data);
 CB_API int64_t cb_dataset_documents(const cb_dataset *data);
-CB_API int64_t cb_dataset_rows(const cb_dataset *data);           /* of sequence_length, in an epoch */
-CB_API int64_t cb_dataset_row_length(const cb_dataset *data);     /* sequence_length */
-CB_API int64_t cb_dataset_padding(const cb_dataset *data);        /* positions of those rows that hold no token */
-CB_API double cb_dataset_bytes_per_token(const cb_dataset *data); /* of source text: turns perplexity into bits per byte */
+CB_API int64_t cb_dataset_rows(const cb_dataset *data);       /* of sequence_length, in an epoch */
+CB_API int64_t cb_dataset_row_length(const cb_dataset *data); /* sequence_length */
+CB_API int64_t cb_dataset_padding(const cb_dataset *data);    /* positions of those rows that hold no token */
+CB_API double cb_dataset_bytes_per_token(
+    const cb_dataset *data); /* of source text: turns perplexity into bits per byte; 0: rows are masked */
 
 /* Of all token ids, in order, of which of them are to be predicted and of the tasks they are of: tells one dataset from another. */
 CB_API uint64_t cb_dataset_hash(const cb_dataset *data);
@@ -84,8 +93,8 @@ CB_API uint64_t cb_dataset_hash(const cb_dataset *data);
 /* Rows as tensors of (rows, sequence_length) i32, refilled in place at each call.  Zero-initialise. */
 typedef struct cb_batch {
     cb_tensor *ids;
-    cb_tensor *targets;   /* ids shifted left by one; -100 where there is no loss (padding, prompts, document ends) */
-    cb_tensor *segments;  /* 0, 1, 2, ... for the documents of a row; -1 is padding */
+    cb_tensor *targets;  /* ids shifted left by one (masked rows: what stood there); -100 where there is no loss (padding, prompts, ends) */
+    cb_tensor *segments; /* 0, 1, 2, ... for the documents of a row; -1 is padding */
     cb_tensor *positions; /* 0, 1, 2, ... in each of them */
     cb_tensor *tasks;     /* (rows) i32: of which task each is; NULL: all documents of the dataset are of task 0 */
     int64_t tokens;       /* that are not padding */

@@ -82,6 +82,7 @@ struct cb_layer {
     size_t index;      /* in its tree; the root is 0 */
     size_t made;       /* of a root: layers made so far in its tree */
     cb_layer *tied;    /* weights this layer has not itself are those of this one (a head tied to the embedding) */
+    cb_layer *bias_at; /* and a bias that it has not itself is this one's (BERT's cls.predictions.bias) */
 };
 
 /* What `before` means for merging. */

@@ -140,6 +140,7 @@ CB_API int32_t cb_tokenizer_bos(const cb_tokenizer *tokenizer);
 CB_API int32_t cb_tokenizer_eos(const cb_tokenizer *tokenizer);
 CB_API int32_t cb_tokenizer_pad(const cb_tokenizer *tokenizer);
 CB_API int32_t cb_tokenizer_unk(const cb_tokenizer *tokenizer);
+CB_API int32_t cb_tokenizer_mask(const cb_tokenizer *tokenizer); /* where not given, [MASK] or <mask>, if there is such a token */
 /* add_bos_token / add_eos_token of tokenizer_config.json: 0, 1, or -1 when not given.  The template of tokenizer.json already
  * says what encoding adds; these are for a prompt that is put together by hand. */
 CB_API int cb_tokenizer_add_bos(const cb_tokenizer *tokenizer);

@@ -25,6 +25,11 @@ json_t *cb_adapter_common_defaults(void)
     return common;
 }
 
+bool cb_adapter_set_task_type(cb_adapter *adapter, const char *task_type)
+{
+    return cb_json_put(adapter->common, "task_type", task_type ? json_string(task_type) : json_null()) || no_memory();
+}
+
 static json_t *fixed_fields(const cb_adapter_kind *kind)
 {
     const char *text = kind->peft_fixed ? kind->peft_fixed : "{}";

@@ -241,6 +241,8 @@ void cli_corpus_close(cli_corpus *corpus);
 
 /* For evaluation: answers are measured with all of their prompt, unless the user chose otherwise. */
 void cli_keep_examples_whole(cb_data_options *text);
+/* Rows are for what the model predicts: the next word, or masked ones; one that predicts no words is refused. */
+bool cli_fit_objective(cb_data_options *text, const cb_model *model);
 /* Rows are as long as asked, or by default no longer than the model can see. */
 void cli_fit_sequence_length(const cli_call *call, cb_data_options *text, const cb_model *model);
 

@@ -19,6 +19,8 @@ static bool perplexity(cli_call *call, settings *s, const cli_base *base)
 {
     s->text.data = s->data;
     s->text.shuffle = false;
+    if (!cli_fit_objective(&s->text, base->model))
+        return false;
     cli_keep_examples_whole(&s->text);
     cli_fit_sequence_length(call, &s->text, base->model);
     cb_dataset *data = cb_dataset_open(base->tokenizer, &s->text);
@@ -35,7 +37,8 @@ static bool perplexity(cli_call *call, settings *s, const cli_base *base)
                                   cli_real(r.seconds), "tokens_per_second", cli_real(rate), "peak_memory", (json_int_t)cb_peak_rss()));
     cli_field("perplexity", "%.4f", r.perplexity);
     cli_field("loss", "%.6f nats per token", r.loss);
-    cli_field("bits per byte", "%.4f", r.bits_per_byte);
+    if (!s->text.masked) /* which tokens are predicted is drawn, and the others are given */
+        cli_field("bits per byte", "%.4f", r.bits_per_byte);
     cli_field("tokens predicted", "%s", cli_thousands(r.tokens));
     cli_field("time", "%s (%s tokens/s)", cli_seconds(r.seconds), cli_thousands((int64_t)rate));
     cli_field("peak memory", "%s", cli_bytes(cb_peak_rss()));
@@ -182,7 +185,9 @@ const cli_command cli_eval = {
     .summary = "measure a model, with any adapters, on a task",
     .synopsis = "MODEL_DIR [--adapter DIR[=weight]]... [--task NAME] --data FILE [options]",
     .description = "Perplexity is exp of the mean cross-entropy per predicted token, over rows of --sequence-length tokens that do not "
-                   "overlap; a longer row gives the model more to go on. Bits per byte do not depend on the tokenizer.  Choice: JSONL of "
+                   "overlap; a longer row gives the model more to go on. Bits per byte do not depend on the tokenizer. Of a masked "
+                   "language model it is that of "
+                   "masked tokens, which are the same each time.  Choice: JSONL of "
                    "{\"prompt\", \"choices\", \"answer\"}, where wanted with task_ids; the model chooses the likeliest continuation, and "
                    "accuracy has Wilson's 95 % interval. "
                    "By length: sums of log-probabilities are divided by the choices' bytes first.",

@@ -25,6 +25,16 @@ void cli_fit_sequence_length(const cli_call *call, cb_data_options *text, const 
                        (long long)text->sequence_length, (long long)most);
 }
 
+bool cli_fit_objective(cb_data_options *text, const cb_model *model)
+{
+    cb_head_kind kind = cb_model_head_kind(model);
+    text->masked = kind == CB_HEAD_MASKED_LM;
+    return text->masked || kind == CB_HEAD_CAUSAL_LM ||
+           cli_refuse("%s: found a model that predicts no words, expected one whose architectures in config.json ends with ForCausalLM or "
+                      "ForMaskedLM",
+                      cb_model_directory(model) ? cb_model_directory(model) : "--config");
+}
+
 void cli_keep_examples_whole(cb_data_options *text)
 {
     if (text->packing_strategy == CB_PACKING_AUTO)
@@ -38,6 +48,8 @@ bool cli_corpus_open(cli_corpus *corpus, cli_call *call, cli_corpus_settings *se
     if (settings->validation_data.count && settings->validation_split > 0)
         return cli_usage(call, "--validation-data and --validation-split exclude each other");
     cb_data_options *text = &settings->text;
+    if (!cli_fit_objective(text, model))
+        return false;
     cli_fit_sequence_length(call, text, model);
     text->seed = (uint64_t)seed;
     text->data = settings->data;

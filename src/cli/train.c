@@ -77,6 +77,8 @@ static cb_adapter *attach(const settings *s, cb_adapter *fresh, cb_model *model)
     size_t count;
     if (!fresh)
         return load(s->adapter.items[0], model);
+    if (cb_model_head_kind(model) == CB_HEAD_MASKED_LM && !cb_adapter_set_task_type(fresh, NULL)) /* PEFT has no type for it */
+        return NULL;
     if (!cb_adapter_needs_study(fresh))
         return cb_adapter_attach(fresh, cb_model_root(model), cb_model_type(model), (uint64_t)s->seed) ? fresh : NULL;
     if (!cb_adapter_match(fresh, cb_model_root(model), cb_model_type(model), &layers, &count))

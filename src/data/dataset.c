@@ -18,6 +18,7 @@ static void store_release(token_store *store)
         return;
     cb_free(store->ids);
     cb_free(store->learned);
+    cb_free(store->masking.continues);
     cb_string_list_free(&store->files);
     cb_free(store);
 }
@@ -212,7 +213,8 @@ cb_dataset *cb_dataset_open(const cb_tokenizer *tokenizer, const cb_data_options
     store->references = 1;
     data->store = store;
     data->options = *options;
-    if (!cb_data_tokenize(tokenizer, options, store, &data->documents) || !make_rows(data)) {
+    if (!cb_data_masking_open(tokenizer, options, &store->masking) || !cb_data_tokenize(tokenizer, options, store, &data->documents) ||
+        !make_rows(data)) {
         cb_dataset_free(data);
         return NULL;
     }
@@ -309,6 +311,8 @@ int64_t cb_dataset_tokens(const cb_dataset *data)
 uint64_t cb_dataset_hash(const cb_dataset *data)
 {
     uint64_t h = CB_HASH_START; /* as cb_hash_text(), over tokens instead of bytes */
+    if (data->options.masked)
+        h = (h ^ (uint64_t)(data->options.mlm_probability * 1e9) << 1 ^ data->options.whole_word_mask) * 0x100000001b3u;
     for (size_t i = 0; i < data->documents.count; i++) {
         const document *d = &data->documents.items[i];
         h = (h ^ ((uint64_t)d->task << 40 | (uint64_t)d->length)) * 0x100000001b3u;
@@ -346,5 +350,5 @@ int64_t cb_dataset_padding(const cb_dataset *data)
 
 double cb_dataset_bytes_per_token(const cb_dataset *data)
 {
-    return data->store->count ? (double)data->store->bytes / (double)data->store->count : 0;
+    return data->store->count && !data->options.masked ? (double)data->store->bytes / (double)data->store->count : 0;
 }

@@ -5,6 +5,12 @@
 #include "cambium/data.h"
 #include "cambium/formats.h"
 
+/* What masks the tokens of a row. */
+typedef struct token_masking {
+    int32_t mask, words; /* the mask token; one more than the largest id */
+    uint8_t *continues;  /* by id: a token goes on with a word; NULL: each is masked for itself */
+} token_masking;
+
 /* All tokens of all documents, one after another.  A split shares the store of what it was split from. */
 typedef struct token_store {
     int32_t *ids;
@@ -12,6 +18,7 @@ typedef struct token_store {
     size_t count, capacity, learned_capacity;
     uint64_t bytes;       /* of source text */
     cb_string_list files; /* that documents came from */
+    token_masking masking;
     int references;
 } token_store;
 
@@ -73,6 +80,11 @@ struct cb_dataset {
     document_rows packed;                  /* and those of whole examples */
     layout shuffled, sequential;
 };
+
+/* mask.c: what masked rows need of the tokenizer. */
+bool cb_data_masking_open(const cb_tokenizer *tokenizer, const cb_data_options *options, token_masking *masking);
+/* Of `count` tokens those whose target is not -100 may be chosen; the others' targets become -100.  Returns how many are. */
+int64_t cb_data_mask(const cb_dataset *data, int32_t *ids, int32_t *targets, int64_t count, uint64_t draw);
 
 /* rows.c: forgets an order. */
 void cb_layout_free(layout *l);

@@ -97,10 +97,10 @@ static void put(const cb_dataset *data, row *r, const document *d, int64_t offse
     int64_t base = d->start + offset;
     for (int64_t i = 0; i < n; i++) {
         int64_t at = r->filled + i, next = base + i + 1;
-        bool learn = offset + i + 1 < d->length && s->learned[next];
+        bool masked = data->options.masked, learn = masked ? s->learned[base + i] : offset + i + 1 < d->length && s->learned[next];
         r->ids[at] = s->ids[base + i];
-        r->targets[at] = learn ? s->ids[next] : -100;
-        batch->predicted += learn;
+        r->targets[at] = learn ? s->ids[masked ? base + i : next] : -100;
+        batch->predicted += learn && !masked;
         if (r->segments) {
             r->segments[at] = r->segment;
             r->positions[at] = (int32_t)i;
@@ -177,7 +177,8 @@ static bool batch_ready(const cb_dataset *data, int64_t rows, cb_batch *batch)
            ensure(&batch->positions, 2, shape) && (!data->last_task || ensure(&batch->tasks, 1, shape));
 }
 
-static void fill_at(const cb_dataset *data, const layout *l, int64_t number, int64_t at, cb_batch *batch, cb_string *sources)
+/* `draw` is another for every row that is to be masked in another way. */
+static void fill_at(const cb_dataset *data, const layout *l, int64_t number, int64_t at, uint64_t draw, cb_batch *batch, cb_string *sources)
 {
     int64_t length = data->options.sequence_length, offset = at * length;
     row r = {.ids = (int32_t *)batch->ids->data + offset,
@@ -187,6 +188,8 @@ static void fill_at(const cb_dataset *data, const layout *l, int64_t number, int
              .length = length,
              .sources = sources};
     fill_row(data, l, number, &r, batch);
+    if (data->options.masked)
+        batch->predicted += cb_data_mask(data, r.ids, r.targets, r.filled, draw);
     if (batch->tasks)
         ((int32_t *)batch->tasks->data)[at] = r.task;
 }
@@ -202,7 +205,7 @@ static bool fill_batch(cb_dataset *data, int64_t index, int64_t rows, cb_batch *
         layout *l = &data->shuffled;
         if (l->epoch != epoch && !layout_make(data, l, epoch, data->options.shuffle))
             return false;
-        fill_at(data, l, l->rows[at % data->rows], i, batch, sources);
+        fill_at(data, l, l->rows[at % data->rows], i, 2 * (uint64_t)at, batch, sources);
     }
     return true;
 }
@@ -228,7 +231,7 @@ bool cb_dataset_sequential(cb_dataset *data, int64_t index, int64_t rows, cb_bat
     if (data->sequential.epoch < 0 && !layout_make(data, &data->sequential, 0, false))
         return false;
     for (int64_t i = 0; i < n; i++)
-        fill_at(data, &data->sequential, first + i, i, batch, NULL);
+        fill_at(data, &data->sequential, first + i, i, 2 * (uint64_t)(first + i) + 1, batch, NULL);
     return true;
 }
 

@@ -36,6 +36,8 @@ const cb_option cb_data_option_table[] = {
         "task_ids; as in "
         "prompt=question,completion=answer"),
     CB_OPT_INT(OPT, max_records, 0, 0, 9e15, "records to read at most (0: all)"),
+    CB_OPT_FLOAT(OPT, mlm_probability, 0.15, 1e-6, 1, "masked language models: share of the tokens that are to be predicted"),
+    CB_OPT_BOOL(OPT, whole_word_mask, 0, "masked language models: predict all tokens of a word or none"),
     CB_OPT_END};
 #undef OPT
 
@@ -50,10 +52,10 @@ typedef struct job {
     cb_string copy;
     const char *text; /* the copy's, or a long record's own */
     size_t length;
-    text_span_list learned; /* in bytes, ascending; used when partly */
-    bool partly;            /* else every token is learned */
-    bool example, bos, eos;
-    char *path; /* where it came from */
+    text_span_list learned;          /* in bytes, ascending; used when partly */
+    bool partly;                     /* else every token is learned */
+    bool example, bos, eos, special; /* special: with the tokenizer's tokens around it */
+    char *path;                      /* where it came from */
     int64_t line;
     int32_t task;
     cb_encoding encoding;
@@ -81,7 +83,7 @@ static void encode(const cb_tokenizer *tokenizer, job *j)
 {
     j->encoding.want_spans = j->partly;
     j->status = CB_OK;
-    if (cb_tokenizer_encode(tokenizer, j->text, j->length, false, &j->encoding))
+    if (cb_tokenizer_encode(tokenizer, j->text, j->length, j->special, &j->encoding))
         return;
     j->status = cb_ok() ? CB_ERR_FORMAT : cb_error_status();
     snprintf(j->message, sizeof j->message, "%s", cb_error_message());
@@ -117,16 +119,16 @@ static bool append_text(token_store *store, const job *j)
                 span++;
             learned = span < j->learned.count && touches(&e->spans[i], &j->learned.items[span]);
         }
-        if (!append(store, e->ids[i], learned))
+        if (!append(store, e->ids[i], learned && !e->special[i]))
             return false;
     }
     return true;
 }
 
-/* The first token of a document is never predicted. */
-static bool has_targets(const token_store *store, const document *d)
+/* The first token of a document is never predicted, unless it is masked. */
+static bool has_targets(const token_store *store, const document *d, bool masked)
 {
-    for (int64_t i = 1; i < d->length; i++)
+    for (int64_t i = masked ? 0 : 1; i < d->length; i++)
         if (store->learned[d->start + i])
             return true;
     return false;
@@ -158,7 +160,7 @@ static bool append_document(tokenization *t, const job *j)
                   .line = j->line};
     if (d.file < 0)
         return false;
-    if (!n || !has_targets(store, &d)) {
+    if (!n || !has_targets(store, &d, t->options->masked)) {
         store->count = start;
         t->skipped++;
         return true;
@@ -220,6 +222,7 @@ static bool fill_job(tokenization *t, job *j, const cb_record_text *r, const cha
     j->text = borrowed ? r->text : j->copy.data ? j->copy.data : "";
     j->length = borrowed ? r->text_length : j->copy.length;
     j->bos = j->eos = !(chat && cb_chat_is_framed(t->chat));
+    j->special = t->options->masked && j->bos;
     return ok;
 }
 
@@ -305,8 +308,8 @@ static bool check_documents(const tokenization *t)
 bool cb_data_tokenize(const cb_tokenizer *tokenizer, const cb_data_options *options, token_store *store, document_list *documents)
 {
     tokenization t = {.tokenizer = tokenizer, .options = options, .store = store, .documents = documents};
-    t.bos = options->add_bos && cb_tokenizer_add_bos(tokenizer) != 0 ? cb_tokenizer_bos(tokenizer) : -1;
-    t.eos = options->add_eos ? cb_tokenizer_eos(tokenizer) : -1;
+    t.bos = options->add_bos && !options->masked && cb_tokenizer_add_bos(tokenizer) != 0 ? cb_tokenizer_bos(tokenizer) : -1;
+    t.eos = options->add_eos && !options->masked ? cb_tokenizer_eos(tokenizer) : -1;
     t.jobs = cb_calloc(WINDOW_JOBS, sizeof *t.jobs);
     bool ok = t.jobs && read_records(&t) && check_documents(&t);
     free_jobs(t.jobs);

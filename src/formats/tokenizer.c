@@ -155,7 +155,8 @@ static void read_specials(cb_tokenizer *t, const json_t *object)
     const struct {
         const char *key;
         int32_t *id;
-    } specials[] = {{"bos_token", &t->bos}, {"eos_token", &t->eos}, {"pad_token", &t->pad}, {"unk_token", &t->unk}};
+    } specials[] = {
+        {"bos_token", &t->bos}, {"eos_token", &t->eos}, {"pad_token", &t->pad}, {"unk_token", &t->unk}, {"mask_token", &t->mask}};
     for (size_t i = 0; i < sizeof specials / sizeof *specials; i++) {
         const char *content = token_content(json_object_get(object, specials[i].key));
         if (content && *specials[i].id < 0)
@@ -266,7 +267,7 @@ static cb_tokenizer *from_parts(const char *what, const json_t *root, const char
         cb_free(source);
         return NULL;
     }
-    t->bos = t->eos = t->pad = t->unk = t->add_bos = t->add_eos = -1;
+    t->bos = t->eos = t->pad = t->unk = t->mask = t->add_bos = t->add_eos = -1;
     t->source = source;
     t->source_length = length;
     t->what = cb_strdup(what);
@@ -462,6 +463,11 @@ int32_t cb_tokenizer_pad(const cb_tokenizer *t)
 int32_t cb_tokenizer_unk(const cb_tokenizer *t)
 {
     return t->unk;
+}
+int32_t cb_tokenizer_mask(const cb_tokenizer *t)
+{
+    int32_t usual = t->mask < 0 ? cb_tokenizer_id(t, "[MASK]") : t->mask;
+    return usual < 0 ? cb_tokenizer_id(t, "<mask>") : usual;
 }
 int cb_tokenizer_add_bos(const cb_tokenizer *t)
 {

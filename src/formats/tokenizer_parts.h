@@ -397,7 +397,7 @@ struct cb_tokenizer {
     bool truncates, pads;   /* the file has such a section */
     bool trims;             /* a post-processor trims offsets: tokens need lead and trail */
     uint16_t *lead, *trail; /* per id of the vocabulary, when trims */
-    int32_t bos, eos, pad, unk;
+    int32_t bos, eos, pad, unk, mask;
     int add_bos, add_eos;
     cb_string_list chat_names, chat_templates; /* pairs; "default" counts where no name is given */
     int64_t model_max_length;

@@ -300,10 +300,17 @@ static void run_close(run *r)
     cb_sampler_free(r->sampler);
 }
 
+static bool can_generate(const cb_model *model)
+{
+    return model->head_plan->kind == CB_HEAD_CAUSAL_LM ||
+           cb_fail(CB_ERR_UNSUPPORTED, "%s: %s%s generates nothing, expected a model that predicts the next token", model->config_path,
+                   model->architecture->class_prefix, model->head_plan->class_end) == CB_OK;
+}
+
 bool cb_generate_ids(cb_model *model, const cb_tokenizer *tokenizer, const int32_t *prompt, size_t count,
                      const cb_generate_options *options, cb_generate_callback *callback, void *user, cb_generation *out)
 {
-    if (!model || !out || !options || !cb_ok())
+    if (!model || !out || !options || !cb_ok() || !can_generate(model))
         return false;
     run r;
     int64_t most = run_open(&r, model, tokenizer, (cb_prompt_ids){prompt, count, (int32_t)options->task_id}, options, out);
@@ -452,7 +459,7 @@ static bool rows_tasks(rows_run *b)
 bool cb_generate_rows(cb_model *model, const cb_tokenizer *tokenizer, const cb_prompt_ids *prompts, size_t count, const cb_blend *blend,
                       cb_tensor *blend_weights, const cb_generate_options *options, cb_generation *out)
 {
-    if (!model || !prompts || !out || !options || !cb_ok())
+    if (!model || !prompts || !out || !options || !cb_ok() || !can_generate(model))
         return false;
     rows_run b = {.rows = cb_calloc(count, sizeof *b.rows),
                   .most = cb_calloc(count, sizeof *b.most),

@@ -135,8 +135,7 @@ static bool build_inner(cb_model *model, cb_weight_source *source)
     return model->head_norm;
 }
 
-/* BERT's kin keep the bias of the vocabulary beside the layer that it belongs to: the layer is tied to the group that holds it, which is
- * tied to the embedding.  An untied head may have one of its own. */
+/* BERT's kin keep the bias of the vocabulary beside the layer that it belongs to.  A head that is not tied may have one of its own. */
 static bool share_bias(cb_model *model, cb_weight_source *source)
 {
     cb_layer *head = model->head, *group = head->parent;
@@ -147,8 +146,7 @@ static bool share_bias(cb_model *model, cb_weight_source *source)
     cb_free(own);
     if (!head->tied && has)
         return cb_source_weight(source, head, "bias", CB_INITIAL_ZEROS, 1, &model->config.vocab_size);
-    group->tied = model->head->tied;
-    model->head->tied = group;
+    head->bias_at = group;
     return cb_source_weight(source, group, "bias", CB_INITIAL_ZEROS, 1, &model->config.vocab_size);
 }
 

@@ -74,9 +74,15 @@ cb_weight *cb_layer_own_weight(const cb_layer *layer, const char *name)
     return NULL;
 }
 
+/* Where a weight that a layer has not itself is; NULL: nowhere. */
+static const cb_layer *shared_at(const cb_layer *layer, const char *name)
+{
+    return layer->bias_at && strcmp(name, "bias") == 0 ? layer->bias_at : layer->tied;
+}
+
 cb_tensor *cb_layer_weight(const cb_layer *layer, const char *name)
 {
-    for (; layer; layer = layer->tied) {
+    for (; layer; layer = shared_at(layer, name)) {
         const cb_weight *weight = cb_layer_own_weight(layer, name);
         if (weight)
             return weight->tensor;
@@ -122,7 +128,7 @@ bool cb_layer_set_weight(cb_layer *layer, const char *name, cb_tensor *tensor)
 /* Its own or that of the layer it is tied to, as it is without adapters. */
 static cb_tensor *base_weight(const cb_layer *layer, const char *name)
 {
-    for (; layer; layer = layer->tied) {
+    for (; layer; layer = shared_at(layer, name)) {
         const cb_weight *weight = cb_layer_own_weight(layer, name);
         if (weight)
             return weight->frozen ? weight->frozen : weight->tensor;
@@ -157,7 +163,7 @@ static void take_back(cb_layer *layer, cb_weight *weight)
     cb_release(weight->tensor);
     weight->tensor = weight->frozen;
     weight->frozen = NULL;
-    if (!cb_layer_weight(layer->tied, weight->name))
+    if (!cb_layer_weight(shared_at(layer, weight->name), weight->name))
         return;
     cb_release(weight->tensor);
     layer->weight_count--;

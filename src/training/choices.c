@@ -252,6 +252,8 @@ static void judge(const scoring *s, size_t n, size_t *chosen, cb_choice_result *
 bool cb_evaluate_choices(cb_model *model, const cb_tokenizer *tokenizer, const cb_choice_question *questions, size_t n, int64_t batch_size,
                          size_t *chosen, cb_choice_result *result)
 {
+    if (cb_model_head_kind(model) != CB_HEAD_CAUSAL_LM)
+        return cb_fail(CB_ERR_UNSUPPORTED, "%s: predicts no next token, which choices are judged by", cb_model_directory(model)) == CB_OK;
     *result = (cb_choice_result){0};
     double begin = cb_now();
     rows r = {0};

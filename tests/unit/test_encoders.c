@@ -1,7 +1,7 @@
 /* test_encoders.c: encoders and heads against what transformers computes with the same files (tests/oracle/encoders.py), and against
  * themselves: padding, packing, checkpointing, new heads, saving, and files that must be refused. */
-#include "cambium/adapters.h"
 #include "cambium/losses.h"
+#include "cambium/training.h"
 #include "model_fixtures.h"
 
 static const char *const encoders[] = {
@@ -108,7 +108,7 @@ static void each_gradient(encoder *e, gradient_visit *visit)
             fail_msg("there is no layer %s", name);
         const char *weight = !strcmp(dot + 1, "bias") ? "bias" : "weight";
         while (!cb_layer_own_weight(layer, weight)) /* shared weights go by the name of either layer */
-            layer = layer->tied;
+            layer = layer->bias_at && !strcmp(weight, "bias") ? layer->bias_at : layer->tied;
         visit(e, key, layer, weight);
     }
 }
@@ -432,6 +432,175 @@ static void a_head_that_is_asked_for_is_made(void **state)
     fixture_close(&e.f);
 }
 
+/* ---- masked rows ---- */
+
+static const char word_pieces[] =
+    "{\"version\": \"1.0\", \"added_tokens\": [{\"id\": 0, \"content\": \"[PAD]\", \"special\": true}, {\"id\": 1, \"content\": "
+    "\"[UNK]\", \"special\": true}, {\"id\": 2, \"content\": \"[CLS]\", \"special\": true}, {\"id\": 3, \"content\": \"[SEP]\", "
+    "\"special\": true}, {\"id\": 4, \"content\": \"[MASK]\", \"special\": true}], \"normalizer\": {\"type\": \"BertNormalizer\", "
+    "\"clean_text\": true, \"handle_chinese_chars\": true, \"strip_accents\": null, \"lowercase\": true}, \"pre_tokenizer\": {\"type\": "
+    "\"BertPreTokenizer\"}, \"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": \"[CLS]\", "
+    "\"type_id\": 0}}, {\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}, {\"SpecialToken\": {\"id\": \"[SEP]\", \"type_id\": 0}}], "
+    "\"pair\": [{\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}, {\"Sequence\": {\"id\": \"B\", \"type_id\": 1}}], \"special_tokens\": "
+    "{\"[CLS]\": {\"id\": \"[CLS]\", \"ids\": [2], \"tokens\": [\"[CLS]\"]}, \"[SEP]\": {\"id\": \"[SEP]\", \"ids\": [3], \"tokens\": "
+    "[\"[SEP]\"]}}}, \"model\": {\"type\": \"WordPiece\", \"unk_token\": \"[UNK]\", \"continuing_subword_prefix\": \"##\", "
+    "\"max_input_chars_per_word\": 100, \"vocab\": {\"[PAD]\": 0, \"[UNK]\": 1, \"[CLS]\": 2, \"[SEP]\": 3, \"[MASK]\": 4, \"the\": 5, "
+    "\"knife\": 6, \"cut\": 7, \"##s\": 8, \"##ter\": 9, \"branch\": 10, \"##es\": 11, \"a\": 12, \"tree\": 13, \"grow\": 14, \"slow\": "
+    "15, \"##ly\": 16, \"and\": 17, \"stem\": 18}}}";
+
+enum { MASK = 4, FIRST_WORD = 5 };
+
+static cb_dataset *masked_rows(cb_tokenizer *tokenizer, double probability, bool whole)
+{
+    char path[] = "/tmp/cambium-text-XXXXXX";
+    cb_data_options options = {0};
+    int file = mkstemp(path);
+    assert_true(file >= 0);
+    for (int i = 0; i < 60; i++)
+        dprintf(file, "%s\n", i % 3 ? "The cutters cut branches and a slow tree grows slowly" : "a knife cuts the stem");
+    close(file);
+    assert_true(cb_options_init(cb_data_option_table, &options) && cb_string_list_add(&options.data, path));
+    options.lines = options.masked = true;
+    options.sequence_length = 18;
+    options.mlm_probability = probability;
+    options.whole_word_mask = whole;
+    options.seed = 3;
+    cb_dataset *data = cb_dataset_open(tokenizer, &options);
+    assert_ok();
+    cb_string_list_free(&options.data);
+    cb_options_free(cb_data_option_table, &options);
+    unlink(path);
+    return data;
+}
+
+typedef struct mask_counts {
+    int64_t words, chosen, masks, kept;
+} mask_counts;
+
+/* Where there is a target the row had that token; where there is none it stands as it was, and is never a special token's. */
+static void count_masks(const cb_batch *batch, mask_counts *n)
+{
+    const int32_t *ids = batch->ids->data, *targets = batch->targets->data;
+    int64_t predicted = 0;
+    for (int64_t i = 0; i < batch->ids->count; i++) {
+        n->words += targets[i] != -100 || ids[i] >= FIRST_WORD;
+        if (targets[i] == -100) {
+            assert_true(ids[i] != MASK);
+            continue;
+        }
+        assert_true(targets[i] >= FIRST_WORD);
+        predicted++;
+        n->masks += ids[i] == MASK;
+        n->kept += ids[i] == targets[i];
+    }
+    assert_int_equal(predicted, batch->predicted);
+    n->chosen += predicted;
+}
+
+static void tokens_are_masked_as_bert_has_it(void **state)
+{
+    (void)state;
+    cb_tokenizer *tokenizer = cb_tokenizer_parse("test", word_pieces, strlen(word_pieces));
+    assert_ok();
+    cb_dataset *data = masked_rows(tokenizer, 0.15, false);
+    cb_batch batch = {0}, again = {0};
+    mask_counts n = {0};
+    for (int i = 0; i < 400; i++) {
+        assert_true(cb_dataset_batch(data, i, 8, &batch));
+        count_masks(&batch, &n);
+    }
+    double words = (double)n.words, chosen = (double)n.chosen; /* four standard deviations */
+    assert_true(fabs(chosen / words - 0.15) < 4 * sqrt(0.15 * 0.85 / words));
+    assert_true(fabs((double)n.masks / chosen - (0.8 + 0.1 / 19)) < 4 * sqrt(0.16 / chosen));
+    assert_true(fabs((double)n.kept / chosen - (0.1 + 0.1 / 19)) < 4 * sqrt(0.09 / chosen));
+    assert_true(cb_dataset_batch(data, 399, 8, &again)); /* the same each time it is asked for */
+    assert_close("ids", again.ids, batch.ids, 0);
+    assert_true(cb_dataset_sequential(data, 0, 4, &batch) && cb_dataset_sequential(data, 0, 4, &again));
+    assert_close("validation", again.ids, batch.ids, 0);
+    cb_batch_free(&batch);
+    cb_batch_free(&again);
+    cb_dataset_free(data);
+    cb_tokenizer_free(tokenizer);
+}
+
+static void words_are_masked_whole(void **state)
+{
+    (void)state;
+    cb_tokenizer *tokenizer = cb_tokenizer_parse("test", word_pieces, strlen(word_pieces));
+    cb_dataset *data = masked_rows(tokenizer, 0.4, true);
+    cb_batch batch = {0};
+    int64_t pieces = 0;
+    for (int i = 0; i < 50; i++) {
+        assert_true(cb_dataset_batch(data, i, 8, &batch));
+        const int32_t *ids = batch.ids->data, *targets = batch.targets->data;
+        for (int64_t k = 1; k < batch.ids->count; k++) {
+            int32_t piece = targets[k] == -100 ? ids[k] : targets[k];
+            bool goes_on = k % 18 && (piece == 8 || piece == 9 || piece == 11 || piece == 16);
+            if (!goes_on)
+                continue;
+            assert_int_equal(targets[k] == -100, targets[k - 1] == -100);
+            pieces += targets[k] != -100;
+        }
+    }
+    assert_true(pieces > 50);
+    cb_batch_free(&batch);
+    cb_dataset_free(data);
+    cb_tokenizer_free(tokenizer);
+}
+
+static void an_encoder_learns_masked_words(void **state)
+{
+    (void)state;
+    cb_tokenizer *tokenizer = cb_tokenizer_parse("test", word_pieces, strlen(word_pieces));
+    cb_dataset *data = masked_rows(tokenizer, 0.15, false);
+    cb_model *model = cb_model_load(encoder_path("bert"), .keep_weights = true);
+    char output[] = "/tmp/cambium-train-XXXXXX";
+    assert_non_null(mkdtemp(output));
+    cb_train_options options = {0};
+    assert_true(cb_options_init(cb_train_option_table, &options));
+    options.output = output;
+    options.steps = 100;
+    options.batch_size = 8;
+    options.learning_rate = 1e-2;
+    cb_trainee what;
+    assert_true(cb_train_whole(&what, model, NULL, NULL, "", CB_F32));
+    assert_true(cb_train(&what, data, NULL, &options, NULL, NULL, NULL));
+    assert_ok();
+    cb_perplexity_result after;
+    assert_true(cb_evaluate_perplexity(model, data, 8, 0, &after));
+    if (!(after.loss < 2.2)) /* of words drawn by their frequencies it would be 2.53: the text around a mask says more */
+        fail_msg("the loss is %g", after.loss);
+    cb_train_whole_free(&what);
+    options.output = NULL;
+    cb_options_free(cb_train_option_table, &options);
+    cb_model_free(model);
+    cb_dataset_free(data);
+    cb_tokenizer_free(tokenizer);
+    remove_model(strdup(output));
+}
+
+/* An embedding that is trained whole leaves the words' head with a weight of its own, and where it is found again. */
+static void a_trained_embedding_leaves_the_head_behind(void **state)
+{
+    (void)state;
+    encoder e = encoder_open("bert");
+    cb_layer *head = cb_model_head_layer(e.f.model);
+    cb_tensor *before = cb_layer_weight(head, "weight"), *bias = cb_layer_weight(head, "bias");
+    cb_adapter *adapter = cb_adapter_new("lora", "default");
+    assert_true(cb_adapter_set(adapter, "modules_to_save", "word_embeddings") && cb_adapter_set_task_type(adapter, NULL));
+    char *json = cb_adapter_json(adapter);
+    assert_non_null(strstr(json, "\"task_type\": null"));
+    cb_free(json);
+    assert_true(cb_adapter_attach(adapter, cb_model_root(e.f.model), cb_model_type(e.f.model), 3));
+    assert_ptr_equal(cb_layer_weight(head, "weight"), before);
+    assert_ptr_equal(cb_layer_weight(head, "bias"), bias);
+    assert_true(cb_layer_weight(cb_model_embedding_layer(e.f.model), "weight") != before);
+    assert_true(head->tied == cb_model_embedding_layer(e.f.model) && cb_layer_own_weight(head, "weight"));
+    cb_adapter_free(adapter);
+    assert_null(cb_layer_own_weight(head, "weight"));
+    fixture_close(&e.f);
+}
+
 /* ---- saving ---- */
 
 static void saving_and_loading_changes_nothing(void **state)
@@ -519,6 +688,10 @@ int main(void)
         cmocka_unit_test_setup(adapters_of_peft_give_its_logits, without_errors),
         cmocka_unit_test_setup(all_linear_leaves_out_the_head_of_words, without_errors),
         cmocka_unit_test_setup(a_head_that_is_asked_for_is_made, without_errors),
+        cmocka_unit_test_setup(tokens_are_masked_as_bert_has_it, without_errors),
+        cmocka_unit_test_setup(words_are_masked_whole, without_errors),
+        cmocka_unit_test_setup(an_encoder_learns_masked_words, without_errors),
+        cmocka_unit_test_setup(a_trained_embedding_leaves_the_head_behind, without_errors),
         cmocka_unit_test_setup(saving_and_loading_changes_nothing, without_errors),
         cmocka_unit_test_setup(configs_that_do_not_fit_are_refused, without_errors),
         cmocka_unit_test_setup(bad_calls_are_refused, without_errors),

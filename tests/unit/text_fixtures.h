@@ -83,7 +83,7 @@ static inline int32_t id_of(char c)
 /* Options at their defaults, for one file. */
 static inline cb_data_options data_options(const char *path)
 {
-    cb_data_options o;
+    cb_data_options o = {0};
     assert_true(cb_options_init(cb_data_option_table, &o));
     o.data = (cb_string_list){0};
     o.seed = 0;
