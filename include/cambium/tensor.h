@@ -270,7 +270,7 @@ CB_API cb_tensor *cb_low_rank_add(cb_tensor *y, cb_tensor *x, int pairs, const c
 /* Convolutions, pooling, resampling: x (N, C, spatial...) with one to three spatial dimensions.
  *
  * Channels-last.  They compute in, and give, channels-last memory: shape (N, C, H, W) with the strides of (N, H, W, C), as torch's
- * memory_format=torch.channels_last.  Element-wise operations, casts and norms over channels keep that order, so a network is brought into
+ * memory_format=torch.channels_last.  Element-wise functions of one tensor, arithmetic of two, casts and norms over channels keep that order, so a network is brought into
  * it once, at its first convolution; every other operation reads it as it reads any view and gives row-major memory.  A global average
  * (N, C, 1, 1) is row-major as well.  oneDNN has no faster order that is plain strides. */
 
@@ -348,7 +348,9 @@ typedef struct cb_batch_norm_options {
     double eps;                            /* 0: 1e-5 */
     cb_tensor *running_mean, *running_var; /* (C), f32 or f64; NULL where neither running_weight nor momentum asks for them */
     double running_weight;
-    double momentum; /* > 0: running statistics move towards the batch's (the unbiased variance) by this, in place; torch trains with 0.1 */
+    double momentum; /* > 0: running statistics move towards the batch's (the unbiased variance) by this, in place and after their use;
+                      * torch trains with 0.1.  Under cb_checkpoint() they move once, but with a running_weight between 0 and 1 as well
+                      * the second run would mix with the moved ones: not to be combined there */
 } cb_batch_norm_options;
 CB_API cb_tensor *cb_batch_norm_with(cb_tensor *x, cb_tensor *weight, cb_tensor *bias, cb_batch_norm_options options);
 #define cb_batch_norm(x, weight, bias, ...) cb_batch_norm_with(x, weight, bias, (cb_batch_norm_options){__VA_ARGS__})

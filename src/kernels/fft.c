@@ -188,7 +188,8 @@ bool cbk_fft(cb_dtype dtype, void *y, const void *x, int64_t rows, int64_t n, in
     int64_t width = 2 * n + (small ? 0 : 2 * c.forward.n);
     number *work = ok ? cb_alloc((size_t)(width * threads) * sizeof *work) : NULL;
     size_t size = 2 * (size_t)n * cb_dtype_size(dtype);
-    if (work && !cb_rehearsing()) {
+    ok = work;
+    if (ok && !cb_rehearsing()) {
 #pragma omp parallel num_threads(threads) if (threads > 1)
         {
             number *in = work + width * omp_get_thread_num(), *out = in + n;
@@ -206,5 +207,5 @@ bool cbk_fft(cb_dtype dtype, void *y, const void *x, int64_t rows, int64_t n, in
     cb_free(work);
     cb_free(p.root);
     chirp_free(&c);
-    return work;
+    return ok;
 }

@@ -7,6 +7,13 @@ typedef struct checkpoint_args {
     cb_rng *rng, start; /* start: the generator as it stood before the first run */
 } checkpoint_args;
 
+static _Thread_local bool again;
+
+bool cb_runs_again(void)
+{
+    return again;
+}
+
 /* The inputs of the first run as leaves, where their gradients are wanted. */
 static bool checkpoint_inputs(const cb_backward_pass *pass, cb_tensor **inputs)
 {
@@ -28,8 +35,10 @@ static cb_tensor *checkpoint_again(const checkpoint_args *a, cb_tensor *const *i
         now = *a->rng;
         *a->rng = a->start;
     }
-    bool old = cb_set_grad_enabled(true);
+    bool old = cb_set_grad_enabled(true), before = again;
+    again = true;
     cb_tensor *y = a->fn(a->user, inputs);
+    again = before;
     cb_set_grad_enabled(old);
     if (a->rng)
         *a->rng = now;

@@ -53,6 +53,8 @@ bool cb_record(const cb_op *op, int outputs, cb_tensor *const *output, int input
                cb_tensor *const *save, const void *args, size_t args_size);
 /* True when cb_record() would record: lets an op skip work that only the backward pass needs. */
 bool cb_will_record(int inputs, cb_tensor *const *input);
+/* True in the second run of a checkpoint's function: what an operation leaves beside its result, the first run has left. */
+bool cb_runs_again(void);
 /* The common case of one output. */
 #define CB_RECORD(op, y, ins, saves, args_pointer, args_size)                                                                              \
     cb_record(op, 1, (cb_tensor *[]){y}, (int)(sizeof(ins) / sizeof(cb_tensor *)), ins, (int)(sizeof(saves) / sizeof(cb_tensor *)), saves, \

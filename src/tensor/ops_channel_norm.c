@@ -31,8 +31,9 @@ static int64_t width_of(const cb_tensor *x)
 
 static cbk_channels channels_of(const cb_tensor *x, const channel_norm *a)
 {
-    return (cbk_channels){
-        .dtype = x->dtype, .n = x->shape[0], .c = x->shape[1], .l = width_of(x), .last = cb_is_channels_last(x), .each = a->each};
+    int64_t l = width_of(x);
+    bool last = cb_is_channels_last(x) || l == 1; /* of one place: a row of channels is one run, not one for each channel */
+    return (cbk_channels){.dtype = x->dtype, .n = x->shape[0], .c = x->shape[1], .l = l, .last = last, .each = a->each};
 }
 
 static int64_t rows_of_sets(const cbk_channels *s)
@@ -105,32 +106,28 @@ static bool own_statistics(const cb_tensor *x, const cbk_channels *s, const chan
     return true;
 }
 
-/* running = (1 - momentum) running + momentum own, of the variance its unbiased estimate */
-static bool update_running(cb_tensor *running, const double *own, double momentum, double factor)
+/* value[], x's own, becomes a own + (1 - a) running, and then running = (1 - momentum) running + momentum factor own. */
+static bool mix_and_move(cb_tensor *running, double *value, double a, double momentum, double factor)
 {
-    if (!cb_will_write("batch_norm", running))
+    if (momentum > 0 && !cb_will_write("batch_norm", running))
         return false;
-    for (int64_t i = 0; i < running->count; i++) {
-        double value = (1 - momentum) * cb_get(running, i) + momentum * factor * own[i];
-        cbk_convert(&value, CB_F64, (char *)running->data + (size_t)i * cb_dtype_size(running->dtype), running->dtype, 1);
+    for (int64_t c = 0; c < running->count; c++) {
+        double given = cb_get(running, c), moved = (1 - momentum) * given + momentum * factor * value[c];
+        if (a < 1)
+            value[c] = a > 0 ? a * value[c] + (1 - a) * given : given;
+        if (momentum > 0)
+            cbk_convert(&moved, CB_F64, (char *)running->data + (size_t)c * cb_dtype_size(running->dtype), running->dtype, 1);
     }
     return true;
 }
 
-/* m and v of the two kinds into mean[] and rstd[]. */
+/* m and v of the two kinds into mean[] and rstd[]; running statistics learn the unbiased variance. */
 static bool mix_statistics(const cbk_channels *s, const channel_norm *a, const cb_batch_norm_options *o, numbers *t)
 {
-    if (o->momentum > 0 && o->running_mean && members(s, a) > 0) {
-        double count = (double)members(s, a);
-        if (!update_running(o->running_mean, t->own, o->momentum, 1) ||
-            !update_running(o->running_var, t->rstd, o->momentum, count / (count - 1)))
-            return false;
-    }
-    for (int64_t c = 0; a->batch_weight < 1 && c < s->c; c++) {
-        t->mean[c] = a->batch_weight * t->own[c] + (1 - a->batch_weight) * cb_get(o->running_mean, c);
-        t->rstd[c] = a->batch_weight * t->rstd[c] + (1 - a->batch_weight) * cb_get(o->running_var, c);
-    }
-    return true;
+    double count = (double)members(s, a);
+    return (a->batch_weight == 1 && o->momentum == 0) ||
+           (mix_and_move(o->running_mean, t->mean, a->batch_weight, o->momentum, 1) &&
+            mix_and_move(o->running_var, t->rstd, a->batch_weight, o->momentum, count / (count - 1)));
 }
 
 static bool normalize(cb_tensor *y, const cb_tensor *x, const cbk_channels *s, const channel_norm *a, numbers *t)
@@ -147,7 +144,7 @@ static bool normalize(cb_tensor *y, const cb_tensor *x, const cbk_channels *s, c
 
 /* ---- backward ---- */
 
-/* The scales of dx from the sums of dy and of dy (x - m), in p, q and r. */
+/* The scales of dx from the sums of dy and of dy (x - m), in p, q and r; without a, p alone. */
 static void scales_of_gradient(const cbk_channels *s, const channel_norm *a, numbers *t)
 {
     int64_t channels = rows_of_sets(s) * s->c;
@@ -193,24 +190,61 @@ static void parameter_gradients(cb_backward_pass *pass, const cbk_channels *s, c
     cb_free(sum);
 }
 
+/* Sums of dy, and of dy (x - m) where x was saved. */
+static bool sums_of_gradient(const cbk_channels *s, const channel_norm *a, const cb_tensor *x, const cb_tensor *dy, numbers *t)
+{
+    if (!x)
+        return cbk_channel_sums(s, dy->data, NULL, t->shift, t->first, t->second);
+    for (int64_t i = 0; i < rows_of_sets(s) * s->c; i++)
+        t->shift[i] = t->mean[set_of(s, a, i)];
+    return cbk_channel_sums(s, x->data, dy->data, t->shift, t->first, t->second);
+}
+
+/* Without a, dx = g r: an x that is not finite must not reach it. */
+static bool image_gradient(const cbk_channels *s, const channel_norm *a, cb_tensor *dx, const cb_tensor *x, const cb_tensor *dy, numbers *t)
+{
+    scales_of_gradient(s, a, t);
+    return a->batch_weight > 0 ? cbk_channel_mix(s, dx->data, x->data, dy->data, t->p, t->q, t->r)
+                               : cbk_channel_mix(s, dx->data, dy->data, NULL, NULL, t->p, t->r);
+}
+
 static void backward_fused(cb_backward_pass *pass)
 {
     const channel_norm *a = pass->args;
-    cb_tensor *x = pass->saved[0], *dy = cb_ordered_as(pass->dy[0], x), *sets[] = {pass->saved[2], pass->saved[3], pass->saved[4]};
-    cbk_channels s = channels_of(x, a);
+    cb_tensor *x = pass->saved[0], *dy = x ? cb_ordered_as(pass->dy[0], x) : cb_dense(pass->dy[0]);
+    cb_tensor *sets[] = {pass->saved[2], pass->saved[3], pass->saved[4]};
+    if (!dy)
+        return;
+    cbk_channels s = channels_of(dy, a);
     numbers t = {0};
-    bool ok = dy && numbers_make(&t, &s, a, pass->saved[1], NULL) && cb_read(sets[0], CB_F64, t.mean) && cb_read(sets[1], CB_F64, t.rstd) &&
-              cb_read(sets[2], CB_F64, t.own);
-    for (int64_t i = 0; ok && i < rows_of_sets(&s) * s.c; i++)
-        t.shift[i] = t.mean[set_of(&s, a, i)];
-    if (ok && cbk_channel_sums(&s, x->data, dy->data, t.shift, t.first, t.second)) {
+    bool sums = pass->need[1] || pass->need[2] || a->batch_weight > 0;
+    if (numbers_make(&t, &s, a, pass->saved[1], NULL) && cb_read(sets[0], CB_F64, t.mean) && cb_read(sets[1], CB_F64, t.rstd) &&
+        cb_read(sets[2], CB_F64, t.own) && (!sums || sums_of_gradient(&s, a, x, dy, &t))) {
         parameter_gradients(pass, &s, a, &t);
-        scales_of_gradient(&s, a, &t);
-        cb_tensor *dx = pass->need[0] ? cb_empty_ordered(x->dtype, x) : NULL;
-        if (dx && cbk_channel_mix(&s, dx->data, x->data, dy->data, t.p, t.q, t.r))
+        cb_tensor *dx = pass->need[0] ? cb_empty_ordered(dy->dtype, dy) : NULL;
+        if (dx && image_gradient(&s, a, dx, x, dy, &t))
             pass->dx[0] = dx;
     }
     cb_free(t.shift);
+}
+
+/* With create_graph and running statistics only: x is here where the weight wants a gradient. */
+static void backward_recorded_running(cb_backward_pass *pass)
+{
+    const channel_norm *a = pass->args;
+    cb_tensor *dy = pass->dy[0], *x = pass->saved[0], *w = pass->saved[1];
+    int64_t c = dy->shape[1], image[] = {dy->shape[0], c, width_of(dy)}, channel[] = {1, c, 1};
+    cb_tensor *dy3 = cb_reshape_nd(dy, 3, image), *m = cb_cast(cb_reshape_nd(pass->saved[5], 3, channel), dy->dtype);
+    cb_tensor *v = cb_cast(cb_reshape_nd(pass->saved[6], 3, channel), dy->dtype), *r = cb_rsqrt(cb_add_scalar(v, a->eps));
+    cb_tensor *g = w ? cb_mul(dy3, cb_reshape_nd(cb_cast(w, dy->dtype), 3, channel)) : dy3;
+    if (pass->need[0])
+        pass->dx[0] = cb_reshape_nd(cb_mul(g, r), dy->ndim, dy->shape);
+    if (pass->need[1]) {
+        cb_tensor *normal = cb_mul(cb_sub(cb_reshape_nd(x, 3, image), m), r);
+        pass->dx[1] = cb_cast(cb_reshape(cb_sum_to_nd(cb_mul(dy3, normal), 3, channel), c), pass->input[1].dtype);
+    }
+    if (pass->need[2])
+        pass->dx[2] = cb_cast(cb_reshape(cb_sum_to_nd(dy3, 3, channel), c), pass->input[2].dtype);
 }
 
 /* With create_graph: the statistics again, and the gradient, in operations that can be differentiated. */
@@ -244,15 +278,18 @@ static void backward_recorded(cb_backward_pass *pass)
 
 static void channel_norm_backward(cb_backward_pass *pass)
 {
-    bool empty = pass->saved[0]->count == 0;
+    const channel_norm *a = pass->args;
+    bool empty = pass->dy[0]->count == 0;
     for (int i = 0; empty && i < pass->inputs; i++)
         pass->dx[i] = pass->need[i] ? cb_full_nd(pass->input[i].dtype, 0, pass->input[i].ndim, pass->input[i].shape) : NULL;
     if (empty)
         return;
-    if (cb_grad_enabled())
-        backward_recorded(pass);
-    else
+    if (!cb_grad_enabled())
         backward_fused(pass);
+    else if (a->batch_weight == 0)
+        backward_recorded_running(pass);
+    else
+        backward_recorded(pass);
 }
 
 const cb_op cb_op_channel_norm = {.name = "channel_norm", .twice = true, .backward = channel_norm_backward};
@@ -276,15 +313,15 @@ static cb_tensor *run(cb_tensor *x, cb_tensor *weight, cb_tensor *bias, const ch
     cbk_channels s = channels_of(x, a);
     numbers t = {0};
     cb_tensor *y = cb_empty_ordered(x->dtype, x), *part[2] = {running_part(o->running_mean, a), running_part(o->running_var, a)};
-    bool own = a->batch_weight > 0 || o->momentum > 0;
-    bool ok = y && numbers_make(&t, &s, a, weight, bias);
+    bool own = a->batch_weight > 0 || o->momentum > 0, mixes = a->batch_weight < 1;
+    bool ok = y && (!mixes || (part[0] && part[1])) && numbers_make(&t, &s, a, weight, bias);
     if (ok && x->count)
         ok = (!own || own_statistics(x, &s, a, &t)) && mix_statistics(&s, a, o, &t) && normalize(y, x, &s, a, &t);
     cb_dtype stats = statistics(x->dtype);
     int64_t rows = rows_of_sets(&s);
     cb_tensor *ins[] = {x, weight, bias};
     if (ok && cb_will_record(3, ins)) {
-        cb_tensor *saves[] = {x,
+        cb_tensor *saves[] = {a->batch_weight > 0 || cb_will_record(1, &weight) ? x : NULL,
                               weight,
                               from_numbers(stats, t.mean, rows, a->groups),
                               from_numbers(stats, t.rstd, rows, a->groups),
@@ -326,6 +363,8 @@ cb_tensor *cb_batch_norm_with(cb_tensor *x, cb_tensor *weight, cb_tensor *bias, 
 {
     if (!x || !check_image("batch_norm", x, weight, bias) || !check_running(x, &options))
         return NULL;
+    if (cb_runs_again())
+        options.momentum = 0;
     x = cb_dense(x);
     channel_norm a = {
         .groups = x ? x->shape[1] : 0, .eps = options.eps > 0 ? options.eps : 1e-5, .batch_weight = 1 - options.running_weight};

@@ -107,7 +107,8 @@ static bool check_operands(const char *op, const cb_tensor *x, const cb_tensor *
 {
     int64_t channels = x->ndim >= 3 ? x->shape[1] : 0;
     if (x->ndim < 3 || x->ndim > 5 || w->ndim != x->ndim || !cb_dtype_is_float(x->dtype) || !cb_dtype_is_float(w->dtype) || groups < 1 ||
-        w->shape[0] % groups || channels % groups || (transposed ? w->shape[0] != channels : w->shape[1] != channels / groups))
+        groups > INT32_MAX || w->shape[1] > INT32_MAX || w->shape[0] % groups || channels % groups ||
+        (transposed ? w->shape[0] != channels : w->shape[1] != channels / groups))
         return cb_fail(CB_ERR_SHAPE,
                        "%s: input %s, weight %s, %lld groups: expected (N, C, ...) of 1 to 3 spatial dimensions and %s with as many", op,
                        cb_shape_text(x), cb_shape_text(w), (long long)groups,
@@ -166,8 +167,9 @@ cb_tensor *cb_conv_with(cb_tensor *x, cb_tensor *w, cb_tensor *bias, cb_conv_opt
     s.o = w->shape[0];
     for (int d = 0; d < s.dims; d++) {
         s.in[d] = x->shape[2 + d];
-        int64_t room = s.in[d] + 2 * s.padding[d] - s.dilation[d] * (s.kernel[d] - 1);
-        if ((room < 1 || s.in[d] > INT32_MAX || s.in[d] == 0) && !no_room("conv", &s, x))
+        bool sane = s.in[d] >= 1 && s.in[d] <= INT32_MAX;
+        int64_t room = sane ? s.in[d] + 2 * s.padding[d] - s.dilation[d] * (s.kernel[d] - 1) : 0;
+        if (room < 1 && !no_room("conv", &s, x))
             return NULL;
         s.out[d] = (room - 1) / s.stride[d] + 1;
     }
@@ -190,8 +192,10 @@ cb_tensor *cb_conv_transpose_with(cb_tensor *x, cb_tensor *w, cb_tensor *bias, c
     int64_t channels[5] = {s.c, 1, 1, 1, 1};
     for (int d = 0; d < s.dims; d++) {
         s.out[d] = x->shape[2 + d];
+        if ((s.out[d] < 1 || s.out[d] > INT32_MAX) && !no_room("conv_transpose", &s, x))
+            return NULL;
         s.in[d] = (s.out[d] - 1) * s.stride[d] - 2 * s.padding[d] + s.dilation[d] * (s.kernel[d] - 1) + options.output_padding[d] + 1;
-        if ((s.out[d] < 1 || s.in[d] < 1 || s.in[d] > INT32_MAX) && !no_room("conv_transpose", &s, x))
+        if ((s.in[d] < 1 || s.in[d] > INT32_MAX) && !no_room("conv_transpose", &s, x))
             return NULL;
     }
     cb_tensor *y = convolve_data(cb_channels_last(x), cast_to(w, x->dtype), &s);

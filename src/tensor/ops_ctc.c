@@ -59,12 +59,13 @@ static bool check_shapes(cb_tensor *const *x, int64_t blank)
 static bool check_values(cb_tensor *const *x)
 {
     for (int64_t n = 0; n < x[0]->shape[1] && !cb_rehearsing(); n++) {
-        int64_t length[] = {(int64_t)cb_get(x[2], n), (int64_t)cb_get(x[3], n)}, most[] = {x[0]->shape[0], x[1]->shape[1]};
+        double length[] = {cb_get(x[2], n), cb_get(x[3], n)}; /* may be above every int64_t when rounded */
+        int64_t most[] = {x[0]->shape[0], x[1]->shape[1]};
         for (int i = 0; i < 2; i++)
-            if (length[i] < 0 || length[i] > most[i])
-                return cb_fail(CB_ERR_ARGUMENT, "ctc: %s length %lld of sample %lld, expected 0 to %lld", i ? "target" : "input",
-                               (long long)length[i], (long long)n, (long long)most[i]) == CB_OK;
-        for (int64_t s = 0; s < length[1]; s++) {
+            if (length[i] < 0 || length[i] > (double)most[i])
+                return cb_fail(CB_ERR_ARGUMENT, "ctc: %s length %.0f of sample %lld, expected 0 to %lld", i ? "target" : "input", length[i],
+                               (long long)n, (long long)most[i]) == CB_OK;
+        for (int64_t s = 0; s < (int64_t)length[1]; s++) {
             double target = cb_get(x[1], n * most[1] + s);
             if (target < 0 || target >= (double)x[0]->shape[2])
                 return cb_fail(CB_ERR_ARGUMENT, "ctc: target %.0f of sample %lld, expected one of %lld classes", target, (long long)n,

@@ -22,6 +22,11 @@ static bool place_kernel(const char *op, cbk_patches *p, const cb_conv_options *
                            (long long)p->kernel[1], (long long)p->h, (long long)p->w) == CB_OK;
         p->places[i] = (room - 1) / p->stride[i] + 1;
     }
+    int64_t product;
+    if (__builtin_mul_overflow(p->places[0], p->places[1], &product) ||
+        __builtin_mul_overflow(p->c, p->kernel[0] * p->kernel[1], &product)) /* of two below 2^31 */
+        return cb_fail(CB_ERR_SHAPE, "%s: a kernel of %lld by %lld at %lld by %lld places: more than can be counted", op,
+                       (long long)p->kernel[0], (long long)p->kernel[1], (long long)p->places[0], (long long)p->places[1]) == CB_OK;
     return true;
 }
 

@@ -8,11 +8,12 @@ bool cb_place_windows(const char *op, int64_t in, int64_t kernel, int64_t stride
     const int64_t most = INT32_MAX;
     bool sane = kernel > 0 && stride > 0 && dilation > 0 && padding >= 0 && in <= most && kernel <= most && stride <= most &&
                 dilation <= most && padding <= kernel / 2;
+    sane = sane && (padding == 0 || kernel == 1 || dilation <= in); /* else a window's elements may all be padding */
     int64_t room = sane ? in + 2 * padding - dilation * (kernel - 1) : 0;
     if (room < 1 || in < 1)
         return cb_fail(CB_ERR_SHAPE,
-                       "%s: windows of %lld (stride %lld, dilation %lld, padding %lld) in %lld places: expected room for one and a padding "
-                       "of at most half of it",
+                       "%s: windows of %lld (stride %lld, dilation %lld, padding %lld) in %lld places: expected room for one, a padding "
+                       "of at most half of it and an element in each",
                        op, (long long)kernel, (long long)stride, (long long)dilation, (long long)padding, (long long)in) == CB_OK;
     *out = (room - 1) / stride + 1;
     return true;
@@ -64,7 +65,8 @@ cb_tensor *cb_max_pool_with(cb_tensor *x, cb_pool_options options)
     if (cb_dtype_is_half(x->dtype))
         return cb_cast(cb_max_pool_with(cb_cast(x, CB_F32), options), x->dtype);
     cbk_windows s = {.dims = x->ndim - 2, .n = x->shape[0], .c = x->shape[1]};
-    int64_t shape[5] = {s.n, s.c}, places = 1;
+    int64_t shape[5] = {s.n, s.c}, places = 1, elements = 1;
+    bool small = true;
     for (int d = 0; d < s.dims; d++) {
         s.in[d] = x->shape[2 + d];
         s.kernel[d] = options.kernel[d];
@@ -74,10 +76,12 @@ cb_tensor *cb_max_pool_with(cb_tensor *x, cb_pool_options options)
         if (!cb_place_windows("max_pool", s.in[d], s.kernel[d], s.stride[d], s.padding[d], s.dilation[d], &s.out[d]))
             return NULL;
         shape[2 + d] = s.out[d];
-        places *= s.in[d];
+        /* each size is below 2^31, so no product overflows before it is refused */
+        small = small && (places *= s.in[d]) <= INT32_MAX && (elements *= s.kernel[d]) <= INT32_MAX;
     }
-    if (places > INT32_MAX) {
-        cb_fail(CB_ERR_SHAPE, "max_pool: %s, expected images of fewer than 2^31 places", cb_shape_text(x));
+    if (!small) {
+        cb_fail(CB_ERR_SHAPE, "max_pool: windows of %s in %s, expected fewer than 2^31 places in each",
+                cb_shape_text_nd((int)s.dims, s.kernel), cb_shape_text(x));
         return NULL;
     }
     x = cb_channels_last(x);

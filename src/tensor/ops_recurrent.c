@@ -76,6 +76,22 @@ static state gru_step(cb_tensor *x, cb_tensor *hh, cb_tensor *h)
 
 /* ---- one layer in one direction ---- */
 
+/* What a step makes beside its state lives as long as the tape needs it. */
+static bool run_step(cb_tensor *in, const cb_recurrent_weights *w, state *at)
+{
+    cb_scope *scope = cb_scope_open();
+    if (!scope)
+        return false;
+    bool lstm = at->c;
+    in = cb_squeeze(in, 0);
+    cb_tensor *hh = cb_linear(at->h, w->w_hh, w->b_hh);
+    *at = lstm ? lstm_step(cb_add(in, hh), at->c) : gru_step(in, hh, at->h);
+    at->h = cb_scope_return(scope, at->h);
+    at->c = cb_scope_return(scope, at->c);
+    cb_scope_close(scope);
+    return at->h && (!lstm || at->c);
+}
+
 /* steps[t] = h of time t; `state` moves from the first to the last. */
 static bool run_direction(cb_tensor *x, const cb_recurrent_weights *w, bool backwards, state *at, cb_tensor **steps)
 {
@@ -86,10 +102,8 @@ static bool run_direction(cb_tensor *x, const cb_recurrent_weights *w, bool back
     bool ok = sizes && products && cb_split(products, 0, (int)length, sizes, steps);
     for (int64_t i = 0; ok && i < length; i++) {
         int64_t t = backwards ? length - 1 - i : i;
-        cb_tensor *in = cb_squeeze(steps[t], 0), *hh = cb_linear(at->h, w->w_hh, w->b_hh);
-        *at = at->c ? lstm_step(cb_add(in, hh), at->c) : gru_step(in, hh, at->h);
+        ok = run_step(steps[t], w, at);
         steps[t] = at->h;
-        ok = at->h;
     }
     cb_free(sizes);
     return ok;
@@ -156,7 +170,7 @@ static bool check_call(const call *k, const cb_tensor *x)
     const cb_tensor *each[] = {k->h, k->gates == 4 ? k->c : k->h};
     for (int i = 0; i < 2; i++)
         if (!each[i] || each[i]->ndim != 3 || each[i]->shape[0] != states || each[i]->shape[1] != x->shape[1] ||
-            each[i]->shape[2] != k->h->shape[2] || each[i]->dtype != x->dtype)
+            each[i]->shape[2] != k->h->shape[2] || (each[i]->dtype != x->dtype && !cb_dtype_is_half(x->dtype)))
             return cb_fail(CB_ERR_SHAPE, "%s: state %s for %s, expected (%lld, %lld, H) of its dtype", k->op, cb_shape_text(each[i]),
                            cb_shape_text(x), (long long)states, (long long)x->shape[1]) == CB_OK;
     return true;
@@ -165,8 +179,6 @@ static bool check_call(const call *k, const cb_tensor *x)
 /* Outputs (T, B, D H), h (L D, B, H) and, of an LSTM, c. */
 static bool run_all(const call *k, cb_tensor *x, cb_tensor **out)
 {
-    if (!check_call(k, x))
-        return false;
     int states = k->layers * k->directions;
     state *last = cb_calloc((size_t)states, sizeof *last);
     cb_tensor **steps = cb_calloc((size_t)(x->shape[0] + states), sizeof *steps);
@@ -197,11 +209,17 @@ static bool run_wide(const call *k, cb_tensor *x, cb_tensor **out)
     wide.weights = w;
     wide.h = cb_cast(k->h, CB_F32);
     wide.c = cb_cast(k->c, CB_F32);
-    bool ok = w && wide.h && run_all(&wide, cb_cast(x, CB_F32), out);
+    cb_tensor *wide_x = cb_cast(x, CB_F32);
+    bool ok = w && wide.h && (!k->c || wide.c) && wide_x && run_all(&wide, wide_x, out);
     for (int i = 0; ok && i < (k->c ? 3 : 2); i++)
         ok = (out[i] = cb_cast(out[i], x->dtype)) && ok;
     cb_free(w);
     return ok;
+}
+
+static bool run(const call *k, cb_tensor *x, cb_tensor **out)
+{
+    return check_call(k, x) && (cb_dtype_is_half(x->dtype) ? run_wide(k, x, out) : run_all(k, x, out));
 }
 
 bool cb_lstm_with(cb_tensor *x, int layers, const cb_recurrent_weights *weights, cb_tensor *h, cb_tensor *c, cb_tensor **y, cb_tensor **hn,
@@ -210,7 +228,7 @@ bool cb_lstm_with(cb_tensor *x, int layers, const cb_recurrent_weights *weights,
     cb_tensor *out[3] = {0};
     *y = *hn = *cn = NULL;
     call k = {"lstm", layers, options.bidirectional ? 2 : 1, 4, weights, options, h, c};
-    if (!x || !h || !c || !(cb_dtype_is_half(x->dtype) && layers > 0 ? run_wide(&k, x, out) : run_all(&k, x, out)))
+    if (!x || !h || !c || !run(&k, x, out))
         return false;
     *y = out[0];
     *hn = out[1];
@@ -224,7 +242,7 @@ bool cb_gru_with(cb_tensor *x, int layers, const cb_recurrent_weights *weights, 
     cb_tensor *out[3] = {0};
     *y = *hn = NULL;
     call k = {"gru", layers, options.bidirectional ? 2 : 1, 3, weights, options, h, NULL};
-    if (!x || !h || !(cb_dtype_is_half(x->dtype) && layers > 0 ? run_wide(&k, x, out) : run_all(&k, x, out)))
+    if (!x || !h || !run(&k, x, out))
         return false;
     *y = out[0];
     *hn = out[1];

@@ -156,18 +156,19 @@ const cb_op cb_op_resample = {.name = "resample", .twice = true, .backward = res
 /* One dimension of x (channels-last, sizes before its channels in size[]), which becomes that of the result. */
 static cb_tensor *along(cb_tensor *x, const resample *r, int d)
 {
-    cbk_taps t;
+    cbk_taps t = {0};
     int64_t shape[5], outer = x->shape[0], inner = x->shape[1];
     for (int i = 0; i < x->ndim; i++)
         shape[i] = x->shape[i];
     shape[2 + d] = r->adjoint ? r->in[d] : r->out[d];
     for (int i = 0; i < r->dims; i++)
         *(i < d ? &outer : &inner) *= i == d ? 1 : x->shape[2 + i];
-    cb_tensor *y = make_taps(&t, r, d) ? cb_empty_channels_last(x->dtype, x->ndim, shape) : NULL;
-    if (y && inner)
+    cb_tensor *y = cb_empty_channels_last(x->dtype, x->ndim, shape); /* first: sizes without memory for y have none for the matrix */
+    bool ok = y && make_taps(&t, r, d);
+    if (ok && inner)
         cbk_resample(x->dtype, y->data, x->data, outer, inner, &t);
     cbk_taps_free(&t);
-    return y;
+    return ok ? y : NULL;
 }
 
 static cb_tensor *resampled(cb_tensor *x, const resample *r)

@@ -255,6 +255,7 @@ CASE(interpolate_bilinear_antialias, cb_interpolate(x[0], .size = {2, 7}, .mode 
 CASE(interpolate_bicubic_antialias, cb_interpolate(x[0], .size = {4, 3}, .mode = CB_CUBIC, .antialias = true), .op = "resample",
      .fixed = true, .loose = 2, .input = {{"2398"}})
 
+/* loose: weights are differences of coordinates, which rounding moves by as much as the coordinates are larger */
 CASE(grid_sample, cb_grid_sample(x[0], cb_add_scalar(x[1], 0.25), .mode = CB_LINEAR), .op = "grid_sample", .fixed = true, .loose = 8,
      .input = {{"2344"}, {"2532", DISTINCT}})
 CASE(grid_sample_corners, cb_grid_sample(x[0], x[1], .mode = CB_LINEAR, .align_corners = true), .op = "grid_sample", .fixed = true,
@@ -317,6 +318,8 @@ CASE(batch_norm_last, cb_batch_norm(cb_channels_last(x[0]), x[1], x[2]), .op = "
      .input = {{"ACMK"}, {"C"}, {"C"}})
 CASE(batch_norm_running, cb_batch_norm(x[0], x[1], x[2], .running_mean = x[3], .running_var = x[4], .running_weight = 1),
      .op = "channel_norm", .loose = 4, .input = {{"ACM"}, {"C"}, {"C"}, {"C", TABLE}, {"C", VARIANCES}})
+CASE(batch_norm_frozen, cb_batch_norm(x[0], NULL, x[1], .running_mean = x[2], .running_var = x[3], .running_weight = 1),
+     .op = "channel_norm", .own = true, .loose = 4, .input = {{"ACM"}, {"C"}, {"C", TABLE}, {"C", VARIANCES}})
 CASE(batch_norm_mixed, cb_batch_norm(x[0], x[1], NULL, .running_mean = x[2], .running_var = x[3], .running_weight = 0.7),
      .op = "channel_norm", .loose = 4, .input = {{"ACM"}, {"C"}, {"C", TABLE}, {"C", VARIANCES}})
 CASE(group_norm, cb_group_norm(x[0], 2, x[1], x[2], 1e-5), .op = "channel_norm", .fixed = true, .loose = 4,
@@ -386,7 +389,7 @@ CASE(solve_triangular_transposed, cb_solve_triangular(x[0], with_diagonal(x[1]),
      .no_half = true, .input = {{"CB"}, {"BB"}})
 CASE(cholesky, cb_cholesky(with_diagonal(cb_matmul(x[0], cb_transpose(x[0], 0, 1)))), .op = "cholesky", .fixed = true, .no_half = true,
      .loose = 4, .input = {{"NN"}})
-/* what does not depend on the signs that eigenvectors may have */
+/* what does not depend on the signs that eigenvectors may have; loose: the gaps between eigenvalues divide their rounding */
 CASE_MANY(eigh, eigh_invariants(x[0], y), .op = "eigh", .fixed = true, .no_half = true, .loose = 64, .input = {{"NN", DISTINCT}})
 CASE_MANY(eigh_factors, cb_eigh(cb_add(x[0], cb_transpose(x[0], 0, 1)), &y[0], &y[1]) ? 2 : 0, .op = "eigh", .fixed = true, .own = true,
           .no_half = true, .loose = 64, .input = {{"NN", DISTINCT}})
@@ -406,6 +409,7 @@ CASE(irfft_two, cb_irfft(x[0], 2, 6), .op = "fft", .fixed = true, .loose = 4, .i
 
 /* ---- sequences ---- */
 
+/* loose: each of five times, and of two layers, adds the roundings of a step to those of the state before it */
 CASE_MANY(lstm, cb_lstm(x[0], 1, (&(cb_recurrent_weights){x[1], x[2], x[3], x[4]}), x[5], x[6], &y[0], &y[1], &y[2]) ? 3 : 0,
           .op = "lstm_cell", .fixed = true, .loose = 16, .input = {{"TB4"}, {"84"}, {"82"}, {"8"}, {"8"}, {"1B2"}, {"1B2"}})
 #define FOUR_TIMES(w)                                                                                                                      \
@@ -422,6 +426,7 @@ CASE_MANY(gru_layers, cb_gru(x[0], 2, FOUR_TIMES(SHARED), x[3], &y[0], &y[1], .b
           .fixed = true, .loose = 16, .input = {{"TB4"}, {"64"}, {"62"}, {"4B2"}})
 #undef SHARED
 #undef FOUR_TIMES
+/* loose: the loss adds up the rounded logarithms of all times; the gradient is their exponential */
 CASE(ctc, cb_ctc(cb_log_softmax(x[0], -1), x[1], lengths(5, 4, 5), lengths(2, 1, 0)), .op = "ctc", .fixed = true, .loose = 8,
      .input = {{"534"}, {"33", INDEX, 'M'}})
 CASE(ctc_blank, cb_ctc(cb_log_softmax(x[0], -1), x[1], lengths(5, 5, 1), lengths(2, 1, 3), .blank = 3, .zero_infinity = true), .op = "ctc",

@@ -94,6 +94,11 @@ static void what_does_not_fit_is_refused(void **state)
     expect_refusal(cb_conv_transpose(x, cb_zeros(CB_F32, 4, 2, 2, 2), NULL, .output_padding = {1, 0}), CB_ERR_SHAPE, "below the stride");
     expect_refusal(cb_conv_transpose(x, w, NULL), CB_ERR_SHAPE, "(C, O / groups, ...)");
     expect_refusal(cb_max_pool(x, .kernel = {4, 1}), CB_ERR_SHAPE, "windows of 4");
+    expect_refusal(cb_max_pool(cb_ones(CB_F32, 1, 1, 1), .kernel = {2}, .padding = {1}, .dilation = {2}), CB_ERR_SHAPE,
+                   "an element in each");
+    expect_refusal(
+        cb_max_pool(cb_ones(CB_F32, 1, 1, 3, 3, 3), .kernel = {INT32_MAX, INT32_MAX, 4}, .padding = {INT32_MAX / 2, INT32_MAX / 2, 2}),
+        CB_ERR_SHAPE, "fewer than 2^31 places");
     expect_refusal(cb_avg_pool(x, .kernel = {2, 2}, .padding = {2, 0}), CB_ERR_SHAPE, "at most half");
     expect_refusal(cb_adaptive_avg_pool(x, 0, 1), CB_ERR_SHAPE, "all above 0");
     expect_refusal(cb_interpolate(x, .size = {2, 2}, .align_corners = true), CB_ERR_ARGUMENT, "not with nearest");
@@ -103,6 +108,21 @@ static void what_does_not_fit_is_refused(void **state)
                    "expected f32 (4)");
     expect_refusal(cb_batch_norm(cb_zeros(CB_F32, 1, 3), NULL, NULL, .running_mean = mean, .running_var = mean, .momentum = 0.1),
                    CB_ERR_SHAPE, "one value for each channel");
+    cb_scope_close(scope);
+}
+
+/* Empty tensors may have sizes whose products wrap around to something that fits. */
+static void products_that_overflow_are_refused(void **state)
+{
+    (void)state;
+    cb_scope *scope = cb_scope_open();
+    const int64_t quarter = INT64_C(1) << 62, half = INT32_MAX - 1, padding = (INT64_C(1) << 30) + 1; /* half + 2 padding = 2^32 */
+    cb_tensor *long_one = cb_zeros(CB_F32, 0, 1, quarter / 4 + 1), *w = cb_zeros(CB_F32, 1, 1, 1);
+    expect_refusal(cb_conv_transpose(long_one, w, NULL, .stride = {16}), CB_ERR_SHAPE, "does not fit");
+    expect_refusal(cb_conv_transpose(cb_zeros(CB_F32, 0, 0, 3), cb_zeros(CB_F32, 0, 4, 1), NULL, .groups = quarter), CB_ERR_SHAPE,
+                   "4611686018427387904 groups");
+    expect_refusal(cb_col2im(cb_zeros(CB_F32, 0, 3, 0), half, half, 1, 1, (cb_conv_options){.padding = {padding, padding}}), CB_ERR_SHAPE,
+                   "more than can be counted");
     cb_scope_close(scope);
 }
 
@@ -136,6 +156,63 @@ static void running_statistics_follow_the_batch(void **state)
     cb_scope_close(scope);
 }
 
+static void a_mix_is_with_the_statistics_as_given(void **state)
+{
+    (void)state;
+    cb_scope *scope = cb_scope_open();
+    cb_tensor *x = cb_from(CB_F32, ((float[]){1, 3}), 2, 1), *mean = cb_zeros(CB_F32, 1), *var = cb_full(CB_F32, 3, 1);
+    cb_tensor *y = cb_batch_norm(x, NULL, NULL, .running_mean = mean, .running_var = var, .momentum = 0.25, .running_weight = 0.5);
+    assert_float_equal((float)cb_get(y, 1), 2 / sqrtf(2 + 1e-5F), 1e-6F);
+    assert_float_equal((float)cb_item(mean), 0.5F, 1e-7F);
+    assert_float_equal((float)cb_item(var), 0.75F * 3 + 0.5F, 1e-7F);
+    cb_scope_close(scope);
+}
+
+static cb_tensor *norm_that_learns(void *user, cb_tensor *const *x)
+{
+    cb_tensor **running = user;
+    return cb_batch_norm(x[0], NULL, NULL, .running_mean = running[0], .running_var = running[1], .momentum = 0.25);
+}
+
+static void a_checkpoint_moves_running_statistics_once(void **state)
+{
+    (void)state;
+    cb_scope *scope = cb_scope_open();
+    cb_tensor *x = cb_parameter(cb_from(CB_F32, ((float[]){1, 3}), 2, 1)), *running[] = {cb_zeros(CB_F32, 1), cb_ones(CB_F32, 1)};
+    cb_tensor *y = cb_checkpoint(norm_that_learns, running, 1, &x, NULL);
+    assert_true(cb_backward(cb_sum(cb_square(y), CB_ALL, false)));
+    assert_float_equal((float)cb_item(running[0]), 0.5F, 1e-7F);
+    assert_float_equal((float)cb_item(running[1]), 1.25F, 1e-7F);
+    norm_that_learns(running, &x); /* and again after it */
+    assert_float_equal((float)cb_item(running[0]), 0.875F, 1e-7F);
+    cb_zero_grad(x);
+    cb_scope_close(scope);
+}
+
+/* dx = dy w r has no x in it, whatever else wants a gradient. */
+static void infinities_stay_out_of_the_gradient_of_running_statistics(void **state)
+{
+    (void)state;
+    cb_scope *scope = cb_scope_open();
+    cb_tensor *mean = cb_zeros(CB_F32, 1), *var = cb_full(CB_F32, 4, 1);
+    for (int wanted = 0; wanted < 4; wanted++) {
+        cb_tensor *x = cb_parameter(cb_from(CB_F32, ((float[]){INFINITY, 3}), 2, 1)), *w = cb_full(CB_F32, 6, 1), *b = cb_zeros(CB_F32, 1);
+        if (wanted & 1)
+            cb_parameter(w);
+        if (wanted & 2)
+            cb_parameter(b);
+        cb_tensor *y = cb_batch_norm(x, w, b, .running_mean = mean, .running_var = var, .running_weight = 1);
+        assert_true(cb_backward(cb_sum(y, CB_ALL, false)));
+        for (int i = 0; i < 2; i++)
+            assert_float_equal((float)cb_get(x->grad, i), 6 / sqrtf(4 + 1e-5F), 1e-6F);
+        assert_true(!(wanted & 2) || cb_item(b->grad) == 2);
+        cb_zero_grad(x);
+        cb_zero_grad(w);
+        cb_zero_grad(b);
+    }
+    cb_scope_close(scope);
+}
+
 static void steps_in_steady_state_ask_the_system_for_nothing(void **state)
 {
     (void)state;
@@ -162,8 +239,12 @@ int main(void)
         cmocka_unit_test(empty_batches_give_empty_results_and_no_gradient),
         cmocka_unit_test(an_image_of_one_place_is_an_image),
         cmocka_unit_test(what_does_not_fit_is_refused),
+        cmocka_unit_test(products_that_overflow_are_refused),
         cmocka_unit_test(a_nan_is_the_largest_of_its_window),
         cmocka_unit_test(running_statistics_follow_the_batch),
+        cmocka_unit_test(a_mix_is_with_the_statistics_as_given),
+        cmocka_unit_test(a_checkpoint_moves_running_statistics_once),
+        cmocka_unit_test(infinities_stay_out_of_the_gradient_of_running_statistics),
         cmocka_unit_test(steps_in_steady_state_ask_the_system_for_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

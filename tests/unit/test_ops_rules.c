@@ -466,6 +466,88 @@ static void no_targets_give_no_loss_but_a_zero_gradient(void **state)
 
 #define TEST(function) cmocka_unit_test_setup_teardown(function, begin, end)
 
+/* ---- threads ---- */
+
+/* Operations whose cases in the table are too small for more than one thread.  x (4, 16, 32, 32) */
+static cb_tensor *windows_maxima(cb_tensor *x)
+{
+    return cb_max_pool(x, .kernel = {3, 3}, .stride = {1, 1}, .padding = {1, 1});
+}
+
+static cb_tensor *read_at_points(cb_tensor *x)
+{
+    return cb_grid_sample(x, cb_tanh(cb_reshape(cb_slice(x, 1, 0, 2, 1), 4, 32, 32, 2)), .mode = CB_LINEAR);
+}
+
+static cb_tensor *random_weight(uint64_t seed, int64_t rows, int64_t columns)
+{
+    return cb_scale(cb_randn(CB_F32, &(cb_rng){.seed = seed}, rows, columns), 0.1);
+}
+
+static cb_tensor *long_memory(cb_tensor *x)
+{
+    cb_tensor *y = NULL, *hn, *cn, *zeros = cb_zeros(CB_F32, 1, 32, 64);
+    cb_recurrent_weights w = {random_weight(1, 256, 256), random_weight(2, 256, 64), NULL, NULL};
+    return cb_lstm(cb_reshape(x, 8, 32, 256), 1, &w, zeros, zeros, &y, &hn, &cn) ? y : NULL;
+}
+
+static cb_tensor *gated(cb_tensor *x)
+{
+    cb_tensor *y = NULL, *hn;
+    cb_recurrent_weights w = {random_weight(1, 192, 256), random_weight(2, 192, 64), NULL, NULL};
+    return cb_gru(cb_reshape(x, 8, 32, 256), 1, &w, cb_zeros(CB_F32, 1, 32, 64), &y, &hn) ? y : NULL;
+}
+
+static cb_tensor *alignments(cb_tensor *x)
+{
+    cb_tensor *targets = cb_full(CB_I32, 3, 16, 20), *times = cb_full(CB_I64, 64, 16), *words = cb_full(CB_I64, 20, 16);
+    return cb_ctc(cb_log_softmax(cb_reshape(x, 64, 16, 64), -1), targets, times, words);
+}
+
+static cb_tensor *groups(cb_tensor *x)
+{
+    return cb_group_norm(x, 4, NULL, NULL, 1e-5);
+}
+
+static cb_tensor *groups_channels_last(cb_tensor *x)
+{
+    return cb_group_norm(cb_channels_last(x), 4, NULL, NULL, 1e-5);
+}
+
+static cb_tensor *enlarged(cb_tensor *x)
+{
+    return cb_interpolate(x, .size = {45, 37}, .mode = CB_CUBIC);
+}
+
+static cb_tensor *transformed(cb_tensor *x)
+{
+    return cb_fft(cb_reshape(x, 64, 16, 32, 2), 2, false);
+}
+
+static void threads_change_no_bit_where_cases_are_small(void **state)
+{
+    (void)state;
+    static cb_tensor *(*const each[])(cb_tensor * x) = {windows_maxima, read_at_points,       long_memory, gated,      alignments,
+                                                        groups,         groups_channels_last, enlarged,    transformed};
+    int threads = cb_threads();
+    for (size_t i = 0; i < sizeof each / sizeof *each; i++) {
+        cb_scope *inner = cb_scope_open();
+        cb_tensor *x[2], *y[2];
+        for (int k = 0; k < 2; k++) {
+            cb_set_threads(k ? 3 : 1);
+            x[k] = cb_parameter(cb_randn(CB_F32, &(cb_rng){.seed = 8}, 4, 16, 32, 32));
+            y[k] = each[i](x[k]);
+            assert_true(cb_backward(cb_sum(cb_square(y[k]), CB_ALL, false)));
+        }
+        cb_set_threads(threads);
+        assert_same(y[0], y[1]);
+        assert_same(x[0]->grad, x[1]->grad);
+        cb_zero_grad(x[0]);
+        cb_zero_grad(x[1]);
+        cb_scope_close(inner);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -490,6 +572,7 @@ int main(void)
         TEST(a_query_that_sees_nothing_gives_zero),
         TEST(last_queries_see_their_own_segments),
         TEST(no_targets_give_no_loss_but_a_zero_gradient),
+        TEST(threads_change_no_bit_where_cases_are_small),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -255,6 +255,15 @@ static void a_matrix_that_was_not_computed_has_an_inverse(void **state)
     cb_scope_close(scope);
 }
 
+/* There are no values: an R of zeros is no error. */
+static void triangular_systems_are_not_solved(void **state)
+{
+    (void)state;
+    cb_scope *scope = cb_scope_open();
+    assert_non_null(cb_solve_triangular(cb_zeros(CB_F32, 3, 2), cb_zeros(CB_F32, 2, 2), false));
+    cb_scope_close(scope);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -268,6 +277,7 @@ int main(void)
         TEST(growing_keeps_what_was_written),
         TEST(peak_outlives_the_map),
         TEST(a_matrix_that_was_not_computed_has_an_inverse),
+        TEST(triangular_systems_are_not_solved),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -38,11 +38,29 @@ static void what_does_not_fit_a_recurrence_is_refused(void **state)
     expect_refusal(cb_lstm(x, 2, &w, h, h, &y, &hn, &cn), CB_ERR_SHAPE, "expected (2, 2, H)");
     expect_refusal(cb_gru(x, 1, &w, h, &y, &hn), CB_ERR_SHAPE, "w_ih f32(20, 4), expected (15, 4)");
     expect_refusal(cb_lstm(cb_zeros(CB_F32, 0, 2, 4), 1, &w, h, h, &y, &hn, &cn), CB_ERR_SHAPE, "a time at least");
+    cb_tensor *narrow = cb_cast(x, CB_BF16);
+    expect_refusal(cb_lstm(narrow, 100000, &w, h, h, &y, &hn, &cn), CB_ERR_SHAPE, "in 100000 layers"); /* before their weights are read */
+    expect_refusal(cb_gru(narrow, INT32_MAX, &w, h, &y, &hn, .bidirectional = true), CB_ERR_SHAPE, "in 2147483647 layers");
     assert_true(cb_lstm(x, 1, &w, h, h, &y, &hn, &cn));
     assert_true(y->shape[2] == 5 && hn->ndim == 3 && cn->ndim == 3);
     cb_tensor *none = cb_zeros(CB_F32, 1, 0, 5);
     assert_true(cb_lstm(cb_zeros(CB_F32, 3, 0, 4), 1, &w, none, none, &y, &hn, &cn));
     assert_true(y->shape[1] == 0 && y->shape[2] == 5);
+    cb_scope_close(scope);
+}
+
+/* Without a gradient, what stays in the caller's scope is the product of the inputs (4 H), h, c and y (3 H) of each time and row; a step's
+ * own are 13 H. */
+static void steps_leave_their_state_only(void **state)
+{
+    (void)state;
+    enum { T = 32, B = 16, H = 128 };
+    cb_scope *scope = cb_scope_open();
+    cb_tensor *y, *hn, *cn, *x = cb_zeros(CB_F32, T, B, 4), *h = cb_zeros(CB_F32, 1, B, H);
+    cb_recurrent_weights w = {cb_zeros(CB_F32, 4 * H, 4), cb_zeros(CB_F32, 4 * H, H), NULL, NULL};
+    uint64_t before = cb_memory().live_bytes;
+    assert_true(cb_lstm(x, 1, &w, h, h, &y, &hn, &cn));
+    assert_true(cb_memory().live_bytes - before < (uint64_t)9 * T * B * H * sizeof(float));
     cb_scope_close(scope);
 }
 
@@ -76,6 +94,8 @@ static void targets_that_do_not_fit_cost_infinity_or_nothing(void **state)
     y = cb_ctc(x, targets, lengths(0, 0), lengths(0, 1));
     assert_true(cb_get(y, 0) == 0 && isinf(cb_get(y, 1)));
     expect_refusal(cb_ctc(x, targets, lengths(2, 3), lengths(1, 1)), CB_ERR_ARGUMENT, "input length 3 of sample 1, expected 0 to 2");
+    expect_refusal(cb_ctc(x, targets, lengths(2, INT64_MAX), lengths(1, 1)), CB_ERR_ARGUMENT,
+                   "input length 9223372036854775808 of sample 1");
     expect_refusal(cb_ctc(x, targets, lengths(2, 2), lengths(3, 1)), CB_ERR_ARGUMENT, "target length 3 of sample 0");
     expect_refusal(cb_ctc(cb_full(CB_F32, -1, 2, 2, 2), targets, lengths(2, 2), lengths(1, 1)), CB_ERR_ARGUMENT, "target 2 of sample 1");
     expect_refusal(cb_ctc(x, targets, lengths(2, 2), lengths(1, 1), .blank = 3), CB_ERR_ARGUMENT, "blank 3");
@@ -145,6 +165,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_does_not_fit_a_recurrence_is_refused),
+        cmocka_unit_test(steps_leave_their_state_only),
         cmocka_unit_test(dropout_stands_between_layers),
         cmocka_unit_test(targets_that_do_not_fit_cost_infinity_or_nothing),
         cmocka_unit_test(transforms_of_every_length_invert),
