@@ -234,13 +234,15 @@ bool cb_adapter_phase(const cb_adapter *adapter, int64_t step, int64_t *first, i
     return true;
 }
 
-/* What is trained whole becomes the base's again. */
+/* What is trained whole becomes the base's again, on or off. */
 static bool rewind_whole(const cb_adapter *adapter)
 {
     for (size_t i = 0; i < adapter->trained_count; i++) {
         const cb_trained_weight *t = &adapter->trained[i];
         const cb_weight *weight = t->active && !t->pinned ? cb_layer_own_weight(t->layer, t->name) : NULL;
-        if (weight && weight->frozen && !cb_copy_into(weight->tensor, weight->frozen))
+        if (!weight || (!weight->frozen && !t->hidden))
+            continue;
+        if (!cb_copy_into(t->hidden ? t->hidden : weight->tensor, weight->frozen ? weight->frozen : weight->tensor))
             return false;
     }
     return true;

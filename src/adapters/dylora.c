@@ -114,6 +114,12 @@ static cb_tensor *first_ranks(const dylora_state *s, cb_tensor *t, int dim, int6
     return parts[0] && parts[1] ? cb_cat(2, parts, dim) : NULL;
 }
 
+/* A frozen one computes as it does outside of training. */
+static bool is_trained(const dylora_state *s, const cb_context *ctx)
+{
+    return ctx->training && s->a->requires_grad;
+}
+
 static int64_t ranks_of(const cb_module *m, bool training)
 {
     const dylora_state *s = m->state;
@@ -126,11 +132,12 @@ static int64_t ranks_of(const cb_module *m, bool training)
 static cb_tensor *dylora_forward(const cb_module *m, cb_tensor *x, cb_tensor *y, const cb_context *ctx)
 {
     const dylora_state *s = m->state;
-    int64_t b = ranks_of(m, ctx->training);
+    bool training = is_trained(s, ctx);
+    int64_t b = ranks_of(m, training);
     if (m->strength == 0)
         return y;
-    return cb_thin_add(m, x, y, first_ranks(s, s->a, 0, b, ctx->training), first_ranks(s, s->b, 1, b, ctx->training),
-                       s->config->alpha / (double)b, s->config->dropout, ctx);
+    return cb_thin_add(m, x, y, first_ranks(s, s->a, 0, b, training), first_ranks(s, s->b, 1, b, training), s->config->alpha / (double)b,
+                       s->config->dropout, ctx);
 }
 
 static cb_tensor *dylora_delta(const cb_module *m, cb_tensor *weight)

@@ -128,8 +128,12 @@ static cb_tensor *sft_delta(const cb_module *m, cb_tensor *weight)
 static bool sft_begin(void *config_, int64_t steps)
 {
     sft_config *config = config_;
-    if (config->total_step == 0)
-        config->total_step = steps;
+    int64_t total = config->total_step ? config->total_step : steps;
+    if (!config->counts.count && (total < 2 || steps < 2))
+        return cb_fail(CB_ERR_ARGUMENT,
+                       "lt_sft: found %lld of %lld updates, expected 2 or more: one for all numbers, one for those it chooses",
+                       (long long)steps, (long long)total) == CB_OK;
+    config->total_step = total;
     return true;
 }
 

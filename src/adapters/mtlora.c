@@ -46,6 +46,7 @@ static const cb_option mtlora_options[] = {
     CB_OPT_END};
 
 static const char *const mtlora_peft_names[] = {"rank", "r", NULL};
+static const char *const mtlora_live[] = {"use_task", NULL};
 static const char mtlora_peft_fixed[] = "{\"modules_to_save\": null}";
 
 /* ---- options ---- */
@@ -229,4 +230,5 @@ const cb_adapter_kind cb_kind_mtlora = {
     .initialise = mtlora_initialise,
     .peft_names = mtlora_peft_names,
     .peft_fixed = mtlora_peft_fixed,
+    .live = mtlora_live,
 };

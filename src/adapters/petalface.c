@@ -32,6 +32,7 @@ static const cb_option petalface_options[] = {
     CB_OPT_END};
 
 static const char *const petalface_peft_names[] = {"rank", "r", NULL};
+static const char *const petalface_live[] = {"use_weight", NULL};
 static const char petalface_peft_fixed[] = "{\"modules_to_save\": null}";
 
 static const char *const down_names[] = {"petalface_low_D", "petalface_high_D"}, *const up_names[] = {"petalface_low_U",
@@ -142,4 +143,5 @@ const cb_adapter_kind cb_kind_petalface = {
     .initialise = petalface_initialise,
     .peft_names = petalface_peft_names,
     .peft_fixed = petalface_peft_fixed,
+    .live = petalface_live,
 };

@@ -76,10 +76,10 @@ static cb_tensor *logistic_noise(const cb_tensor *like, cb_rng *rng)
     return cb_sub(cb_log(u), cb_log(cb_add_scalar(cb_neg(u), 1)));
 }
 
-/* Without a generator a training pass computes what evaluation does. */
-static bool draws(const cb_context *ctx)
+/* Without a generator a training pass computes what evaluation does, and so does one that is frozen. */
+static bool draws(const poly_state *poly, const cb_context *ctx)
 {
-    return ctx->training && ctx->rng;
+    return ctx->training && ctx->rng && poly->logits->requires_grad;
 }
 
 /* (P, N, S) of N tasks */
@@ -87,7 +87,7 @@ static cb_tensor *weights_of(const poly_state *poly, cb_tensor *tasks, const cb_
 {
     const double eps = 1e-12; /* PEFT's */
     cb_tensor *z = cb_index_select(poly->logits, 0, tasks);
-    if (draws(ctx) && z)
+    if (draws(poly, ctx) && z)
         z = cb_add(z, logistic_noise(z, ctx->rng));
     cb_tensor *p = cb_sigmoid(z ? cb_reshape(z, -1, poly->config->n_splits, poly->config->n_skills) : NULL);
     p = cb_div(p, cb_add_scalar(cb_sum(p, -1, true), eps));
@@ -141,7 +141,7 @@ static cb_tensor *poly_forward(const cb_module *m, cb_tensor *x, cb_tensor *y, c
         return NULL;
     if (tasks->count > 1)
         return rows_of_tasks(m, x, y, tasks, ctx);
-    if (draws(ctx) && x->shape[0] > 1)
+    if (draws(poly, ctx) && x->shape[0] > 1)
         return rows_of_tasks(m, x, y, cb_contiguous(cb_expand(tasks, x->shape[0])), ctx);
     cb_low_rank pair;
     return one_task(m, tasks, ctx, &pair) ? cb_linear_add(y, cb_linear(x, pair.a, NULL), pair.b, pair.scale) : NULL;
@@ -149,9 +149,10 @@ static cb_tensor *poly_forward(const cb_module *m, cb_tensor *x, cb_tensor *y, c
 
 static bool poly_low_rank(const cb_module *m, const cb_context *ctx, cb_low_rank *pair)
 {
-    if (draws(ctx) || (ctx->tasks && ctx->tasks->count > 1))
+    const poly_state *poly = m->state;
+    if (draws(poly, ctx) || (ctx->tasks && ctx->tasks->count > 1))
         return false;
-    cb_tensor *tasks = cb_tasks_of(ctx, ((const poly_state *)m->state)->config->n_tasks, "n_tasks");
+    cb_tensor *tasks = cb_tasks_of(ctx, poly->config->n_tasks, "n_tasks");
     return tasks && one_task(m, tasks, ctx, pair);
 }
 

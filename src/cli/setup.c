@@ -219,18 +219,27 @@ static bool has_live(const cb_adapter *adapter, const char *option)
     return name && *name;
 }
 
+static bool set_live(cb_adapter *const *adapters, size_t count, const char *name, const char *value, bool *any)
+{
+    bool ok = true;
+    for (size_t i = 0; ok && i < count; i++)
+        if (has_live(adapters[i], name)) {
+            *any = true;
+            ok = cb_adapter_set(adapters[i], name, value);
+        }
+    return ok;
+}
+
 static bool set_option(const cli_base *base, const char *given)
 {
+    const cb_composition *parts = &base->composition;
     const char *equals = strchr(given, '=');
     char *name = equals ? cb_strndup(given, (size_t)(equals - given)) : NULL;
-    bool ok = name || !cb_ok() || cli_refuse("--adapter-option: found \"%s\", expected NAME=VALUE", given), any = false;
+    bool ok = name || (cb_ok() && cli_refuse("--adapter-option: found \"%s\", expected NAME=VALUE", given)), any = false;
     for (char *c = name; c && *c; c++)
         *c = *c == '-' ? '_' : *c;
-    for (size_t i = 0; ok && i < base->adapter_count; i++)
-        if (has_live(base->adapters[i], name)) {
-            any = true;
-            ok = cb_adapter_set(base->adapters[i], name, equals + 1);
-        }
+    ok = ok && set_live(base->adapters, base->adapter_count, name, equals + 1, &any) &&
+         set_live(parts->adapters, parts->count, name, equals + 1, &any);
     if (ok && !any)
         ok = cli_refuse("--adapter-option: no adapter here has an option \"%s\" that can be chosen after training", name);
     cb_free(name);

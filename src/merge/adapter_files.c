@@ -101,20 +101,32 @@ static cb_source_layer *layer_of(cb_adapter_merge *m, const char *name, size_t l
     return layer->name ? layer : NULL;
 }
 
+static bool take_sparse(cb_adapter_merge *m, size_t source, const cb_weight_entry *e, cb_source_layer *l, bool is_places)
+{
+    bool fits = is_places ? (e->dtype == CB_I32 || e->dtype == CB_I64) && e->ndim == 2 && e->shape[0] == 2 && e->shape[1] > 0
+                          : cb_fold_is_float(e->dtype) && e->ndim == 1 && e->shape[0] > 0;
+    if (!fits)
+        return cb_fail(CB_ERR_SHAPE, "%s: %s: found %s of %s, expected %s", m->sources[source].path, e->name, e->type_name,
+                       cb_shape_text_nd(e->ndim, e->shape),
+                       is_places ? "i32 or i64 of (2, K) with K from 1" : "f32, bf16 or f16 of (K) with K from 1") == CB_OK;
+    const cb_weight_entry **first = is_places ? &l->first_b : &l->first_a;
+    *first = *first ? *first : e;
+    (is_places ? l->b : l->a)[source] = e;
+    return true;
+}
+
 static bool take_factor(cb_adapter_merge *m, size_t source, const cb_weight_entry *e, const char *layer, size_t length, bool is_b,
                         bool embedding)
 {
     cb_source_layer *l = layer_of(m, layer, length);
-    if (!l)
-        return false;
+    if (!l || m->sparse)
+        return l && take_sparse(m, source, e, l, is_b);
     bool seen = l->first_a || l->first_b;
     const cb_weight_entry **first = is_b ? &l->first_b : &l->first_a;
     int width = is_b ? 0 : 1; /* the dimension that is the layer's */
     bool fits = cb_fold_is_float(e->dtype) && (e->ndim == 2 || e->ndim == 4) && e->shape[0] > 0 && e->shape[1] > 0 &&
                 (!seen || l->embedding == embedding) &&
                 (!*first || ((*first)->ndim == e->ndim && (*first)->shape[width] == e->shape[width]));
-    if (m->sparse)
-        fits = is_b ? e->ndim == 2 && e->shape[0] == 2 : cb_fold_is_float(e->dtype) && e->ndim == 1;
     fits = fits && (!m->ia3 || !*first || (*first)->shape[0] == e->shape[0]); /* factors, which are multiplied */
     for (int i = 2; fits && i < e->ndim; i++)
         fits = e->shape[i] > 0 && (is_b ? e->shape[i] == 1 : !*first || (*first)->shape[i] == e->shape[i]);
@@ -393,6 +405,12 @@ static bool put_ranks(const cb_adapter_merge *m, json_t *config)
     return ok;
 }
 
+static json_t *field_or_null(const json_t *object, const char *key)
+{
+    const json_t *value = json_object_get(object, key);
+    return value ? cb_json_copy(value) : json_null();
+}
+
 /* Of an LT-SFT adapter with so many places in each layer. */
 static json_t *sparse_config(const cb_adapter_merge *m, const char *base)
 {
@@ -405,10 +423,8 @@ static json_t *sparse_config(const cb_adapter_merge *m, const char *base)
     ok = ok && saved && cb_json_put(config, "peft_type", json_string("LT_SFT")) && cb_json_put(config, "inference_mode", json_true()) &&
          cb_json_put(config, "target_modules", names_of(m, "target_modules", true)) && cb_json_put(config, "counts", json_incref(counts)) &&
          cb_json_put(config, "modules_to_save", json_array_size(saved) ? json_incref(saved) : json_null()) &&
-         cb_json_put(config, "base_model_name_or_path",
-                     base ? json_string(base) : cb_json_copy(json_object_get(first, "base_model_name_or_path"))) &&
-         cb_json_put(config, "task_type",
-                     json_object_get(first, "task_type") ? cb_json_copy(json_object_get(first, "task_type")) : json_null());
+         cb_json_put(config, "base_model_name_or_path", base ? json_string(base) : field_or_null(first, "base_model_name_or_path")) &&
+         cb_json_put(config, "task_type", field_or_null(first, "task_type"));
     json_decref(saved);
     json_decref(counts);
     if (ok)

@@ -31,14 +31,17 @@ static bool take_places(const cb_adapter_merge *m, const cb_source_layer *l, siz
                        : !at ? "no places"
                              : "other numbers of them") == CB_OK;
     cb_tensor *values = cb_contiguous(cb_cast(cb_weight_entry_tensor(v), CB_F32));
-    cb_tensor *places = cb_contiguous(cb_cast(cb_weight_entry_tensor(at), CB_I32));
+    cb_tensor *places = cb_contiguous(cb_cast(cb_weight_entry_tensor(at), CB_I64));
     for (int64_t i = 0; values && places && i < values->count; i++) {
         float x = ((const float *)values->data)[i];
+        int64_t row = ((const int64_t *)places->data)[i], column = ((const int64_t *)places->data)[values->count + i];
+        if ((row < 0 || row > INT32_MAX || column < 0 || column > INT32_MAX) && !cb_rehearsing())
+            return cb_fail(CB_ERR_FORMAT, "%s: layer %s: found row %lld and column %lld, expected 0 or more and less than 2^31",
+                           m->sources[source].path, l->name, (long long)row, (long long)column) == CB_OK;
         if (!isfinite(x) && !cb_rehearsing())
             return cb_fail(CB_ERR_NUMERIC, "%s: layer %s: found NaN or an infinity, expected numbers", m->sources[source].path, l->name) ==
                    CB_OK;
-        list[*count] = (place){((const int32_t *)places->data)[i], ((const int32_t *)places->data)[values->count + i],
-                               (float)(m->sources[source].weight * (double)x), (int32_t)source};
+        list[*count] = (place){(int32_t)row, (int32_t)column, (float)(m->sources[source].weight * (double)x), (int32_t)source};
         ++*count;
     }
     return values && places;

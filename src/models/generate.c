@@ -22,7 +22,7 @@ const cb_option cb_generate_option_table[] = {
     CB_OPT_INT(cb_generate_options, seed, 0, 0, 9e18, "seed of the random numbers"),
     CB_OPT_LIST(cb_generate_options, stop, NULL, "TEXT,...", "strings before which generation ends"),
     CB_OPT_BOOL(cb_generate_options, ignore_eos, false, "go on after the end-of-sequence token"),
-    CB_OPT_INT(cb_generate_options, task_id, 0, 0, (1 << 20) - 1, "which of its tasks an adapter of several does"),
+    CB_OPT_INT(cb_generate_options, task_id, 0, 0, CB_MOST_TASKS - 1, "which of its tasks an adapter of several does"),
     CB_OPT_END,
 };
 
@@ -312,6 +312,9 @@ bool cb_generate_ids(cb_model *model, const cb_tokenizer *tokenizer, const int32
 {
     if (!model || !out || !options || !cb_ok() || !can_generate(model))
         return false;
+    if (options->task_id < 0 || options->task_id >= CB_MOST_TASKS)
+        return cb_fail(CB_ERR_ARGUMENT, "generate: task_id is %lld, expected 0 to %d", (long long)options->task_id, CB_MOST_TASKS - 1) ==
+               CB_OK;
     run r;
     int64_t most = run_open(&r, model, tokenizer, (cb_prompt_ids){prompt, count, (int32_t)options->task_id}, options, out);
     r.output.callback = callback;

@@ -231,7 +231,7 @@ static cb_tensor *attend_rows(const cb_shared *shared, const cb_region *rows, co
             options.mask && options.mask->ndim == 4 && options.mask->shape[0] > 1 ? cb_region_rows(rows, options.mask) : options.mask;
         ctx.positions = cb_region_rows(rows, ctx.positions);
         ctx.segments = cb_region_rows(rows, ctx.segments);
-        ctx.tasks = cb_region_rows(rows, ctx.tasks);
+        ctx.tasks = ctx.tasks && ctx.tasks->shape[0] > 1 ? cb_region_rows(rows, ctx.tasks) : ctx.tasks;
         ctx.conditions = cb_region_rows(rows, ctx.conditions);
         ctx.blend = NULL;
     }

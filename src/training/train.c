@@ -148,10 +148,17 @@ static bool agree(session *s)
     return ok;
 }
 
+static bool another_phase_follows(const session *s)
+{
+    int64_t first, end, step = s->state.step;
+    return s->what->phase && s->what->phase(s->what, step, &first, &end) && step < end && end < s->schedule.steps;
+}
+
+/* A phase that others follow is gone through: what it leaves is not what the run is for. */
 static bool out_of_patience(const session *s)
 {
     int64_t patience = s->options->early_stopping_patience;
-    return patience > 0 && s->state.bad_evaluations >= patience;
+    return patience > 0 && s->state.bad_evaluations >= patience && !another_phase_follows(s);
 }
 
 bool cb_train_check_output(const cb_train_options *o)
@@ -333,16 +340,21 @@ static bool add_up(session *s, double *loss)
     return true;
 }
 
-/* The learning rate of the step to come; with a phase, the optimiser and the schedule begin anew. */
-static double rate_of_step(session *s)
+/* Each phase has a schedule of its own. */
+static double rate_of_step(const session *s, int64_t step)
 {
     int64_t first, end;
-    if (!s->what->phase || !s->what->phase(s->what, s->state.step, &first, &end))
-        return cb_schedule_at(&s->schedule, s->state.step);
-    if (first > 0 && first == s->state.step && !cb_rehearsing())
-        cb_optimizer_forget(s->optimizer);
+    if (!s->what->phase || !s->what->phase(s->what, step, &first, &end))
+        return cb_schedule_at(&s->schedule, step);
     const cb_schedule own = plan_schedule(s->options, end - first);
-    return cb_schedule_at(&own, s->state.step - first);
+    return cb_schedule_at(&own, step - first);
+}
+
+/* Whether it is the first step of a phase after the first. */
+static bool begins_phase(const session *s, int64_t step)
+{
+    int64_t first, end;
+    return step > 0 && s->what->phase && s->what->phase(s->what, step, &first, &end) && first == step;
 }
 
 static bool train_step(session *s, cb_train_report *report)
@@ -369,7 +381,9 @@ static bool train_step(session *s, cb_train_report *report)
     double norm = cb_grad_norm(s->what->count, s->parameters);
     if (!isfinite(loss) || !isfinite(norm))
         return not_finite(s, loss, norm, predicted ? (double)predicted : 1, before);
-    report->learning_rate = rate_of_step(s);
+    if (begins_phase(s, s->state.step) && !cb_rehearsing())
+        cb_optimizer_forget(s->optimizer);
+    report->learning_rate = rate_of_step(s, s->state.step);
     report->grad_norm = norm;
     const cb_adapter_step update = {.step = s->state.step, .gradient_scale = cb_clip_factor(norm, o->max_grad_norm)};
     if (!cb_optimizer_step(s->optimizer, report->learning_rate, update.gradient_scale) ||
@@ -380,6 +394,10 @@ static bool train_step(session *s, cb_train_report *report)
         s->state.first_loss = loss;
     s->state.last_loss = loss;
     s->state.step++;
+    if (begins_phase(s, s->state.step)) { /* what was best belongs to the phase that is over */
+        s->state.best_loss = INFINITY;
+        s->state.bad_evaluations = 0;
+    }
     s->state.loss_sum += loss;
     s->state.loss_steps++;
     return true;
@@ -487,7 +505,7 @@ static bool every(int64_t period, int64_t step)
 static bool one_step(session *s, cb_train_callback *callback, void *user)
 {
     const cb_train_options *o = s->options;
-    cb_train_report report = {.learning_rate = cb_schedule_at(&s->schedule, s->state.step - 1), .grad_norm = NAN, .eval_loss = NAN};
+    cb_train_report report = {.learning_rate = rate_of_step(s, s->state.step - 1), .grad_norm = NAN, .eval_loss = NAN};
     if (!s->state.pending && !train_step(s, &report))
         return false;
     s->whole = s->state;

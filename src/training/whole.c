@@ -99,6 +99,42 @@ static char *describe(const cb_trainee *what)
     return s->adapter ? cb_adapter_json(s->adapter) : cb_strdup("");
 }
 
+/* ---- what the adapter's kind does while it is trained ---- */
+
+static cb_adapter *adapter_of(const cb_trainee *what)
+{
+    return ((const saver *)what->user)->adapter;
+}
+
+static bool begin(const cb_trainee *what, int64_t steps)
+{
+    return cb_adapter_begin(adapter_of(what), steps);
+}
+
+static cb_tensor *regulariser(const cb_trainee *what)
+{
+    return cb_adapter_regulariser(adapter_of(what));
+}
+
+static bool stepped(const cb_trainee *what, const cb_adapter_step *step)
+{
+    return cb_adapter_stepped(adapter_of(what), step);
+}
+
+static bool phase(const cb_trainee *what, int64_t step, int64_t *first, int64_t *end)
+{
+    return cb_adapter_phase(adapter_of(what), step, first, end);
+}
+
+static void add_hooks(cb_trainee *what, const cb_adapter *adapter)
+{
+    what->begin = begin;
+    what->regulariser = regulariser;
+    what->stepped = stepped;
+    what->phase = phase;
+    what->state_count = cb_adapter_state(adapter, &what->state);
+}
+
 static bool add_adapter(parameter_list *list, const cb_adapter *adapter)
 {
     const cb_named_tensor *parameters;
@@ -127,6 +163,8 @@ bool cb_train_whole(cb_trainee *what, cb_model *model, cb_adapter *adapter, cons
         s->adapter = adapter;
     }
     *what = (cb_trainee){.model = model, .count = list.count, .parameters = list.items, .save = save, .describe = describe, .user = s};
+    if (adapter)
+        add_hooks(what, adapter);
     if (!ok)
         cb_train_whole_free(what);
     return ok;

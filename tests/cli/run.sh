@@ -266,6 +266,15 @@ done
 expect mixed_task "$program" generate llama2 --adapter mix_gate --prompt "A" --max-new-tokens 6 --task-id 1
 contains mixed_gate.out 'bbbbbb'
 contains mixed_task.out 'cccccc'
+# what can be chosen of a trained adapter can be of one that is mixed
+expect nested "$program" train llama2 --data b.jsonl --output nested --kind dylora --rank 4 --target-modules q_proj,down_proj --steps 40 --learning-rate 0.03 --sequence-length 16
+expect mix_nested "$program" train llama2 --adapter nested --adapter part_c --mix router --data jobs.jsonl --output mix_nested --steps 2 --sequence-length 16 --eval-steps 0
+for rank in 1 4; do
+    expect nested_$rank "$program" eval llama2 --adapter mix_nested --adapter-option use_rank=$rank --data jobs.jsonl --sequence-length 16
+    grep loss nested_$rank.out >nested_$rank.loss
+done
+cmp -s nested_1.loss nested_4.loss && fail "eval --adapter-option: use_rank changes nothing of a composition's part"
+bad 1 'found "use_rank", expected NAME=VALUE' generate llama2 --adapter nested --adapter-option use_rank --prompt "A"
 expect inspect_json "$program" inspect mix_fusion --json
 json inspect_json.out
 contains inspect_json.out '"form":"fusion"'

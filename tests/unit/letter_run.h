@@ -10,6 +10,7 @@ typedef struct letter_run {
     int64_t steps, stop_after;                                               /* 0: to the end, from where it stood */
     void (*watch)(const cb_adapter *adapter, const cb_train_report *report); /* after each step; may be NULL */
     const cb_adapter *adapter;
+    int64_t eval_steps; /* with validation, on the same lines, so often; 0: none */
 } letter_run;
 
 static inline void letter_step(void *user, const cb_train_report *report)
@@ -60,9 +61,11 @@ static inline void train_on_letters(cb_model *model, cb_adapter *adapter, letter
     options.batch_size = 2;
     options.learning_rate = 1e-2;
     options.resume = true;
+    options.eval_steps = run.eval_steps;
+    cb_dataset *validation = run.eval_steps ? cb_dataset_open(tokenizer, &text) : NULL;
     cb_trainee what = cb_train_adapter(model, adapter);
     run.adapter = adapter;
-    bool ok = cb_train(&what, data, NULL, &options, letter_step, &run, NULL);
+    bool ok = cb_train(&what, data, validation, &options, letter_step, &run, NULL);
     if (run.stop_after) {
         assert_refused(!ok, "--resume");
         cb_interrupt_clear();
@@ -71,6 +74,7 @@ static inline void train_on_letters(cb_model *model, cb_adapter *adapter, letter
     }
     options.output = NULL;
     cb_options_free(cb_train_option_table, &options);
+    cb_dataset_free(validation);
     cb_dataset_free(data);
     cb_string_list_free(&text.data);
     cb_options_free(cb_data_option_table, &text);

@@ -750,6 +750,48 @@ static void factors_that_do_not_fit_are_refused(void **state)
     refused("broken: layer model.layers.0.self_attn.q_proj: found NaN", four, broken, "");
 }
 
+static void write_sparse(const char *name, cb_dtype dtype, int64_t count, const void *places)
+{
+    static const float values[2] = {1, 2};
+    size_t width = dtype == CB_I64 ? 8 : 4;
+    const cb_weight_entry entries[] = {
+        {.name = LAYER ".sft_values", .dtype = CB_F32, .ndim = 1, .shape = {count}, .data = values, .size = (size_t)count * sizeof *values},
+        {.name = LAYER ".sft_indices", .dtype = dtype, .ndim = 2, .shape = {2, count}, .data = places, .size = 2 * (size_t)count * width}};
+    char path[100];
+    assert_true(cb_directory_make(scratch_path(name)));
+    snprintf(path, sizeof path, "%s/adapter_model.safetensors", name);
+    assert_true(cb_safetensors_write(scratch_path(path), entries, 2, NULL, NULL, NULL));
+    snprintf(path, sizeof path, "%s/adapter_config.json", name);
+    write_file(path, "{\"peft_type\": \"LT_SFT\", \"target_modules\": [\"q_proj\"]}");
+}
+
+static void places_that_cannot_be_are_refused(void **state)
+{
+    (void)state;
+    char path[256];
+    strcpy(path, scratch_path("sparse"));
+    write_sparse("sparse", CB_I32, 0, "");
+    refused("sft_indices: found I32 of (2, 0), expected i32 or i64 of (2, K) with K from 1", path, path, "");
+    write_sparse("sparse", CB_F32, 2, (float[]){0, 1, 2, 3});
+    refused("sft_indices: found F32 of (2, 2), expected i32 or i64", path, path, "");
+    write_sparse("sparse", CB_I64, 2, (int64_t[]){0, (int64_t)1 << 32, 2, 3});
+    refused("found row 4294967296 and column 3", path, path, "");
+    write_sparse("sparse", CB_I32, 2, (int32_t[]){0, 1, 2, -3});
+    refused("found row 1 and column -3", path, path, "");
+    write_sparse("sparse", CB_I64, 2, (int64_t[]){5, 1, 2, 3});
+    options o;
+    options_begin(&o);
+    merge(NULL, (const char *[]){path, path}, (double[]){1, 1}, 2, &o, NULL);
+    cb_safetensors *file = open_merged();
+    const float *values = cb_safetensors_find(file, LAYER ".sft_values")->data;
+    const int32_t *places = cb_safetensors_find(file, LAYER ".sft_indices")->data;
+    assert_true(values[0] == 4 && values[1] == 2);
+    assert_true(places[0] == 1 && places[1] == 5 && places[2] == 3 && places[3] == 2);
+    cb_safetensors_close(file);
+    remove_output("merged");
+    options_end(&o);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -770,6 +812,7 @@ int main(void)
         cmocka_unit_test(layers_held_whole_are_carried_over),
         cmocka_unit_test(shapes_and_numbers_that_do_not_fit_are_refused),
         cmocka_unit_test(factors_that_do_not_fit_are_refused),
+        cmocka_unit_test(places_that_cannot_be_are_refused),
     };
     return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
 }

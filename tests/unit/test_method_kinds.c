@@ -285,6 +285,114 @@ static void lt_sft_begins_anew_with_its_second_phase(void **state)
     }
 }
 
+/* What all numbers reach in eight updates some cannot in two: the best of the first phase is not the run's. */
+static void lt_sft_keeps_the_best_of_its_second_phase(void **state)
+{
+    (void)state;
+    for (int64_t stop_after = 0; stop_after < 10; stop_after += stop_after ? 1 : 7) {
+        char *output = cb_format("%s/best-%lld", scratch, (long long)stop_after);
+        cb_model *model = NULL;
+        for (int part = stop_after ? 0 : 1; part < 2; part++) {
+            cb_model_free(model);
+            model = load_model("llama2");
+            cb_adapter *adapter =
+                made(model, "lt_sft", "{\"density\": 0.001, \"full_share\": 0.8, \"target_modules\": [\"q_proj\", \"down_proj\"]}", 3);
+            train_on_letters(model, adapter,
+                             (letter_run){.output = output, .steps = 10, .stop_after = part ? 0 : stop_after, .eval_steps = 1});
+            cb_adapter_free(adapter);
+        }
+        cb_adapter *best = cb_adapter_load(output, cb_model_root(model), cb_model_type(model));
+        assert_ok(best);
+        assert_true(cb_adapter_parameter_count(best) < 100);
+        assert_true(same_adapters(output, scratch_path("best-0")));
+        cb_adapter_free(best);
+        cb_model_free(model);
+        cb_free(output);
+    }
+}
+
+/* What it trains whole goes back to where it began, also while the adapter is off: in a blend. */
+static void lt_sft_rewinds_what_is_hidden(void **state)
+{
+    (void)state;
+    cb_model *model = load_model("llama2");
+    cb_adapter *adapter = cb_adapter_new("lt_sft", NULL);
+    assert_ok(cb_adapter_set_json(adapter, "lt_sft", "{\"target_modules\": [\"q_proj\"], \"modules_to_save\": [\"lm_head\"]}") &&
+              cb_adapter_begin(adapter, 2) && cb_adapter_attach(adapter, cb_model_root(model), cb_model_type(model), 1));
+    cb_adapter_set_strength(adapter, 0);
+    const cb_tensor *head = parameter(adapter, "lm_head.weight"), *base = cb_layer_find(cb_model_root(model), "lm_head")->weights[0].tensor;
+    shake(adapter, 3);
+    assert_true(head != base && distance(head, base) > 0.1);
+    assert_ok(cb_adapter_stepped(adapter, &(cb_adapter_step){.step = 0, .gradient_scale = 1}));
+    assert_true(distance(head, base) == 0);
+    cb_adapter_free(adapter);
+    cb_model_free(model);
+}
+
+static void lt_sft_refuses_runs_of_one_phase(void **state)
+{
+    (void)state;
+    cb_adapter *adapter = cb_adapter_new("lt_sft", NULL);
+    assert_ok(adapter);
+    assert_refused(!cb_adapter_begin(adapter, 1), "lt_sft: found 1 of 1 updates, expected 2 or more");
+    assert_ok(cb_adapter_begin(adapter, 2));
+    cb_adapter_free(adapter);
+}
+
+/* ---- beside what is trained ---- */
+
+/* A frozen adapter does in a training pass what it does in any; a trained one draws. */
+static void what_is_frozen_draws_nothing(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *kind, *options;
+    } kinds[] = {{"dylora", "{\"r\": 4}"}, {"poly", "{\"r\": 2, \"n_skills\": 3}"}};
+    for (int i = 0; i < 2; i++) {
+        cb_scope *scope = cb_scope_open();
+        cb_model *model = load_model("llama2");
+        cb_adapter *adapter = made(model, kinds[i].kind, kinds[i].options, 1);
+        randomise(adapter, 5);
+        cb_rng rng = {.seed = 2};
+        const cb_context training = {.training = true, .rng = &rng};
+        cb_tensor *ids = some_ids(), *plain = logits_of(model, ids);
+        assert_true(distance(logits_in(model, ids, &training), plain) > 1e-4);
+        const cb_named_tensor *list;
+        size_t count = cb_adapter_parameters(adapter, &list);
+        for (size_t k = 0; k < count; k++)
+            list[k].tensor->requires_grad = false;
+        assert_within(logits_in(model, ids, &training), plain, 1e-6, kinds[i].kind);
+        cb_adapter_free(adapter);
+        cb_model_free(model);
+        cb_scope_close(scope);
+    }
+}
+
+/* Trained together with the base, it goes through its steps: every rank has its turn. */
+static void a_base_in_training_drives_its_adapter(void **state)
+{
+    (void)state;
+    cb_model *model = load_model("llama2");
+    cb_adapter *adapter = made(model, "dylora", "{\"r\": 4}", 1);
+    cb_trainee what;
+    assert_ok(cb_train_whole(&what, model, adapter, NULL, "", CB_F32));
+    assert_ok(what.begin && what.begin(&what, 40) && what.stepped);
+    const cb_tensor *active = NULL;
+    bool seen[RANKS + 1] = {0};
+    for (size_t i = 0; i < what.state_count; i++)
+        active = cb_ends_with(what.state[i].name, "active") ? what.state[i].tensor : active;
+    assert_non_null(active);
+    for (int step = 0; step < 40; step++) {
+        seen[(int)cb_get(active, 0)] = true;
+        assert_ok(what.stepped(&what, &(cb_adapter_step){.step = step, .gradient_scale = 1}));
+    }
+    for (int b = 1; b <= RANKS; b++)
+        assert_true(seen[b]);
+    cb_train_whole_free(&what);
+    cb_adapter_free(adapter);
+    cb_model_free(model);
+}
+
 /* ---- frozen directions ---- */
 
 static cb_tensor *frozen(const cb_model *model, const cb_adapter *adapter, const char *name)
@@ -373,10 +481,13 @@ static void lora_xs_has_the_weights_own_directions(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(dylora_trains_one_rank_an_update),   cmocka_unit_test(dylora_uses_any_first_ranks),
-        cmocka_unit_test(dylora_refuses_ranks_it_has_not),    cmocka_unit_test(codyra_moves_gates_to_zero),
-        cmocka_unit_test(lt_sft_trains_what_went_furthest),   cmocka_unit_test(lt_sft_begins_anew_with_its_second_phase),
-        cmocka_unit_test(adapters_share_an_orthogonal_basis), cmocka_unit_test(lora_xs_has_the_weights_own_directions),
+        cmocka_unit_test(dylora_trains_one_rank_an_update),          cmocka_unit_test(dylora_uses_any_first_ranks),
+        cmocka_unit_test(dylora_refuses_ranks_it_has_not),           cmocka_unit_test(codyra_moves_gates_to_zero),
+        cmocka_unit_test(lt_sft_trains_what_went_furthest),          cmocka_unit_test(lt_sft_begins_anew_with_its_second_phase),
+        cmocka_unit_test(lt_sft_keeps_the_best_of_its_second_phase), cmocka_unit_test(lt_sft_rewinds_what_is_hidden),
+        cmocka_unit_test(lt_sft_refuses_runs_of_one_phase),          cmocka_unit_test(what_is_frozen_draws_nothing),
+        cmocka_unit_test(a_base_in_training_drives_its_adapter),     cmocka_unit_test(adapters_share_an_orthogonal_basis),
+        cmocka_unit_test(lora_xs_has_the_weights_own_directions),
     };
     return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
 }

@@ -201,18 +201,18 @@ static void gradients_of_shared_weights_are_sums_over_depths(void **state)
 }
 
 /* What the objective should be, from whole logits. */
-static double objective_by_hand(cb_model *model, cb_model *teacher, const cb_distillation *d, cb_tensor *ids, cb_tensor *targets,
-                                double normalizer)
+static double objective_of_rows(cb_model *model, cb_model *teacher, const cb_distillation *d, cb_tensor *ids, cb_tensor *targets,
+                                double normalizer, const cb_context *ctx)
 {
     cb_tensor *exits[8], *log_p = NULL, *total = NULL;
     double sum = 0;
     cb_scope *scope = cb_scope_open();
     cb_no_grad
     {
-        cb_tensor *hidden = cb_model_hidden_exits(model, ids, NULL, exits);
-        log_p = cb_log_softmax(cb_model_head(model, hidden, NULL), -1);
-        cb_tensor *log_t = cb_log_softmax(cb_model_logits(teacher, ids, NULL), -1);
-        total = cb_model_loss(model, ids, targets, normalizer, NULL);
+        cb_tensor *hidden = cb_model_hidden_exits(model, ids, ctx, exits);
+        log_p = cb_log_softmax(cb_model_head(model, hidden, ctx), -1);
+        cb_tensor *log_t = cb_log_softmax(cb_model_logits(teacher, ids, ctx), -1);
+        total = cb_model_loss(model, ids, targets, normalizer, ctx);
         sum = cb_item(total);
         for (int64_t i = 0; i < targets->count; i++)
             for (int64_t v = 0; cb_get(targets, i) >= 0 && v < log_p->shape[2]; v++) {
@@ -232,6 +232,51 @@ static double objective_by_hand(cb_model *model, cb_model *teacher, const cb_dis
     }
     cb_scope_close(scope);
     return sum;
+}
+
+static double objective_by_hand(cb_model *model, cb_model *teacher, const cb_distillation *d, cb_tensor *ids, cb_tensor *targets,
+                                double normalizer)
+{
+    return objective_of_rows(model, teacher, d, ids, targets, normalizer, NULL);
+}
+
+/* Rows keep their tasks and conditions on the way to the divergence, in both models, whose heads do something else for each. */
+static void distillation_knows_rows(void **state)
+{
+    (void)state;
+    static const char *const kinds[][2] = {{"mtlora", "{\"num_tasks\": 3, \"dropout\": 0, \"target_modules\": [\"q_proj\", \"lm_head\"]}"},
+                                           {"petalface", "{\"dropout\": 0, \"target_modules\": [\"q_proj\", \"lm_head\"]}"}};
+    for (int k = 0; k < 2; k++) {
+        fixture f = fixture_open("llama3"), teacher = fixture_open("llama3");
+        cb_adapter *adapters[2];
+        for (int i = 0; i < 2; i++) {
+            cb_model *model = i ? teacher.model : f.model;
+            adapters[i] = cb_adapter_new(kinds[k][0], NULL);
+            assert_true(cb_adapter_set_json(adapters[i], "options", kinds[k][1]) &&
+                        cb_adapter_attach(adapters[i], cb_model_root(model), cb_model_type(model), 1));
+            const cb_named_tensor *list;
+            size_t count = cb_adapter_parameters(adapters[i], &list);
+            for (size_t p = 0; p < count; p++)
+                assert_true(cb_init_normal(list[p].tensor, (cb_rng){.seed = 7 + (uint64_t)i, .stream = p}, 0.3));
+        }
+        cb_tensor *ids = cb_cat(2, (cb_tensor *[]){cb_slice(f.ids, 0, 0, 1, 1), cb_slice(f.ids, 0, 0, 1, 1)}, 0);
+        cb_tensor *targets = shifted(ids);
+        const cb_context ctx = {.tasks = cb_from(CB_I32, ((int32_t[]){2, 0}), 2),
+                                .conditions = cb_from(CB_F32, ((float[]){0.9f, 0.2f}), 2, 1)};
+        const cb_distillation d = {teacher.model, 0.7, 0};
+        cb_trainee what = cb_train_adapter(f.model, adapters[0]);
+        assert_true(cb_train_distill(&what, &d));
+        cb_scope *scope = cb_scope_open();
+        double found = NAN;
+        cb_no_grad found = cb_item(what.loss(&what, ids, targets, 31, &ctx));
+        cb_scope_close(scope);
+        double expected = objective_of_rows(f.model, teacher.model, &d, ids, targets, 31, &ctx);
+        assert_true(fabs(found - expected) < 2e-5 * expected);
+        cb_adapter_free(adapters[0]);
+        cb_adapter_free(adapters[1]);
+        fixture_close(&teacher);
+        fixture_close(&f);
+    }
 }
 
 static void distillation_is_what_it_should_be(void **state)
@@ -320,6 +365,7 @@ int main(void)
         cmocka_unit_test(a_relaxation_of_zero_changes_no_bit),
         cmocka_unit_test(untied_is_the_same_function),
         cmocka_unit_test(gradients_of_shared_weights_are_sums_over_depths),
+        cmocka_unit_test(distillation_knows_rows),
         cmocka_unit_test(distillation_is_what_it_should_be),
         cmocka_unit_test(exits_are_the_shorter_models),
     };

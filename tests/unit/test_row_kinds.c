@@ -1,6 +1,7 @@
 /* test_row_kinds.c: kinds that do something else for each row of a batch, by its task or by what is known of it, in a model: rows as they are
  * alone, gradients of a row's own task only, what they come to in special cases, and what is refused. */
 #include "adapter_fixtures.h"
+#include "cambium/merge.h"
 
 enum { ROWS = 2 };
 
@@ -183,6 +184,38 @@ static void a_core_of_ones_is_lora(void **state)
     cb_scope_close(scope);
 }
 
+/* Which row an attached adapter stands for is chosen when it is used. */
+static void a_row_can_be_chosen_after_training(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *kind, *options, *option, *value, *wrong;
+    } choices[] = {{"mtlora", "{\"num_tasks\": 3, \"dropout\": 0}", "use_task", "2", "3"},
+                   {"petalface", "{\"dropout\": 0}", "use_weight", "0.8", "-0.5"}};
+    for (int i = 0; i < 2; i++) {
+        cb_scope *scope = cb_scope_open();
+        cb_model *model = load_model("llama2");
+        cb_adapter *adapter = made(model, choices[i].kind, choices[i].options, 1);
+        randomise(adapter, 5);
+        cb_tensor *ids = some_ids(), *row = cb_slice(ids, 0, 0, 1, 1);
+        cb_context ctx = of_rows(0, 1);
+        cb_tensor *wanted = logits_in(model, row, &ctx), *before = logits_of(model, row);
+        assert_true(cb_adapter_set(adapter, choices[i].option, choices[i].value));
+        cb_tensor *chosen = logits_of(model, row);
+        assert_within(chosen, wanted, 1e-5, choices[i].kind);
+        assert_true(distance(chosen, before) > 1e-3);
+        assert_false(cb_adapter_set(adapter, choices[i].option, choices[i].wrong));
+        cb_error_clear();
+        cb_fold *fold = cb_fold_in_place(&adapter, 1);
+        assert_ok(fold);
+        assert_within(logits_of(model, row), chosen, 1e-5, "merged");
+        cb_unfold(fold);
+        cb_adapter_free(adapter);
+        cb_model_free(model);
+        cb_scope_close(scope);
+    }
+}
+
 static void rows_that_do_not_fit_are_refused(void **state)
 {
     (void)state;
@@ -207,9 +240,13 @@ static void rows_that_do_not_fit_are_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(rows_are_as_they_are_alone),  cmocka_unit_test(checkpointing_changes_nothing),
-        cmocka_unit_test(a_task_trains_its_own_pairs), cmocka_unit_test(a_quality_at_its_end_is_one_lora),
-        cmocka_unit_test(a_core_of_ones_is_lora),      cmocka_unit_test(rows_that_do_not_fit_are_refused),
+        cmocka_unit_test(rows_are_as_they_are_alone),
+        cmocka_unit_test(checkpointing_changes_nothing),
+        cmocka_unit_test(a_task_trains_its_own_pairs),
+        cmocka_unit_test(a_quality_at_its_end_is_one_lora),
+        cmocka_unit_test(a_core_of_ones_is_lora),
+        cmocka_unit_test(rows_that_do_not_fit_are_refused),
+        cmocka_unit_test(a_row_can_be_chosen_after_training),
     };
     return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
 }

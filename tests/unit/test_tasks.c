@@ -128,6 +128,8 @@ static void generation_takes_tasks(void **state)
             assert_memory_equal(together[i].ids, alone.ids, alone.count * sizeof *alone.ids);
         }
         assert_true(memcmp(together[0].ids, together[1].ids, 12 * sizeof(int32_t)) != 0);
+        options.task_id = (int64_t)1 << 32; /* which is 0 in fewer bits */
+        assert_refused(!cb_generate_ids(model, NULL, ids, 5, &options, NULL, NULL, &alone), "task_id is 4294967296");
         for (int i = 0; i < 3; i++)
             cb_generation_free(&together[i]);
         cb_generation_free(&alone);
