@@ -120,6 +120,12 @@ typedef struct cb_generate_options {
     cb_string_list stop; /* generation ends before the first of these strings */
     bool ignore_eos;
     int64_t task_id; /* of cb_generate() and cb_generate_ids(): which of its tasks an adapter of several does */
+    /* Recursive models: a token leaves after the first round whose likeliest token leads the next one by more than this probability (CALM:
+     * Schuster et al. 2022, arXiv:2207.07061); 1 (or 0): off.  A prompt runs all rounds.  What is left out makes no keys and values of its
+     * own: the state with which a token leaves goes through their projections instead, so what comes later depends on who left when */
+    double exit_confidence;
+    int64_t exit_round; /* and after this one at the latest; 0: the last */
+    bool exit_oracle;   /* all rounds run, and cb_generation.rounds says from which on the likeliest token was the last round's */
 } cb_generate_options;
 extern CB_API const cb_option cb_generate_option_table[];
 
@@ -144,7 +150,8 @@ CB_API size_t cb_sampler_candidates(const cb_sampler *sampler, const cb_candidat
 typedef bool cb_generate_callback(void *user, const char *text, size_t length);
 typedef struct cb_generation {
     cb_string text;
-    int32_t *ids; /* new tokens only, the end-of-sequence token included */
+    int32_t *ids;    /* new tokens only, the end-of-sequence token included */
+    int32_t *rounds; /* that each of them took (cb_model_exits(); 1: the model is not recursive) */
     size_t count, capacity;
     const char *finish_reason; /* "stop" or "length" */
     double prompt_seconds, generate_seconds;
@@ -161,10 +168,30 @@ CB_API bool cb_generate_ids(cb_model *model, const cb_tokenizer *tokenizer, cons
 typedef struct cb_prompt_ids {
     const int32_t *ids;
     size_t count;
-    int32_t task; /* which of its tasks an adapter of several does with it */
+    int32_t task;           /* which of its tasks an adapter of several does with it */
+    int64_t max_new_tokens; /* 0: those of the options */
 } cb_prompt_ids;
-/* The same for several prompts as one batch, without callbacks: out[i] is what prompt i alone would give, with its adapters where a blend
- * says which (row i; NULL: the layers' lists).  blend_weights (B, N) f32 or NULL: see cb_context.  Every row draws from the same seed. */
+
+/* When a batch of texts takes in another one. */
+typedef enum cb_batching {
+    CB_BATCHING_STATIC,   /* when all of its texts have ended */
+    CB_BATCHING_SEQUENCE, /* when one has, between two tokens: "continuous" (Yu et al. 2022, Orca) */
+    CB_BATCHING_DEPTH /* recursive models: between two rounds; tokens of one step are in different rounds (Bae et al. 2025, arXiv:2410.20672) */
+} cb_batching;
+typedef struct cb_batch_options {
+    cb_batching batching;
+    int64_t batch_size;                      /* texts that are generated at once */
+    bool (*ended)(void *user, size_t index); /* one is ready; false ends it all.  May be NULL */
+    void *user;
+} cb_batch_options;
+/* The same for many prompts: out[i] is what prompt i alone would give, but for the order of sums in products, with its adapters where a blend
+ * says which (row i; NULL: the layers' lists).  blend_weights (count, N) f32 or NULL: see cb_context.  Every text draws from the same seed.
+ * Batching by depth of a model that is not recursive is CB_ERR_ARGUMENT, of one whose rounds have different attention windows
+ * CB_ERR_UNSUPPORTED. */
+CB_API bool cb_generate_batch(cb_model *model, const cb_tokenizer *tokenizer, const cb_prompt_ids *prompts, size_t count,
+                              const cb_blend *blend, cb_tensor *blend_weights, const cb_generate_options *options,
+                              const cb_batch_options *batch, cb_generation *out);
+/* The same for all of them at once. */
 CB_API bool cb_generate_rows(cb_model *model, const cb_tokenizer *tokenizer, const cb_prompt_ids *prompts, size_t count,
                              const cb_blend *blend, cb_tensor *blend_weights, const cb_generate_options *options, cb_generation *out);
 CB_API void cb_generation_free(cb_generation *generation);

@@ -198,6 +198,10 @@ struct cb_mix {
 /* The modules that are on the blend's list of `layer` by now, `count` of them, are mixed; those that are put there later act on what comes
  * out.  They must act on the layer's result alone (CB_ERR_UNSUPPORTED) and have no share.  The mix is used in place. */
 CB_API bool cb_blend_mix(cb_blend *blend, const cb_layer *layer, const cb_mix *mix, size_t count);
+/* Puts on the blend's list of `layer` what acts on layer `from` in `source` (NULL: on its own list), for the rows that have it there: row rows[i]
+ * of the pass (ascending) stands for row stand_for[i] of the source.  Shares of some tokens, and mixes, are CB_ERR_UNSUPPORTED. */
+CB_API bool cb_blend_put_rows(cb_blend *blend, const cb_layer *layer, const cb_layer *from, const cb_blend *source, const int64_t *rows,
+                              const int64_t *stand_for, size_t count);
 /* Gives the blend a block of cb_alloc() that is freed when it is cleared or freed; NULL (block freed) on failure. */
 CB_API void *cb_blend_own(cb_blend *blend, void *block);
 /* Whether the blend (NULL: of course) is one for `rows` rows with these weights (B, N), (B, T, N) or NULL; T is `tokens`. */

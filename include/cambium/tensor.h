@@ -373,6 +373,9 @@ typedef struct cb_attention_options {
     cb_tensor *mask;     /* additive, f32, broadcastable to (B, H, Tq, Tk), or NULL */
     cb_tensor *prefix_k; /* (B or 1, P, Hkv, D) or NULL: extra keys and values that every query sees */
     cb_tensor *prefix_v;
+    /* (B) i32 both, or NULL: row b of q sees the first lengths[b] tokens of row rows[b] of k and v, its own Tq being the last of them: caches of
+     * texts that are at different places.  k and v have any number of rows; no segments, no mask, and no gradient */
+    cb_tensor *rows, *lengths;
 } cb_attention_options;
 /* Scaled dot-product attention, tiled: q (B, Tq, H, D), k and v (B, Tk, Hkv, D), H a multiple of Hkv -> (B, Tq, H, D).
  * No Tq x Tk matrix is kept.  Dao et al. 2022, arXiv:2205.14135. */

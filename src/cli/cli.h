@@ -190,8 +190,12 @@ void cli_base_close(cli_base *base);
 typedef struct cli_rows_settings {
     char *prompts;
     int64_t batch_size;
+    int batching;
 } cli_rows_settings;
 extern const cb_option cli_rows_table[];
+/* Of recursive models: the rounds that each token took, and their mean. */
+bool cli_put_rounds(json_t *object, const cb_model *model, const cb_generation *generation);
+double cli_mean_rounds(const cb_generation *generation);
 bool cli_generate_rows(const cli_call *call, const cli_base *base, const cli_rows_settings *s, const cb_generate_options *options);
 
 extern const char *const cli_dtype_names[]; /* "bf16", "f32" */

@@ -50,11 +50,31 @@ static bool print_piece(void *user, const char *text, size_t length)
     return fwrite(text, 1, length, stdout) == length && fflush(stdout) == 0;
 }
 
+static json_t *integers(const int32_t *list, size_t count)
+{
+    json_t *array = json_array();
+    for (size_t i = 0; i < count; i++)
+        json_array_append_new(array, json_integer(list[i]));
+    return array;
+}
+
+double cli_mean_rounds(const cb_generation *g)
+{
+    double sum = 0;
+    for (size_t i = 0; i < g->count; i++)
+        sum += g->rounds[i];
+    return g->count ? sum / (double)g->count : 0;
+}
+
+bool cli_put_rounds(json_t *object, const cb_model *model, const cb_generation *g)
+{
+    return cb_model_exits(model) == 1 || (cb_json_put(object, "rounds", integers(g->rounds, g->count)) &&
+                                          cb_json_put(object, "mean_rounds", cli_real(cli_mean_rounds(g))));
+}
+
 static json_t *generation_json(const cli_base *base, const char *prompt, const cb_generation *g)
 {
-    json_t *ids = json_array();
-    for (size_t i = 0; i < g->count; i++)
-        json_array_append_new(ids, json_integer(g->ids[i]));
+    json_t *ids = integers(g->ids, g->count);
     double seconds = g->generate_seconds;
     size_t timed = g->count ? g->count - 1 : 0; /* the first token comes out of the prompt's pass */
     return json_pack("{s:s, s:s, s:s%, s:o, s:I, s:I, s:s, s:o, s:o, s:o, s:I}", "model", cb_model_directory(base->model), "prompt", prompt,
@@ -121,6 +141,15 @@ static bool answer(const settings *s, const cli_base *base, const char *prompt, 
     return ok;
 }
 
+static void show_end(const cb_model *model, const cb_generation *g)
+{
+    fprintf(stderr, "[%lld prompt tokens in %s; %zu tokens, %.1f tokens/s; ", (long long)g->prompt_tokens, cli_seconds(g->prompt_seconds),
+            g->count, g->generate_seconds > 0 && g->count ? (double)(g->count - 1) / g->generate_seconds : 0);
+    if (cb_model_exits(model) > 1)
+        fprintf(stderr, "%.2f of %lld rounds a token; ", cli_mean_rounds(g), (long long)cb_model_exits(model));
+    fprintf(stderr, "%s]\n", g->finish_reason);
+}
+
 static bool generate(cli_call *call, const settings *s, const cli_base *base, const char *prompt)
 {
     cb_generation out = {0};
@@ -131,12 +160,11 @@ static bool generate(cli_call *call, const settings *s, const cli_base *base, co
     if (!json && out.text.length)
         putchar('\n');
     bool show = ok && !s->dry_run;
-    if (show && json)
-        ok = cli_json(generation_json(base, prompt, &out));
+    json_t *result = show && json ? generation_json(base, prompt, &out) : NULL;
+    if (result)
+        ok = cli_put_rounds(result, base->model, &out) && cli_json(result);
     else if (show && cli_terminal_width(2) && !call->common.quiet)
-        fprintf(stderr, "[%lld prompt tokens in %s; %zu tokens, %.1f tokens/s; %s]\n", (long long)out.prompt_tokens,
-                cli_seconds(out.prompt_seconds), out.count,
-                out.generate_seconds > 0 && out.count ? (double)(out.count - 1) / out.generate_seconds : 0, out.finish_reason);
+        show_end(base->model, &out);
     cb_generation_free(&out);
     return ok;
 }

@@ -4,12 +4,18 @@
 #include "cli/cli.h"
 #include "core/json.h"
 
+static const char *const batchings[] = {"static", "sequence", "depth", NULL};
 const cb_option cli_rows_table[] = {
     CB_OPT_STRING(
         cli_rows_settings, prompts, NULL, "FILE",
         "JSON lines instead of a prompt: {\"prompt\": TEXT, \"adapter\": NAME}, a list of names, or {NAME: weight}; a line without "
-        "has no adapter; \"task_ids\": N says which of its tasks an adapter of several does (--task-id)"),
-    CB_OPT_INT(cli_rows_settings, batch_size, 16, 1, 65536, "prompts of --prompts that run together"), CB_OPT_END};
+        "has no adapter; \"task_ids\": N says which of its tasks an adapter of several does (--task-id), \"max_new_tokens\": N how much is "
+        "generated"),
+    CB_OPT_INT(cli_rows_settings, batch_size, 16, 1, 65536, "prompts of --prompts that run together"),
+    CB_OPT_ENUM(cli_rows_settings, batching, CB_BATCHING_SEQUENCE, batchings,
+                "when the next prompt of --prompts begins: static, when all that run together have ended; sequence, when one has; depth, "
+                "recursive models, between two rounds of the others"),
+    CB_OPT_END};
 
 /* A line of the file. */
 typedef struct request {
@@ -17,6 +23,7 @@ typedef struct request {
     const char *prompt;
     double *weights; /* of each of the base's adapters; 0: it has it not */
     int32_t task;
+    int64_t max_new_tokens; /* 0: those of the options */
     cb_encoding ids;
 } request;
 
@@ -75,7 +82,7 @@ static bool read_adapters(const cli_base *base, request *r, const char *where, j
 
 static bool check_fields(const char *where, json_t *line)
 {
-    static const char *const fields[] = {"prompt", "adapter", "task_ids"};
+    static const char *const fields[] = {"prompt", "adapter", "task_ids", "max_new_tokens"};
     const char *name;
     json_t *value;
     json_object_foreach(line, name, value)
@@ -84,9 +91,16 @@ static bool check_fields(const char *where, json_t *line)
         for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
             known |= strcmp(name, fields[i]) == 0;
         if (!known)
-            return cli_refuse("%s: found a field \"%.100s\", expected prompt, adapter and task_ids", where, name);
+            return cli_refuse("%s: found a field \"%.100s\", expected prompt, adapter, task_ids and max_new_tokens", where, name);
     }
     return true;
+}
+
+static bool read_length(const char *where, const json_t *line, int64_t *length)
+{
+    const json_t *value = json_object_get(line, "max_new_tokens");
+    *length = json_integer_value(value);
+    return !value || (json_is_integer(value) && *length >= 1) || cli_refuse("%s: max_new_tokens: expected a positive integer", where);
 }
 
 static bool add_line(requests *all, const cli_base *base, int64_t task_id, const char *where, const char *text, size_t length)
@@ -103,8 +117,8 @@ static bool add_line(requests *all, const cli_base *base, int64_t task_id, const
         return cli_refuse("%s: found no prompt, expected an object with a text of that name", where);
     if (strlen(r->prompt) != json_string_length(prompt))
         return cli_refuse("%s: prompt: found a zero byte at offset %zu, expected text", where, strlen(r->prompt));
-    if (!check_fields(where, r->line) || !cli_read_task(where, r->line, task_id, &r->task) ||
-        !read_adapters(base, r, where, json_object_get(r->line, "adapter")) ||
+    if (!check_fields(where, r->line) || !read_length(where, r->line, &r->max_new_tokens) ||
+        !cli_read_task(where, r->line, task_id, &r->task) || !read_adapters(base, r, where, json_object_get(r->line, "adapter")) ||
         !cb_tokenizer_encode(base->tokenizer, r->prompt, strlen(r->prompt), true, &r->ids))
         return false;
     return r->ids.count || cli_refuse("%s: the prompt is empty, expected at least one token", where);
@@ -162,37 +176,61 @@ static bool blend_rows(cb_blend *blend, const cli_base *base, const request *lis
     return ok;
 }
 
-static bool show(const cli_call *call, const request *r, size_t number, const cb_generation *g)
+static bool show(const cli_call *call, const cb_model *model, const request *r, size_t number, const cb_generation *g)
 {
     json_t *adapter = json_object_get(r->line, "adapter");
     const char *text = g->text.data ? g->text.data : "";
-    if (call->common.json)
-        return cli_json(json_pack("{s:s, s:s, s:O?, s:s%, s:I, s:I, s:s}", "event", "generation", "prompt", r->prompt, "adapter", adapter,
-                                  "text", text, g->text.length, "prompt_tokens", (json_int_t)g->prompt_tokens, "tokens",
-                                  (json_int_t)g->count, "finish_reason", g->finish_reason));
+    if (call->common.json) {
+        json_t *line = json_pack("{s:s, s:s, s:O?, s:s%, s:I, s:I, s:s}", "event", "generation", "prompt", r->prompt, "adapter", adapter,
+                                 "text", text, g->text.length, "prompt_tokens", (json_int_t)g->prompt_tokens, "tokens",
+                                 (json_int_t)g->count, "finish_reason", g->finish_reason);
+        return line && cli_put_rounds(line, model, g) && cli_json(line);
+    }
     char *name = adapter ? json_dumps(adapter, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
     printf("[%zu] %s\n", number + 1, json_is_string(adapter) ? json_string_value(adapter) : name ? name : "-");
     free(name);
     return fwrite(text, 1, g->text.length, stdout) == g->text.length && putchar('\n') != EOF;
 }
 
-static bool run_batch(const cli_call *call, const cli_base *base, const cb_generate_options *options, const request *list, size_t first,
-                      size_t count, int64_t *tokens)
+/* Texts are shown in the order of their lines, each as soon as those before it are ready. */
+typedef struct showing {
+    const cli_call *call;
+    const cb_model *model;
+    const request *list;
+    const cb_generation *out;
+    size_t count, shown;
+    bool *ready;
+} showing;
+
+static bool show_ready(void *user, size_t index)
 {
+    showing *s = user;
+    bool ok = true;
+    s->ready[index] = true;
+    for (; ok && s->shown < s->count && s->ready[s->shown] && !cb_rehearsing(); s->shown++)
+        ok = show(s->call, s->model, &s->list[s->shown], s->shown, &s->out[s->shown]);
+    return ok;
+}
+
+static bool run_all(const cli_call *call, const cli_base *base, const cli_rows_settings *s, const cb_generate_options *options,
+                    const requests *all, int64_t *tokens)
+{
+    size_t count = all->count;
     bool own = base->composition.count; /* passes go through it */
     cb_blend *blend = own ? NULL : cb_blend_new(cb_model_root(base->model));
     cb_prompt_ids *prompts = cb_calloc(count, sizeof *prompts);
     cb_generation *out = cb_calloc(count, sizeof *out);
-    bool ok = (own || blend) && prompts && out && (own || blend_rows(blend, base, list + first, count));
+    showing shown = {call, base->model, all->list, out, count, 0, cb_calloc(count, sizeof(bool))};
+    bool ok = (own || blend) && prompts && out && shown.ready && (own || blend_rows(blend, base, all->list, count));
     for (size_t i = 0; ok && i < count; i++)
-        prompts[i] = (cb_prompt_ids){list[first + i].ids.ids, list[first + i].ids.count, list[first + i].task};
-    ok = ok && cb_generate_rows(base->model, base->tokenizer, prompts, count, blend, NULL, options, out);
-    for (size_t i = 0; ok && i < count && !cb_rehearsing(); i++) {
+        prompts[i] = (cb_prompt_ids){all->list[i].ids.ids, all->list[i].ids.count, all->list[i].task, all->list[i].max_new_tokens};
+    const cb_batch_options batch = {(cb_batching)s->batching, s->batch_size, show_ready, &shown};
+    ok = ok && cb_generate_batch(base->model, base->tokenizer, prompts, count, blend, NULL, options, &batch, out);
+    for (size_t i = 0; out && i < count; i++) {
         *tokens += (int64_t)out[i].count;
-        ok = show(call, &list[first + i], first + i, &out[i]);
-    }
-    for (size_t i = 0; out && i < count; i++)
         cb_generation_free(&out[i]);
+    }
+    cb_free(shown.ready);
     cb_free(out);
     cb_free(prompts);
     cb_blend_free(blend);
@@ -203,11 +241,9 @@ bool cli_generate_rows(const cli_call *call, const cli_base *base, const cli_row
 {
     requests all = {0};
     double start = cb_now();
-    bool ok = check_names(base) && read_requests(&all, base, options->task_id, s->prompts);
     int64_t tokens = 0;
-    size_t step = (size_t)s->batch_size;
-    for (size_t i = 0; ok && i < all.count; i += step)
-        ok = run_batch(call, base, options, all.list, i, all.count - i < step ? all.count - i : step, &tokens);
+    bool ok =
+        check_names(base) && read_requests(&all, base, options->task_id, s->prompts) && run_all(call, base, s, options, &all, &tokens);
     double seconds = cb_now() - start;
     if (ok && call->common.json && !cb_rehearsing())
         ok = cli_json(json_pack("{s:s, s:I, s:I, s:o, s:o, s:I}", "event", "result", "prompts", (json_int_t)all.count, "tokens",

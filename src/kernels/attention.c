@@ -128,6 +128,40 @@ bool cbk_attention_forward(const cbk_attention_args *a)
     return scratch;
 }
 
+static cbk_attention_args row_of(const cbk_attention_args *a, int64_t b, int64_t row, int64_t length)
+{
+    int64_t size = (int64_t)cb_dtype_size(a->dtype);
+    cbk_attention_args one = *a;
+    one.batch = 1;
+    one.tk = length;
+    one.q = (const char *)a->q + b * a->q_stride.batch * size;
+    one.k = (const char *)a->k + row * a->k_stride.batch * size;
+    one.v = (const char *)a->v + row * a->v_stride.batch * size;
+    one.out = (char *)a->out + b * a->out_stride.batch * size;
+    one.lse = NULL;
+    if (a->prefix) {
+        one.prefix_k = (const char *)a->prefix_k + b * a->prefix_batch_stride * size;
+        one.prefix_v = (const char *)a->prefix_v + b * a->prefix_batch_stride * size;
+    }
+    return one;
+}
+
+bool cbk_attention_rows(const cbk_attention_args *a, const int32_t *rows, const int32_t *lengths)
+{
+    int64_t keys = 0;
+    for (int64_t b = 0; b < a->batch; b++)
+        keys += lengths[b] + a->prefix;
+    int threads = a->batch == 1 || cb_rehearsing() ? 1 : cbk_threads(a->heads * a->tq * keys * a->head_size / 4);
+    bool ok = true;
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(dynamic, 1) reduction(&& : ok)
+    for (int64_t b = 0; b < a->batch; b++) {
+        cbk_attention_args one = row_of(a, b, rows[b], lengths[b]);
+        ok = cbk_attention_forward(&one) && ok;
+    }
+    /* errors belong to the thread that met them */
+    return ok || (cb_ok() && cb_fail(CB_ERR_MEMORY, "attention: a thread could not compute its rows") == CB_OK);
+}
+
 /* ---- backward ---- */
 
 /* One prefix for the whole batch: the sum of (batch, count) into (count). */

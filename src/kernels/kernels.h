@@ -310,6 +310,9 @@ typedef struct cbk_attention_args {
     void *lse; /* (B, H, Tq) statistics dtype; forward: written, may be NULL; backward: read */
 } cbk_attention_args;
 bool cbk_attention_forward(const cbk_attention_args *args);
+/* The same where row b of q sees the first lengths[b] tokens of row rows[b] of k and v (tk is not read), its own being the last of them: what
+ * is kept of texts that are at different places.  No segments, no mask, no lse. */
+bool cbk_attention_rows(const cbk_attention_args *args, const int32_t *rows, const int32_t *lengths);
 
 typedef struct cbk_attention_gradients {
     const void *dout; /* (B, Tq, H, D) */

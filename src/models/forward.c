@@ -324,7 +324,7 @@ static cb_tensor *last_norm(const cb_model *model, cb_tensor *x, const cb_contex
 }
 
 /* What comes out after each round through a recursive model's shared blocks but the last, normalised as the last is. */
-static bool leave_early(cb_model *model, int64_t done, cb_tensor *x, const cb_pass *pass, cb_scope *scope, cb_tensor **exits)
+static bool keep_exit(cb_model *model, int64_t done, cb_tensor *x, const cb_pass *pass, cb_scope *scope, cb_tensor **exits)
 {
     int64_t each = model->config.shared;
     if (!exits || !x || done % each || done == model->config.layers)
@@ -334,7 +334,22 @@ static bool leave_early(cb_model *model, int64_t done, cb_tensor *x, const cb_pa
     return *exit;
 }
 
-static cb_tensor *hidden_run(cb_model *model, cb_tensor *ids, const cb_context *ctx, cb_tensor **exits)
+/* Whether the pass goes no further than its state does, after `done` blocks. */
+static bool leaves(cb_model *model, int64_t done, cb_tensor *x, const cb_pass *pass, const cb_leaving *leaving)
+{
+    int64_t each = model->config.shared;
+    if (!leaving || !x || pass->keys_only || !each || done % each || done == model->config.layers)
+        return pass->keys_only;
+    return leaving->leaves(leaving->user, done / each, last_norm(model, x, &pass->ctx));
+}
+
+static cb_tensor *run_next(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass)
+{
+    cb_tensor *y = cb_block_run(model, index, x, pass);
+    return y && pass->keys_only ? x : y;
+}
+
+static cb_tensor *hidden_run(cb_model *model, cb_tensor *ids, const cb_context *ctx, cb_tensor **exits, const cb_leaving *leaving)
 {
     cb_pass pass = {0};
     cb_prompt prompt = {0};
@@ -345,9 +360,10 @@ static cb_tensor *hidden_run(cb_model *model, cb_tensor *ids, const cb_context *
             : NULL;
     cb_tensor *x = scope ? model->architecture->embed(model, ids, &pass) : NULL;
     for (int64_t i = 0; x && i < model->config.layers; i++) {
-        x = move_on(&scope, cb_prompt_next(&prompt, model, i, &pass) ? cb_block_run(model, i, x, &pass) : NULL);
-        if (!leave_early(model, i + 1, x, &pass, scope, exits))
+        x = move_on(&scope, cb_prompt_next(&prompt, model, i, &pass) ? run_next(model, i, x, &pass) : NULL);
+        if (!keep_exit(model, i + 1, x, &pass, scope, exits))
             x = NULL;
+        pass.keys_only = leaves(model, i + 1, x, &pass, leaving);
     }
     cb_prompt_end(&prompt, &pass);
     x = last_norm(model, x, &pass.ctx);
@@ -366,9 +382,25 @@ static cb_tensor *hidden_run(cb_model *model, cb_tensor *ids, const cb_context *
     return x;
 }
 
+static cb_tensor *hidden_of(cb_model *model, cb_tensor *ids, const cb_context *ctx, cb_tensor **exits, const cb_leaving *leaving)
+{
+    if (!model || !ids || !cb_ok())
+        return NULL;
+    /* a cache outlives the tape: nothing could flow back through it */
+    bool old = cb_set_grad_enabled(cb_grad_enabled() && !(ctx && ctx->cache));
+    cb_tensor *hidden = hidden_run(model, ids, ctx, exits, leaving);
+    cb_set_grad_enabled(old);
+    return hidden;
+}
+
 cb_tensor *cb_model_hidden(cb_model *model, cb_tensor *ids, const cb_context *ctx)
 {
-    return cb_model_hidden_exits(model, ids, ctx, NULL);
+    return hidden_of(model, ids, ctx, NULL, NULL);
+}
+
+cb_tensor *cb_hidden_leaving(cb_model *model, cb_tensor *ids, const cb_context *ctx, const cb_leaving *leaving)
+{
+    return hidden_of(model, ids, ctx, NULL, leaving);
 }
 
 int64_t cb_model_exits(const cb_model *model)
@@ -379,13 +411,7 @@ int64_t cb_model_exits(const cb_model *model)
 
 cb_tensor *cb_model_hidden_exits(cb_model *model, cb_tensor *ids, const cb_context *ctx, cb_tensor **exits)
 {
-    if (!model || !ids || !cb_ok())
-        return NULL;
-    /* a cache outlives the tape: nothing could flow back through it */
-    bool old = cb_set_grad_enabled(cb_grad_enabled() && !(ctx && ctx->cache));
-    cb_tensor *hidden = hidden_run(model, ids, ctx, cb_model_exits(model) > 1 ? exits : NULL);
-    cb_set_grad_enabled(old);
-    return hidden;
+    return hidden_of(model, ids, ctx, model && cb_model_exits(model) > 1 ? exits : NULL, NULL);
 }
 
 cb_tensor *cb_model_head(cb_model *model, cb_tensor *hidden, const cb_context *ctx)

@@ -120,10 +120,12 @@ static cb_tensor *attention(const cb_model *model, int64_t index, cb_tensor *res
         return NULL;
     for (int i = 0; i < 3; i++)
         part[i] = cb_squeeze(part[i], 2);
-    if (ctx->cache && !cb_cache_extend(ctx->cache, index, &part[1], &part[2]))
-        return NULL;
     cb_attention_options options = {
         .causal = true, .scale = b->scale, .segments = ctx->segments, .prefix_k = pass->prefix.k, .prefix_v = pass->prefix.v};
+    if (!cb_pass_extend(pass, index, &part[1], &part[2], &options))
+        return NULL;
+    if (pass->keys_only)
+        return residual;
     if (pass->taken && part[1] && part[2])
         *pass->taken = (cb_keys){cb_keep(part[1]), cb_keep(part[2])};
     cb_tensor *y = cb_attention_forward(b->attention, part[0], part[1], part[2], options, ctx);
@@ -142,7 +144,8 @@ static cb_tensor *mlp(const cb_model *model, int64_t index, cb_tensor *residual,
 
 static cb_tensor *block(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass)
 {
-    return cb_branch_run(mlp, model, index, cb_branch_run(attention, model, index, x, pass), pass);
+    cb_tensor *y = cb_branch_run(attention, model, index, x, pass);
+    return pass->keys_only ? y : cb_branch_run(mlp, model, index, y, pass);
 }
 
 static const cb_head_plan heads[] = {

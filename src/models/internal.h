@@ -109,11 +109,21 @@ typedef struct cb_keys {
 } cb_keys;
 
 /* What a pass carries from block to block beside the hidden states. */
+/* Rows of a pass that are texts at different places: where their keys and values are kept. */
+typedef struct cb_slots cb_slots;
+typedef struct cb_slot_rows {
+    cb_slots *slots;
+    cb_tensor *rows;    /* (B) i32: slot times rounds, plus the round */
+    cb_tensor *lengths; /* (B) i32: of each row's text, with the tokens of this pass */
+} cb_slot_rows;
+
 typedef struct cb_pass {
-    cb_context ctx;       /* positions filled in; segments those of the keys: with a cache, of everything so far */
-    cb_tensor *cos, *sin; /* rotary tables or NULL */
-    cb_keys prefix;       /* of the block's virtual tokens, or NULL */
-    cb_keys *taken;       /* of virtual tokens on their way through the model: where the block's go; else NULL */
+    cb_context ctx;         /* positions filled in; segments those of the keys: with a cache, of everything so far */
+    cb_tensor *cos, *sin;   /* rotary tables or NULL */
+    cb_keys prefix;         /* of the block's virtual tokens, or NULL */
+    const cb_slot_rows *at; /* in place of a cache; or NULL */
+    bool keys_only;         /* a token that has left early: its state gives each block's keys and values and stays as it is */
+    cb_keys *taken;         /* of virtual tokens on their way through the model: where the block's go; else NULL */
 } cb_pass;
 
 typedef struct cb_weight_source cb_weight_source;
@@ -209,6 +219,15 @@ bool cb_prompt_begin(cb_prompt *prompt, cb_model *model, const cb_pass *pass);
 /* Before each block: sets pass->prefix, which is kept until cb_prompt_next() or cb_prompt_end(). */
 bool cb_prompt_next(cb_prompt *prompt, cb_model *model, int64_t index, cb_pass *pass);
 void cb_prompt_end(cb_prompt *prompt, cb_pass *pass);
+/* Asked after each round of a recursive model but the last, with what the head would be given (B, T, C): whether the pass ends there. */
+typedef struct cb_leaving {
+    bool (*leaves)(void *user, int64_t round, cb_tensor *hidden);
+    void *user;
+} cb_leaving;
+/* cb_model_hidden() that may be left early.  The state goes from the round it leaves to the keys and values of all blocks behind it, as if
+ * they had changed nothing: for later tokens, which may run further.  leaving NULL: nobody asks. */
+cb_tensor *cb_hidden_leaving(cb_model *model, cb_tensor *ids, const cb_context *ctx, const cb_leaving *leaving);
+
 /* One block with its modules, in a scope of its own. */
 cb_tensor *cb_block_run(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass);
 
@@ -217,6 +236,40 @@ typedef cb_tensor *cb_branch(const cb_model *model, int64_t index, cb_tensor *x,
 /* Runs it in a scope of its own: what it made and the backward pass does not need is freed before the next begins; with ctx->checkpoint
  * nothing of it is kept, and the backward pass runs it again. */
 cb_tensor *cb_branch_run(cb_branch *branch, const cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass);
+
+/* ---- early exits (exit.c) ---- */
+
+typedef struct cb_exit {
+    const cb_generate_options *options;
+    int64_t rounds;     /* of the model */
+    int32_t *likeliest; /* oracle: token after each round of this pass */
+} cb_exit;
+
+/* Errors: options that are out of range or that the model has no rounds for.  cb_exit_close() in any case. */
+bool cb_exit_open(cb_exit *e, const cb_model *model, const cb_generate_options *options);
+void cb_exit_close(cb_exit *e);
+bool cb_exit_by_confidence(const cb_generate_options *options);
+bool cb_exit_early(const cb_exit *e);        /* whether any token may leave, or the oracle looks on */
+bool cb_exit_reads_logits(const cb_exit *e); /* of each round; else cb_exit_leaves() takes NULL */
+/* Whether a token with these logits (V) after round 1, 2, ... before the last leaves there. */
+bool cb_exit_leaves(cb_exit *e, int64_t round, const cb_tensor *logits);
+/* Oracle: the first round whose likeliest token is that of the last round's logits. */
+int64_t cb_exit_first_right(const cb_exit *e, const cb_tensor *logits);
+/* The probability of the likeliest token less that of the next. */
+double cb_confidence(const cb_tensor *logits);
+
+/* ---- cache ---- */
+
+/* Takes in the new keys and values of block `index`, where the pass keeps them, and gives those to attend to. */
+bool cb_pass_extend(const cb_pass *pass, int64_t index, cb_tensor **k, cb_tensor **v, cb_attention_options *options);
+
+/* Slots for `count` texts; each has room for `capacity` tokens in every round. */
+cb_slots *cb_slots_new(const cb_model *model, int64_t count, int64_t capacity);
+void cb_slots_free(cb_slots *slots);
+bool cb_slots_reserve(cb_slots *slots, int64_t length); /* room for texts of so many tokens */
+/* Keys and values of the virtual tokens before a slot's text, (1, P, Hkv, D): as many for every text. */
+bool cb_slots_put_prefix(cb_slots *slots, int64_t slot, int64_t layer, cb_keys keys);
+bool cb_slots_prefix(const cb_slot_rows *at, int64_t index, cb_keys *keys); /* of the rows; NULL: there are none */
 
 bool cb_cache_begin(cb_cache *cache, const cb_model *model, int64_t batch, int64_t length);
 /* Takes in the new keys and values of one layer and gives all there are so far. */

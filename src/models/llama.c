@@ -206,17 +206,19 @@ static cb_tensor *attention(const cb_model *model, int64_t index, cb_tensor *res
     cb_tensor *x = cb_layer_before(b->attention, cb_rms_norm_forward(b->attention_norm, residual, ctx), ctx);
     if (!x)
         return NULL;
-    cb_tensor *q = heads_of(b->q, b->q_norm, x, head_dim, pass);
+    cb_tensor *q = pass->keys_only ? NULL : heads_of(b->q, b->q_norm, x, head_dim, pass);
     cb_tensor *k = heads_of(b->k, b->k_norm, x, head_dim, pass);
     cb_tensor *v = heads_of(b->v, NULL, x, head_dim, &unturned);
-    if (ctx->cache && !cb_cache_extend(ctx->cache, index, &k, &v))
-        return NULL;
     cb_attention_options options = {.causal = true,
                                     .window = b->window,
                                     .scale = b->scale,
                                     .segments = ctx->segments,
                                     .prefix_k = pass->prefix.k,
                                     .prefix_v = pass->prefix.v};
+    if (!cb_pass_extend(pass, index, &k, &v, &options))
+        return NULL;
+    if (pass->keys_only)
+        return residual;
     if (pass->taken && k && v)
         *pass->taken = (cb_keys){cb_keep(k), cb_keep(v)};
     cb_tensor *y = cb_attention_forward(b->attention, q, k, v, options, ctx);
@@ -250,7 +252,8 @@ static cb_tensor *mlp(const cb_model *model, int64_t index, cb_tensor *residual,
 static cb_tensor *block(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass)
 {
     /* each half frees what it made before the other begins */
-    return cb_branch_run(mlp, model, index, cb_branch_run(attention, model, index, x, pass), pass);
+    cb_tensor *y = cb_branch_run(attention, model, index, x, pass);
+    return pass->keys_only ? y : cb_branch_run(mlp, model, index, y, pass);
 }
 
 /* modeling_layers.py: GenericForSequenceClassification and its kin */

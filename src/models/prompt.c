@@ -43,6 +43,7 @@ static cb_tensor *embedded(cb_prompt *prompt, cb_model *model, cb_tensor *x)
     }
     cb_context *ctx = &prompt->pass.ctx;
     ctx->cache = NULL;
+    prompt->pass.at = NULL;
     ctx->segments = NULL;
     ctx->blend_weights = NULL;
     ctx->checkpoint = false; /* keys and values come out of the middle of a block; and they are few */

@@ -183,6 +183,12 @@ static int64_t rows_below(const cb_share *share, int64_t row)
     return low;
 }
 
+static bool has_row(const cb_share *share, int64_t row)
+{
+    int64_t at = rows_below(share, row);
+    return at < (int64_t)share->row_count && share->rows[at] == row;
+}
+
 bool cb_region_of(cb_region *r, const cb_share *share, const cb_tensor *x, const cb_context *ctx)
 {
     *r = (cb_region){.all = true, .count = x->shape[0]};
@@ -203,6 +209,33 @@ bool cb_region_of(cb_region *r, const cb_share *share, const cb_tensor *x, const
     r->end = end < x->shape[1] ? end : x->shape[1];
     r->cut = r->begin > 0 || r->end < x->shape[1];
     return r->count > 0 && r->begin < r->end;
+}
+
+bool cb_blend_put_rows(cb_blend *blend, const cb_layer *layer, const cb_layer *from, const cb_blend *source, const int64_t *rows,
+                       const int64_t *stand_for, size_t count)
+{
+    cb_parts parts = cb_parts_on(from, &(cb_context){.blend = source});
+    bool ok = true;
+    for (size_t i = 0; ok && i < parts.count; i++) {
+        cb_part p = cb_part_at(&parts, i);
+        const cb_share *there = p.share;
+        if (p.mix)
+            return cb_fail(CB_ERR_UNSUPPORTED, "blend: %s on layer %s in a pass over rows that are at different places", p.mix->kind->name,
+                           from->name) == CB_OK;
+        if (there && there->end_token)
+            return cb_fail(CB_ERR_UNSUPPORTED, "blend: some tokens of layer %s in a pass over rows that are at different ones",
+                           from->name) == CB_OK;
+        cb_share *share = cb_blend_own(blend, cb_calloc(1, sizeof *share));
+        int64_t *list = share ? cb_blend_own(blend, cb_alloc(count * sizeof *list)) : NULL;
+        if (!list)
+            return false;
+        *share = (cb_share){.rows = list, .weighted = there && there->weighted, .column = there ? there->column : 0};
+        for (size_t k = 0; k < count; k++)
+            if (!there || !there->rows || has_row(there, stand_for[k]))
+                list[share->row_count++] = rows[k];
+        ok = !share->row_count || cb_blend_put(blend, layer, p.module, share);
+    }
+    return ok;
 }
 
 bool cb_regions_meet(const cb_region *a, const cb_region *b)

@@ -227,6 +227,8 @@ static cb_tensor *attend_rows(const cb_shared *shared, const cb_region *rows, co
     cb_context ctx = *shared->ctx;
     if (!rows->all) {
         options.segments = cb_region_rows(rows, options.segments);
+        options.rows = cb_region_rows(rows, options.rows);
+        options.lengths = cb_region_rows(rows, options.lengths);
         options.mask =
             options.mask && options.mask->ndim == 4 && options.mask->shape[0] > 1 ? cb_region_rows(rows, options.mask) : options.mask;
         ctx.positions = cb_region_rows(rows, ctx.positions);
@@ -241,7 +243,8 @@ static cb_tensor *attend_rows(const cb_shared *shared, const cb_region *rows, co
             return NULL;
     }
     cb_tensor *q = cb_region_rows(rows, a->q);
-    cb_tensor *y = cb_attention_with(q, cb_region_rows(rows, a->k), cb_region_rows(rows, a->v), options);
+    cb_tensor *k = options.rows ? a->k : cb_region_rows(rows, a->k), *v = options.rows ? a->v : cb_region_rows(rows, a->v);
+    cb_tensor *y = cb_attention_with(q, k, v, options);
     for (size_t i = 0; y && i < shared->parts.count; i++) {
         const cb_module *m = cb_part_at(&shared->parts, i).module;
         if (m->kind->attended && (!on || on[i]))

@@ -107,9 +107,35 @@ static cb_tensor *heads_adjacent(cb_tensor *t)
     return t && t->ndim == 4 && t->stride[3] != 1 && t->shape[3] > 1 ? cb_contiguous(t) : t;
 }
 
+static bool is_row_list(const cb_tensor *t, const cb_tensor *q)
+{
+    return t && t->ndim == 1 && t->dtype == CB_I32 && t->shape[0] == q->shape[0];
+}
+
+static bool check_rows(const cb_tensor *q, const cb_tensor *k, const cb_tensor *v, const cb_attention_options *o)
+{
+    if (!o->rows && !o->lengths)
+        return true;
+    bool fits = is_row_list(o->rows, q) && is_row_list(o->lengths, q) && !o->segments && !o->mask;
+    for (int64_t i = 0; fits && i < q->shape[0]; i++) {
+        double row = cb_get(o->rows, i), length = cb_get(o->lengths, i);
+        fits = row >= 0 && row < (double)k->shape[0] && length >= (double)q->shape[1] && length <= (double)k->shape[1];
+    }
+    if (!fits)
+        return cb_fail(CB_ERR_SHAPE,
+                       "attention: rows %s and lengths %s for q %s, k %s: expected i32 (B) both, rows of k and as many of their tokens, at "
+                       "least "
+                       "Tq, without segments or mask",
+                       cb_shape_text(o->rows), cb_shape_text(o->lengths), cb_shape_text(q), cb_shape_text(k)) == CB_OK;
+    const cb_tensor *pk = o->prefix_k, *pv = o->prefix_v;
+    bool learns = q->requires_grad || k->requires_grad || v->requires_grad || (pk && (pk->requires_grad || pv->requires_grad));
+    return !learns || !cb_grad_enabled() ||
+           cb_fail(CB_ERR_UNSUPPORTED, "attention: keys by rows have no gradient; expected a pass without") == CB_OK;
+}
+
 static bool check_attention(const cb_tensor *q, const cb_tensor *k, const cb_tensor *v, const cb_attention_options *o)
 {
-    bool fits = q->ndim == 4 && k->ndim == 4 && v->ndim == 4 && cb_same_shape(k, v) && q->shape[0] == k->shape[0] &&
+    bool fits = q->ndim == 4 && k->ndim == 4 && v->ndim == 4 && cb_same_shape(k, v) && (q->shape[0] == k->shape[0] || o->rows) &&
                 q->shape[3] == k->shape[3] && k->shape[2] > 0 && q->shape[2] % k->shape[2] == 0 && q->dtype == k->dtype &&
                 q->dtype == v->dtype && cb_dtype_is_float(q->dtype);
     if (!fits) {
@@ -124,14 +150,14 @@ static bool check_attention(const cb_tensor *q, const cb_tensor *k, const cb_ten
                 cb_shape_text(k));
         return false;
     }
-    bool prefix = !pk == !pv && (!pk || (pk->ndim == 4 && cb_same_shape(pk, pv) && (pk->shape[0] == 1 || pk->shape[0] == k->shape[0]) &&
+    bool prefix = !pk == !pv && (!pk || (pk->ndim == 4 && cb_same_shape(pk, pv) && (pk->shape[0] == 1 || pk->shape[0] == q->shape[0]) &&
                                          pk->shape[2] == k->shape[2] && pk->shape[3] == k->shape[3]));
     if (!prefix) {
         cb_fail(CB_ERR_SHAPE, "attention: prefix %s and %s for k %s: expected (B or 1, P, Hkv, D) twice", cb_shape_text(pk),
                 cb_shape_text(pv), cb_shape_text(k));
         return false;
     }
-    return true;
+    return check_rows(q, k, v, o);
 }
 
 cb_tensor *cb_attention_with(cb_tensor *q, cb_tensor *k, cb_tensor *v, cb_attention_options o)
@@ -156,6 +182,10 @@ cb_tensor *cb_attention_with(cb_tensor *q, cb_tensor *k, cb_tensor *v, cb_attent
     if (!cb_ok())
         return NULL;
     cbk_attention_args g = kernel_args(t, &a);
+    if (o.rows) {
+        cb_tensor *rows = cb_contiguous(o.rows), *lengths = cb_contiguous(o.lengths);
+        return rows && lengths && cbk_attention_rows(&g, rows->data, lengths->data) ? t[OUT] : NULL;
+    }
     if (!cbk_attention_forward(&g))
         return NULL;
     cb_tensor *ins[] = {q, k, v, o.mask, o.prefix_k, o.prefix_v};

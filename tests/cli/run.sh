@@ -228,13 +228,22 @@ contains rows_json.out '"prompts":3'
     printf '[3] {"own":0.5,"adapter_again":1}\n' && "$program" generate llama2 --adapter adapter_json=0.5 --adapter adapter_again --prompt "A tree" --max-new-tokens 24
 } >rows_alone.out
 same_file rows.out rows_alone.out
+for batching in static sequence; do
+    expect "rows_$batching" "$program" generate llama2 --adapter own=adapter_json --adapter adapter_again --prompts prompts.jsonl --max-new-tokens 24 --batch-size 2 --batching $batching
+    same_file rows.out "rows_$batching.out"
+done
+printf '%s\n' '{"prompt": "The", "max_new_tokens": 3}' '{"prompt": "A"}' >rows.jsonl
+bad 1 'batching by depth is for recursive models, found model_type llama' generate llama2 --prompts rows.jsonl --batching depth
+bad 1 'exit_round leaves rounds early, and the model has none' generate llama2 --prompt x --exit-round 1
+printf '{"prompt": "a", "max_new_tokens": 0}\n' >length.jsonl
+bad 1 'length.jsonl:1: max_new_tokens: expected a positive integer' generate llama2 --prompts length.jsonl
 bad 1 'prompts.jsonl:1: adapter: found "own", expected one that --adapter names' generate llama2 --adapter adapter_json --prompts prompts.jsonl
 bad 2 'expected one of --prompt' generate llama2 --prompt x --prompts prompts.jsonl
 bad 1 '--adapter: found "own" twice' generate llama2 --adapter own=adapter_json --adapter own=adapter_again --prompts prompts.jsonl
 printf '{"prompt": "a\\u0000b"}\n' >zero.jsonl
 bad 1 'zero.jsonl:1: prompt: found a zero byte at offset 1' generate llama2 --prompts zero.jsonl
 printf '{"prompt": "a", "adaptor": "own"}\n' >field.jsonl
-bad 1 'field.jsonl:1: found a field "adaptor", expected prompt, adapter and task_ids' generate llama2 --prompts field.jsonl
+bad 1 'field.jsonl:1: found a field "adaptor", expected prompt, adapter, task_ids and max_new_tokens' generate llama2 --prompts field.jsonl
 # an adapter of several tasks: the data says which, and so does who generates
 printf '%s\n' '{"prompt": "A", "completion": "bbbbbbbb", "job": 0}' '{"prompt": "A", "completion": "cccccccc", "job": 1}' >jobs.jsonl
 expect tasks_train "$program" train llama2 --data jobs.jsonl --columns task_ids=job --output skills --kind poly --n-tasks 2 --rank 4 --target-modules all-linear --steps 40 --learning-rate 0.03 --sequence-length 16

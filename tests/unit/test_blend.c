@@ -198,7 +198,7 @@ static void generation_is_as_if_alone(void **state)
         options.seed = 5;
         options.repetition_penalty = 1.1;
         for (int row = 0; row < ROWS; row++)
-            prompts[row] = (cb_prompt_ids){ids + (ptrdiff_t)row * LENGTH, 1 + (size_t)(row * 5) % LENGTH, 0};
+            prompts[row] = (cb_prompt_ids){.ids = ids + (ptrdiff_t)row * LENGTH, .count = 1 + (size_t)(row * 5) % LENGTH};
         assert_ok(cb_generate_rows(s.model, NULL, prompts, ROWS, s.blend, NULL, &options, together));
         for (int row = 0; row < ROWS; row++) {
             switch_row(&s, row, 1);
@@ -246,7 +246,7 @@ static void generation_is_as_in_a_model_of_its_own(void **state)
         assert_ok(cb_blend_add(blend, adapters[i], .rows = rows, .row_count = count));
     }
     for (int row = 0; row < ROWS; row++)
-        prompts[row] = (cb_prompt_ids){ids + (ptrdiff_t)row * LENGTH, 1 + (size_t)(row * 5) % LENGTH, 0};
+        prompts[row] = (cb_prompt_ids){.ids = ids + (ptrdiff_t)row * LENGTH, .count = 1 + (size_t)(row * 5) % LENGTH};
     assert_ok(cb_generate_rows(model, NULL, prompts, ROWS, blend, NULL, &options, together));
     for (int row = 0; row < ROWS; row++) {
         int i = of_row[row];

@@ -141,6 +141,13 @@ static void attention_refuses_what_does_not_fit(void **state)
     expect_failure(cb_attention(q, kv, kv, .prefix_k = kv), CB_ERR_SHAPE, "prefix f32(1, 3, 2, 2) and NULL");
     expect_failure(cb_attention(q, kv, kv, .mask = cb_zeros(CB_F32, 2, 2)), CB_ERR_SHAPE, "f32(2, 2)");
     expect_failure(cb_attention(half, half, half, .causal = true), CB_ERR_UNSUPPORTED, "f16");
+    cb_tensor *row = cb_zeros(CB_I32, 1), *three = cb_full(CB_I32, 3, 1), *two = cb_full(CB_I32, 2, 1), *four = cb_full(CB_I32, 4, 1);
+    expect_failure(cb_attention(q, kv, kv, .rows = row), CB_ERR_SHAPE, "lengths NULL");
+    expect_failure(cb_attention(q, kv, kv, .rows = three, .lengths = three), CB_ERR_SHAPE, "rows of k");
+    expect_failure(cb_attention(q, kv, kv, .rows = row, .lengths = two), CB_ERR_SHAPE, "at least Tq");
+    expect_failure(cb_attention(q, kv, kv, .rows = row, .lengths = four), CB_ERR_SHAPE, "of their tokens");
+    expect_failure(cb_attention(q, kv, kv, .rows = row, .lengths = three, .segments = cb_zeros(CB_I32, 1, 3)), CB_ERR_SHAPE, "segments");
+    expect_failure(cb_attention(cb_parameter(q), kv, kv, .rows = row, .lengths = three), CB_ERR_UNSUPPORTED, "gradient");
 }
 
 /* ---- randomness ---- */
@@ -453,6 +460,34 @@ static void last_queries_see_their_own_segments(void **state)
     }
 }
 
+/* Each row is what it is alone with those keys, bit for bit. */
+static void rows_see_their_own_keys(void **state)
+{
+    (void)state;
+    enum { ROWS = 5, KEYS = 150, TQ = 2 };
+    static const cb_dtype dtypes[] = {CB_F32, CB_BF16, CB_F64};
+    static const int32_t rows[ROWS] = {2, 0, 0, 3, 2}, lengths[ROWS] = {150, 2, 64, 65, 9};
+    for (int d = 0; d < 3; d++)
+        for (int prefixed = 0; prefixed < 2; prefixed++) {
+            cb_rng rng = {.seed = 8};
+            cb_tensor *q = cb_randn(dtypes[d], &rng, ROWS, TQ, 4, 32), *k = cb_randn(dtypes[d], &rng, 4, KEYS, 2, 32),
+                      *v = cb_randn(dtypes[d], &rng, 4, KEYS, 2, 32), *pk = prefixed ? cb_randn(dtypes[d], &rng, ROWS, 3, 2, 32) : NULL,
+                      *pv = prefixed ? cb_randn(dtypes[d], &rng, ROWS, 3, 2, 32) : NULL;
+            cb_tensor *all = cb_attention(q, k, v, .causal = true, .window = 70, .rows = cb_from(CB_I32, rows, ROWS),
+                                          .lengths = cb_from(CB_I32, lengths, ROWS), .prefix_k = pk, .prefix_v = pv);
+            for (int b = 0; b < ROWS; b++) {
+                cb_tensor *own_k = cb_slice(cb_slice(k, 0, rows[b], rows[b] + 1, 1), 1, 0, lengths[b], 1),
+                          *own_v = cb_slice(cb_slice(v, 0, rows[b], rows[b] + 1, 1), 1, 0, lengths[b], 1);
+                cb_tensor *alone = cb_attention(cb_slice(q, 0, b, b + 1, 1), own_k, own_v, .causal = true, .window = 70,
+                                                .prefix_k = pk ? cb_slice(pk, 0, b, b + 1, 1) : NULL,
+                                                .prefix_v = pv ? cb_slice(pv, 0, b, b + 1, 1) : NULL);
+                double values[TQ * 4 * 32];
+                assert_true(cb_read(alone, CB_F64, values));
+                expect_values(cb_slice(all, 0, b, b + 1, 1), values, TQ * 4 * 32, 0);
+            }
+        }
+}
+
 static void no_targets_give_no_loss_but_a_zero_gradient(void **state)
 {
     (void)state;
@@ -571,6 +606,7 @@ int main(void)
         TEST(nan_and_infinity_pass_as_they_should),
         TEST(a_query_that_sees_nothing_gives_zero),
         TEST(last_queries_see_their_own_segments),
+        TEST(rows_see_their_own_keys),
         TEST(no_targets_give_no_loss_but_a_zero_gradient),
         TEST(threads_change_no_bit_where_cases_are_small),
     };

@@ -113,7 +113,8 @@ static void generation_takes_tasks(void **state)
         for (uint64_t i = 0; i < 40; i++) /* so that texts are told apart */
             randomise(adapter, 20 + i);
         const int32_t *ids = some_ids()->data;
-        const cb_prompt_ids prompts[3] = {{ids, 5, 3}, {ids, 5, 0}, {ids + 9, 7, 1}};
+        const cb_prompt_ids prompts[3] = {
+            {.ids = ids, .count = 5, .task = 3}, {.ids = ids, .count = 5}, {.ids = ids + 9, .count = 7, .task = 1}};
         cb_generation together[3] = {0}, alone = {0};
         cb_generate_options options;
         assert_ok(cb_options_init(cb_generate_option_table, &options));
