@@ -231,13 +231,18 @@ char *cb_evidence_table(const char *what, const char *json)
 
 /* ---- pictures ---- */
 
+/* Files whose names have no blanks. */
 static bool both_formats(const char *directory, const char *name, const char *curve, bool (*draw)(const char *path, void *user), void *user)
 {
     bool ok = true;
     for (int vector = 0; ok && vector < 2; vector++) {
-        char *path = cb_format("%s/%s%s%s.%s", directory, name, curve ? "-" : "", curve ? curve : "", vector ? "svg" : "png");
+        char *file = cb_format("%s%s%s.%s", name, curve ? "-" : "", curve ? curve : "", vector ? "svg" : "png");
+        for (char *c = file; c && *c; c++)
+            *c = *c == ' ' ? '-' : *c;
+        char *path = file ? cb_path_join(directory, file) : NULL;
         ok = path && draw(path, user);
         cb_free(path);
+        cb_free(file);
     }
     return ok;
 }

@@ -14,7 +14,8 @@ enum { WIDTH = 960, HEIGHT = 540, LEAST_SIDE = 160, MOST_SIDE = 16384, MOST_TICK
 static const cb_color background = {255, 255, 255}, grid = {230, 233, 237}, faint = {243, 245, 247}, frame = {120, 128, 138},
                       ink = {38, 43, 50}, soft_ink = {84, 92, 102};
 /* Told apart in print and by colour-blind readers. */
-static const cb_color palette[] = {{31, 108, 184}, {224, 110, 10}, {20, 148, 96}, {190, 60, 140}, {130, 95, 50}, {95, 100, 110}};
+static const cb_color palette[] = {{31, 108, 184}, {224, 110, 10}, {20, 148, 96},  {190, 60, 140}, {130, 95, 50},
+                                   {95, 100, 110}, {205, 160, 0},  {90, 180, 220}, {170, 25, 40},  {105, 70, 180}};
 enum { COLORS = sizeof palette / sizeof *palette };
 
 typedef struct tick {
@@ -191,7 +192,8 @@ typedef struct plot {
     double unit; /* pixels that one is in a picture of 960 x 540 */
     axis x, y;
     int left, top, right, bottom; /* of the area with the curves */
-    double legend_y;              /* base line of the legend */
+    double legend_y;              /* base line of the legend's first row */
+    int legend_rows;
 } plot;
 
 static cb_text_style style(const plot *p, double size, cb_color color, double align)
@@ -217,27 +219,44 @@ static bool given(const char *text)
     return text && *text;
 }
 
-/* In units: the piece of line before a name, the blank after that, and the blank before the next piece. */
-enum { LEGEND_LINE = 26, LEGEND_GAP = 8, LEGEND_SPACE = 22 };
+/* In units: the piece of line before a name, the blank after that, the blank before the next piece, and what a row is below another. */
+enum { LEGEND_LINE = 26, LEGEND_GAP = 8, LEGEND_SPACE = 22, LEGEND_ROW = 20 };
 
-static double legend_width(const plot *p)
+static double entry_width(const plot *p, size_t k)
 {
-    double width = 0;
-    for (size_t k = 0; k < p->count; k++)
-        if (given(p->series[k].name))
-            width +=
-                cb_canvas_text_width(p->series[k].name, text_size[TEXT] * p->unit) + (LEGEND_LINE + LEGEND_GAP + LEGEND_SPACE) * p->unit;
-    return width;
+    if (!given(p->series[k].name))
+        return 0;
+    return cb_canvas_text_width(p->series[k].name, text_size[TEXT] * p->unit) + (LEGEND_LINE + LEGEND_GAP + LEGEND_SPACE) * p->unit;
 }
 
-/* The title with the legend at the end of its line, or below it when the line is too short for both. */
+/* Whether the next name begins another row; *x is where it stands, and moves behind it. */
+static bool next_entry(const plot *p, size_t k, double width, double *x)
+{
+    bool wraps = *x > 0 && *x + entry_width(p, k) > width;
+    *x = (wraps ? 0 : *x) + entry_width(p, k);
+    return wraps;
+}
+
+static int rows_of_legend(const plot *p, double width)
+{
+    double x = 0;
+    int rows = 1;
+    for (size_t k = 0; k < p->count; k++)
+        rows += next_entry(p, k, width, &x);
+    return rows;
+}
+
+/* The title with the legend at the end of its line, or below it, in rows, when the line is too short for both. */
 static void lay_out_top(plot *p)
 {
     const char *title = given(p->options->title) ? p->options->title : "";
-    double legend = legend_width(p), whole = cb_canvas_text_width(title, text_size[TITLE] * p->unit) + legend, unit = p->unit;
-    bool below = *title && legend > 0 && whole > p->right - p->left;
+    double legend = 0, unit = p->unit, width = p->right - p->left;
+    for (size_t k = 0; k < p->count; k++)
+        legend += entry_width(p, k);
+    bool below = *title && legend > 0 && cb_canvas_text_width(title, text_size[TITLE] * unit) + legend > width;
+    p->legend_rows = rows_of_legend(p, width);
     p->legend_y = unit * (below ? 54 : 28);
-    p->top = (int)(unit * (below ? 72 : *title || legend > 0 ? 46 : 18));
+    p->top = (int)(unit * ((below ? 72 : *title || legend > 0 ? 46 : 18) + LEGEND_ROW * (p->legend_rows - 1)));
 }
 
 /* Margins from what is written in them; the ticks need the area's size, and the left margin their labels. */
@@ -308,22 +327,33 @@ static void draw_texts(plot *p)
         cb_canvas_text(&p->canvas, 22 * unit, (p->top + p->bottom) / 2.0, o->y_label, &label);
 }
 
-/* Names right-aligned above the curves, each behind a piece of its line. */
+/* A name behind a piece of its line. */
+static void draw_entry(plot *p, size_t k, double x, double y)
+{
+    const cb_series *s = &p->series[k];
+    double unit = p->unit, middle = y - 4.5 * unit;
+    cb_text_style name = style(p, text_size[TEXT], ink, 0);
+    if (!given(s->name))
+        return;
+    cb_canvas_text(&p->canvas, x + (LEGEND_LINE + LEGEND_GAP) * unit, y, s->name, &name);
+    cb_canvas_line(&p->canvas, x, middle, x + LEGEND_LINE * unit, middle, unit);
+    if (s->markers)
+        cb_canvas_line(&p->canvas, x + 0.5 * LEGEND_LINE * unit, middle, x + 0.5 * LEGEND_LINE * unit, middle, 3.6 * unit);
+    cb_canvas_paint(&p->canvas, palette[k % COLORS]);
+}
+
+/* Above the curves: one row ends at the right, several begin at the left. */
 static void draw_legend(plot *p)
 {
-    double unit = p->unit, x = p->right, y = p->legend_y;
-    cb_text_style name = style(p, text_size[TEXT], ink, 1);
-    for (size_t k = p->count; k-- > 0;) {
-        const cb_series *s = &p->series[k];
-        if (!given(s->name))
-            continue;
-        double begin = x - cb_canvas_text_width(s->name, name.size) - (LEGEND_LINE + LEGEND_GAP) * unit, middle = y - 4.5 * unit;
-        cb_canvas_text(&p->canvas, x, y, s->name, &name);
-        cb_canvas_line(&p->canvas, begin, middle, begin + LEGEND_LINE * unit, middle, unit);
-        if (s->markers)
-            cb_canvas_line(&p->canvas, begin + 0.5 * LEGEND_LINE * unit, middle, begin + 0.5 * LEGEND_LINE * unit, middle, 3.6 * unit);
-        cb_canvas_paint(&p->canvas, palette[k % COLORS]);
-        x = begin - LEGEND_SPACE * unit;
+    double left = p->unit * 80, width = p->right - left, x = 0, y = p->legend_y, whole = 0;
+    for (size_t k = 0; k < p->count; k++)
+        whole += entry_width(p, k);
+    if (p->legend_rows == 1)
+        left = p->right - whole + LEGEND_SPACE * p->unit;
+    for (size_t k = 0; k < p->count; k++) {
+        if (next_entry(p, k, width, &x))
+            y += LEGEND_ROW * p->unit;
+        draw_entry(p, k, left + x - entry_width(p, k), y);
     }
 }
 

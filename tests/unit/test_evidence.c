@@ -189,7 +189,7 @@ static void results_are_shown(void **state)
     assert_non_null(strstr(table, "+10"));
     assert_null(strstr(table, "rank 2 ")); /* aside */
     assert_true(cb_evidence_plots("toy", text, scratch));
-    static const char *const pictures[] = {"toy.png", "toy.svg", "toy-by rank.png", "toy-by rank.svg"};
+    static const char *const pictures[] = {"toy.png", "toy.svg", "toy-by-rank.png", "toy-by-rank.svg"};
     for (int i = 0; i < 4; i++)
         assert_true(cb_is_file(scratch_path(pictures[i])));
     size_t length;
