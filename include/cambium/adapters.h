@@ -173,6 +173,9 @@ CB_API const cb_adapter_kind *cb_adapter_kind_of(const cb_adapter *adapter);
 CB_API const char *cb_adapter_name(const cb_adapter *adapter);
 /* PEFT's task_type in adapter_config.json: SEQ_CLS, TOKEN_CLS, ...; NULL: null, which loads over any model.  It is CAUSAL_LM in a new adapter. */
 CB_API bool cb_adapter_set_task_type(cb_adapter *adapter, const char *task_type);
+CB_API bool cb_adapter_rename(cb_adapter *adapter, const char *name); /* it is copied */
+/* Of every value of an attached adapter, trained or not, as cb_hash_text(): two with another hash are not the same adapter. */
+CB_API uint64_t cb_adapter_hash(const cb_adapter *adapter);
 
 /* The layers below `root` that the adapter's target options hit, in tree order, in *list (free with cb_free()); false on a bad pattern, a hit
  * on a layer the kind cannot sit on, or no hit at all (CB_ERR_ARGUMENT with close names). */

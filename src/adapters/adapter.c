@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "adapters/study.h"
+#include "core/hash.h"
 
 static const char *const save_embedding_choices[] = {"auto", "true", "false", NULL};
 
@@ -178,6 +179,28 @@ const cb_adapter_kind *cb_adapter_kind_of(const cb_adapter *adapter)
 const char *cb_adapter_name(const cb_adapter *adapter)
 {
     return adapter->name;
+}
+
+bool cb_adapter_rename(cb_adapter *adapter, const char *name)
+{
+    char *copy = cb_strdup(name);
+    if (!copy)
+        return false;
+    cb_free(adapter->name);
+    adapter->name = copy;
+    return true;
+}
+
+uint64_t cb_adapter_hash(const cb_adapter *adapter)
+{
+    uint64_t hash = CB_HASH_START;
+    for (size_t i = 0; i < adapter->entry_count; i++) {
+        const cb_tensor *t = cb_adapter_entry_tensor(adapter, &adapter->entries[i]);
+        hash = cb_hash_text(hash, adapter->entries[i].name);
+        if (t)
+            hash = cb_hash_data(hash, t->data, (size_t)t->count * cb_dtype_size(t->dtype));
+    }
+    return hash;
 }
 
 /* ---- lists ---- */

@@ -22,6 +22,14 @@ bool cb_is_composition(const char *directory)
     return found;
 }
 
+bool cb_composition_remove(const char *directory)
+{
+    char *path = cb_path_join(directory, FILE_NAME);
+    bool ok = path && cb_file_remove(path);
+    cb_free(path);
+    return ok;
+}
+
 void cb_composition_free(cb_composition *c)
 {
     if (!c)
@@ -117,14 +125,15 @@ static bool write_parts(const cb_composition *c, const char *directory, const ch
     return ok;
 }
 
-/* The parts first: a directory with blend.json has them all. */
+/* The parts first: a directory with blend.json has them all, and of one composition, so that of an earlier one goes before them. */
 bool cb_composition_save(const cb_composition *c, const char *directory, const char *base_model)
 {
     if (!cb_composition_check(c))
         return false;
     json_t *value = to_json(c);
     char *path = cb_path_join(directory, FILE_NAME);
-    bool ok = value && path && cb_directory_make(directory) && write_parts(c, directory, base_model) && cb_json_save(path, value, true);
+    bool ok = value && path && cb_directory_make(directory) && cb_composition_remove(directory) && write_parts(c, directory, base_model) &&
+              cb_json_save(path, value, true);
     cb_free(path);
     json_decref(value);
     return ok;
@@ -132,12 +141,16 @@ bool cb_composition_save(const cb_composition *c, const char *directory, const c
 
 /* ---- reading ---- */
 
+static const char *const fields[] = {"format", "version", "parts", "gate", "mixer", NULL}, *const part_fields[] = {"name", "weight", NULL};
+
 static bool read_part(cb_composition *c, const char *file, const char *directory, const json_t *part, cb_layer *root,
                       const char *model_type)
 {
     const char *name = json_string_value(json_object_get(part, "name"));
     const json_t *weight = json_object_get(part, "weight");
     double value = weight ? json_number_value(weight) : 1;
+    if (!cb_json_only(file, part, part_fields))
+        return false;
     if (!name || !*name || *name == '.' || strchr(name, '/') || (weight && !json_is_number(weight)) || !isfinite(value) || value == 0)
         return cb_fail(CB_ERR_FORMAT,
                        "%s: parts[%zu]: expected a name, of a directory beside it, and a weight that is a number other than 0", file,
@@ -179,6 +192,8 @@ static bool read_parts(cb_composition *c, const char *file, const char *director
     if (!json_is_string(format) || strcmp(json_string_value(format), "cambium-blend") != 0 ||
         json_integer_value(json_object_get(value, "version")) != 1 || !json_is_array(parts) || !json_array_size(parts))
         return cb_fail(CB_ERR_FORMAT, "%s: expected format cambium-blend, version 1 and parts", file) == CB_OK;
+    if (!cb_json_only(file, value, fields))
+        return false;
     size_t count = json_array_size(parts);
     c->adapters = cb_calloc(count, sizeof(cb_adapter *));
     c->weights = cb_calloc(count, sizeof *c->weights);

@@ -19,10 +19,13 @@ struct cb_gate {
     int64_t parts;
     cb_named_tensor list[2 * MOST_HIDDEN + 2]; /* weight and bias of each hidden layer, then of the outputs; by task: weight */
     size_t count;
+    const cb_named_file *from; /* while it is made: the file that it is read from, or NULL */
 };
 
 static bool add(cb_gate *gate, const char *name, double value, int ndim, const int64_t *shape)
 {
+    if (!cb_named_has(gate->from, name, ndim, shape))
+        return false;
     cb_tensor *t = cb_full_nd(CB_F32, value, ndim, shape);
     if (!t || !cb_parameter(t))
         return false;
@@ -74,7 +77,7 @@ static bool check_options(size_t parts, const cb_gate_options *o)
                    MOST_HIDDEN) == CB_OK;
 }
 
-cb_gate *cb_gate_new_with(size_t parts, cb_gate_options options)
+static cb_gate *make(size_t parts, cb_gate_options options, const cb_named_file *from)
 {
     if (!check_options(parts, &options))
         return NULL;
@@ -85,13 +88,20 @@ cb_gate *cb_gate_new_with(size_t parts, cb_gate_options options)
         gate->options = options;
         gate->options.hidden_layers = options.hidden && !options.hidden_layers ? 1 : options.hidden_layers;
         gate->parts = (int64_t)parts;
-        ok = add_layers(gate);
+        gate->from = from;
+        ok = add_layers(gate) && (!from || cb_named_read(from, gate->list, gate->count));
+        gate->from = NULL;
         cb_scope_close(scope);
     }
     if (ok)
         return gate;
     cb_gate_free(gate);
     return NULL;
+}
+
+cb_gate *cb_gate_new_with(size_t parts, cb_gate_options options)
+{
+    return make(parts, options, NULL);
 }
 
 void cb_gate_free(cb_gate *gate)
@@ -156,21 +166,37 @@ bool cb_gate_write(const cb_gate *gate, const char *path)
     return cb_named_write(path, gate->list, gate->count);
 }
 
+/* What the JSON says; a field that is not there holds its default. */
+static bool read_options(cb_gate_options *o, const char *file, const json_t *json)
+{
+    static const char *const fields[] = {"input", "size", "linear", "top_k", "hidden", "hidden_layers", NULL};
+    if (!cb_json_only(file, json, fields))
+        return false;
+    const char *input = cb_json_string(file, json, "input", "");
+    bool task = strcmp(input, "task") == 0;
+    *o = (cb_gate_options){.input = task ? CB_GATE_TASK : CB_GATE_FEATURES,
+                           .size = cb_json_int(file, json, "size", 0),
+                           .linear = cb_json_bool(file, json, "linear", false),
+                           .top_k = cb_json_int(file, json, "top_k", 0),
+                           .hidden = cb_json_int(file, json, "hidden", 0),
+                           .hidden_layers = cb_json_int(file, json, "hidden_layers", 0)};
+    return cb_ok() &&
+           (task || strcmp(input, "features") == 0 ||
+            cb_fail(CB_ERR_FORMAT, "%s: input is %.40s, expected task or features", file, *input ? input : "no string") == CB_OK);
+}
+
 cb_gate *cb_gate_read(const char *file, const json_t *json, const char *path, size_t parts)
 {
-    const char *input = json_string_value(json_object_get(json, "input"));
-    bool task = input && strcmp(input, "task") == 0;
-    if (!input || (!task && strcmp(input, "features") != 0))
-        return cb_fail(CB_ERR_FORMAT, "%s: gate: input is %s, expected task or features", file, input ? input : "no string"), NULL;
-    cb_gate *gate =
-        cb_gate_new(parts, .input = task ? CB_GATE_TASK : CB_GATE_FEATURES, .size = json_integer_value(json_object_get(json, "size")),
-                    .linear = json_is_true(json_object_get(json, "linear")), .top_k = json_integer_value(json_object_get(json, "top_k")),
-                    .hidden = json_integer_value(json_object_get(json, "hidden")),
-                    .hidden_layers = json_integer_value(json_object_get(json, "hidden_layers")));
-    if (!gate)
-        cb_error_prefix("%s: ", file);
-    if (gate && cb_named_read(path, gate->list, gate->count))
-        return gate;
-    cb_gate_free(gate);
-    return NULL;
+    cb_gate_options options;
+    char *where = cb_format("%s: gate", file);
+    cb_named_file from = {0};
+    bool ok = where && read_options(&options, where, json);
+    if (ok && !check_options(parts, &options)) {
+        cb_error_prefix("%s", file);
+        ok = false;
+    }
+    cb_gate *gate = ok && cb_named_open(&from, path) ? make(parts, options, &from) : NULL;
+    cb_named_close(&from);
+    cb_free(where);
+    return gate;
 }

@@ -128,6 +128,10 @@ bool cb_match_targets(const cb_adapter *adapter, cb_layer *root, const char *mod
 /* stream.c: the width of the stream at a block, an attention or MLP layer, or a linear layer that takes it. */
 int64_t cb_stream_width(const cb_layer *layer);
 
+/* ---- composition.c ---- */
+/* Removes what makes a directory a composition, if it is one: the adapter or the parts that are to be written there are no longer its. */
+bool cb_composition_remove(const char *directory);
+
 /* ---- adapter.c ---- */
 /* Makes modules without tensors and lists the entries of the file; nothing of the model changes. */
 bool cb_adapter_plan(cb_adapter *adapter, cb_layer *root, const char *model_type, bool fresh);

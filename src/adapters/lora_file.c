@@ -262,10 +262,8 @@ cb_adapter *cb_adapter_load_foreign(const char *path, cb_layer *root, const char
         cb_stage_discard(directory);
     else
         cb_free(directory);
-    char *name = adapter ? cb_strdup(cb_path_base(path)) : NULL;
-    if (name) {
-        cb_free(adapter->name);
-        adapter->name = name;
-    }
-    return adapter;
+    if (!adapter || cb_adapter_rename(adapter, cb_path_base(path)))
+        return adapter;
+    cb_adapter_free(adapter);
+    return NULL;
 }

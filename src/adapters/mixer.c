@@ -17,6 +17,7 @@ struct cb_mixer {
     size_t layer_count;
     cb_named_tensor *list;
     size_t count, capacity;
+    const cb_named_file *from; /* while it is made: the file that it is read from, or NULL */
 };
 
 static const cb_mixer_form_kind *const forms[] = {[CB_MIXER_FUSION] = &cb_mixer_fusion, [CB_MIXER_ROUTER] = &cb_mixer_router};
@@ -27,6 +28,7 @@ const cb_option cb_mixer_option_table[] = {
     CB_OPT_FLOAT(cb_mixer_options, mix_temperature, 1, 1e-6, 1e6, "router: what the softmax divides by"),
     CB_OPT_BOOL(cb_mixer_options, fusion_value, true, "fusion: train a matrix of values too"),
     CB_OPT_FLOAT(cb_mixer_options, fusion_regularization, 0.01, 0, 1e6, "fusion: how strongly that is held to the identity"), CB_OPT_END};
+enum { OPTIONS = sizeof cb_mixer_option_table / sizeof *cb_mixer_option_table - 1 };
 
 /* ---- which layers ---- */
 
@@ -78,9 +80,9 @@ static bool find_layers(cb_mixer *mixer, cb_adapter *const *adapters, size_t cou
 
 static bool add_tensor(cb_mixer *mixer, const cb_layer *layer, const cb_adapter_parameter *p)
 {
-    cb_tensor *t = cb_full_nd(CB_F32, 0, p->ndim, p->shape);
     char *name = cb_format("%s.%s", layer->name, p->suffix);
-    if (!t || !name || !cb_grow(&mixer->list, &mixer->capacity, mixer->count + 1, sizeof *mixer->list)) {
+    cb_tensor *t = name && cb_named_has(mixer->from, name, p->ndim, p->shape) ? cb_full_nd(CB_F32, 0, p->ndim, p->shape) : NULL;
+    if (!t || !cb_grow(&mixer->list, &mixer->capacity, mixer->count + 1, sizeof *mixer->list)) {
         cb_free(name);
         return false;
     }
@@ -102,23 +104,31 @@ static bool make_layers(cb_mixer *mixer, uint64_t seed)
     return ok;
 }
 
-cb_mixer *cb_mixer_new(cb_mixer_form form, cb_adapter *const *adapters, size_t count, const cb_mixer_options *options, uint64_t seed)
+static cb_mixer *make(cb_mixer_form form, cb_adapter *const *adapters, size_t count, const cb_mixer_options *options, uint64_t seed,
+                      const cb_named_file *from)
 {
     cb_mixer *mixer = cb_calloc(1, sizeof *mixer);
     if (!mixer)
         return NULL;
     mixer->form = form;
+    mixer->from = from;
     cb_scope *scope = cb_scope_open();
     bool ok = scope && cb_options_init(cb_mixer_option_table, &mixer->options);
     if (ok && options)
         mixer->options = *options;
-    ok = ok && find_layers(mixer, adapters, count) && make_layers(mixer, seed);
+    ok = ok && find_layers(mixer, adapters, count) && make_layers(mixer, seed) && (!from || cb_named_read(from, mixer->list, mixer->count));
+    mixer->from = NULL;
     if (scope)
         cb_scope_close(scope);
     if (ok)
         return mixer;
     cb_mixer_free(mixer);
     return NULL;
+}
+
+cb_mixer *cb_mixer_new(cb_mixer_form form, cb_adapter *const *adapters, size_t count, const cb_mixer_options *options, uint64_t seed)
+{
+    return make(form, adapters, count, options, seed, NULL);
 }
 
 void cb_mixer_free(cb_mixer *mixer)
@@ -187,21 +197,28 @@ static int form_of(const char *file, const json_t *json)
         form++;
     if (name && form < FORMS)
         return form;
-    cb_fail(CB_ERR_FORMAT, "%s: mixer: form is %.40s, expected fusion or router", file, name ? name : "no string");
+    cb_fail(CB_ERR_FORMAT, "%s: form is %.40s, expected fusion or router", file, name ? name : "no string");
     return FORMS;
+}
+
+static bool check_fields(const char *file, const json_t *json)
+{
+    const char *names[OPTIONS + 2] = {"form"};
+    for (int i = 0; i < OPTIONS; i++)
+        names[1 + i] = cb_mixer_option_table[i].name;
+    return cb_json_only(file, json, names);
 }
 
 cb_mixer *cb_mixer_read(const char *file, const json_t *json, const char *path, cb_adapter *const *adapters, size_t count)
 {
     cb_mixer_options options;
-    int form = form_of(file, json);
-    json_t *fields = form < FORMS ? json_copy((json_t *)(uintptr_t)json) : NULL;
-    bool ok = fields && json_object_del(fields, "form") == 0 && cb_options_init(cb_mixer_option_table, &options) &&
-              cb_options_from_json(cb_mixer_option_table, &options, file, fields);
-    json_decref(fields);
-    cb_mixer *mixer = ok ? cb_mixer_new((cb_mixer_form)form, adapters, count, &options, 0) : NULL;
-    if (mixer && cb_named_read(path, mixer->list, mixer->count))
-        return mixer;
-    cb_mixer_free(mixer);
-    return NULL;
+    cb_named_file from = {0};
+    char *where = cb_format("%s: mixer", file);
+    int form = where && check_fields(where, json) ? form_of(where, json) : FORMS;
+    bool ok = form < FORMS && cb_options_init(cb_mixer_option_table, &options) &&
+              cb_options_from_json(cb_mixer_option_table, &options, where, json) && cb_named_open(&from, path);
+    cb_mixer *mixer = ok ? make((cb_mixer_form)form, adapters, count, &options, 0, &from) : NULL;
+    cb_named_close(&from);
+    cb_free(where);
+    return mixer;
 }

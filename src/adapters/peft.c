@@ -3,7 +3,8 @@
  * Reading refuses whatever would be dropped: the file's tensors and the adapter's parameters must be the same set, with the same shapes, and
  * shapes are compared before anything is allocated, so a file cannot ask for more memory than it brings along.
  * Writing replaces each file atomically, weights first.  A config that does not fit the new weights is removed before them: a crash leaves
- * a directory without config, which nobody takes for an adapter, never a mismatched pair. */
+ * a directory without config, which nobody takes for an adapter, never a mismatched pair.  So is the blend.json of a composition that was
+ * there, which would hide the adapter. */
 #include <string.h>
 
 #include "adapters/tied.h"
@@ -434,8 +435,8 @@ bool cb_adapter_save(const cb_adapter *adapter, const char *directory, const cha
     char *config = cb_path_join(directory, CONFIG_NAME), *weights = cb_path_join(directory, WEIGHTS_NAME);
     char *text = config && weights ? config_text(adapter, base_model) : NULL;
     size_t length = text ? strlen(text) : 0;
-    bool ok = text && cb_directory_make(directory) && remove_other(config, text, length) && write_weights(adapter, weights) &&
-              cb_file_write(config, text, length);
+    bool ok = text && cb_directory_make(directory) && cb_composition_remove(directory) && remove_other(config, text, length) &&
+              write_weights(adapter, weights) && cb_file_write(config, text, length);
     cb_free(config);
     cb_free(weights);
     cb_free(text);

@@ -159,6 +159,15 @@ bool cli_output_file(const char *path);
 /* "DIR=0.5" is a directory and a weight (1 when there is none), unless a directory of that very name exists; free *directory with cb_free(). */
 bool cli_split_weight(const char *option, const char *text, char **directory, double *weight);
 
+/* "NAME=DIR=0.5": the same with a name before it, unless a directory of the very name "NAME=DIR" exists. */
+typedef struct cli_adapter_argument {
+    char *text;       /* free with cb_free(); the others point into it */
+    const char *name; /* NULL: none is given */
+    const char *directory;
+    double weight;
+} cli_adapter_argument;
+bool cli_split_adapter(const char *given, cli_adapter_argument *out);
+
 /* The number of a task under "task_ids" of a line of JSON, or `otherwise` where there is none. */
 bool cli_read_task(const char *where, const json_t *line, int64_t otherwise, int32_t *task);
 

@@ -143,6 +143,30 @@ bool cli_split_weight(const char *option, const char *text, char **directory, do
     return *directory;
 }
 
+/* "NAME=DIR" names an adapter, unless a directory of that very name exists: the text becomes the name alone. */
+static char *split_name(char *text, const char **directory)
+{
+    char *equals = strchr(text, '=');
+    *directory = text;
+    if (!equals || equals == text || memchr(text, '/', (size_t)(equals - text)) || cb_is_directory(text))
+        return NULL;
+    *equals = 0;
+    *directory = equals + 1;
+    return text;
+}
+
+bool cli_split_adapter(const char *given, cli_adapter_argument *out)
+{
+    *out = (cli_adapter_argument){.weight = 1};
+    const char *last = strrchr(given, '=');
+    if (last && cb_is_directory(last + 1) && !cb_is_directory(given)) /* NAME=DIR: what follows is no weight */
+        out->text = cb_strdup(given);
+    else if (!cli_split_weight("--adapter", given, &out->text, &out->weight))
+        return false;
+    out->name = out->text ? split_name(out->text, &out->directory) : NULL;
+    return out->text;
+}
+
 /* Takes over the adapter (NULL: failure) and the name (NULL: the adapter's own). */
 static bool take_adapter(cli_base *base, cb_adapter *adapter, const char *name, double weight)
 {
@@ -180,34 +204,18 @@ static bool add_composition(cli_base *base, const char *directory, double weight
     return ok;
 }
 
-/* "NAME=DIR" names an adapter, unless a directory of that very name exists: *name and *directory then point into `text`. */
-static char *split_name(char *text, char **directory)
-{
-    char *equals = strchr(text, '=');
-    *directory = text;
-    if (!equals || equals == text || memchr(text, '/', (size_t)(equals - text)) || cb_is_directory(text))
-        return NULL;
-    *equals = 0;
-    *directory = equals + 1;
-    return text;
-}
-
 static bool add_adapter(cli_base *base, const char *given)
 {
-    char *text = NULL, *directory = NULL;
-    double weight;
-    const char *last = strrchr(given, '=');
-    bool named = last && cb_is_directory(last + 1) && !cb_is_directory(given); /* NAME=DIR: what follows is no weight */
-    bool ok = named ? (weight = 1, text = cb_strdup(given)) != NULL : cli_split_weight("--adapter", given, &text, &weight);
-    char *name = ok ? split_name(text, &directory) : NULL;
+    cli_adapter_argument a;
+    bool ok = cli_split_adapter(given, &a);
     if (ok && base->composition.count)
-        ok = cli_refuse("--adapter: found %s beside a composition that weighs its parts itself, expected that alone", directory);
-    if (ok && cb_is_composition(directory))
-        ok = name ? cli_refuse("--adapter %s: %s is several adapters, which have names of their own", given, directory)
-                  : add_composition(base, directory, weight);
+        ok = cli_refuse("--adapter: found %s beside a composition that weighs its parts itself, expected that alone", a.directory);
+    if (ok && cb_is_composition(a.directory))
+        ok = a.name ? cli_refuse("--adapter %s: %s is several adapters, which have names of their own", given, a.directory)
+                    : add_composition(base, a.directory, a.weight);
     else if (ok)
-        ok = take_adapter(base, cb_adapter_load(directory, cb_model_root(base->model), cb_model_type(base->model)), name, weight);
-    cb_free(text);
+        ok = take_adapter(base, cb_adapter_load(a.directory, cb_model_root(base->model), cb_model_type(base->model)), a.name, a.weight);
+    cb_free(a.text);
     return ok;
 }
 

@@ -1,5 +1,8 @@
 /* train.c: `cambium train`: an adapter for a frozen model, from files to files. */
 
+#include <stdio.h>
+#include <string.h>
+
 #include "cli/cli.h"
 
 typedef struct settings {
@@ -21,8 +24,8 @@ static const cb_option table[] = {
     CB_OPT_STRING(settings, output, NULL, "DIR", "the adapter, checkpoints and records of the run"),
     CB_OPT_STRING(settings, kind, CLI_DEFAULT_KIND, "NAME", "adapter kind"),
     CB_OPT_LIST(settings, adapter, NULL, "DIR,...",
-                "adapter to go on training, instead of a new one; with --mix one that stays as it is, with an optional =weight, and may be "
-                "given again"),
+                "adapter to go on training, instead of a new one; with --mix one that stays as it is, with an optional NAME= before it and "
+                "=weight behind it, and may be given again"),
     CB_OPT_STRING(settings, tokenizer, NULL, "PATH", "tokenizer.json or its directory; without it the model's own"),
     CB_OPT_ENUM(settings, dtype, 0, cli_dtype_names, "how activations are kept and products are computed; what is trained is f32"),
     CB_OPT_INT(settings, seed, 0, 0, 9e15, "seed of initial values, order of the data and dropout"),
@@ -131,17 +134,27 @@ static bool load_frozen(cb_composition *c, const settings *s, cb_model *model)
     c->weights = cb_calloc(most, sizeof *c->weights);
     bool ok = c->adapters && c->weights;
     for (size_t i = 0; ok && i < s->adapter.count; i++) {
-        char *directory = NULL;
-        ok = cli_split_weight("--adapter", s->adapter.items[i], &directory, &c->weights[i]) &&
-             (c->weights[i] != 0 || cli_refuse("--adapter: found a weight of 0, expected another"));
-        c->adapters[i] = ok ? load(directory, model) : NULL;
-        cb_free(directory);
+        cli_adapter_argument a;
+        ok =
+            cli_split_adapter(s->adapter.items[i], &a) && (a.weight != 0 || cli_refuse("--adapter: found a weight of 0, expected another"));
+        c->weights[i] = a.weight;
+        c->adapters[i] = ok ? load(a.directory, model) : NULL;
         c->count += c->adapters[i] != NULL;
-        ok = ok && c->adapters[i];
+        ok = ok && c->adapters[i] && (!a.name || cb_adapter_rename(c->adapters[i], a.name));
+        cb_free(a.text);
         if (ok)
             cb_adapter_set_strength(c->adapters[i], 0);
     }
     return ok;
+}
+
+/* Before the data is read, and with the new one, which the composition has not got yet. */
+static bool check_names(const cb_composition *c, cb_adapter *fresh)
+{
+    cb_composition all = *c;
+    if (fresh)
+        all.adapters[all.count++] = fresh;
+    return cb_composition_check(&all);
 }
 
 /* What is trained over the adapters.  A new one is the composition's from here on. */
@@ -169,7 +182,7 @@ static bool train_mix(cli_call *call, settings *s, cb_model *model, cb_adapter *
     cb_composition c = {0};
     cb_trainee what = {0};
     cli_corpus corpus = {0};
-    cb_tokenizer *tokenizer = load_frozen(&c, s, model) ? cli_tokenizer(s->tokenizer, model) : NULL;
+    cb_tokenizer *tokenizer = load_frozen(&c, s, model) && check_names(&c, *fresh) ? cli_tokenizer(s->tokenizer, model) : NULL;
     size_t frozen = c.count;
     bool ok = tokenizer && (!*fresh || attach(s, *fresh, model)) && cli_corpus_open(&corpus, call, &s->corpus, model, tokenizer, s->seed) &&
               (!*fresh || prepare(call, s, model, *fresh, corpus.train)) && add_trained(&c, s, fresh) &&
@@ -184,6 +197,37 @@ static bool train_mix(cli_call *call, settings *s, cb_model *model, cb_adapter *
 
 /* ---- the command ---- */
 
+/* Which of the options above are of which --mix. */
+static const struct {
+    const char *option;
+    unsigned mixes; /* bits */
+} mix_options[] = {{"mix_tasks", 1u << MIX_GATE},
+                   {"mix_top_k", 1u << MIX_GATE | 1u << MIX_ROUTER},
+                   {"mix_temperature", 1u << MIX_ROUTER},
+                   {"fusion_value", 1u << MIX_FUSION},
+                   {"fusion_regularization", 1u << MIX_FUSION}};
+
+static bool refuse_mix_option(cli_call *call, const char *option, unsigned mixes, int mix)
+{
+    char expected[64] = "";
+    for (int i = 0; mix_names[i]; i++)
+        if (mixes >> i & 1)
+            snprintf(expected + strlen(expected), sizeof expected - strlen(expected), "%s%s", *expected ? " or " : "", mix_names[i]);
+    cli_refuse("%s: found --mix %s, expected %s", option, mix_names[mix], expected);
+    cli_blame(call, option);
+    return false;
+}
+
+static bool check_mix(cli_call *call, const settings *s)
+{
+    for (size_t i = 0; i < sizeof mix_options / sizeof *mix_options; i++)
+        if (cli_given(call, mix_options[i].option) && !(mix_options[i].mixes >> s->mix & 1))
+            return refuse_mix_option(call, mix_options[i].option, mix_options[i].mixes, s->mix);
+    return s->mixer.mix_top_k <= (int64_t)s->adapter.count ||
+           cli_usage(call, "--mix-top-k: found %lld, expected no more than the %zu of --adapter", (long long)s->mixer.mix_top_k,
+                     s->adapter.count);
+}
+
 static bool check_adapters(cli_call *call, const settings *s)
 {
     bool options = call->adapter_count || cli_given(call, "kind"), makes_new = s->mix == MIX_STACK || !s->adapter.count;
@@ -191,6 +235,8 @@ static bool check_adapters(cli_call *call, const settings *s)
         return cli_usage(call, "--mix is of adapters that are trained already: --adapter names them");
     if (!s->mix && s->adapter.count > 1)
         return cli_usage(call, "--adapter is given %zu times, expected --mix, which says what is trained over them", s->adapter.count);
+    if (!check_mix(call, s))
+        return false;
     return !options || makes_new ||
            cli_usage(call, "--adapter goes on with an adapter as it is, so --%s cannot be given",
                      call->adapter_count ? call->adapter[0].name : "kind");

@@ -283,6 +283,39 @@ static bool is_string(const json_t *v)
     return json_is_string(v);
 }
 
+static bool is_among(const char *name, const char *const *names)
+{
+    while (*names && strcmp(*names, name) != 0)
+        names++;
+    return *names;
+}
+
+static CB_COLD bool refuse_field(const char *file, const char *found, const char *const *names)
+{
+    cb_string expected = {0};
+    bool ok = true;
+    for (size_t i = 0; ok && names[i]; i++)
+        ok = cb_string_printf(&expected, "%s%s", i ? ", " : "", names[i]);
+    if (ok)
+        cb_fail(CB_ERR_FORMAT, "%s: found a field \"%.100s\", expected one of %s", file, found, expected.data);
+    cb_string_free(&expected);
+    return false;
+}
+
+bool cb_json_only(const char *file, const json_t *object, const char *const *names)
+{
+    if (!json_is_object(object))
+        return cb_fail(CB_ERR_FORMAT, "%s: expected an object of %s, ...", file, names[0]) == CB_OK;
+    const char *name;
+    json_t *value;
+    json_object_foreach((json_t *)(uintptr_t)object, name, value)
+    {
+        if (!is_among(name, names))
+            return refuse_field(file, name, names);
+    }
+    return true;
+}
+
 int64_t cb_json_int(const char *file, const json_t *object, const char *key, int64_t def)
 {
     const json_t *value = field(file, object, key, is_integer, "a whole number");

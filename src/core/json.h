@@ -34,6 +34,8 @@ int64_t cb_json_int(const char *file, const json_t *object, const char *key, int
 double cb_json_float(const char *file, const json_t *object, const char *key, double def);
 bool cb_json_bool(const char *file, const json_t *object, const char *key, bool def);
 const char *cb_json_string(const char *file, const json_t *object, const char *key, const char *def);
+/* Whether it is an object that has no other fields than these; `names` ends with NULL. */
+bool cb_json_only(const char *file, const json_t *object, const char *const *names);
 /* Sets the options that a JSON object has fields for; null leaves an option as it is, other fields are passed over. */
 bool cb_options_from_json(const cb_option *table, void *config, const char *file, const json_t *object);
 

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/hash.h"
 #include "core/rehearsal.h"
 
 bool cb_grow(void *array_pointer, size_t *capacity, size_t need, size_t size)
@@ -119,8 +120,13 @@ bool cb_ends_with(const char *text, const char *end)
 
 uint64_t cb_hash_text(uint64_t hash, const char *text)
 {
-    for (; *text; text++)
-        hash = (hash ^ (uint8_t)*text) * UINT64_C(0x100000001b3);
+    return cb_hash_data(hash, text, strlen(text));
+}
+
+uint64_t cb_hash_data(uint64_t hash, const void *bytes, size_t size)
+{
+    for (size_t i = 0; i < size; i++)
+        hash = (hash ^ ((const uint8_t *)bytes)[i]) * UINT64_C(0x100000001b3);
     return hash;
 }
 

@@ -77,9 +77,17 @@ static bool save(const cb_trainee *what, const char *directory)
     return cb_composition_save(((const composed *)what->user)->c, directory, cb_model_directory(what->model));
 }
 
+/* With what the frozen adapters are: the checkpoint has only what is trained, so a run that goes on takes them from where they lie. */
 static char *describe(const cb_trainee *what)
 {
-    return cb_composition_json(((const composed *)what->user)->c);
+    const composed *s = what->user;
+    char *text = cb_composition_json(s->c);
+    for (size_t i = 0; text && i < s->frozen; i++) {
+        char *more = cb_format("%s\nfrozen #%016llx", text, (unsigned long long)cb_adapter_hash(s->c->adapters[i]));
+        cb_free(text);
+        text = more;
+    }
+    return text;
 }
 
 static bool begin(const cb_trainee *what, int64_t steps)

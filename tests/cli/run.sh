@@ -300,6 +300,17 @@ bad 1 'holds the results of an earlier run (checkpoint.safetensors)' train llama
 bad 2 'expected --mix, which says what is trained' train llama2 --adapter part_b --adapter part_c --data jobs.jsonl --output again
 bad 2 '--adapter names them' train llama2 --mix fusion --data jobs.jsonl --output again
 bad 2 'goes on with an adapter as it is' train llama2 --adapter part_b --mix router --rank 4 --data jobs.jsonl --output again
+bad 2 '--mix-top-k: found --mix fusion, expected gate or router' train llama2 --adapter part_b --mix fusion --mix-top-k 1 --data jobs.jsonl --output again
+bad 2 '--mix-temperature: found --mix gate, expected router' train llama2 --adapter part_b --mix gate --mix-temperature 2 --data jobs.jsonl --output again
+bad 2 '--mix-tasks: found --mix router, expected gate' train llama2 --adapter part_b --mix router --mix-tasks 4 --data jobs.jsonl --output again
+bad 2 '--fusion-regularization: found --mix stack, expected fusion' train llama2 --adapter part_b --mix stack --fusion-regularization 1 --data jobs.jsonl --output again
+bad 2 '--fusion-value: found --mix none, expected fusion' train llama2 --no-fusion-value --data jobs.jsonl --output again
+bad 2 '--mix-top-k: found 3, expected no more than the 2 of --adapter' train llama2 --adapter part_b --adapter part_c --mix router --mix-top-k 3 --data jobs.jsonl --output again
+# names that collide are found before anything is read; NAME= gives another
+bad 1 "found the adapter's name \"part_b\"" train llama2 --adapter part_b --adapter part_b --mix router --data missing.jsonl --output again
+bad 1 "found the adapter's name \"default\"" train llama2 --adapter default=part_b --mix stack --data missing.jsonl --output again
+expect mix_named "$program" train llama2 --adapter one=part_b --adapter two=part_b=0.5 --mix router --data jobs.jsonl --columns task_ids=job --output mix_named --steps 1 --sequence-length 16 --eval-steps 0
+cmp part_b/adapter_model.safetensors mix_named/two/adapter_model.safetensors || fail "train --mix: NAME= names no part"
 bad 1 'tasks: found 2 for row 0, expected less than n_tasks, which is 2' generate llama2 --adapter skills --prompt "A" --task-id 2
 # a composition is its parts at their weights
 mkdir both && cp -r adapter_json both/one && cp -r adapter_json both/two

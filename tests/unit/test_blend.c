@@ -466,6 +466,32 @@ static void compositions_come_back(void **state)
     }
 }
 
+/* Whatever is written where a composition was: nothing of the old one may be taken for it, even if the writing stops half-way. */
+static void what_is_written_over_a_composition_replaces_it(void **state)
+{
+    (void)state;
+    cb_model *model = load_model("llama2");
+    cb_adapter *adapters[] = {cb_adapter_new("lora", "formal"), cb_adapter_new("lora", "short")};
+    for (int i = 0; i < 2; i++)
+        assert_ok(cb_adapter_attach(adapters[i], cb_model_root(model), "llama", 1));
+    cb_composition c = {.adapters = adapters, .weights = (double[]){0.5, 1.25}, .count = 2};
+    const char *path = scratch_path("replaced");
+    assert_ok(cb_composition_save(&c, path, "base") && cb_is_composition(path));
+    assert_ok(cb_adapter_save(adapters[0], path, "base"));
+    assert_false(cb_is_composition(path));
+    c.count = 1;
+    assert_ok(cb_composition_save(&c, path, "base") && cb_is_composition(path));
+    char *second = cb_format("%s/other", path);
+    assert_ok(cb_adapter_rename(adapters[1], "other") && cb_file_write(second, "", 0));
+    c.count = 2;
+    assert_refused(!cb_composition_save(&c, path, "base"), "other");
+    assert_false(cb_is_composition(path));
+    cb_free(second);
+    cb_adapter_free(adapters[0]);
+    cb_adapter_free(adapters[1]);
+    cb_model_free(model);
+}
+
 static void bad_compositions_are_refused(void **state)
 {
     (void)state;
@@ -476,6 +502,7 @@ static void bad_compositions_are_refused(void **state)
         {"{\"format\": \"cambium-blend\", \"version\": 1, \"parts\": [{\"name\": \"../mixed\"}]}", "parts[0]: expected a name"},
         {"{\"format\": \"cambium-blend\", \"version\": 1, \"parts\": [{\"name\": \"x\", \"weight\": 0}]}", "a number other than 0"},
         {"{\"format\": \"cambium-blend\", \"version\": 1, \"parts\": [{\"name\": \"x\"}]}", "/x"},
+        {"{\"format\": \"cambium-blend\", \"version\": 1, \"parts\": [{\"name\": \"x\", \"wieght\": 1}]}", "found a field \"wieght\""},
     };
     cb_model *model = load_model("llama2");
     const char *path = scratch_path("bad");
@@ -594,6 +621,7 @@ int main(void)
         cmocka_unit_test(gates_give_weights),
         cmocka_unit_test(a_gate_finds_the_adapter_of_a_task),
         cmocka_unit_test(compositions_come_back),
+        cmocka_unit_test(what_is_written_over_a_composition_replaces_it),
         cmocka_unit_test(bad_compositions_are_refused),
         cmocka_unit_test(what_is_off_is_not_there),
         cmocka_unit_test(what_does_not_fit_is_refused),

@@ -4,6 +4,7 @@
 
 #include "adapter_fixtures.h"
 #include "adapters/mixer.h"
+#include "adapters/named.h"
 #include "cambium/optim.h"
 #include "cambium/training.h"
 
@@ -200,7 +201,29 @@ static void one_adapter_is_that_adapter(void **state)
         }
 }
 
-/* A fresh router gives each adapter of a layer the same share; with a bias all goes to one, with or without top-k. */
+static void set_bias(const setting *s, float second)
+{
+    const cb_named_tensor *list;
+    size_t count = cb_mixer_parameters(s->c.mixer, &list);
+    for (size_t i = 0; i < count; i++)
+        if (cb_ends_with(list[i].name, "router.bias"))
+            ((float *)list[i].tensor->data)[1] = second;
+}
+
+/* Both adapters on all of their layers at these strengths, without the mixer. */
+static cb_tensor *logits_at(const setting *s, double first, double second)
+{
+    cb_model_set_blend(s->model, NULL, NULL, NULL);
+    cb_adapter_set_strength(s->adapters[0], first);
+    cb_adapter_set_strength(s->adapters[1], second);
+    cb_tensor *y = logits_of(s->model, s->ids);
+    cb_adapter_set_strength(s->adapters[0], 0);
+    cb_adapter_set_strength(s->adapters[1], 0);
+    return y;
+}
+
+/* A fresh router gives each adapter of a layer the same share, and one with biases 0 and 1 what their softmax says, of which top-k leaves the
+ * larger as it is. */
 static void a_router_weighs(void **state)
 {
     (void)state;
@@ -215,25 +238,17 @@ static void a_router_weighs(void **state)
         s.c.count = 2;
         make_mixer(&s, CB_MIXER_ROUTER, top_k);
         if (!top_k) {
-            for (int i = 0; i < 2; i++)
-                cb_adapter_set_strength(s.adapters[i], 0.5);
-            cb_tensor *wanted = logits_of(s.model, s.ids);
-            for (int i = 0; i < 2; i++)
-                cb_adapter_set_strength(s.adapters[i], 0);
             assert_ok(cb_composition_use(&s.c, s.model));
-            assert_within(logits_of(s.model, s.ids), wanted, 1e-5, "halves");
+            cb_tensor *fresh = logits_of(s.model, s.ids);
+            assert_within(fresh, logits_at(&s, 0.5, 0.5), 1e-5, "halves");
         }
-        cb_adapter_set_strength(s.adapters[1], 1);
-        cb_model_set_blend(s.model, NULL, NULL, NULL);
-        cb_tensor *second = logits_of(s.model, s.ids);
-        cb_adapter_set_strength(s.adapters[1], 0);
-        const cb_named_tensor *list;
-        size_t count = cb_mixer_parameters(s.c.mixer, &list);
-        for (size_t i = 0; i < count; i++)
-            if (cb_ends_with(list[i].name, "router.bias"))
-                ((float *)list[i].tensor->data)[1] = 40;
+        const double p = 1 / (1 + exp(-1));
+        cb_tensor *wanted = logits_at(&s, top_k ? 0 : 1 - p, p);
+        assert_true(distance(wanted, logits_at(&s, top_k ? 1 - p : 0, p)) > 1e-3 * largest(wanted));
+        assert_true(distance(wanted, logits_at(&s, 0, 1)) > 1e-3 * largest(wanted));
+        set_bias(&s, 1);
         assert_ok(cb_composition_use(&s.c, s.model));
-        assert_within(logits_of(s.model, s.ids), second, 1e-5, "one of them");
+        assert_within(logits_of(s.model, s.ids), wanted, 1e-5, top_k ? "the larger" : "both");
         close_setting(&s);
     }
 }
@@ -307,6 +322,30 @@ static void only_the_mix_is_trained(void **state)
     }
 }
 
+/* What a run that goes on is compared by. */
+static void a_run_says_which_adapters_are_frozen(void **state)
+{
+    (void)state;
+    setting s;
+    open_setting(&s, 2);
+    make_mixer(&s, CB_MIXER_ROUTER, 0);
+    cb_trainee what;
+    assert_ok(cb_train_composition(&what, s.model, &s.c, 2));
+    char *before = what.describe(&what), *same = what.describe(&what);
+    const cb_named_tensor *list;
+    assert_true(cb_adapter_parameters(s.adapters[1], &list) > 0);
+    ((float *)list[0].tensor->data)[list[0].tensor->count - 1] += 1;
+    char *after = what.describe(&what);
+    assert_ok(before && same && after);
+    assert_string_equal(before, same);
+    assert_string_not_equal(before, after);
+    cb_free(before);
+    cb_free(same);
+    cb_free(after);
+    cb_train_composition_free(&what);
+    close_setting(&s);
+}
+
 static void a_cache_changes_nothing(void **state)
 {
     (void)state;
@@ -359,17 +398,53 @@ static void mixed_compositions_come_back(void **state)
     }
 }
 
-static void refuse_directory(cb_model *model, const char *json, const char *message)
+static void refuse_in(const char *directory, cb_model *model, const char *json, const char *message)
 {
-    char *file = cb_path_join(scratch_path("fusion"), "blend.json"), text[512];
+    char *file = cb_path_join(scratch_path(directory), "blend.json"), text[512];
     snprintf(text, sizeof text,
              "{\"format\": \"cambium-blend\", \"version\": 1, \"parts\": [{\"name\": \"part0\"}, {\"name\": \"part1\"}, {\"name\": "
              "\"part2\"}], %s}",
              json);
     assert_ok(file && cb_file_write(file, text, strlen(text)));
     cb_composition c;
-    assert_refused(!cb_composition_load(&c, scratch_path("fusion"), cb_model_root(model), "llama"), message);
+    assert_refused(!cb_composition_load(&c, scratch_path(directory), cb_model_root(model), "llama"), message);
     cb_free(file);
+}
+
+static void refuse_directory(cb_model *model, const char *json, const char *message)
+{
+    refuse_in("fusion", model, json, message);
+}
+
+static void what_a_gate_does_not_know_is_refused(void **state)
+{
+    (void)state;
+    static const char *const cases[][2] = {
+        {"\"gate\": {\"input\": \"task\", \"size\": 2, \"top_k\": \"1\"}", "gate: top_k: found"},
+        {"\"gate\": {\"input\": \"task\", \"size\": 2, \"linear\": 1}", "gate: linear: found"},
+        {"\"gate\": {\"input\": \"task\", \"size\": 2.5}", "gate: size: found"},
+        {"\"gate\": {\"input\": \"task\", \"size\": 2, \"hiden\": 4}", "gate: found a field \"hiden\", expected one of input, size"},
+        {"\"gate\": {\"input\": \"task\", \"size\": 2, \"top_k\": 4}", "blend.json: gate: 3 parts of 2 tasks or features, top_k 4"},
+        {"\"gate\": []", "gate: expected an object"},
+        {"\"gate\": {\"input\": \"task\", \"size\": 3}", "gate.safetensors: tensor weight: found F32"},
+        /* 4 TiB, were they made before the file is looked at */
+        {"\"gate\": {\"input\": \"features\", \"size\": 16777216, \"hidden\": 65536}", "tensor hidden.0.weight: found none, expected F32"},
+        {"\"gate\": {\"input\": \"task\", \"size\": 2}, \"mixre\": 1", "blend.json: found a field \"mixre\", expected one of format"},
+    };
+    setting s;
+    open_setting(&s, COUNT);
+    s.c.gate = cb_gate_new(COUNT, .input = CB_GATE_TASK, .size = 2);
+    assert_ok(cb_composition_save(&s.c, scratch_path("gate"), "base"));
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        refuse_in("gate", s.model, cases[i][0], cases[i][1]);
+    char *path = cb_path_join(scratch_path("gate"), "gate.safetensors");
+    cb_tensor *weight = cb_zeros(CB_F32, 2, COUNT);
+    const cb_named_tensor surplus[] = {{"weight", weight}, {"wieght", weight}};
+    assert_ok(cb_named_write(path, surplus, 2));
+    refuse_in("gate", s.model, "\"gate\": {\"input\": \"task\", \"size\": 2}",
+              "tensor wieght has no place here (1 tensors expected, 2 found)");
+    cb_free(path);
+    close_setting(&s);
 }
 
 static void what_cannot_be_mixed_is_refused(void **state)
@@ -381,6 +456,9 @@ static void what_cannot_be_mixed_is_refused(void **state)
     refuse_directory(s.model, "\"mixer\": {\"form\": \"router\"}", "router.weight: found none, expected");
     refuse_directory(s.model, "\"mixer\": {\"form\": \"fusion\", \"mix_temperature\": 0}", "mix_temperature");
     refuse_directory(s.model, "\"mixer\": {\"form\": \"fusion\"}, \"gate\": {}", "found a gate and a mixer");
+    refuse_directory(s.model, "\"mixer\": {\"form\": \"fusion\", \"fusion_valeu\": false}", "mixer: found a field \"fusion_valeu\"");
+    refuse_directory(s.model, "\"mixer\": {\"form\": \"router\", \"mix_top_k\": \"1\"}", "mix_top_k");
+    refuse_directory(s.model, "\"mixer\": {\"form\": \"fusion\", \"fusion_value\": false}", "value.weight has no place here");
     s.adapters[1] = put(s.model, "oft", "turn", "{\"oft_block_size\": 4, \"target_modules\": [\"q_proj\"]}", 2);
     s.c.count = 2;
     s.weights[1] = 1;
@@ -415,8 +493,10 @@ int main(void)
         cmocka_unit_test_setup(one_adapter_is_that_adapter, without_errors),
         cmocka_unit_test_setup(a_router_weighs, without_errors),
         cmocka_unit_test_setup(only_the_mix_is_trained, without_errors),
+        cmocka_unit_test_setup(a_run_says_which_adapters_are_frozen, without_errors),
         cmocka_unit_test_setup(a_cache_changes_nothing, without_errors),
         cmocka_unit_test_setup(mixed_compositions_come_back, without_errors),
+        cmocka_unit_test_setup(what_a_gate_does_not_know_is_refused, without_errors),
         cmocka_unit_test_setup(what_cannot_be_mixed_is_refused, without_errors),
     };
     return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
