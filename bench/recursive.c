@@ -100,7 +100,7 @@ static bool run(cb_model *model, const settings *s, const cb_prompt_ids *prompts
 {
     cb_generation *out = cb_calloc((size_t)s->requests, sizeof *out);
     double *rates = cb_calloc((size_t)(s->rounds * CASES), sizeof *rates), *ratios = cb_calloc((size_t)(s->rounds * CASES), sizeof *ratios),
-           depth[CASES], warm;
+           depth[CASES] = {0}, warm;
     bool ok = out && rates && ratios && measure(model, s, prompts, 0, out, &warm) > 0;
     for (int64_t i = 0; ok && i < s->rounds; i++)
         for (int c = 0; ok && c < CASES; c++) {
