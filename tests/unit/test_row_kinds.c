@@ -70,7 +70,7 @@ static void checkpointing_changes_nothing(void **state)
         cb_model *model = load_model("llama2");
         cb_adapter *adapter = made(model, cases[i].kind, cases[i].options, 1);
         randomise(adapter, 5);
-        cb_tensor *ids = some_ids(), *grads[2][32];
+        cb_tensor *ids = some_ids(), *grads[2][32] = {{0}};
         for (int again = 0; again < 2; again++) {
             cb_context ctx = of_rows(0, ROWS);
             ctx.training = true;
