@@ -15,12 +15,14 @@ typedef enum way { EACH, CUT, DYNAMIC, WHOLE } way;
 typedef struct plan {
     way way;
     const char *rule;      /* of DyLoRA */
+    const char *draws;     /* its rank_distribution; NULL: uniform */
     bool scaled, singular; /* of what is cut */
 } plan;
 
 static const plan each = {.way = EACH, .rule = NULL}, cut = {.way = CUT, .rule = NULL}, cut_scaled = {.way = CUT, .scaled = true};
 static const plan cut_singular = {.way = CUT, .singular = true}, whole = {.way = WHOLE, .rule = NULL};
 static const plan frozen = {.way = DYNAMIC, .rule = "frozen"}, full = {.way = DYNAMIC, .rule = "full"};
+static const plan full_geometric = {.way = DYNAMIC, .rule = "full", .draws = "geometric"};
 
 static const double rates[] = {1.5e-3, 4e-3, 1e-2, 0}, whole_rates[] = {3e-4, 1e-3, 3e-3, 0};
 #define NATS(name, ...)                                                                                                                    \
@@ -40,6 +42,7 @@ static const cb_arm arms[] = {{EACH_ARM, NULL, rates, &each},
                               {"LoRA of rank 8, singular", EACH_ARM, NULL, &cut_singular},
                               {"DyLoRA, frozen", NULL, rates, &frozen},
                               {"DyLoRA, full", NULL, rates, &full},
+                              {"DyLoRA, full, geometric", NULL, rates, &full_geometric},
                               {"full fine-tuning", NULL, whole_rates, &whole},
                               {0}};
 static const cb_comparison comparisons[] = {
@@ -51,6 +54,8 @@ static const cb_comparison comparisons[] = {
     {"as good as training each rank", "loss", "DyLoRA, frozen", EACH_ARM, -0.02, "close, at a fourth to a seventh of the cost"},
     {"as good as training each rank", "loss", "DyLoRA, full", EACH_ARM, -0.02, "close, at a fourth to a seventh of the cost"},
     {"all b trained against the last alone", "loss", "DyLoRA, full", "DyLoRA, frozen", 0, "frozen is cheaper and little worse"},
+    {"geometric draws against uniform ones, over all ranks", "loss", "DyLoRA, full, geometric", "DyLoRA, full", 0, NULL},
+    {"geometric draws against uniform ones, at rank 1", "rank 1", "DyLoRA, full, geometric", "DyLoRA, full", 0, NULL},
     {0}};
 
 /* ---- data ---- */
@@ -124,8 +129,9 @@ static bool judge(bench *b, int at)
     return b->count > 0;
 }
 
-static cb_adapter *attach(bench *b, const char *kind, int rank, const char *rule)
+static cb_adapter *attach(bench *b, const char *kind, int rank, const plan *p)
 {
+    const char *rule = p->rule;
     char text[16], seed[32];
     snprintf(text, sizeof text, "%d", rank);
     snprintf(seed, sizeof seed, "%llu", (unsigned long long)b->run->seed);
@@ -133,6 +139,7 @@ static cb_adapter *attach(bench *b, const char *kind, int rank, const char *rule
     bool ok = adapter && cb_adapter_set(adapter, "rank", text) && cb_adapter_set(adapter, "alpha", "16") &&
               cb_adapter_set(adapter, "target_modules", "all-linear") && (!rule || cb_adapter_set(adapter, "rule", rule)) &&
               (!rule || cb_adapter_set(adapter, "rank_seed", seed)) &&
+              (!p->draws || cb_adapter_set(adapter, "rank_distribution", p->draws)) &&
               cb_adapter_attach(adapter, cb_model_root(b->model), cb_model_type(b->model), b->run->seed + 1);
     if (ok)
         return adapter;
@@ -146,7 +153,7 @@ static bool run_each(bench *b)
     for (int i = 0; ok && i < RANKS; i++) {
         char name[16];
         snprintf(name, sizeof name, "rank-%d", ranks[i]);
-        cb_adapter *adapter = attach(b, "lora", ranks[i], NULL);
+        cb_adapter *adapter = attach(b, "lora", ranks[i], &each);
         ok = adapter && train(b, adapter, name) && judge(b, i);
         cb_adapter_free(adapter);
     }
@@ -201,9 +208,9 @@ static bool run_cut(bench *b, const plan *p)
     return ok;
 }
 
-static bool run_dynamic(bench *b, const char *rule)
+static bool run_dynamic(bench *b, const plan *p)
 {
-    cb_adapter *adapter = attach(b, "dylora", MOST, rule);
+    cb_adapter *adapter = attach(b, "dylora", MOST, p);
     bool ok = adapter && train(b, adapter, "dylora");
     for (int i = 0; ok && i < RANKS; i++) {
         char rank[16];
@@ -231,7 +238,7 @@ static bool run_plan(bench *b)
     case CUT:
         return run_cut(b, p);
     case DYNAMIC:
-        return run_dynamic(b, p->rule);
+        return run_dynamic(b, p);
     default:
         return run_whole(b);
     }

@@ -61,7 +61,7 @@ typedef struct cb_adapter_parameter {
     int64_t shape[CB_MAX_DIMS];
     cb_adapter_role role;
 } cb_adapter_parameter;
-#define CB_MODULE_PARAMETERS 20
+#define CB_MODULE_PARAMETERS 40
 
 /* What the modules of an adapter have together: random projections, a bank of vectors. */
 typedef struct cb_adapter_group {

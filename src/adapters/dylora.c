@@ -1,6 +1,9 @@
 /* dylora.c: a low-rank update of which any first b ranks can be used, W + (alpha / b) B[:, :b] A[:b].  Valipour et al. 2023, arXiv:2210.07558.
- * Each update of training draws one b from min_rank to R for all layers and computes with these ranks only.  The rule "frozen" trains the b-th
- * alone, "full" all b; the others keep their very bits, whatever the optimiser's momentum and decay would do to them. */
+ * Each update of training draws one b from min_rank to R for all layers, by the distribution p_B of the paper, and computes with these ranks
+ * only.  The rule "frozen" trains the b-th alone, "full" all b; the others keep their very bits, whatever the optimiser's momentum and decay
+ * would do to them. */
+#include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "adapters/internal.h"
@@ -8,8 +11,9 @@
 
 typedef struct dylora_config {
     int64_t rank, min_rank, use_rank, rank_seed;
-    double alpha, dropout;
-    int rule;
+    double alpha, dropout, geometric_p;
+    int rule, rank_distribution;
+    cb_string_list rank_weights;
 } dylora_config;
 
 typedef struct dylora_state {
@@ -24,12 +28,19 @@ typedef struct dylora_shared {
 
 enum { RULE_FROZEN, RULE_FULL };
 static const char *const rules[] = {"frozen", "full", NULL};
+enum { DRAW_UNIFORM, DRAW_GEOMETRIC, DRAW_WEIGHTS };
+static const char *const distributions[] = {"uniform", "geometric", "weights", NULL};
 
 static const cb_option dylora_options[] = {
     CB_OPT_INT(dylora_config, rank, 8, 1, 65536, "the most ranks"),
     CB_OPT_INT(dylora_config, min_rank, 1, 1, 65536, "the fewest ranks that are drawn"),
     CB_OPT_INT(dylora_config, use_rank, 0, 0, 65536, "ranks to compute with outside of training, and to merge; 0: all"),
     CB_OPT_INT(dylora_config, rank_seed, 0, 0, 9e15, "seed of the draws"),
+    CB_OPT_ENUM(dylora_config, rank_distribution, DRAW_UNIFORM, distributions,
+                "how ranks are drawn: each as often, fewer ones more often, or as rank_weights says"),
+    CB_OPT_FLOAT(dylora_config, geometric_p, 0.15, 0, 0.999,
+                 "of geometric: each rank is drawn 1 - p times as often as the one before it"),
+    CB_OPT_LIST(dylora_config, rank_weights, NULL, "X,...", "of weights: how often min_rank, min_rank + 1, ... are drawn, in any unit"),
     CB_OPT_FLOAT(dylora_config, alpha, 16, 0, 1e9, "with b ranks the update is scaled by alpha / b"),
     CB_OPT_FLOAT(dylora_config, dropout, 0, 0, 1, "dropout on the module's input while training"),
     CB_OPT_ENUM(dylora_config, rule, RULE_FROZEN, rules, "what an update trains: the last rank that is used, or all that are"),
@@ -39,12 +50,50 @@ static const char *const dylora_peft_names[] = {"rank", "r", "alpha", "lora_alph
 static const char *const dylora_live[] = {"use_rank", NULL};
 static const char dylora_peft_fixed[] = "{\"modules_to_save\": null}";
 
+/* How often rank b is drawn, next to the others; less than 0: rank_weights has no such number */
+static double weight_of(const dylora_config *config, int64_t b)
+{
+    int64_t i = b - config->min_rank;
+    if (config->rank_distribution == DRAW_UNIFORM)
+        return 1;
+    if (config->rank_distribution == DRAW_GEOMETRIC)
+        return pow(1 - config->geometric_p, (double)i);
+    const char *text = config->rank_weights.items[i];
+    char *end;
+    double weight = strtod(text, &end);
+    return end != text && !*end && weight >= 0 && weight <= 1e30 ? weight : -1;
+}
+
+static bool check_weights(const dylora_config *config)
+{
+    const cb_string_list *list = &config->rank_weights;
+    int64_t ranks = config->rank - config->min_rank + 1;
+    if (config->rank_distribution != DRAW_WEIGHTS)
+        return !list->count ||
+               cb_fail(CB_ERR_ARGUMENT, "rank_weights: found %zu with the distribution %s, expected rank_distribution weights", list->count,
+                       distributions[config->rank_distribution]) == CB_OK;
+    if ((int64_t)list->count != ranks)
+        return cb_fail(CB_ERR_ARGUMENT, "rank_weights: found %zu, expected one for each rank from min_rank to rank, which are %lld",
+                       list->count, (long long)ranks) == CB_OK;
+    double sum = 0;
+    for (int64_t b = config->min_rank; b <= config->rank; b++) {
+        double weight = weight_of(config, b);
+        if (weight < 0)
+            return cb_fail(CB_ERR_ARGUMENT, "rank_weights: found '%.50s', expected a number from 0 on",
+                           list->items[b - config->min_rank]) == CB_OK;
+        sum += weight;
+    }
+    return sum > 0 || cb_fail(CB_ERR_ARGUMENT, "rank_weights: all are 0, expected one that is not") == CB_OK;
+}
+
 static bool dylora_check(const void *config_, const cb_layer *layer)
 {
     const dylora_config *config = config_;
     if (!layer && config->min_rank > config->rank)
         return cb_fail(CB_ERR_ARGUMENT, "min_rank: found %lld, expected at most rank, which is %lld", (long long)config->min_rank,
                        (long long)config->rank) == CB_OK;
+    if (!layer && !check_weights(config))
+        return false;
     return config->use_rank <= config->rank || cb_fail(CB_ERR_ARGUMENT, "use_rank: found %lld, expected at most rank, which is %lld",
                                                        (long long)config->use_rank, (long long)config->rank) == CB_OK;
 }
@@ -91,8 +140,20 @@ static bool dylora_ready(cb_module *m, const void *config, bool fresh)
 static int64_t draw(const dylora_config *config, int64_t step)
 {
     cb_rng rng = {.seed = (uint64_t)config->rank_seed, .stream = cb_hash_text(CB_HASH_START, "dylora") + (uint64_t)step};
-    int64_t ranks = config->rank - config->min_rank + 1, drawn = (int64_t)(cb_rng_uniform(&rng) * (double)ranks);
-    return config->min_rank + (drawn < ranks ? drawn : ranks - 1);
+    double total = 0;
+    for (int64_t b = config->min_rank; b <= config->rank; b++)
+        total += weight_of(config, b);
+    double left = cb_rng_uniform(&rng) * total;
+    int64_t drawn = config->min_rank;
+    for (int64_t b = config->min_rank; b <= config->rank; b++) {
+        double weight = weight_of(config, b);
+        if (weight > 0)
+            drawn = b; /* where rounding leaves something over: the last that can be drawn */
+        if (left < weight)
+            break;
+        left -= weight;
+    }
+    return drawn;
 }
 
 static bool dylora_group_ready(const cb_adapter_group *group, bool fresh)

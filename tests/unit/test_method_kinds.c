@@ -109,6 +109,73 @@ static void dylora_uses_any_first_ranks(void **state)
     cb_scope_close(scope);
 }
 
+/* The draws of many updates, one of each stream, are as often each rank as the distribution says: chi-square at 1e-4 of its ranks - 1 degrees. */
+static void dylora_draws_ranks_by_its_distribution(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *options;
+        double shares[RANKS];
+    } cases[] = {{"{\"r\": 4}", {1, 1, 1, 1}},
+                 {"{\"r\": 4, \"min_rank\": 2}", {0, 1, 1, 1}},
+                 {"{\"r\": 4, \"rank_distribution\": \"geometric\", \"geometric_p\": 0.5}", {8, 4, 2, 1}},
+                 {"{\"r\": 4, \"min_rank\": 2, \"rank_distribution\": \"geometric\", \"geometric_p\": 0.25}", {0, 16, 12, 9}},
+                 {"{\"r\": 4, \"rank_distribution\": \"geometric\", \"geometric_p\": 0}", {1, 1, 1, 1}},
+                 {"{\"r\": 4, \"rank_distribution\": \"weights\", \"rank_weights\": [\"0\", \"3\", \"0.5\", \"0\"]}", {0, 6, 1, 0}}};
+    static const double critical[] = {0, 15.14, 18.42, 21.11}; /* by degrees of freedom */
+    cb_model *model = load_model("llama2");
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        enum { DRAWS = 6000 };
+        cb_adapter *adapter = made(model, "dylora", cases[c].options, 1);
+        const cb_named_tensor *list;
+        size_t count = cb_adapter_state(adapter, &list), drawn[RANKS + 1] = {0};
+        const cb_tensor *active = NULL;
+        for (size_t i = 0; i < count; i++)
+            active = cb_ends_with(list[i].name, "active") ? list[i].tensor : active;
+        assert_non_null(active);
+        for (int step = 0; step < DRAWS; step++) {
+            drawn[(int)cb_get(active, 0)]++;
+            assert_ok(cb_adapter_stepped(adapter, &(cb_adapter_step){.step = step, .gradient_scale = 1}));
+        }
+        double total = 0, chi = 0;
+        int degrees = -1;
+        for (int b = 0; b < RANKS; b++)
+            total += cases[c].shares[b];
+        for (int b = 0; b < RANKS; b++) {
+            double mean = cases[c].shares[b] / total * DRAWS, off = (double)drawn[b + 1] - mean;
+            degrees += mean > 0;
+            assert_true(mean > 0 || off == 0);
+            chi += mean > 0 ? off * off / mean : 0;
+        }
+        assert_true(chi < critical[degrees]);
+        cb_adapter_free(adapter);
+    }
+    cb_model_free(model);
+}
+
+static void dylora_refuses_weights_that_are_none(void **state)
+{
+    (void)state;
+    static const char *const wrong[][2] = {
+        {"{\"r\": 4, \"rank_distribution\": \"weights\"}", "rank_weights: found 0, expected one for each rank"},
+        {"{\"r\": 4, \"rank_distribution\": \"weights\", \"rank_weights\": [\"1\", \"1\", \"1\"]}", "rank_weights: found 3"},
+        {"{\"r\": 2, \"rank_distribution\": \"weights\", \"rank_weights\": [\"1\", \"-1\"]}", "rank_weights: found '-1'"},
+        {"{\"r\": 2, \"rank_distribution\": \"weights\", \"rank_weights\": [\"1\", \"nan\"]}", "rank_weights: found 'nan'"},
+        {"{\"r\": 2, \"rank_distribution\": \"weights\", \"rank_weights\": [\"0\", \"0\"]}", "rank_weights: all are 0"},
+        {"{\"r\": 2, \"rank_weights\": [\"1\", \"1\"]}", "expected rank_distribution weights"},
+        {"{\"r\": 2, \"rank_distribution\": \"normal\"}", "rank_distribution"}};
+    cb_model *model = load_model("llama2");
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        cb_adapter *adapter = cb_adapter_new("dylora", "default");
+        assert_false(cb_adapter_set_json(adapter, "options", wrong[i][0]) &&
+                     cb_adapter_attach(adapter, cb_model_root(model), cb_model_type(model), 1));
+        assert_non_null(strstr(cb_error_message(), wrong[i][1]));
+        cb_error_clear();
+        cb_adapter_free(adapter);
+    }
+    cb_model_free(model);
+}
+
 static void dylora_refuses_ranks_it_has_not(void **state)
 {
     (void)state;
@@ -482,6 +549,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(dylora_trains_one_rank_an_update),          cmocka_unit_test(dylora_uses_any_first_ranks),
+        cmocka_unit_test(dylora_draws_ranks_by_its_distribution),  cmocka_unit_test(dylora_refuses_weights_that_are_none),
         cmocka_unit_test(dylora_refuses_ranks_it_has_not),           cmocka_unit_test(codyra_moves_gates_to_zero),
         cmocka_unit_test(lt_sft_trains_what_went_furthest),          cmocka_unit_test(lt_sft_begins_anew_with_its_second_phase),
         cmocka_unit_test(lt_sft_keeps_the_best_of_its_second_phase), cmocka_unit_test(lt_sft_rewinds_what_is_hidden),

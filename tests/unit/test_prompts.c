@@ -11,6 +11,10 @@ static const prompt_case cases[] = {
     {"prompt_tuning", "llama2", "{\"num_virtual_tokens\": 5}"},
     {"prompt_tuning", "gpt2", "{\"num_virtual_tokens\": 3, \"prompt_tuning_init\": \"SAMPLE_VOCAB\"}"},
     {"p_tuning", "qwen2", "{\"num_virtual_tokens\": 4, \"encoder_hidden_size\": 20}"},
+    {"p_tuning", "llama2",
+     "{\"num_virtual_tokens\": 4, \"encoder_hidden_size\": 10, \"encoder_reparameterization_type\": \"LSTM\", \"encoder_num_layers\": 1}"},
+    {"p_tuning", "gpt2",
+     "{\"num_virtual_tokens\": 3, \"encoder_hidden_size\": 6, \"encoder_reparameterization_type\": \"LSTM\", \"encoder_dropout\": 0.2}"},
     {"prefix_tuning", "llama3", "{\"num_virtual_tokens\": 6}"},
     {"prefix_tuning", "gpt2", "{\"num_virtual_tokens\": 3, \"prefix_projection\": true}"},
     {"prefix_tuning", "qwen3", "{\"num_virtual_tokens\": 3, \"prefix_projection\": true, \"encoder_hidden_size\": 10}"},
@@ -164,8 +168,8 @@ static void check_checkpointing(const prompt_case *c, cb_model *model, cb_adapte
 {
     const cb_named_tensor *list;
     size_t count = cb_adapter_parameters(adapter, &list);
-    cb_tensor *wanted[16];
-    assert_true(count <= 16);
+    cb_tensor *wanted[32];
+    assert_true(count <= 32);
     assert_ok(cb_backward(loss_of(model, false)));
     for (size_t i = 0; i < count; i++) {
         wanted[i] = cb_contiguous(cb_add_scalar(list[i].tensor->grad, 0));
@@ -221,6 +225,56 @@ static void gradients_are_those_of_finite_differences(void **state)
 {
     (void)state;
     for_all(check_differences);
+}
+
+/* The encoder with PEFT's parameters in it gives what PEFT's does, with the same gradients (tests/oracle/prompt_encoder.py). */
+static void an_lstm_encoder_is_pefts(void **state)
+{
+    (void)state;
+    cb_scope *scope = cb_scope_open();
+    cb_model *model = load_model("llama2");
+    static const prompt_case lstm = {
+        "p_tuning", "llama2", "{\"num_virtual_tokens\": 5, \"encoder_hidden_size\": 7, \"encoder_reparameterization_type\": \"LSTM\"}"};
+    cb_adapter *adapter = put_on(&lstm, model);
+    expected e = {cb_safetensors_open(CB_TEST_DATA "/prompt_encoder.safetensors")};
+    assert_ok(e.file);
+    const cb_named_tensor *list;
+    size_t count = cb_adapter_parameters(adapter, &list);
+    assert_int_equal(count, 21);
+    for (size_t i = 0; i < count; i++)
+        assert_ok(cb_copy_into(list[i].tensor, expected_tensor(&e, list[i].name)));
+    cb_module *const *modules;
+    assert_int_equal(cb_adapter_modules(adapter, &modules), 1);
+    cb_rng rng = {.seed = 1};
+    cb_tensor *given = cb_squeeze(modules[0]->kind->prompt(modules[0], &(cb_context){.training = true, .rng = &rng}), 0);
+    assert_within(given, expected_tensor(&e, "prompt_embeddings"), 1e-6, "prompt_embeddings"); /* no dropout: it is 0 */
+    assert_ok(cb_backward(cb_sum(cb_mul(given, expected_tensor(&e, "weights")), CB_ALL, false)));
+    for (size_t i = 0; i < count; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "grad.%s", list[i].name);
+        assert_within(list[i].tensor->grad, expected_tensor(&e, name), 1e-5, name);
+    }
+    cb_safetensors_close(e.file);
+    cb_adapter_free(adapter);
+    cb_model_free(model);
+    cb_scope_close(scope);
+}
+
+static void an_lstm_encoder_drops_between_its_layers(void **state)
+{
+    (void)state;
+    cb_scope *scope = cb_scope_open();
+    cb_model *model = load_model("llama2");
+    static const prompt_case lstm = {"p_tuning", "llama2",
+                                     "{\"encoder_hidden_size\": 7, \"encoder_reparameterization_type\": \"LSTM\", \"encoder_dropout\": 0.5}"};
+    cb_adapter *adapter = put_on(&lstm, model);
+    cb_tensor *ids = some_ids(), *plain = logits_of(model, ids);
+    cb_rng rng = {.seed = 1};
+    assert_true(distance(logits_in(model, ids, &(cb_context){.training = true, .rng = &rng}), plain) > 1e-4);
+    assert_true(distance(logits_in(model, ids, &(cb_context){.rng = &rng}), plain) == 0);
+    cb_adapter_free(adapter);
+    cb_model_free(model);
+    cb_scope_close(scope);
 }
 
 /* ---- files and runs ---- */
@@ -288,7 +342,8 @@ static void what_does_not_fit_is_refused_by_name(void **state)
     assert_refused(!attempt(model, "prompt_tuning", "{\"token_dim\": 40}", 3), "token_dim: found 40, expected 48, which this model has");
     assert_refused(!attempt(model, "prefix_tuning", "{\"num_layers\": 3}", 3), "num_layers: found 3, expected 2");
     assert_refused(!attempt(model, "prompt_tuning", "{\"prompt_tuning_init\": \"TEXT\"}", 3), "prompt_tuning_init: found TEXT");
-    assert_refused(!attempt(model, "p_tuning", "{\"encoder_reparameterization_type\": \"LSTM\"}", 3), "found LSTM");
+    assert_refused(!attempt(model, "p_tuning", "{\"encoder_reparameterization_type\": \"LSTM\", \"encoder_num_layers\": 5}", 3),
+                   "encoder_num_layers: found 5, expected at most 4 of a new LSTM");
     assert_refused(!attempt(model, "prompt_tuning", "{\"target_modules\": [\"q_proj\"]}", 3), "target_modules: found some, expected none");
     assert_refused(!attempt(model, "prompt_tuning", "{\"modules_to_save\": [\"lm_head\"]}", 3),
                    "modules_to_save: found some, expected none");
@@ -362,6 +417,8 @@ int main(void)
         cmocka_unit_test_setup(a_fresh_gate_lets_nothing_through, without_errors),
         cmocka_unit_test_setup(checkpointing_changes_no_bit, without_errors),
         cmocka_unit_test_setup(gradients_are_those_of_finite_differences, without_errors),
+        cmocka_unit_test_setup(an_lstm_encoder_is_pefts, without_errors),
+        cmocka_unit_test_setup(an_lstm_encoder_drops_between_its_layers, without_errors),
         cmocka_unit_test_setup(files_come_back, without_errors),
         cmocka_unit_test_setup(a_resumed_run_ends_with_the_bits_of_one_that_never_stopped, without_errors),
         cmocka_unit_test_setup(what_does_not_fit_is_refused_by_name, without_errors),
