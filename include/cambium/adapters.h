@@ -257,6 +257,7 @@ typedef struct cb_mixer_options {
     double mix_temperature;
     bool fusion_value;
     double fusion_regularization;
+    bool fusion_residual;
 } cb_mixer_options;
 extern CB_API const cb_option cb_mixer_option_table[];
 typedef struct cb_mixer cb_mixer;
@@ -286,10 +287,14 @@ CB_API bool cb_composition_check(const cb_composition *c);
 CB_API char *cb_composition_json(const cb_composition *c); /* the text of blend.json, and the adapters' options; free with cb_free() */
 /* Adapters go by their names, of which each must be another.  Parts are written first, blend.json last. */
 CB_API bool cb_composition_save(const cb_composition *c, const char *directory, const char *base_model);
-/* Its adapters are off: put them into a blend, or switch them on at their weights. */
+/* Writes one whose adapters are fused as AdapterHub's package `adapters` would (save_adapter_setup()): bottleneck adapters over a llama, mistral
+ * or gpt2 model; what the package computes otherwise is CB_ERR_UNSUPPORTED and named. */
+CB_API bool cb_composition_save_hub(const cb_composition *c, const char *directory, cb_layer *root, const char *model_type);
+/* Its adapters are off: put them into a blend, or switch them on at their weights.  Setups of fused adapters of AdapterHub's package are read
+ * too, and a fusion's directory, whose adapters are in it or beside it. */
 CB_API bool cb_composition_load(cb_composition *c, const char *directory, cb_layer *root, const char *model_type);
 CB_API void cb_composition_free(cb_composition *c); /* with its adapters, gate and mixer */
-CB_API bool cb_is_composition(const char *directory);
+CB_API bool cb_is_composition(const char *directory); /* also of AdapterHub's package */
 /* All parts for every row: at their weights, by columns 0, 1, ... of what the gate gives, or as the mixer does.  With a mixer the blend is to be
  * empty. */
 CB_API bool cb_composition_blend(const cb_composition *c, cb_blend *blend);

@@ -48,7 +48,6 @@ typedef struct bottleneck_state {
 } bottleneck_state;
 
 enum { START_BERT, START_MAM, START_HOULSBY };
-enum { RESIDUAL_AFTER, RESIDUAL_BEFORE, RESIDUAL_POST_ADD };
 static const char *const starts[] = {"bert", "mam_adapter", "houlsby", NULL};
 static const char *const residuals[] = {"false", "true", "post_add", NULL};
 static const char *const biases[] = {"none", "all", "adapter_only", NULL};
@@ -75,7 +74,7 @@ static const cb_option bottleneck_options[] = {
     CB_OPT_BOOL(T, is_parallel, false, "the module sees what goes into the layer instead of what comes out"),
     CB_OPT_STRING(T, scaling, "1.0", "X|NAME", "a factor of what the module adds: a number, learned, or channel (one learned for each)"),
     CB_OPT_BOOL(T, use_gating, false, "a learned gate for each sequence, from the mean over its tokens"),
-    CB_OPT_ENUM(T, residual_before_ln, RESIDUAL_BEFORE, residuals,
+    CB_OPT_ENUM(T, residual_before_ln, CB_RESIDUAL_BEFORE, residuals,
                 "series with original_ln_before: what the module adds to is the layer's result (true) or that with the stream (false)"),
     CB_OPT_BOOL(T, adapter_residual_before_ln, false, "ln_after: the norm is of the sum, not of what the module adds"),
     CB_OPT_ENUM(T, inv_adapter, CB_INVERTIBLE_NONE, cb_invertible_names, "an invertible map behind the embedding, undone before the head"),
@@ -170,11 +169,11 @@ static bool bottleneck_check(const void *config_, const cb_layer *layer)
         return true;
     if (config->cross_adapter)
         return cb_fail(CB_ERR_UNSUPPORTED, "cross_adapter: found true, and the model has no cross attention") == CB_OK;
-    if (config->residual_before_ln == RESIDUAL_POST_ADD)
+    if (config->residual_before_ln == CB_RESIDUAL_POST_ADD)
         return cb_fail(CB_ERR_UNSUPPORTED,
                        "residual_before_ln: found post_add, which is for models with a norm behind the sum; expected true "
                        "or false") == CB_OK;
-    bool keeps = !config->is_parallel && config->original_ln_before && config->residual_before_ln == RESIDUAL_AFTER;
+    bool keeps = !config->is_parallel && config->original_ln_before && config->residual_before_ln == CB_RESIDUAL_AFTER;
     if (!config->original_ln_after && (!keeps || (config->ln_after && config->adapter_residual_before_ln)))
         return cb_fail(CB_ERR_ARGUMENT, "original_ln_after: found false, which loses the stream: expected it with original_ln_before, "
                                         "residual_before_ln false, and neither is_parallel nor adapter_residual_before_ln") == CB_OK;
@@ -495,7 +494,7 @@ static cb_tensor *series_result(const cb_module *m, cb_tensor *y, cb_tensor *r, 
 {
     const cb_bottleneck_config *config = ((const bottleneck_state *)m->state)->config;
     cb_tensor *x = config->original_ln_before && r ? cb_add(y, r) : y;
-    bool of_result = config->residual_before_ln == RESIDUAL_BEFORE || !config->original_ln_after;
+    bool of_result = config->residual_before_ln == CB_RESIDUAL_BEFORE || !config->original_ln_after;
     return add_branch(m, x, of_result ? y : x, ctx);
 }
 

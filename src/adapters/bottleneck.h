@@ -6,6 +6,8 @@
 #include "adapters/invertible.h"
 #include "adapters/phm.h"
 
+enum { CB_RESIDUAL_AFTER, CB_RESIDUAL_BEFORE, CB_RESIDUAL_POST_ADD }; /* values of residual_before_ln */
+
 typedef struct cb_bottleneck_config {
     bool mh_adapter, output_adapter, cross_adapter;
     double reduction_factor;

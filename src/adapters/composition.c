@@ -9,17 +9,23 @@
 #include <string.h>
 
 #include "adapters/gate.h"
+#include "adapters/hub.h"
 #include "adapters/mixer.h"
 #include "cambium/files.h"
 
 #define FILE_NAME "blend.json"
 
-bool cb_is_composition(const char *directory)
+static bool is_own(const char *directory)
 {
     char *path = cb_path_join(directory, FILE_NAME);
     bool found = path && cb_is_file(path);
     cb_free(path);
     return found;
+}
+
+bool cb_is_composition(const char *directory)
+{
+    return is_own(directory) || cb_hub_is_fusion(directory);
 }
 
 bool cb_composition_remove(const char *directory)
@@ -139,6 +145,11 @@ bool cb_composition_save(const cb_composition *c, const char *directory, const c
     return ok;
 }
 
+bool cb_composition_save_hub(const cb_composition *c, const char *directory, cb_layer *root, const char *model_type)
+{
+    return cb_composition_check(c) && cb_hub_fusion_save(c, directory, root, model_type);
+}
+
 /* ---- reading ---- */
 
 static const char *const fields[] = {"format", "version", "parts", "gate", "mixer", NULL}, *const part_fields[] = {"name", "weight", NULL};
@@ -209,6 +220,8 @@ static bool read_parts(cb_composition *c, const char *file, const char *director
 bool cb_composition_load(cb_composition *c, const char *directory, cb_layer *root, const char *model_type)
 {
     *c = (cb_composition){0};
+    if (!is_own(directory) && cb_hub_is_fusion(directory))
+        return cb_hub_fusion_load(c, directory, root, model_type);
     char *file = cb_path_join(directory, FILE_NAME);
     json_t *value = file ? cb_json_load(file, (size_t)1 << 24) : NULL;
     bool ok = value && read_parts(c, file, directory, value, root, model_type);

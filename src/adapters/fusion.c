@@ -74,7 +74,8 @@ static cb_tensor *forward(const cb_mix *m, cb_tensor *x, cb_tensor *y, cb_tensor
 {
     (void)x;
     const cb_mixer_layer *layer = (const cb_mixer_layer *)(const void *)m;
-    return cb_fusion_mix(layer->tensors, ctx->residual ? cb_add(y, ctx->residual) : y, y, changes, (int64_t)count);
+    bool sees_stream = ctx->residual && layer->options->fusion_residual;
+    return cb_fusion_mix(layer->tensors, sees_stream ? cb_add(y, ctx->residual) : y, y, changes, (int64_t)count);
 }
 
 static cb_tensor *regulariser(const cb_mixer_layer *layer)

@@ -12,11 +12,10 @@
 #include <string.h>
 
 #include "adapters/bottleneck.h"
-#include "adapters/internal.h"
+#include "adapters/hub.h"
 #include "adapters/orthogonal.h"
 #include "adapters/reft.h"
 
-#define VERSION     "adapters.1.3.0"
 #define CONFIG_NAME "adapter_config.json"
 
 static json_t *load_config(const char *path)
@@ -49,21 +48,23 @@ bool cb_hub_is(const char *path)
 
 /* ---- names ---- */
 
+char *cb_hub_place(const cb_layer *layer)
+{
+    const char *block = layer->parent ? layer->parent->name : "";
+    if (layer->kind == CB_LAYER_ATTENTION)
+        return cb_format("%s.attention_adapters.", block);
+    return layer->kind == CB_LAYER_MLP ? cb_format("%s.output_adapters.", block) : NULL;
+}
+
 /* What stands in the file for a module of `layer` and in front of its own names; NULL without an error: the package has no such place. */
 static char *place_of(const cb_file_names *names, const cb_adapter_kind *kind, const cb_layer *layer)
 {
-    const char *block = layer->parent ? layer->parent->name : "";
-    switch (layer->kind) {
-    case CB_LAYER_ATTENTION:
-        return cb_format("%s.attention_adapters.adapters.%s.", block, names->name);
-    case CB_LAYER_MLP:
-        return cb_format("%s.output_adapters.adapters.%s.", block, names->name);
-    case CB_LAYER_BLOCK:
+    if (layer->kind == CB_LAYER_BLOCK)
         return kind == &cb_kind_reft ? cb_format("%s.reft_layer.refts.%s.", layer->name, names->name)
                                      : cb_format("%s.invertible_adapters.%s.", names->base, names->name);
-    default:
-        return NULL;
-    }
+    char *place = cb_hub_place(layer), *whole = place ? cb_format("%sadapters.%s.", place, names->name) : NULL;
+    cb_free(place);
+    return whole;
 }
 
 static char *entry_name(const cb_file_names *names, const cb_adapter *adapter, const cb_adapter_entry *entry)
@@ -87,12 +88,11 @@ static char *entry_name(const cb_file_names *names, const cb_adapter *adapter, c
     return name;
 }
 
-/* Files of a bare model leave its first part out. */
-static const cb_weight_entry *find_named(const cb_file_names *names, const cb_weights *file, const char *name)
+const cb_weight_entry *cb_hub_find(const cb_weights *file, const char *base, const char *name)
 {
     const cb_weight_entry *found = cb_weights_find(file, name);
-    size_t length = strlen(names->base);
-    if (!found && strncmp(name, names->base, length) == 0 && name[length] == '.')
+    size_t length = strlen(base);
+    if (!found && strncmp(name, base, length) == 0 && name[length] == '.')
         found = cb_weights_find(file, name + length + 1);
     return found;
 }
@@ -101,7 +101,7 @@ static const cb_weight_entry *find(const cb_file_names *names, const cb_adapter 
                                    const cb_adapter_entry *entry)
 {
     char *name = entry_name(names, adapter, entry);
-    const cb_weight_entry *found = name ? find_named(names, file, name) : NULL;
+    const cb_weight_entry *found = name ? cb_hub_find(file, names->base, name) : NULL;
     if (name && !found)
         cb_fail(CB_ERR_FORMAT, "%s is missing", name);
     cb_free(name);
@@ -154,7 +154,7 @@ static bool settle(const cb_file_names *names, cb_adapter *adapter, const cb_wei
         if (!entry->filed || !cb_ends_with(entry->name, ORIGINAL))
             continue;
         char *name = entry_name(names, adapter, entry), *other = name ? renamed(name, ORIGINAL, BASIS) : NULL;
-        const cb_weight_entry *basis = other ? find_named(names, file, other) : NULL;
+        const cb_weight_entry *basis = other ? cb_hub_find(file, names->base, other) : NULL;
         cb_scope *scope = other ? cb_scope_open() : NULL;
         ok = scope;
         if (ok && basis)
@@ -239,8 +239,7 @@ static char *weights_path(const char *path)
     return old ? pickle : file;
 }
 
-/* The first part of layers' names: "model", "transformer"; "" where there is none. */
-static char *base_of(const cb_layer *root)
+char *cb_hub_base(const cb_layer *root)
 {
     const cb_layer *first = root->child_count ? root->children[0] : NULL;
     return cb_strndup(first ? first->name : "", first ? strcspn(first->name, ".") : 0);
@@ -249,7 +248,7 @@ static char *base_of(const cb_layer *root)
 static cb_adapter *load_named(const char *path, const json_t *config, const char *name, cb_layer *root, const char *model_type)
 {
     cb_adapter *adapter = cb_adapter_new(kind_of(json_object_get(config, "config"))->name, cb_path_base(path));
-    char *file = adapter ? weights_path(path) : NULL, *base = file ? base_of(root) : NULL;
+    char *file = adapter ? weights_path(path) : NULL, *base = file ? cb_hub_base(root) : NULL;
     cb_file_names names = {.find = find, .knows = knows, .settle = settle, .name = name, .base = base};
     bool ok = base && set_options(adapter, path, config) && cb_adapter_load_weights(adapter, file, root, model_type, &names);
     if (adapter && !ok) {
@@ -276,15 +275,11 @@ cb_adapter *cb_hub_load(const char *path, cb_layer *root, const char *model_type
 
 /* ---- writing the config ---- */
 
-typedef struct hub_class {
-    const char *model_type, *class_name, *with_heads;
-} hub_class;
-
-static const hub_class classes[] = {{"llama", "LlamaForCausalLM", "LlamaAdapterModel"},
+static const cb_hub_class classes[] = {{"llama", "LlamaForCausalLM", "LlamaAdapterModel"},
                                     {"mistral", "MistralForCausalLM", "MistralAdapterModel"},
                                     {"gpt2", "GPT2LMHeadModel", "GPT2AdapterModel"}};
 
-static const hub_class *class_of(const char *model_type)
+const cb_hub_class *cb_hub_class_of(const char *model_type)
 {
     for (size_t i = 0; model_type && i < sizeof classes / sizeof *classes; i++)
         if (strcmp(classes[i].model_type, model_type) == 0)
@@ -414,7 +409,7 @@ static json_t *own_config(const cb_adapter *adapter, int64_t width)
     return NULL;
 }
 
-static int64_t hidden_size(const cb_layer *root)
+int64_t cb_hub_width(const cb_layer *root)
 {
     const cb_layer *layer = root;
     while (layer && layer->child_count && layer->kind != CB_LAYER_EMBEDDING)
@@ -422,15 +417,15 @@ static int64_t hidden_size(const cb_layer *root)
     return layer ? layer->out_features : 0;
 }
 
-static bool write_config(const cb_adapter *adapter, const char *path, const char *name, const hub_class *names)
+static bool write_config(const cb_adapter *adapter, const char *path, const char *name, const cb_hub_class *names)
 {
-    int64_t width = hidden_size(adapter->root);
+    int64_t width = cb_hub_width(adapter->root);
     const cb_bottleneck_config *config = adapter->config;
     bool heads = adapter->kind == &cb_kind_bottleneck && config->inv_adapter != CB_INVERTIBLE_NONE && config->inverse_at_head;
     json_t *own = own_config(adapter, width);
     json_t *whole =
         own ? json_pack("{s:o, s:s, s:n, s:s, s:I, s:s, s:s}", "config", own, "model_type", names->model_type, "model_name", "model_class",
-                        heads ? names->with_heads : names->class_name, "hidden_size", (json_int_t)width, "name", name, "version", VERSION)
+                        heads ? names->with_heads : names->class_name, "hidden_size", (json_int_t)width, "name", name, "version", CB_HUB_VERSION)
             : NULL;
     char *file = whole ? cb_path_join(path, CONFIG_NAME) : NULL;
     bool ok = file && cb_json_save(file, whole, true);
@@ -511,7 +506,7 @@ static bool write_tensors(const cb_adapter *adapter, const cb_file_names *names,
 
 bool cb_hub_save(const cb_adapter *adapter, const char *path, const char *model_type)
 {
-    const hub_class *names = class_of(model_type);
+    const cb_hub_class *names = cb_hub_class_of(model_type);
     if (!names)
         return false;
     if (adapter->kind != &cb_kind_bottleneck && adapter->kind != &cb_kind_reft)
@@ -520,7 +515,7 @@ bool cb_hub_save(const cb_adapter *adapter, const char *path, const char *model_
     if (adapter->trained_count)
         return cb_fail(CB_ERR_UNSUPPORTED, "adapterhub: found layers or biases that are trained whole, which the format does not hold") ==
                CB_OK;
-    char *base = base_of(adapter->root), *name = cb_strdup(*adapter->name ? adapter->name : "adapter");
+    char *base = cb_hub_base(adapter->root), *name = cb_strdup(*adapter->name ? adapter->name : "adapter");
     for (char *c = name; c && *c; c++) /* a dot would cut the tensors' names */
         *c = *c == '.' || *c == '/' ? '_' : *c;
     cb_file_names file = {.name = name, .base = base};

@@ -27,7 +27,8 @@ const cb_option cb_mixer_option_table[] = {
     CB_OPT_INT(cb_mixer_options, mix_top_k, 0, 0, 65536, "gate, router: keep the k largest weights (0: all)"),
     CB_OPT_FLOAT(cb_mixer_options, mix_temperature, 1, 1e-6, 1e6, "router: what the softmax divides by"),
     CB_OPT_BOOL(cb_mixer_options, fusion_value, true, "fusion: train a matrix of values too"),
-    CB_OPT_FLOAT(cb_mixer_options, fusion_regularization, 0.01, 0, 1e6, "fusion: how strongly that is held to the identity"), CB_OPT_END};
+    CB_OPT_FLOAT(cb_mixer_options, fusion_regularization, 0.01, 0, 1e6, "fusion: how strongly that is held to the identity"),
+    CB_OPT_BOOL(cb_mixer_options, fusion_residual, true, "fusion: what asks is the result with the residual stream"), CB_OPT_END};
 enum { OPTIONS = sizeof cb_mixer_option_table / sizeof *cb_mixer_option_table - 1 };
 
 /* ---- which layers ---- */
@@ -168,6 +169,32 @@ cb_tensor *cb_mixer_regulariser(const cb_mixer *mixer)
         total = term && total ? cb_add(total, term) : term ? term : total;
     }
     return total;
+}
+
+cb_mixer_form cb_mixer_form_of(const cb_mixer *mixer)
+{
+    return mixer->form;
+}
+
+const cb_mixer_options *cb_mixer_options_of(const cb_mixer *mixer)
+{
+    return &mixer->options;
+}
+
+size_t cb_mixer_layers(const cb_mixer *mixer, const cb_mixer_layer **list)
+{
+    *list = mixer->layers;
+    return mixer->layer_count;
+}
+
+int cb_mixer_suffixes(const cb_mixer *mixer, const cb_mixer_layer *layer, const char **list)
+{
+    cb_mixer_layer copy = *layer;
+    cb_adapter_parameter parameters[CB_MIXER_TENSORS];
+    int count = forms[mixer->form]->parameters(&copy, parameters);
+    for (int i = 0; i < count; i++)
+        list[i] = parameters[i].suffix;
+    return count;
 }
 
 /* ---- on disk ---- */

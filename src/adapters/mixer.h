@@ -33,6 +33,12 @@ cb_tensor *cb_fusion_mix(cb_tensor *const *tensors, cb_tensor *q, cb_tensor *y, 
 /* y + sum_i p_i c_i, with p (..., N) */
 cb_tensor *cb_mix_by_weights(cb_tensor *p, cb_tensor *y, cb_tensor *const *changes, int64_t count);
 
+cb_mixer_form cb_mixer_form_of(const cb_mixer *mixer);
+const cb_mixer_options *cb_mixer_options_of(const cb_mixer *mixer);
+size_t cb_mixer_layers(const cb_mixer *mixer, const cb_mixer_layer **list); /* in the order of the tree */
+/* The suffixes of what each layer trains, at most CB_MIXER_TENSORS, in the order of its tensors. */
+int cb_mixer_suffixes(const cb_mixer *mixer, const cb_mixer_layer *layer, const char **list);
+
 json_t *cb_mixer_json(const cb_mixer *mixer);
 bool cb_mixer_write(const cb_mixer *mixer, const char *path);
 /* Over adapters that are attached; `file` names the JSON in messages. */

@@ -171,10 +171,17 @@ static bool inspect_composition(const char *path, json_t *result)
     return ok;
 }
 
+/* A setup or a fusion of AdapterHub's package: what its JSON says. */
+static bool inspect_fusion(const char *path, json_t *result)
+{
+    const char *name = has(path, "adapter_setup.json") ? "adapter_setup.json" : "adapter_fusion_config.json";
+    return put(result, "kind", json_string("composition of AdapterHub's package")) && put(result, "config", json_at(path, name));
+}
+
 static bool inspect_directory(const char *path, json_t *result)
 {
     if (cb_is_composition(path))
-        return inspect_composition(path, result);
+        return has(path, "blend.json") ? inspect_composition(path, result) : inspect_fusion(path, result);
     const char *kind = has(path, "adapter_config.json") ? "adapter" : has(path, "config.json") ? "model" : "directory";
     bool ok = put(result, "kind", json_string(kind));
     if (ok && strcmp(kind, "directory") != 0)

@@ -205,7 +205,8 @@ static const struct {
                    {"mix_top_k", 1u << MIX_GATE | 1u << MIX_ROUTER},
                    {"mix_temperature", 1u << MIX_ROUTER},
                    {"fusion_value", 1u << MIX_FUSION},
-                   {"fusion_regularization", 1u << MIX_FUSION}};
+                   {"fusion_regularization", 1u << MIX_FUSION},
+                   {"fusion_residual", 1u << MIX_FUSION}};
 
 static bool refuse_mix_option(cli_call *call, const char *option, unsigned mixes, int mix)
 {

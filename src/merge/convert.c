@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "cambium/files.h"
+#include "cambium/training.h"
 #include "core/temporary.h"
 #include "formats/gguf_model.h"
 #include "formats/quantized.h"
@@ -18,6 +19,7 @@ typedef struct conversion {
     const cb_convert_options *options;
     int dtype;        /* that of the options, or what stands for keep */
     cb_model *base;   /* of adapters */
+    bool several;     /* the input is several adapters and what composes them */
     cb_gguf_job gguf; /* what was found while writing one */
     cb_convert_report report;
 } conversion;
@@ -37,14 +39,32 @@ static bool write_gguf(conversion *c)
     return cb_gguf_export_job(&c->gguf);
 }
 
+static bool write_composition(conversion *c)
+{
+    cb_composition parts;
+    cb_layer *root = cb_model_root(c->base);
+    const char *type = cb_model_type(c->base);
+    bool ok = cb_composition_load(&parts, c->input, root, type);
+    if (ok && c->options->to == CB_CONVERT_PEFT)
+        ok = cb_composition_save(&parts, c->written, c->options->base);
+    else if (ok)
+        ok = cb_composition_save_hub(&parts, c->written, root, type);
+    cb_composition_free(&parts);
+    return ok;
+}
+
 static bool write_adapter(conversion *c)
 {
+    if (c->several)
+        return write_composition(c);
     return cb_adapter_rewrite(c->input, cb_model_root(c->base), cb_model_type(c->base), to_choices[c->options->to], c->written);
 }
 
 /* The whole of adapter_config.json, as PEFT writes it. */
 static bool write_peft(conversion *c)
 {
+    if (c->several)
+        return write_composition(c);
     cb_adapter *adapter = cb_adapter_load(c->input, cb_model_root(c->base), cb_model_type(c->base));
     bool ok = adapter && cb_adapter_save(adapter, c->written, c->options->base);
     cb_adapter_free(adapter);
@@ -105,11 +125,12 @@ static bool recognise(conversion *c, int *kind)
 {
     static const char *const titles[][2] = {
         {"peft", "PEFT adapter"}, {"gguf-lora", "GGUF adapter"}, {"mlx", "MLX adapter"}, {"adapterhub", "AdapterHub adapter"}};
-    if (cb_is_composition(c->input))
-        return cb_fail(
-                   CB_ERR_UNSUPPORTED,
-                   "%s: is a composition of several adapters, of which other formats know nothing; expected one of the directories in it",
-                   c->input) == CB_OK;
+    c->several = cb_is_composition(c->input);
+    if (c->several) {
+        *kind = INPUT_ADAPTER;
+        c->report.input = "composition";
+        return cb_ok();
+    }
     const char *format = cb_adapter_format(c->input);
     if (!cb_ok())
         return false;
@@ -138,6 +159,11 @@ static bool check_target(const conversion *c, int kind)
     if (targets[o->to].adapter != (kind == INPUT_ADAPTER))
         return cb_fail(CB_ERR_UNSUPPORTED, "%s: found a %s, which %s cannot hold: it is for %s", c->input, c->report.input,
                        to_choices[o->to], targets[o->to].adapter ? "adapters" : "models") == CB_OK;
+    if (c->several && o->to != CB_CONVERT_PEFT && o->to != CB_CONVERT_ADAPTERHUB)
+        return cb_fail(
+                   CB_ERR_UNSUPPORTED,
+                   "%s: is a composition of several adapters, of which %s knows nothing; expected peft, adapterhub or one of the directories in it",
+                   c->input, to_choices[o->to]) == CB_OK;
     if (targets[o->to].directory && cb_ends_with(c->output, ".gguf"))
         return cb_fail(CB_ERR_ARGUMENT, "%s: is the name of a GGUF file, and %s makes a directory: expected another name, or --to %s",
                        c->output, to_choices[o->to], kind == INPUT_ADAPTER ? "gguf-lora" : "gguf") == CB_OK;
@@ -154,22 +180,40 @@ static bool check_target(const conversion *c, int kind)
 
 /* ---- comparing ---- */
 
-static cb_adapter *attach(const char *path, cb_model *model)
+/* An adapter on its model, or several that its passes go through. */
+typedef struct attached {
+    cb_adapter *adapter;
+    cb_composition parts;
+} attached;
+
+static bool attach(attached *a, const conversion *c, const char *path, cb_model *model)
 {
-    return cb_adapter_load(path, cb_model_root(model), cb_model_type(model));
+    cb_layer *root = cb_model_root(model);
+    if (c->several)
+        return cb_composition_load(&a->parts, path, root, cb_model_type(model)) && cb_composition_use(&a->parts, model);
+    a->adapter = cb_adapter_load(path, root, cb_model_type(model));
+    return a->adapter;
+}
+
+static void detach(attached *a, cb_model *model)
+{
+    if (a->parts.count)
+        cb_model_set_blend(model, NULL, NULL, NULL);
+    cb_composition_free(&a->parts);
+    cb_adapter_free(a->adapter);
 }
 
 static bool compare(conversion *c, bool adapters)
 {
     const char *left = adapters ? c->options->base : c->input, *right = adapters ? c->options->base : c->written;
     cb_model *reference = cb_model_load(left), *result = reference ? cb_model_load(right) : NULL;
-    cb_adapter *a = NULL, *b = NULL;
+    attached a = {0}, b = {0};
     bool ok = result != NULL;
     if (ok && adapters)
-        ok = (a = attach(c->input, reference)) && (b = attach(c->written, result));
+        ok = attach(&a, c, c->input, reference) && attach(&b, c, c->written, result);
     ok = ok && cb_merge_difference(reference, result, NULL, (uint64_t)c->options->seed, &c->report.difference);
-    cb_adapter_free(a);
-    cb_adapter_free(b);
+    detach(&a, reference);
+    detach(&b, result);
     cb_model_free(reference);
     cb_model_free(result);
     c->report.verified = ok;

@@ -2,6 +2,7 @@
  * that are written. */
 #include "adapter_fixtures.h"
 #include "cambium/convert.h"
+#include "cambium/training.h"
 
 static const char *const names[] = {
     "seq_bn",     "seq_bn_gpt2",     "double_seq_bn", "double_seq_bn_gpt2", "bn_norms",      "bn_after",
@@ -296,6 +297,194 @@ static void what_cannot_be_is_refused(void **state)
     cb_model_free(model);
 }
 
+/* ---- fusions ---- */
+
+static const char *const fusions[][2] = {{"fusion", "llama2"}, {"fusion_static", "gpt2"}};
+enum { FUSIONS = sizeof fusions / sizeof *fusions };
+
+typedef struct fused {
+    cb_model *model;
+    cb_composition parts;
+    expected e;
+    cb_tensor *ids;
+} fused;
+
+static bool load_parts(fused *f, const char *path)
+{
+    return cb_composition_load(&f->parts, path, cb_model_root(f->model), cb_model_type(f->model));
+}
+
+static fused open_fused(int i)
+{
+    fused f = {.model = load_model(fusions[i][1])};
+    char *path = hub_path(fusions[i][0]), *file = cb_format("%s/expected.safetensors", path);
+    f.e.file = cb_safetensors_open(file);
+    assert_ok(f.e.file && load_parts(&f, path));
+    f.ids = cb_cast(expected_tensor(&f.e, "input_ids"), CB_I32);
+    cb_free(file);
+    cb_free(path);
+    return f;
+}
+
+static void close_fused(fused *f)
+{
+    cb_model_set_blend(f->model, NULL, NULL, NULL);
+    cb_composition_free(&f->parts);
+    cb_safetensors_close(f->e.file);
+    cb_model_free(f->model);
+}
+
+static cb_tensor *fused_logits(fused *f)
+{
+    assert_ok(cb_composition_use(&f->parts, f->model));
+    return logits_of(f->model, f->ids);
+}
+
+/* Our parameter of a key of the fusion's file. */
+static cb_tensor *fused_parameter(const cb_mixer *mixer, const char *key)
+{
+    const cb_named_tensor *list;
+    size_t count = cb_mixer_parameters(mixer, &list);
+    const char *place = strstr(key, "_adapters.adapter_fusion_layer.style,words."), *middle = strstr(key, "attention") ? "attn" : "mlp";
+    assert_non_null(place);
+    const char *suffix = strchr(place, ',') + strlen(",words"), *block = strstr(key, ".layers.") ? strstr(key, ".layers.") : strstr(key, ".h.");
+    char number[32];
+    snprintf(number, sizeof number, "%.*s", (int)(strchr(strchr(block + 1, '.') + 1, '.') - block + 1), block);
+    for (size_t i = 0; i < count; i++)
+        if (cb_ends_with(list[i].name, suffix) && strstr(list[i].name, number) && strstr(list[i].name, middle))
+            return list[i].tensor;
+    fail_msg("no parameter for %s", key);
+    return NULL;
+}
+
+static void the_package_fuses_the_same(void **state)
+{
+    (void)state;
+    for (int i = 0; i < FUSIONS; i++) {
+        cb_scope *scope = cb_scope_open();
+        fused f = open_fused(i);
+        assert_within(fused_logits(&f), expected_tensor(&f.e, "logits"), 1e-5, fusions[i][0]);
+        cb_tensor *loss = cb_model_loss(f.model, f.ids, targets_of(expected_tensor(&f.e, "labels")), 0, &(cb_context){0});
+        assert_ok(loss);
+        assert_true(fabs(cb_item(loss) - cb_get(expected_tensor(&f.e, "loss"), 0)) < 1e-5 * fabs(cb_item(loss)));
+        assert_ok(cb_backward(loss));
+        int compared = 0;
+        for (size_t k = 0; k < cb_safetensors_count(f.e.file); k++) {
+            const cb_weight_entry *entry = cb_safetensors_at(f.e.file, k);
+            if (strncmp(entry->name, "grad.", 5) != 0)
+                continue;
+            cb_tensor *t = fused_parameter(f.parts.mixer, entry->name + 5), *wanted = entry_tensor(entry);
+            assert_non_null(t->grad);
+            double d = distance(t->grad, wanted), top = largest(wanted);
+            if (!(d <= fmax(1e-4 * top, 1e-7))) /* key.bias moves all scores alike: zero but for rounding */
+                fail_msg("%s: %s differs by %g, largest value %g", fusions[i][0], entry->name, d, top);
+            compared++;
+        }
+        assert_true(compared >= 6);
+        close_fused(&f);
+        cb_scope_close(scope);
+    }
+}
+
+/* Our directory and the package's hold the same fusion; what we write the package reads (tests/oracle/adapterhub_fusion.py --load). */
+static void fusions_come_back(void **state)
+{
+    (void)state;
+    for (int i = 0; i < FUSIONS; i++) {
+        cb_scope *scope = cb_scope_open();
+        fused f = open_fused(i);
+        cb_tensor *wanted = fused_logits(&f);
+        const char *own = scratch_path(fusions[i][0]), *hub = scratch_path("fused");
+        assert_ok(cb_composition_save(&f.parts, own, NULL));
+        assert_ok(cb_composition_save_hub(&f.parts, hub, cb_model_root(f.model), cb_model_type(f.model)));
+        char *alone = cb_format("%s/style,words", hub);
+        for (int k = 0; k < 3; k++) {
+            cb_model_set_blend(f.model, NULL, NULL, NULL);
+            cb_composition_free(&f.parts);
+            const char *path = k == 0 ? own : k == 1 ? hub : alone; /* the last: a fusion beside its adapters */
+            assert_true(cb_is_composition(path));
+            assert_ok(load_parts(&f, path));
+            assert_true(distance(fused_logits(&f), wanted) == 0);
+        }
+        cb_free(alone);
+        close_fused(&f);
+        cb_scope_close(scope);
+    }
+}
+
+static void put_file(const char *directory, const char *name, const char *text)
+{
+    char *path = cb_path_join(directory, name);
+    assert_ok(path && cb_file_write(path, text, strlen(text)));
+    cb_free(path);
+}
+
+static void fusions_that_cannot_be_are_refused(void **state)
+{
+    (void)state;
+    cb_scope *scope = cb_scope_open();
+    fused f = open_fused(0);
+    const char *hub = scratch_path("hostile");
+    assert_ok(cb_composition_save_hub(&f.parts, hub, cb_model_root(f.model), cb_model_type(f.model)));
+    cb_composition_free(&f.parts);
+    char *inner = cb_format("%s/style,words", hub);
+#define SETUP(type, children) "{\"adapter_setup\": {\"type\": \"" type "\", \"children\": [" children "]}}"
+#define SINGLE(name)          "{\"type\": \"single\", \"children\": [\"" name "\"]}"
+#define CONFIG(name, fields)  "{\"name\": \"" name "\", \"config\": {" fields "}}"
+    static const struct {
+        bool inside;
+        const char *text, *message;
+    } cases[] = {{false, SETUP("Stack", SINGLE("style")), "found the type Stack, expected Fuse"},
+                 {false, SETUP("Fuse", ""), "expected Fuse with children"},
+                 {false, SETUP("Fuse", "{\"type\": \"Stack\", \"children\": []}"), "child 0 is of type Stack, expected single"},
+                 {false, SETUP("Fuse", SINGLE("../style") ", " SINGLE("words")), "adapter 0: expected its name"},
+                 {false, SETUP("Fuse", SINGLE("style") ", " SINGLE("style")), "found the adapter style twice"},
+                 {false, SETUP("Fuse", SINGLE("words") ", " SINGLE("style")), "words,style"},
+                 {false, "{\"adapter_setup\": 3}", "found the type (none)"},
+                 {true, CONFIG("style,words", "\"temperature\": true"), "config.temperature: found true, expected false"},
+                 {true, CONFIG("style,words", "\"key\": false"), "config.key: found false, expected true"},
+                 {true, CONFIG("style,words", "\"residual_before\": true"), "config.residual_before: found true"},
+                 {true, CONFIG("style", ""), "expected those of the setup"},
+                 {true, "{\"name\": \"a,b\", \"adapter_names\": [\"style\", \"words\"], \"config\": {}}", "found none"},
+                 {true, "{\"name\": 3}", "name"},
+                 {true, "{\"name\": \"style,words\", \"config\": 3}", "config: expected an object"}};
+    char *good[2] = {NULL, NULL}, *files[2] = {cb_format("%s/adapter_setup.json", hub), cb_format("%s/adapter_fusion_config.json", inner)};
+    for (int i = 0; i < 2; i++)
+        assert_ok((good[i] = cb_file_read(files[i], 1 << 20, NULL)));
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        assert_ok(cb_file_write(files[cases[i].inside], cases[i].text, strlen(cases[i].text)));
+        assert_refused(!load_parts(&f, hub), cases[i].message);
+        assert_int_equal(f.parts.count, 0);
+        assert_ok(cb_file_write(files[cases[i].inside], good[cases[i].inside], strlen(good[cases[i].inside])));
+    }
+    assert_ok(load_parts(&f, hub));
+    cb_composition_free(&f.parts);
+    char *part = cb_format("%s/style", hub), *config = cb_format("%s/adapter_config.json", part), *text = cb_file_read(config, 1 << 20, NULL);
+    static const char *const fields[] = {"use_gating", "is_parallel", "ln_after"};
+    for (int i = 0; i < 3; i++) { /* the other adapter's tensors are missing then, or the fusion is refused */
+        char *off = cb_format("\"%s\": false", fields[i]), *at = strstr(text, off);
+        assert_non_null(at);
+        char *changed = cb_format("%.*s\"%s\": true%s", (int)(at - text), text, fields[i], at + strlen(off));
+        put_file(part, "adapter_config.json", changed);
+        assert_refused(!load_parts(&f, hub), i == 1 ? "found is_parallel" : "is missing");
+        cb_free(off);
+        cb_free(changed);
+    }
+    put_file(inner, "model_adapter_fusion.safetensors", "no tensors");
+    put_file(part, "adapter_config.json", text);
+    assert_refused(!load_parts(&f, hub), "model_adapter_fusion.safetensors");
+    cb_free(part);
+    cb_free(config);
+    cb_free(text);
+    for (int i = 0; i < 2; i++) {
+        cb_free(good[i]);
+        cb_free(files[i]);
+    }
+    cb_free(inner);
+    close_fused(&f);
+    cb_scope_close(scope);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -303,6 +492,8 @@ int main(void)
         cmocka_unit_test(generation_continues_a_prompt), cmocka_unit_test(reft_edits_the_tokens_of_each_sequence),
         cmocka_unit_test(a_gate_is_of_each_sequence),    cmocka_unit_test(an_invertible_map_is_undone),
         cmocka_unit_test(checkpointing_changes_nothing), cmocka_unit_test(what_cannot_be_is_refused),
+        cmocka_unit_test(the_package_fuses_the_same),    cmocka_unit_test(fusions_come_back),
+        cmocka_unit_test(fusions_that_cannot_be_are_refused),
     };
     return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
 }
