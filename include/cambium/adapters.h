@@ -293,7 +293,7 @@ CB_API bool cb_composition_save_hub(const cb_composition *c, const char *directo
 /* Its adapters are off: put them into a blend, or switch them on at their weights.  Setups of fused adapters of AdapterHub's package are read
  * too, and a fusion's directory, whose adapters are in it or beside it. */
 CB_API bool cb_composition_load(cb_composition *c, const char *directory, cb_layer *root, const char *model_type);
-CB_API void cb_composition_free(cb_composition *c); /* with its adapters, gate and mixer */
+CB_API void cb_composition_free(cb_composition *c);   /* with its adapters, gate and mixer */
 CB_API bool cb_is_composition(const char *directory); /* also of AdapterHub's package */
 /* All parts for every row: at their weights, by columns 0, 1, ... of what the gate gives, or as the mixer does.  With a mixer the blend is to be
  * empty. */

@@ -28,12 +28,28 @@ bool cb_is_composition(const char *directory)
     return is_own(directory) || cb_hub_is_fusion(directory);
 }
 
+static bool remove_all(const char *directory, const char *const *names)
+{
+    bool ok = true;
+    for (; ok && *names; names++) {
+        char *path = cb_path_join(directory, *names);
+        ok = path && cb_file_remove(path);
+        cb_free(path);
+    }
+    return ok;
+}
+
 bool cb_composition_remove(const char *directory)
 {
-    char *path = cb_path_join(directory, FILE_NAME);
-    bool ok = path && cb_file_remove(path);
-    cb_free(path);
-    return ok;
+    static const char *const names[] = {FILE_NAME, CB_HUB_SETUP_FILE, CB_HUB_FUSION_FILE, NULL};
+    return remove_all(directory, names);
+}
+
+/* Those of a plain adapter that was there, weights last: without its config nobody takes them for one. */
+static bool remove_adapter(const char *directory)
+{
+    static const char *const names[] = {"adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", NULL};
+    return remove_all(directory, names);
 }
 
 void cb_composition_free(cb_composition *c)
@@ -138,8 +154,8 @@ bool cb_composition_save(const cb_composition *c, const char *directory, const c
         return false;
     json_t *value = to_json(c);
     char *path = cb_path_join(directory, FILE_NAME);
-    bool ok = value && path && cb_directory_make(directory) && cb_composition_remove(directory) && write_parts(c, directory, base_model) &&
-              cb_json_save(path, value, true);
+    bool ok = value && path && cb_directory_make(directory) && cb_composition_remove(directory) && remove_adapter(directory) &&
+              write_parts(c, directory, base_model) && cb_json_save(path, value, true);
     cb_free(path);
     json_decref(value);
     return ok;

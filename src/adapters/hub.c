@@ -8,11 +8,12 @@
  * What the package keeps and the file does not say: a norm before the bottleneck is there twice; R of LoReFT is a product with a whole
  * (C, C) basis, of which only the result counts; DiReFT's file is NoReFT's, since subtract_projection is not written; whether the head has the
  * inverse of an invertible adapter depends on the model's class. */
+#include "adapters/hub.h"
+
 #include <stdlib.h>
 #include <string.h>
 
 #include "adapters/bottleneck.h"
-#include "adapters/hub.h"
 #include "adapters/orthogonal.h"
 #include "adapters/reft.h"
 
@@ -276,8 +277,8 @@ cb_adapter *cb_hub_load(const char *path, cb_layer *root, const char *model_type
 /* ---- writing the config ---- */
 
 static const cb_hub_class classes[] = {{"llama", "LlamaForCausalLM", "LlamaAdapterModel"},
-                                    {"mistral", "MistralForCausalLM", "MistralAdapterModel"},
-                                    {"gpt2", "GPT2LMHeadModel", "GPT2AdapterModel"}};
+                                       {"mistral", "MistralForCausalLM", "MistralAdapterModel"},
+                                       {"gpt2", "GPT2LMHeadModel", "GPT2AdapterModel"}};
 
 const cb_hub_class *cb_hub_class_of(const char *model_type)
 {
@@ -423,10 +424,10 @@ static bool write_config(const cb_adapter *adapter, const char *path, const char
     const cb_bottleneck_config *config = adapter->config;
     bool heads = adapter->kind == &cb_kind_bottleneck && config->inv_adapter != CB_INVERTIBLE_NONE && config->inverse_at_head;
     json_t *own = own_config(adapter, width);
-    json_t *whole =
-        own ? json_pack("{s:o, s:s, s:n, s:s, s:I, s:s, s:s}", "config", own, "model_type", names->model_type, "model_name", "model_class",
-                        heads ? names->with_heads : names->class_name, "hidden_size", (json_int_t)width, "name", name, "version", CB_HUB_VERSION)
-            : NULL;
+    json_t *whole = own ? json_pack("{s:o, s:s, s:n, s:s, s:I, s:s, s:s}", "config", own, "model_type", names->model_type, "model_name",
+                                    "model_class", heads ? names->with_heads : names->class_name, "hidden_size", (json_int_t)width, "name",
+                                    name, "version", CB_HUB_VERSION)
+                        : NULL;
     char *file = whole ? cb_path_join(path, CONFIG_NAME) : NULL;
     bool ok = file && cb_json_save(file, whole, true);
     if (own && !whole)

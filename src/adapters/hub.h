@@ -4,7 +4,9 @@
 
 #include "adapters/internal.h"
 
-#define CB_HUB_VERSION "adapters.1.3.0"
+#define CB_HUB_VERSION     "adapters.1.3.0"
+#define CB_HUB_SETUP_FILE  "adapter_setup.json"
+#define CB_HUB_FUSION_FILE "adapter_fusion_config.json"
 
 typedef struct cb_hub_class {
     const char *model_type, *class_name, *with_heads;

@@ -16,8 +16,6 @@
 #include "adapters/mixer.h"
 #include "cambium/files.h"
 
-#define SETUP_NAME   "adapter_setup.json"
-#define CONFIG_NAME  "adapter_fusion_config.json"
 #define WEIGHTS_NAME "model_adapter_fusion.safetensors"
 #define PICKLE_NAME  "pytorch_model_adapter_fusion.bin"
 #define CONFIG_LIMIT (16u << 20)
@@ -34,7 +32,7 @@ static bool has(const char *directory, const char *name)
 
 bool cb_hub_is_fusion(const char *directory)
 {
-    return has(directory, SETUP_NAME) || has(directory, CONFIG_NAME);
+    return has(directory, CB_HUB_SETUP_FILE) || has(directory, CB_HUB_FUSION_FILE);
 }
 
 /* ---- which adapters ---- */
@@ -63,8 +61,8 @@ static bool add_part(fusion *f, const char *file, const json_t *value)
 {
     const char *name = json_string_value(value);
     if (!name || !*name || *name == '.' || strchr(name, '/') || strlen(name) > MOST_NAME || f->parts.count == MOST_PARTS)
-        return cb_fail(CB_ERR_FORMAT, "%s: adapter %zu: expected its name, that of a directory, and at most %d of them", file, f->parts.count,
-                       MOST_PARTS) == CB_OK;
+        return cb_fail(CB_ERR_FORMAT, "%s: adapter %zu: expected its name, that of a directory, and at most %d of them", file,
+                       f->parts.count, MOST_PARTS) == CB_OK;
     for (size_t i = 0; i < f->parts.count; i++)
         if (strcmp(f->parts.items[i], name) == 0)
             return cb_fail(CB_ERR_FORMAT, "%s: found the adapter %.100s twice", file, name) == CB_OK;
@@ -134,13 +132,14 @@ static bool same_names(const fusion *f, const char *file, const cb_string_list *
 
 static bool read_config(fusion *f)
 {
-    char *file = cb_path_join(f->directory, CONFIG_NAME);
+    char *file = cb_path_join(f->directory, CB_HUB_FUSION_FILE);
     cb_string_list wanted = f->parts;
     f->parts = (cb_string_list){0};
     f->config = file ? cb_json_load(file, CONFIG_LIMIT) : NULL;
     f->name = f->config ? cb_json_string(file, f->config, "name", NULL) : NULL;
-    bool ok = f->config && cb_ok() && ((f->name && *f->name && strlen(f->name) < (size_t)MOST_PARTS * MOST_NAME) ||
-                                       cb_fail(CB_ERR_FORMAT, "%s: name: expected the fusion's name", file) == CB_OK);
+    bool ok = f->config && cb_ok() &&
+              ((f->name && *f->name && strlen(f->name) < (size_t)MOST_PARTS * MOST_NAME) ||
+               cb_fail(CB_ERR_FORMAT, "%s: name: expected the fusion's name", file) == CB_OK);
     ok = ok && read_names(f, file) && (!wanted.count || same_names(f, file, &wanted));
     cb_string_list_free(&wanted);
     cb_free(file);
@@ -149,7 +148,7 @@ static bool read_config(fusion *f)
 
 static bool open_fusion(fusion *f, const char *directory)
 {
-    char *setup = has(directory, SETUP_NAME) ? cb_path_join(directory, SETUP_NAME) : NULL, *name = NULL;
+    char *setup = has(directory, CB_HUB_SETUP_FILE) ? cb_path_join(directory, CB_HUB_SETUP_FILE) : NULL, *name = NULL;
     bool ok = setup ? read_setup(f, setup) && (name = joined(&f->parts)) : cb_ok();
     f->directory = !ok ? NULL : name ? cb_path_join(directory, name) : cb_strdup(directory);
     cb_free(setup);
@@ -219,7 +218,7 @@ static bool load_parts(cb_composition *c, const fusion *f, const char *directory
 /* What asks is the result with the stream where the adapters see it so, unless it is taken before. */
 static bool read_options(cb_mixer_options *o, const fusion *f, const cb_adapter *last)
 {
-    char *file = cb_path_join(f->directory, CONFIG_NAME);
+    char *file = cb_path_join(f->directory, CB_HUB_FUSION_FILE);
     const json_t *own = json_object_get(f->config, "config");
     const cb_bottleneck_config *config = last->config;
     static const struct {
@@ -460,8 +459,8 @@ bool cb_hub_fusion_save(const cb_composition *c, const char *directory, cb_layer
         ok = path && cb_hub_save(c->adapters[i], path, model_type);
         cb_free(path);
     }
-    ok = ok && write_weights(c, &f) && save_json(f.directory, CONFIG_NAME, config_json(c, &f, root, names)) &&
-         save_json(directory, SETUP_NAME, setup_json(&f.parts));
+    ok = ok && write_weights(c, &f) && save_json(f.directory, CB_HUB_FUSION_FILE, config_json(c, &f, root, names)) &&
+         save_json(directory, CB_HUB_SETUP_FILE, setup_json(&f.parts));
     cb_free(name);
     close_fusion(&f);
     return ok;

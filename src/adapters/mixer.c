@@ -28,7 +28,8 @@ const cb_option cb_mixer_option_table[] = {
     CB_OPT_FLOAT(cb_mixer_options, mix_temperature, 1, 1e-6, 1e6, "router: what the softmax divides by"),
     CB_OPT_BOOL(cb_mixer_options, fusion_value, true, "fusion: train a matrix of values too"),
     CB_OPT_FLOAT(cb_mixer_options, fusion_regularization, 0.01, 0, 1e6, "fusion: how strongly that is held to the identity"),
-    CB_OPT_BOOL(cb_mixer_options, fusion_residual, true, "fusion: what asks is the result with the residual stream"), CB_OPT_END};
+    CB_OPT_BOOL(cb_mixer_options, fusion_residual, true, "fusion: what asks is the result with the residual stream"),
+    CB_OPT_END};
 enum { OPTIONS = sizeof cb_mixer_option_table / sizeof *cb_mixer_option_table - 1 };
 
 /* ---- which layers ---- */

@@ -68,9 +68,9 @@ static const char *const layer_names[LAYERS] = {"mlp_head.0", "mlp_head.2", "mlp
     {                                                                                                                                      \
         "lstm_head.weight_ih_l" end, "lstm_head.weight_hh_l" end, "lstm_head.bias_ih_l" end, "lstm_head.bias_hh_l" end                     \
     }
-static const char *const lstm_names[LSTM_LAYERS * DIRECTIONS][4] = {LSTM_NAMES("0"), LSTM_NAMES("0_reverse"), LSTM_NAMES("1"),
-                                                                    LSTM_NAMES("1_reverse"), LSTM_NAMES("2"), LSTM_NAMES("2_reverse"),
-                                                                    LSTM_NAMES("3"), LSTM_NAMES("3_reverse")};
+static const char *const lstm_names[LSTM_LAYERS * DIRECTIONS][4] = {
+    LSTM_NAMES("0"), LSTM_NAMES("0_reverse"), LSTM_NAMES("1"), LSTM_NAMES("1_reverse"),
+    LSTM_NAMES("2"), LSTM_NAMES("2_reverse"), LSTM_NAMES("3"), LSTM_NAMES("3_reverse")};
 
 /* Of one layer in one direction, which is number i of them. */
 static int lstm_parameters(cb_recurrent_weights *weights, int i, int64_t in, int64_t hidden, cb_adapter_parameter *list)

@@ -201,12 +201,9 @@ static bool train_mix(cli_call *call, settings *s, cb_model *model, cb_adapter *
 static const struct {
     const char *option;
     unsigned mixes; /* bits */
-} mix_options[] = {{"mix_tasks", 1u << MIX_GATE},
-                   {"mix_top_k", 1u << MIX_GATE | 1u << MIX_ROUTER},
-                   {"mix_temperature", 1u << MIX_ROUTER},
-                   {"fusion_value", 1u << MIX_FUSION},
-                   {"fusion_regularization", 1u << MIX_FUSION},
-                   {"fusion_residual", 1u << MIX_FUSION}};
+} mix_options[] = {
+    {"mix_tasks", 1u << MIX_GATE},      {"mix_top_k", 1u << MIX_GATE | 1u << MIX_ROUTER}, {"mix_temperature", 1u << MIX_ROUTER},
+    {"fusion_value", 1u << MIX_FUSION}, {"fusion_regularization", 1u << MIX_FUSION},      {"fusion_residual", 1u << MIX_FUSION}};
 
 static bool refuse_mix_option(cli_call *call, const char *option, unsigned mixes, int mix)
 {

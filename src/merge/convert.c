@@ -160,10 +160,10 @@ static bool check_target(const conversion *c, int kind)
         return cb_fail(CB_ERR_UNSUPPORTED, "%s: found a %s, which %s cannot hold: it is for %s", c->input, c->report.input,
                        to_choices[o->to], targets[o->to].adapter ? "adapters" : "models") == CB_OK;
     if (c->several && o->to != CB_CONVERT_PEFT && o->to != CB_CONVERT_ADAPTERHUB)
-        return cb_fail(
-                   CB_ERR_UNSUPPORTED,
-                   "%s: is a composition of several adapters, of which %s knows nothing; expected peft, adapterhub or one of the directories in it",
-                   c->input, to_choices[o->to]) == CB_OK;
+        return cb_fail(CB_ERR_UNSUPPORTED,
+                       "%s: is a composition of several adapters, of which %s knows nothing; expected peft, adapterhub or one of the "
+                       "directories in it",
+                       c->input, to_choices[o->to]) == CB_OK;
     if (targets[o->to].directory && cb_ends_with(c->output, ".gguf"))
         return cb_fail(CB_ERR_ARGUMENT, "%s: is the name of a GGUF file, and %s makes a directory: expected another name, or --to %s",
                        c->output, to_choices[o->to], kind == INPUT_ADAPTER ? "gguf-lora" : "gguf") == CB_OK;

@@ -288,6 +288,17 @@ expect inspect_json "$program" inspect mix_fusion --json
 json inspect_json.out
 contains inspect_json.out '"form":"fusion"'
 bad 1 'cannot be merged' merge llama2 --adapter mix_fusion --output merged_mix
+# a fusion of bottleneck adapters goes to AdapterHub's package and back; one of LoRAs does not
+for letter in b c; do
+    expect neck_$letter "$program" train llama2 --data $letter.jsonl --output neck_$letter --kind bottleneck --steps 2 --sequence-length 16
+done
+expect necks "$program" train llama2 --adapter neck_b --adapter neck_c --mix fusion --data jobs.jsonl --output necks --steps 2 --sequence-length 16 --eval-steps 0
+expect necks_hub "$program" convert necks --base llama2 --to adapterhub --output necks_hub
+expect necks_back "$program" convert necks_hub --base llama2 --to peft --output necks_back
+cmp necks/mixer.safetensors necks_back/mixer.safetensors || fail "convert: a fusion is another after AdapterHub's format"
+expect necks_generate "$program" generate llama2 --adapter necks_hub --prompt "A" --max-new-tokens 6
+expect necks_inspect "$program" inspect necks_hub
+bad 1 'fuses bottleneck adapters' convert mix_fusion --base llama2 --to adapterhub --output fused_loras
 printf '%s\n' '{"prompt": "A"}' '{"prompt": "A", "task_ids": 1}' >mixed_jobs.jsonl
 expect mixed_rows "$program" generate llama2 --adapter mix_gate --prompts mixed_jobs.jsonl --max-new-tokens 6
 { printf '[1] -\n' && cat mixed_gate.out && printf '[2] -\n' && cat mixed_task.out; } >mixed_alone.out

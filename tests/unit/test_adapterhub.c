@@ -347,7 +347,8 @@ static cb_tensor *fused_parameter(const cb_mixer *mixer, const char *key)
     size_t count = cb_mixer_parameters(mixer, &list);
     const char *place = strstr(key, "_adapters.adapter_fusion_layer.style,words."), *middle = strstr(key, "attention") ? "attn" : "mlp";
     assert_non_null(place);
-    const char *suffix = strchr(place, ',') + strlen(",words"), *block = strstr(key, ".layers.") ? strstr(key, ".layers.") : strstr(key, ".h.");
+    const char *suffix = strchr(place, ',') + strlen(",words"),
+               *block = strstr(key, ".layers.") ? strstr(key, ".layers.") : strstr(key, ".h.");
     char number[32];
     snprintf(number, sizeof number, "%.*s", (int)(strchr(strchr(block + 1, '.') + 1, '.') - block + 1), block);
     for (size_t i = 0; i < count; i++)
@@ -459,7 +460,8 @@ static void fusions_that_cannot_be_are_refused(void **state)
     }
     assert_ok(load_parts(&f, hub));
     cb_composition_free(&f.parts);
-    char *part = cb_format("%s/style", hub), *config = cb_format("%s/adapter_config.json", part), *text = cb_file_read(config, 1 << 20, NULL);
+    char *part = cb_format("%s/style", hub), *config = cb_format("%s/adapter_config.json", part),
+         *text = cb_file_read(config, 1 << 20, NULL);
     static const char *const fields[] = {"use_gating", "is_parallel", "ln_after"};
     for (int i = 0; i < 3; i++) { /* the other adapter's tensors are missing then, or the fusion is refused */
         char *off = cb_format("\"%s\": false", fields[i]), *at = strstr(text, off);
@@ -488,11 +490,11 @@ static void fusions_that_cannot_be_are_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_package_computes_the_same), cmocka_unit_test(directories_come_back),
-        cmocka_unit_test(generation_continues_a_prompt), cmocka_unit_test(reft_edits_the_tokens_of_each_sequence),
-        cmocka_unit_test(a_gate_is_of_each_sequence),    cmocka_unit_test(an_invertible_map_is_undone),
-        cmocka_unit_test(checkpointing_changes_nothing), cmocka_unit_test(what_cannot_be_is_refused),
-        cmocka_unit_test(the_package_fuses_the_same),    cmocka_unit_test(fusions_come_back),
+        cmocka_unit_test(the_package_computes_the_same),      cmocka_unit_test(directories_come_back),
+        cmocka_unit_test(generation_continues_a_prompt),      cmocka_unit_test(reft_edits_the_tokens_of_each_sequence),
+        cmocka_unit_test(a_gate_is_of_each_sequence),         cmocka_unit_test(an_invertible_map_is_undone),
+        cmocka_unit_test(checkpointing_changes_nothing),      cmocka_unit_test(what_cannot_be_is_refused),
+        cmocka_unit_test(the_package_fuses_the_same),         cmocka_unit_test(fusions_come_back),
         cmocka_unit_test(fusions_that_cannot_be_are_refused),
     };
     return cmocka_run_group_tests(tests, make_scratch, remove_scratch);

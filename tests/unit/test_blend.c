@@ -481,6 +481,9 @@ static void what_is_written_over_a_composition_replaces_it(void **state)
     assert_false(cb_is_composition(path));
     c.count = 1;
     assert_ok(cb_composition_save(&c, path, "base") && cb_is_composition(path));
+    char *plain = cb_format("%s/adapter_config.json", path);
+    assert_false(cb_is_file(plain)); /* of the adapter that was there */
+    cb_free(plain);
     char *second = cb_format("%s/other", path);
     assert_ok(cb_adapter_rename(adapters[1], "other") && cb_file_write(second, "", 0));
     c.count = 2;

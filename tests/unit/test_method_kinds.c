@@ -549,7 +549,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(dylora_trains_one_rank_an_update),          cmocka_unit_test(dylora_uses_any_first_ranks),
-        cmocka_unit_test(dylora_draws_ranks_by_its_distribution),  cmocka_unit_test(dylora_refuses_weights_that_are_none),
+        cmocka_unit_test(dylora_draws_ranks_by_its_distribution),    cmocka_unit_test(dylora_refuses_weights_that_are_none),
         cmocka_unit_test(dylora_refuses_ranks_it_has_not),           cmocka_unit_test(codyra_moves_gates_to_zero),
         cmocka_unit_test(lt_sft_trains_what_went_furthest),          cmocka_unit_test(lt_sft_begins_anew_with_its_second_phase),
         cmocka_unit_test(lt_sft_keeps_the_best_of_its_second_phase), cmocka_unit_test(lt_sft_rewinds_what_is_hidden),

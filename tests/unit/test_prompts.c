@@ -265,8 +265,8 @@ static void an_lstm_encoder_drops_between_its_layers(void **state)
     (void)state;
     cb_scope *scope = cb_scope_open();
     cb_model *model = load_model("llama2");
-    static const prompt_case lstm = {"p_tuning", "llama2",
-                                     "{\"encoder_hidden_size\": 7, \"encoder_reparameterization_type\": \"LSTM\", \"encoder_dropout\": 0.5}"};
+    static const prompt_case lstm = {
+        "p_tuning", "llama2", "{\"encoder_hidden_size\": 7, \"encoder_reparameterization_type\": \"LSTM\", \"encoder_dropout\": 0.5}"};
     cb_adapter *adapter = put_on(&lstm, model);
     cb_tensor *ids = some_ids(), *plain = logits_of(model, ids);
     cb_rng rng = {.seed = 1};
