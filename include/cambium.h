@@ -9,6 +9,7 @@
 #include "cambium/core.h"
 #include "cambium/data.h"
 #include "cambium/dtype.h"
+#include "cambium/embedding.h"
 #include "cambium/eval.h"
 #include "cambium/evidence.h"
 #include "cambium/files.h"

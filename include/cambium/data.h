@@ -83,7 +83,7 @@ CB_API int64_t cb_dataset_tokens(const cb_dataset *data);
 CB_API int64_t cb_dataset_documents(const cb_dataset *data);
 CB_API int64_t cb_dataset_rows(const cb_dataset *data);       /* of sequence_length, in an epoch */
 CB_API int64_t cb_dataset_row_length(const cb_dataset *data); /* sequence_length */
-CB_API int64_t cb_dataset_padding(const cb_dataset *data);    /* positions of those rows that hold no token */
+CB_API int64_t cb_dataset_padding(const cb_dataset *data);    /* positions of those rows that hold no token; -1: as batches come */
 CB_API double cb_dataset_bytes_per_token(
     const cb_dataset *data); /* of source text: turns perplexity into bits per byte; 0: rows are masked */
 
@@ -110,6 +110,39 @@ CB_API bool cb_dataset_sources(cb_dataset *data, int64_t index, int64_t rows, cb
  * with cb_ok() at the end). */
 CB_API bool cb_dataset_sequential(cb_dataset *data, int64_t index, int64_t rows, cb_batch *batch);
 CB_API void cb_batch_free(cb_batch *batch);
+
+/* ---- groups of texts: what sentence encoders learn from ---- */
+
+/* How a text becomes tokens: role 0 is an anchor (a query, a first sentence), others are documents.  *skipped: tokens at the beginning that
+ * are a prompt's and not pooled. */
+typedef bool cb_text_encoder(void *user, int role, const char *text, cb_encoding *out, int32_t *skipped);
+
+typedef struct cb_groups_options {
+    cb_string_list data;    /* files of JSON lines, packed (archives below) or not, or "-" */
+    cb_string_list columns; /* "anchor=question": what fields are called in these files */
+    int64_t max_records;    /* 0: all */
+    int64_t hard_negatives; /* that are used of each record; -1: as many as the first record has */
+    bool scored;            /* two sentences and how alike they are, instead of an anchor, a positive and negatives */
+    bool duplicates;        /* a text may stand twice in a batch, where it is a wrong negative */
+    bool shuffle;
+    uint64_t seed;
+    cb_text_encoder *encode;
+    void *user; /* of encode */
+} cb_groups_options;
+extern CB_API const cb_option cb_groups_option_table[]; /* columns, max_records, hard_negatives, duplicates, shuffle */
+
+/* A dataset of groups of G texts: an anchor, its positive and hard negatives; each line is an object with fields named as in the datasets of
+ * sentence-transformers: anchor, query, question or sentence1; positive, pos, document, passage, answer or sentence2 (a text, or a list: a
+ * group for each); negative, negative_1, negative_2, ... and negatives or neg (a text or a list); or an array of texts in this order.  With
+ * scores: sentence1, sentence2 and score, similarity or label.
+ *
+ * Its batches hold `rows` groups, the texts of one after another: ids, segments and positions (rows G, T), T being that of the longest, rounded
+ * up to 8; targets (rows, 1 + G) f32: the score (0 where there is none), and how many tokens of each text are not pooled.  Batches do not
+ * reach into the next epoch: what does not fill one is left out of this epoch, another part in each. */
+CB_API cb_dataset *cb_dataset_open_groups(const cb_groups_options *options);
+CB_API int64_t cb_dataset_group(const cb_dataset *data); /* G; 1: rows are texts of their own */
+/* Of text `member` of group `row`, unshuffled: two texts with the same hash are the same. */
+CB_API uint64_t cb_dataset_text_hash(const cb_dataset *data, int64_t row, int64_t member);
 
 /* ---- compressed files ---- */
 

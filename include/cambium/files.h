@@ -19,6 +19,11 @@ CB_API bool cb_file_maps_check(void);
  * failure.  Signals elsewhere go to the handler there was before.  The library never calls it by itself: signals belong to the program. */
 CB_API void cb_file_maps_guard(void);
 
+/* ---- Copies ---- */
+
+/* A file, replacing `to` atomically; one that is not there is no error, and nothing is copied. */
+CB_API bool cb_file_copy(const char *from, const char *to);
+
 /* ---- Outputs that are several files, or are tried before they are kept ---- */
 
 /* They are made under the name that is returned, beside `path` (whose parent must exist): in a new directory, or as one file that the caller

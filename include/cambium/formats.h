@@ -138,6 +138,11 @@ CB_API cb_records *cb_records_open(const cb_string_list *paths, const cb_records
 CB_API bool cb_records_next(cb_records *records, cb_record_text *record);
 CB_API void cb_records_close(cb_records *records); /* NULL is allowed */
 
+/* ---- NumPy arrays ---- */
+
+/* Writes values (rows, columns) as an .npy file, atomically. */
+CB_API bool cb_npy_write(const char *path, const float *values, size_t rows, size_t columns);
+
 /* ---- TensorBoard events ---- */
 
 /* An events.out.tfevents.* file: TFRecord framing with masked CRC-32C around Event protocol buffers.  It grows by whole

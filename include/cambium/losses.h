@@ -31,6 +31,24 @@ CB_API cb_tensor *cb_cosine_embedding_loss(cb_tensor *a, cb_tensor *b, cb_tensor
  * uniform distribution by label_smoothing. */
 CB_API cb_tensor *cb_soft_cross_entropy(cb_tensor *logits, cb_tensor *probabilities, double label_smoothing, cb_reduction reduction);
 
+/* x / max(|x|, 1e-12) along `dim`, as torch.nn.functional.normalize. */
+CB_API cb_tensor *cb_normalize(cb_tensor *x, int dim);
+
+/* ---- pairs of vectors ---- */
+
+typedef struct cb_ranking_loss_options {
+    double scale;   /* of the cosines, one over the temperature; 0: 20 */
+    bool dot;       /* products as they are in the place of cosines */
+    bool symmetric; /* the mean with the loss of finding each one's anchor by its positive, among all anchors */
+} cb_ranking_loss_options;
+/* Multiple negatives ranking, or InfoNCE with the batch's own negatives: the mean over anchors (N, C) of the cross-entropy of choosing
+ * candidate i for anchor i among all candidates (M, C), M >= N: the positives of all, then hard negatives.  Henderson et al. 2017,
+ * arXiv:1705.00652; van den Oord et al. 2018, arXiv:1807.03748; sentence-transformers' MultipleNegativesRankingLoss. */
+CB_API cb_tensor *cb_ranking_loss(cb_tensor *anchors, cb_tensor *candidates, cb_ranking_loss_options options);
+/* CoSENT: log(1 + sum exp(scale (s_i - s_j))) over pairs that should be ordered the other way, t_i < t_j; s the cosines (N) of pairs of texts,
+ * t (N) how alike they are.  Su 2022; sentence-transformers' CoSENTLoss.  scale 0: 20. */
+CB_API cb_tensor *cb_cosent_loss(cb_tensor *cosines, cb_tensor *targets, double scale);
+
 #ifdef __cplusplus
 }
 #endif

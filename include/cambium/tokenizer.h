@@ -38,6 +38,9 @@ CB_API cb_tokenizer *cb_tokenizer_parse_sentencepiece(const char *what, const vo
 CB_API void cb_tokenizer_free(cb_tokenizer *tokenizer); /* NULL is allowed */
 /* Writes a tokenizer.json, atomically: the very JSON it was loaded from, or what another file was turned into. */
 CB_API bool cb_tokenizer_save(const cb_tokenizer *tokenizer, const char *path);
+/* The same as tokenizer.json of directory `to`, with what `from`, where that is a directory, has of tokenizer_config.json,
+ * special_tokens_map.json and chat templates.  `tokenizer` may be NULL: only those are copied. */
+CB_API bool cb_tokenizer_save_directory(const cb_tokenizer *tokenizer, const char *from, const char *to);
 
 /* ---- Encoding ---- */
 

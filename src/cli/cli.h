@@ -45,9 +45,9 @@ typedef struct cli_command {
     bool (*run)(cli_call *call, void *settings);
 } cli_command;
 
-extern const cli_command cli_train, cli_pretrain, cli_generate, cli_eval, cli_merge, cli_extract, cli_convert, cli_tokenizer_train,
-    cli_tokenizer_encode, cli_tokenizer_decode, cli_tokenizer_convert, cli_inspect, cli_bench_gemm, cli_bench_lora, cli_bench_training,
-    cli_bench_generate, cli_bench_packing, cli_methods, cli_repro, cli_tie;
+extern const cli_command cli_train, cli_pretrain, cli_generate, cli_embed, cli_eval, cli_merge, cli_extract, cli_convert,
+    cli_tokenizer_train, cli_tokenizer_encode, cli_tokenizer_decode, cli_tokenizer_convert, cli_inspect, cli_bench_gemm, cli_bench_lora,
+    cli_bench_training, cli_bench_generate, cli_bench_packing, cli_methods, cli_repro, cli_tie;
 
 const cli_command *const *cli_commands(void); /* NULL-terminated, in the order of the help */
 
@@ -183,6 +183,7 @@ typedef struct cli_base {
     size_t adapter_count, adapter_capacity, weight_capacity;
     cb_string_list names;       /* of the adapters: as given, or their directories' */
     cb_composition composition; /* one whose parts are weighed by a gate or a mixer: then there are no others */
+    cb_embedder *embedder;      /* the model is this one's; NULL: there is none */
 } cli_base;
 /* Beside --adapter. */
 #define CLI_ADAPTER_OPTION(type)                                                                                                           \
@@ -193,6 +194,9 @@ bool cli_base_open(cli_base *base, const char *model, const cb_string_list *adap
 /* The same in two steps: loaded, the adapters are off. */
 bool cli_base_load(cli_base *base, const char *model, const cb_string_list *adapters, const cb_string_list *options, cb_dtype dtype);
 bool cli_base_switch_on(cli_base *base);
+/* The same for a sentence encoder, whose model and tokenizer these are then; tokens: of --max-seq-length, 0: as the model says. */
+bool cli_embedder_open(cli_call *call, cli_base *base, const char *model, const cb_string_list *adapters, const cb_string_list *options,
+                       cb_dtype dtype, int64_t tokens);
 void cli_base_close(cli_base *base);
 
 /* `cambium generate --prompts` (generate_rows.c). */

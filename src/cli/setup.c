@@ -254,11 +254,8 @@ static bool set_option(const cli_base *base, const char *given)
     return ok;
 }
 
-bool cli_base_load(cli_base *base, const char *model, const cb_string_list *adapters, const cb_string_list *options, cb_dtype dtype)
+static bool add_adapters(cli_base *base, const cb_string_list *adapters, const cb_string_list *options)
 {
-    *base = (cli_base){.model = cb_model_load(model, .dtype = dtype)};
-    if (!base->model)
-        return false;
     for (size_t i = 0; i < adapters->count; i++)
         if (!add_adapter(base, adapters->items[i]))
             return false;
@@ -266,6 +263,12 @@ bool cli_base_load(cli_base *base, const char *model, const cb_string_list *adap
         if (!set_option(base, options->items[i]))
             return false;
     return true;
+}
+
+bool cli_base_load(cli_base *base, const char *model, const cb_string_list *adapters, const cb_string_list *options, cb_dtype dtype)
+{
+    *base = (cli_base){.model = cb_model_load(model, .dtype = dtype)};
+    return base->model && add_adapters(base, adapters, options);
 }
 
 bool cli_base_switch_on(cli_base *base)
@@ -282,6 +285,21 @@ bool cli_base_open(cli_base *base, const char *model, const cb_string_list *adap
     return cli_base_load(base, model, adapters, options, dtype) && cli_base_switch_on(base);
 }
 
+bool cli_embedder_open(cli_call *call, cli_base *base, const char *model, const cb_string_list *adapters, const cb_string_list *options,
+                       cb_dtype dtype, int64_t tokens)
+{
+    *base = (cli_base){.embedder = cb_embedder_load(model, dtype)};
+    if (!base->embedder)
+        return false;
+    base->model = cb_embedder_model(base->embedder);
+    if (tokens && !cb_embedder_set_max_tokens(base->embedder, tokens)) {
+        cb_error_prefix("max_seq_length");
+        cli_blame(call, "max_seq_length");
+        return false;
+    }
+    return add_adapters(base, adapters, options) && cli_base_switch_on(base);
+}
+
 void cli_base_close(cli_base *base)
 {
     cb_composition_free(&base->composition);
@@ -291,7 +309,10 @@ void cli_base_close(cli_base *base)
     cb_free(base->weights);
     cb_string_list_free(&base->names);
     cb_tokenizer_free(base->tokenizer);
-    cb_model_free(base->model);
+    if (base->embedder)
+        cb_embedder_free(base->embedder);
+    else
+        cb_model_free(base->model);
     *base = (cli_base){0};
 }
 

@@ -301,6 +301,18 @@ bool cb_file_write(const char *path, const void *bytes, size_t length)
     return false;
 }
 
+bool cb_file_copy(const char *from, const char *to)
+{
+    cb_file_map map;
+    if (!cb_is_file(from))
+        return true;
+    if (!cb_file_map_open(&map, from))
+        return false;
+    bool ok = cb_file_write(to, map.data, map.size);
+    cb_file_map_close(&map);
+    return ok;
+}
+
 bool cb_file_remove(const char *path)
 {
     return cb_rehearsing() || unlink(path) == 0 || errno == ENOENT || cb_io_failed(path, "cannot remove");

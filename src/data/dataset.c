@@ -40,6 +40,7 @@ void cb_dataset_free(cb_dataset *data)
     if (!data)
         return;
     store_release(data->store);
+    cb_groups_free(data->groups);
     cb_free(data->documents.items);
     rows_free(data);
     cb_free(data);
@@ -285,6 +286,13 @@ cb_dataset *cb_dataset_split(cb_dataset *data, double share, uint64_t seed)
     cb_dataset *part = cb_calloc(1, sizeof *part);
     if (!part)
         return NULL;
+    if (data->groups) {
+        part->groups = cb_groups_split(data->groups, share, seed);
+        if (part->groups)
+            return part;
+        cb_free(part);
+        return NULL;
+    }
     part->store = data->store;
     part->store->references++;
     part->options = data->options;
@@ -305,11 +313,13 @@ cb_dataset *cb_dataset_split(cb_dataset *data, double share, uint64_t seed)
 
 int64_t cb_dataset_tokens(const cb_dataset *data)
 {
-    return data->tokens;
+    return data->groups ? cb_groups_tokens(data->groups) : data->tokens;
 }
 
 uint64_t cb_dataset_hash(const cb_dataset *data)
 {
+    if (data->groups)
+        return cb_groups_hash(data->groups);
     uint64_t h = CB_HASH_START; /* as cb_hash_text(), over tokens instead of bytes */
     if (data->options.masked)
         h = (h ^ (uint64_t)(data->options.mlm_probability * 1e9) << 1 ^ data->options.whole_word_mask) * 0x100000001b3u;
@@ -324,21 +334,23 @@ uint64_t cb_dataset_hash(const cb_dataset *data)
 
 int64_t cb_dataset_documents(const cb_dataset *data)
 {
-    return (int64_t)data->documents.count;
+    return data->groups ? data->groups->count : (int64_t)data->documents.count;
 }
 
 int64_t cb_dataset_rows(const cb_dataset *data)
 {
-    return data->rows;
+    return data->groups ? data->groups->count : data->rows;
 }
 
 int64_t cb_dataset_row_length(const cb_dataset *data)
 {
-    return data->options.sequence_length;
+    return data->groups ? data->groups->store->longest : data->options.sequence_length;
 }
 
 int64_t cb_dataset_padding(const cb_dataset *data)
 {
+    if (data->groups)
+        return -1;
     int64_t held = 0;
     for (size_t i = 0; data->options.packing && i < data->documents.count; i++)
         held += data->documents.items[i].wrapped ? data->documents.items[i].length : 0;
@@ -350,5 +362,10 @@ int64_t cb_dataset_padding(const cb_dataset *data)
 
 double cb_dataset_bytes_per_token(const cb_dataset *data)
 {
-    return data->store->count && !data->options.masked ? (double)data->store->bytes / (double)data->store->count : 0;
+    return data->store && data->store->count && !data->options.masked ? (double)data->store->bytes / (double)data->store->count : 0;
+}
+
+int64_t cb_dataset_group(const cb_dataset *data)
+{
+    return data->groups ? data->groups->store->size : 1;
 }

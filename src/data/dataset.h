@@ -69,6 +69,8 @@ typedef struct layout {
     int64_t *rows;      /* shuffled row numbers */
 } layout;
 
+typedef struct groups groups;
+
 struct cb_dataset {
     token_store *store;
     document_list documents;
@@ -79,7 +81,54 @@ struct cb_dataset {
     int64_t stream_documents, stream_rows; /* with packing: of what is wrapped; their rows come first */
     document_rows packed;                  /* and those of whole examples */
     layout shuffled, sequential;
+    groups *groups; /* in place of all of the above */
 };
+
+/* ---- groups of texts (groups.c, group_batches.c) ---- */
+
+/* A text of a group, in the store's tokens. */
+typedef struct group_text {
+    size_t start;
+    int32_t count, skipped;
+    uint64_t hash;
+} group_text;
+
+/* What was read; shared by a dataset and what is split from it. */
+typedef struct group_store {
+    int32_t *ids;
+    size_t id_count, id_capacity;
+    group_text *texts; /* `size` of each group */
+    size_t text_count, text_capacity;
+    float *scores; /* of each group */
+    int64_t *lines;
+    int32_t *file_of;
+    size_t score_capacity, line_capacity, file_capacity;
+    cb_string_list files;
+    int64_t size; /* G */
+    int32_t longest;
+    int references;
+} group_store;
+
+struct groups {
+    group_store *store;
+    int64_t *members, count; /* groups of the store */
+    bool scored, duplicates, shuffle;
+    uint64_t seed;
+    /* batches of `rows` as far as they have been laid out: those of epoch e begin at starts[e] */
+    int64_t rows, *starts;
+    size_t epochs, start_capacity;
+    int64_t *order; /* of the last of these epochs: groups, batch after batch, `width` in each */
+    int64_t width;
+};
+
+void cb_groups_free(groups *g);
+bool cb_groups_batch(groups *g, int64_t index, int64_t rows, cb_batch *batch, cb_string *sources);
+bool cb_groups_sequential(const groups *g, int64_t index, int64_t rows, cb_batch *batch);
+groups *cb_groups_split(groups *g, double share, uint64_t seed);
+int64_t cb_groups_tokens(const groups *g);
+uint64_t cb_groups_hash(const groups *g);
+/* rows.c: a tensor of a batch, made anew where its shape is another. */
+bool cb_batch_tensor(cb_tensor **slot, cb_dtype dtype, int ndim, const int64_t *shape);
 
 /* mask.c: what masked rows need of the tokenizer. */
 bool cb_data_masking_open(const cb_tokenizer *tokenizer, const cb_data_options *options, token_masking *masking);

@@ -152,13 +152,13 @@ static void fill_row(const cb_dataset *data, const layout *l, int64_t number, ro
     pad(r);
 }
 
-static bool ensure(cb_tensor **slot, int ndim, const int64_t *shape)
+bool cb_batch_tensor(cb_tensor **slot, cb_dtype dtype, int ndim, const int64_t *shape)
 {
-    if (*slot && memcmp((*slot)->shape, shape, (size_t)ndim * sizeof *shape) == 0)
+    if (*slot && (*slot)->dtype == dtype && (*slot)->ndim == ndim && memcmp((*slot)->shape, shape, (size_t)ndim * sizeof *shape) == 0)
         return true;
     cb_release(*slot);
     cb_scope *scope = cb_scope_open();
-    *slot = scope ? cb_keep(cb_empty_nd(CB_I32, ndim, shape)) : NULL;
+    *slot = scope ? cb_keep(cb_empty_nd(dtype, ndim, shape)) : NULL;
     if (scope)
         cb_scope_close(scope);
     return *slot;
@@ -173,8 +173,9 @@ static bool batch_ready(const cb_dataset *data, int64_t rows, cb_batch *batch)
         batch->tasks = NULL;
     }
     /* segments and positions also mark padding, so a dataset of whole documents needs them too */
-    return ensure(&batch->ids, 2, shape) && ensure(&batch->targets, 2, shape) && ensure(&batch->segments, 2, shape) &&
-           ensure(&batch->positions, 2, shape) && (!data->last_task || ensure(&batch->tasks, 1, shape));
+    return cb_batch_tensor(&batch->ids, CB_I32, 2, shape) && cb_batch_tensor(&batch->targets, CB_I32, 2, shape) &&
+           cb_batch_tensor(&batch->segments, CB_I32, 2, shape) && cb_batch_tensor(&batch->positions, CB_I32, 2, shape) &&
+           (!data->last_task || cb_batch_tensor(&batch->tasks, CB_I32, 1, shape));
 }
 
 /* `draw` is another for every row that is to be masked in another way. */
@@ -196,6 +197,8 @@ static void fill_at(const cb_dataset *data, const layout *l, int64_t number, int
 
 static bool fill_batch(cb_dataset *data, int64_t index, int64_t rows, cb_batch *batch, cb_string *sources)
 {
+    if (data->groups)
+        return cb_groups_batch(data->groups, index, rows, batch, sources);
     if (!data->rows)
         return cb_fail(CB_ERR_STATE, "data: there are no rows (a split of it failed)") == CB_OK;
     if (!batch_ready(data, rows, batch))
@@ -225,6 +228,8 @@ bool cb_dataset_sources(cb_dataset *data, int64_t index, int64_t rows, cb_string
 
 bool cb_dataset_sequential(cb_dataset *data, int64_t index, int64_t rows, cb_batch *batch)
 {
+    if (data->groups)
+        return cb_groups_sequential(data->groups, index, rows, batch);
     int64_t first = index * rows, n = data->rows - first < rows ? data->rows - first : rows;
     if (n <= 0 || !batch_ready(data, n, batch))
         return false;

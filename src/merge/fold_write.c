@@ -1,6 +1,7 @@
 /* fold_write.c: writing what a fold has planned, one tensor in memory at a time. */
 #include <string.h>
 
+#include "cambium/files.h"
 #include "core/json.h"
 #include "merge/fold.h"
 
@@ -142,12 +143,7 @@ static bool write_index(const fold_plan *plan)
 bool cb_fold_copy_file(const fold_plan *plan, const char *name)
 {
     char *from = cb_path_join(plan->input, name), *to = cb_path_join(plan->stage, name);
-    cb_file_map map;
-    bool ok = from && to && cb_file_map_open(&map, from);
-    if (ok) {
-        ok = cb_file_write(to, map.data, map.size);
-        cb_file_map_close(&map);
-    }
+    bool ok = from && to && cb_file_copy(from, to);
     cb_free(from);
     cb_free(to);
     return ok;

@@ -3,7 +3,8 @@
  * al. 2019) is a RoBERTa, DistilBERT (Sanh et al. 2019) has no token types and other names.  MiniLM and most sentence encoders are BERTs.
  * The base model's own dropout is not applied: what is trained has its own.
  *
- * Tensor names are those of the checkpoint; those of a block are in the tables below. */
+ * Tensor names are those of the checkpoint; those of a block are in the tables below.  As in transformers, a model without a head has them
+ * without the prefix (encoder.layer.0, not bert.encoder.layer.0), so that adapters of sentence encoders fit both. */
 #include <stdio.h>
 #include <string.h>
 
@@ -180,7 +181,8 @@ static bool build_embeddings(cb_model *model, cb_weight_source *source, cb_layer
 static bool build(cb_model *model, cb_weight_source *source)
 {
     const bert_variant *v = model->architecture->variant;
-    cb_layer *top = cb_layer_new(model->root, v->top, CB_LAYER_GROUP);
+    bool bare = model->head_plan->kind == CB_HEAD_NONE;
+    cb_layer *top = bare ? model->root : cb_layer_new(model->root, v->top, CB_LAYER_GROUP);
     cb_layer *stack = build_embeddings(model, source, top) ? cb_layer_new(top, v->stack, CB_LAYER_GROUP) : NULL;
     cb_layer *blocks = stack ? cb_layer_new(stack, "layer", CB_LAYER_GROUP) : NULL;
     for (int64_t i = 0; blocks && i < model->config.layers; i++)
@@ -287,7 +289,7 @@ static const cb_head_plan bert_heads[] = {
      .output = "classifier",
      .bias = true},
     {.kind = CB_HEAD_TOKEN_CLASSIFICATION, .class_end = "ForTokenClassification", .output = "classifier", .bias = true},
-    {.kind = CB_HEAD_NONE, .class_end = "Model", .dense = "bert.pooler.dense"},
+    {.kind = CB_HEAD_NONE, .class_end = "Model", .dense = "pooler.dense"},
     {.kind = CB_HEAD_MASKED_LM, .class_end = "ForPreTraining"}, /* read as a ForMaskedLM: that of next sentences is left out */
     {0},
 };
@@ -306,7 +308,7 @@ static const cb_head_plan roberta_heads[] = {
      .output = "classifier.out_proj",
      .bias = true},
     {.kind = CB_HEAD_TOKEN_CLASSIFICATION, .class_end = "ForTokenClassification", .output = "classifier", .bias = true},
-    {.kind = CB_HEAD_NONE, .class_end = "Model", .dense = "roberta.pooler.dense"},
+    {.kind = CB_HEAD_NONE, .class_end = "Model", .dense = "pooler.dense"},
     {0},
 };
 static const cb_head_plan distilbert_heads[] = {

@@ -9,12 +9,15 @@
 
 /* ---- which head ---- */
 
+/* Of architectures that do not list it. */
+static const cb_head_plan bare = {.kind = CB_HEAD_NONE, .class_end = "Model"};
+
 static const cb_head_plan *plan_of_kind(const cb_architecture *architecture, cb_head_kind kind)
 {
     const cb_head_plan *plan = architecture->heads;
     while (plan->kind && plan->kind != kind)
         plan++;
-    return plan->kind ? plan : NULL;
+    return plan->kind ? plan : kind == CB_HEAD_NONE ? &bare : NULL;
 }
 
 static void list_classes(const cb_architecture *architecture, cb_string *out)

@@ -32,17 +32,25 @@ static const cb_weight_entry *find_renamed(const cb_model *model, const char *na
     return NULL;
 }
 
-/* Files of the bare model leave the prefix out; both ways are in use. */
-static const cb_weight_entry *find(const cb_model *model, const char *name)
+static const cb_weight_entry *find_exactly(const cb_model *model, const char *name)
 {
     const cb_weight_entry *entry = cb_weights_find(model->file, name);
-    size_t prefix = strlen(model->architecture->prefix);
-    if (!entry)
-        entry = find_renamed(model, name);
-    if (entry || strncmp(name, model->architecture->prefix, prefix) != 0)
+    return entry ? entry : find_renamed(model, name);
+}
+
+/* Files of the bare model leave the prefix out, as its layers may; both ways are in use. */
+static const cb_weight_entry *find(const cb_model *model, const char *name)
+{
+    const cb_weight_entry *entry = find_exactly(model, name);
+    const char *prefix = model->architecture->prefix;
+    if (entry)
         return entry;
-    entry = cb_weights_find(model->file, name + prefix);
-    return entry ? entry : find_renamed(model, name + prefix);
+    if (strncmp(name, prefix, strlen(prefix)) == 0)
+        return find_exactly(model, name + strlen(prefix));
+    char *whole = model->head_plan->kind == CB_HEAD_NONE ? cb_format("%s%s", prefix, name) : NULL;
+    entry = whole ? find_exactly(model, whole) : NULL;
+    cb_free(whole);
+    return entry;
 }
 
 static const cb_weight_entry *find_head(const cb_model *model)

@@ -1,4 +1,5 @@
 /* whole.c: a model all of whose weights are trained, as something to train. */
+#include "cambium/files.h"
 #include "cambium/training.h"
 
 /* ---- every weight as a parameter ---- */
@@ -42,49 +43,15 @@ typedef struct saver {
     cb_adapter *adapter; /* or NULL */
 } saver;
 
-static bool copy_beside(const char *from, const char *to, const char *name)
-{
-    char *source = cb_path_join(from, name), *target = cb_path_join(to, name), *bytes = NULL;
-    size_t length = 0;
-    bool ok = source && target;
-    if (ok && cb_is_file(source)) {
-        bytes = cb_file_read(source, (size_t)1 << 26, &length);
-        ok = bytes && cb_file_write(target, bytes, length);
-    }
-    cb_free(bytes);
-    cb_free(source);
-    cb_free(target);
-    return ok;
-}
-
-/* Templates with names of their own. */
-static bool copy_templates(const char *from, const char *to)
-{
-    static const char folder[] = "additional_chat_templates";
-    char *source = cb_path_join(from, folder), *target = cb_path_join(to, folder);
-    cb_string_list names = {0};
-    bool ok = source && target;
-    if (ok && cb_is_directory(source))
-        ok = cb_directory_list(source, false, &names) && cb_directory_make(target);
-    for (size_t i = 0; ok && i < names.count; i++)
-        ok = !cb_ends_with(names.items[i], ".jinja") || copy_beside(source, target, names.items[i]);
-    cb_string_list_free(&names);
-    cb_free(source);
-    cb_free(target);
-    return ok;
-}
-
 static bool save(const cb_trainee *what, const char *directory)
 {
-    static const char *const beside[] = {"tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json",
-                                         "generation_config.json"};
     const saver *s = what->user;
-    char *path = cb_path_join(directory, "tokenizer.json");
-    bool ok = path && (!s->tokenizer || cb_tokenizer_save(s->tokenizer, path));
-    cb_free(path);
-    for (size_t i = 0; ok && i < sizeof beside / sizeof *beside && cb_is_directory(s->tokenizer_path); i++)
-        ok = copy_beside(s->tokenizer_path, directory, beside[i]);
-    ok = ok && (!cb_is_directory(s->tokenizer_path) || copy_templates(s->tokenizer_path, directory));
+    static const char generation[] = "generation_config.json";
+    bool ok = cb_tokenizer_save_directory(s->tokenizer, s->tokenizer_path, directory);
+    char *from = cb_path_join(s->tokenizer_path, generation), *to = cb_path_join(directory, generation), *path;
+    ok = ok && from && to && cb_file_copy(from, to);
+    cb_free(from);
+    cb_free(to);
     ok = ok && cb_model_save(what->model, directory, s->dtype);
     path = ok && s->adapter ? cb_path_join(directory, cb_adapter_name(s->adapter)) : NULL;
     ok = ok && (!s->adapter || (path && cb_adapter_save(s->adapter, path, NULL)));

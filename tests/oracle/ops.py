@@ -512,6 +512,23 @@ def soft_cross_entropy(logits, target, label_smoothing, reduction):
                            reduction=reduction)
 
 
+def ranking(scale, symmetric=False, dot=False):
+    """MultipleNegativesRankingLoss and its symmetric form, of sentence-transformers."""
+    def loss(anchors, candidates):
+        a, c = (anchors, candidates) if dot else (F.normalize(anchors, dim=1), F.normalize(candidates, dim=1))
+        scores, right = scale * a @ c.T, torch.arange(len(anchors))
+        forward = F.cross_entropy(scores, right)
+        return (forward + F.cross_entropy(scores[:, :len(anchors)].T, right)) / 2 if symmetric else forward
+    return loss
+
+
+def cosent(cosines, targets):
+    """CoSENTLoss of sentence-transformers, scale 2."""
+    difference = 2 * (cosines[:, None] - cosines[None, :])
+    wrong = targets[:, None] < targets[None, :]
+    return torch.logsumexp(torch.cat([torch.zeros(1, dtype=cosines.dtype), difference[wrong]]), 0)
+
+
 DISTINCT = two(domain="distinct")
 BCE = ("ABC", "ABC:unit")
 COSINE = ("MC", "MC", "M:plus_minus")
@@ -545,6 +562,11 @@ LOSSES = {
     "soft_cross_entropy_mean": (lambda x, t: soft_cross_entropy(x, t, 0.0, "mean"), "MV", "MV:probabilities"),
     "soft_cross_entropy_smooth": (lambda x, t: soft_cross_entropy(x, t, 0.1, "sum"), "MV", "MV:unit"),
     "soft_cross_entropy_none": (lambda x, t: soft_cross_entropy(x, t, 0.2, "none"), "ABV", "ABV:probabilities"),
+    "normalize": (lambda x: F.normalize(x, dim=1), "ABC:positive"),
+    "ranking": (ranking(5.0), "MC", "VC"),
+    "ranking_symmetric": (ranking(3.0, symmetric=True), "MC", "VC"),
+    "ranking_dot": (ranking(1.0, dot=True), "MC", "VC"),
+    "cosent": (cosent, "V", "V:constant"),
 }
 
 

@@ -47,3 +47,11 @@ CASE(soft_cross_entropy_smooth, cb_soft_cross_entropy(x[0], x[1], 0.1, CB_REDUCE
      .input = {{"MV"}, {"MV", UNIT}}, .loose = 8)
 CASE(soft_cross_entropy_none, cb_soft_cross_entropy(x[0], x[1], 0.2, CB_REDUCE_NONE), .op = "log_softmax", .nonzero = "V",
      .input = {{"ABV"}, {"ABV", PROBABILITIES}}, .loose = 2)
+CASE(normalize, cb_normalize(x[0], 1), .op = "rsqrt", .nonzero = "B", .input = {{"ABC", POSITIVE}}, .loose = 4)
+CASE(ranking, cb_ranking_loss(x[0], x[1], (cb_ranking_loss_options){.scale = 5}), .op = "log_softmax", .fixed = true, .nonzero = "MCV",
+     .input = {{"MC"}, {"VC"}}, .loose = 16)
+CASE(ranking_symmetric, cb_ranking_loss(x[0], x[1], (cb_ranking_loss_options){.scale = 3, .symmetric = true}), .op = "log_softmax",
+     .fixed = true, .nonzero = "MCV", .input = {{"MC"}, {"VC"}}, .loose = 16)
+CASE(ranking_dot, cb_ranking_loss(x[0], x[1], (cb_ranking_loss_options){.scale = 1, .dot = true}), .op = "log_softmax", .fixed = true,
+     .nonzero = "MCV", .input = {{"MC"}, {"VC"}}, .loose = 16)
+CASE(cosent, cb_cosent_loss(x[0], x[1], 2), .op = "logsumexp", .nonzero = "V", .input = {{"V"}, {"V", CONSTANT}}, .loose = 16)

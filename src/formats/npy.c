@@ -1,0 +1,23 @@
+/* npy.c: NumPy's array files, version 1.0: a magic, a header that is a Python dict padded to 64 bytes, then the values. */
+#include <stdio.h>
+
+#include "cambium/formats.h"
+
+bool cb_npy_write(const char *path, const float *values, size_t rows, size_t columns)
+{
+    enum { PREFIX = 10, ALIGNMENT = 64 };
+    char header[256];
+    int length = snprintf(header, sizeof header, "{'descr': '<f4', 'fortran_order': False, 'shape': (%zu, %zu), }", rows, columns);
+    while ((PREFIX + length + 1) % ALIGNMENT)
+        header[length++] = ' ';
+    header[length++] = '\n';
+    const uint8_t prefix[PREFIX] = {0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, (uint8_t)(length & 0xff), (uint8_t)(length >> 8)};
+    cb_writer *w = cb_writer_open(path);
+    if (!w)
+        return false;
+    if (cb_writer_write(w, prefix, PREFIX) && cb_writer_write(w, header, (size_t)length) &&
+        cb_writer_values(w, values, rows * columns * sizeof *values))
+        return cb_writer_commit(w);
+    cb_writer_abort(w);
+    return false;
+}

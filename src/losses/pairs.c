@@ -1,0 +1,58 @@
+/* pairs.c: losses over pairs of vectors that belong together, or are alike to a degree.  N pairs, M candidates, C width. */
+#include <math.h>
+
+#include "cambium/losses.h"
+
+static const double usual_scale = 20;
+
+/* The square is clamped before the root, whose slope at 0 is infinite. */
+cb_tensor *cb_normalize(cb_tensor *x, int dim)
+{
+    const double tiny = 1e-24;
+    return cb_mul(x, cb_rsqrt(cb_clamp(cb_sum(cb_square(x), dim, true), tiny, INFINITY)));
+}
+
+/* Cross-entropy of choosing column i in row i. */
+static cb_tensor *choose(cb_tensor *scores)
+{
+    cb_tensor *right = scores ? cb_reshape(cb_arange(CB_I64, 0, 1, scores->shape[0]), -1, 1) : NULL;
+    return cb_neg(cb_mean(cb_gather(cb_log_softmax(scores, 1), 1, right), CB_ALL, false));
+}
+
+cb_tensor *cb_ranking_loss(cb_tensor *anchors, cb_tensor *candidates, cb_ranking_loss_options options)
+{
+    if (!anchors || !candidates)
+        return NULL;
+    if (anchors->ndim != 2 || candidates->ndim != 2 || anchors->shape[1] != candidates->shape[1] || !anchors->shape[0] ||
+        candidates->shape[0] < anchors->shape[0] || anchors->dtype != candidates->dtype) {
+        cb_fail(CB_ERR_SHAPE, "ranking_loss: anchors %s and candidates %s, expected (N, C) and (M, C) of one type, M at least N",
+                cb_shape_text(anchors), cb_shape_text(candidates));
+        return NULL;
+    }
+    double scale = options.scale > 0 ? options.scale : usual_scale;
+    cb_tensor *a = options.dot ? anchors : cb_normalize(anchors, 1), *c = options.dot ? candidates : cb_normalize(candidates, 1);
+    cb_tensor *scores = cb_scale(cb_matmul(a, cb_transpose(c, 0, 1)), scale); /* (N, M) */
+    cb_tensor *loss = choose(scores);
+    if (!options.symmetric || !loss)
+        return loss;
+    cb_tensor *own = cb_slice(scores, 1, 0, anchors->shape[0], 1);
+    return cb_scale(cb_add(loss, choose(cb_transpose(own, 0, 1))), 0.5);
+}
+
+cb_tensor *cb_cosent_loss(cb_tensor *cosines, cb_tensor *targets, double scale)
+{
+    if (!cosines || !targets)
+        return NULL;
+    if (cosines->ndim != 1 || !cosines->shape[0] || !cb_same_shape(cosines, targets) || cosines->dtype != targets->dtype) {
+        cb_fail(CB_ERR_SHAPE, "cosent_loss: cosines %s and targets %s, expected (N) of one type", cb_shape_text(cosines),
+                cb_shape_text(targets));
+        return NULL;
+    }
+    int64_t n = cosines->shape[0];
+    cb_tensor *s = cb_scale(cosines, scale > 0 ? scale : usual_scale);
+    cb_tensor *difference = cb_sub(cb_unsqueeze(s, 1), cb_unsqueeze(s, 0)); /* [i, j] = s_i - s_j */
+    cb_tensor *wrong = cb_lt(cb_unsqueeze(targets, 1), cb_unsqueeze(targets, 0));
+    cb_tensor *terms = cb_where(wrong, difference, cb_scalar(s ? s->dtype : CB_F32, -INFINITY));
+    cb_tensor *all[] = {cb_zeros(cosines->dtype, 1), cb_reshape(terms, n * n)}; /* exp 0 is the 1 */
+    return cb_logsumexp(cb_cat(2, all, 0), 0, false);
+}
