@@ -15,6 +15,7 @@
 #include "cambium/files.h"
 #include "cambium/formats.h"
 #include "cambium/gguf.h"
+#include "cambium/images.h"
 #include "cambium/jinja.h"
 #include "cambium/losses.h"
 #include "cambium/merge.h"
