@@ -83,9 +83,9 @@ CB_API bool cb_experiment_check(const cb_experiment *experiment);
 CB_API const cb_arm *cb_experiment_arm(const cb_experiment *experiment, const char *name);         /* NULL with an error */
 CB_API const cb_measure *cb_experiment_measure(const cb_experiment *experiment, const char *name); /* NULL with an error */
 
-/* The directory of the data sets: CAMBIUM_DATA, else cambium/data in the user's cache (XDG_CACHE_HOME, ~/.cache), where all of the
- * experiment's sets must be.  NULL with an error that says where they were looked for.  Free with cb_free(). */
-CB_API char *cb_experiment_data(const cb_experiment *experiment);
+/* The directory of the data sets: CAMBIUM_DATA, else cambium/data in the user's cache (XDG_CACHE_HOME, ~/.cache), where all of these sets
+ * (ends with NULL; may be NULL) must be.  NULL with an error that says where they were looked for.  Free with cb_free(). */
+CB_API char *cb_experiment_data(const char *const *sets);
 
 /* ---- one run ---- */
 

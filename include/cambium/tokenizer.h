@@ -166,9 +166,12 @@ typedef struct cb_tokenizer_train_config {
     cb_string_list special_tokens; /* get the first ids, in this order */
     int pattern;                   /* how text is cut into words: CB_PATTERN_GPT2 or CB_PATTERN_LLAMA3 */
     bool add_prefix_space;
+    int post_processor; /* what goes around texts: nothing; <s> A </s> and <s> A </s></s> B </s>; or [CLS] A [SEP] and [CLS] A [SEP] B [SEP].
+                         * These tokens must be among the special ones */
 } cb_tokenizer_train_config;
 enum { CB_PATTERN_GPT2, CB_PATTERN_LLAMA3 };
-extern CB_API const cb_option cb_tokenizer_train_options[]; /* defaults: 32000, 2, none, gpt2, false */
+enum { CB_AROUND_NOTHING, CB_AROUND_ROBERTA, CB_AROUND_BERT };
+extern CB_API const cb_option cb_tokenizer_train_options[]; /* defaults: 32000, 2, none, gpt2, false, none */
 
 /* Gives the next text (any length; a word never crosses two texts), or false at the end or on failure. */
 typedef bool cb_text_iterator(void *user, const char **utf8, size_t *length);

@@ -47,7 +47,7 @@ typedef struct cli_command {
 
 extern const cli_command cli_train, cli_pretrain, cli_generate, cli_embed, cli_eval, cli_merge, cli_extract, cli_convert,
     cli_tokenizer_train, cli_tokenizer_encode, cli_tokenizer_decode, cli_tokenizer_convert, cli_inspect, cli_bench_gemm, cli_bench_lora,
-    cli_bench_training, cli_bench_generate, cli_bench_packing, cli_methods, cli_repro, cli_tie;
+    cli_bench_training, cli_bench_generate, cli_bench_packing, cli_methods, cli_repro, cli_tie, cli_zoo_build, cli_zoo_list;
 
 const cli_command *const *cli_commands(void); /* NULL-terminated, in the order of the help */
 
@@ -216,6 +216,14 @@ cb_dtype cli_dtype(int index);              /* of a choice among them */
 /* The text of an argument, or all of standard input for "-"; free with cb_free(). */
 char *cli_text_argument(const char *text, size_t *length);
 
+/* ---- this program, run by itself (processes.c) ---- */
+
+/* Runs this program with `words` (NULL-terminated, the program's name first) and gives the JSON object that it prints; `what` names it in
+ * messages. */
+json_t *cli_run_self(const char *what, const char *const *words);
+/* The same for the user to look at: its output is this one's. */
+bool cli_run_command(const char *what, const char *const *words);
+
 /* ---- what benchmarks share (bench_parts.c) ---- */
 
 typedef struct cli_bench_shape {
@@ -233,10 +241,6 @@ typedef struct cli_bench_model {
 } cli_bench_model;
 bool cli_bench_model_make(cli_bench_model *made, int shape, cb_dtype dtype, int quantize);
 void cli_bench_model_remove(cli_bench_model *made); /* also after a failure */
-
-/* Runs this program with `words` (NULL-terminated, the program's name first) and gives the JSON object that it prints; `what` names it in
- * messages. */
-json_t *cli_run_self(const char *what, const char *const *words);
 
 /* ---- training, as train and pretrain show it (progress.c) ---- */
 

@@ -63,7 +63,7 @@ static bool find_place(place *p, const cb_experiment *e, const settings *s)
     p->shared = p->records ? cb_path_join(p->records, "shared") : NULL;
     cb_free(work);
     bool ok = p->shared && cb_directory_make(p->shared);
-    p->data = ok ? cb_experiment_data(e) : NULL;
+    p->data = ok ? cb_experiment_data(e->data) : NULL;
     if (ok && !p->data && s->quick)
         cb_error_clear();
     return ok && cb_ok();

@@ -54,10 +54,10 @@ static char *data_directory(void)
     return cache && *cache ? cb_format("%s/cambium/data", cache) : cb_format("%s/.cache/cambium/data", home ? home : "");
 }
 
-char *cb_experiment_data(const cb_experiment *experiment)
+char *cb_experiment_data(const char *const *sets)
 {
     char *directory = data_directory();
-    for (const char *const *name = experiment->data; directory && name && *name; name++) {
+    for (const char *const *name = sets; directory && name && *name; name++) {
         char *path = cb_path_join(directory, *name);
         bool there = path && cb_is_directory(path);
         if (path && !there)

@@ -12,12 +12,17 @@
 #include "formats/tokenizer_unicode.h"
 
 static const char *const pattern_names[] = {"gpt2", "llama3", NULL};
+static const char *const around_names[] = {"none", "roberta", "bert", NULL};
+/* The tokens before and behind a text, by post_processor. */
+static const char *const around_tokens[][2] = {{NULL, NULL}, {"<s>", "</s>"}, {"[CLS]", "[SEP]"}};
 const cb_option cb_tokenizer_train_options[] = {
     CB_OPT_INT(cb_tokenizer_train_config, vocab_size, 32000, 256, 4194304, "number of tokens, special ones and the 256 bytes included"),
     CB_OPT_INT(cb_tokenizer_train_config, min_frequency, 2, 0, 1e15, "a pair seen less often is not merged"),
     CB_OPT_LIST(cb_tokenizer_train_config, special_tokens, NULL, "A,B,...", "tokens that get the first ids"),
     CB_OPT_ENUM(cb_tokenizer_train_config, pattern, CB_PATTERN_GPT2, pattern_names, "how text is cut into words"),
     CB_OPT_BOOL(cb_tokenizer_train_config, add_prefix_space, false, "put a space before the first word of a text (gpt2 only)"),
+    CB_OPT_ENUM(cb_tokenizer_train_config, post_processor, CB_AROUND_NOTHING, around_names,
+                "what goes around texts: nothing, <s> and </s>, or [CLS] and [SEP], which must be special tokens"),
     CB_OPT_END};
 
 typedef struct word {
@@ -463,6 +468,22 @@ static bool put_pre_tokenizer(const trainer *t, cb_string *out)
                             t->config->add_prefix_space ? "true" : "false", llama3 ? "false" : "true", llama3 ? "]}" : "");
 }
 
+/* As the `tokenizers` package writes RobertaProcessing and BertProcessing. */
+static bool put_post_processor(const trainer *t, cb_string *out)
+{
+    int around = t->config->post_processor;
+    if (around == CB_AROUND_NOTHING)
+        return cb_string_puts(out, "null");
+    const char *first = around_tokens[around][0], *last = around_tokens[around][1];
+    int first_id = (int)cb_vocab_find(&t->vocab, first, strlen(first)), last_id = (int)cb_vocab_find(&t->vocab, last, strlen(last));
+    bool roberta = around == CB_AROUND_ROBERTA;
+    return cb_string_printf(out, "{\"type\": \"%s\", \"sep\": [\"%s\", %d], \"cls\": [\"%s\", %d]",
+                            roberta ? "RobertaProcessing" : "BertProcessing", last, last_id, first, first_id) &&
+           (!roberta ||
+            cb_string_printf(out, ", \"trim_offsets\": true, \"add_prefix_space\": %s", t->config->add_prefix_space ? "true" : "false")) &&
+           cb_string_puts(out, "}");
+}
+
 static bool put_vocab(const trainer *t, cb_string *out)
 {
     for (size_t id = 0; id < t->vocab.count; id++) {
@@ -514,8 +535,8 @@ static bool write_tokenizer(const trainer *t, const char *path)
     bool ok = cb_string_puts(&out, "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n"
                                    "  \"added_tokens\": [") &&
               put_specials(t, &out) && cb_string_puts(&out, "],\n  \"normalizer\": null,\n  \"pre_tokenizer\": ") &&
-              put_pre_tokenizer(t, &out) &&
-              cb_string_puts(&out, ",\n  \"post_processor\": null,\n  \"decoder\": {\"type\": \"ByteLevel\", "
+              put_pre_tokenizer(t, &out) && cb_string_puts(&out, ",\n  \"post_processor\": ") && put_post_processor(t, &out) &&
+              cb_string_puts(&out, ",\n  \"decoder\": {\"type\": \"ByteLevel\", "
                                    "\"add_prefix_space\": true, \"trim_offsets\": true, \"use_regex\": true},\n"
                                    "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n"
                                    "    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n"
@@ -527,8 +548,22 @@ static bool write_tokenizer(const trainer *t, const char *path)
     return ok;
 }
 
+static bool is_special(const cb_tokenizer_train_config *config, const char *token)
+{
+    for (size_t i = 0; i < config->special_tokens.count; i++)
+        if (strcmp(config->special_tokens.items[i], token) == 0)
+            return true;
+    return cb_fail(CB_ERR_ARGUMENT, "special_tokens: found no %s, which post_processor %s puts around texts", token,
+                   around_names[config->post_processor]) == CB_OK;
+}
+
 static bool check_config(const cb_tokenizer_train_config *config)
 {
+    if (config->post_processor < CB_AROUND_NOTHING || config->post_processor > CB_AROUND_BERT)
+        return cb_fail(CB_ERR_ARGUMENT, "post_processor: found %d, expected 0 to %d", config->post_processor, CB_AROUND_BERT) == CB_OK;
+    for (int i = 0; i < 2; i++)
+        if (config->post_processor && !is_special(config, around_tokens[config->post_processor][i]))
+            return false;
     if (config->add_prefix_space && config->pattern == CB_PATTERN_LLAMA3)
         return cb_fail(CB_ERR_ARGUMENT, "add_prefix_space goes with pattern gpt2 only"), false;
     if (config->vocab_size < 256 || config->vocab_size > 4194304)

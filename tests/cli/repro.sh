@@ -1,5 +1,5 @@
 #!/bin/sh
-# Every experiment from end to end, as a smoke run with made-up data: its tables fit each other, every arm runs, and a second command finds
+# Every experiment and every network of the zoo from end to end, as a smoke run with made-up data: its tables fit each other, every arm runs, and a second command finds
 # all runs done.
 #
 #     repro.sh PROGRAM TEMPORARY_DIRECTORY
@@ -18,4 +18,15 @@ for name in $names; do
     cmp "$work/table" "$work/again"
     "$program" repro --from "$work/out/$name.json" >"$work/again"
     cmp "$work/table" "$work/again"
+done
+
+for name in $("$program" zoo list | sed -n 's/^\([a-z0-9-]*\) .*/\1/p'); do
+    CAMBIUM_DATA=$work/none "$program" zoo build "$name" --quick --quiet --output "$work/zoo/$name" >"$work/built"
+    for file in README.md zoo.json config.json model.safetensors curves.png; do
+        test -s "$work/zoo/$name/$file"
+    done
+    test ! -e "$work/zoo/$name.building" && test ! -e "$work/zoo/$name/checkpoint.safetensors"
+    "$program" eval "$work/zoo/$name" --data "$work/zoo/$name/README.md" --sequence-length 32 --quiet >"$work/judged"
+    ! CAMBIUM_DATA=$work/none "$program" zoo build "$name" --quick --quiet --output "$work/zoo/$name" 2>"$work/refused"
+    grep -q 'expected' "$work/refused"
 done

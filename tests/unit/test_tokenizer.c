@@ -757,6 +757,44 @@ static void training_merges_what_the_package_merges(void **state)
     json_decref(runs);
 }
 
+/* What goes around texts, and what it needs. */
+static void training_puts_tokens_around_texts(void **state)
+{
+    (void)state;
+    static const struct {
+        int around;
+        const char *specials[3];
+        int32_t first, last; /* ids */
+        size_t pair;         /* tokens beside those of two texts */
+        uint8_t second;      /* type of the second one */
+    } cases[] = {{CB_AROUND_ROBERTA, {"<s>", "<pad>", "</s>"}, 0, 2, 4, 0}, {CB_AROUND_BERT, {"[PAD]", "[CLS]", "[SEP]"}, 1, 2, 3, 1}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        cb_tokenizer_train_config config = {.vocab_size = 300, .min_frequency = 2, .post_processor = cases[i].around};
+        json_t *list = json_pack("[s, s]", "hello hello", "a hello");
+        corpus texts = {.texts = list};
+        assert_false(cb_tokenizer_train(&config, next_text, &texts, "around.json"));
+        assert_message(CB_ERR_ARGUMENT, "special_tokens: found no");
+        for (int k = 0; k < 3; k++)
+            assert_true(cb_string_list_add(&config.special_tokens, cases[i].specials[k]));
+        assert_true(cb_tokenizer_train(&config, next_text, &texts, "around.json"));
+        cb_tokenizer *t = cb_tokenizer_load("around.json");
+        const cb_encode_options both = {.add_special_tokens = true, .pair = "hello", .pair_length = 5};
+        cb_encoding e = {0};
+        assert_true(cb_tokenizer_encode(t, "hello", 5, true, &e));
+        size_t inner = e.count - 2;
+        assert_int_equal(e.ids[0], cases[i].first);
+        assert_int_equal(e.ids[e.count - 1], cases[i].last);
+        assert_true(cb_tokenizer_encode_with(t, "hello", 5, &both, &e));
+        assert_int_equal(e.count, 2 * inner + cases[i].pair);
+        assert_int_equal(e.type_ids[0], 0);
+        assert_int_equal(e.type_ids[e.count - 1], cases[i].second);
+        cb_encoding_free(&e);
+        cb_tokenizer_free(t);
+        cb_string_list_free(&config.special_tokens);
+        json_decref(list);
+    }
+}
+
 /* ---- refusals ---- */
 
 static void texts_that_are_not_utf8_are_refused(void **state)
@@ -926,6 +964,7 @@ int main(void)
         FILE_TEST(streams_give_whole_characters_only),
         FILE_TEST(threads_share_a_tokenizer),
         FILE_TEST(training_merges_what_the_package_merges),
+        FILE_TEST(training_puts_tokens_around_texts),
         FILE_TEST(texts_that_are_not_utf8_are_refused),
         FILE_TEST(files_that_make_no_sense_are_refused),
         FILE_TEST(rules_that_blow_a_text_up_are_stopped),

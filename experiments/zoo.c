@@ -1,0 +1,88 @@
+/* zoo.c: see zoo.h. */
+#include "experiments/zoo.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "experiments/languages.h"
+
+/* A masked language model of 16 languages with unequal shares of its text, and of four more it has none of (languages.c). */
+static const char encoder_config[] = "{\"architectures\": [\"RobertaForMaskedLM\"], \"model_type\": \"roberta\", \"vocab_size\": %s, "
+                                     "\"hidden_size\": 256, \"num_hidden_layers\": 4, \"num_attention_heads\": 4, "
+                                     "\"intermediate_size\": 1024, \"hidden_act\": \"gelu\", \"max_position_embeddings\": 258, "
+                                     "\"type_vocab_size\": 1, \"layer_norm_eps\": 1e-5, \"initializer_range\": 0.02, "
+                                     "\"bos_token_id\": 0, \"pad_token_id\": 1, \"eos_token_id\": 2, \"tie_word_embeddings\": true}\n";
+static const char encoder_tokenizer[] = "{\"tokenizer_class\": \"PreTrainedTokenizerFast\", \"model_max_length\": 256, "
+                                        "\"bos_token\": \"<s>\", \"cls_token\": \"<s>\", \"eos_token\": \"</s>\", "
+                                        "\"sep_token\": \"</s>\", \"pad_token\": \"<pad>\", \"unk_token\": \"<unk>\", "
+                                        "\"mask_token\": \"<mask>\", \"clean_up_tokenization_spaces\": false}\n";
+
+static const zoo_network networks[] = {
+    {.name = "encoder-multilingual",
+     .title = "masked language model of 16 languages, 5 M parameters",
+     .data = (const char *const[]){"text-bible", "text-en", "crosslingual", NULL},
+     .config = encoder_config,
+     .tokenizer_config = encoder_tokenizer,
+     .tokenizer = (const char *const[]){"--vocab-size", "8192", "--special-tokens", "<s>,<pad>,</s>,<unk>,<mask>", "--add-prefix-space",
+                                        "--post-processor", "roberta", NULL},
+     .training = (const char *const[]){"--lines", "--steps",
+                                       "8000",    "--batch-size",
+                                       "32",      "--sequence-length",
+                                       "128",     "--learning-rate",
+                                       "1.5e-3",  "--lr-scheduler-type",
+                                       "cosine",  "--min-lr-ratio",
+                                       "0.05",    "--warmup-steps",
+                                       "400",     "--weight-decay",
+                                       "0.01",    "--adam-beta2",
+                                       "0.98",    "--eval-steps",
+                                       "1000",    "--save-steps",
+                                       "500",     "--save-dtype",
+                                       "bf16",    "--seed",
+                                       "1",       NULL},
+     .quick_tokenizer = (const char *const[]){"--vocab-size", "300", NULL},
+     .quick_training = (const char *const[]){"--steps", "3", "--batch-size", "2", "--sequence-length", "32", "--warmup-steps", "1", NULL},
+     .texts = language_write},
+    {0}};
+
+const zoo_network *zoo_networks(void)
+{
+    return networks;
+}
+
+const zoo_network *zoo_find(const char *name)
+{
+    const char *names[sizeof networks / sizeof *networks];
+    size_t count = 0;
+    for (const zoo_network *n = networks; n->name; n++) {
+        if (strcmp(n->name, name) == 0)
+            return n;
+        names[count++] = n->name;
+    }
+    cb_string close = {0};
+    cb_closest_names(name, names, count, 3, &close);
+    cb_fail(CB_ERR_ARGUMENT, "there is no network %s in the zoo%s%s", name, close.length ? "; close: " : "",
+            close.length ? close.data : "");
+    cb_string_free(&close);
+    return NULL;
+}
+
+char *zoo_directory(const char *name)
+{
+    const char *given = getenv("CAMBIUM_ZOO"), *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    if (given && *given)
+        return cb_path_join(given, name);
+    return cache && *cache ? cb_format("%s/cambium/zoo/%s", cache, name) : cb_format("%s/.cache/cambium/zoo/%s", home ? home : "", name);
+}
+
+char *zoo_need(const char *name)
+{
+    char *directory = zoo_directory(name), *config = directory ? cb_path_join(directory, "config.json") : NULL;
+    bool there = config && cb_is_file(config);
+    if (config && !there)
+        cb_fail(CB_ERR_IO, "%s: not found; `cambium zoo build %s` makes it", directory, name);
+    cb_free(config);
+    if (there)
+        return directory;
+    cb_free(directory);
+    return NULL;
+}

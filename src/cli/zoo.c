@@ -1,0 +1,410 @@
+/* zoo.c: `cambium zoo list | build`: small networks that experiments share, pre-trained from the data sets.
+ *
+ * A network is made by commands that anyone could type; they are run one after another and recorded, in its README.md and zoo.json, with what
+ * they came to.  It is built in NAME.building beside its place, where an interrupted build goes on, and appears under its name when it is
+ * whole. */
+#include "experiments/zoo.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/cli.h"
+
+typedef struct settings {
+    bool quick;
+    char *output;
+} settings;
+
+static const cb_option table[] = {
+    CB_OPT_BOOL(settings, quick, false, "a smoke run of seconds, with made-up data where there is none, which gives a network of no use"),
+    CB_OPT_STRING(settings, output, NULL, "DIR", "where to put it; without it below CAMBIUM_ZOO, else cambium/zoo in the user's cache"),
+    CB_OPT_END};
+static const cli_group groups[] = {{"Build", table, 0}, {0}};
+
+/* A build under way. */
+typedef struct building {
+    const cli_call *call;
+    const zoo_network *network;
+    const settings *settings;
+    char *place, *work;     /* where it will be, and is made */
+    char *train, *held_out; /* texts */
+    char *tokenizer, *config, *model;
+    json_t *commands; /* as they are recorded, with names seen from `work` */
+    json_t *held_out_loss;
+} building;
+
+/* ---- commands ---- */
+
+enum { MOST_WORDS = 96 };
+typedef struct words {
+    const char *items[MOST_WORDS];
+    size_t count;
+} words;
+
+static void put(words *w, const char *word)
+{
+    if (w->count + 1 < MOST_WORDS)
+        w->items[w->count++] = word;
+}
+
+static void put_pair(words *w, const char *option, const char *value)
+{
+    put(w, option);
+    put(w, value);
+}
+
+static void put_all(words *w, const char *const *list)
+{
+    for (; list && *list; list++)
+        put(w, *list);
+}
+
+/* Paths in `work` without it, as one would type them there. */
+static bool record(building *b, const words *w)
+{
+    cb_string line = {0};
+    size_t length = strlen(b->work);
+    bool ok = true;
+    for (size_t i = 0; ok && i < w->count; i++) {
+        const char *word = w->items[i];
+        word = strncmp(word, b->work, length) == 0 && word[length] == '/' ? word + length + 1 : word;
+        bool quoted = strpbrk(word, "<>|*? ") != NULL;
+        ok = cb_string_printf(&line, "%s%s%s%s", i ? " " : "", quoted ? "'" : "", word, quoted ? "'" : "");
+    }
+    ok = ok && json_array_append_new(b->commands, json_string(line.data)) == 0;
+    cb_string_free(&line);
+    return ok;
+}
+
+/* What this command was told of threads and output goes on to those that it is made of. */
+static void put_common(const building *b, words *w, char *threads, size_t size)
+{
+    const cli_common *c = &b->call->common;
+    if (c->threads) {
+        snprintf(threads, size, "%lld", (long long)c->threads);
+        put_pair(w, "--threads", threads);
+    }
+    if (c->quiet)
+        put(w, "--quiet");
+    if (c->json)
+        put(w, "--json");
+}
+
+static bool carry_out(building *b, words *w, bool resume)
+{
+    char threads[24];
+    if (!record(b, w))
+        return false;
+    put_common(b, w, threads, sizeof threads);
+    if (resume)
+        put(w, "--resume");
+    return cli_run_command(w->items[1], w->items);
+}
+
+/* ---- steps ---- */
+
+static bool write_texts(const building *b, const char *data)
+{
+    return (cb_is_file(b->train) && cb_is_file(b->held_out)) || b->network->texts(data, b->settings->quick, b->train, b->held_out);
+}
+
+static bool train_tokenizer(building *b)
+{
+    char *directory = cb_path_parent(b->tokenizer), *beside = directory ? cb_path_join(directory, "tokenizer_config.json") : NULL;
+    words w = {.items = {CLI_PROGRAM, "tokenizer", "train"}, .count = 3};
+    put_pair(&w, "--data", b->train);
+    put_all(&w, b->network->tokenizer);
+    if (b->settings->quick)
+        put_all(&w, b->network->quick_tokenizer);
+    put_pair(&w, "--output", b->tokenizer);
+    const char *text = b->network->tokenizer_config;
+    bool ok = beside && cb_directory_make(directory) && cb_file_write(beside, text, strlen(text)) &&
+              (cb_is_file(b->tokenizer) ? record(b, &w) : carry_out(b, &w, false));
+    cb_free(beside);
+    cb_free(directory);
+    return ok;
+}
+
+static bool write_config(const building *b)
+{
+    cb_tokenizer *tokenizer = cb_tokenizer_load(b->tokenizer);
+    char size[24];
+    snprintf(size, sizeof size, "%zu", tokenizer ? cb_tokenizer_vocab_size(tokenizer) : 0);
+    cb_tokenizer_free(tokenizer);
+    const char *config = b->network->config, *mark = strstr(config, "%s");
+    char *text =
+        cb_ok() ? cb_format("%.*s%s%s", mark ? (int)(mark - config) : (int)strlen(config), config, mark ? size : "", mark ? mark + 2 : "")
+                : NULL;
+    bool ok = text && cb_file_write(b->config, text, strlen(text));
+    cb_free(text);
+    return ok;
+}
+
+static bool train(building *b)
+{
+    char *checkpoint = cb_path_join(b->model, "checkpoint.safetensors"), *directory = cb_path_parent(b->tokenizer);
+    words w = {.items = {CLI_PROGRAM, "pretrain"}, .count = 2};
+    put_pair(&w, "--config", b->config);
+    put_pair(&w, "--tokenizer", directory);
+    put_pair(&w, "--data", b->train);
+    put_pair(&w, "--validation-data", b->held_out);
+    put_all(&w, b->network->training);
+    if (b->settings->quick)
+        put_all(&w, b->network->quick_training);
+    put_pair(&w, "--output", b->model);
+    bool ok = checkpoint && directory && carry_out(b, &w, cb_is_file(checkpoint));
+    cb_free(directory);
+    cb_free(checkpoint);
+    return ok;
+}
+
+static bool judge(building *b)
+{
+    char threads[24];
+    words w = {
+        .items = {CLI_PROGRAM, "eval", b->model, "--data", b->held_out, "--lines", "--sequence-length", b->settings->quick ? "32" : "128"},
+        .count = 8};
+    if (!record(b, &w))
+        return false;
+    put_pair(&w, "--quiet", "--json");
+    if (b->call->common.threads) {
+        snprintf(threads, sizeof threads, "%lld", (long long)b->call->common.threads);
+        put_pair(&w, "--threads", threads);
+    }
+    b->held_out_loss = cli_run_self("eval", w.items);
+    return b->held_out_loss;
+}
+
+/* ---- the record ---- */
+
+/* The last line of log.jsonl that has the key. */
+static json_t *last_report(const building *b, const char *key)
+{
+    char *path = cb_path_join(b->model, "log.jsonl");
+    size_t length = 0;
+    char *text = path ? cb_file_read(path, (size_t)1 << 30, &length) : NULL;
+    json_t *found = NULL;
+    for (char *at = text, *end; at && (end = strchr(at, '\n')); at = end + 1) {
+        json_t *line = json_loadb(at, (size_t)(end - at), 0, NULL);
+        if (line && json_object_get(line, key)) {
+            json_decref(found);
+            found = json_incref(line);
+        }
+        json_decref(line);
+    }
+    cb_free(text);
+    cb_free(path);
+    return found;
+}
+
+static json_t *text_record(const char *name, const char *path)
+{
+    cb_file_map map = {0};
+    if (!cb_file_map_open(&map, path))
+        return NULL;
+    int64_t lines = 0;
+    uint64_t hash = CB_HASH_START;
+    for (size_t i = 0; i < map.size; i++) {
+        lines += map.data[i] == '\n';
+        hash = (hash ^ map.data[i]) * UINT64_C(0x100000001b3);
+    }
+    char digits[20];
+    snprintf(digits, sizeof digits, "%016llx", (unsigned long long)hash);
+    json_t *object =
+        json_pack("{s:s, s:I, s:I, s:s}", "name", name, "bytes", (json_int_t)map.size, "lines", (json_int_t)lines, "fnv1a", digits);
+    cb_file_map_close(&map);
+    return object;
+}
+
+static json_t *whole_record(const building *b)
+{
+    json_t *last = last_report(b, "loss"), *texts = json_array(), *sets = json_array();
+    for (const char *const *set = b->network->data; *set; set++)
+        json_array_append_new(sets, json_string(*set));
+    json_array_append_new(texts, text_record("train.txt", b->train));
+    json_array_append_new(texts, text_record("held-out.txt", b->held_out));
+    json_t *record =
+        json_pack("{s:s, s:s, s:s, s:b, s:o, s:o, s:O, s:O?, s:O?, s:O?, s:O?, s:O}", "name", b->network->name, "title", b->network->title,
+                  "program", CB_VERSION, "quick", (int)b->settings->quick, "data_sets", sets, "texts", texts, "commands", b->commands,
+                  "steps", json_object_get(last, "step"), "seconds", json_object_get(last, "seconds"), "tokens_per_second",
+                  json_object_get(last, "tokens_per_second"), "last_loss", json_object_get(last, "loss"), "held_out", b->held_out_loss);
+    json_decref(last);
+    if (!record)
+        cb_fail(CB_ERR_STATE, "%s: log.jsonl says nothing of the training", b->model);
+    return record;
+}
+
+static double number(const json_t *object, const char *key)
+{
+    return json_number_value(json_object_get(object, key));
+}
+
+/* The same for people. */
+static bool write_readme(const building *b, const json_t *record)
+{
+    cb_string page = {0};
+    const json_t *held_out = json_object_get(record, "held_out"), *text;
+    size_t i;
+    bool ok = cb_string_printf(&page, "# %s\n\nA %s. Made by `%s zoo build %s%s`.\n\n", b->network->name, b->network->title, CLI_PROGRAM,
+                               b->network->name, b->settings->quick ? " --quick" : "");
+    json_array_foreach(json_object_get(record, "texts"), i, text)
+    {
+        ok = ok && cb_string_printf(&page, "%s`%s`: %s lines, %s bytes, FNV-1a %s", i ? "; " : "",
+                                    json_string_value(json_object_get(text, "name")),
+                                    cli_thousands(json_integer_value(json_object_get(text, "lines"))),
+                                    cli_thousands(json_integer_value(json_object_get(text, "bytes"))),
+                                    json_string_value(json_object_get(text, "fnv1a")));
+    }
+    ok = ok && cb_string_puts(&page, ". From the data sets");
+    for (const char *const *set = b->network->data; ok && *set; set++)
+        ok = cb_string_printf(&page, "%s %s", set == b->network->data ? "" : ",", *set);
+    ok = ok && cb_string_puts(&page, ".\n\n```\n");
+    json_array_foreach(b->commands, i, text)
+    {
+        ok = ok && cb_string_printf(&page, "%s\n", json_string_value(text));
+    }
+    ok = ok &&
+         cb_string_printf(&page, "```\n\n| | |\n|---|---|\n| steps | %s |\n| time | %s |\n| loss of the last steps | %.4f |\n",
+                          cli_thousands(json_integer_value(json_object_get(record, "steps"))), cli_seconds(number(record, "seconds")),
+                          number(record, "last_loss")) &&
+         cb_string_printf(&page, "| held-out text | loss %.4f, perplexity %.3f |\n\n![loss](curves.png)\n", number(held_out, "loss"),
+                          number(held_out, "perplexity"));
+    char *path = ok ? cb_path_join(b->model, "README.md") : NULL;
+    ok = path && cb_file_write(path, page.data, page.length);
+    cb_free(path);
+    cb_string_free(&page);
+    return ok;
+}
+
+static bool write_record(const building *b)
+{
+    json_t *record = whole_record(b);
+    char *text = record ? json_dumps(record, JSON_INDENT(2)) : NULL, *path = text ? cb_path_join(b->model, "zoo.json") : NULL;
+    bool ok = path && cb_file_write(path, text, strlen(text)) && write_readme(b, record);
+    if (ok && b->call->common.json)
+        ok = cli_json(json_incref(record));
+    cb_free(path);
+    free(text);
+    json_decref(record);
+    return ok;
+}
+
+/* ---- done ---- */
+
+static void remove_named(const char *directory, const char *name)
+{
+    char *path = cb_path_join(directory, name);
+    if (path && cb_is_file(path))
+        cb_file_remove(path);
+    cb_free(path);
+}
+
+/* Gives the model its name; what it was made with is not kept. */
+static bool publish(const building *b)
+{
+    char *directory = cb_path_parent(b->tokenizer);
+    remove_named(b->model, "checkpoint.safetensors");
+    if (!directory || rename(b->model, b->place) != 0) {
+        cb_free(directory);
+        return cb_fail(CB_ERR_IO, "%s: cannot be given its name: %s", b->place, strerror(errno)) == CB_OK;
+    }
+    remove_named(b->work, "train.txt");
+    remove_named(b->work, "held-out.txt");
+    remove_named(b->work, "config.json");
+    remove_named(directory, "tokenizer.json");
+    remove_named(directory, "tokenizer_config.json");
+    remove(directory);
+    remove(b->work);
+    cb_free(directory);
+    return cb_ok();
+}
+
+static bool build(building *b)
+{
+    char *data = cb_experiment_data(b->network->data);
+    if (!data && b->settings->quick)
+        cb_error_clear();
+    bool ok = cb_ok() && cb_directory_make(b->work) && write_texts(b, data) && train_tokenizer(b) && write_config(b) && train(b) &&
+              judge(b) && write_record(b) && publish(b);
+    cb_free(data);
+    if (ok && !b->call->common.json) {
+        cli_field("network", "%s", b->place);
+        cli_field("held-out text", "loss %.4f, perplexity %.3f", number(b->held_out_loss, "loss"), number(b->held_out_loss, "perplexity"));
+    }
+    return ok;
+}
+
+static bool build_run(cli_call *call, void *settings_)
+{
+    const settings *s = settings_;
+    building b = {.call = call, .settings = s, .network = zoo_find(call->arguments[0])};
+    if (!b.network)
+        return false;
+    b.place = s->output ? cb_strdup(s->output) : zoo_directory(b.network->name);
+    if (b.place && strlen(b.place) > 1 && cb_ends_with(b.place, "/"))
+        b.place[strlen(b.place) - 1] = '\0';
+    b.work = b.place ? cb_format("%s.building", b.place) : NULL;
+    b.train = b.work ? cb_path_join(b.work, "train.txt") : NULL;
+    b.held_out = b.work ? cb_path_join(b.work, "held-out.txt") : NULL;
+    b.tokenizer = b.work ? cb_path_join(b.work, "tokenizer/tokenizer.json") : NULL;
+    b.config = b.work ? cb_path_join(b.work, "config.json") : NULL;
+    b.model = b.work ? cb_path_join(b.work, "model") : NULL;
+    b.commands = json_array();
+    bool ok = b.model && b.commands && cb_directory_vacant(b.place) && build(&b);
+    json_decref(b.commands);
+    json_decref(b.held_out_loss);
+    char *const made[] = {b.place, b.work, b.train, b.held_out, b.tokenizer, b.config, b.model};
+    for (size_t i = 0; i < sizeof made / sizeof *made; i++)
+        cb_free(made[i]);
+    return ok && cb_ok();
+}
+
+const cli_command cli_zoo_build = {
+    .name = "zoo build",
+    .summary = "pre-train one of the small networks that experiments share",
+    .synopsis = "NAME [options]",
+    .description =
+        "Makes texts and a tokenizer from the data sets that CAMBIUM_DATA names and trains the network; an interrupted build goes on "
+        "from its last checkpoint. The result is a model directory like any other; its README.md and zoo.json say which commands made "
+        "it and what they came to.",
+    .least = 1,
+    .most = 1,
+    .settings_size = sizeof(settings),
+    .groups = groups,
+    .examples = (const char *const[]){"cambium zoo build encoder-multilingual",
+                                      "cambium zoo build encoder-multilingual --quick --output out/encoder", NULL},
+    .run = build_run};
+
+/* ---- list ---- */
+
+static bool list_run(cli_call *call, void *unused)
+{
+    (void)unused;
+    cli_table t = {.columns = 3, .right = "lll"};
+    json_t *list = json_array();
+    for (const zoo_network *n = zoo_networks(); n->name; n++) {
+        char *place = zoo_directory(n->name);
+        bool built = place && cb_is_directory(place);
+        json_array_append_new(
+            list, json_pack("{s:s, s:s, s:s?, s:b}", "name", n->name, "title", n->title, "directory", place, "built", (int)built));
+        cli_table_add(&t, "%s", n->name);
+        cli_table_add(&t, "%s", n->title);
+        cli_table_add(&t, "%s", built ? place : "not built");
+        cb_free(place);
+    }
+    if (!call->common.json) {
+        json_decref(list);
+        cli_table_print(&t);
+        return cb_ok();
+    }
+    cb_string_list_free(&t.cells);
+    return cli_json(json_pack("{s:o}", "networks", list));
+}
+
+const cli_command cli_zoo_list = {.name = "zoo list",
+                                  .summary = "list the small networks that experiments share, and where those are that are built",
+                                  .synopsis = "[options]",
+                                  .description = "`cambium zoo build NAME` makes one.",
+                                  .examples = (const char *const[]){"cambium zoo list --json", NULL},
+                                  .run = list_run};
