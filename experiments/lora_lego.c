@@ -23,7 +23,8 @@ typedef struct plan {
     bool no_units, no_output, turned; /* lego's reweightings off; signs fixed */
 } plan;
 
-static const double rates[] = {4e-3, 1.2e-2, 3.6e-2, 0}, scales[] = {0.1, 0.2, 0.4, 0.7, 1, 0};
+static const double rates[] = {4e-3, 1.2e-2, 3.6e-2, 0}, scales[] = {0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.7, 1, 0},
+                    lego_scales[] = {0.3, 0.5, 0.7, 1, 1.5, 0};
 #define LEGO(k)                                                                                                                            \
     {                                                                                                                                      \
         .way = BY_METHOD, .method = "lego", .weight = 1, .rank = (k)                                                                       \
@@ -32,11 +33,13 @@ static const plan base_alone = {.way = BASE, .rank = 0};
 static const plan own = {.way = OWN, .rank = 0}, average = {.way = AVERAGE, .rank = 0},
                   average_permuted = {.way = AVERAGE, .permuted = true};
 static const plan ensemble = {.way = BY_METHOD, .method = "linear", .weight = 1.0 / TASKS};
-static const plan arithmetic = {.way = BY_METHOD, .method = "task_arithmetic"}, ties = {.way = BY_METHOD, .method = "ties"};
+static const plan arithmetic = {.way = BY_METHOD, .method = "task_arithmetic"}, ties = {.way = BY_METHOD, .method = "ties"},
+                  arithmetic8 = {.way = BY_METHOD, .method = "task_arithmetic", .rank = 8};
 static const plan lego2 = LEGO(2), lego4 = LEGO(4), lego8 = LEGO(8), lego16 = LEGO(16), lego32 = LEGO(32), lego48 = LEGO(48);
 static const plan lego_permuted = {.way = BY_METHOD, .method = "lego", .weight = 1, .rank = 8, .permuted = true};
 static const plan lego_no_units = {.way = BY_METHOD, .method = "lego", .weight = 1, .rank = 8, .no_units = true};
 static const plan lego_no_output = {.way = BY_METHOD, .method = "lego", .weight = 1, .rank = 16, .no_output = true};
+static const plan lego_scaled = {.way = BY_METHOD, .method = "lego", .rank = 8};
 static const plan lego_turned = {.way = BY_METHOD, .method = "lego", .weight = 1, .rank = 8, .turned = true};
 
 static const cb_measure measures[] = {
@@ -48,6 +51,7 @@ static const cb_arm arms[] = {{"base", .settings = &base_alone},
                               {"average of A and of B, permuted", OWN_ARM, NULL, &average_permuted},
                               {"average of the changes", OWN_ARM, NULL, &ensemble},
                               {"task arithmetic", OWN_ARM, scales, &arithmetic},
+                              {"task arithmetic, cut to rank 8", OWN_ARM, scales, &arithmetic8},
                               {"TIES", OWN_ARM, scales, &ties},
                               {"LEGO, k 2", OWN_ARM, NULL, &lego2},
                               {"LEGO, k 4", OWN_ARM, NULL, &lego4},
@@ -58,6 +62,7 @@ static const cb_arm arms[] = {{"base", .settings = &base_alone},
                               {"LEGO, k 8, permuted", OWN_ARM, NULL, &lego_permuted},
                               {"LEGO, k 8, units not reweighted", OWN_ARM, NULL, &lego_no_units},
                               {"LEGO, k 16, output not reweighted", OWN_ARM, NULL, &lego_no_output},
+                              {"LEGO, k 8, scale tuned (ours)", OWN_ARM, lego_scales, &lego_scaled},
                               {"LEGO, k 8, signs fixed (ours)", OWN_ARM, NULL, &lego_turned},
                               {0}};
 #define ACCURACY "accuracy"
@@ -65,6 +70,8 @@ static const cb_comparison comparisons[] = {
     {"better than averaging A and B", ACCURACY, "LEGO, k 8", "average of A and of B", 0, "62.2 against 47.2 (nine tasks, CoTo)"},
     {"better than averaging the changes", ACCURACY, "LEGO, k 8", "average of the changes", 0, "62.2 against 56.8 (nine tasks, CoTo)"},
     {"better than task arithmetic", ACCURACY, "LEGO, k 8", "task arithmetic", 0, "on average of the tasks"},
+    {"better than task arithmetic of as many numbers", ACCURACY, "LEGO, k 8", "task arithmetic, cut to rank 8", 0, NULL},
+    {"the same when both scales are tuned", ACCURACY, "LEGO, k 8, scale tuned (ours)", "task arithmetic, cut to rank 8", 0, NULL},
     {"better than TIES", ACCURACY, "LEGO, k 8", "TIES", 0, "on average of the tasks"},
     {"any rank: 2 is little worse than 8", ACCURACY, "LEGO, k 2", "LEGO, k 8", -5, "flexible rank"},
     {"reweighting units helps", ACCURACY, "LEGO, k 8", "LEGO, k 8, units not reweighted", 0, "each part helps"},
@@ -245,7 +252,7 @@ static bool combine(const plan *p, double weight, const char *const *adapters, c
 static bool run_merged(const cb_run *run, const char *base, const cb_tokenizer *tokenizer, cb_outcome *outcome)
 {
     const plan *p = run->arm->settings;
-    char *adapters[TASKS] = {0}, *output = cb_path_join(run->directory, "merged");
+    char *adapters[TASKS] = {0}, *output = cb_format("%s/merged-%g", run->directory, run->value); /* another value's may lie there */
     bool ok = output;
     for (int t = 0; ok && t < TASKS; t++) {
         char *from = cb_path_join(run->uses, tasks[t]);
