@@ -23,8 +23,8 @@ typedef struct plan {
     bool no_units, no_output, turned; /* lego's reweightings off; signs fixed */
 } plan;
 
-static const double rates[] = {4e-3, 1.2e-2, 3.6e-2, 0}, scales[] = {0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.7, 1, 0},
-                    lego_scales[] = {0.3, 0.5, 0.7, 1, 1.5, 0};
+/* of each adapter's change; of TIES' and LEGO's results (TIES takes means of what agrees, which weights do not change) */
+static const double rates[] = {4e-3, 1.2e-2, 3.6e-2, 0}, scales[] = {0.1, 0.2, 0.4, 0.7, 1, 0}, result_scales[] = {0.5, 1, 1.5, 2, 3, 4, 0};
 #define LEGO(k)                                                                                                                            \
     {                                                                                                                                      \
         .way = BY_METHOD, .method = "lego", .weight = 1, .rank = (k)                                                                       \
@@ -52,7 +52,7 @@ static const cb_arm arms[] = {{"base", .settings = &base_alone},
                               {"average of the changes", OWN_ARM, NULL, &ensemble},
                               {"task arithmetic", OWN_ARM, scales, &arithmetic},
                               {"task arithmetic, cut to rank 8", OWN_ARM, scales, &arithmetic8},
-                              {"TIES", OWN_ARM, scales, &ties},
+                              {"TIES", OWN_ARM, result_scales, &ties},
                               {"LEGO, k 2", OWN_ARM, NULL, &lego2},
                               {"LEGO, k 4", OWN_ARM, NULL, &lego4},
                               {"LEGO, k 8", OWN_ARM, NULL, &lego8},
@@ -62,7 +62,7 @@ static const cb_arm arms[] = {{"base", .settings = &base_alone},
                               {"LEGO, k 8, permuted", OWN_ARM, NULL, &lego_permuted},
                               {"LEGO, k 8, units not reweighted", OWN_ARM, NULL, &lego_no_units},
                               {"LEGO, k 16, output not reweighted", OWN_ARM, NULL, &lego_no_output},
-                              {"LEGO, k 8, scale tuned (ours)", OWN_ARM, lego_scales, &lego_scaled},
+                              {"LEGO, k 8, scale tuned (ours)", OWN_ARM, result_scales, &lego_scaled},
                               {"LEGO, k 8, signs fixed (ours)", OWN_ARM, NULL, &lego_turned},
                               {0}};
 #define ACCURACY "accuracy"
@@ -230,11 +230,13 @@ static bool combine(const plan *p, double weight, const char *const *adapters, c
     cb_adapter_merge_options o = {0};
     cb_model_merge_options method = {0};
     double weights[TASKS];
+    bool trimmed = p->method && strcmp(p->method, "ties") == 0;
     bool ok = cb_options_init(cb_adapter_merge_option_table, &o) && cb_options_init(cb_model_merge_option_table, &method) &&
               (!p->method || cb_options_set(cb_model_merge_option_table, &method, "method", p->method)) &&
-              (!p->method || strcmp(p->method, "ties") != 0 || cb_options_set(cb_model_merge_option_table, &method, "density", "0.5"));
+              (!trimmed || cb_options_set(cb_model_merge_option_table, &method, "density", "0.5"));
     for (int t = 0; t < TASKS; t++)
-        weights[t] = weight;
+        weights[t] = trimmed ? 1 : weight;
+    method.lambda = trimmed ? weight : 1;
     method.seed = (int64_t)seed;
     o.combine = &method;
     o.max_kl = 1e9;

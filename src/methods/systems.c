@@ -9,6 +9,11 @@
     {                                                                                                                                      \
         number, name, title, venue, arxiv, CB_SYSTEM_PARTS, how, page                                                                      \
     }
+/* One that is whole: the same, and `cambium repro` makes its committed result. */
+#define WHOLE(number, name, title, venue, arxiv, how, page)                                                                                \
+    {                                                                                                                                      \
+        number, name, title, venue, arxiv, CB_SYSTEM_WHOLE, how, page                                                                      \
+    }
 #define SYSTEM(number, name, title, venue, arxiv)                                                                                          \
     {                                                                                                                                      \
         number, name, title, venue, arxiv, CB_SYSTEM_PLANNED, NULL, NULL                                                                   \
@@ -93,7 +98,7 @@ static const cb_system systems[] = {
     SYSTEM(44, "vl-pet", "VL-PET: Vision-and-Language Parameter-Efficient Tuning via Granularity Control", "ICCV 2023", "2308.09804"),
     PARTS(45, "orthogonal-adaptation", "Orthogonal Adaptation for Modular Customization of Diffusion Models", "CVPR 2024", "2312.02432",
           "cambium train --kind orthogonal_adaptation, cambium merge --into adapter", "docs/adapters.md"),
-    PARTS(46, "lora-lego", "Merging LoRAs like Playing LEGO: Pushing the Modularity of LoRA to Extremes Through Rank-Wise Clustering",
+    WHOLE(46, "lora-lego", "Merging LoRAs like Playing LEGO: Pushing the Modularity of LoRA to Extremes Through Rank-Wise Clustering",
           "ICLR 2025", "2409.16167", "cambium merge --into adapter --method lego", "docs/methods/lora-lego.md"),
     SYSTEM(47, "autoprompt", "Intent-based Prompt Calibration: Enhancing prompt optimization with synthetic boundary cases",
            "preprint 2024", "2402.03099"),
