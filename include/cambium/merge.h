@@ -30,7 +30,7 @@ typedef struct cb_difference {
 } cb_difference;
 /* reference, other: (..., V), same shape, any float dtypes; sums in f64.  A logit that is not finite: CB_ERR_NUMERIC. */
 CB_API bool cb_logits_difference(const cb_tensor *reference, const cb_tensor *other, cb_difference *difference);
-/* Runs both models on ids (B, T) i32, or on a probe of random ids when NULL. */
+/* Runs both models on ids (B, T) i32, or pixels; or on a probe of random ones when NULL. */
 CB_API bool cb_merge_difference(cb_model *reference, cb_model *other, cb_tensor *ids, uint64_t seed, cb_difference *difference);
 
 enum { CB_MERGE_KEEP, CB_MERGE_F32, CB_MERGE_BF16, CB_MERGE_F16 }; /* and the others of cb_gguf_dtype_names, for GGUF files */
@@ -40,7 +40,7 @@ typedef struct cb_merge_options {
     double max_kl;        /* refuse a larger mean KL divergence; negative: 0.01, and 0.2 where a GGUF file's matrices get 6 bits or fewer */
     double min_agreement; /* or a smaller share of equal most likely tokens */
     int64_t seed;         /* of the probe */
-    cb_tensor *probe;     /* ids (B, T) i32 to compare on, or NULL: random ones; not in the option table */
+    cb_tensor *probe;     /* ids (B, T) i32, or pixels, to compare on, or NULL: random ones; not in the option table */
     /* in a table of their own: the result's linear layers are quantised, whatever the base's are */
     int quantize;                /* CB_QUANTIZE_* (formats.h) */
     bool double_quant;           /* nf4 */

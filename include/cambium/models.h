@@ -3,6 +3,7 @@
  *     cb_model *model = cb_model_load("path/to/model", .dtype = CB_BF16);
  *     cb_tensor *logits = cb_model_logits(model, ids, &(cb_context){0});
  *
+ * What a model takes is one tensor: ids of tokens, or the pixels of images; cb_model_image_format() says which.
  * Loading maps the checkpoint; what stays frozen is used in place. */
 #ifndef CAMBIUM_MODELS_H
 #define CAMBIUM_MODELS_H
@@ -23,6 +24,7 @@ typedef enum cb_head_kind {
     CB_HEAD_MASKED_LM,               /* ...ForMaskedLM: the token itself, (B, T, V) */
     CB_HEAD_SEQUENCE_CLASSIFICATION, /* ...ForSequenceClassification: a label or number of each row, (B, K) */
     CB_HEAD_TOKEN_CLASSIFICATION,    /* ...ForTokenClassification: a label of each token, (B, T, K) */
+    CB_HEAD_IMAGE_CLASSIFICATION,    /* ...ForImageClassification: a label of each image, (B, K) */
     CB_HEAD_NONE                     /* ...Model */
 } cb_head_kind;
 
@@ -62,13 +64,13 @@ CB_API int64_t cb_model_layers(const cb_model *model);
 /* How many blocks a recursive model (model_type recursive_llama, ...; num_shared_layers) has weights for: block i runs with those of block
  * i mod this; 0: every block has its own. */
 CB_API int64_t cb_model_shared_layers(const cb_model *model);
-CB_API int64_t cb_model_width(const cb_model *model);
+CB_API int64_t cb_model_width(const cb_model *model); /* of hidden states: channels of the last feature maps */
 CB_API cb_dtype cb_model_dtype(const cb_model *model);
 CB_API int64_t cb_model_parameter_count(const cb_model *model); /* tied weights once */
-/* Of names, shapes and a few elements of every frozen weight: tells one base from another without reading it whole. */
+/* Of names, shapes and a few elements of every frozen weight, and of running statistics that stay: tells one base from another without reading it whole. */
 CB_API uint64_t cb_model_hash(const cb_model *model);
 /* Necessary floating-point operations of a forward pass per token at context length T: 2 a weight of a linear layer, and
- * for attention 4 T width a layer, halved by causality. */
+ * for attention 4 T width a layer, halved by causality.  Of a model of tokens. */
 CB_API double cb_model_flops_per_token(const cb_model *model, int64_t context_length);
 /* End-of-sequence ids: of generation_config.json, or of config.json where that names none. */
 CB_API size_t cb_model_eos_ids(const cb_model *model, int32_t *ids, size_t most);
@@ -76,19 +78,35 @@ CB_API size_t cb_model_eos_ids(const cb_model *model, int32_t *ids, size_t most)
 #define CB_RECURSIVE "recursive_"
 CB_API const char *const *cb_model_types(void);
 
-/* Final hidden states after the last norm: ids (B, T) i32 -> (B, T, width). */
+/* What images a model takes. */
+typedef struct cb_image_format {
+    int64_t channels;      /* 0: none, but ids */
+    int64_t height, width; /* 0: any; else those of its learned positions: other sizes need cb_context.interpolate_positions */
+} cb_image_format;
+CB_API cb_image_format cb_model_image_format(const cb_model *model);
+
+/* Final hidden states after the last norm: ids (B, T) i32 -> (B, T, width).
+ *
+ * Models of images take pixels (B, C, H, W) in place of ids, here and in all functions below: floating-point, normalised as the network was
+ * trained with, in any memory order (the first convolution brings them into channels-last, tensor.h; pixels that come in it are not copied).
+ * Transformers give (B, tokens, width), convolutional networks their last feature maps (B, width, h, w).  Of the context they refuse
+ * positions, segments, types and a cache.  Errors name what was found and expected: another number of channels, another size than a
+ * transformer's positions are for, images too small for a convolution. */
 CB_API cb_tensor *cb_model_hidden(cb_model *model, cb_tensor *ids, const cb_context *ctx);
 /* The same, with what a recursive model gives after each round through its shared blocks but the last, normalised likewise: exits has room
  * for cb_model_exits() - 1 tensors (B, T, width). */
 CB_API cb_tensor *cb_model_hidden_exits(cb_model *model, cb_tensor *ids, const cb_context *ctx, cb_tensor **exits);
 CB_API int64_t cb_model_exits(const cb_model *model); /* rounds; 1: the model is not recursive */
+/* What a classification of rows reads, (B, width), before its last layer: of a vision transformer the first token, of a convolutional network
+ * the mean of the feature maps.  A model that judges no rows: CB_ERR_UNSUPPORTED. */
+CB_API cb_tensor *cb_model_features(cb_model *model, cb_tensor *input, const cb_context *ctx);
 /* What the head gives (cb_head_kind), in the activation dtype.  A classification of rows reads the first token (BERT's kin) or the last one
  * that is not padding (decoders).  A model without a head: CB_ERR_UNSUPPORTED. */
 CB_API cb_tensor *cb_model_logits(cb_model *model, cb_tensor *ids, const cb_context *ctx);
-/* Mean cross-entropy of predicting targets (B, T) i32 (a causal model's already shifted; -100 is skipped), or (B) where rows are
- * classified; `normalizer` as in cb_linear_cross_entropy. */
+/* Mean cross-entropy of predicting targets (B, T) i32 (a causal model's already shifted; -100 is skipped), or (B) where rows or images
+ * are classified; `normalizer` as in cb_linear_cross_entropy. */
 CB_API cb_tensor *cb_model_loss(cb_model *model, cb_tensor *ids, cb_tensor *targets, double normalizer, const cb_context *ctx);
-/* The same of hidden states (B, T, width). */
+/* The same of hidden states. */
 CB_API cb_tensor *cb_model_hidden_loss(cb_model *model, cb_tensor *hidden, cb_tensor *targets, double normalizer, const cb_context *ctx);
 /* Hidden states to logits, with the modules of the head's layers. */
 CB_API cb_tensor *cb_model_head(cb_model *model, cb_tensor *hidden, const cb_context *ctx);
@@ -96,7 +114,7 @@ CB_API cb_tensor *cb_model_head(cb_model *model, cb_tensor *hidden, const cb_con
  * them; NULL: there is none. */
 CB_API cb_layer *cb_model_head_layer(const cb_model *model);
 
-/* The layer whose weight (vocabulary, width) tokens are looked up in. */
+/* The layer whose weight (vocabulary, width) tokens are looked up in; NULL: the model takes images. */
 CB_API cb_layer *cb_model_embedding_layer(const cb_model *model);
 
 /* ---- cache ---- */

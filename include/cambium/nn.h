@@ -22,6 +22,17 @@ typedef struct cb_cache cb_cache;
 /* Which modules act in a pass, and on which part of the batch, in place of the layers' own lists; see below. */
 typedef struct cb_blend cb_blend;
 
+/* Which statistics batch norms normalise by, and whether their running ones move. */
+typedef enum cb_norm_statistics {
+    CB_STATISTICS_OF_TRAINED, /* in training, norms of a model that is new, or trained whole, go by the batch's, and their running ones follow
+                               * (cb_layer.moves); all others, and all in inference, go by the running ones: an adapter learns on the frozen
+                               * network that it will serve */
+    CB_STATISTICS_FOLLOWED,   /* in training all norms go by the batch's, and the running ones follow: torch's train() of a whole model */
+    CB_STATISTICS_RUNNING,    /* the running ones, which stay as they are: torch's eval() */
+    CB_STATISTICS_BATCH,      /* the batch's; the running ones stay as they are */
+    CB_STATISTICS_MIXED       /* both, the running ones with weight `running_weight`; they stay as they are */
+} cb_norm_statistics;
+
 /* What one forward pass carries along, besides its tensors.  Zero-initialised: plain inference. */
 typedef struct cb_context {
     bool training;        /* dropout acts */
@@ -34,8 +45,11 @@ typedef struct cb_context {
     cb_tensor *tasks;     /* (B) i32, or NULL: which of its tasks an adapter of several does with a row; 0 */
     cb_tensor
         *conditions; /* (B, C) f32, or NULL: what is known of a row beside what is in it: quality, degradation, state; without gradient */
-    cb_cache *cache; /* generation: keys and values so far; is extended */
-    const cb_blend *blend; /* NULL: the modules on the layers' lists act, on everything.  It must outlive the backward pass */
+    cb_norm_statistics statistics; /* of batch norms */
+    double running_weight;         /* of CB_STATISTICS_MIXED, 0 to 1 */
+    bool interpolate_positions; /* images of another size than a model's learned positions are for: those are interpolated, bicubically */
+    cb_cache *cache;            /* generation: keys and values so far; is extended */
+    const cb_blend *blend;      /* NULL: the modules on the layers' lists act, on everything.  It must outlive the backward pass */
     /* (B, N) or (B, T, N) f32: the weights that the blend's parts name by column; may carry a gradient.  NULL: none does */
     cb_tensor *blend_weights;
     int64_t first_row, first_token; /* where the tensors at hand begin in the blend's batch: models set them */
@@ -60,7 +74,15 @@ typedef struct cb_weight {
     cb_tensor *frozen; /* the original while `tensor` is a trainable copy (cb_layer_train_copy), else NULL */
 } cb_weight;
 
+/* What is saved with the weights and is no parameter: a batch norm's running_mean and running_var (C), and num_batches_tracked, a scalar; f32
+ * in memory of its own, since training moves it. */
+typedef struct cb_buffer {
+    const char *name;
+    cb_tensor *tensor; /* kept by the layer */
+} cb_buffer;
+
 #define CB_LAYER_WEIGHTS 4
+#define CB_LAYER_BUFFERS 3
 
 struct cb_layer {
     char *name; /* whole name; "" for the root */
@@ -70,12 +92,16 @@ struct cb_layer {
     size_t child_count, child_capacity;
     cb_weight weights[CB_LAYER_WEIGHTS];
     int weight_count;
+    cb_buffer buffers[CB_LAYER_BUFFERS];
+    int buffer_count;
+    bool moves;                        /* batch norm: running statistics follow in training (CB_STATISTICS_OF_TRAINED) */
     int64_t in_features, out_features; /* linear; embedding: rows, width; convolution: channels; attention: heads, key heads */
     cb_conv_options conv;              /* convolution */
     bool transposed;                   /* linear: weight stored (in, out), as GPT-2's Conv1D */
     bool turned;                       /* is so in files that are not quantised, but this one is: (out, in) */
     bool output;                       /* the output head: `all-linear` leaves it out */
     double eps;                        /* norm */
+    double momentum;                   /* batch norm: how fast running statistics follow; 0: 0.1, torch's default */
     cb_module **modules;               /* in the order they were attached; not owned */
     size_t module_count, module_capacity;
     uint64_t attached; /* modules so far */
@@ -142,6 +168,11 @@ struct cb_module {
 CB_API cb_layer *cb_layer_new(cb_layer *parent, const char *name, cb_layer_kind kind);
 CB_API void cb_layer_free(cb_layer *layer); /* with everything below it; modules are detached, not freed */
 CB_API bool cb_layer_add_weight(cb_layer *layer, const char *name, cb_tensor *tensor); /* keeps tensor; name is a literal */
+/* The same for a buffer: `tensor` must be memory that may be written. */
+CB_API bool cb_layer_add_buffer(cb_layer *layer, const char *name, cb_tensor *tensor);
+CB_API cb_tensor *cb_layer_buffer(const cb_layer *layer, const char *name); /* NULL (no error): it has none */
+/* The whole name of a layer's weight or buffer, that of the checkpoint; free with cb_free(). */
+CB_API char *cb_layer_weight_name(const cb_layer *layer, const char *name);
 /* What forward passes use; of the layer this one is tied to if it has none of its own; NULL (no error): there is none. */
 CB_API cb_tensor *cb_layer_weight(const cb_layer *layer, const char *name);
 /* The layer's own, tied or not; NULL (no error): it has none. */
@@ -225,6 +256,8 @@ CB_API cb_tensor *cb_conv2d_forward(const cb_layer *layer, cb_tensor *x, const c
 CB_API cb_tensor *cb_embedding_forward(const cb_layer *layer, cb_tensor *ids, cb_dtype dtype, const cb_context *ctx);
 CB_API cb_tensor *cb_rms_norm_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx);
 CB_API cb_tensor *cb_layer_norm_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx);
+/* x (N, C, ...), normalised by the statistics that the context says; see cb_batch_norm(). */
+CB_API cb_tensor *cb_batch_norm_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx);
 /* Runs the modules of an attention, mlp or block layer on its input (their `before`) and on its result y (their `forward`). */
 CB_API cb_tensor *cb_layer_before(const cb_layer *layer, cb_tensor *x, const cb_context *ctx);
 CB_API cb_tensor *cb_layer_after(const cb_layer *layer, cb_tensor *x, cb_tensor *y, const cb_context *ctx);

@@ -36,6 +36,9 @@ const cb_default_target cb_lora_default_targets[] = {
     {"roberta", "query,value"},
     {"xlm-roberta", "query,value"},
     {"distilbert", "q_lin,v_lin"}, /* not in PEFT: what BERT has there by its names */
+    {"vit", "query,value"},        /* nor are these: as in the examples of PEFT's documentation, and the convolutions */
+    {"deit", "query,value"},
+    {"resnet", "convolution"},
     {"electra", "query,value"},
     {"deberta-v2", "query_proj,value_proj"},
     {"deberta", "in_proj"},

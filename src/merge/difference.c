@@ -3,7 +3,7 @@
 
 #include "merge/internal.h"
 
-enum { PROBE_ROWS = 2, PROBE_LENGTH = 32 };
+enum { PROBE_ROWS = 2, PROBE_LENGTH = 32, PROBE_SIZE = 64 };
 
 /* log sum exp of one row */
 static double row_log_sum(const double *x, int64_t n)
@@ -66,6 +66,20 @@ static cb_tensor *random_ids(const cb_model *model, uint64_t seed)
     return cb_from(CB_I32, ids, PROBE_ROWS, length);
 }
 
+/* Of a model that takes any size: images of 64 by 64. */
+static cb_tensor *random_pixels(cb_image_format format, uint64_t seed)
+{
+    cb_rng rng = {.seed = seed, .stream = 0x6d65726765};
+    int64_t height = format.height ? format.height : PROBE_SIZE, width = format.width ? format.width : PROBE_SIZE;
+    return cb_randn(CB_F32, &rng, PROBE_ROWS, format.channels, height, width);
+}
+
+static cb_tensor *random_input(const cb_model *model, uint64_t seed)
+{
+    cb_image_format format = cb_model_image_format(model);
+    return format.channels ? random_pixels(format, seed) : random_ids(model, seed);
+}
+
 bool cb_merge_difference(cb_model *reference, cb_model *other, cb_tensor *ids, uint64_t seed, cb_difference *difference)
 {
     bool ok = false;
@@ -75,7 +89,7 @@ bool cb_merge_difference(cb_model *reference, cb_model *other, cb_tensor *ids, u
     cb_no_grad
     {
         if (!ids)
-            ids = random_ids(reference, seed);
+            ids = random_input(reference, seed);
         cb_context plain = {0};
         cb_tensor *p = cb_model_logits(reference, ids, &plain);
         cb_tensor *q = cb_model_logits(other, ids, &plain);

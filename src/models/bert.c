@@ -10,40 +10,34 @@
 
 #include "models/internal.h"
 
-/* Names of a block's layers, seen from the block. */
-typedef struct block_names {
-    const char *attention, *heads, *q, *k, *v, *attention_out, *o, *attention_norm; /* heads, attention_out: groups in attention, or NULL */
-    const char *up_group, *up, *mlp, *down, *mlp_norm;                              /* up_group NULL: up is in mlp */
-} block_names;
-
-static const block_names bert_names = {.attention = "attention",
-                                       .heads = "self",
-                                       .q = "query",
-                                       .k = "key",
-                                       .v = "value",
-                                       .attention_out = "output",
-                                       .o = "dense",
-                                       .attention_norm = "LayerNorm",
-                                       .up_group = "intermediate",
-                                       .up = "dense",
-                                       .mlp = "output",
-                                       .down = "dense",
-                                       .mlp_norm = "LayerNorm"};
-/* both norms stand in the block */
-static const block_names distilbert_names = {.attention = "attention",
-                                             .q = "q_lin",
-                                             .k = "k_lin",
-                                             .v = "v_lin",
-                                             .o = "out_lin",
-                                             .attention_norm = "sa_layer_norm",
-                                             .mlp = "ffn",
-                                             .up = "lin1",
-                                             .down = "lin2",
-                                             .mlp_norm = "output_layer_norm"};
+static const cb_encoder_names bert_names = {.attention = "attention",
+                                            .heads = "self",
+                                            .q = "query",
+                                            .k = "key",
+                                            .v = "value",
+                                            .attention_out = "output",
+                                            .o = "dense",
+                                            .attention_norm = "LayerNorm",
+                                            .up_group = "intermediate",
+                                            .up = "dense",
+                                            .mlp = "output",
+                                            .down = "dense",
+                                            .mlp_norm = "LayerNorm",
+                                            .norms_in_groups = true};
+static const cb_encoder_names distilbert_names = {.attention = "attention",
+                                                  .q = "q_lin",
+                                                  .k = "k_lin",
+                                                  .v = "v_lin",
+                                                  .o = "out_lin",
+                                                  .attention_norm = "sa_layer_norm",
+                                                  .mlp = "ffn",
+                                                  .up = "lin1",
+                                                  .down = "lin2",
+                                                  .mlp_norm = "output_layer_norm"};
 
 typedef struct bert_variant {
     const char *top, *stack; /* names: bert, encoder */
-    const block_names *names;
+    const cb_encoder_names *names;
     const cb_config_field *fields;
     const char *activation, *eps; /* fields; eps NULL: there is none */
     bool counts_padding;          /* position p is in row pad_token_id + 1 + p */
@@ -130,39 +124,6 @@ static bool configure(cb_model *model)
 
 /* ---- layers ---- */
 
-/* A group below `parent`, or `parent` where there is none. */
-static cb_layer *within(cb_layer *parent, const char *name)
-{
-    return parent && name ? cb_layer_new(parent, name, CB_LAYER_GROUP) : parent;
-}
-
-static bool build_block(cb_model *model, cb_weight_source *source, cb_layer *blocks, int64_t index)
-{
-    const block_names *n = ((const bert_variant *)model->architecture->variant)->names;
-    const cb_model_config *c = &model->config;
-    char name[24];
-    snprintf(name, sizeof name, "%lld", (long long)index);
-    cb_block *b = cb_model_add_block(model);
-    if (!b)
-        return false;
-    b->layer = cb_layer_new(blocks, name, CB_LAYER_BLOCK);
-    b->attention = b->layer ? cb_layer_new(b->layer, n->attention, CB_LAYER_ATTENTION) : NULL;
-    cb_layer *heads = within(b->attention, n->heads), *out = within(b->attention, n->attention_out), *up = within(b->layer, n->up_group);
-    b->mlp = up ? cb_layer_new(b->layer, n->mlp, CB_LAYER_MLP) : NULL;
-    if (!heads || !out || !b->mlp)
-        return false;
-    b->attention->in_features = b->attention->out_features = c->heads;
-    b->q = cb_source_linear(source, heads, n->q, c->width, c->width, false, true, CB_INITIAL_NORMAL);
-    b->k = cb_source_linear(source, heads, n->k, c->width, c->width, false, true, CB_INITIAL_NORMAL);
-    b->v = cb_source_linear(source, heads, n->v, c->width, c->width, false, true, CB_INITIAL_NORMAL);
-    b->o = cb_source_linear(source, out, n->o, c->width, c->width, false, true, CB_INITIAL_NORMAL);
-    b->attention_norm = cb_source_norm(source, n->attention_out ? out : b->layer, n->attention_norm, c->width, c->eps, true);
-    b->up = cb_source_linear(source, n->up_group ? up : b->mlp, n->up, c->width, c->mlp_width, false, true, CB_INITIAL_NORMAL);
-    b->down = cb_source_linear(source, b->mlp, n->down, c->mlp_width, c->width, false, true, CB_INITIAL_NORMAL);
-    b->mlp_norm = cb_source_norm(source, n->up_group ? b->mlp : b->layer, n->mlp_norm, c->width, c->eps, true);
-    return cb_ok();
-}
-
 static bool build_embeddings(cb_model *model, cb_weight_source *source, cb_layer *top)
 {
     const cb_model_config *c = &model->config;
@@ -181,14 +142,10 @@ static bool build_embeddings(cb_model *model, cb_weight_source *source, cb_layer
 static bool build(cb_model *model, cb_weight_source *source)
 {
     const bert_variant *v = model->architecture->variant;
-    bool bare = model->head_plan->kind == CB_HEAD_NONE;
-    cb_layer *top = bare ? model->root : cb_layer_new(model->root, v->top, CB_LAYER_GROUP);
+    cb_layer *top = cb_model_top(model, v->top);
     cb_layer *stack = build_embeddings(model, source, top) ? cb_layer_new(top, v->stack, CB_LAYER_GROUP) : NULL;
     cb_layer *blocks = stack ? cb_layer_new(stack, "layer", CB_LAYER_GROUP) : NULL;
-    for (int64_t i = 0; blocks && i < model->config.layers; i++)
-        if (!build_block(model, source, blocks, i))
-            return false;
-    return blocks;
+    return blocks && cb_encoder_build_all(model, source, blocks, v->names, true);
 }
 
 /* ---- forward ---- */
@@ -227,13 +184,6 @@ static cb_tensor *embed(cb_model *model, cb_tensor *ids, const cb_pass *pass)
     return finish(model, cb_embedding_forward(model->embedding, ids, model->dtype, &pass->ctx), pass->ctx.types, pass);
 }
 
-/* x (B, T, C) -> (B, T, H, D) */
-static cb_tensor *heads_of(const cb_layer *projection, cb_tensor *x, int64_t head_dim, const cb_context *ctx)
-{
-    cb_tensor *y = cb_linear_forward(projection, x, ctx);
-    return y ? cb_reshape(y, x->shape[0], x->shape[1], -1, head_dim) : NULL;
-}
-
 /* The norm reads what the branch comes to, in a second run too. */
 static cb_tensor *close_and_normalise(const cb_layer *host, const cb_layer *projection, const cb_layer *norm, cb_tensor *residual,
                                       cb_tensor *x, cb_tensor *inner, const cb_context *ctx)
@@ -251,7 +201,8 @@ static cb_tensor *attention(const cb_model *model, int64_t index, cb_tensor *res
     cb_tensor *x = cb_layer_before(b->attention, residual, ctx);
     if (!x)
         return NULL;
-    cb_tensor *q = heads_of(b->q, x, head_dim, ctx), *k = heads_of(b->k, x, head_dim, ctx), *v = heads_of(b->v, x, head_dim, ctx);
+    cb_tensor *q = cb_encoder_heads(b->q, x, head_dim, ctx), *k = cb_encoder_heads(b->k, x, head_dim, ctx),
+              *v = cb_encoder_heads(b->v, x, head_dim, ctx);
     cb_attention_options options = {.segments = ctx->segments, .prefix_k = pass->prefix.k, .prefix_v = pass->prefix.v};
     cb_tensor *y = cb_attention_forward(b->attention, q, k, v, options, ctx);
     y = y ? cb_reshape(y, x->shape[0], x->shape[1], -1) : NULL;

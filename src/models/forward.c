@@ -1,4 +1,4 @@
-/* forward.c: a pass through a model: ids to hidden states, logits or loss.
+/* forward.c: a pass through a model: ids or pixels to hidden states, logits or loss.
  *
  * Blocks run one after another, each in its own scope, so a block's intermediate tensors are gone when it ends, unless
  * the tape saved them.  With ctx->checkpoint the tape saves only the inputs of a block's two halves: everything else a
@@ -26,8 +26,12 @@ cb_tensor *cb_activate(cb_activation activation, cb_tensor *x)
         return cb_scale(cb_silu(cb_scale(x, slope)), 1 / slope);
     case CB_ACT_RELU:
         return cb_relu(x);
+    case CB_ACT_RELU6:
+        return cb_clamp(x, 0, 6);
     case CB_ACT_TANH:
         return cb_tanh(x);
+    case CB_ACT_NONE:
+        return x;
     case CB_ACT_OF_CONFIG: /* is another by now */
         break;
     }
@@ -252,7 +256,7 @@ static int64_t positions_prepare(cb_pass *pass, const cb_model *model, const cb_
     return most + 1;
 }
 
-static bool pass_begin(cb_pass *pass, cb_model *model, const cb_tensor *ids)
+static bool tokens_begin(cb_pass *pass, cb_model *model, const cb_tensor *ids)
 {
     if (ids->ndim != 2 || !ids->count || (ids->dtype != CB_I32 && ids->dtype != CB_I64)) {
         cb_fail(CB_ERR_SHAPE, "model: ids are %s, expected i32 (batch, time), not empty", cb_shape_text(ids));
@@ -282,16 +286,28 @@ static bool pass_begin(cb_pass *pass, cb_model *model, const cb_tensor *ids)
         pass->cos = model->rope.cos;
         pass->sin = model->rope.sin;
     }
+    return !cache || cb_cache_segments(cache, &pass->ctx.segments);
+}
+
+/* What the context says of rows. */
+static bool rows_begin(cb_pass *pass, const cb_model *model, const cb_tensor *input)
+{
     pass->ctx.first_row = 0;
-    pass->ctx.first_token = cb_cache_length(cache);
-    if (!cb_blend_check(pass->ctx.blend, pass->ctx.blend_weights, ids->shape[0], ids->shape[1]))
+    pass->ctx.first_token = cb_cache_length(pass->ctx.cache);
+    int64_t tokens = model->architecture->images ? 0 : input->shape[1];
+    if (!cb_blend_check(pass->ctx.blend, pass->ctx.blend_weights, input->shape[0], tokens))
         return false;
     const cb_tensor *tasks = pass->ctx.tasks;
-    if (tasks && (tasks->ndim != 1 || tasks->dtype != CB_I32 || tasks->shape[0] != ids->shape[0])) {
-        cb_fail(CB_ERR_SHAPE, "model: tasks are %s for ids %s, expected i32 (B)", cb_shape_text(tasks), cb_shape_text(ids));
-        return false;
-    }
-    return !cache || cb_cache_segments(cache, &pass->ctx.segments);
+    if (!tasks || (tasks->ndim == 1 && tasks->dtype == CB_I32 && tasks->shape[0] == input->shape[0]))
+        return true;
+    return cb_fail(CB_ERR_SHAPE, "model: tasks are %s for an input of %s, expected i32 (B)", cb_shape_text(tasks), cb_shape_text(input)) ==
+           CB_OK;
+}
+
+static bool pass_begin(cb_pass *pass, cb_model *model, const cb_tensor *input)
+{
+    bool (*begin)(cb_pass *, cb_model *, const cb_tensor *) = model->architecture->images ? cb_pixels_begin : tokens_begin;
+    return begin(pass, model, input) && rows_begin(pass, model, input);
 }
 
 /* ---- the model's own blend ---- */
@@ -420,7 +436,9 @@ cb_tensor *cb_model_head(cb_model *model, cb_tensor *hidden, const cb_context *c
     return model && hidden && composed(model, hidden->shape[0], ctx, &own) ? cb_head_run(model, hidden, &own) : NULL;
 }
 
-cb_tensor *cb_model_logits(cb_model *model, cb_tensor *ids, const cb_context *ctx)
+/* What `read` makes of hidden states. */
+static cb_tensor *read_hidden(cb_tensor *(*read)(cb_model *model, cb_tensor *hidden, const cb_context *ctx), cb_model *model,
+                              cb_tensor *input, const cb_context *ctx)
 {
     cb_scope *scope = cb_scope_open();
     if (!scope)
@@ -428,9 +446,25 @@ cb_tensor *cb_model_logits(cb_model *model, cb_tensor *ids, const cb_context *ct
     cb_context own = ctx ? *ctx : (cb_context){0};
     own.first_row = 0;
     own.first_token = cb_cache_length(own.cache);
-    cb_tensor *logits = cb_scope_return(scope, cb_model_head(model, cb_model_hidden(model, ids, ctx), &own));
+    cb_tensor *y = cb_scope_return(scope, read(model, cb_model_hidden(model, input, ctx), &own));
     cb_scope_close(scope);
-    return logits;
+    return y;
+}
+
+cb_tensor *cb_model_logits(cb_model *model, cb_tensor *ids, const cb_context *ctx)
+{
+    return read_hidden(cb_model_head, model, ids, ctx);
+}
+
+static cb_tensor *features_of(cb_model *model, cb_tensor *hidden, const cb_context *ctx)
+{
+    cb_context own;
+    return hidden && composed(model, hidden->shape[0], ctx, &own) ? cb_head_features(model, hidden, &own) : NULL;
+}
+
+cb_tensor *cb_model_features(cb_model *model, cb_tensor *input, const cb_context *ctx)
+{
+    return model && input ? read_hidden(features_of, model, input, ctx) : NULL;
 }
 
 /* ---- loss ---- */
@@ -556,7 +590,7 @@ cb_tensor *cb_model_hidden_loss(cb_model *model, cb_tensor *hidden, cb_tensor *t
     cb_context own;
     if (!model || !hidden || !targets || !composed(model, hidden->shape[0], ctx, &own))
         return NULL;
-    if (cb_head_reads_one_token(model))
+    if (cb_head_judges_rows(model))
         return loss_of_rows(model, hidden, targets, normalizer, &own);
     if (!model->head)
         return cb_head_run(model, hidden, &own); /* says so */
@@ -576,7 +610,7 @@ cb_tensor *cb_model_loss(cb_model *model, cb_tensor *ids, cb_tensor *targets, do
     if (!scope)
         return NULL;
     cb_tensor *hidden = cb_model_hidden(model, ids, ctx);
-    bool rows = cb_head_reads_one_token(model);
+    bool rows = cb_head_judges_rows(model);
     if (hidden && !(rows ? targets->ndim == 1 && targets->shape[0] == ids->shape[0] : cb_same_shape(ids, targets))) {
         cb_fail(CB_ERR_SHAPE, "model: targets are %s for ids %s, expected %s", cb_shape_text(targets), cb_shape_text(ids),
                 rows ? "one a row" : "the same shape");

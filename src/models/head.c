@@ -1,7 +1,7 @@
 /* head.c: what comes after a model's hidden states: the vocabulary, labels, or nothing.
  *
- * Every head is the same chain, parts of which may be missing: one token of each row or all, a linear layer with an activation, a norm,
- * and the linear layer whose result are the logits.  An architecture lists its heads (cb_head_plan) with the names that their layers have
+ * Every head is the same chain, parts of which may be missing: what a row is judged by (a token of it, the mean of an image), or all tokens,
+ * a linear layer with an activation, a norm, and the linear layer whose result are the logits.  An architecture lists its heads (cb_head_plan) with the names that their layers have
  * in checkpoints; `architectures` of config.json, or the caller, says which it is. */
 #include <string.h>
 
@@ -49,7 +49,7 @@ static bool plan_of_config(cb_model *model)
         return true;
     for (const cb_head_plan *plan = a->heads; plan->kind; plan++)
         if (strcmp(class + prefix, plan->class_end) == 0) {
-            model->head_plan = plan_of_kind(a, plan->kind);
+            model->head_plan = plan->output ? plan : plan_of_kind(a, plan->kind);
             return true;
         }
     return strcmp(class + prefix, "Model") == 0 || refuse_class(model, class);
@@ -59,7 +59,7 @@ static bool configure_labels(cb_model *model, int64_t asked)
 {
     cb_head_kind kind = model->head_plan->kind;
     const json_t *names = json_object_get(model->json, "id2label");
-    if (kind != CB_HEAD_SEQUENCE_CLASSIFICATION && kind != CB_HEAD_TOKEN_CLASSIFICATION)
+    if (kind != CB_HEAD_SEQUENCE_CLASSIFICATION && kind != CB_HEAD_TOKEN_CLASSIFICATION && kind != CB_HEAD_IMAGE_CLASSIFICATION)
         return true;
     int64_t labels = json_is_object(names) ? (int64_t)json_object_size(names) : 2;
     labels = cb_json_int(model->config_path, model->json, "num_labels", labels);
@@ -164,10 +164,16 @@ static bool build_vocabulary(cb_model *model, cb_weight_source *source)
 
 static bool build_labels(cb_model *model, cb_weight_source *source)
 {
-    model->head = linear_named(source, model, model->head_plan->output, model->labels, model->head_plan->bias);
-    if (model->head)
-        model->head->output = true;
-    return model->head;
+    const cb_head_plan *plan = model->head_plan;
+    model->head = linear_named(source, model, plan->output, model->labels, plan->bias);
+    if (model->head && plan->second)
+        model->head_second = linear_named(source, model, plan->second, model->labels, plan->bias);
+    if (!model->head || (plan->second && !model->head_second))
+        return false;
+    model->head->output = true;
+    if (model->head_second)
+        model->head_second->output = true;
+    return true;
 }
 
 bool cb_head_build(cb_model *model, cb_weight_source *source)
@@ -197,39 +203,76 @@ static int64_t token_of(const cb_tensor *segments, int64_t row, int64_t length, 
     return last ? length - 1 : 0;
 }
 
-/* hidden (B, T, C) -> (B, 1, C) */
-static cb_tensor *tokens_of(cb_tensor *hidden, bool last, const cb_context *ctx)
+/* hidden (B, T, C) -> (B, C) */
+static cb_tensor *one_token(cb_tensor *hidden, bool last, const cb_context *ctx)
 {
     int64_t rows = hidden->shape[0], length = hidden->shape[1];
     cb_tensor *places = cb_empty(CB_I64, rows);
     for (int64_t i = 0; places && i < rows; i++)
         ((int64_t *)places->data)[i] = i * length + token_of(ctx->segments, i, length, last);
-    cb_tensor *picked = cb_index_select(cb_reshape(hidden, rows * length, -1), 0, places);
-    return cb_unsqueeze(picked, 1);
+    return cb_index_select(cb_reshape(hidden, rows * length, -1), 0, places);
 }
 
-bool cb_head_reads_one_token(const cb_model *model)
+/* What a row is judged by: hidden (B, T, C) or (B, C, H, W) -> (B, C) */
+static cb_tensor *pooled(cb_tensor *hidden, cb_pooling pooling, const cb_context *ctx)
 {
-    return model->head_plan->kind == CB_HEAD_SEQUENCE_CLASSIFICATION;
+    if (hidden->ndim == 4)
+        return cb_reshape(cb_adaptive_avg_pool(hidden, 1, 1), hidden->shape[0], -1);
+    if (pooling == CB_POOL_FIRST || pooling == CB_POOL_LAST)
+        return one_token(hidden, pooling == CB_POOL_LAST, ctx);
+    int64_t first = pooling == CB_POOL_MEAN_PATCHES;
+    return cb_mean(cb_slice(hidden, 1, first, hidden->shape[1], 1), 1, false);
+}
+
+bool cb_head_judges_rows(const cb_model *model)
+{
+    cb_head_kind kind = model->head_plan->kind;
+    return kind == CB_HEAD_SEQUENCE_CLASSIFICATION || kind == CB_HEAD_IMAGE_CLASSIFICATION;
+}
+
+/* What comes before the last layer, of x (..., C). */
+static cb_tensor *inner_layers(const cb_model *model, cb_tensor *x, const cb_context *ctx)
+{
+    cb_activation activation = model->head_plan->activation;
+    if (model->head_dense && model->head_plan->output)
+        x = cb_activate(activation == CB_ACT_OF_CONFIG ? model->config.activation : activation,
+                        cb_linear_forward(model->head_dense, x, ctx));
+    return model->head_norm ? cb_layer_norm_forward(model->head_norm, x, ctx) : x;
+}
+
+/* As (B, 1, C), since layers take tokens. */
+static cb_tensor *features_of_rows(const cb_model *model, cb_tensor *hidden, const cb_context *ctx)
+{
+    return inner_layers(model, cb_unsqueeze(pooled(hidden, model->head_plan->pooling, ctx), 1), ctx);
+}
+
+cb_tensor *cb_head_features(const cb_model *model, cb_tensor *hidden, const cb_context *ctx)
+{
+    if (cb_head_judges_rows(model) || model->architecture->images)
+        return cb_squeeze(features_of_rows(model, hidden, ctx), 1);
+    cb_fail(CB_ERR_UNSUPPORTED, "%s: %s%s judges no rows, so it has no features of them", model->config_path,
+            model->architecture->class_prefix, model->head_plan->class_end);
+    return NULL;
+}
+
+/* The mean of two heads' logits, of the first and the second token (DeiT). */
+static cb_tensor *with_second(const cb_model *model, cb_tensor *logits, cb_tensor *hidden, const cb_context *ctx)
+{
+    cb_tensor *second = cb_contiguous(cb_slice(hidden, 1, 1, 2, 1));
+    return cb_scale(cb_add(logits, cb_linear_forward(model->head_second, second, ctx)), 0.5);
 }
 
 cb_tensor *cb_head_run(const cb_model *model, cb_tensor *hidden, const cb_context *ctx)
 {
-    const cb_head_plan *plan = model->head_plan;
     if (!model->head) {
         cb_fail(CB_ERR_UNSUPPORTED, "%s: %s%s has no head, so it gives hidden states only", model->config_path,
-                model->architecture->class_prefix, plan->class_end);
+                model->architecture->class_prefix, model->head_plan->class_end);
         return NULL;
     }
-    bool one = cb_head_reads_one_token(model);
-    cb_tensor *x = one ? tokens_of(hidden, plan->last_token, ctx) : hidden;
-    if (model->head_dense)
-        x = cb_activate(plan->activation == CB_ACT_OF_CONFIG ? model->config.activation : plan->activation,
-                        cb_linear_forward(model->head_dense, x, ctx));
-    if (model->head_norm)
-        x = cb_layer_norm_forward(model->head_norm, x, ctx);
-    x = cb_linear_forward(model->head, x, ctx);
-    return one ? cb_squeeze(x, 1) : x;
+    if (!cb_head_judges_rows(model))
+        return cb_linear_forward(model->head, inner_layers(model, hidden, ctx), ctx);
+    cb_tensor *logits = cb_linear_forward(model->head, features_of_rows(model, hidden, ctx), ctx);
+    return cb_squeeze(model->head_second ? with_second(model, logits, hidden, ctx) : logits, 1);
 }
 
 /* ---- questions ---- */

@@ -17,7 +17,9 @@ typedef enum cb_activation {
     CB_ACT_GELU_TANH,
     CB_ACT_QUICK_GELU,
     CB_ACT_RELU,
+    CB_ACT_RELU6,
     CB_ACT_TANH,
+    CB_ACT_NONE,
     CB_ACT_OF_CONFIG /* of a head: the model's */
 } cb_activation;
 
@@ -49,30 +51,51 @@ typedef struct cb_model_config {
     int64_t shared;         /* recursive: block i has the weights of block i mod shared; 0: each has its own */
     int64_t token_types;    /* BERT's kin: rows of their embedding; 0: none */
     int64_t first_position; /* RoBERTa's kin: the row of a text's first position, since the first rows stand for padding */
+    int64_t channels, image_size[2], patch_size[2]; /* of images: height, width; image_size 0: any */
     double eps, initializer_range;
+    double initial_value; /* of what starts as one number: ConvNeXt's layer scales, CLIP's logit_scale */
     bool tied;
     cb_activation activation;
 } cb_model_config;
 
-/* The layers of one transformer block; those an architecture does not have are NULL. */
+/* A convolution, the batch norm behind it, and the activation behind that. */
+typedef struct cb_conv_unit {
+    cb_layer *conv, *norm;
+    cb_activation activation;
+} cb_conv_unit;
+
+#define CB_CONV_UNITS 3
+
+/* The layers of one block of a transformer or a convolutional network; those an architecture does not have are NULL. */
 typedef struct cb_block {
     cb_layer *layer, *attention, *mlp;
     cb_layer *attention_norm, *mlp_norm;
     cb_layer *q, *k, *v, *o, *q_norm, *k_norm; /* GPT-2: q is c_attn, which gives all three */
     cb_layer *gate, *up, *down;
+    cb_conv_unit units[CB_CONV_UNITS], shortcut;
+    int unit_count;
     int64_t window; /* of attention; 0: none */
     double scale;   /* of attention; 0: 1 / sqrt(D) */
 } cb_block;
+
+/* What a row is judged by. */
+typedef enum cb_pooling {
+    CB_POOL_FIRST,       /* its first token */
+    CB_POOL_LAST,        /* its last token */
+    CB_POOL_MEAN,        /* the mean of its tokens, or of its places (B, C, H, W) */
+    CB_POOL_MEAN_PATCHES /* the mean of its tokens but the first */
+} cb_pooling;
 
 /* One of the heads of an architecture; names are those of whole layers. */
 typedef struct cb_head_plan {
     cb_head_kind kind;
     const char *class_end;             /* "ForMaskedLM" */
     const char *dense, *norm, *output; /* NULL: it has no such layer; without an output `dense` is kept, where there is one, and not run */
+    const char *second;                /* another one like `output`, of the second token: logits are the mean of both */
     cb_activation activation;          /* behind `dense` */
     bool bias;                         /* of `output` */
     bool group_bias;                   /* the bias of `output` stands beside it: cls.predictions.bias */
-    bool last_token;                   /* a row is judged by its last token, else by its first */
+    cb_pooling pooling;                /* of heads that judge rows */
 } cb_head_plan;
 
 struct cb_architecture;
@@ -88,11 +111,17 @@ struct cb_model {
     cb_weights *file; /* the mapped checkpoint; NULL for a new model */
     cb_layer *root, *embedding, *position_embedding, *norm;
     cb_layer *type_embedding, *embedding_norm; /* BERT's kin */
+    cb_layer *embeddings, *patches;            /* images: the group of tokens that stand beside patches; the first convolution, or stem's */
+    cb_conv_unit stem[CB_CONV_UNITS];          /* convolutional networks: before the first block */
+    int stem_count;
+    cb_conv_unit last; /* and behind the last one */
+    void *details;     /* the architecture's own, of cb_alloc(); or NULL */
     const cb_head_plan *head_plan;
     bool head_asked;    /* by the caller: what the file has not of it is new */
     uint64_t head_seed; /* of that */
     int64_t labels;
     cb_layer *head_dense, *head_norm, *head; /* NULL: there is none */
+    cb_layer *head_second;                   /* DeiT's, of its second token */
     cb_block *blocks;
     size_t block_count, block_capacity;
     cb_rope_table rope;
@@ -134,17 +163,21 @@ typedef struct cb_architecture {
     const void *variant;                   /* the family's own: how its members differ */
     const cb_head_plan *heads;             /* ends with kind 0; what most of its kin have is the first */
     bool bidirectional;                    /* a token sees what comes after it: such a model cannot generate */
+    bool images;                           /* it takes pixels (B, C, H, W), and cb_pass.ctx has no positions; else ids */
     bool (*configure)(cb_model *model);
     bool (*build)(cb_model *model, cb_weight_source *source);
-    cb_tensor *(*embed)(cb_model *model, cb_tensor *ids, const cb_pass *pass);              /* (B, T) -> (B, T, C) */
-    cb_tensor *(*position)(cb_model *model, cb_tensor *x, const cb_pass *pass);             /* adds learned positions; may be NULL */
+    cb_tensor *(*embed)(cb_model *model, cb_tensor *ids, const cb_pass *pass);  /* (B, T) -> (B, T, C); pixels: what blocks take */
+    cb_tensor *(*position)(cb_model *model, cb_tensor *x, const cb_pass *pass); /* adds learned positions; may be NULL */
     cb_tensor *(*block)(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass); /* (B, T, C) -> (B, T, C) */
     cb_tensor *(*norm)(const cb_layer *layer, cb_tensor *x, const cb_context *ctx);         /* the last one; NULL: there is none */
+    char *(*other_name)(const cb_model *model, const char *name); /* of a tensor, in another naming of the network; NULL: it has none */
 } cb_architecture;
 
 extern const cb_architecture cb_llama_family[]; /* ends with model_type NULL */
 extern const cb_architecture cb_gpt2_family[];
 extern const cb_architecture cb_bert_family[];
+extern const cb_architecture cb_vit_family[];
+extern const cb_architecture cb_resnet_family[];
 
 /* ---- configuration ---- */
 
@@ -160,12 +193,27 @@ typedef struct cb_config_field {
 /* Reads integers into model->config; the table ends with key NULL. */
 bool cb_config_integers(cb_model *model, const cb_config_field *fields);
 bool cb_config_activation(cb_model *model, const char *key, const char *otherwise);
+/* Reads a list of 1 to `most` integers from `min` to `max`, or takes `otherwise`, `count` of them, where it is missing; returns how many
+ * there are, 0 on failure. */
+int64_t cb_config_list(const cb_model *model, const char *key, const int64_t *otherwise, int64_t count, int64_t most, int64_t min,
+                       int64_t max, int64_t *out);
+/* The same for a size: a number for both, or a list of height and width. */
+bool cb_config_size(const cb_model *model, const char *key, int64_t otherwise, int64_t max, int64_t size[2]);
+/* Reads a number from min to max. */
+bool cb_config_number(const cb_model *model, const char *key, double otherwise, double min, double max, double *out);
 /* Names file and field in front of what is said. */
 bool cb_config_error(const cb_model *model, const char *format, ...) CB_PRINTF(2, 3);
 
 /* ---- weights ---- */
 
-typedef enum cb_initial { CB_INITIAL_NORMAL, CB_INITIAL_RESIDUAL, CB_INITIAL_ONES, CB_INITIAL_ZEROS } cb_initial;
+typedef enum cb_initial {
+    CB_INITIAL_NORMAL,
+    CB_INITIAL_RESIDUAL,
+    CB_INITIAL_KAIMING, /* of convolutions before a ReLU: sqrt(2 / (out KH KW)), He et al. 2015, arXiv:1502.01852 */
+    CB_INITIAL_ONES,
+    CB_INITIAL_ZEROS,
+    CB_INITIAL_VALUE /* the config's initial_value */
+} cb_initial;
 
 /* Gives `layer` its weight `name` (a literal): from the checkpoint, checked, or random. */
 bool cb_source_weight(cb_weight_source *source, cb_layer *layer, const char *name, cb_initial initial, int ndim, const int64_t *shape);
@@ -174,6 +222,13 @@ cb_layer *cb_source_linear(cb_weight_source *source, cb_layer *parent, const cha
                            bool bias, cb_initial initial);
 cb_layer *cb_source_embedding(cb_weight_source *source, cb_layer *parent, const char *name, int64_t rows, int64_t width);
 cb_layer *cb_source_norm(cb_weight_source *source, cb_layer *parent, const char *name, int64_t width, double eps, bool bias);
+/* A new convolution with a square kernel. */
+cb_layer *cb_source_conv(cb_weight_source *source, cb_layer *parent, const char *name, int64_t in, int64_t out, int64_t kernel,
+                         cb_conv_options options, bool bias, cb_initial initial);
+/* The same whose kernel has other sizes, height and width. */
+cb_layer *cb_source_conv_of(cb_weight_source *source, cb_layer *parent, const char *name, int64_t in, int64_t out, const int64_t kernel[2],
+                            cb_conv_options options, bool bias, cb_initial initial);
+cb_layer *cb_source_batch_norm(cb_weight_source *source, cb_layer *parent, const char *name, int64_t channels, double eps);
 /* The head of a vocabulary, which is tied to the embedding where the config says so and the checkpoint has no other. */
 cb_layer *cb_source_head(cb_weight_source *source, cb_model *model, cb_layer *parent, const char *name, bool bias);
 /* Whether there is a weight of this name, or there are none to look for. */
@@ -183,6 +238,8 @@ void cb_source_allow_new(cb_weight_source *source, uint64_t seed, const char *ou
 const char *cb_source_new(const cb_weight_source *source); /* names of the weights that were; NULL: there are none */
 /* Runs architecture->build with weights from model->file, or random ones from `seed` when there is none. */
 bool cb_model_build(cb_model *model, uint64_t seed);
+/* The group that everything but the head is in; the root where there is no head, since transformers leaves the group out there. */
+cb_layer *cb_model_top(const cb_model *model, const char *name);
 /* The next block's slot, zeroed. */
 cb_block *cb_model_add_block(cb_model *model);
 
@@ -191,9 +248,56 @@ cb_block *cb_model_add_block(cb_model *model);
 bool cb_head_configure(cb_model *model, const cb_model_options *options);
 /* After everything else is built. */
 bool cb_head_build(cb_model *model, cb_weight_source *source);
-bool cb_head_reads_one_token(const cb_model *model); /* its logits are (B, K) */
+bool cb_head_judges_rows(const cb_model *model);                                              /* its logits are (B, K) */
+cb_tensor *cb_head_features(const cb_model *model, cb_tensor *hidden, const cb_context *ctx); /* what its last layer reads, (B, width) */
 /* cb_model_head() with what is in ctx alone. */
 cb_tensor *cb_head_run(const cb_model *model, cb_tensor *hidden, const cb_context *ctx);
+
+/* ---- transformer blocks with the norms in front (encoder.c) ---- */
+
+/* Names of a block's layers, seen from the block. */
+typedef struct cb_encoder_names {
+    const char *attention, *heads, *q, *k, *v, *attention_out, *o, *attention_norm; /* heads, attention_out: groups in attention, or NULL */
+    const char *up_group, *up, *mlp, *down, *mlp_norm;                              /* up_group NULL: up is in mlp */
+    bool norms_in_groups; /* attention_norm in attention_out, mlp_norm in mlp; else both stand in the block */
+} cb_encoder_names;
+
+/* The next block, named `name` below `blocks`: width, heads and mlp_width of the config. */
+bool cb_encoder_build(cb_model *model, cb_weight_source *source, cb_layer *blocks, const char *name, const cb_encoder_names *names,
+                      bool qkv_bias);
+/* Blocks 0, 1, ..., as many as the config has layers. */
+bool cb_encoder_build_all(cb_model *model, cb_weight_source *source, cb_layer *blocks, const cb_encoder_names *names, bool qkv_bias);
+/* x (B, T, C) -> (B, T, H, D) */
+cb_tensor *cb_encoder_heads(const cb_layer *projection, cb_tensor *x, int64_t head_dim, const cb_context *ctx);
+/* x + attention(norm(x)), and x + mlp(norm(x)) of that: cb_architecture.block.  Causal unless the architecture is bidirectional. */
+cb_tensor *cb_encoder_block(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass);
+cb_tensor *cb_encoder_mlp(const cb_model *model, int64_t index, cb_tensor *residual, const cb_pass *pass);
+
+/* ---- images (pixels.c) ---- */
+
+/* Reads num_channels, and image_size and patch_size, which must divide it. */
+bool cb_pixels_configure_channels(cb_model *model);
+bool cb_pixels_configure_patches(cb_model *model, int64_t image_size, int64_t patch_size);
+/* Checks pixels (B, C, H, W), and that the context asks for nothing that images do not have. */
+bool cb_pixels_begin(cb_pass *pass, cb_model *model, const cb_tensor *pixels);
+/* A convolution of the pixels (B, C, H, W), which are cast to the model's dtype. */
+cb_tensor *cb_pixels_conv(const cb_model *model, const cb_layer *conv, cb_tensor *pixels, const cb_context *ctx);
+/* The same as tokens: (B, C, H, W) -> (B, H W, width), row by row. */
+cb_tensor *cb_pixels_patches(const cb_model *model, const cb_layer *conv, cb_tensor *pixels, const cb_context *ctx);
+/* (N, C, H, W) -> (N, H, W, C) and back; no copy where memory is channels-last. */
+cb_tensor *cb_pixels_channels_behind(cb_tensor *x);
+cb_tensor *cb_pixels_channels_in_front(cb_tensor *x);
+/* Adds what is learned of places, (1, extra + places, width), to x (B, extra + h w, width): the patches of `pixels`, and `extra` tokens
+ * before them.  Another size than the config's: see cb_context.interpolate_positions. */
+cb_tensor *cb_pixels_add_positions(const cb_model *model, cb_tensor *x, cb_tensor *positions, int64_t extra, const cb_tensor *pixels,
+                                   const cb_context *ctx);
+
+/* ---- convolutional networks (conv_unit.c) ---- */
+
+/* A group `name` below parent with `convolution` (no bias) and the batch norm `normalization`, of eps in the config. */
+bool cb_conv_unit_build(cb_model *model, cb_weight_source *source, cb_layer *parent, const char *name, int64_t in, int64_t out,
+                        int64_t kernel, cb_conv_options options, cb_activation activation, cb_conv_unit *unit);
+cb_tensor *cb_conv_unit_run(const cb_conv_unit *unit, cb_tensor *x, const cb_context *ctx);
 
 /* ---- forward ---- */
 

@@ -259,7 +259,7 @@ static cb_tensor *block(cb_model *model, int64_t index, cb_tensor *x, const cb_p
 /* modeling_layers.py: GenericForSequenceClassification and its kin */
 static const cb_head_plan heads[] = {
     {.kind = CB_HEAD_CAUSAL_LM, .class_end = "ForCausalLM", .output = "lm_head"},
-    {.kind = CB_HEAD_SEQUENCE_CLASSIFICATION, .class_end = "ForSequenceClassification", .output = "score", .last_token = true},
+    {.kind = CB_HEAD_SEQUENCE_CLASSIFICATION, .class_end = "ForSequenceClassification", .output = "score", .pooling = CB_POOL_LAST},
     {.kind = CB_HEAD_TOKEN_CLASSIFICATION, .class_end = "ForTokenClassification", .output = "score", .bias = true},
     {0},
 };

@@ -9,7 +9,7 @@
 #include "formats/gguf_model.h"
 #include "models/internal.h"
 
-static const cb_architecture *const families[] = {cb_llama_family, cb_gpt2_family, cb_bert_family};
+static const cb_architecture *const families[] = {cb_llama_family, cb_gpt2_family, cb_bert_family, cb_vit_family, cb_resnet_family};
 #define FAMILY_COUNT (sizeof families / sizeof *families)
 #define MOST_TYPES   32
 
@@ -121,6 +121,9 @@ static json_t *read_config(const char *path)
 /* A recursive model's blocks share the weights of the first few (Bae et al. 2025, arXiv:2410.20672). */
 static bool configure_shared(cb_model *model)
 {
+    if (model->architecture->images)
+        return cb_fail(CB_ERR_UNSUPPORTED, "%s: model_type is \"" CB_RECURSIVE "%s\", expected a model of text where blocks are shared",
+                       model->config_path, model->architecture->model_type) == CB_OK;
     int64_t shared = cb_json_int(model->config_path, model->json, "num_shared_layers", 0);
     if (cb_ok() && (shared < 1 || shared > model->config.layers))
         return cb_config_error(model, "num_shared_layers is %lld, expected 1 to num_hidden_layers (%lld)", (long long)shared,
@@ -199,6 +202,7 @@ void cb_model_free(cb_model *model)
     cb_weights_close(model->file);
     json_decref(model->json);
     cb_free(model->blocks);
+    cb_free(model->details);
     cb_free(model->directory);
     cb_free(model->config_path);
     cb_free(model);
@@ -277,23 +281,30 @@ static uint64_t hash_number(uint64_t hash, const void *bytes, size_t size)
     return cb_hash_text(hash, text);
 }
 
-static bool add_hash(void *user, cb_layer *layer)
+static uint64_t hash_tensor(uint64_t hash, const cb_layer *layer, const char *name, const cb_tensor *t)
 {
     enum { SAMPLES = 8 };
+    hash = cb_hash_text(cb_hash_text(hash, layer->name), name);
+    for (int d = 0; d < t->ndim; d++)
+        hash = hash_number(hash, &t->shape[d], sizeof t->shape[d]);
+    for (int64_t s = 0; s < SAMPLES && t->count; s++) {
+        double value = cb_get(t, s * (t->count - 1) / (SAMPLES - 1));
+        hash = hash_number(hash, &value, sizeof value);
+    }
+    return hash;
+}
+
+static bool add_hash(void *user, cb_layer *layer)
+{
     uint64_t *hash = user;
     for (int i = 0; i < layer->weight_count; i++) {
         const cb_weight *w = &layer->weights[i];
         const cb_tensor *t = w->frozen ? w->frozen : w->tensor;
-        if (t->requires_grad)
-            continue;
-        *hash = cb_hash_text(cb_hash_text(*hash, layer->name), w->name);
-        for (int d = 0; d < t->ndim; d++)
-            *hash = hash_number(*hash, &t->shape[d], sizeof t->shape[d]);
-        for (int64_t s = 0; s < SAMPLES && t->count; s++) {
-            double value = cb_get(t, s * (t->count - 1) / (SAMPLES - 1));
-            *hash = hash_number(*hash, &value, sizeof value);
-        }
+        if (!t->requires_grad)
+            *hash = hash_tensor(*hash, layer, w->name, t);
     }
+    for (int i = 0; i < layer->buffer_count && !layer->moves; i++)
+        *hash = hash_tensor(*hash, layer, layer->buffers[i].name, layer->buffers[i].tensor);
     return true;
 }
 

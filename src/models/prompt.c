@@ -9,7 +9,8 @@
 
 static bool prompt_find(const cb_model *model, const cb_context *ctx, const cb_module **module, int64_t *tokens)
 {
-    if (!cb_layer_prompt(model->embedding, ctx, module))
+    *module = NULL;
+    if (model->embedding && !cb_layer_prompt(model->embedding, ctx, module))
         return false;
     *tokens = *module ? (*module)->kind->virtual_tokens(*module) : 0;
     return true;

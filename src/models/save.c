@@ -19,17 +19,16 @@ typedef struct weight_list {
     size_t buffer_size;
 } weight_list;
 
-static bool add_weight(weight_list *list, const cb_layer *layer, const cb_weight *weight)
+static bool add_tensor(weight_list *list, const cb_layer *layer, const char *weight, const cb_tensor *t, cb_dtype dtype)
 {
-    const cb_tensor *t = weight->tensor;
     if (!cb_grow(&list->entries, &list->entry_capacity, list->count + 1, sizeof *list->entries) ||
         !cb_grow(&list->tensors, &list->tensor_capacity, list->count + 1, sizeof *list->tensors))
         return false;
-    char *name = cb_format("%s.%s", layer->name, weight->name);
+    char *name = cb_layer_weight_name(layer, weight);
     if (!name)
         return false;
     cb_weight_entry *e = &list->entries[list->count];
-    *e = (cb_weight_entry){.name = name, .dtype = list->dtype, .ndim = t->ndim, .size = (size_t)t->count * cb_dtype_size(list->dtype)};
+    *e = (cb_weight_entry){.name = name, .dtype = dtype, .ndim = t->ndim, .size = (size_t)t->count * cb_dtype_size(dtype)};
     memcpy(e->shape, t->shape, sizeof e->shape);
     list->tensors[list->count++] = t;
     if (e->size > list->buffer_size)
@@ -39,9 +38,15 @@ static bool add_weight(weight_list *list, const cb_layer *layer, const cb_weight
 
 static bool add_layer(void *user, cb_layer *layer)
 {
+    weight_list *list = user;
     for (int i = 0; i < layer->weight_count; i++)
-        if (!add_weight(user, layer, &layer->weights[i]))
+        if (!add_tensor(list, layer, layer->weights[i].name, layer->weights[i].tensor, list->dtype))
             return false;
+    for (int i = 0; i < layer->buffer_count; i++) {
+        const cb_buffer *b = &layer->buffers[i];
+        if (!add_tensor(list, layer, b->name, b->tensor, b->tensor->ndim ? CB_F32 : CB_I64)) /* a count is a whole number in files */
+            return false;
+    }
     return true;
 }
 
@@ -49,9 +54,10 @@ static const void *provide(void *user, size_t index)
 {
     weight_list *list = user;
     const cb_tensor *t = list->tensors[index];
-    if (t->dtype == list->dtype && cb_is_contiguous(t))
+    cb_dtype dtype = list->entries[index].dtype;
+    if (t->dtype == dtype && cb_is_contiguous(t))
         return t->data;
-    return cb_read(t, list->dtype, list->buffer) ? list->buffer : NULL;
+    return cb_read(t, dtype, list->buffer) ? list->buffer : NULL;
 }
 
 static bool write_weights(const cb_model *model, const char *directory, cb_dtype dtype)

@@ -32,10 +32,21 @@ static const cb_weight_entry *find_renamed(const cb_model *model, const char *na
     return NULL;
 }
 
+/* In the other naming that an architecture knows. */
+static const cb_weight_entry *find_other(const cb_model *model, const char *name)
+{
+    char *other = model->architecture->other_name ? model->architecture->other_name(model, name) : NULL;
+    const cb_weight_entry *entry = other ? cb_weights_find(model->file, other) : NULL;
+    cb_free(other);
+    return entry;
+}
+
 static const cb_weight_entry *find_exactly(const cb_model *model, const char *name)
 {
     const cb_weight_entry *entry = cb_weights_find(model->file, name);
-    return entry ? entry : find_renamed(model, name);
+    if (!entry)
+        entry = find_renamed(model, name);
+    return entry ? entry : find_other(model, name);
 }
 
 /* Files of the bare model leave the prefix out, as its layers may; both ways are in use. */
@@ -90,13 +101,15 @@ static bool entry_check(const cb_model *model, const char *name, const cb_weight
 }
 
 /* What a frozen weight is kept as.  Matrices multiply in the dtype of the activations, or in place when that needs no
- * conversion; vectors are small and kept exact. */
+ * conversion; vectors are small and kept exact; kernels of convolutions have the dtype of what they are convolved with. */
 static cb_dtype kept_dtype(const cb_model *model, cb_dtype stored, int ndim)
 {
     if (model->keep_weights || cb_dtype_is_quantized(stored))
         return stored;
-    if (ndim == 1)
+    if (ndim <= 1)
         return CB_F32;
+    if (ndim > 2)
+        return model->dtype;
     return model->dtype == CB_BF16 ? CB_BF16 : stored;
 }
 
@@ -132,14 +145,18 @@ static cb_tensor *from_file(const cb_model *model, cb_layer *layer, const char *
 
 static cb_tensor *from_random(const cb_weight_source *source, const char *name, cb_initial initial, int ndim, const int64_t *shape)
 {
-    if (initial == CB_INITIAL_ONES || initial == CB_INITIAL_ZEROS)
-        return cb_parameter(cb_full_nd(CB_F32, initial == CB_INITIAL_ONES, ndim, shape));
     const cb_model_config *c = &source->model->config;
+    if (initial >= CB_INITIAL_ONES) {
+        double value = initial == CB_INITIAL_ONES ? 1 : initial == CB_INITIAL_ZEROS ? 0 : c->initial_value;
+        return cb_parameter(cb_full_nd(CB_F32, value, ndim, shape));
+    }
     cb_rng rng = {.seed = source->seed, .stream = cb_hash_text(CB_HASH_START, name)};
     cb_tensor *t = cb_randn_nd(CB_F32, &rng, ndim, shape);
     float deviation = (float)c->initializer_range;
     if (initial == CB_INITIAL_RESIDUAL)
         deviation /= sqrtf(2 * (float)c->layers);
+    if (initial == CB_INITIAL_KAIMING && t)
+        deviation = sqrtf(2 * (float)shape[1] / (float)t->count);
     if (t)
         cbk_unary(CBK_SCALE, CB_F32, t->data, t->data, t->count, (double)deviation, 0);
     return cb_parameter(t);
@@ -174,7 +191,9 @@ static bool share(cb_layer *layer, cb_layer *with)
 static bool is_lacking(const cb_weight_source *source, const cb_layer *layer, const char *name, int ndim, const int64_t *shape)
 {
     const cb_weight_entry *entry = find(source->model, name);
-    return !entry || (source->output && strcmp(layer->name, source->output) == 0 && !cb_weight_entry_fits(entry, ndim, shape));
+    const char *second = source->model->head_plan->second;
+    bool output = source->output && (!strcmp(layer->name, source->output) || (second && !strcmp(layer->name, second)));
+    return !entry || (output && !cb_weight_entry_fits(entry, ndim, shape));
 }
 
 bool cb_source_weight(cb_weight_source *source, cb_layer *layer, const char *name, cb_initial initial, int ndim, const int64_t *shape)
@@ -184,7 +203,7 @@ bool cb_source_weight(cb_weight_source *source, cb_layer *layer, const char *nam
     cb_layer *with = shared_layer(source->model, layer);
     if (with || !cb_ok())
         return with && share(layer, with);
-    char *full = cb_format("%s.%s", layer->name, name);
+    char *full = cb_layer_weight_name(layer, name);
     cb_scope *scope = full ? cb_scope_open() : NULL;
     bool ok = false;
     if (scope) {
@@ -242,6 +261,79 @@ cb_layer *cb_source_norm(cb_weight_source *source, cb_layer *parent, const char 
     return layer;
 }
 
+cb_layer *cb_source_conv_of(cb_weight_source *source, cb_layer *parent, const char *name, int64_t in, int64_t out, const int64_t kernel[2],
+                            cb_conv_options options, bool bias, cb_initial initial)
+{
+    cb_layer *layer = cb_ok() ? cb_layer_new(parent, name, CB_LAYER_CONV) : NULL;
+    if (!layer)
+        return NULL;
+    layer->in_features = in;
+    layer->out_features = out;
+    layer->conv = options;
+    const int64_t shape[] = {out, in / (options.groups ? options.groups : 1), kernel[0], kernel[1]};
+    if (!cb_source_weight(source, layer, "weight", initial, 4, shape))
+        return NULL;
+    if (bias && !cb_source_weight(source, layer, "bias", CB_INITIAL_ZEROS, 1, &out))
+        return NULL;
+    return layer;
+}
+
+cb_layer *cb_source_conv(cb_weight_source *source, cb_layer *parent, const char *name, int64_t in, int64_t out, int64_t kernel,
+                         cb_conv_options options, bool bias, cb_initial initial)
+{
+    return cb_source_conv_of(source, parent, name, in, out, (const int64_t[]){kernel, kernel}, options, bias, initial);
+}
+
+/* From the checkpoint, or `otherwise`; memory of the layer's own, since it moves in training. */
+static bool source_statistics(cb_weight_source *source, cb_layer *layer, const char *name, double otherwise)
+{
+    const cb_model *model = source->model;
+    char *full = cb_layer_weight_name(layer, name);
+    cb_scope *scope = full ? cb_scope_open() : NULL;
+    cb_tensor *t = scope ? cb_full(CB_F32, otherwise, layer->out_features) : NULL;
+    bool ok = t;
+    if (ok && model->file) {
+        const cb_weight_entry *entry = find(model, full);
+        ok = entry_check(model, full, entry, 1, &layer->out_features) && cb_copy_into(t, cb_weight_entry_tensor(entry));
+    }
+    ok = ok && cb_layer_add_buffer(layer, name, t);
+    if (scope)
+        cb_scope_close(scope);
+    cb_free(full);
+    return ok;
+}
+
+/* How many batches the statistics have seen; files of old have no such tensor. */
+static bool source_batches(cb_weight_source *source, cb_layer *layer)
+{
+    static const char name[] = "num_batches_tracked";
+    char *full = cb_layer_weight_name(layer, name);
+    cb_scope *scope = full ? cb_scope_open() : NULL;
+    const cb_weight_entry *entry = scope && source->model->file ? find(source->model, full) : NULL;
+    cb_tensor *t = scope ? cb_scalar(CB_F32, 0) : NULL;
+    int64_t batches = 0;
+    if (t && entry && entry->dtype == CB_I64 && entry->size == sizeof batches) {
+        memcpy(&batches, entry->data, sizeof batches);
+        *(float *)t->data = (float)batches;
+    }
+    bool ok = t && cb_layer_add_buffer(layer, name, t);
+    if (scope)
+        cb_scope_close(scope);
+    cb_free(full);
+    return ok;
+}
+
+cb_layer *cb_source_batch_norm(cb_weight_source *source, cb_layer *parent, const char *name, int64_t channels, double eps)
+{
+    cb_layer *layer = cb_source_norm(source, parent, name, channels, eps, true);
+    bool ok = layer && source_statistics(source, layer, "running_mean", 0) && source_statistics(source, layer, "running_var", 1) &&
+              source_batches(source, layer);
+    if (!ok)
+        return NULL;
+    layer->moves = !source->model->file;
+    return layer;
+}
+
 /* Whether the head is the embedding.  A checkpoint that holds another head beside it counts for more than the config, as in
  * transformers 5. */
 static bool head_is_tied(const cb_model *model)
@@ -290,6 +382,11 @@ void cb_source_allow_new(cb_weight_source *source, uint64_t seed, const char *ou
 const char *cb_source_new(const cb_weight_source *source)
 {
     return source->made.length ? source->made.data : NULL;
+}
+
+cb_layer *cb_model_top(const cb_model *model, const char *name)
+{
+    return model->head_plan->kind == CB_HEAD_NONE ? model->root : cb_layer_new(model->root, name, CB_LAYER_GROUP);
 }
 
 cb_block *cb_model_add_block(cb_model *model)

@@ -8,6 +8,7 @@
  * In a blend a module may act on a share of the batch.  What works on the input or the result works on those rows alone; low-rank
  * updates of many modules are one operation.  Where weights, bias or attention change, rows that have the same modules go through the
  * layer together (shared.c). */
+#include "core/rehearsal.h"
 #include "nn/shared.h"
 
 _Thread_local const cb_layer_watch *cb_layer_watching;
@@ -210,6 +211,39 @@ cb_tensor *cb_layer_norm_forward(const cb_layer *layer, cb_tensor *x, const cb_c
 {
     x = cb_layer_before(layer, x, ctx);
     return cb_layer_after(layer, x, own_result((own_part){.layer = layer, .run = run_layer_norm}, x, ctx), ctx);
+}
+
+/* ---- batch norm ---- */
+
+/* Fills in running_weight and momentum. */
+static bool choose_statistics(const cb_layer *layer, const cb_context *ctx, cb_batch_norm_options *o)
+{
+    bool follows =
+        ctx->training && (ctx->statistics == CB_STATISTICS_FOLLOWED || (ctx->statistics == CB_STATISTICS_OF_TRAINED && layer->moves));
+    o->running_weight = follows || ctx->statistics == CB_STATISTICS_BATCH ? 0 : 1;
+    if (ctx->statistics == CB_STATISTICS_MIXED)
+        o->running_weight = ctx->running_weight;
+    if (follows)
+        o->momentum = layer->momentum > 0 ? layer->momentum : 0.1;
+    return follows;
+}
+
+static cb_tensor *run_batch_norm(const own_part *own, cb_tensor *x, cb_tensor *weight, cb_tensor *bias)
+{
+    const cb_layer *layer = own->layer;
+    cb_batch_norm_options o = {
+        .eps = layer->eps, .running_mean = cb_layer_buffer(layer, "running_mean"), .running_var = cb_layer_buffer(layer, "running_var")};
+    bool follows = choose_statistics(layer, own->shared.ctx, &o);
+    cb_tensor *y = cb_batch_norm_with(x, weight, bias, o), *batches = cb_layer_buffer(layer, "num_batches_tracked");
+    if (y && follows && batches && !own->shared.ctx->unread && !cb_rehearsing()) /* a second run is of the same batch */
+        ++*(float *)batches->data;
+    return y;
+}
+
+cb_tensor *cb_batch_norm_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx)
+{
+    x = cb_layer_before(layer, x, ctx);
+    return cb_layer_after(layer, x, own_result((own_part){.layer = layer, .run = run_batch_norm}, x, ctx), ctx);
 }
 
 /* ---- attention ---- */

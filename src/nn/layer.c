@@ -58,6 +58,8 @@ void cb_layer_free(cb_layer *layer)
         cb_release(layer->weights[i].tensor);
         cb_release(layer->weights[i].frozen);
     }
+    for (int i = 0; i < layer->buffer_count; i++)
+        cb_release(layer->buffers[i].tensor);
     cb_free(layer->children);
     cb_free(layer->modules);
     cb_free(layer->name);
@@ -100,6 +102,29 @@ bool cb_layer_add_weight(cb_layer *layer, const char *name, cb_tensor *tensor)
     }
     layer->weights[layer->weight_count++] = (cb_weight){.name = name, .tensor = cb_keep(tensor)};
     return true;
+}
+
+bool cb_layer_add_buffer(cb_layer *layer, const char *name, cb_tensor *tensor)
+{
+    if (!layer || !tensor)
+        return false;
+    if (cb_layer_buffer(layer, name) || layer->buffer_count == CB_LAYER_BUFFERS)
+        return cb_fail(CB_ERR_ARGUMENT, "layer %s cannot take another buffer named %s", layer->name, name) == CB_OK;
+    layer->buffers[layer->buffer_count++] = (cb_buffer){.name = name, .tensor = cb_keep(tensor)};
+    return true;
+}
+
+cb_tensor *cb_layer_buffer(const cb_layer *layer, const char *name)
+{
+    for (int i = 0; i < layer->buffer_count; i++)
+        if (!strcmp(layer->buffers[i].name, name))
+            return layer->buffers[i].tensor;
+    return NULL;
+}
+
+char *cb_layer_weight_name(const cb_layer *layer, const char *name)
+{
+    return *layer->name ? cb_format("%s.%s", layer->name, name) : cb_strdup(name);
 }
 
 static bool missing(const cb_layer *layer, const char *name)

@@ -363,7 +363,7 @@ cb_tensor *cb_batch_norm_with(cb_tensor *x, cb_tensor *weight, cb_tensor *bias, 
 {
     if (!x || !check_image("batch_norm", x, weight, bias) || !check_running(x, &options))
         return NULL;
-    if (cb_runs_again())
+    if (cb_runs_again() || cb_rehearsing())
         options.momentum = 0;
     x = cb_dense(x);
     channel_norm a = {

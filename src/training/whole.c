@@ -9,7 +9,18 @@ typedef struct parameter_list {
     size_t count, capacity;
 } parameter_list;
 
-/* A layer's own weights, made trainable where they are frozen.  A tied layer has none of its own. */
+/* Takes the name. */
+static bool add_tensor(parameter_list *list, char *name, cb_tensor *tensor)
+{
+    if (!name || !cb_grow(&list->items, &list->capacity, list->count + 1, sizeof *list->items)) {
+        cb_free(name);
+        return false;
+    }
+    list->items[list->count++] = (cb_named_tensor){name, tensor};
+    return true;
+}
+
+/* A layer's own weights, made trainable where they are frozen, and statistics that follow.  A tied layer has none of its own. */
 static bool collect(void *user, cb_layer *layer)
 {
     parameter_list *list = user;
@@ -17,13 +28,19 @@ static bool collect(void *user, cb_layer *layer)
         const char *name = layer->weights[i].name;
         if (!layer->weights[i].tensor->requires_grad && !cb_layer_train_copy(layer, name, CB_F32, true))
             return false;
-        if (!cb_grow(&list->items, &list->capacity, list->count + 1, sizeof *list->items))
+        if (!add_tensor(list, cb_layer_weight_name(layer, name), layer->weights[i].tensor))
             return false;
-        char *whole = cb_format("%s.%s", layer->name, name);
-        if (!whole)
-            return false;
-        list->items[list->count++] = (cb_named_tensor){whole, layer->weights[i].tensor};
     }
+    layer->moves = layer->buffer_count > 0;
+    return true;
+}
+
+/* Running statistics are no parameters, but a checkpoint needs them. */
+static bool collect_buffers(void *user, cb_layer *layer)
+{
+    for (int i = 0; i < layer->buffer_count; i++)
+        if (!add_tensor(user, cb_layer_weight_name(layer, layer->buffers[i].name), layer->buffers[i].tensor))
+            return false;
     return true;
 }
 
@@ -93,26 +110,35 @@ static bool phase(const cb_trainee *what, int64_t step, int64_t *first, int64_t 
     return cb_adapter_phase(adapter_of(what), step, first, end);
 }
 
-static void add_hooks(cb_trainee *what, const cb_adapter *adapter)
+static void add_hooks(cb_trainee *what)
 {
     what->begin = begin;
     what->regulariser = regulariser;
     what->stepped = stepped;
     what->phase = phase;
-    what->state_count = cb_adapter_state(adapter, &what->state);
+}
+
+static bool add_all(parameter_list *list, size_t count, const cb_named_tensor *tensors)
+{
+    for (size_t i = 0; i < count; i++)
+        if (!add_tensor(list, cb_strdup(tensors[i].name), tensors[i].tensor))
+            return false;
+    return true;
 }
 
 static bool add_adapter(parameter_list *list, const cb_adapter *adapter)
 {
     const cb_named_tensor *parameters;
     size_t count = adapter ? cb_adapter_parameters(adapter, &parameters) : 0;
-    for (size_t i = 0; i < count; i++) {
-        char *name = cb_grow(&list->items, &list->capacity, list->count + 1, sizeof *list->items) ? cb_strdup(parameters[i].name) : NULL;
-        if (!name)
-            return false;
-        list->items[list->count++] = (cb_named_tensor){name, parameters[i].tensor};
-    }
-    return true;
+    return add_all(list, count, parameters);
+}
+
+/* What a checkpoint holds beside the parameters. */
+static bool collect_state(parameter_list *state, cb_model *model, const cb_adapter *adapter)
+{
+    const cb_named_tensor *own;
+    size_t count = adapter ? cb_adapter_state(adapter, &own) : 0;
+    return cb_layer_visit(cb_model_root(model), collect_buffers, state) && add_all(state, count, own);
 }
 
 /* ---- as something to train ---- */
@@ -120,18 +146,25 @@ static bool add_adapter(parameter_list *list, const cb_adapter *adapter)
 bool cb_train_whole(cb_trainee *what, cb_model *model, cb_adapter *adapter, const cb_tokenizer *tokenizer, const char *tokenizer_path,
                     cb_dtype dtype)
 {
-    parameter_list list = {0};
+    parameter_list list = {0}, state = {0};
     saver *s = cb_calloc(1, sizeof *s);
     bool ok = s && (s->tokenizer_path = cb_strdup(tokenizer_path)) && cb_layer_visit(cb_model_root(model), collect, &list) &&
-              add_adapter(&list, adapter);
+              add_adapter(&list, adapter) && collect_state(&state, model, adapter);
     if (s) {
         s->tokenizer = tokenizer;
         s->dtype = dtype;
         s->adapter = adapter;
     }
-    *what = (cb_trainee){.model = model, .count = list.count, .parameters = list.items, .save = save, .describe = describe, .user = s};
+    *what = (cb_trainee){.model = model,
+                         .count = list.count,
+                         .parameters = list.items,
+                         .save = save,
+                         .describe = describe,
+                         .state_count = state.count,
+                         .state = state.items,
+                         .user = s};
     if (adapter)
-        add_hooks(what, adapter);
+        add_hooks(what);
     if (!ok)
         cb_train_whole_free(what);
     return ok;
@@ -140,6 +173,7 @@ bool cb_train_whole(cb_trainee *what, cb_model *model, cb_adapter *adapter, cons
 void cb_train_whole_free(cb_trainee *what)
 {
     parameters_free(&(parameter_list){(cb_named_tensor *)(uintptr_t)what->parameters, what->count, 0});
+    parameters_free(&(parameter_list){(cb_named_tensor *)(uintptr_t)what->state, what->state_count, 0});
     saver *s = what->user;
     if (s)
         cb_free(s->tokenizer_path);

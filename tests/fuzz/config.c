@@ -21,13 +21,16 @@ static const struct {
               {"roberta", "encoders/roberta"},
               {"SequenceClassification", "encoders/bert_rows"},
               {"bert", "encoders/bert"},
+              {"deit", "vision/deit"},
+              {"vit", "vision/vit"},
+              {"resnet", "vision/resnet_first"},
               {"", "models/llama3"}};
 enum { MODELS = sizeof models / sizeof *models };
 
 static void link_models(void)
 {
     for (int i = 0; i < MODELS; i++) {
-        char name[64], source[96];
+        char name[80], source[112];
         snprintf(name, sizeof name, "%s/model.safetensors", models[i].path);
         snprintf(source, sizeof source, "tests/reference/%s", name);
         fuzz_link(name, source);

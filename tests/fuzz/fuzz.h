@@ -26,7 +26,7 @@ const char *fuzz_link(const char *name, const char *source);
 /* The scratch directory, or one below it. */
 const char *fuzz_path(const char *name);
 
-/* Runs five tokens through a model. */
+/* Runs five tokens, or an image, through a model. */
 bool fuzz_pass(cb_model *model);
 
 /* Reads bytes so that a sanitizer sees whether they may be read. */

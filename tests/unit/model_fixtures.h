@@ -126,6 +126,53 @@ static inline void assert_close(const char *what, const cb_tensor *found, const 
         fail_msg("%s differs by %g, allowed %g", what, difference, tolerance);
 }
 
+/* ---- gradients of every parameter ---- */
+
+typedef void gradient_visit(fixture *f, const char *key, cb_layer *layer, const char *weight);
+
+/* Visits the weights that expected.safetensors has something of under names that begin with `prefix`; returns how many. */
+static inline size_t each_gradient(fixture *f, const char *prefix, gradient_visit *visit)
+{
+    size_t count = 0, skip = strlen(prefix);
+    for (size_t i = 0; i < cb_safetensors_count(f->expected); i++) {
+        const char *key = cb_safetensors_at(f->expected, i)->name;
+        if (strncmp(key, prefix, skip) != 0)
+            continue;
+        char name[256];
+        snprintf(name, sizeof name, "%s", key + skip);
+        char *dot = strrchr(name, '.');
+        if (dot)
+            *dot = 0;
+        cb_layer *layer = dot ? cb_layer_find(cb_model_root(f->model), name) : cb_model_root(f->model);
+        if (!layer)
+            fail_msg("there is no layer %s", name);
+        const char *weight = dot ? dot + 1 : name;
+        while (layer && !cb_layer_own_weight(layer, weight)) /* shared weights go by the name of either layer */
+            layer = layer->bias_at && !strcmp(weight, "bias") ? layer->bias_at : layer->tied;
+        if (!layer)
+            fail_msg("no layer has %s", key + skip);
+        visit(f, key, layer, cb_layer_own_weight(layer, weight)->name);
+        count++;
+    }
+    return count;
+}
+
+static inline void make_trainable(fixture *f, const char *key, cb_layer *layer, const char *weight)
+{
+    (void)f, (void)key;
+    assert_true(cb_layer_train_copy(layer, weight, CB_F32, true));
+}
+
+static inline void compare_gradient(fixture *f, const char *key, cb_layer *layer, const char *weight)
+{
+    cb_tensor *expected = expected_tensor(f, key), *grad = cb_layer_weight(layer, weight)->grad;
+    double most = 0;
+    for (int64_t i = 0; i < expected->count; i++)
+        most = fmax(most, fabs(cb_get(expected, i)));
+    if (most > 1e-6) /* a key's bias changes no softmax: what is there is rounding */
+        assert_close(key, grad, expected, 1e-4);
+}
+
 /* A new directory with the tensors of the model in `source` (by links) and its config.json changed: the members of
  * `changes`, JSON text, replace or, when null, remove. */
 static inline char *changed_model_at(const char *source, const char *changes)

@@ -1,0 +1,19 @@
+/* conv_unit.c: a convolution, a batch norm and an activation: what ResNet's and MobileNet's blocks are made of. */
+#include "models/internal.h"
+
+bool cb_conv_unit_build(cb_model *model, cb_weight_source *source, cb_layer *parent, const char *name, int64_t in, int64_t out,
+                        int64_t kernel, cb_conv_options options, cb_activation activation, cb_conv_unit *unit)
+{
+    cb_layer *group = parent ? cb_layer_new(parent, name, CB_LAYER_GROUP) : NULL;
+    if (!group)
+        return false;
+    unit->activation = activation;
+    unit->conv = cb_source_conv(source, group, "convolution", in, out, kernel, options, false, CB_INITIAL_KAIMING);
+    unit->norm = unit->conv ? cb_source_batch_norm(source, group, "normalization", out, model->config.eps) : NULL;
+    return unit->norm;
+}
+
+cb_tensor *cb_conv_unit_run(const cb_conv_unit *unit, cb_tensor *x, const cb_context *ctx)
+{
+    return cb_activate(unit->activation, cb_batch_norm_forward(unit->norm, cb_conv2d_forward(unit->conv, x, ctx), ctx));
+}

@@ -1,0 +1,93 @@
+/* encoder.c: what the blocks of BERT's and ViT's kin have in common: three projections and an output, an MLP of two layers, two norms, under
+ * names of their own.  Built here for both; what a block with its norms in front computes is here as well (Xiong et al. 2020,
+ * arXiv:2002.04745), BERT's is its own. */
+#include <stdio.h>
+
+#include "models/internal.h"
+
+/* A group below `parent`, or `parent` where there is none. */
+static cb_layer *within(cb_layer *parent, const char *name)
+{
+    return parent && name ? cb_layer_new(parent, name, CB_LAYER_GROUP) : parent;
+}
+
+static cb_layer *linear(cb_weight_source *source, cb_layer *parent, const char *name, int64_t in, int64_t out, bool bias)
+{
+    return cb_source_linear(source, parent, name, in, out, false, bias, CB_INITIAL_NORMAL);
+}
+
+bool cb_encoder_build(cb_model *model, cb_weight_source *source, cb_layer *blocks, const char *name, const cb_encoder_names *n,
+                      bool qkv_bias)
+{
+    const cb_model_config *c = &model->config;
+    cb_block *b = cb_model_add_block(model);
+    if (!b)
+        return false;
+    b->layer = cb_layer_new(blocks, name, CB_LAYER_BLOCK);
+    b->attention = b->layer ? cb_layer_new(b->layer, n->attention, CB_LAYER_ATTENTION) : NULL;
+    cb_layer *heads = within(b->attention, n->heads), *out = within(b->attention, n->attention_out), *up = within(b->layer, n->up_group);
+    b->mlp = up ? cb_layer_new(b->layer, n->mlp, CB_LAYER_MLP) : NULL;
+    if (!heads || !out || !b->mlp)
+        return false;
+    b->attention->in_features = b->attention->out_features = c->heads;
+    b->q = linear(source, heads, n->q, c->width, c->width, qkv_bias);
+    b->k = linear(source, heads, n->k, c->width, c->width, qkv_bias);
+    b->v = linear(source, heads, n->v, c->width, c->width, qkv_bias);
+    b->o = linear(source, out, n->o, c->width, c->width, true);
+    b->attention_norm = cb_source_norm(source, n->norms_in_groups ? out : b->layer, n->attention_norm, c->width, c->eps, true);
+    b->up = linear(source, n->up_group ? up : b->mlp, n->up, c->width, c->mlp_width, true);
+    b->down = linear(source, b->mlp, n->down, c->mlp_width, c->width, true);
+    b->mlp_norm = cb_source_norm(source, n->norms_in_groups ? b->mlp : b->layer, n->mlp_norm, c->width, c->eps, true);
+    return cb_ok();
+}
+
+bool cb_encoder_build_all(cb_model *model, cb_weight_source *source, cb_layer *blocks, const cb_encoder_names *names, bool qkv_bias)
+{
+    for (int64_t i = 0; i < model->config.layers; i++) {
+        char name[24];
+        snprintf(name, sizeof name, "%lld", (long long)i);
+        if (!cb_encoder_build(model, source, blocks, name, names, qkv_bias))
+            return false;
+    }
+    return true;
+}
+
+cb_tensor *cb_encoder_heads(const cb_layer *projection, cb_tensor *x, int64_t head_dim, const cb_context *ctx)
+{
+    cb_tensor *y = cb_linear_forward(projection, x, ctx);
+    return y ? cb_reshape(y, x->shape[0], x->shape[1], -1, head_dim) : NULL;
+}
+
+static cb_tensor *attention(const cb_model *model, int64_t index, cb_tensor *residual, const cb_pass *pass)
+{
+    const cb_block *b = &model->blocks[index];
+    const cb_context *ctx = &pass->ctx;
+    int64_t head_dim = model->config.head_dim;
+    cb_tensor *x = cb_layer_before(b->attention, cb_layer_norm_forward(b->attention_norm, residual, ctx), ctx);
+    if (!x)
+        return NULL;
+    cb_tensor *k = cb_encoder_heads(b->k, x, head_dim, ctx), *v = cb_encoder_heads(b->v, x, head_dim, ctx);
+    cb_attention_options options = {
+        .causal = !model->architecture->bidirectional, .segments = ctx->segments, .prefix_k = pass->prefix.k, .prefix_v = pass->prefix.v};
+    if (!cb_pass_extend(pass, index, &k, &v, &options))
+        return NULL;
+    if (pass->taken && k && v)
+        *pass->taken = (cb_keys){cb_keep(k), cb_keep(v)};
+    cb_tensor *y = cb_attention_forward(b->attention, cb_encoder_heads(b->q, x, head_dim, ctx), k, v, options, ctx);
+    y = y ? cb_reshape(y, x->shape[0], x->shape[1], -1) : NULL;
+    return cb_close_branch(b->attention, b->o, residual, x, y, ctx);
+}
+
+cb_tensor *cb_encoder_mlp(const cb_model *model, int64_t index, cb_tensor *residual, const cb_pass *pass)
+{
+    const cb_block *b = &model->blocks[index];
+    const cb_context *ctx = &pass->ctx;
+    cb_tensor *x = cb_layer_before(b->mlp, cb_layer_norm_forward(b->mlp_norm, residual, ctx), ctx);
+    cb_tensor *inner = cb_activate(model->config.activation, cb_linear_forward(b->up, x, ctx));
+    return cb_close_branch(b->mlp, b->down, residual, x, inner, ctx);
+}
+
+cb_tensor *cb_encoder_block(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass)
+{
+    return cb_branch_run(cb_encoder_mlp, model, index, cb_branch_run(attention, model, index, x, pass), pass);
+}
