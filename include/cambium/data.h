@@ -15,6 +15,7 @@
 #ifndef CAMBIUM_DATA_H
 #define CAMBIUM_DATA_H
 
+#include "cambium/images.h"
 #include "cambium/tensor.h"
 #include "cambium/tokenizer.h"
 
@@ -143,6 +144,36 @@ CB_API cb_dataset *cb_dataset_open_groups(const cb_groups_options *options);
 CB_API int64_t cb_dataset_group(const cb_dataset *data); /* G; 1: rows are texts of their own */
 /* Of text `member` of group `row`, unshuffled: two texts with the same hash are the same. */
 CB_API uint64_t cb_dataset_text_hash(const cb_dataset *data, int64_t row, int64_t member);
+
+/* ---- images with labels ---- */
+
+typedef struct cb_image_data_options {
+    /* Directories with one directory of images for each class, .zip or .tar archives of such, tables (.csv, .tsv, .jsonl) of files and labels, IDX files
+     * (.gz), .npy, .npz */
+    cb_string_list data;
+    char *image_column, *label_column; /* of tables */
+    char *data_split;                  /* of .npz files: train, val, test */
+    int64_t max_images;                /* 0: all */
+    bool shuffle_images, exif_transpose;
+    int64_t max_pixels, loader_threads;
+    /* these are not in the table: */
+    const cb_image_processor *processor; /* must give images of one size; copied */
+    const cb_augment_options *augment;   /* of shuffled batches; NULL: none; copied */
+    const cb_string_list *labels;        /* in the order of their numbers; NULL or empty: those of the data, sorted */
+    const char *corruption;              /* of every image, as the model sees it; NULL: none */
+    int severity;
+    uint64_t seed;
+} cb_image_data_options;
+extern CB_API const cb_option cb_image_data_option_table[];
+
+/* A dataset of images and their labels.  Its batches hold `ids` (rows, channels, height, width) f32, normalised; targets (rows) i32, or, with mixup
+ * or CutMix, (rows, labels) f32 of shares; no segments and no positions.  A row depends on seed, epoch and image alone; threads of the dataset
+ * decode those that come next.
+ *
+ * Some images are looked at: when they are far from mean 0 and deviation 1 after normalisation, a warning says so with the numbers (a wrong mean costs
+ * accuracy without any other sign).  Errors name the file; a label that is not among `labels` is one.  Directories hold files as
+ * torchvision's ImageFolder takes them, but links to directories are not followed. */
+CB_API cb_dataset *cb_dataset_open_images(const cb_image_data_options *options);
 
 /* ---- compressed files ---- */
 

@@ -9,6 +9,8 @@
 
 #include <math.h>
 
+#include "data/images.h"
+
 /* Fewer than one in so many positions are to be empty, else examples are cut (cb_packing_strategy). */
 enum { EMPTY_SHARE = 50 };
 
@@ -41,6 +43,7 @@ void cb_dataset_free(cb_dataset *data)
         return;
     store_release(data->store);
     cb_groups_free(data->groups);
+    cb_images_free(data->images);
     cb_free(data->documents.items);
     rows_free(data);
     cb_free(data);
@@ -286,9 +289,10 @@ cb_dataset *cb_dataset_split(cb_dataset *data, double share, uint64_t seed)
     cb_dataset *part = cb_calloc(1, sizeof *part);
     if (!part)
         return NULL;
-    if (data->groups) {
-        part->groups = cb_groups_split(data->groups, share, seed);
-        if (part->groups)
+    if (data->groups || data->images) {
+        part->groups = data->groups ? cb_groups_split(data->groups, share, seed) : NULL;
+        part->images = data->images ? cb_images_split(data->images, share, seed) : NULL;
+        if (part->groups || part->images)
             return part;
         cb_free(part);
         return NULL;
@@ -313,6 +317,8 @@ cb_dataset *cb_dataset_split(cb_dataset *data, double share, uint64_t seed)
 
 int64_t cb_dataset_tokens(const cb_dataset *data)
 {
+    if (data->images)
+        return cb_images_count(data->images);
     return data->groups ? cb_groups_tokens(data->groups) : data->tokens;
 }
 
@@ -320,6 +326,8 @@ uint64_t cb_dataset_hash(const cb_dataset *data)
 {
     if (data->groups)
         return cb_groups_hash(data->groups);
+    if (data->images)
+        return cb_images_hash(data->images);
     uint64_t h = CB_HASH_START; /* as cb_hash_text(), over tokens instead of bytes */
     if (data->options.masked)
         h = (h ^ (uint64_t)(data->options.mlm_probability * 1e9) << 1 ^ data->options.whole_word_mask) * 0x100000001b3u;
@@ -334,16 +342,22 @@ uint64_t cb_dataset_hash(const cb_dataset *data)
 
 int64_t cb_dataset_documents(const cb_dataset *data)
 {
+    if (data->images)
+        return cb_images_count(data->images);
     return data->groups ? data->groups->count : (int64_t)data->documents.count;
 }
 
 int64_t cb_dataset_rows(const cb_dataset *data)
 {
+    if (data->images)
+        return cb_images_count(data->images);
     return data->groups ? data->groups->count : data->rows;
 }
 
 int64_t cb_dataset_row_length(const cb_dataset *data)
 {
+    if (data->images)
+        return 1;
     return data->groups ? data->groups->store->longest : data->options.sequence_length;
 }
 
@@ -351,6 +365,8 @@ int64_t cb_dataset_padding(const cb_dataset *data)
 {
     if (data->groups)
         return -1;
+    if (data->images)
+        return 0;
     int64_t held = 0;
     for (size_t i = 0; data->options.packing && i < data->documents.count; i++)
         held += data->documents.items[i].wrapped ? data->documents.items[i].length : 0;

@@ -81,7 +81,8 @@ struct cb_dataset {
     int64_t stream_documents, stream_rows; /* with packing: of what is wrapped; their rows come first */
     document_rows packed;                  /* and those of whole examples */
     layout shuffled, sequential;
-    groups *groups; /* in place of all of the above */
+    groups *groups;            /* in place of all of the above */
+    struct image_rows *images; /* likewise */
 };
 
 /* ---- groups of texts (groups.c, group_batches.c) ---- */

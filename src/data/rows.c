@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "data/dataset.h"
+#include "data/images.h"
 
 void cb_layout_free(layout *l)
 {
@@ -199,6 +200,8 @@ static bool fill_batch(cb_dataset *data, int64_t index, int64_t rows, cb_batch *
 {
     if (data->groups)
         return cb_groups_batch(data->groups, index, rows, batch, sources);
+    if (data->images)
+        return cb_images_batch(data->images, index, rows, batch, sources);
     if (!data->rows)
         return cb_fail(CB_ERR_STATE, "data: there are no rows (a split of it failed)") == CB_OK;
     if (!batch_ready(data, rows, batch))
@@ -230,6 +233,8 @@ bool cb_dataset_sequential(cb_dataset *data, int64_t index, int64_t rows, cb_bat
 {
     if (data->groups)
         return cb_groups_sequential(data->groups, index, rows, batch);
+    if (data->images)
+        return cb_images_sequential(data->images, index, rows, batch);
     int64_t first = index * rows, n = data->rows - first < rows ? data->rows - first : rows;
     if (n <= 0 || !batch_ready(data, n, batch))
         return false;

@@ -6,7 +6,7 @@
 void cb_train_rehearse_rows(const cb_model *model, const cb_batch *batch)
 {
     const cb_tensor *table = cb_layer_weight(cb_model_embedding_layer(model), "weight");
-    if (!table || table->ndim != 2)
+    if (!table || table->ndim != 2 || batch->ids->dtype != CB_I32)
         return;
     const int32_t *ids = batch->ids->data;
     size_t row = (size_t)table->shape[1] * cb_dtype_size(table->dtype);

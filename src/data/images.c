@@ -1,0 +1,371 @@
+/* images.c: images with labels as rows of a dataset.
+ *
+ * A row is a function of (seed, epoch, item): the order of an epoch is a permutation that is computed and not stored, and augmentation draws from
+ * counters.  So any row can be made at any time, in any thread. */
+#include "data/images.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "data/dataset.h"
+
+#define OPT cb_image_data_options
+const cb_option cb_image_data_option_table[] = {
+    CB_OPT_STRING(OPT, image_column, "file", "NAME", "of a table: the column with the images' files, relative to the table's directory"),
+    CB_OPT_STRING(OPT, label_column, "label", "NAME", "of a table: the column with their labels"),
+    CB_OPT_STRING(OPT, data_split, "train", "NAME", "of an .npz file: which of its arrays, as in NAME_images and NAME_labels"),
+    CB_OPT_INT(OPT, max_images, 0, 0, 9e15, "images to use at most, spread over all of them (0: all)"),
+    CB_OPT_BOOL(OPT, shuffle_images, 1, "another order in every epoch"),
+    CB_OPT_BOOL(OPT, exif_transpose, 1, "turn photographs upright as their EXIF data say"),
+    CB_OPT_INT(OPT, max_pixels, 64 << 20, 1, 1 << 30, "refuse images of more pixels"),
+    CB_OPT_INT(OPT, loader_threads, 2, 0, 64, "threads that decode images ahead (0: none, when they are needed)"),
+    CB_OPT_END};
+#undef OPT
+
+struct image_rows {
+    image_store *store;
+    int64_t *members, count; /* items of the store */
+    cb_image_processor processor;
+    cb_augment_options augment;
+    bool augmented, shuffle;
+    cb_image_options how;
+    char *corruption;
+    int severity, threads;
+    uint64_t seed;
+    int64_t height, width;
+    int64_t last_first, stride; /* of unshuffled batches: where the last began, and how far the next one is */
+    int64_t rows;               /* of a batch */
+    image_loader *loader;
+};
+
+/* ---- which ---- */
+
+/* The place of `at` among `count` in an order of its own for each epoch: a Feistel network of six rounds over as many bits as are needed (Luby and
+ * Rackoff 1988), gone through again while it leads beyond the count. */
+static int64_t permuted(uint64_t seed, int64_t epoch, int64_t count, int64_t at)
+{
+    unsigned half = 1;
+    while ((INT64_C(1) << (2 * half)) < count)
+        half++;
+    uint64_t mask = (UINT64_C(1) << half) - 1, x = (uint64_t)at;
+    do {
+        uint64_t left = x >> half, right = x & mask;
+        for (uint64_t round = 0; round < 6; round++) {
+            uint32_t draw[4];
+            cb_philox(seed, (uint64_t)epoch, round << 48 ^ right, draw);
+            uint64_t turned = left ^ (((uint64_t)draw[1] << 32 | draw[0]) & mask);
+            left = right;
+            right = turned;
+        }
+        x = left << half | right;
+    } while (x >= (uint64_t)count);
+    return (int64_t)x;
+}
+
+/* The item at a place of the endless sequence, or of the unshuffled data. */
+static int64_t item_at(const image_rows *r, int64_t place)
+{
+    if (place < 0)
+        return r->members[-1 - place];
+    int64_t epoch = place / r->count, at = place % r->count;
+    return r->members[r->shuffle ? permuted(r->seed, epoch, r->count, at) : at];
+}
+
+/* ---- one row ---- */
+
+static bool corrupt(const image_rows *r, int64_t item, cb_image *image)
+{
+    cb_image out = {0};
+    cb_rng rng = cb_image_rng(r->seed, INT16_MAX, item); /* no epoch's */
+    if (!cb_image_corrupt(image, r->corruption, r->severity, &rng, &out))
+        return false;
+    cb_image_free(image);
+    *image = out;
+    return true;
+}
+
+static bool make_row(void *user, int64_t place, float *pixels)
+{
+    const image_rows *r = user;
+    int64_t item = item_at(r, place);
+    cb_rng rng = cb_image_rng(r->seed, place < 0 ? 0 : place / r->count, item);
+    cb_image image = {0}, fitted = {0};
+    bool augmented = r->augmented && place >= 0, read = cb_image_item_read(r->store, item, &r->how, &image), ok = read;
+    ok = ok && (augmented ? cb_image_augment(&r->augment, &r->processor, &rng, &image, &fitted)
+                          : cb_image_processor_fit(&r->processor, &image, &fitted));
+    ok = ok && (!r->corruption || corrupt(r, item, &fitted)) && cb_image_processor_normalize(&r->processor, &fitted, pixels);
+    if (ok && augmented)
+        cb_image_erase(&r->augment, &rng, r->processor.channels, r->height, r->width, pixels);
+    if (read && !ok)
+        cb_error_prefix("%s", r->store->items[item].name);
+    cb_image_free(&image);
+    cb_image_free(&fitted);
+    return ok;
+}
+
+/* ---- opening ---- */
+
+void cb_images_free(image_rows *r)
+{
+    if (!r)
+        return;
+    cb_image_loader_free(r->loader);
+    cb_image_store_free(r->store);
+    cb_free(r->members);
+    cb_free(r->corruption);
+    cb_free(r);
+}
+
+static size_t values_of(const image_rows *r)
+{
+    return (size_t)r->processor.channels * (size_t)r->height * (size_t)r->width;
+}
+
+/* At most so many, spread evenly. */
+static bool choose_members(image_rows *r, int64_t most)
+{
+    int64_t all = (int64_t)r->store->count;
+    r->count = most && most < all ? most : all;
+    r->members = cb_calloc((size_t)r->count, sizeof *r->members);
+    for (int64_t i = 0; r->members && i < r->count; i++)
+        r->members[i] = (int64_t)((double)i * (double)all / (double)r->count);
+    return r->members;
+}
+
+/* Of some images, spread over all: networks are trained on numbers around 0 with deviations of about 1, and a wrong mean or a missing division shows
+ * here. */
+static bool check_statistics(const image_rows *r)
+{
+    enum { SAMPLE = 48 };
+    static const double far = 0.75, narrow = 0.4, wide = 2.5;
+    float *pixels = cb_alloc(values_of(r) * sizeof *pixels);
+    double sum = 0, squares = 0, n = 0;
+    bool ok = pixels;
+    for (int64_t i = 0; ok && i < SAMPLE && i < r->count; i++) {
+        ok = make_row((void *)r, -1 - (r->count <= SAMPLE ? i : i * r->count / SAMPLE), pixels);
+        for (size_t k = 0; ok && k < values_of(r); k++) {
+            sum += pixels[k];
+            squares += (double)pixels[k] * pixels[k];
+        }
+        n += (double)values_of(r);
+    }
+    cb_free(pixels);
+    double mean = n > 0 ? sum / n : 0, deviation = n > 0 ? sqrt(fmax(squares / n - mean * mean, 0)) : 1;
+    if (ok && (fabs(mean) > far || deviation < narrow || deviation > wide))
+        cb_log_message(
+            CB_LOG_WARNING,
+            "images: after normalisation their mean is %.3g and their standard deviation %.3g, expected about 0 and 1: are image_mean "
+            "(%.3g), image_std (%.3g) and rescale_factor (%.3g) those the model was trained with?",
+            mean, deviation, r->processor.image_mean[0], r->processor.image_std[0], r->processor.rescale_factor);
+    return ok;
+}
+
+static bool open_rows(image_rows *r, const cb_image_data_options *o)
+{
+    r->processor = *o->processor;
+    r->how = (cb_image_options){.mode = r->processor.channels == 1 ? CB_IMAGE_GREY : CB_IMAGE_RGB,
+                                .exif_transpose = o->exif_transpose,
+                                .max_pixels = o->max_pixels};
+    r->augmented = o->augment;
+    if (o->augment)
+        r->augment = *o->augment;
+    r->shuffle = o->shuffle_images;
+    r->seed = o->seed;
+    r->severity = o->severity;
+    r->threads = (int)o->loader_threads;
+    r->last_first = -1;
+    if (!cb_image_processor_size(&r->processor, &r->height, &r->width))
+        return cb_fail(CB_ERR_ARGUMENT,
+                       "images: the image processor makes images of different sizes, expected height and width, or a crop") == CB_OK;
+    if (o->corruption && !(r->corruption = cb_strdup(o->corruption)))
+        return false;
+    r->store = cb_calloc(1, sizeof *r->store);
+    if (!r->store)
+        return false;
+    r->store->references = 1;
+    return cb_image_store_read(r->store, o) && choose_members(r, o->max_images) && (cb_rehearsing() || check_statistics(r));
+}
+
+cb_dataset *cb_dataset_open_images(const cb_image_data_options *options)
+{
+    cb_dataset *data = cb_calloc(1, sizeof *data);
+    image_rows *r = data ? cb_calloc(1, sizeof *r) : NULL;
+    if (r && open_rows(r, options)) {
+        data->images = r;
+        return data;
+    }
+    cb_images_free(r);
+    cb_free(data);
+    return NULL;
+}
+
+image_rows *cb_images_split(image_rows *r, double share, uint64_t seed)
+{
+    int64_t held = llround((double)r->count * share), kept = 0;
+    if (held < 1 || r->count - held < 1) {
+        cb_fail(CB_ERR_ARGUMENT, "data: %lld images are too few to set aside a share of %g for validation", (long long)r->count, share);
+        return NULL;
+    }
+    image_rows *part = cb_calloc(1, sizeof *part);
+    int64_t *members = part ? cb_calloc((size_t)r->count, sizeof *members) : NULL;
+    char *corruption = r->corruption && members ? cb_strdup(r->corruption) : NULL;
+    if (!members || (r->corruption && !corruption)) {
+        cb_free(members);
+        cb_free(part);
+        return NULL;
+    }
+    cb_image_loader_free(r->loader); /* what it made ahead is of other rows now */
+    r->loader = NULL;
+    *part = *r;
+    part->store->references++;
+    part->members = members;
+    part->corruption = corruption;
+    part->count = 0;
+    int64_t all = r->count;
+    for (int64_t i = 0; i < all; i++) /* in their order, which one is moved by a permutation */
+        if (permuted(seed ^ 0x5e11, -1, all, i) < held)
+            members[part->count++] = r->members[i];
+        else
+            r->members[kept++] = r->members[i];
+    r->count = kept;
+    return part;
+}
+
+/* ---- batches ---- */
+
+static image_batch_place next_place(void *user, image_batch_place place)
+{
+    const image_rows *r = user;
+    if (!place.sequential)
+        return (image_batch_place){.first = place.first + place.count, .count = place.count};
+    int64_t first = place.first + r->stride, left = r->count - first;
+    return (image_batch_place){.first = first, .count = left < r->rows ? left : r->rows, .sequential = true};
+}
+
+static bool is_mixed(const image_rows *r)
+{
+    return r->augmented && (r->augment.mixup_alpha > 0 || r->augment.cutmix_alpha > 0);
+}
+
+static bool batch_ready(const image_rows *r, int64_t rows, bool shares, cb_batch *batch)
+{
+    const int64_t pixels[] = {rows, r->processor.channels, r->height, r->width}, targets[] = {rows, (int64_t)r->store->labels.count};
+    batch->tokens = batch->predicted = rows;
+    return cb_batch_tensor(&batch->ids, CB_F32, 4, pixels) &&
+           cb_batch_tensor(&batch->targets, shares ? CB_F32 : CB_I32, shares ? 2 : 1, targets);
+}
+
+static int32_t label_at(const image_rows *r, int64_t place)
+{
+    return r->store->items[item_at(r, place)].label;
+}
+
+/* Each image with the one before it, the first with the last, as torchvision's MixUp and CutMix. */
+static void mix(const image_rows *r, int64_t index, image_batch_place place, const float *pixels, cb_batch *batch)
+{
+    cb_rng rng = cb_image_rng(r->seed, INT16_MAX - 1, index);
+    cb_image_mix how = cb_image_mix_draw(&r->augment, &rng, r->height, r->width);
+    size_t values = values_of(r), labels = r->store->labels.count;
+    float *to = batch->ids->data, *targets = batch->targets->data;
+    memset(targets, 0, (size_t)place.count * labels * sizeof *targets);
+    for (int64_t i = 0; i < place.count; i++, targets += labels) {
+        int64_t other = (i + place.count - 1) % place.count;
+        cb_image_mix_apply(&how, r->processor.channels, r->height, r->width, to + (size_t)i * values, pixels + (size_t)other * values);
+        targets[label_at(r, place.first + i)] += (float)how.share;
+        targets[label_at(r, place.first + other)] += (float)(1 - how.share);
+    }
+}
+
+static bool fill(image_rows *r, image_batch_place place, cb_batch *batch, const float **pixels)
+{
+    if (!r->loader && !(r->loader = cb_image_loader_open(r->threads, values_of(r), make_row, r)))
+        return false;
+    *pixels = cb_image_loader_get(r->loader, place, next_place, r);
+    if (*pixels)
+        memcpy(batch->ids->data, *pixels, (size_t)place.count * values_of(r) * sizeof **pixels);
+    return *pixels;
+}
+
+static void name_sources(const image_rows *r, image_batch_place place, cb_string *sources)
+{
+    enum { LONG = 300 };
+    for (int64_t i = 0; i < place.count && sources->length < LONG; i++)
+        cb_string_printf(sources, "%s%s", sources->length ? ", " : "", r->store->items[item_at(r, place.first + i)].name);
+}
+
+bool cb_images_batch(image_rows *r, int64_t index, int64_t rows, cb_batch *batch, cb_string *sources)
+{
+    image_batch_place place = {.first = index * rows, .count = rows};
+    const float *pixels;
+    if (sources) {
+        name_sources(r, place, sources);
+        return cb_ok();
+    }
+    r->rows = rows;
+    if (!batch_ready(r, rows, is_mixed(r), batch))
+        return false;
+    if (cb_rehearsing())
+        return true;
+    if (!fill(r, place, batch, &pixels))
+        return false;
+    if (is_mixed(r))
+        mix(r, index, place, pixels, batch);
+    for (int64_t i = 0; !is_mixed(r) && i < rows; i++)
+        ((int32_t *)batch->targets->data)[i] = label_at(r, place.first + i);
+    return true;
+}
+
+bool cb_images_sequential(image_rows *r, int64_t index, int64_t rows, cb_batch *batch)
+{
+    int64_t first = index * rows, left = r->count - first;
+    image_batch_place place = {.first = first, .count = left < rows ? left : rows, .sequential = true};
+    const float *pixels;
+    if (left <= 0 || !batch_ready(r, place.count, false, batch))
+        return false;
+    r->stride = r->last_first >= 0 && first > r->last_first ? first - r->last_first : rows;
+    r->last_first = first;
+    r->rows = rows;
+    for (int64_t i = 0; i < place.count; i++)
+        ((int32_t *)batch->targets->data)[i] = label_at(r, -1 - (first + i));
+    return cb_rehearsing() || fill(r, place, batch, &pixels);
+}
+
+/* ---- questions ---- */
+
+int64_t cb_images_count(const image_rows *r)
+{
+    return r->count;
+}
+
+const cb_string_list *cb_images_labels(const image_rows *r)
+{
+    return &r->store->labels;
+}
+
+int32_t cb_images_label(const image_rows *r, int64_t row)
+{
+    return label_at(r, -1 - row);
+}
+
+const char *cb_images_source(const image_rows *r, int64_t row)
+{
+    return r->store->items[r->members[row]].name;
+}
+
+/* Of names, labels, how images are made ready and what is drawn for them; not of the files' bytes. */
+uint64_t cb_images_hash(const image_rows *r)
+{
+    const uint64_t prime = 0x100000001b3u;
+    uint64_t h = CB_HASH_START;
+    for (int64_t i = 0; i < r->count; i++) {
+        const image_item *item = &r->store->items[r->members[i]];
+        h = (cb_hash_text(h, cb_path_base(item->name)) ^ (uint64_t)(uint32_t)item->label << 32 ^ item->length) * prime;
+    }
+    char *processor = cb_image_processor_describe(&r->processor),
+         *augment = r->augmented ? cb_options_to_json(cb_augment_option_table, &r->augment) : NULL;
+    h = cb_hash_text(cb_hash_text(h, processor ? processor : ""), augment ? augment : "");
+    h = (cb_hash_text(h, r->corruption ? r->corruption : "") ^ (uint64_t)r->severity ^ (uint64_t)r->shuffle << 8 ^ r->seed << 16) * prime;
+    cb_free(processor);
+    cb_free(augment);
+    return h;
+}

@@ -1,0 +1,85 @@
+/* images.h: images with labels as rows of a dataset: where they are (image_files.c, image_arrays.c), which of them a batch has (images.c), and
+ * the threads that decode them (image_loader.c). */
+#ifndef CB_DATA_IMAGES_H
+#define CB_DATA_IMAGES_H
+
+#include "cambium/data.h"
+
+/* Pixels as they are in a file of arrays, (height, width, channels) of 8 bits each. */
+typedef struct image_array {
+    uint8_t *pixels; /* owned */
+    int64_t count, height, width;
+    int channels;
+} image_array;
+
+/* One image: a file on disk, one in memory, or a part of an array. */
+typedef struct image_item {
+    char *name;           /* for messages; of a file on disk its path */
+    const uint8_t *bytes; /* an image file in memory; NULL: see above */
+    size_t length;
+    int32_t array; /* -1: none */
+    int64_t at;    /* in it */
+    int32_t label;
+} image_item;
+
+/* All images that were found; shared by a dataset and what is split from it. */
+typedef struct image_store {
+    image_item *items;
+    size_t count, capacity;
+    image_array *arrays;
+    size_t array_count, array_capacity;
+    char **blocks; /* memory that items point into */
+    size_t block_count, block_capacity;
+    cb_file_map *maps; /* and files */
+    size_t map_count, map_capacity;
+    cb_string_list labels; /* in the order of their numbers */
+    int references;
+} image_store;
+
+/* image_files.c: finds the images of all of options->data and numbers their labels. */
+bool cb_image_store_read(image_store *s, const cb_image_data_options *options);
+void cb_image_store_free(image_store *s); /* when the last of those that share it does */
+/* Adds an image with the label of this name; takes the name, also on failure. */
+bool cb_image_store_add(image_store *s, image_item item, const char *label, size_t label_length);
+bool cb_image_store_keep(image_store *s, char *block); /* until it is freed; takes it, also on failure */
+
+/* image_arrays.c: files of arrays by their names: IDX (.gz) with labels beside it, .npy with labels beside it, .npz.  `split` chooses among those
+ * of an .npz. */
+bool cb_image_arrays_is_name(const char *path);
+bool cb_image_arrays_read(image_store *s, const char *path, const char *split);
+
+/* The pixels of an item, turned upright where that is asked for. */
+bool cb_image_item_read(const image_store *s, int64_t item, const cb_image_options *how, cb_image *image);
+
+/* ---- decoding in the background ---- */
+
+/* Makes the pixels of a row: `place` is its number in the endless sequence of epochs, or, of the unshuffled data, less than 0: -1 - row. */
+typedef bool image_maker(void *user, int64_t place, float *pixels);
+
+typedef struct image_loader image_loader;
+/* `values` floats a row; 0 threads: rows are made when they are asked for. */
+image_loader *cb_image_loader_open(int threads, size_t values, image_maker *make, void *user);
+void cb_image_loader_free(image_loader *l);
+/* Rows [first, first + count) of the sequence, or, of the unshuffled data, rows -1 - first and downwards; `next` is the same of the batch that is
+ * likely to be asked for after it (count 0: none), and is begun.  Pixels hold until the next call; NULL on failure. */
+typedef struct image_batch_place {
+    int64_t first, count;
+    bool sequential;
+} image_batch_place;
+const float *cb_image_loader_get(image_loader *l, image_batch_place batch, image_batch_place (*next)(void *user, image_batch_place),
+                                 void *user);
+
+/* ---- rows of a dataset ---- */
+
+typedef struct image_rows image_rows;
+void cb_images_free(image_rows *r);
+bool cb_images_batch(image_rows *r, int64_t index, int64_t rows, cb_batch *batch, cb_string *sources);
+bool cb_images_sequential(image_rows *r, int64_t index, int64_t rows, cb_batch *batch);
+image_rows *cb_images_split(image_rows *r, double share, uint64_t seed);
+int64_t cb_images_count(const image_rows *r);
+uint64_t cb_images_hash(const image_rows *r);
+const cb_string_list *cb_images_labels(const image_rows *r);
+int32_t cb_images_label(const image_rows *r, int64_t row);
+const char *cb_images_source(const image_rows *r, int64_t row);
+
+#endif
