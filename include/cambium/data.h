@@ -8,6 +8,9 @@
  * several documents (of one task), kept apart by segment ids, so that few positions are wasted and no token attends across documents;
  * plain text goes on in the next row, a prompt with its completion and a conversation stay in one where they can.
  *
+ * Labelled rows (cb_objective) hold one example each, between the tokenizer's special tokens and cut to `sequence_length` (longest first, of
+ * pairs), and a batch is as long as the longest of its rows; labels are names, given or found in the data.
+ *
  * Masked rows are those of BERT (Devlin et al. 2018): documents have the tokenizer's special tokens around them, and of the others a share is
  * chosen, anew each time a row is asked for in another epoch, to be predicted from the rest: 80 % of the chosen stand there as the mask
  * token, 10 % as any token, 10 % as they are.  Special tokens are never chosen; of prompts with completions the completions are, as
@@ -35,6 +38,17 @@ typedef enum cb_packing_strategy {
     CB_PACKING_WRAPPED    /* examples are laid end to end in an order of their own in each epoch, and go on where a row ends */
 } cb_packing_strategy;
 
+/* What rows are for. */
+typedef enum cb_objective {
+    CB_OBJECTIVE_CAUSAL_LM,
+    CB_OBJECTIVE_MASKED_LM,
+    CB_OBJECTIVE_SEQUENCE_CLASSIFICATION, /* one label of several, of a text or of two */
+    CB_OBJECTIVE_MULTI_LABEL,             /* any number of labels, each on or off */
+    CB_OBJECTIVE_REGRESSION,              /* a number */
+    CB_OBJECTIVE_TOKEN_CLASSIFICATION     /* a label of each word; its first token is judged */
+} cb_objective;
+CB_API bool cb_objective_is_labelled(cb_objective objective);
+
 typedef struct cb_data_options {
     cb_string_list data; /* files, directories or "-" */
     char *separator;     /* plain text: string between documents; NULL: a file is one document */
@@ -45,16 +59,18 @@ typedef struct cb_data_options {
     bool completion_only; /* prompt/completion and messages: no loss on what the model did not have to say */
     char *chat_template;  /* as for cb_chat_open() */
     bool shuffle;
-    bool add_bos, add_eos;  /* around documents (not conversations with marks of their own), where the tokenizer has such
+    bool add_bos, add_eos;      /* around documents (not conversations with marks of their own), where the tokenizer has such
                             * tokens and does not say add_bos_token: false, and they do not stand there already */
-    cb_string_list columns; /* as in cb_records_options */
-    int64_t max_records;    /* 0: all */
-    double mlm_probability; /* of masked rows: share of the tokens that are to be predicted */
-    bool whole_word_mask;   /* of these: all tokens of a word or none */
-    bool masked;            /* rows are for a masked language model */
+    cb_string_list columns;     /* as in cb_records_options */
+    int64_t max_records;        /* 0: all */
+    double mlm_probability;     /* of masked rows: share of the tokens that are to be predicted */
+    bool whole_word_mask;       /* of these: all tokens of a word or none */
+    int64_t pad_to_multiple_of; /* labelled rows: 0: a batch is as long as its longest row */
+    cb_objective objective;
+    const cb_string_list *labels; /* labelled rows: in the order of their numbers; NULL or empty: those of the data, sorted */
     uint64_t seed;
 } cb_data_options;
-extern CB_API const cb_option cb_data_option_table[]; /* all but `data`, `masked` and `seed`, which commands name themselves */
+extern CB_API const cb_option cb_data_option_table[]; /* all but `data`, `objective`, `labels` and `seed`, which commands name themselves */
 
 /* ---- conversations ---- */
 
@@ -88,15 +104,29 @@ CB_API int64_t cb_dataset_padding(const cb_dataset *data);    /* positions of th
 CB_API double cb_dataset_bytes_per_token(
     const cb_dataset *data); /* of source text: turns perplexity into bits per byte; 0: rows are masked */
 
+/* The labels, in the order of their numbers; of regression one, LABEL_0; empty: rows have none.  Lives as long as the dataset. */
+CB_API const cb_string_list *cb_dataset_labels(const cb_dataset *data);
+CB_API cb_objective cb_dataset_objective(const cb_dataset *data);
+/* Labelled rows of the unshuffled data: the numbers of a row's labels (of its words; of regression none), and where it comes from: "notes.txt:12" in a
+ * string to be freed. */
+CB_API const int32_t *cb_dataset_row_labels(const cb_dataset *data, int64_t row, size_t *count);
+CB_API double cb_dataset_row_value(const cb_dataset *data, int64_t row); /* of regression */
+CB_API char *cb_dataset_row_source(const cb_dataset *data, int64_t row);
+
 /* Of all token ids, in order, of which of them are to be predicted and of the tasks they are of: tells one dataset from another. */
 CB_API uint64_t cb_dataset_hash(const cb_dataset *data);
 
-/* Rows as tensors of (rows, sequence_length) i32, refilled in place at each call.  Zero-initialise. */
+/* Rows as tensors of (rows, sequence_length) i32, refilled in place at each call; labelled rows are as long as the longest of them.
+ * Zero-initialise. */
 typedef struct cb_batch {
     cb_tensor *ids;
-    cb_tensor *targets;  /* ids shifted left by one (masked rows: what stood there); -100 where there is no loss (padding, prompts, ends) */
-    cb_tensor *segments; /* 0, 1, 2, ... for the documents of a row; -1 is padding */
+    /* ids shifted left by one (masked rows: what stood there); -100 where there is no loss (padding, prompts, ends).  Labelled rows: (rows) i32
+     * labels, (rows, labels) f32 0 or 1, (rows, 1) f32 numbers, or (rows, length) i32 labels of words at their first tokens */
+    cb_tensor *targets;
+    cb_tensor *segments;  /* 0, 1, 2, ... for the documents of a row; -1 is padding */
     cb_tensor *positions; /* 0, 1, 2, ... in each of them */
+    cb_tensor *types;     /* which of two texts each is of (token_type_ids); NULL: all tokens of the dataset are of type 0 */
+    cb_tensor *words;     /* words with labels: the number of the word whose first token it is, else -1; NULL: rows have none */
     cb_tensor *tasks;     /* (rows) i32: of which task each is; NULL: all documents of the dataset are of task 0 */
     int64_t tokens;       /* that are not padding */
     int64_t predicted;    /* targets that count */

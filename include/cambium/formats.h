@@ -98,14 +98,24 @@ CB_API bool cb_llama2c_convert(const char *model_bin, const char *tokenizer_bin,
 
 enum { CB_MOST_TASKS = 1 << 20 };
 
-/* One example: plain text, a prompt with its completion, or a conversation.  Those that it is not are NULL and 0.  The
- * text has text_length bytes and no NUL after them; the others end with one. */
+/* What records hold. */
+typedef enum cb_record_form {
+    CB_RECORDS_OF_TEXT,  /* texts, prompts with completions, conversations */
+    CB_RECORDS_LABELLED, /* a text, or a pair of them, with its label or labels */
+    CB_RECORDS_TAGGED    /* words, each with a tag */
+} cb_record_form;
+
+/* One example: plain text, a prompt with its completion, a conversation, or what the form says.  Those that it is not are NULL and 0.  The
+ * text has text_length bytes and, unless it is labelled, no NUL after them; the others end with one. */
 typedef struct cb_record_text {
     const char *text;
     size_t text_length;
     const char *prompt, *completion;
     const struct json_t *conversation; /* the whole object (jansson's): messages, and what a chat template may want beside them */
     size_t asked;                      /* of its messages the first so many are the prompt, of which nothing is learned */
+    const char *pair;                  /* labelled: the second text */
+    const cb_string_list *labels;      /* labelled: names or numbers, as text; tagged: one a word */
+    const cb_string_list *words;       /* tagged */
     int32_t task;                      /* which of several tasks it is of, from 0 */
     const char *path;                  /* the file and line it came from, for messages */
     int64_t line;
@@ -115,6 +125,8 @@ typedef struct cb_records_options {
     const char *separator; /* plain text: string between documents; NULL: a file is one document */
     bool lines;            /* plain text: a line is a document (blank lines are none) */
     int64_t max_records;   /* 0: all */
+    cb_record_form form;
+    bool several_labels; /* labelled, in a table: commas separate them */
     /* What fields are called in these files: "prompt=question", "messages=turns"; copied.  NULL: by the names below */
     const cb_string_list *columns;
 } cb_records_options;
@@ -129,7 +141,12 @@ typedef struct cb_records_options {
  * output, else text: the first of these that is there counts, what else is there is passed over, null is nothing.  Columns
  * of a table: the same without messages.  Beside them task_ids, a whole number under CB_MOST_TASKS (PEFT's name; 0 where there is none).  The prompt of an instruction is the instruction, a blank line and, when `input`
  * is there and not empty, the input and another blank line.  Texts that hold a NUL are refused, but for plain text.
- * Plain text of white space alone is no record. */
+ * Plain text of white space alone is no record.
+ *
+ * Labelled records: text (or sentence, sentence1), text_pair (or sentence2; may be missing) and label (or labels: text, a number, or an array
+ * of them; in a table several are separated by commas).  Tagged ones: tokens (or words) and tags (or ner_tags, labels), arrays of the same length; in a table,
+ * both are separated by blanks; any other file is CoNLL's: a word a line, its tag in the last column, an empty line between sentences.  A
+ * text that is empty, a label that is missing and tags that are fewer or more than their words are errors. */
 typedef struct cb_records cb_records;
 /* options NULL: a file is one document, all are read. */
 CB_API cb_records *cb_records_open(const cb_string_list *paths, const cb_records_options *options);

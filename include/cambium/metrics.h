@@ -65,6 +65,12 @@ typedef enum cb_average {
 } cb_average;
 CB_API cb_class_score cb_class_score_average(const cb_class_counts *counts, size_t classes, cb_average average);
 
+/* Adds the entities of a sentence of n words to counts: those found where they are and of their type, those found besides, those not found.  Labels are numbers of
+ * `names`: B-TYPE, I-TYPE, E-TYPE, S-TYPE (IOB2, IOBES) or O.  The definitions are conlleval's (Tjong Kim Sang, Buchholz 2000), as in seqeval's default
+ * mode. */
+CB_API void cb_entity_counts_add(const int32_t *predictions, const int32_t *targets, size_t n, const char *const *names,
+                                 cb_class_counts *counts);
+
 /* ---- Classification: scores ---- */
 
 /* Share of items whose target is among the k highest of their scores (N, K); of equal scores the lower class comes first. */

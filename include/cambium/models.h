@@ -28,12 +28,16 @@ typedef enum cb_head_kind {
     CB_HEAD_NONE                     /* ...Model */
 } cb_head_kind;
 
+/* What a classification's numbers mean, as transformers' problem_type: which of the labels; which of them, each on or off; the number itself. */
+typedef enum cb_problem { CB_PROBLEM_SINGLE_LABEL, CB_PROBLEM_MULTI_LABEL, CB_PROBLEM_REGRESSION } cb_problem;
+
 typedef struct cb_model_options {
     cb_dtype dtype;     /* of activations: CB_F32 (0, the default) or CB_BF16 */
     bool keep_weights;  /* weights stay in the dtype of the file, whatever the activations: for those that will be trained whole */
     cb_head_kind head;  /* another than that of config.json; what the file lacks of it is new, random, with a warning */
     int64_t labels;     /* K of a classification; 0: as many as config.json names (id2label or num_labels; else 2) */
     uint64_t head_seed; /* of a new head */
+    bool head_follows;  /* an adapter brings the head: no warning; see cb_model_new_weights() */
 } cb_model_options;
 /* Loads a directory with config.json and model.safetensors (or shards), or a GGUF file (gguf.h).  Weights stay mapped in their own dtype; where
  * activations are bf16 and a weight is f32 or f16, it is converted once.  Errors name file, tensor, found and expected. */
@@ -58,6 +62,19 @@ CB_API const char *cb_model_type(const cb_model *model);
 CB_API const char *cb_model_directory(const cb_model *model); /* as given to load */
 CB_API cb_head_kind cb_model_head_kind(const cb_model *model);
 CB_API int64_t cb_model_labels(const cb_model *model); /* K; 0: it does not classify */
+/* Of a model that classifies, K names in the order of their numbers: config.json's id2label, or LABEL_0, LABEL_1, ... */
+CB_API const cb_string_list *cb_model_label_names(const cb_model *model);
+/* problem_type of config.json; where that is silent, one label is a number, and several exclude each other, as in transformers. */
+CB_API cb_problem cb_model_problem(const cb_model *model);
+/* Gives a model that classifies other labels, which it is saved with (id2label, label2id, problem_type).  Where they are more or fewer, the output layer
+ * becomes a new, random one by the head_seed of loading: before anything is attached to it, and only of a head that was asked for
+ * (CB_ERR_STATE). */
+CB_API bool cb_model_set_labels(cb_model *model, const cb_string_list *names, cb_problem problem);
+/* Names of the weights that loading made new and random: "bert.pooler.dense.weight, ..."; NULL: there are none. */
+CB_API const char *cb_model_new_weights(const cb_model *model);
+/* The layers of a head that are of one task alone, by the names that an adapter saves them whole under (modules_to_save): the output's, as in
+ * PEFT, and those that the checkpoint lacked. */
+CB_API bool cb_model_head_modules(const cb_model *model, cb_string_list *names);
 CB_API int64_t cb_model_vocab_size(const cb_model *model);
 CB_API int64_t cb_model_max_positions(const cb_model *model);
 CB_API int64_t cb_model_layers(const cb_model *model);
@@ -103,11 +120,14 @@ CB_API cb_tensor *cb_model_features(cb_model *model, cb_tensor *input, const cb_
 /* What the head gives (cb_head_kind), in the activation dtype.  A classification of rows reads the first token (BERT's kin) or the last one
  * that is not padding (decoders).  A model without a head: CB_ERR_UNSUPPORTED. */
 CB_API cb_tensor *cb_model_logits(cb_model *model, cb_tensor *ids, const cb_context *ctx);
-/* Mean cross-entropy of predicting targets (B, T) i32 (a causal model's already shifted; -100 is skipped), or (B) where rows or images
- * are classified; `normalizer` as in cb_linear_cross_entropy. */
+/* Mean cross-entropy of predicting targets (B, T) i32 (a causal model's already shifted; -100 is skipped), or (B) where rows or images are
+ * classified; of f32 targets (B, K) the mean square, binary cross-entropy, or cross-entropy of shares, that cb_model_problem() says.  `normalizer` as in
+ * cb_linear_cross_entropy: what the sum is divided by; 0: the targets that count. */
 CB_API cb_tensor *cb_model_loss(cb_model *model, cb_tensor *ids, cb_tensor *targets, double normalizer, const cb_context *ctx);
 /* The same of hidden states. */
 CB_API cb_tensor *cb_model_hidden_loss(cb_model *model, cb_tensor *hidden, cb_tensor *targets, double normalizer, const cb_context *ctx);
+/* The same of the logits (B, K) or (B, T, K) of a model that classifies. */
+CB_API cb_tensor *cb_model_label_loss(const cb_model *model, cb_tensor *logits, cb_tensor *targets, double normalizer);
 /* Hidden states to logits, with the modules of the head's layers. */
 CB_API cb_tensor *cb_model_head(cb_model *model, cb_tensor *hidden, const cb_context *ctx);
 /* The layer that ends with: its weight is (vocabulary or labels, width), of a language model tied to the embedding where the model ties

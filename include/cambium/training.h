@@ -117,6 +117,16 @@ extern CB_API const cb_option cb_start_option_table[];
 CB_API bool cb_train_attach(cb_model *model, cb_adapter *adapter, cb_dataset *data, const cb_train_options *options,
                             const cb_start_options *start);
 
+/* A metric by its name in lower case: accuracy, f1_macro, ... */
+typedef struct cb_metric {
+    const char *name;
+    double value;
+} cb_metric;
+typedef struct cb_metrics {
+    cb_metric items[8]; /* the first is the one to look at; higher is better */
+    int count;
+} cb_metrics;
+
 typedef struct cb_train_report {
     int64_t step, steps; /* finished, planned */
     double loss;         /* mean over the tokens of this step (or since the last report) */
@@ -126,7 +136,8 @@ typedef struct cb_train_report {
     uint64_t memory; /* peak resident bytes */
     bool evaluated;
     double eval_loss, best_loss;
-    bool saved; /* a checkpoint was written at this step */
+    cb_metrics eval; /* of labelled data */
+    bool saved;      /* a checkpoint was written at this step */
 } cb_train_report;
 typedef void cb_train_callback(void *user, const cb_train_report *report);
 
@@ -134,6 +145,7 @@ typedef struct cb_train_result {
     int64_t steps; /* done in total, earlier runs included */
     int64_t best_step;
     double first_loss, last_loss, best_eval_loss;
+    cb_metrics best_eval; /* of the step with the best loss, where this process got to it */
     double seconds, tokens_per_second;
     int64_t tokens;
     bool stopped_early;
@@ -154,6 +166,26 @@ CB_API bool cb_train_check_output(const cb_train_options *options);
  * model that changes while it is mapped: CB_ERR_IO.  One run at a time writes into a directory: CB_ERR_STATE.  `validation` may be NULL. */
 CB_API bool cb_train(const cb_trainee *what, cb_dataset *train, cb_dataset *validation, const cb_train_options *options,
                      cb_train_callback *callback, void *user, cb_train_result *result);
+
+/* ---- Labels ---- */
+
+/* What rows are for a model: by its head and its problem. */
+CB_API cb_objective cb_objective_of(const cb_model *model); /* CB_OBJECTIVE_CAUSAL_LM also of one without a head */
+CB_API cb_head_kind cb_objective_head(cb_objective objective);
+CB_API cb_problem cb_objective_problem(cb_objective objective);
+
+/* What an adapter that trains a head is for. */
+typedef struct cb_adapter_labels {
+    cb_objective objective;
+    cb_string_list names; /* in the order of their numbers */
+} cb_adapter_labels;
+/* Writes labels.json into an adapter's directory: the model's id2label, label2id and problem_type, and the task. */
+CB_API bool cb_adapter_labels_write(const cb_model *model, const char *directory);
+/* Reads it; where there is none (PEFT writes none), an adapter of task type SEQ_CLS or TOKEN_CLS has as many labels as the head that it holds has
+ * rows, LABEL_0, LABEL_1, ...  False with cb_ok(): it is for words.  Free the names with cb_string_list_free(), also on failure. */
+CB_API bool cb_adapter_labels_read(const char *directory, cb_adapter_labels *labels);
+/* Makes a new adapter, not yet attached, one for the model's labels: PEFT's task type, and the head in modules_to_save. */
+CB_API bool cb_adapter_fit_labels(cb_adapter *adapter, const cb_model *model);
 
 /* ---- Several processes ----
  *
@@ -183,6 +215,35 @@ typedef struct cb_perplexity_result {
  * `max_batches` batches (0: all).  A mean that is no finite number: CB_ERR_NUMERIC. */
 CB_API bool cb_evaluate_perplexity(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches,
                                    cb_perplexity_result *result);
+
+/* What a model says of rows with labels. */
+typedef struct cb_predictions {
+    cb_objective objective;
+    int64_t rows, labels;
+    float *scores;   /* (rows, labels) logits; NULL: of words */
+    float *words;    /* of words: one more than the number of each word's label; 0: no token of it was seen */
+    int64_t *starts; /* (rows + 1) where each row's begin in `words` */
+} cb_predictions;
+CB_API void cb_predictions_free(cb_predictions *predictions);
+
+/* One pass over labelled rows, in their order. */
+typedef struct cb_evaluation {
+    double loss;       /* mean over what is predicted: tokens, texts, labels of texts, words */
+    int64_t predicted; /* so many */
+    int64_t rows;
+    double seconds;
+    cb_metrics metrics;         /* of labels */
+    cb_predictions predictions; /* of labels; free with cb_predictions_free() */
+} cb_evaluation;
+/* Loss, and for labelled data predictions and metrics:
+ *     sequence classification  accuracy, f1_macro, f1_micro, matthews_correlation
+ *     multi-label (at 0.5)     f1_micro, f1_macro, roc_auc (mean over labels), accuracy (all labels right)
+ *     regression               pearson, spearman, mse
+ *     words                    f1, precision, recall (of entities, as seqeval), accuracy (of words)
+ * `data` must have as many labels as the model (CB_ERR_ARGUMENT).  At most `max_batches` batches (0: all). */
+CB_API bool cb_evaluate(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches, cb_evaluation *result);
+/* The metrics of predictions of the first rows of `data`. */
+CB_API bool cb_metrics_of(const cb_predictions *predictions, const cb_dataset *data, cb_metrics *metrics);
 
 /* A question with answers to choose from: the model's is the one with the largest sum of its tokens' log-probabilities after the prompt. */
 typedef struct cb_choice_question {

@@ -174,6 +174,32 @@ bool cli_read_task(const char *where, const json_t *line, int64_t otherwise, int
 /* A tokenizer from `path` (or the model's directory when NULL), whose ids all fit into `model` (may be NULL). */
 cb_tokenizer *cli_tokenizer(const char *path, const cb_model *model);
 
+/* ---- what a model is for (task.c) ---- */
+
+/* As the command line has it. */
+typedef struct cli_task_settings {
+    int task;
+    cb_string_list labels;
+} cli_task_settings;
+extern const cb_option cli_task_table[];
+extern const char *const cli_task_names[]; /* "auto", then those with labels as cb_objective has them */
+/* CB_OBJECTIVE_CAUSAL_LM for auto. */
+cb_objective cli_task_objective(int index);
+
+/* What it comes to. */
+typedef struct cli_task {
+    bool labelled; /* else rows are for what the model predicts */
+    cb_objective objective;
+    cb_string_list labels; /* that are known before the data is read; none: those of the data */
+} cli_task;
+/* From what is asked, what the adapter in `adapter` (NULL: none) was trained for, and what the model in `model` (or the config.json of that name) is. */
+bool cli_task_open(cli_task *task, const cli_task_settings *settings, const char *model, const char *adapter);
+void cli_task_close(cli_task *task);
+/* The model with a head for it; `config`: a new one, as cb_model_create() makes it. */
+cb_model *cli_task_model(cli_task *task, const char *path, bool config, uint64_t seed, cb_model_options options);
+/* The rows of `text` are for it, or, of a model that predicts words, for that; one that predicts nothing is refused. */
+bool cli_task_fit(const cli_task *task, cb_data_options *text, const cb_model *model);
+
 /* What generation and evaluation run: a model, its tokenizer and any number of adapters. */
 typedef struct cli_base {
     cb_model *model;
@@ -188,7 +214,9 @@ typedef struct cli_base {
 /* Beside --adapter. */
 #define CLI_ADAPTER_OPTION(type)                                                                                                           \
     CB_OPT_LIST(type, adapter_option, NULL, "NAME=VALUE,...", "what can still be chosen of a trained adapter, such as use_rank=2 of dylora")
-/* `adapters`: directories, of an adapter or a composition, each with an optional "NAME=" before it and "=weight" behind it; `options`
+/* The model gets the head that an adapter was trained with.
+ *
+ * `adapters`: directories, of an adapter or a composition, each with an optional "NAME=" before it and "=weight" behind it; `options`
  * (may be NULL): "NAME=VALUE", for all whose kind has such a live option, which one must have.  The tokenizer stays NULL; see cli_tokenizer(). */
 bool cli_base_open(cli_base *base, const char *model, const cb_string_list *adapters, const cb_string_list *options, cb_dtype dtype);
 /* The same in two steps: loaded, the adapters are off. */
@@ -198,6 +226,9 @@ bool cli_base_switch_on(cli_base *base);
 bool cli_embedder_open(cli_call *call, cli_base *base, const char *model, const cb_string_list *adapters, const cb_string_list *options,
                        cb_dtype dtype, int64_t tokens);
 void cli_base_close(cli_base *base);
+
+/* What a model said of rows with labels, a line of JSON each (predictions.c). */
+bool cli_write_predictions(const char *path, const cb_predictions *predictions, const cb_dataset *data);
 
 /* `cambium generate --prompts` (generate_rows.c). */
 typedef struct cli_rows_settings {
@@ -253,22 +284,26 @@ typedef struct cli_corpus_settings {
     cb_string_list data, validation_data;
     double validation_split;
     cb_data_options text;
+    cli_task_settings asked;
+    cli_task task;
 } cli_corpus_settings;
 extern const cb_option cli_corpus_table[];
-/* Reads the data; `seed` orders it and chooses the share held out. */
-bool cli_corpus_open(cli_corpus *corpus, cli_call *call, cli_corpus_settings *settings, const cb_model *model,
-                     const cb_tokenizer *tokenizer, int64_t seed);
+/* Reads the data; `seed` orders it and chooses the share held out.  Labels that were found in it become the model's. */
+bool cli_corpus_open(cli_corpus *corpus, cli_call *call, cli_corpus_settings *settings, cb_model *model, const cb_tokenizer *tokenizer,
+                     int64_t seed);
 void cli_corpus_close(cli_corpus *corpus);
 
 /* For evaluation: answers are measured with all of their prompt, unless the user chose otherwise. */
 void cli_keep_examples_whole(cb_data_options *text);
-/* Rows are for what the model predicts: the next word, or masked ones; one that predicts no words is refused. */
-bool cli_fit_objective(cb_data_options *text, const cb_model *model);
 /* Rows are as long as asked, or by default no longer than the model can see. */
 void cli_fit_sequence_length(const cli_call *call, cb_data_options *text, const cb_model *model);
 
 /* True when the output is in no directory of data (setup.c): a run that is resumed would read what it wrote. */
 bool cli_output_apart(const char *path, const cli_corpus_settings *corpus);
+
+/* What to look at first: of words, for which there are no metrics, the perplexity. */
+cb_metric cli_main_metric(const cb_metrics *metrics, double loss);
+void cli_metrics_json(json_t *object, const char *prefix, const cb_metrics *metrics, double loss);
 
 /* Trains with progress and prints the summary; with a rehearsal on (--dry-run) prints the plan instead. */
 bool cli_train_run(cli_call *call, const cb_trainee *what, const cli_corpus *corpus, const cb_train_options *options);

@@ -5,7 +5,7 @@
 #include "cli/cli.h"
 
 typedef struct settings {
-    char *tokenizer;
+    char *tokenizer, *predictions;
     cb_string_list data, adapter, adapter_option;
     int task, dtype;
     int64_t batch_size, max_batches;
@@ -19,7 +19,8 @@ static bool perplexity(cli_call *call, settings *s, const cli_base *base)
 {
     s->text.data = s->data;
     s->text.shuffle = false;
-    if (!cli_fit_objective(&s->text, base->model))
+    const cli_task words = {0};
+    if (!cli_task_fit(&words, &s->text, base->model))
         return false;
     cli_keep_examples_whole(&s->text);
     cli_fit_sequence_length(call, &s->text, base->model);
@@ -37,7 +38,7 @@ static bool perplexity(cli_call *call, settings *s, const cli_base *base)
                                   cli_real(r.seconds), "tokens_per_second", cli_real(rate), "peak_memory", (json_int_t)cb_peak_rss()));
     cli_field("perplexity", "%.4f", r.perplexity);
     cli_field("loss", "%.6f nats per token", r.loss);
-    if (!s->text.masked) /* which tokens are predicted is drawn, and the others are given */
+    if (s->text.objective == CB_OBJECTIVE_CAUSAL_LM) /* of masked ones, which tokens are predicted is drawn, and the others are given */
         cli_field("bits per byte", "%.4f", r.bits_per_byte);
     cli_field("tokens predicted", "%s", cli_thousands(r.tokens));
     cli_field("time", "%s (%s tokens/s)", cli_seconds(r.seconds), cli_thousands((int64_t)rate));
@@ -148,19 +149,74 @@ static bool choice(cli_call *call, settings *s, const cli_base *base)
     return true;
 }
 
-/* The names stand in the option table, in this order. */
-static const char *const task_names[] = {"perplexity", "choice", NULL};
-static bool (*const tasks[])(cli_call *call, settings *s, const cli_base *base) = {perplexity, choice};
+static bool print_labels(cli_call *call, const char *task, const cb_model *model, const cb_evaluation *e)
+{
+    if (call->common.json) {
+        json_t *line = json_pack("{s:s, s:s, s:o}", "task", task, "model", cb_model_directory(model), "loss", cli_real(e->loss));
+        cli_metrics_json(line, "", &e->metrics, e->loss);
+        json_object_set_new(line, "rows", json_integer((json_int_t)e->rows));
+        json_object_set_new(line, "predicted", json_integer((json_int_t)e->predicted));
+        json_object_set_new(line, "seconds", cli_real(e->seconds));
+        json_object_set_new(line, "peak_memory", json_integer((json_int_t)cb_peak_rss()));
+        return cli_json(line);
+    }
+    for (int i = 0; i < e->metrics.count; i++)
+        cli_field(e->metrics.items[i].name, "%.4f", e->metrics.items[i].value);
+    cli_field("loss", "%.6f", e->loss);
+    cli_field("rows", "%s", cli_thousands(e->rows));
+    cli_field("time", "%s", cli_seconds(e->seconds));
+    cli_field("peak memory", "%s", cli_bytes(cb_peak_rss()));
+    return true;
+}
+
+static bool labels(cli_call *call, settings *s, const cli_base *base)
+{
+    cb_evaluation e = {0};
+    s->text.data = s->data;
+    s->text.shuffle = false;
+    s->text.objective = cb_objective_of(base->model);
+    s->text.labels = cb_model_label_names(base->model);
+    cli_fit_sequence_length(call, &s->text, base->model);
+    cb_dataset *data = cb_dataset_open(base->tokenizer, &s->text);
+    bool ok = data && cb_evaluate(base->model, data, s->batch_size, s->max_batches, &e);
+    if (ok && s->predictions && !cb_rehearsing())
+        ok = cli_write_predictions(s->predictions, &e.predictions, data);
+    if (ok && !cb_rehearsing())
+        ok = print_labels(call, cli_task_names[s->text.objective - CB_OBJECTIVE_SEQUENCE_CLASSIFICATION + 1], base->model, &e);
+    cb_predictions_free(&e.predictions);
+    cb_dataset_free(data);
+    return ok;
+}
+
+/* Auto comes first, then what is measured of words, then what is measured of labels, in this order. */
+enum { TASK_AUTO, TASK_PERPLEXITY, TASK_CHOICE, TASK_LABELS };
+static const char *const task_names[] = {"auto",       "perplexity",           "choice", "sequence-classification", "multi-label",
+                                         "regression", "token-classification", NULL};
+
+static bool measure(cli_call *call, settings *s, const cli_base *base)
+{
+    bool labelled = cb_objective_is_labelled(cb_objective_of(base->model));
+    cb_objective asked = s->task >= TASK_LABELS ? cli_task_objective(s->task - TASK_LABELS + 1) : CB_OBJECTIVE_CAUSAL_LM;
+    if (s->task >= TASK_LABELS && cb_objective_of(base->model) != asked)
+        return cli_refuse("--task %s: %s has no head for it, nor has an adapter", task_names[s->task], cb_model_directory(base->model));
+    if (s->task >= TASK_LABELS || (s->task == TASK_AUTO && labelled))
+        return labels(call, s, base);
+    if (s->predictions)
+        return cli_refuse("--predictions is of labels, and the task is of words");
+    return s->task == TASK_CHOICE ? choice(call, s, base) : perplexity(call, s, base);
+}
 
 /* ---- the command ---- */
 
 static const cb_option table[] = {
-    CB_OPT_ENUM(settings, task, 0, task_names, "what is measured"),
+    CB_OPT_ENUM(settings, task, TASK_AUTO, task_names,
+                "what is measured; auto: labels where the model or an adapter gives any, else perplexity"),
     CB_OPT_LIST(settings, data, NULL, "FILE,...", "text, JSONL, CSV or TSV files, directories of them, or - for standard input"),
     CB_OPT_LIST(settings, adapter, NULL, "DIR,...", "adapter to attach, each with an optional =weight; may be given again"),
     CLI_ADAPTER_OPTION(settings),
     CB_OPT_STRING(settings, tokenizer, NULL, "PATH", "tokenizer.json or its directory; without it the model's own"),
     CB_OPT_ENUM(settings, dtype, 1, cli_dtype_names, "how activations are kept and products are computed"),
+    CB_OPT_STRING(settings, predictions, NULL, "FILE", "labels: what is predicted of each text, as JSONL"),
     CB_OPT_INT(settings, batch_size, 4, 1, 65536, "rows per forward pass"),
     CB_OPT_INT(settings, max_batches, 0, 0, 1e12, "forward passes at most; 0: all of the data"),
     CLI_DRY_RUN(settings, CLI_NEEDS_HELP),
@@ -173,9 +229,11 @@ static bool run(cli_call *call, void *settings_)
     settings *s = settings_;
     cli_base base = {0};
     cli_rehearsal rehearsal;
+    if (s->predictions && !cli_output_file(s->predictions))
+        return false;
     bool ok = (!s->dry_run || cli_rehearsal_begin(&rehearsal, NULL)) &&
               cli_base_open(&base, call->arguments[0], &s->adapter, &s->adapter_option, cli_dtype(s->dtype)) &&
-              (base.tokenizer = cli_tokenizer(s->tokenizer, base.model)) && tasks[s->task](call, s, &base);
+              (base.tokenizer = cli_tokenizer(s->tokenizer, base.model)) && measure(call, s, &base);
     cli_base_close(&base);
     return s->dry_run ? cli_plan(call, &rehearsal, ok) : ok;
 }
@@ -184,18 +242,23 @@ const cli_command cli_eval = {
     .name = "eval",
     .summary = "measure a model, with any adapters, on a task",
     .synopsis = "MODEL_DIR [--adapter DIR[=weight]]... [--task NAME] --data FILE [options]",
-    .description = "Perplexity is exp of the mean cross-entropy per predicted token, over rows of --sequence-length tokens that do not "
-                   "overlap; a longer row gives the model more to go on. Bits per byte do not depend on the tokenizer. Of a masked "
-                   "language model it is that of "
-                   "masked tokens, which are the same each time.  Choice: JSONL of "
-                   "{\"prompt\", \"choices\", \"answer\"}, where wanted with task_ids; the model chooses the likeliest continuation, and "
-                   "accuracy has Wilson's 95 % interval. "
-                   "By length: sums of log-probabilities are divided by the choices' bytes first.",
+    .description =
+        "Perplexity is exp of the mean cross-entropy per predicted token, over rows of --sequence-length tokens that do not "
+        "overlap; a longer row gives the model more to go on. Bits per byte do not depend on the tokenizer. Of a masked "
+        "language model it is that of "
+        "masked tokens, which are the same each time.  Choice: JSONL of "
+        "{\"prompt\", \"choices\", \"answer\"}, where wanted with task_ids; the model chooses the likeliest continuation, and "
+        "accuracy has Wilson's 95 % interval. "
+        "By length: sums of log-probabilities are divided by the choices' bytes first. Of labels (docs/tasks.md): accuracy, F1 and "
+        "Matthews' correlation; of several at once F1 and the area under the ROC curve; of numbers Pearson's and Spearman's "
+        "correlation; of words F1, precision and recall of whole entities.",
     .least = 1,
     .most = 1,
     .settings_size = sizeof(settings),
     .groups = groups,
     .required = (const char *const[]){"data", NULL},
-    .examples = (const char *const[]){"cambium eval models/base --task perplexity --data held-out.txt",
-                                      "cambium eval models/base --adapter out/adapter --task perplexity --data held-out.txt --json", NULL},
+    .examples =
+        (const char *const[]){"cambium eval models/base --task perplexity --data held-out.txt",
+                              "cambium eval models/base --adapter out/adapter --task perplexity --data held-out.txt --json",
+                              "cambium eval models/bert --adapter out/reviews --data held-out.csv --predictions out/said.jsonl", NULL},
     .run = run};

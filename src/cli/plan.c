@@ -166,9 +166,10 @@ bool cli_plan(cli_call *call, cli_rehearsal *r, bool ok)
 /* Goes through validation and training as cli_train_run() does. */
 static bool rehearse(const cb_trainee *what, const cli_corpus *corpus, const cb_train_options *o, cb_train_result *result)
 {
-    cb_perplexity_result before;
-    return (!corpus->validation || cb_evaluate_perplexity(what->model, corpus->validation, o->batch_size, o->eval_batches, &before)) &&
-           cb_train(what, corpus->train, corpus->validation, o, NULL, NULL, result);
+    cb_evaluation before = {0};
+    bool judged = !corpus->validation || cb_evaluate(what->model, corpus->validation, o->batch_size, o->eval_batches, &before);
+    cb_predictions_free(&before.predictions);
+    return judged && cb_train(what, corpus->train, corpus->validation, o, NULL, NULL, result);
 }
 
 uint64_t cli_train_predict(const cb_trainee *what, const cli_corpus *corpus, const cb_train_options *o)

@@ -36,6 +36,7 @@ static const cb_option distill_table[] = {
     CB_OPT_END};
 
 static const cli_group groups[] = {{"Run", table, 0},
+                                   {"Task", cli_task_table, offsetof(settings, corpus.asked)},
                                    {"Distillation", distill_table, 0},
                                    {"Data", cli_corpus_table, offsetof(settings, corpus)},
                                    {"Rows", cb_data_option_table, offsetof(settings, corpus.text)},
@@ -78,6 +79,8 @@ static bool run(cli_call *call, void *settings_)
     settings *s = settings_;
     s->train.output = s->output;
     s->train.seed = (uint64_t)s->seed;
+    if (s->distill_model && s->corpus.asked.task)
+        return cli_usage(call, "--distill-model is for models of words, and --task is of labels");
     if (!s->config == !s->model)
         return cli_usage(call, "expected either --config or --model");
     if (s->adapter && !s->model)
@@ -89,9 +92,13 @@ static bool run(cli_call *call, void *settings_)
     if (s->dry_run)
         cb_rehearsal_begin();
     cb_model_options options = {.dtype = cli_dtype(s->dtype), .keep_weights = true};
-    cb_model *model = s->config ? cb_model_create(s->config, (uint64_t)s->seed, options) : cb_model_load_with(s->model, options);
+    cli_task *task = &s->corpus.task;
+    const char *path = s->config ? s->config : s->model;
+    cb_model *model =
+        cli_task_open(task, &s->corpus.asked, path, NULL) ? cli_task_model(task, path, s->config, (uint64_t)s->seed, options) : NULL;
     bool ok = model && pretrain(call, s, model);
     cb_model_free(model);
+    cli_task_close(task);
     cb_rehearsal_end();
     return ok;
 }

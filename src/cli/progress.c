@@ -25,36 +25,29 @@ void cli_fit_sequence_length(const cli_call *call, cb_data_options *text, const 
                        (long long)text->sequence_length, (long long)most);
 }
 
-bool cli_fit_objective(cb_data_options *text, const cb_model *model)
-{
-    cb_head_kind kind = cb_model_head_kind(model);
-    text->masked = kind == CB_HEAD_MASKED_LM;
-    return text->masked || kind == CB_HEAD_CAUSAL_LM ||
-           cli_refuse("%s: found a model that predicts no words, expected one whose architectures in config.json ends with ForCausalLM or "
-                      "ForMaskedLM",
-                      cb_model_directory(model) ? cb_model_directory(model) : "--config");
-}
-
 void cli_keep_examples_whole(cb_data_options *text)
 {
     if (text->packing_strategy == CB_PACKING_AUTO)
         text->packing_strategy = CB_PACKING_BFD;
 }
 
-bool cli_corpus_open(cli_corpus *corpus, cli_call *call, cli_corpus_settings *settings, const cb_model *model,
-                     const cb_tokenizer *tokenizer, int64_t seed)
+bool cli_corpus_open(cli_corpus *corpus, cli_call *call, cli_corpus_settings *settings, cb_model *model, const cb_tokenizer *tokenizer,
+                     int64_t seed)
 {
     *corpus = (cli_corpus){0};
     if (settings->validation_data.count && settings->validation_split > 0)
         return cli_usage(call, "--validation-data and --validation-split exclude each other");
     cb_data_options *text = &settings->text;
-    if (!cli_fit_objective(text, model))
+    if (!cli_task_fit(&settings->task, text, model))
         return false;
     cli_fit_sequence_length(call, text, model);
     text->seed = (uint64_t)seed;
     text->data = settings->data;
     corpus->train = cb_dataset_open(tokenizer, text);
     if (!corpus->train)
+        return false;
+    if (settings->task.labelled &&
+        !cb_model_set_labels(model, cb_dataset_labels(corpus->train), cb_objective_problem(settings->task.objective)))
         return false;
     if (settings->validation_split > 0) {
         corpus->validation = cb_dataset_split(corpus->train, settings->validation_split, (uint64_t)seed);
@@ -67,6 +60,7 @@ bool cli_corpus_open(cli_corpus *corpus, cli_call *call, cli_corpus_settings *se
     held_out.shuffle = false;
     cli_keep_examples_whole(&held_out);
     held_out.max_records = 0;
+    held_out.labels = cb_dataset_labels(corpus->train);
     corpus->validation = cb_dataset_open(tokenizer, &held_out);
     return corpus->validation;
 }
@@ -83,12 +77,29 @@ void cli_corpus_close(cli_corpus *corpus)
 typedef struct progress {
     const cli_call *call;
     bool terminal;
-    double shown;    /* when a line was last written */
-    double smoothed; /* loss, for the eye */
-    double first_perplexity;
+    double shown;         /* when a line was last written */
+    double smoothed;      /* loss, for the eye */
+    cb_evaluation before; /* the first step */
 } progress;
 
 static const double terminal_period = 0.1, plain_period = 5;
+
+cb_metric cli_main_metric(const cb_metrics *metrics, double loss)
+{
+    return metrics->count ? metrics->items[0] : (cb_metric){"perplexity", exp(loss)};
+}
+
+void cli_metrics_json(json_t *object, const char *prefix, const cb_metrics *metrics, double loss)
+{
+    const cb_metrics words = {.items = {cli_main_metric(metrics, loss)}, .count = 1};
+    const cb_metrics *all = metrics->count ? metrics : &words;
+    for (int i = 0; i < all->count; i++) {
+        char *name = cb_format("%s%s", prefix, all->items[i].name);
+        if (name)
+            json_object_set_new(object, name, cli_real(all->items[i].value));
+        cb_free(name);
+    }
+}
 
 static void json_report(const cb_train_report *r)
 {
@@ -98,7 +109,7 @@ static void json_report(const cb_train_report *r)
                              cli_real(r->seconds), "seconds_left", cli_real(r->seconds_left), "memory", (json_int_t)r->memory);
     if (line && r->evaluated) {
         json_object_set_new(line, "validation_loss", cli_real(r->eval_loss));
-        json_object_set_new(line, "validation_perplexity", cli_real(exp(r->eval_loss)));
+        cli_metrics_json(line, "validation_", &r->eval, r->eval_loss);
     }
     if (line && r->saved)
         json_object_set_new(line, "saved", json_true());
@@ -112,8 +123,9 @@ static void line_report(progress *p, const cb_train_report *r)
     p->smoothed = first ? r->loss : 0.9 * p->smoothed + 0.1 * r->loss;
     if (r->evaluated) {
         cli_status_clear();
-        fprintf(p->terminal ? stderr : stdout, "step %lld/%lld  validation loss %.4f  perplexity %.3f%s\n", (long long)r->step,
-                (long long)r->steps, r->eval_loss, exp(r->eval_loss), r->eval_loss <= r->best_loss ? "  best so far" : "");
+        const cb_metric main = cli_main_metric(&r->eval, r->eval_loss);
+        fprintf(p->terminal ? stderr : stdout, "step %lld/%lld  validation loss %.4f  %s %.*f%s\n", (long long)r->step, (long long)r->steps,
+                r->eval_loss, main.name, r->eval.count ? 4 : 3, main.value, r->eval_loss <= r->best_loss ? "  best so far" : "");
     }
     if (!first && !last && now - p->shown < (p->terminal ? terminal_period : plain_period))
         return;
@@ -158,19 +170,29 @@ static json_t *written_files(const char *directory)
 }
 
 static bool json_result(const cb_trainee *what, const cb_dataset *data, const cb_train_options *o, const cb_train_result *r,
-                        double first_perplexity, uint64_t predicted)
+                        const cb_evaluation *before, uint64_t predicted)
 {
-    bool judged = isfinite(r->best_eval_loss);
-    return cli_json(json_pack(
-        "{s:s, s:s, s:I, s:I, s:I, s:b, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:o}", "event", "result",
-        "output", o->output, "parameters", (json_int_t)r->parameters, "model_parameters", (json_int_t)cb_model_parameter_count(what->model),
-        "steps", (json_int_t)r->steps, "stopped_early", (int)r->stopped_early, "first_loss", cli_real(r->first_loss), "last_loss",
-        cli_real(r->last_loss), "validation_perplexity_before", cli_real(first_perplexity), "validation_loss",
-        judged ? cli_real(r->best_eval_loss) : json_null(), "validation_perplexity",
-        judged ? cli_real(exp(r->best_eval_loss)) : json_null(), "best_step", (json_int_t)r->best_step, "tokens", (json_int_t)r->tokens,
-        "tokens_per_second", cli_real(r->tokens_per_second), "seconds", cli_real(r->seconds), "peak_memory", (json_int_t)r->peak_memory,
-        "predicted_memory", (json_int_t)predicted, "step_allocations", (json_int_t)r->step_allocations, "rows",
-        (json_int_t)cb_dataset_rows(data), "padding", (json_int_t)cb_dataset_padding(data), "files", written_files(o->output)));
+    bool judged = isfinite(r->best_eval_loss), labelled = cb_objective_is_labelled(cb_dataset_objective(data));
+    int64_t padding = cb_dataset_padding(data);
+    json_t *line = json_pack("{s:s, s:s, s:I, s:I, s:I, s:b, s:o, s:o, s:o, s:I, s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:o, s:o}", "event",
+                             "result", "output", o->output, "parameters", (json_int_t)r->parameters, "model_parameters",
+                             (json_int_t)cb_model_parameter_count(what->model), "steps", (json_int_t)r->steps, "stopped_early",
+                             (int)r->stopped_early, "first_loss", cli_real(r->first_loss), "last_loss", cli_real(r->last_loss),
+                             "validation_loss", judged ? cli_real(r->best_eval_loss) : json_null(), "best_step", (json_int_t)r->best_step,
+                             "tokens", (json_int_t)r->tokens, "tokens_per_second", cli_real(r->tokens_per_second), "seconds",
+                             cli_real(r->seconds), "peak_memory", (json_int_t)r->peak_memory, "predicted_memory", (json_int_t)predicted,
+                             "step_allocations", (json_int_t)r->step_allocations, "rows", (json_int_t)cb_dataset_rows(data), "padding",
+                             padding < 0 ? json_null() : json_integer((json_int_t)padding), "files", written_files(o->output));
+    if (line && !labelled) {
+        json_object_set_new(line, "validation_perplexity_before", before->rows ? cli_real(exp(before->loss)) : json_null());
+        json_object_set_new(line, "validation_perplexity", judged ? cli_real(exp(r->best_eval_loss)) : json_null());
+    } else if (line) {
+        if (before->rows)
+            cli_metrics_json(line, "validation_before_", &before->metrics, before->loss);
+        if (r->best_eval.count)
+            cli_metrics_json(line, "validation_", &r->best_eval, r->best_eval_loss);
+    }
+    return cli_json(line);
 }
 
 static void print_files(const char *directory)
@@ -185,23 +207,36 @@ static void print_files(const char *directory)
     json_decref(files);
 }
 
-static void print_result(const cb_trainee *what, const cb_dataset *data, const cb_train_options *o, const cb_train_result *r,
-                         double first_perplexity, uint64_t predicted)
+static void print_validation(const cb_train_result *r, const cb_evaluation *before, bool labelled)
 {
+    if (!isfinite(r->best_eval_loss))
+        return;
+    const cb_metric after =
+        labelled && !r->best_eval.count ? (cb_metric){"loss", r->best_eval_loss} : cli_main_metric(&r->best_eval, r->best_eval_loss);
+    const cb_metric first = cli_main_metric(&before->metrics, before->loss);
+    int digits = labelled ? 4 : 3;
+    if (before->rows)
+        cli_field("validation", "%s %.*f before, %.*f after (step %lld)", after.name, digits, first.value, digits, after.value,
+                  (long long)r->best_step);
+    else
+        cli_field("validation", "%s %.*f (step %lld)", after.name, digits, after.value, (long long)r->best_step);
+}
+
+static void print_result(const cb_trainee *what, const cb_dataset *data, const cb_train_options *o, const cb_train_result *r,
+                         const cb_evaluation *before, uint64_t predicted)
+{
+    bool labelled = cb_objective_is_labelled(cb_dataset_objective(data));
     int64_t all = cb_model_parameter_count(what->model);
     double share = 100 * (double)r->parameters / (double)(all > 0 ? all : 1);
     cli_field("parameters trained", "%s (%.*f %% of the model's %s)", cli_thousands(r->parameters), share < 1 ? 3 : 1, share,
               cli_thousands(all));
     cli_field("steps", "%lld%s", (long long)r->steps, r->stopped_early ? ", stopped early" : "");
     cli_field("loss", "%.4f at the first step, %.4f at the last", r->first_loss, r->last_loss);
-    if (isfinite(r->best_eval_loss) && isfinite(first_perplexity))
-        cli_field("validation", "perplexity %.3f before, %.3f after (step %lld)", first_perplexity, exp(r->best_eval_loss),
-                  (long long)r->best_step);
-    else if (isfinite(r->best_eval_loss))
-        cli_field("validation", "perplexity %.3f (step %lld)", exp(r->best_eval_loss), (long long)r->best_step);
+    print_validation(r, before, labelled);
     int64_t padding = cb_dataset_padding(data), positions = cb_dataset_rows(data) * cb_dataset_row_length(data);
-    cli_field("padding", "%.2f %% of the positions in %s rows", 100 * (double)padding / (double)positions,
-              cli_thousands(cb_dataset_rows(data)));
+    if (padding >= 0)
+        cli_field("padding", "%.2f %% of the positions in %s rows", 100 * (double)padding / (double)positions,
+                  cli_thousands(cb_dataset_rows(data)));
     cli_field("speed", "%s tokens/s over %s tokens", cli_thousands((int64_t)r->tokens_per_second), cli_thousands(r->tokens));
     cli_field("time", "%s", cli_seconds(r->seconds));
     cli_field("peak memory", "%s; predicted were %s", cli_bytes(r->peak_memory), cli_bytes(predicted));
@@ -210,9 +245,8 @@ static void print_result(const cb_trainee *what, const cb_dataset *data, const c
 
 bool cli_train_run(cli_call *call, const cb_trainee *what, const cli_corpus *corpus, const cb_train_options *options)
 {
-    progress p = {.call = call, .terminal = cli_terminal_width(2) > 0, .first_perplexity = NAN};
+    progress p = {.call = call, .terminal = cli_terminal_width(2) > 0};
     cb_train_result result = {0};
-    cb_perplexity_result before = {0};
     bool first = cb_parallel_rank() == 0; /* of several processes the one that writes, and so the one that tries outputs */
     if (cb_rehearsing())
         return !first || cli_train_plan(call, what, corpus, options);
@@ -225,16 +259,17 @@ bool cli_train_run(cli_call *call, const cb_trainee *what, const cli_corpus *cor
     if (corpus->validation && !options->resume) {
         if (!call->common.json && !call->common.quiet)
             cli_status("validating before the first step");
-        if (!cb_evaluate_perplexity(what->model, corpus->validation, options->batch_size, options->eval_batches, &before))
+        bool judged = cb_evaluate(what->model, corpus->validation, options->batch_size, options->eval_batches, &p.before);
+        cb_predictions_free(&p.before.predictions);
+        if (!judged)
             return false;
-        p.first_perplexity = before.perplexity;
     }
     bool ok = cb_train(what, corpus->train, corpus->validation, options, on_report, &p, &result);
     cli_status_clear();
     if (!ok)
         return false;
     if (call->common.json)
-        return json_result(what, corpus->train, options, &result, p.first_perplexity, predicted);
-    print_result(what, corpus->train, options, &result, p.first_perplexity, predicted);
+        return json_result(what, corpus->train, options, &result, &p.before, predicted);
+    print_result(what, corpus->train, options, &result, &p.before, predicted);
     return true;
 }

@@ -254,6 +254,58 @@ static bool set_option(const cli_base *base, const char *given)
     return ok;
 }
 
+/* The first of the adapters that was trained with a head says which the model has. */
+static cb_model *load_with_head(const char *path, const cb_string_list *adapters, cb_dtype dtype)
+{
+    cb_adapter_labels labels = {0};
+    bool found = false;
+    for (size_t i = 0; cb_ok() && !found && i < adapters->count; i++) {
+        cli_adapter_argument a;
+        if (!cli_split_adapter(adapters->items[i], &a))
+            return NULL;
+        found = cb_adapter_labels_read(a.directory, &labels);
+        cb_free(a.text);
+    }
+    cb_model_options options = {.dtype = dtype};
+    if (found) {
+        options.head = cb_objective_head(labels.objective);
+        options.labels = (int64_t)labels.names.count;
+        options.head_follows = true;
+    }
+    cb_model *model = cb_ok() ? cb_model_load_with(path, options) : NULL;
+    if (model && found && !cb_model_set_labels(model, &labels.names, cb_objective_problem(labels.objective))) {
+        cb_model_free(model);
+        model = NULL;
+    }
+    cb_string_list_free(&labels.names);
+    return model;
+}
+
+static bool trains(const cb_adapter *adapter, const char *weight)
+{
+    const cb_named_tensor *list;
+    size_t count = cb_adapter_parameters(adapter, &list);
+    for (size_t i = 0; i < count; i++)
+        if (cb_ends_with(list[i].name, weight) && strlen(list[i].name) > strlen(weight) &&
+            list[i].name[strlen(list[i].name) - strlen(weight) - 1] == '.')
+            return true;
+    return false;
+}
+
+/* Of what the model's file lacks the adapters bring some, or all. */
+static void warn_of_new_weights(const cli_base *base)
+{
+    char *names = cb_strdup(cb_model_new_weights(base->model)), *rest = NULL;
+    for (char *name = names && base->adapter_count ? strtok_r(names, ", ", &rest) : NULL; name; name = strtok_r(NULL, ", ", &rest)) {
+        bool brought = false;
+        for (size_t i = 0; !brought && i < base->adapter_count; i++)
+            brought = trains(base->adapters[i], name);
+        if (!brought)
+            cb_log_message(CB_LOG_WARNING, "%s: has no %s, nor has an adapter: it is random", cb_model_directory(base->model), name);
+    }
+    cb_free(names);
+}
+
 static bool add_adapters(cli_base *base, const cb_string_list *adapters, const cb_string_list *options)
 {
     for (size_t i = 0; i < adapters->count; i++)
@@ -262,12 +314,13 @@ static bool add_adapters(cli_base *base, const cb_string_list *adapters, const c
     for (size_t i = 0; options && i < options->count; i++)
         if (!set_option(base, options->items[i]))
             return false;
+    warn_of_new_weights(base);
     return true;
 }
 
 bool cli_base_load(cli_base *base, const char *model, const cb_string_list *adapters, const cb_string_list *options, cb_dtype dtype)
 {
-    *base = (cli_base){.model = cb_model_load(model, .dtype = dtype)};
+    *base = (cli_base){.model = load_with_head(model, adapters, dtype)};
     return base->model && add_adapters(base, adapters, options);
 }
 

@@ -39,6 +39,7 @@ static const cb_option mix_table[] = {
     CB_OPT_INT(settings, mix_tasks, 1, 1, 1 << 20, "gate: tasks; which one a row is of is task_ids of the data"), CB_OPT_END};
 
 static const cli_group groups[] = {{"Run", table, 0},
+                                   {"Task", cli_task_table, offsetof(settings, corpus.asked)},
                                    {"Several adapters", mix_table, 0},
                                    {"Weights of several adapters", cb_mixer_option_table, offsetof(settings, mixer)},
                                    {"Data", cli_corpus_table, offsetof(settings, corpus)},
@@ -72,8 +73,8 @@ static cb_adapter *load(const char *directory, cb_model *model)
     return cb_adapter_load(directory, cb_model_root(model), cb_model_type(model));
 }
 
-/* Attaches a new adapter, or loads the one to go on with.  One whose start is worked out first waits for the data; that its options hit
- * layers is known before. */
+/* Attaches a new adapter, or loads the one to go on with.  One whose start is worked out first waits for the data, and one with a head for
+ * the labels that are found there; that its options hit layers is known before. */
 static cb_adapter *attach(const settings *s, cb_adapter *fresh, cb_model *model)
 {
     cb_layer **layers;
@@ -82,7 +83,9 @@ static cb_adapter *attach(const settings *s, cb_adapter *fresh, cb_model *model)
         return load(s->adapter.items[0], model);
     if (cb_model_head_kind(model) == CB_HEAD_MASKED_LM && !cb_adapter_set_task_type(fresh, NULL)) /* PEFT has no type for it */
         return NULL;
-    if (!cb_adapter_needs_study(fresh))
+    if (s->corpus.task.labelled && !cb_adapter_fit_labels(fresh, model))
+        return NULL;
+    if (!cb_adapter_needs_study(fresh) && !s->corpus.task.labelled)
         return cb_adapter_attach(fresh, cb_model_root(model), cb_model_type(model), (uint64_t)s->seed) ? fresh : NULL;
     if (!cb_adapter_match(fresh, cb_model_root(model), cb_model_type(model), &layers, &count))
         return NULL;
@@ -228,6 +231,8 @@ static bool check_mix(cli_call *call, const settings *s)
 
 static bool check_adapters(cli_call *call, const settings *s)
 {
+    if (s->mix && s->corpus.asked.task)
+        return cli_usage(call, "--mix is of adapters for words, and --task is of labels");
     bool options = call->adapter_count || cli_given(call, "kind"), makes_new = s->mix == MIX_STACK || !s->adapter.count;
     if (s->mix && !s->adapter.count)
         return cli_usage(call, "--mix is of adapters that are trained already: --adapter names them");
@@ -238,6 +243,14 @@ static bool check_adapters(cli_call *call, const settings *s)
     return !options || makes_new ||
            cli_usage(call, "--adapter goes on with an adapter as it is, so --%s cannot be given",
                      call->adapter_count ? call->adapter[0].name : "kind");
+}
+
+/* Of several adapters, none has a head. */
+static bool open_task(settings *s, const char *model)
+{
+    cli_task *task = &s->corpus.task;
+    return cli_task_open(task, &s->corpus.asked, model, s->adapter.count == 1 && !s->mix ? s->adapter.items[0] : NULL) &&
+           (!task->labelled || !s->mix || cli_refuse("--mix is of adapters for words, and %s is a model of labels", model));
 }
 
 static bool run(cli_call *call, void *settings_)
@@ -256,11 +269,15 @@ static bool run(cli_call *call, void *settings_)
     }
     if (s->dry_run)
         cb_rehearsal_begin();
-    cb_model *model = cb_model_load(call->arguments[0], .dtype = cli_dtype(s->dtype));
+    cli_task *task = &s->corpus.task;
+    cb_model *model = open_task(s, call->arguments[0]) ? cli_task_model(task, call->arguments[0], false, (uint64_t)s->seed,
+                                                                        (cb_model_options){.dtype = cli_dtype(s->dtype)})
+                                                       : NULL;
     cb_adapter *adapter = model && !s->mix ? attach(s, fresh, model) : NULL;
     bool ok = s->mix ? model && train_mix(call, s, model, &fresh) : adapter && train(call, s, model, adapter);
     cb_adapter_free(adapter ? adapter : fresh);
     cb_model_free(model);
+    cli_task_close(task);
     cb_rehearsal_end();
     return ok;
 }
@@ -273,7 +290,8 @@ const cli_command cli_train = {
         "The model stays frozen and is used in place; what is trained is written as a PEFT adapter directory. With validation "
         "data the adapter that did best on it is the one kept. The output directory also holds checkpoint.safetensors, "
         "log.jsonl, TensorBoard events and curves.png; --resume goes on from the checkpoint and ends with the same bits as a "
-        "run that was never interrupted. With --mix trained adapters stay as they are and what composes them is trained; the output then "
+        "run that was never interrupted. With --task the data have labels, and the head that gives them is trained and saved with the "
+        "adapter (docs/tasks.md). With --mix trained adapters stay as they are and what composes them is trained; the output then "
         "is one directory with all of them.",
     .least = 1,
     .most = 1,
@@ -287,6 +305,8 @@ const cli_command cli_train = {
                                       "--learning-rate 1e-3 --seed 1",
                                       "cambium train models/base --data chats.jsonl --validation-split 0.1 --eval-steps 50 --save-steps 50 "
                                       "--output out/adapter --resume",
+                                      "cambium train models/bert --task sequence-classification --data reviews.csv --validation-split 0.1 "
+                                      "--output out/reviews --target-modules query,value",
                                       "cambium train models/base --adapter out/law --adapter out/news --mix fusion --data notes.txt "
                                       "--output out/both",
                                       NULL},

@@ -21,6 +21,9 @@ static void store_release(token_store *store)
     cb_free(store->ids);
     cb_free(store->learned);
     cb_free(store->masking.continues);
+    cb_labels_free(&store->labels);
+    cb_free(store->types);
+    cb_free(store->words);
     cb_string_list_free(&store->files);
     cb_free(store);
 }
@@ -217,8 +220,11 @@ cb_dataset *cb_dataset_open(const cb_tokenizer *tokenizer, const cb_data_options
     store->references = 1;
     data->store = store;
     data->options = *options;
-    if (!cb_data_masking_open(tokenizer, options, &store->masking) || !cb_data_tokenize(tokenizer, options, store, &data->documents) ||
-        !make_rows(data)) {
+    data->options.labels = NULL;
+    if (cb_objective_is_labelled(options->objective))
+        data->options.packing = false;
+    if (!cb_data_masking_open(tokenizer, options, &store->masking) || !cb_labels_open(&store->labels, options) ||
+        !cb_data_tokenize(tokenizer, options, store, &data->documents) || !cb_labels_close(&store->labels) || !make_rows(data)) {
         cb_dataset_free(data);
         return NULL;
     }
@@ -315,6 +321,45 @@ cb_dataset *cb_dataset_split(cb_dataset *data, double share, uint64_t seed)
 
 /* ---- questions ---- */
 
+bool cb_objective_is_labelled(cb_objective objective)
+{
+    return objective >= CB_OBJECTIVE_SEQUENCE_CLASSIFICATION;
+}
+
+const cb_string_list *cb_dataset_labels(const cb_dataset *data)
+{
+    static const cb_string_list none = {0};
+    return data->store ? &data->store->labels.names : &none;
+}
+
+cb_objective cb_dataset_objective(const cb_dataset *data)
+{
+    return data->options.objective;
+}
+
+static const document *document_of_row(const cb_dataset *data, int64_t row)
+{
+    return &data->documents.items[data->row_starts[row].document];
+}
+
+const int32_t *cb_dataset_row_labels(const cb_dataset *data, int64_t row, size_t *count)
+{
+    const document *d = document_of_row(data, row);
+    *count = (size_t)d->label_count;
+    return data->store->labels.ids + d->label;
+}
+
+double cb_dataset_row_value(const cb_dataset *data, int64_t row)
+{
+    return (double)data->store->labels.values[document_of_row(data, row)->label];
+}
+
+char *cb_dataset_row_source(const cb_dataset *data, int64_t row)
+{
+    const document *d = document_of_row(data, row);
+    return cb_format("%s:%lld", data->store->files.items[d->file], (long long)d->line);
+}
+
 int64_t cb_dataset_tokens(const cb_dataset *data)
 {
     if (data->images)
@@ -329,13 +374,15 @@ uint64_t cb_dataset_hash(const cb_dataset *data)
     if (data->images)
         return cb_images_hash(data->images);
     uint64_t h = CB_HASH_START; /* as cb_hash_text(), over tokens instead of bytes */
-    if (data->options.masked)
+    if (data->options.objective == CB_OBJECTIVE_MASKED_LM)
         h = (h ^ (uint64_t)(data->options.mlm_probability * 1e9) << 1 ^ data->options.whole_word_mask) * 0x100000001b3u;
     for (size_t i = 0; i < data->documents.count; i++) {
         const document *d = &data->documents.items[i];
         h = (h ^ ((uint64_t)d->task << 40 | (uint64_t)d->length)) * 0x100000001b3u;
         for (int64_t t = d->start; t < d->start + d->length; t++)
             h = (h ^ ((uint64_t)(uint32_t)data->store->ids[t] << 1 | data->store->learned[t])) * 0x100000001b3u;
+        if (cb_objective_is_labelled(data->options.objective))
+            h = cb_labels_hash(&data->store->labels, h, d, data->options.objective);
     }
     return h;
 }
@@ -363,7 +410,7 @@ int64_t cb_dataset_row_length(const cb_dataset *data)
 
 int64_t cb_dataset_padding(const cb_dataset *data)
 {
-    if (data->groups)
+    if (data->groups || cb_objective_is_labelled(data->options.objective))
         return -1;
     if (data->images)
         return 0;
@@ -378,7 +425,9 @@ int64_t cb_dataset_padding(const cb_dataset *data)
 
 double cb_dataset_bytes_per_token(const cb_dataset *data)
 {
-    return data->store && data->store->count && !data->options.masked ? (double)data->store->bytes / (double)data->store->count : 0;
+    return data->store && data->store->count && data->options.objective == CB_OBJECTIVE_CAUSAL_LM
+               ? (double)data->store->bytes / (double)data->store->count
+               : 0;
 }
 
 int64_t cb_dataset_group(const cb_dataset *data)

@@ -11,6 +11,17 @@ typedef struct token_masking {
     uint8_t *continues;  /* by id: a token goes on with a word; NULL: each is masked for itself */
 } token_masking;
 
+/* The labels of all documents, by number; those of the data are known when all of it is read. */
+typedef struct label_store {
+    cb_string_list names; /* in the order of their numbers; while they are read, in the order in which they were found */
+    int32_t *sorted;      /* numbers by name */
+    size_t sorted_capacity;
+    bool closed; /* there are no others */
+    int32_t *ids;
+    float *values; /* of regression, one a document */
+    size_t count, capacity, value_count, value_capacity;
+} label_store;
+
 /* All tokens of all documents, one after another.  A split shares the store of what it was split from. */
 typedef struct token_store {
     int32_t *ids;
@@ -19,6 +30,12 @@ typedef struct token_store {
     uint64_t bytes;       /* of source text */
     cb_string_list files; /* that documents came from */
     token_masking masking;
+    /* labelled rows: */
+    label_store labels;
+    uint8_t *types; /* of tokens */
+    int32_t *words; /* of tokens: the number of the word that it begins, else -1 */
+    bool has_types; /* one is not 0 */
+    size_t type_capacity, word_capacity;
     int references;
 } token_store;
 
@@ -29,6 +46,8 @@ typedef struct document {
     int32_t task;          /* which of several it is of; a row has documents of one */
     int32_t file;          /* in the store's list */
     int64_t line;          /* where it begins there */
+    int64_t label;         /* labelled: the first of its labels, or its value, in the label store */
+    int32_t label_count;
 } document;
 
 typedef struct document_list {
@@ -128,7 +147,21 @@ bool cb_groups_sequential(const groups *g, int64_t index, int64_t rows, cb_batch
 groups *cb_groups_split(groups *g, double share, uint64_t seed);
 int64_t cb_groups_tokens(const groups *g);
 uint64_t cb_groups_hash(const groups *g);
-/* rows.c: a tensor of a batch, made anew where its shape is another. */
+
+/* labels.c */
+bool cb_labels_open(label_store *labels, const cb_data_options *options);
+void cb_labels_free(label_store *labels);
+/* Adds the labels of a record; *first and *count say where they are. */
+bool cb_labels_add(label_store *labels, cb_objective objective, const cb_record_text *record, int64_t *first, int32_t *count);
+/* When all are there: those of the data get the order of their names, or, where they are all whole numbers, of these. */
+bool cb_labels_close(label_store *labels);
+uint64_t cb_labels_hash(const label_store *labels, uint64_t hash, const document *d, cb_objective objective);
+
+/* labelled.c: makes the tensors of `rows` documents, and fills row `at` of them. */
+int64_t cb_labelled_length(const cb_dataset *data, const int64_t *documents, int64_t rows);
+bool cb_labelled_ready(const cb_dataset *data, int64_t rows, int64_t length, cb_batch *batch);
+void cb_labelled_fill(const cb_dataset *data, int64_t document, int64_t at, cb_batch *batch);
+/* rows.c: a tensor of this shape at *slot, kept from call to call. */
 bool cb_batch_tensor(cb_tensor **slot, cb_dtype dtype, int ndim, const int64_t *shape);
 
 /* mask.c: what masked rows need of the tokenizer. */

@@ -51,7 +51,7 @@ static bool find_words(const cb_tokenizer *tokenizer, token_masking *masking)
 
 bool cb_data_masking_open(const cb_tokenizer *tokenizer, const cb_data_options *options, token_masking *masking)
 {
-    if (!options->masked)
+    if (options->objective != CB_OBJECTIVE_MASKED_LM)
         return true;
     *masking = (token_masking){.mask = cb_tokenizer_mask(tokenizer), .words = cb_tokenizer_id_limit(tokenizer)};
     if (masking->mask < 0)

@@ -98,7 +98,8 @@ static void put(const cb_dataset *data, row *r, const document *d, int64_t offse
     int64_t base = d->start + offset;
     for (int64_t i = 0; i < n; i++) {
         int64_t at = r->filled + i, next = base + i + 1;
-        bool masked = data->options.masked, learn = masked ? s->learned[base + i] : offset + i + 1 < d->length && s->learned[next];
+        bool masked = data->options.objective == CB_OBJECTIVE_MASKED_LM;
+        bool learn = masked ? s->learned[base + i] : offset + i + 1 < d->length && s->learned[next];
         r->ids[at] = s->ids[base + i];
         r->targets[at] = learn ? s->ids[masked ? base + i : next] : -100;
         batch->predicted += learn && !masked;
@@ -179,6 +180,21 @@ static bool batch_ready(const cb_dataset *data, int64_t rows, cb_batch *batch)
            (!data->last_task || cb_batch_tensor(&batch->tasks, CB_I32, 1, shape));
 }
 
+/* The documents of labelled rows `numbers`, as one batch. */
+static bool fill_labelled(const cb_dataset *data, int64_t *numbers, int64_t rows, cb_batch *batch, cb_string *sources)
+{
+    for (int64_t i = 0; i < rows; i++)
+        numbers[i] = data->row_starts[numbers[i]].document;
+    if (!cb_labelled_ready(data, rows, cb_labelled_length(data, numbers, rows), batch))
+        return false;
+    for (int64_t i = 0; i < rows; i++) {
+        cb_labelled_fill(data, numbers[i], i, batch);
+        if (sources)
+            name_source(data, &data->documents.items[numbers[i]], sources);
+    }
+    return true;
+}
+
 /* `draw` is another for every row that is to be masked in another way. */
 static void fill_at(const cb_dataset *data, const layout *l, int64_t number, int64_t at, uint64_t draw, cb_batch *batch, cb_string *sources)
 {
@@ -190,7 +206,7 @@ static void fill_at(const cb_dataset *data, const layout *l, int64_t number, int
              .length = length,
              .sources = sources};
     fill_row(data, l, number, &r, batch);
-    if (data->options.masked)
+    if (data->options.objective == CB_OBJECTIVE_MASKED_LM)
         batch->predicted += cb_data_mask(data, r.ids, r.targets, r.filled, draw);
     if (batch->tasks)
         ((int32_t *)batch->tasks->data)[at] = r.task;
@@ -204,16 +220,21 @@ static bool fill_batch(cb_dataset *data, int64_t index, int64_t rows, cb_batch *
         return cb_images_batch(data->images, index, rows, batch, sources);
     if (!data->rows)
         return cb_fail(CB_ERR_STATE, "data: there are no rows (a split of it failed)") == CB_OK;
-    if (!batch_ready(data, rows, batch))
-        return false;
-    for (int64_t i = 0; i < rows; i++) {
+    bool labelled = cb_objective_is_labelled(data->options.objective);
+    int64_t *numbers = labelled ? cb_alloc((size_t)rows * sizeof *numbers) : NULL;
+    bool ok = labelled ? numbers != NULL : batch_ready(data, rows, batch);
+    for (int64_t i = 0; ok && i < rows; i++) {
         int64_t at = index * rows + i, epoch = at / data->rows;
         layout *l = &data->shuffled;
-        if (l->epoch != epoch && !layout_make(data, l, epoch, data->options.shuffle))
-            return false;
-        fill_at(data, l, l->rows[at % data->rows], i, 2 * (uint64_t)at, batch, sources);
+        ok = l->epoch == epoch || layout_make(data, l, epoch, data->options.shuffle);
+        if (ok && labelled)
+            numbers[i] = l->rows[at % data->rows];
+        else if (ok)
+            fill_at(data, l, l->rows[at % data->rows], i, 2 * (uint64_t)at, batch, sources);
     }
-    return true;
+    ok = ok && (!labelled || fill_labelled(data, numbers, rows, batch, sources));
+    cb_free(numbers);
+    return ok;
 }
 
 bool cb_dataset_batch(cb_dataset *data, int64_t index, int64_t rows, cb_batch *batch)
@@ -229,6 +250,16 @@ bool cb_dataset_sources(cb_dataset *data, int64_t index, int64_t rows, cb_string
     return ok && cb_ok();
 }
 
+static bool sequential_labelled(const cb_dataset *data, int64_t first, int64_t rows, cb_batch *batch)
+{
+    int64_t *numbers = cb_alloc((size_t)rows * sizeof *numbers);
+    for (int64_t i = 0; numbers && i < rows; i++)
+        numbers[i] = first + i;
+    bool ok = numbers && fill_labelled(data, numbers, rows, batch, NULL);
+    cb_free(numbers);
+    return ok;
+}
+
 bool cb_dataset_sequential(cb_dataset *data, int64_t index, int64_t rows, cb_batch *batch)
 {
     if (data->groups)
@@ -236,7 +267,11 @@ bool cb_dataset_sequential(cb_dataset *data, int64_t index, int64_t rows, cb_bat
     if (data->images)
         return cb_images_sequential(data->images, index, rows, batch);
     int64_t first = index * rows, n = data->rows - first < rows ? data->rows - first : rows;
-    if (n <= 0 || !batch_ready(data, n, batch))
+    if (n <= 0)
+        return false;
+    if (cb_objective_is_labelled(data->options.objective))
+        return sequential_labelled(data, first, n, batch);
+    if (!batch_ready(data, n, batch))
         return false;
     if (data->sequential.epoch < 0 && !layout_make(data, &data->sequential, 0, false))
         return false;
@@ -251,6 +286,8 @@ void cb_batch_free(cb_batch *batch)
     cb_release(batch->targets);
     cb_release(batch->segments);
     cb_release(batch->positions);
+    cb_release(batch->types);
+    cb_release(batch->words);
     cb_release(batch->tasks);
     *batch = (cb_batch){0};
 }

@@ -4,7 +4,10 @@
  * the results are appended in the order of the records: the store does not depend on the number of threads.  A text is
  * always encoded whole, prompt and answer together, so ids are those the model would see; what is to be learned of it
  * is a stretch of bytes, and a token belongs to it when any of its characters does: " yes" is learned although its space
- * was asked with the question. */
+ * was asked with the question.
+ *
+ * Words with tags are one text with blanks between them; a token belongs to the word that it ends in, and the first one of a word stands
+ * for it. */
 #include <stdio.h>
 #include <string.h>
 
@@ -33,9 +36,12 @@ const cb_option cb_data_option_table[] = {
     CB_OPT_LIST(
         OPT, columns, NULL, "NAME=COLUMN,...",
         "what fields of JSON, CSV and TSV are called in these files: text, prompt, completion, instruction, input, output, messages, "
-        "task_ids; as in "
+        "task_ids, text_pair, label, tokens, tags; as in "
         "prompt=question,completion=answer"),
     CB_OPT_INT(OPT, max_records, 0, 0, 9e15, "records to read at most (0: all)"),
+    CB_OPT_INT(
+        OPT, pad_to_multiple_of, 8, 0, 1 << 20,
+        "rows with labels: tokens that a batch's length is a multiple of, where that is no more than a row's (0: as its longest row)"),
     CB_OPT_FLOAT(OPT, mlm_probability, 0.15, 1e-6, 1, "masked language models: share of the tokens that are to be predicted"),
     CB_OPT_BOOL(OPT, whole_word_mask, 0, "masked language models: predict all tokens of a word or none"),
     CB_OPT_END};
@@ -52,7 +58,11 @@ typedef struct job {
     cb_string copy;
     const char *text; /* the copy's, or a long record's own */
     size_t length;
-    text_span_list learned;          /* in bytes, ascending; used when partly */
+    cb_string pair; /* the second text, when paired */
+    bool paired, truncated;
+    int64_t label; /* its first, in the label store */
+    int32_t label_count;
+    text_span_list learned;          /* in bytes, ascending; used when partly.  Of words: where each is */
     bool partly;                     /* else every token is learned */
     bool example, bos, eos, special; /* special: with the tokenizer's tokens around it */
     char *path;                      /* where it came from */
@@ -73,17 +83,35 @@ typedef struct tokenization {
     int32_t bos, eos;    /* -1: none is added */
     cb_chat *chat;       /* opened at the first conversation */
     chat_texts texts;    /* of the conversation at hand */
-    int64_t records, skipped;
+    bool labelled, words;
+    bool leads; /* words: the first one has a blank before it, as the others have */
+    int64_t records, skipped, truncated;
 } tokenization;
 
 /* ---- encoding, on any thread ---- */
 
-/* Failures are kept by thread, so one of a worker is taken along in the job. */
-static void encode(const cb_tokenizer *tokenizer, job *j)
+/* What has labels is cut to a row. */
+static bool encode_text(const tokenization *t, job *j)
 {
-    j->encoding.want_spans = j->partly;
+    size_t most = (size_t)t->options->sequence_length;
+    cb_encode_options options = {.add_special_tokens = j->special};
+    if (j->paired) {
+        options.pair = j->pair.data ? j->pair.data : "";
+        options.pair_length = j->pair.length;
+    }
+    if (!cb_tokenizer_encode_with(t->tokenizer, j->text, j->length, &options, &j->encoding))
+        return false;
+    j->truncated = t->labelled && j->encoding.count > most;
+    options.max_length = most;
+    return !j->truncated || cb_tokenizer_encode_with(t->tokenizer, j->text, j->length, &options, &j->encoding);
+}
+
+/* Failures are kept by thread, so one of a worker is taken along in the job. */
+static void encode(const tokenization *t, job *j)
+{
+    j->encoding.want_spans = j->partly || t->words;
     j->status = CB_OK;
-    if (cb_tokenizer_encode(tokenizer, j->text, j->length, j->special, &j->encoding))
+    if (encode_text(t, j))
         return;
     j->status = cb_ok() ? CB_ERR_FORMAT : cb_error_status();
     snprintf(j->message, sizeof j->message, "%s", cb_error_message());
@@ -134,6 +162,36 @@ static bool has_targets(const token_store *store, const document *d, bool masked
     return false;
 }
 
+/* The word that each token begins, or -1: of a word's tokens the first has its number. */
+static bool append_words(token_store *store, const job *j)
+{
+    const cb_encoding *e = &j->encoding;
+    if (!cb_grow(&store->words, &store->word_capacity, store->count + e->count, sizeof *store->words))
+        return false;
+    size_t word = 0, last = SIZE_MAX;
+    for (size_t i = 0; i < e->count; i++) {
+        size_t end = e->spans[i].end ? e->spans[i].end - 1 : 0;
+        while (word + 1 < j->learned.count && end >= j->learned.items[word].end)
+            word++;
+        bool begins = !e->special[i] && word != last;
+        store->words[store->count + i] = begins ? (int32_t)word : -1;
+        last = begins ? word : last;
+    }
+    return true;
+}
+
+static bool append_types(token_store *store, const job *j)
+{
+    const cb_encoding *e = &j->encoding;
+    if (!cb_grow(&store->types, &store->type_capacity, store->count + e->count, sizeof *store->types))
+        return false;
+    for (size_t i = 0; i < e->count; i++) {
+        store->types[store->count + i] = e->type_ids[i];
+        store->has_types = store->has_types || e->type_ids[i];
+    }
+    return true;
+}
+
 /* The number of the file a document came from; -1 on failure. */
 static int32_t file_of(token_store *store, const job *j)
 {
@@ -150,6 +208,8 @@ static bool append_document(tokenization *t, const job *j)
     const cb_encoding *e = &j->encoding;
     size_t start = store->count, n = e->count;
     bool bos = t->bos >= 0 && j->bos && !(n && e->ids[0] == t->bos), eos = t->eos >= 0 && j->eos && !(n && e->ids[n - 1] == t->eos);
+    if ((t->words && !append_words(store, j)) || (t->labelled && !append_types(store, j)))
+        return false;
     if ((bos && !append(store, t->bos, !j->partly)) || !append_text(store, j) || (eos && !append(store, t->eos, true)))
         return false;
     document d = {.start = (int64_t)start,
@@ -157,10 +217,15 @@ static bool append_document(tokenization *t, const job *j)
                   .example = j->example,
                   .task = j->task,
                   .file = file_of(store, j),
-                  .line = j->line};
+                  .line = j->line,
+                  .label = j->label,
+                  .label_count = j->label_count};
     if (d.file < 0)
         return false;
-    if (!n || !has_targets(store, &d, t->options->masked)) {
+    t->truncated += j->truncated;
+    if (t->labelled && !n)
+        return cb_fail(CB_ERR_FORMAT, "%s:%lld: found a text without tokens, expected one at least", j->path, (long long)j->line) == CB_OK;
+    if (!t->labelled && (!n || !has_targets(store, &d, t->options->objective == CB_OBJECTIVE_MASKED_LM))) {
         store->count = start;
         t->skipped++;
         return true;
@@ -178,7 +243,7 @@ static bool flush(tokenization *t)
     int64_t count = (int64_t)t->count;
 #pragma omp parallel for schedule(dynamic) if (count > 1)
     for (int64_t i = 0; i < count; i++)
-        encode(t->tokenizer, &t->jobs[i]);
+        encode(t, &t->jobs[i]);
     bool ok = true;
     for (int64_t i = 0; ok && i < count; i++) {
         job *j = &t->jobs[i];
@@ -199,6 +264,25 @@ static bool learn_from(job *j, size_t begin, size_t end)
         return false;
     j->learned.items[j->learned.count++] = (text_span){begin, end};
     return true;
+}
+
+/* A text or a pair, or words with blanks between them; and its labels. */
+static bool fill_labelled(tokenization *t, job *j, const cb_record_text *r)
+{
+    bool ok = r->words ? true : cb_string_append(&j->copy, r->text, r->text_length);
+    for (size_t i = 0; ok && r->words && i < r->words->count; i++) {
+        ok = (!i && !t->leads) || cb_string_puts(&j->copy, " ");
+        size_t begin = j->copy.length;
+        ok = ok && cb_string_puts(&j->copy, r->words->items[i]) && learn_from(j, begin, j->copy.length);
+    }
+    cb_string_clear(&j->pair);
+    j->paired = r->pair;
+    ok = ok && (!r->pair || cb_string_puts(&j->pair, r->pair));
+    j->partly = j->bos = j->eos = false;
+    j->example = j->special = true;
+    j->text = j->copy.data;
+    j->length = j->copy.length;
+    return ok && cb_labels_add(&t->store->labels, t->options->objective, r, &j->label, &j->label_count);
 }
 
 /* The record as one text, and which parts of it are learned.  Its strings live until the next one is read: a long plain
@@ -222,7 +306,7 @@ static bool fill_job(tokenization *t, job *j, const cb_record_text *r, const cha
     j->text = borrowed ? r->text : j->copy.data ? j->copy.data : "";
     j->length = borrowed ? r->text_length : j->copy.length;
     j->bos = j->eos = !(chat && cb_chat_is_framed(t->chat));
-    j->special = t->options->masked && j->bos;
+    j->special = t->options->objective == CB_OBJECTIVE_MASKED_LM && j->bos;
     return ok;
 }
 
@@ -237,7 +321,7 @@ static bool add_job(tokenization *t, const cb_record_text *r, const chat_text *c
         cb_free(j->path);
         j->path = cb_strdup(r->path);
     }
-    if (!j->path || !fill_job(t, j, r, chat))
+    if (!j->path || !(t->labelled ? fill_labelled(t, j, r) : fill_job(t, j, r, chat)))
         return false;
     t->records++;
     t->count++;
@@ -268,6 +352,10 @@ static bool read_records(tokenization *t)
     cb_records_options options = {.separator = t->options->separator,
                                   .lines = t->options->lines,
                                   .max_records = t->options->max_records,
+                                  .form = t->words      ? CB_RECORDS_TAGGED
+                                          : t->labelled ? CB_RECORDS_LABELLED
+                                                        : CB_RECORDS_OF_TEXT,
+                                  .several_labels = t->options->objective == CB_OBJECTIVE_MULTI_LABEL,
                                   .columns = &t->options->columns};
     cb_records *records = cb_records_open(&t->options->data, &options);
     cb_record_text record;
@@ -285,6 +373,7 @@ static void free_jobs(job *jobs)
 {
     for (int i = 0; jobs && i < WINDOW_JOBS; i++) {
         cb_string_free(&jobs[i].copy);
+        cb_string_free(&jobs[i].pair);
         cb_free(jobs[i].learned.items);
         cb_free(jobs[i].path);
         cb_encoding_free(&jobs[i].encoding);
@@ -296,6 +385,11 @@ static bool check_documents(const tokenization *t)
 {
     const cb_string_list *paths = &t->options->data;
     const char *first = paths->count ? paths->items[0] : "data", *more = paths->count > 1 ? ", ..." : "";
+    if (!t->documents->count && t->labelled)
+        return cb_fail(CB_ERR_FORMAT, "%s%s: found no record, expected texts with labels", first, more) == CB_OK;
+    if (t->truncated)
+        cb_log_message(CB_LOG_WARNING, "%s%s: %lld of %lld texts have more than the %lld tokens of --sequence-length and are cut", first,
+                       more, (long long)t->truncated, (long long)t->records, (long long)t->options->sequence_length);
     if (!t->documents->count)
         return cb_fail(CB_ERR_FORMAT, "%s%s: found nothing to learn in %lld records, expected text of two tokens or more", first, more,
                        (long long)t->records) == CB_OK;
@@ -305,13 +399,33 @@ static bool check_documents(const tokenization *t)
     return true;
 }
 
+/* Whether a word looks another way to the tokenizer behind a blank than alone (byte-level BPE without add_prefix_space): then the first
+ * word of a sentence gets one too, as is_split_into_words has it. */
+static bool first_word_leads(const cb_tokenizer *tokenizer)
+{
+    cb_encoding alone = {0}, behind = {0}, both = {0};
+    bool leads = cb_tokenizer_encode(tokenizer, "a", 1, false, &alone) && cb_tokenizer_encode(tokenizer, " a", 2, false, &behind) &&
+                 cb_tokenizer_encode(tokenizer, "a a", 3, false, &both);
+    leads = leads && behind.count && both.count > behind.count &&
+            memcmp(both.ids + both.count - behind.count, behind.ids, behind.count * sizeof *behind.ids) == 0 &&
+            (alone.count != behind.count || memcmp(alone.ids, behind.ids, alone.count * sizeof *alone.ids) != 0);
+    cb_encoding_free(&alone);
+    cb_encoding_free(&behind);
+    cb_encoding_free(&both);
+    return leads;
+}
+
 bool cb_data_tokenize(const cb_tokenizer *tokenizer, const cb_data_options *options, token_store *store, document_list *documents)
 {
     tokenization t = {.tokenizer = tokenizer, .options = options, .store = store, .documents = documents};
-    t.bos = options->add_bos && !options->masked && cb_tokenizer_add_bos(tokenizer) != 0 ? cb_tokenizer_bos(tokenizer) : -1;
-    t.eos = options->add_eos && !options->masked ? cb_tokenizer_eos(tokenizer) : -1;
+    bool masked = options->objective == CB_OBJECTIVE_MASKED_LM;
+    t.labelled = cb_objective_is_labelled(options->objective);
+    t.words = options->objective == CB_OBJECTIVE_TOKEN_CLASSIFICATION;
+    t.leads = t.words && first_word_leads(tokenizer);
+    t.bos = options->add_bos && !masked && cb_tokenizer_add_bos(tokenizer) != 0 ? cb_tokenizer_bos(tokenizer) : -1;
+    t.eos = options->add_eos && !masked ? cb_tokenizer_eos(tokenizer) : -1;
     t.jobs = cb_calloc(WINDOW_JOBS, sizeof *t.jobs);
-    bool ok = t.jobs && read_records(&t) && check_documents(&t);
+    bool ok = cb_ok() && t.jobs && read_records(&t) && check_documents(&t);
     free_jobs(t.jobs);
     cb_chat_free(t.chat);
     cb_chat_texts_free(&t.texts);

@@ -88,8 +88,21 @@ static cb_record_step read_text(cb_records *records, cb_record_text *record)
 
 /* ---- forms of a record ---- */
 
-static const char *const field_names[CB_FIELD_NAMES] = {"text",  "prompt", "completion", "instruction",
-                                                        "input", "output", "messages",   "task_ids"};
+static const char *const field_names[CB_FIELD_NAMES] = {"text",     "prompt",   "completion", "instruction", "input",  "output",
+                                                        "messages", "task_ids", "text_pair",  "label",       "tokens", "tags"};
+
+const char *cb_record_field_name(const cb_records *records, int field, int n)
+{
+    enum { MOST = 2 };
+    static const char *const others[CB_FIELD_NAMES][MOST] = {[CB_FIELD_TEXT] = {"sentence", "sentence1"},
+                                                             [CB_FIELD_TEXT_PAIR] = {"sentence2"},
+                                                             [CB_FIELD_LABEL] = {"labels"},
+                                                             [CB_FIELD_TOKENS] = {"words"},
+                                                             [CB_FIELD_TAGS] = {"ner_tags", "labels"}};
+    if (n == 0)
+        return records->names[field];
+    return n > MOST || records->options.form == CB_RECORDS_OF_TEXT || records->renamed[field] ? NULL : others[field][n - 1];
+}
 
 /* "prompt=question" */
 static bool rename_field(cb_records *records, const char *column)
@@ -98,11 +111,12 @@ static bool rename_field(cb_records *records, const char *column)
     for (int i = 0; equals && equals[1] && i < CB_FIELD_NAMES; i++)
         if (strlen(field_names[i]) == (size_t)(equals - column) && strncmp(field_names[i], column, (size_t)(equals - column)) == 0) {
             cb_free(records->names[i]);
+            records->renamed[i] = true;
             return (records->names[i] = cb_strdup(equals + 1));
         }
     return cb_fail(CB_ERR_ARGUMENT,
                    "columns: found \"%.80s\", expected NAME=COLUMN, where NAME is text, prompt, completion, instruction, input, output, "
-                   "messages or task_ids",
+                   "messages, task_ids, text_pair, label, tokens or tags",
                    column) == CB_OK;
 }
 
@@ -215,7 +229,7 @@ static bool is_stream(const char *path)
     return strcmp(path, "-") == 0 || !cb_is_file(path);
 }
 
-static cb_record_reader *reader_of(const char *path, const cb_input *input, bool stream)
+static cb_record_reader *reader_of(const char *path, const cb_input *input, bool stream, cb_record_form form)
 {
     static const struct {
         const char *extension;
@@ -228,7 +242,28 @@ static cb_record_reader *reader_of(const char *path, const cb_input *input, bool
     for (size_t i = 0; i < sizeof readers / sizeof *readers; i++)
         if (has_extension(path, readers[i].extension))
             return readers[i].read;
-    return stream && input->size && input->bytes[0] == '{' ? cb_records_read_lines : read_text;
+    if (stream && input->size && input->bytes[0] == '{')
+        return cb_records_read_lines;
+    if (form == CB_RECORDS_TAGGED)
+        return cb_records_read_conll;
+    if (form == CB_RECORDS_OF_TEXT)
+        return read_text;
+    cb_fail(CB_ERR_FORMAT, "%s: found a file of plain text, expected records with labels: .jsonl, .json, .csv or .tsv", input->path);
+    return NULL;
+}
+
+/* Lines of JSON under another name are read as the text that they are, which is hardly what is wanted. */
+static void warn_of_json(cb_records *records)
+{
+    const cb_input *in = &records->input;
+    size_t at = in->size && in->bytes[0] == '{' ? 1 : 0;
+    while (at && at < in->size && in->bytes[at] == ' ')
+        at++;
+    if (!at || at == in->size || in->bytes[at] != '"' || records->read != read_text || records->warned)
+        return;
+    records->warned = true;
+    cb_log_message(CB_LOG_WARNING, "%s: looks like JSON and is read as plain text; its name would have to end in .jsonl or .json",
+                   in->path);
 }
 
 static bool open_input(cb_records *records, const char *path)
@@ -250,7 +285,10 @@ static bool open_input(cb_records *records, const char *path)
         in->size -= 3;
     }
     records->open = true;
-    records->read = reader_of(path, in, stream);
+    records->read = reader_of(path, in, stream, records->options.form);
+    if (!records->read)
+        return false;
+    warn_of_json(records);
     records->begun = records->array = false;
     records->csv.columns = 0;
     return true;
@@ -319,6 +357,8 @@ void cb_records_close(cb_records *records)
     close_input(records);
     json_decref(records->value);
     cb_string_free(&records->prompt);
+    cb_string_list_free(&records->words);
+    cb_string_list_free(&records->labels);
     cb_string_free(&records->csv.row);
     cb_free(records->csv.starts);
     cb_free(records->separator);

@@ -25,7 +25,7 @@ typedef enum cb_record_step { CB_RECORD_NONE, CB_RECORD_FOUND, CB_RECORD_FAILED 
 
 typedef cb_record_step cb_record_reader(cb_records *records, cb_record_text *record);
 
-/* The fields of a record: those that are one text each, the messages, and the number of the task. */
+/* The fields of a record: those that are one text each, the messages, the number of the task, and those of labelled and tagged records. */
 enum {
     CB_FIELD_TEXT,
     CB_FIELD_PROMPT,
@@ -36,6 +36,10 @@ enum {
     CB_FIELDS,
     CB_FIELD_MESSAGES = CB_FIELDS,
     CB_FIELD_TASK_IDS,
+    CB_FIELD_TEXT_PAIR,
+    CB_FIELD_LABEL,
+    CB_FIELD_TOKENS,
+    CB_FIELD_TAGS,
     CB_FIELD_NAMES
 };
 
@@ -53,13 +57,16 @@ struct cb_records {
     cb_records_options options;
     char *separator;             /* options.separator */
     char *names[CB_FIELD_NAMES]; /* of the fields in these files */
+    bool renamed[CB_FIELD_NAMES];
     int64_t given;
-    bool open; /* a file is */
+    bool open;   /* a file is */
+    bool warned; /* of JSON that is read as text */
     cb_input input;
     cb_record_reader *read;
     /* what the last record's strings live in */
     json_t *value;
     cb_string prompt;
+    cb_string_list words, labels;
     bool array, begun; /* .json: the objects are in an array; the first has been read */
     cb_csv csv;
 };
@@ -70,6 +77,16 @@ cb_record_step cb_record_fill(cb_records *records, int64_t line, const char *con
 /* Sets its task; CB_RECORD_FAILED when there can be none of that number. */
 cb_record_step cb_record_set_task(const cb_records *records, int64_t task, cb_record_text *record);
 
+/* The n-th name that a field may have, the usual one first; NULL: there are no more. */
+const char *cb_record_field_name(const cb_records *records, int field, int n);
+
+/* records_labelled.c: a record that is labelled or tagged, out of records->value or the row of a table. */
+cb_record_step cb_record_fill_labelled_object(cb_records *records, int64_t line, cb_record_text *record);
+cb_record_step cb_record_fill_labelled_row(cb_records *records, int64_t line, cb_record_text *record);
+/* Whether a table has the columns; `line` is its header's. */
+bool cb_record_check_labelled_header(const cb_records *records, int64_t line);
+
+cb_record_reader cb_records_read_conll;
 cb_record_reader cb_records_read_lines; /* one JSON object a line */
 cb_record_reader cb_records_read_json;  /* an array of objects, or objects one after another */
 cb_record_reader cb_records_read_csv;

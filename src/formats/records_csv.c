@@ -101,22 +101,32 @@ static cb_record_step read_row(cb_records *records, char separator, int64_t *lin
 
 /* ---- the header and the records ---- */
 
+/* Finds the one column of a name; -1: there is none, -2: there are several. */
+static int column_of(const cb_csv *csv, const char *name)
+{
+    int found = -1;
+    for (size_t i = 0; i < csv->count; i++)
+        if (strcmp(csv->row.data + csv->starts[i], name) == 0)
+            found = found == -1 ? (int)i : -2;
+    return found;
+}
+
 static bool read_header(cb_records *records, int64_t line)
 {
     cb_csv *csv = &records->csv;
     csv->columns = csv->count;
     for (int f = 0; f < CB_FIELD_NAMES; f++) {
+        const char *name = NULL;
         csv->column[f] = -1;
-        for (size_t i = 0; i < csv->count; i++) {
-            if (f == CB_FIELD_MESSAGES || strcmp(csv->row.data + csv->starts[i], records->names[f]) != 0)
-                continue;
-            if (csv->column[f] >= 0)
-                return cb_fail(CB_ERR_FORMAT, "%s:%lld: found two columns named %s, expected one", records->input.path, (long long)line,
-                               records->names[f]) == CB_OK;
-            csv->column[f] = (int)i;
-        }
+        for (int n = 0; csv->column[f] == -1 && f != CB_FIELD_MESSAGES && (name = cb_record_field_name(records, f, n)); n++)
+            csv->column[f] = column_of(csv, name);
+        if (csv->column[f] == -2)
+            return cb_fail(CB_ERR_FORMAT, "%s:%lld: found two columns named %s, expected one", records->input.path, (long long)line,
+                           name) == CB_OK;
     }
     const int *c = csv->column;
+    if (records->options.form != CB_RECORDS_OF_TEXT)
+        return cb_record_check_labelled_header(records, line);
     if (c[CB_FIELD_TEXT] >= 0 || (c[CB_FIELD_PROMPT] >= 0 && c[CB_FIELD_COMPLETION] >= 0) ||
         (c[CB_FIELD_INSTRUCTION] >= 0 && c[CB_FIELD_OUTPUT] >= 0))
         return true;
@@ -137,6 +147,15 @@ static cb_record_step read_task(const cb_records *records, cb_record_text *recor
     return cb_record_set_task(records, !text[digits] && digits < 10 ? strtoll(text, NULL, 10) : -1, record);
 }
 
+static cb_record_step fill_row(cb_records *records, int64_t line, cb_record_text *record)
+{
+    const cb_csv *csv = &records->csv;
+    const char *values[CB_FIELDS];
+    for (int f = 0; f < CB_FIELDS; f++)
+        values[f] = csv->column[f] < 0 ? NULL : csv->row.data + csv->starts[csv->column[f]];
+    return cb_record_fill(records, line, values, record);
+}
+
 static cb_record_step read_table(cb_records *records, char separator, cb_record_text *record)
 {
     cb_csv *csv = &records->csv;
@@ -154,10 +173,8 @@ static cb_record_step read_table(cb_records *records, char separator, cb_record_
                 csv->columns);
         return CB_RECORD_FAILED;
     }
-    const char *values[CB_FIELDS];
-    for (int f = 0; f < CB_FIELDS; f++)
-        values[f] = csv->column[f] < 0 ? NULL : csv->row.data + csv->starts[csv->column[f]];
-    step = cb_record_fill(records, line, values, record);
+    step =
+        records->options.form == CB_RECORDS_OF_TEXT ? fill_row(records, line, record) : cb_record_fill_labelled_row(records, line, record);
     return step == CB_RECORD_FOUND ? read_task(records, record) : step;
 }
 

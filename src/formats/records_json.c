@@ -99,7 +99,8 @@ static cb_record_step fill_texts(cb_records *records, int64_t line, cb_record_te
 
 static cb_record_step fill_object(cb_records *records, int64_t line, cb_record_text *record)
 {
-    cb_record_step step = fill_texts(records, line, record);
+    bool labelled = records->options.form != CB_RECORDS_OF_TEXT;
+    cb_record_step step = labelled ? cb_record_fill_labelled_object(records, line, record) : fill_texts(records, line, record);
     const json_t *task = json_object_get(records->value, records->names[CB_FIELD_TASK_IDS]);
     if (step != CB_RECORD_FOUND || !task || json_is_null(task))
         return step;

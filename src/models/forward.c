@@ -556,8 +556,7 @@ static cb_tensor *loss_in_pieces(cb_model *model, cb_tensor *hidden, cb_tensor *
 /* Each row has one target. */
 static cb_tensor *loss_of_rows(cb_model *model, cb_tensor *hidden, cb_tensor *targets, double normalizer, const cb_context *ctx)
 {
-    cb_linear_cross_entropy_options options = {.ignore_index = -100, .normalizer = normalizer};
-    return cb_cross_entropy_with(cb_head_run(model, hidden, ctx), targets, options);
+    return cb_model_label_loss(model, cb_head_run(model, hidden, ctx), targets, normalizer);
 }
 
 /* Few tokens of a masked text have a target: no others go through the head. */
@@ -611,7 +610,8 @@ cb_tensor *cb_model_loss(cb_model *model, cb_tensor *ids, cb_tensor *targets, do
         return NULL;
     cb_tensor *hidden = cb_model_hidden(model, ids, ctx);
     bool rows = cb_head_judges_rows(model);
-    if (hidden && !(rows ? targets->ndim == 1 && targets->shape[0] == ids->shape[0] : cb_same_shape(ids, targets))) {
+    bool fits = rows ? targets->shape[0] == ids->shape[0] && (targets->ndim == 1 || targets->dtype == CB_F32) : cb_same_shape(ids, targets);
+    if (hidden && !fits) {
         cb_fail(CB_ERR_SHAPE, "model: targets are %s for ids %s, expected %s", cb_shape_text(targets), cb_shape_text(ids),
                 rows ? "one a row" : "the same shape");
         hidden = NULL;

@@ -66,7 +66,7 @@ static bool configure_labels(cb_model *model, int64_t asked)
     if (cb_ok() && (labels < 1 || labels > INT32_MAX))
         return cb_config_error(model, "num_labels is %lld, expected 1 or more", (long long)labels);
     model->labels = asked ? asked : labels;
-    return cb_ok();
+    return cb_ok() && cb_labels_configure(model, model->labels);
 }
 
 bool cb_head_configure(cb_model *model, const cb_model_options *options)
@@ -78,6 +78,7 @@ bool cb_head_configure(cb_model *model, const cb_model_options *options)
     model->head_plan = plan_of_kind(model->architecture, options->head);
     model->head_asked = true;
     model->head_seed = options->head_seed;
+    model->head_follows = options->head_follows;
     if (model->head_plan)
         return configure_labels(model, options->labels);
     cb_string known = {0};
@@ -184,7 +185,9 @@ bool cb_head_build(cb_model *model, cb_weight_source *source)
         cb_source_allow_new(source, model->head_seed, words ? NULL : plan->output);
     if (!cb_ok() || !build_inner(model, source) || (plan->output && !(words ? build_vocabulary : build_labels)(model, source)))
         return false;
-    if (cb_source_new(source))
+    if (cb_source_new(source) && !(model->head_new = cb_strdup(cb_source_new(source))))
+        return false;
+    if (cb_source_new(source) && !model->head_follows)
         cb_log_message(CB_LOG_WARNING, "%s: has no %s that fit: they are new and random, and should be trained", model->directory,
                        cb_source_new(source));
     return true;

@@ -118,8 +118,12 @@ struct cb_model {
     void *details;     /* the architecture's own, of cb_alloc(); or NULL */
     const cb_head_plan *head_plan;
     bool head_asked;    /* by the caller: what the file has not of it is new */
+    bool head_follows;  /* and comes with an adapter */
     uint64_t head_seed; /* of that */
+    char *head_new;     /* names of the weights that the checkpoint lacked; NULL: none */
     int64_t labels;
+    cb_string_list label_names;
+    cb_problem problem;
     cb_layer *head_dense, *head_norm, *head; /* NULL: there is none */
     cb_layer *head_second;                   /* DeiT's, of its second token */
     cb_block *blocks;
@@ -235,6 +239,8 @@ cb_layer *cb_source_head(cb_weight_source *source, cb_model *model, cb_layer *pa
 bool cb_source_has(const cb_weight_source *source, const char *name);
 /* From now on what the file lacks is new, and the weights of layer `output` are so where they have another shape. */
 void cb_source_allow_new(cb_weight_source *source, uint64_t seed, const char *output);
+/* A new, frozen weight, as a model has it that is made from `seed`; kept by no one. */
+cb_tensor *cb_weight_new(const cb_model *model, uint64_t seed, const char *name, cb_initial initial, int ndim, const int64_t *shape);
 const char *cb_source_new(const cb_weight_source *source); /* names of the weights that were; NULL: there are none */
 /* Runs architecture->build with weights from model->file, or random ones from `seed` when there is none. */
 bool cb_model_build(cb_model *model, uint64_t seed);
@@ -248,6 +254,8 @@ cb_block *cb_model_add_block(cb_model *model);
 bool cb_head_configure(cb_model *model, const cb_model_options *options);
 /* After everything else is built. */
 bool cb_head_build(cb_model *model, cb_weight_source *source);
+/* Reads the names of `count` labels, and what they are for, from the config (labels.c). */
+bool cb_labels_configure(cb_model *model, int64_t count);
 bool cb_head_judges_rows(const cb_model *model);                                              /* its logits are (B, K) */
 cb_tensor *cb_head_features(const cb_model *model, cb_tensor *hidden, const cb_context *ctx); /* what its last layer reads, (B, width) */
 /* cb_model_head() with what is in ctx alone. */

@@ -203,6 +203,8 @@ void cb_model_free(cb_model *model)
     json_decref(model->json);
     cb_free(model->blocks);
     cb_free(model->details);
+    cb_string_list_free(&model->label_names);
+    cb_free(model->head_new);
     cb_free(model->directory);
     cb_free(model->config_path);
     cb_free(model);

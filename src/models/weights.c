@@ -143,14 +143,14 @@ static cb_tensor *from_file(const cb_model *model, cb_layer *layer, const char *
 
 /* ---- random ---- */
 
-static cb_tensor *from_random(const cb_weight_source *source, const char *name, cb_initial initial, int ndim, const int64_t *shape)
+static cb_tensor *random_weight(const cb_model *model, uint64_t seed, const char *name, cb_initial initial, int ndim, const int64_t *shape)
 {
-    const cb_model_config *c = &source->model->config;
+    const cb_model_config *c = &model->config;
     if (initial >= CB_INITIAL_ONES) {
         double value = initial == CB_INITIAL_ONES ? 1 : initial == CB_INITIAL_ZEROS ? 0 : c->initial_value;
         return cb_parameter(cb_full_nd(CB_F32, value, ndim, shape));
     }
-    cb_rng rng = {.seed = source->seed, .stream = cb_hash_text(CB_HASH_START, name)};
+    cb_rng rng = {.seed = seed, .stream = cb_hash_text(CB_HASH_START, name)};
     cb_tensor *t = cb_randn_nd(CB_F32, &rng, ndim, shape);
     float deviation = (float)c->initializer_range;
     if (initial == CB_INITIAL_RESIDUAL)
@@ -160,6 +160,17 @@ static cb_tensor *from_random(const cb_weight_source *source, const char *name, 
     if (t)
         cbk_unary(CBK_SCALE, CB_F32, t->data, t->data, t->count, (double)deviation, 0);
     return cb_parameter(t);
+}
+
+static cb_tensor *from_random(const cb_weight_source *source, const char *name, cb_initial initial, int ndim, const int64_t *shape)
+{
+    return random_weight(source->model, source->seed, name, initial, ndim, shape);
+}
+
+cb_tensor *cb_weight_new(const cb_model *model, uint64_t seed, const char *name, cb_initial initial, int ndim, const int64_t *shape)
+{
+    cb_tensor *t = random_weight(model, seed, name, initial, ndim, shape);
+    return t ? cb_detach(t) : NULL;
 }
 
 /* ---- layers with their weights ---- */

@@ -1,11 +1,11 @@
-/* evaluate.c: perplexity: how well a model predicts a text. */
+/* evaluate.c: how well a model predicts a text, or the labels of texts. */
 #include <math.h>
 
 #include "training/parallel.h"
 
 static CB_COLD void not_finite(cb_model *model, const cb_batch *batch, double loss)
 {
-    cb_context ctx = {.positions = batch->positions, .segments = batch->segments, .tasks = batch->tasks};
+    cb_context ctx = cb_train_context(batch);
     cb_string where = {0};
     cb_no_grad cb_train_diagnose(&(cb_trainee){.model = model}, batch, (double)batch->predicted, &ctx, &where);
     cb_error_clear(); /* the first failure is this one */
@@ -14,36 +14,56 @@ static CB_COLD void not_finite(cb_model *model, const cb_batch *batch, double lo
     cb_string_free(&where);
 }
 
-/* Mean loss of one batch; NaN on failure. */
-static double batch_loss(cb_model *model, const cb_batch *batch)
+/* The loss of labelled rows, whose predictions are kept. */
+static cb_tensor *label_loss(cb_model *model, const cb_batch *batch, int64_t first_row, cb_predictions *predictions, const cb_context *ctx)
 {
-    cb_context ctx = {.positions = batch->positions, .segments = batch->segments, .tasks = batch->tasks};
+    cb_tensor *logits = cb_model_logits(model, batch->ids, ctx);
+    if (!logits || (!cb_rehearsing() && !cb_predictions_add(predictions, first_row, batch, logits)))
+        return NULL;
+    return cb_model_label_loss(model, logits, batch->targets, batch->predicted ? (double)batch->predicted : 1);
+}
+
+/* Mean loss of one batch; NaN on failure. */
+static double batch_loss(cb_model *model, const cb_batch *batch, int64_t first_row, cb_predictions *predictions)
+{
+    cb_context ctx = cb_train_context(batch);
     double loss = NAN;
     cb_scope *scope = cb_scope_open();
     if (!scope)
         return NAN;
-    cb_no_grad loss = cb_item(cb_model_loss(model, batch->ids, batch->targets, (double)batch->predicted, &ctx));
+    cb_no_grad loss = cb_item(predictions ? label_loss(model, batch, first_row, predictions, &ctx)
+                                          : cb_model_loss(model, batch->ids, batch->targets, (double)batch->predicted, &ctx));
     cb_scope_close(scope);
     if (cb_ok() && cb_file_maps_check() && !isfinite(loss))
         not_finite(model, batch, loss);
     return loss;
 }
 
-bool cb_train_validate(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches, bool interruptible,
-                       cb_perplexity_result *result)
+static bool check_labels(const cb_model *model, const cb_dataset *data)
 {
-    *result = (cb_perplexity_result){0};
-    double begin = cb_now(), sums[] = {0, 0}; /* of losses, of tokens */
+    int64_t found = (int64_t)cb_dataset_labels(data)->count, expected = cb_model_labels(model);
+    return found == expected || cb_fail(CB_ERR_ARGUMENT, "evaluation: the data has %lld labels, expected the model's %lld",
+                                        (long long)found, (long long)expected) == CB_OK;
+}
+
+bool cb_train_validate(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches, bool interruptible,
+                       cb_evaluation *result)
+{
+    *result = (cb_evaluation){0};
+    double begin = cb_now(), sums[] = {0, 0}; /* of losses, of what is predicted */
     int64_t each = cb_parallel_size();        /* every so many-th batch is this process's */
     cb_batch batch = {0};
-    bool ok = true;
     int64_t batches = (cb_dataset_rows(data) + batch_size - 1) / batch_size;
     batches = max_batches && max_batches < batches ? max_batches : batches;
+    bool labelled = cb_objective_is_labelled(cb_dataset_objective(data));
+    cb_predictions *predictions = labelled ? &result->predictions : NULL;
+    result->rows = batches * batch_size < cb_dataset_rows(data) ? batches * batch_size : cb_dataset_rows(data);
+    bool ok = !labelled || (check_labels(model, data) && cb_predictions_open(predictions, data, result->rows));
     for (int64_t i = cb_parallel_rank(); ok && i < batches && cb_dataset_sequential(data, i, batch_size, &batch); i += each) {
         if (cb_rehearsing() && i >= each && i + each < batches) /* a rehearsal sees a whole batch and the last one */
             cb_train_rehearse_rows(model, &batch);
         else if (batch.predicted)
-            sums[0] += batch_loss(model, &batch) * (double)batch.predicted;
+            sums[0] += batch_loss(model, &batch, i * batch_size, predictions) * (double)batch.predicted;
         sums[1] += (double)batch.predicted;
         ok = cb_ok();
         if (ok && interruptible && cb_interrupted())
@@ -52,17 +72,32 @@ bool cb_train_validate(cb_model *model, cb_dataset *data, int64_t batch_size, in
     cb_batch_free(&batch);
     if (!cb_parallel_meet(CB_AT_VALIDATION, 0, 2, sums))
         return false;
-    result->tokens = (int64_t)sums[1];
-    if (!result->tokens)
+    result->predicted = (int64_t)sums[1];
+    if (!result->predicted)
         return cb_fail(CB_ERR_ARGUMENT, "evaluation: the data has no token to predict") == CB_OK;
-    result->loss = sums[0] / (double)result->tokens;
-    result->perplexity = exp(result->loss);
-    result->bits_per_byte = result->loss / M_LN2 / cb_dataset_bytes_per_token(data);
+    result->loss = sums[0] / (double)result->predicted;
+    if (labelled && !cb_rehearsing() && (!cb_predictions_share(predictions) || !cb_metrics_of(predictions, data, &result->metrics)))
+        return false;
     result->seconds = cb_now() - begin;
     return true;
 }
 
-bool cb_evaluate_perplexity(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches, cb_perplexity_result *result)
+bool cb_evaluate(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches, cb_evaluation *result)
 {
     return cb_train_validate(model, data, batch_size, max_batches, true, result);
+}
+
+bool cb_evaluate_perplexity(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches, cb_perplexity_result *result)
+{
+    cb_evaluation e;
+    *result = (cb_perplexity_result){0};
+    bool ok = cb_train_validate(model, data, batch_size, max_batches, true, &e);
+    cb_predictions_free(&e.predictions);
+    if (ok)
+        *result = (cb_perplexity_result){.loss = e.loss,
+                                         .perplexity = exp(e.loss),
+                                         .bits_per_byte = e.loss / M_LN2 / cb_dataset_bytes_per_token(data),
+                                         .tokens = e.predicted,
+                                         .seconds = e.seconds};
+    return ok;
 }

@@ -51,6 +51,8 @@ uint64_t cb_train_log_mend(const char *directory, int64_t step, const cb_train_r
 void cb_train_log_rehearse(const train_log *r, uint64_t reports, uint64_t event_bytes);
 void cb_train_log_close(train_log *r);
 
+/* What a batch tells a pass. */
+cb_context cb_train_context(const cb_batch *batch);
 /* What is minimised: what->loss, or the model's. */
 cb_tensor *cb_train_loss(const cb_trainee *what, cb_tensor *ids, cb_tensor *targets, double normalizer, const cb_context *ctx);
 /* diagnose.c: runs a batch whose loss or gradient is not finite again and says in `out` where that began: a parameter, or (then true) the
@@ -63,8 +65,13 @@ void cb_train_largest_gradient(const cb_trainee *what, cb_string *out);
 void cb_train_rehearse_rest(const cb_model *model, cb_dataset *train, const cb_train_options *options, int64_t steps, const train_log *log);
 void cb_train_rehearse_rows(const cb_model *model, const cb_batch *batch); /* rows of the embedding that a batch would read */
 
-/* evaluate.c: cb_evaluate_perplexity(), which cb_interrupt() stops only when `interruptible`. */
+/* predictions.c: those of the rows of the batches that are evaluated, all empty; one batch's are put in; those of all processes become everyone's. */
+bool cb_predictions_open(cb_predictions *p, const cb_dataset *data, int64_t rows);
+bool cb_predictions_add(cb_predictions *p, int64_t first_row, const cb_batch *batch, const cb_tensor *logits);
+bool cb_predictions_share(cb_predictions *p);
+
+/* evaluate.c: cb_evaluate(), which cb_interrupt() stops only when `interruptible`. */
 bool cb_train_validate(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches, bool interruptible,
-                       cb_perplexity_result *result);
+                       cb_evaluation *result);
 
 #endif

@@ -170,6 +170,11 @@ static char *line_of(const cb_train_report *p)
                   number(p->tokens_per_second), "seconds", number(p->seconds), "memory", (json_int_t)p->memory);
     bool ok = line && (!p->evaluated ||
                        (cb_json_put(line, "eval_loss", number(p->eval_loss)) && cb_json_put(line, "best_loss", number(p->best_loss))));
+    for (int i = 0; ok && p->evaluated && i < p->eval.count; i++) {
+        char *name = cb_format("eval_%s", p->eval.items[i].name);
+        ok = name && cb_json_put(line, name, number(p->eval.items[i].value));
+        cb_free(name);
+    }
     char *text = ok ? json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(DIGITS)) : NULL;
     char *copy = text ? cb_format("%s\n", text) : NULL;
     if (!text)
@@ -207,7 +212,13 @@ bool cb_train_log_add(train_log *r, const cb_train_report *p)
          cb_events_scalar(r->events, p->step, "train/learning_rate", p->learning_rate) &&
          cb_events_scalar(r->events, p->step, "train/grad_norm", p->grad_norm) &&
          cb_events_scalar(r->events, p->step, "train/tokens_per_second", p->tokens_per_second);
-    return ok && (!p->evaluated || cb_events_scalar(r->events, p->step, "eval/loss", p->eval_loss));
+    ok = ok && (!p->evaluated || cb_events_scalar(r->events, p->step, "eval/loss", p->eval_loss));
+    for (int i = 0; ok && p->evaluated && i < p->eval.count; i++) {
+        char *name = cb_format("eval/%s", p->eval.items[i].name);
+        ok = name && cb_events_scalar(r->events, p->step, name, p->eval.items[i].value);
+        cb_free(name);
+    }
+    return ok;
 }
 
 void cb_train_log_rehearse(const train_log *r, uint64_t reports, uint64_t event_bytes)

@@ -86,7 +86,7 @@ static bool forward(void *user)
 {
     preparation *p = user;
     cb_scope *scope = cb_scope_open();
-    cb_context ctx = {.positions = p->batch.positions, .segments = p->batch.segments, .tasks = p->batch.tasks};
+    cb_context ctx = cb_train_context(&p->batch);
     cb_tensor *hidden = scope ? cb_model_hidden(p->model, p->batch.ids, &ctx) : NULL;
     bool head = cb_study_looks_at(p->study, cb_model_head_layer(p->model));
     bool ok = hidden && (!head || cb_model_head(p->model, hidden, &ctx));

@@ -65,7 +65,8 @@ typedef struct session {
     int64_t tokens_counted;
     double step_operations; /* of the last step, in a rehearsal */
     int64_t end;            /* the step after which this process stops: the last one, or in a rehearsal the second */
-    cb_train_report told;   /* the last report that belongs into the log */
+    cb_metrics best_eval;
+    cb_train_report told; /* the last report that belongs into the log */
     bool stopped_early;
     bool made_output;      /* the output directory was not there before */
     bool checkpoint_saved; /* there is a checkpoint of this run */
@@ -251,12 +252,16 @@ static cb_tensor *share(cb_tensor *t)
 
 static cb_context whole_context(const session *s, const cb_batch *batch, cb_rng *rng)
 {
-    return (cb_context){.training = true,
-                        .checkpoint = s->options->gradient_checkpointing,
-                        .rng = rng,
-                        .positions = batch->positions,
-                        .segments = batch->segments,
-                        .tasks = batch->tasks};
+    cb_context ctx = cb_train_context(batch);
+    ctx.training = true;
+    ctx.checkpoint = s->options->gradient_checkpointing;
+    ctx.rng = rng;
+    return ctx;
+}
+
+cb_context cb_train_context(const cb_batch *batch)
+{
+    return (cb_context){.positions = batch->positions, .segments = batch->segments, .types = batch->types, .tasks = batch->tasks};
 }
 
 cb_tensor *cb_train_loss(const cb_trainee *what, cb_tensor *ids, cb_tensor *targets, double normalizer, const cb_context *ctx)
@@ -273,6 +278,7 @@ static double micro_step(session *s, const cb_batch *batch, double targets)
     cb_context ctx = whole_context(s, batch, &s->state.rng);
     ctx.positions = share(batch->positions);
     ctx.segments = share(batch->segments);
+    ctx.types = share(batch->types);
     ctx.tasks = share(batch->tasks);
     cb_tensor *loss = cb_train_loss(s->what, share(batch->ids), share(batch->targets), targets, &ctx);
     double value = loss ? cb_item(loss) : NAN;
@@ -407,13 +413,17 @@ static bool train_step(session *s, cb_train_report *report)
  * stands between steps, and a step ends with its validation. */
 static bool validate(session *s, cb_train_report *report)
 {
-    cb_perplexity_result r;
-    if (!cb_train_validate(s->what->model, s->validation, s->options->batch_size, s->options->eval_batches, false, &r))
+    cb_evaluation r;
+    bool ok = cb_train_validate(s->what->model, s->validation, s->options->batch_size, s->options->eval_batches, false, &r);
+    cb_predictions_free(&r.predictions);
+    if (!ok)
         return false;
     report->evaluated = true;
     report->eval_loss = r.loss;
+    report->eval = r.metrics;
     if (r.loss < s->state.best_loss) {
         s->state.best_loss = r.loss;
+        s->best_eval = r.metrics;
         s->state.best_step = s->state.step;
         s->state.bad_evaluations = 0;
         if (writes() && !s->what->save(s->what, s->options->output))
@@ -579,6 +589,7 @@ static void fill_result(const session *s, cb_train_result *result)
                                 .first_loss = t->first_loss,
                                 .last_loss = t->last_loss,
                                 .best_eval_loss = t->best_loss,
+                                .best_eval = s->best_eval,
                                 .seconds = t->seconds + here,
                                 .tokens = t->tokens,
                                 .stopped_early = s->stopped_early,
@@ -591,7 +602,8 @@ static void fill_result(const session *s, cb_train_result *result)
 
 static bool save_adapter(const cb_trainee *what, const char *directory)
 {
-    return cb_adapter_save(what->user, directory, cb_model_directory(what->model));
+    return cb_adapter_save(what->user, directory, cb_model_directory(what->model)) &&
+           (!cb_objective_is_labelled(cb_objective_of(what->model)) || cb_adapter_labels_write(what->model, directory));
 }
 
 static char *describe_adapter(const cb_trainee *what)

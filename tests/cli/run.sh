@@ -171,7 +171,7 @@ try cambium train m --lr-scheduler-type co
 try cambium eval m --task ""
 END
     expect complete bash complete.sh
-    printf 'tokenizer\nencode\n--target-modules\nconstant cosine\nperplexity choice\n' >complete.expected
+    printf 'tokenizer\nencode\n--target-modules\nconstant cosine\nauto perplexity choice sequence-classification multi-label regression token-classification\n' >complete.expected
     same_file complete.out complete.expected
 fi
 kinds=$reference/../../docs/adapters.md
@@ -748,7 +748,7 @@ bad 2 'expected one of --prompt' generate llama2 --prompt x --messages talk.json
 bad 1 'expected auto, chatml, llama3, plain' generate llama2 --prompt x --chat-template nothing
 bad 1 'expected an object' generate llama2 --prompt x --chat-template-kwargs '[3]'
 bad 2 'expected either --config or --model' pretrain --data text.txt --output never
-bad 2 '--task: found "mmlu", expected one of perplexity' eval llama2 --data text.txt --task mmlu
+bad 2 '--task: found "mmlu", expected one of auto, perplexity' eval llama2 --data text.txt --task mmlu
 
 # ---- bad input: files ----------------------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 """What other implementations make of the same data: the numbers that Cambium's measures and statistics must give.
 
 Writes <out>/*.json (default out: ../reference/metrics), one object a case: what goes in and what each function gives.  Undefined: null.
-scikit-learn, scipy, statsmodels, sacrebleu, rouge-score, jiwer, torchmetrics, scikit-image and pytrec_eval compute them; what none of
+scikit-learn, scipy, seqeval, statsmodels, sacrebleu, rouge-score, jiwer, torchmetrics, scikit-image and pytrec_eval compute them; what none of
 them has is written out in numpy below, with its source.
 """
 import argparse
@@ -587,7 +587,25 @@ def vision(rng):
             "segmentations": [segmentation_case(rng, (12, 10), 5, 255), segmentation_case(rng, (6, 6), 3, -1)]}
 
 
-PARTS = {"classification": classification, "regression": regression, "statistics": statistics, "text": text, "ranking": ranking, "vision": vision}
+# ---- entities ------------------------------------------------------------------------------------------------------------
+
+ENTITY_TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "E-LOC", "S-PER", "B-a-b", "I-a-b", "B", "I", "X"]
+
+
+def entities(rng):
+    """Tags at random, most of them no proper sequence, and what seqeval's default mode makes of all sentences together."""
+    from seqeval.metrics import f1_score, precision_score, recall_score
+    cases = []
+    for tags, right in ((3, 0.9), (5, 0.5), (len(ENTITY_TAGS), 0.6), (len(ENTITY_TAGS), 0), (1, 1)):
+        targets = [rng.integers(0, tags, rng.integers(1, 12)) for _ in range(12)]
+        found = [np.where(rng.random(len(t)) < right, t, rng.integers(0, tags, len(t))) for t in targets]
+        names = [[[ENTITY_TAGS[i] for i in s] for s in side] for side in (targets, found)]
+        cases.append({"targets": targets, "predictions": found, "precision": precision_score(*names), "recall": recall_score(*names),
+                      "f1": f1_score(*names)})
+    return {"tags": ENTITY_TAGS, "cases": cases}
+
+
+PARTS = {"entities": entities, "classification": classification, "regression": regression, "statistics": statistics, "text": text, "ranking": ranking, "vision": vision}
 
 
 def main():

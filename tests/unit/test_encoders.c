@@ -417,7 +417,8 @@ static cb_dataset *masked_rows(cb_tokenizer *tokenizer, double probability, bool
         dprintf(file, "%s\n", i % 3 ? "The cutters cut branches and a slow tree grows slowly" : "a knife cuts the stem");
     close(file);
     assert_true(cb_options_init(cb_data_option_table, &options) && cb_string_list_add(&options.data, path));
-    options.lines = options.masked = true;
+    options.lines = true;
+    options.objective = CB_OBJECTIVE_MASKED_LM;
     options.sequence_length = 18;
     options.mlm_probability = probability;
     options.whole_word_mask = whole;

@@ -140,6 +140,34 @@ static void several_labels_are_judged_as_by_scikit_learn(void **state)
     json_decref(reference);
 }
 
+static void entities_are_judged_as_by_seqeval(void **state)
+{
+    (void)state;
+    json_t *reference = load_reference("entities"), *tags = array_of(reference, "tags");
+    const char *names[16];
+    for (size_t i = 0; i < json_array_size(tags); i++)
+        names[i] = json_string_value(json_array_get(tags, i));
+    FOR_EACH_CASE(c, array_of(reference, "cases"))
+    {
+        cb_class_counts counts = {0};
+        json_t *targets = array_of(c, "targets"), *predictions = array_of(c, "predictions");
+        for (size_t i = 0; i < json_array_size(targets); i++) {
+            int32_t sides[2][16];
+            size_t n = json_array_size(json_array_get(targets, i));
+            for (size_t w = 0; w < n; w++) {
+                sides[0][w] = (int32_t)number_at(json_array_get(predictions, i), w);
+                sides[1][w] = (int32_t)number_at(json_array_get(targets, i), w);
+            }
+            cb_entity_counts_add(sides[0], sides[1], n, names, &counts);
+        }
+        cb_class_score score = cb_class_score_of(counts);
+        assert_near(score.precision, number_of(c, "precision"), ROUNDING);
+        assert_near(score.recall, number_of(c, "recall"), ROUNDING);
+        assert_near(score.f1, number_of(c, "f1"), ROUNDING);
+    }
+    json_decref(reference);
+}
+
 static void ignored_targets_do_not_count(void **state)
 {
     (void)state;
@@ -322,6 +350,7 @@ int main(void)
         CORE_TEST(labels_are_judged_as_by_scikit_learn),
         CORE_TEST(yes_or_no_is_judged_as_by_scikit_learn),
         CORE_TEST(several_labels_are_judged_as_by_scikit_learn),
+        CORE_TEST(entities_are_judged_as_by_seqeval),
         CORE_TEST(ignored_targets_do_not_count),
         CORE_TEST(labels_outside_the_classes_are_refused),
         CORE_TEST(scores_that_are_no_numbers_are_refused),

@@ -1,0 +1,127 @@
+/* task.c: what a model is trained or measured for.  Words need no more than the model; labels need a head that fits, and names, which come
+ * from the command line, an adapter, the model's config.json or the data, in this order. */
+#include <string.h>
+
+#include "cli/cli.h"
+#include "core/json.h"
+
+const char *const cli_task_names[] = {"auto", "sequence-classification", "multi-label", "regression", "token-classification", NULL};
+
+const cb_option cli_task_table[] = {
+    CB_OPT_ENUM(
+        cli_task_settings, task, 0, cli_task_names,
+        "what is predicted: one label of a text or a pair, any number of them, a number, or a label of each word; auto: what the model, "
+        "or the adapter, is for"),
+    CB_OPT_LIST(cli_task_settings, labels, NULL, "NAME,...",
+                "labels in the order of their numbers, instead of the model's, or, where it has none, of those in the data, sorted"),
+    CB_OPT_END};
+
+cb_objective cli_task_objective(int index)
+{
+    return index ? (cb_objective)(CB_OBJECTIVE_SEQUENCE_CLASSIFICATION + index - 1) : CB_OBJECTIVE_CAUSAL_LM;
+}
+
+/* ---- what it is ---- */
+
+static const char *name_of(cb_objective objective)
+{
+    return cb_objective_is_labelled(objective) ? cli_task_names[objective - CB_OBJECTIVE_SEQUENCE_CLASSIFICATION + 1] : "words";
+}
+
+/* The end of the class name in config.json; "" where there is none. */
+static bool read_class(const char *path, char *end, size_t size)
+{
+    char *inside = cb_is_directory(path) ? cb_path_join(path, "config.json") : cb_strdup(path);
+    bool there = inside && cb_ends_with(inside, ".json") && cb_is_file(inside);
+    json_t *config = there ? cb_json_load(inside, 1 << 24) : NULL;
+    const char *name = json_string_value(json_array_get(json_object_get(config, "architectures"), 0));
+    const char *found = name ? strstr(name, "For") : NULL;
+    snprintf(end, size, "%s", found ? found : "");
+    json_decref(config);
+    cb_free(inside);
+    return cb_ok();
+}
+
+static bool copy_labels(cb_string_list *to, const cb_string_list *from)
+{
+    bool ok = true;
+    for (size_t i = 0; ok && i < from->count; i++)
+        ok = cb_string_list_add(to, from->items[i]);
+    return ok;
+}
+
+bool cli_task_open(cli_task *task, const cli_task_settings *settings, const char *model, const char *adapter)
+{
+    cb_adapter_labels saved = {0};
+    char class[64];
+    *task = (cli_task){.labelled = settings->task, .objective = cli_task_objective(settings->task)};
+    bool trained = adapter && cb_adapter_labels_read(adapter, &saved), ok = cb_ok() && read_class(model, class, sizeof class);
+    if (ok && trained && task->labelled && saved.objective != task->objective)
+        ok = cli_refuse("--task %s: %s was trained for %s", name_of(task->objective), adapter, name_of(saved.objective));
+    if (ok && trained) {
+        task->labelled = true;
+        task->objective = saved.objective;
+    } else if (ok && !task->labelled) { /* which it is of texts, the model knows when it is loaded */
+        task->labelled = strcmp(class, "ForSequenceClassification") == 0 || strcmp(class, "ForTokenClassification") == 0;
+        task->objective = class[3] == 'T' ? CB_OBJECTIVE_TOKEN_CLASSIFICATION : CB_OBJECTIVE_CAUSAL_LM;
+    }
+    const cb_string_list *known = settings->labels.count ? &settings->labels : &saved.names;
+    if (ok && settings->labels.count && trained && settings->labels.count != saved.names.count)
+        ok = cli_refuse("--labels: found %zu, expected %zu as %s has", settings->labels.count, saved.names.count, adapter);
+    else if (ok && settings->labels.count && !task->labelled)
+        ok = cli_refuse("--labels: found no --task that they are for");
+    ok = ok && copy_labels(&task->labels, known);
+    cb_string_list_free(&saved.names);
+    return ok;
+}
+
+void cli_task_close(cli_task *task)
+{
+    cb_string_list_free(&task->labels);
+    *task = (cli_task){0};
+}
+
+/* ---- its model ---- */
+
+/* A head of the model's own, whose labels and problem count where nothing else is asked. */
+static bool take_own(cli_task *task, const cb_model *model, bool own)
+{
+    if (task->objective == CB_OBJECTIVE_CAUSAL_LM)
+        task->objective = cb_objective_of(model);
+    return task->labels.count || !own || copy_labels(&task->labels, cb_model_label_names(model));
+}
+
+cb_model *cli_task_model(cli_task *task, const char *path, bool config, uint64_t seed, cb_model_options options)
+{
+    static const char *const classes[] = {
+        [CB_HEAD_SEQUENCE_CLASSIFICATION] = "ForSequenceClassification", [CB_HEAD_TOKEN_CLASSIFICATION] = "ForTokenClassification"};
+    char class[64] = "";
+    if (task->labelled && !read_class(path, class, sizeof class))
+        return NULL;
+    cb_head_kind kind = task->objective == CB_OBJECTIVE_CAUSAL_LM ? CB_HEAD_SEQUENCE_CLASSIFICATION : cb_objective_head(task->objective);
+    bool own = task->labelled && strcmp(class, classes[kind]) == 0;
+    if (task->labelled && (!own || task->labels.count || task->objective == CB_OBJECTIVE_REGRESSION)) {
+        options.head = kind;
+        options.labels = task->objective == CB_OBJECTIVE_REGRESSION ? 1 : (int64_t)task->labels.count;
+        options.head_seed = seed;
+    }
+    cb_model *model = config ? cb_model_create(path, seed, options) : cb_model_load_with(path, options);
+    bool ok = model && (!task->labelled || take_own(task, model, own));
+    if (ok && task->labelled && task->labels.count)
+        ok = cb_model_set_labels(model, &task->labels, cb_objective_problem(task->objective));
+    if (ok)
+        return model;
+    cb_model_free(model);
+    return NULL;
+}
+
+bool cli_task_fit(const cli_task *task, cb_data_options *text, const cb_model *model)
+{
+    cb_head_kind kind = cb_model_head_kind(model);
+    text->objective = task->labelled ? task->objective : cb_objective_of(model);
+    text->labels = &task->labels;
+    return task->labelled || kind == CB_HEAD_CAUSAL_LM || kind == CB_HEAD_MASKED_LM ||
+           cli_refuse("%s: found a model that predicts nothing, expected --task, or one whose architectures in config.json ends with "
+                      "ForCausalLM or ForMaskedLM",
+                      cb_model_directory(model) ? cb_model_directory(model) : "--config");
+}

@@ -1,0 +1,219 @@
+/* predictions.c: what a model says of rows with labels, and the metrics of it.
+ *
+ * Several processes have each the predictions of their own batches and zeros elsewhere, so the sum over processes is everyone's. */
+#include <math.h>
+#include <string.h>
+
+#include "cambium/metrics.h"
+#include "training/parallel.h"
+
+/* ---- predictions ---- */
+
+bool cb_predictions_open(cb_predictions *p, const cb_dataset *data, int64_t rows)
+{
+    *p = (cb_predictions){.objective = cb_dataset_objective(data), .rows = rows, .labels = (int64_t)cb_dataset_labels(data)->count};
+    if (p->objective != CB_OBJECTIVE_TOKEN_CLASSIFICATION) {
+        p->scores = cb_calloc(cb_parallel_room((size_t)(rows * p->labels)), sizeof *p->scores);
+        return p->scores;
+    }
+    p->starts = cb_calloc((size_t)rows + 1, sizeof *p->starts);
+    for (int64_t i = 0; p->starts && i < rows; i++) {
+        size_t words;
+        cb_dataset_row_labels(data, i, &words);
+        p->starts[i + 1] = p->starts[i] + (int64_t)words;
+    }
+    p->words = p->starts ? cb_calloc(cb_parallel_room((size_t)p->starts[rows]), sizeof *p->words) : NULL;
+    return p->words;
+}
+
+void cb_predictions_free(cb_predictions *p)
+{
+    cb_free(p->scores);
+    cb_free(p->words);
+    cb_free(p->starts);
+    *p = (cb_predictions){0};
+}
+
+/* Of `labels` scores the first that is highest. */
+static int32_t highest(const float *scores, int64_t labels)
+{
+    int32_t best = 0;
+    for (int32_t k = 1; k < labels; k++)
+        if (scores[k] > scores[best])
+            best = k;
+    return best;
+}
+
+static void add_words(cb_predictions *p, int64_t first_row, const cb_batch *batch, const float *logits)
+{
+    int64_t rows = batch->words->shape[0], length = batch->words->shape[1];
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t t = 0; t < length; t++) {
+            int32_t word = ((const int32_t *)batch->words->data)[r * length + t];
+            if (word >= 0)
+                p->words[p->starts[first_row + r] + word] = (float)(1 + highest(logits + (r * length + t) * p->labels, p->labels));
+        }
+}
+
+bool cb_predictions_add(cb_predictions *p, int64_t first_row, const cb_batch *batch, const cb_tensor *logits)
+{
+    float *values = cb_alloc((size_t)logits->count * sizeof *values);
+    bool ok = values && cb_read(logits, CB_F32, values);
+    if (ok && p->words)
+        add_words(p, first_row, batch, values);
+    else if (ok)
+        memcpy(p->scores + first_row * p->labels, values, (size_t)logits->count * sizeof *values);
+    cb_free(values);
+    return ok;
+}
+
+bool cb_predictions_share(cb_predictions *p)
+{
+    if (cb_parallel_size() == 1)
+        return true;
+    return p->words ? cb_parallel_sum(p->words, (size_t)p->starts[p->rows]) : cb_parallel_sum(p->scores, (size_t)(p->rows * p->labels));
+}
+
+/* ---- metrics ---- */
+
+static void add(cb_metrics *m, const char *name, double value)
+{
+    m->items[m->count++] = (cb_metric){name, value};
+}
+
+static bool measure_classes(const cb_predictions *p, const cb_dataset *data, cb_metrics *m)
+{
+    size_t k = (size_t)p->labels, n = (size_t)p->rows, one;
+    int64_t *confusion = cb_calloc(k * k, sizeof *confusion);
+    cb_class_counts *counts = cb_calloc(k, sizeof *counts);
+    bool ok = confusion && counts;
+    for (size_t i = 0; ok && i < n; i++) {
+        int32_t found = highest(p->scores + i * k, p->labels);
+        ok = cb_confusion_add(&found, cb_dataset_row_labels(data, (int64_t)i, &one), 1, CB_NO_LABEL, k, confusion);
+    }
+    if (ok) {
+        cb_class_counts_of(confusion, k, counts);
+        add(m, "accuracy", cb_accuracy(confusion, k));
+        add(m, "f1_macro", cb_class_score_average(counts, k, CB_AVERAGE_MACRO).f1);
+        add(m, "f1_micro", cb_class_score_average(counts, k, CB_AVERAGE_MICRO).f1);
+        add(m, "matthews_correlation", cb_matthews(confusion, k));
+    }
+    cb_free(confusion);
+    cb_free(counts);
+    return ok;
+}
+
+/* Mean area over the labels that some rows have and others do not; NaN without any. */
+static double mean_area(const cb_predictions *p, const uint8_t *targets, float *scores, uint8_t *column)
+{
+    double sum = 0, count = 0;
+    for (int64_t k = 0; k < p->labels; k++) {
+        for (int64_t i = 0; i < p->rows; i++) {
+            scores[i] = p->scores[i * p->labels + k];
+            column[i] = targets[i * p->labels + k];
+        }
+        double area = cb_roc_auc(scores, column, (size_t)p->rows);
+        sum += isfinite(area) ? area : 0;
+        count += isfinite(area);
+    }
+    return count > 0 ? sum / count : NAN;
+}
+
+static bool measure_sets(const cb_predictions *p, const cb_dataset *data, cb_metrics *m)
+{
+    size_t k = (size_t)p->labels, n = (size_t)p->rows, right = 0;
+    uint8_t *targets = cb_calloc(n * k, 1), *found = cb_calloc(n * k, 1), *column = cb_alloc(n);
+    float *scores = cb_alloc(n * sizeof *scores);
+    cb_class_counts *counts = cb_calloc(k, sizeof *counts);
+    bool ok = targets && found && column && scores && counts;
+    for (size_t i = 0; ok && i < n; i++) {
+        size_t count;
+        const int32_t *labels = cb_dataset_row_labels(data, (int64_t)i, &count);
+        for (size_t l = 0; l < count; l++)
+            targets[i * k + (size_t)labels[l]] = 1;
+        for (size_t l = 0; l < k; l++)
+            found[i * k + l] = p->scores[i * k + l] > 0; /* a probability over one half */
+        right += memcmp(targets + i * k, found + i * k, k) == 0;
+    }
+    if (ok) {
+        cb_class_counts_add(found, targets, n, k, counts);
+        add(m, "f1_micro", cb_class_score_average(counts, k, CB_AVERAGE_MICRO).f1);
+        add(m, "f1_macro", cb_class_score_average(counts, k, CB_AVERAGE_MACRO_ALL).f1);
+        add(m, "roc_auc", mean_area(p, targets, scores, column));
+        add(m, "accuracy", (double)right / (double)n);
+    }
+    cb_free(targets);
+    cb_free(found);
+    cb_free(column);
+    cb_free(scores);
+    cb_free(counts);
+    return ok && cb_ok();
+}
+
+static bool measure_values(const cb_predictions *p, const cb_dataset *data, cb_metrics *m)
+{
+    size_t n = (size_t)p->rows;
+    double *x = cb_alloc(n * sizeof *x), *y = cb_alloc(n * sizeof *y);
+    for (size_t i = 0; x && y && i < n; i++) {
+        x[i] = (double)p->scores[i];
+        y[i] = cb_dataset_row_value(data, (int64_t)i);
+    }
+    if (x && y) {
+        double error = cb_root_mean_square_error(x, y, n);
+        add(m, "pearson", cb_pearson(x, y, n));
+        add(m, "spearman", cb_spearman(x, y, n));
+        add(m, "mse", error * error);
+    }
+    cb_free(x);
+    cb_free(y);
+    return cb_ok();
+}
+
+static bool measure_words(const cb_predictions *p, const cb_dataset *data, cb_metrics *m)
+{
+    const char *const *names = (const char *const *)cb_dataset_labels(data)->items;
+    cb_class_counts counts = {0};
+    int64_t right = 0, all = 0;
+    int32_t *found = cb_alloc((size_t)p->starts[p->rows] * sizeof *found),
+            *targets = cb_alloc((size_t)p->starts[p->rows] * sizeof *targets);
+    bool ok = found && targets;
+    for (int64_t i = 0; ok && i < p->rows; i++) {
+        size_t words, n = 0;
+        const int32_t *labels = cb_dataset_row_labels(data, i, &words);
+        for (size_t w = 0; w < words; w++) {
+            int32_t label = (int32_t)p->words[p->starts[i] + (int64_t)w] - 1;
+            if (label < 0) /* cut off: judged by nobody, as in transformers' examples */
+                continue;
+            found[n] = label;
+            targets[n++] = labels[w];
+            right += label == labels[w];
+        }
+        all += (int64_t)n;
+        cb_entity_counts_add(found, targets, n, names, &counts);
+    }
+    cb_class_score score = cb_class_score_of(counts);
+    add(m, "f1", score.f1);
+    add(m, "precision", score.precision);
+    add(m, "recall", score.recall);
+    add(m, "accuracy", all ? (double)right / (double)all : NAN);
+    cb_free(found);
+    cb_free(targets);
+    return ok;
+}
+
+bool cb_metrics_of(const cb_predictions *p, const cb_dataset *data, cb_metrics *m)
+{
+    *m = (cb_metrics){0};
+    switch (p->objective) {
+    case CB_OBJECTIVE_SEQUENCE_CLASSIFICATION:
+        return measure_classes(p, data, m);
+    case CB_OBJECTIVE_MULTI_LABEL:
+        return measure_sets(p, data, m);
+    case CB_OBJECTIVE_REGRESSION:
+        return measure_values(p, data, m);
+    case CB_OBJECTIVE_TOKEN_CLASSIFICATION:
+        return measure_words(p, data, m);
+    default:
+        return cb_fail(CB_ERR_ARGUMENT, "metrics: the rows have no labels") == CB_OK;
+    }
+}
