@@ -272,6 +272,28 @@ CB_API bool cb_mixer_blend(const cb_mixer *mixer, cb_blend *blend);
 /* What is added to the loss once an update: a scalar; NULL without an error: nothing. */
 CB_API cb_tensor *cb_mixer_regulariser(const cb_mixer *mixer);
 
+/* ---- X-LoRA: scalings of each token, from what the model makes of the text without its adapters ---- */
+
+typedef struct cb_xlora_options {
+    int64_t xlora_depth, xlora_size, top_k_lora;
+    double xlora_dropout_p, softmax_temperature, scaling_pass_value, global_scaling_weight;
+    bool enable_softmax, enable_softmax_topk, layerwise_scalings;
+} cb_xlora_options;
+extern CB_API const cb_option cb_xlora_option_table[];
+typedef struct cb_xlora cb_xlora;
+/* A classifier over attached LoRAs on linear layers of blocks (others are CB_ERR_UNSUPPORTED); options NULL: defaults.  Its tensors have PEFT's names,
+ * f32.  It must not outlive the layers. */
+CB_API cb_xlora *cb_xlora_new(cb_adapter *const *adapters, size_t count, const cb_xlora_options *options, uint64_t seed);
+CB_API void cb_xlora_free(cb_xlora *xlora);                                             /* NULL is allowed */
+CB_API size_t cb_xlora_parameters(const cb_xlora *xlora, const cb_named_tensor **list); /* to be trained */
+CB_API const cb_xlora_options *cb_xlora_options_of(const cb_xlora *xlora);
+/* Mixes what is in the blend, which must be those adapters and nothing else, by the pass's blend_weights.  It must outlive the blend. */
+CB_API bool cb_xlora_blend(const cb_xlora *xlora, cb_blend *blend);
+/* The scalings (B, T, N), layerwise (B, T, L N), for a pass's blend_weights, of the hidden states (B, T, C) of a first pass, with the classifier's
+ * gradients; and those of that first pass.  (cb_composition_use() does both.) */
+CB_API cb_tensor *cb_xlora_scalings(const cb_xlora *xlora, cb_tensor *hidden, const cb_context *ctx);
+CB_API cb_tensor *cb_xlora_first_scalings(const cb_xlora *xlora, int64_t rows, int64_t tokens);
+
 /* ---- a composition: adapters and how they are mixed, as one directory ---- */
 
 /* DIR/blend.json names the parts, DIR/NAME is a PEFT directory for each, DIR/gate.safetensors and DIR/mixer.safetensors what gate and mixer have learned. */
@@ -279,8 +301,10 @@ typedef struct cb_composition {
     cb_adapter **adapters; /* (count), in their order */
     double *weights;       /* strengths; with a gate, what each is multiplied with is up to it */
     size_t count;
-    cb_gate *gate;   /* NULL: the weights are all */
-    cb_mixer *mixer; /* of all of them, instead of a gate; NULL: they act one after another */
+    cb_gate *gate;    /* NULL: the weights are all */
+    cb_mixer *mixer;  /* of all of them, instead of a gate; NULL: they act one after another */
+    cb_xlora *xlora;  /* the same; its directory is PEFT's, without blend.json */
+    const char *home; /* where an X-LoRA that is saved will lie, since its config says so; NULL: where it is saved */
 } cb_composition;
 /* Whether it can be saved: names that are those of files, each another; a gate or a mixer. */
 CB_API bool cb_composition_check(const cb_composition *c);

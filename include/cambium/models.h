@@ -51,8 +51,9 @@ CB_API void cb_model_free(cb_model *model);
  * atomically; tied weights once. */
 CB_API bool cb_model_save(const cb_model *model, const char *directory, cb_dtype dtype);
 
-/* The weights (rows, N) or (rows, T, N) of a blend's parts in a pass, with their gradients; NULL with an error. */
-typedef cb_tensor *cb_weigh_function(void *user, int64_t rows, const cb_context *ctx);
+/* The weights (rows, N) or (rows, T, N) of a blend's parts in a pass, with their gradients; NULL with an error.  ids (rows, T): of the pass; NULL
+ * where it is one of the head alone, and of the rows of cb_generate_batch(). */
+typedef cb_tensor *cb_weigh_function(void *user, cb_model *model, cb_tensor *ids, int64_t rows, const cb_context *ctx);
 /* Gives the model a blend (NULL: none) for all passes whose context names none, whoever makes them: training, evaluation, generation.  It is
  * freed with the model or when another is given.  `weigh` may be NULL. */
 CB_API void cb_model_set_blend(cb_model *model, cb_blend *blend, cb_weigh_function *weigh, void *user);
@@ -145,6 +146,9 @@ CB_API cb_cache *cb_cache_new(const cb_model *model, int64_t batch, int64_t capa
 CB_API void cb_cache_free(cb_cache *cache);
 CB_API void cb_cache_truncate(cb_cache *cache, int64_t length);
 CB_API int64_t cb_cache_length(const cb_cache *cache);
+/* A cache of its own for another pass over the same tokens, made when it is first asked for: it is cut and freed with this one, and must be asked
+ * for before every pass.  NULL with an error. */
+CB_API cb_cache *cb_cache_beside(cb_cache *cache, const cb_model *model);
 
 /* ---- generation ---- */
 

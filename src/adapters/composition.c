@@ -11,6 +11,7 @@
 #include "adapters/gate.h"
 #include "adapters/hub.h"
 #include "adapters/mixer.h"
+#include "adapters/xlora.h"
 #include "cambium/files.h"
 
 #define FILE_NAME "blend.json"
@@ -25,7 +26,7 @@ static bool is_own(const char *directory)
 
 bool cb_is_composition(const char *directory)
 {
-    return is_own(directory) || cb_hub_is_fusion(directory);
+    return is_own(directory) || cb_hub_is_fusion(directory) || cb_xlora_is(directory);
 }
 
 static bool remove_all(const char *directory, const char *const *names)
@@ -41,7 +42,7 @@ static bool remove_all(const char *directory, const char *const *names)
 
 bool cb_composition_remove(const char *directory)
 {
-    static const char *const names[] = {FILE_NAME, CB_HUB_SETUP_FILE, CB_HUB_FUSION_FILE, NULL};
+    static const char *const names[] = {FILE_NAME, CB_HUB_SETUP_FILE, CB_HUB_FUSION_FILE, CB_XLORA_FILE, NULL};
     return remove_all(directory, names);
 }
 
@@ -62,6 +63,7 @@ void cb_composition_free(cb_composition *c)
     cb_free(c->weights);
     cb_gate_free(c->gate);
     cb_mixer_free(c->mixer);
+    cb_xlora_free(c->xlora);
     *c = (cb_composition){0};
 }
 
@@ -70,7 +72,7 @@ bool cb_composition_blend(const cb_composition *c, cb_blend *blend)
     for (size_t i = 0; i < c->count; i++)
         if (!cb_blend_add(blend, c->adapters[i], .weight = c->weights[i], .weighted = c->gate != NULL, .column = (int)i))
             return false;
-    return !c->mixer || cb_mixer_blend(c->mixer, blend);
+    return (!c->mixer || cb_mixer_blend(c->mixer, blend)) && (!c->xlora || cb_xlora_blend(c->xlora, blend));
 }
 
 /* ---- writing ---- */
@@ -91,7 +93,12 @@ bool cb_composition_check(const cb_composition *c)
     for (size_t i = 0; i < c->count; i++)
         if (!check_name(c, i))
             return false;
-    return !(c->gate && c->mixer) || cb_fail(CB_ERR_ARGUMENT, "composition: found a gate and a mixer, expected one of them") == CB_OK;
+    for (size_t i = 0; c->xlora && i < c->count; i++)
+        if (c->weights[i] != 1)
+            return cb_fail(CB_ERR_UNSUPPORTED, "composition: adapter %s has the weight %g, expected 1 with X-LoRA, which weighs itself",
+                           cb_adapter_name(c->adapters[i]), c->weights[i]) == CB_OK;
+    return (c->gate != NULL) + (c->mixer != NULL) + (c->xlora != NULL) < 2 ||
+           cb_fail(CB_ERR_ARGUMENT, "composition: found several of a gate, a mixer and an X-LoRA, expected one of them") == CB_OK;
 }
 
 static json_t *to_json(const cb_composition *c)
@@ -108,7 +115,8 @@ static json_t *to_json(const cb_composition *c)
         json_decref(part);
     }
     ok = ok && cb_json_put(value, "parts", json_incref(parts)) && (!c->gate || cb_json_put(value, "gate", cb_gate_json(c->gate))) &&
-         (!c->mixer || cb_json_put(value, "mixer", cb_mixer_json(c->mixer)));
+         (!c->mixer || cb_json_put(value, "mixer", cb_mixer_json(c->mixer))) &&
+         (!c->xlora || cb_json_put(value, "xlora", cb_xlora_json(c->xlora)));
     json_decref(parts);
     if (ok)
         return value;
@@ -155,7 +163,8 @@ bool cb_composition_save(const cb_composition *c, const char *directory, const c
     json_t *value = to_json(c);
     char *path = cb_path_join(directory, FILE_NAME);
     bool ok = value && path && cb_directory_make(directory) && cb_composition_remove(directory) && remove_adapter(directory) &&
-              write_parts(c, directory, base_model) && cb_json_save(path, value, true);
+              write_parts(c, directory, base_model) &&
+              (c->xlora ? cb_xlora_save(c, directory, base_model) : cb_json_save(path, value, true));
     cb_free(path);
     json_decref(value);
     return ok;
@@ -238,6 +247,8 @@ bool cb_composition_load(cb_composition *c, const char *directory, cb_layer *roo
     *c = (cb_composition){0};
     if (!is_own(directory) && cb_hub_is_fusion(directory))
         return cb_hub_fusion_load(c, directory, root, model_type);
+    if (!is_own(directory) && cb_xlora_is(directory))
+        return cb_xlora_load(c, directory, root, model_type);
     char *file = cb_path_join(directory, FILE_NAME);
     json_t *value = file ? cb_json_load(file, (size_t)1 << 24) : NULL;
     bool ok = value && read_parts(c, file, directory, value, root, model_type);

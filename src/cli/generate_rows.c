@@ -212,6 +212,21 @@ static bool show_ready(void *user, size_t index)
     return ok;
 }
 
+/* X-LoRA looks at each text before it goes on, so they do not run together. */
+static bool run_each(const cli_base *base, const cb_prompt_ids *prompts, size_t count, const cb_generate_options *options, showing *shown,
+                     cb_generation *out)
+{
+    bool ok = true;
+    for (size_t i = 0; ok && i < count; i++) {
+        cb_generate_options own = *options;
+        own.max_new_tokens = prompts[i].max_new_tokens ? prompts[i].max_new_tokens : options->max_new_tokens;
+        own.task_id = prompts[i].task;
+        ok = cb_generate_ids(base->model, base->tokenizer, prompts[i].ids, prompts[i].count, &own, NULL, NULL, &out[i]) &&
+             show_ready(shown, i);
+    }
+    return ok;
+}
+
 static bool run_all(const cli_call *call, const cli_base *base, const cli_rows_settings *s, const cb_generate_options *options,
                     const requests *all, int64_t *tokens)
 {
@@ -225,7 +240,10 @@ static bool run_all(const cli_call *call, const cli_base *base, const cli_rows_s
     for (size_t i = 0; ok && i < count; i++)
         prompts[i] = (cb_prompt_ids){all->list[i].ids.ids, all->list[i].ids.count, all->list[i].task, all->list[i].max_new_tokens};
     const cb_batch_options batch = {(cb_batching)s->batching, s->batch_size, show_ready, &shown};
-    ok = ok && cb_generate_batch(base->model, base->tokenizer, prompts, count, blend, NULL, options, &batch, out);
+    if (ok && base->composition.xlora)
+        ok = run_each(base, prompts, count, options, &shown, out);
+    else
+        ok = ok && cb_generate_batch(base->model, base->tokenizer, prompts, count, blend, NULL, options, &batch, out);
     for (size_t i = 0; out && i < count; i++) {
         *tokens += (int64_t)out[i].count;
         cb_generation_free(&out[i]);

@@ -171,17 +171,21 @@ static bool inspect_composition(const char *path, json_t *result)
     return ok;
 }
 
-/* A setup or a fusion of AdapterHub's package: what its JSON says. */
-static bool inspect_fusion(const char *path, json_t *result)
+/* Several adapters in other packages' directories, AdapterHub's fusions and X-LoRA: what their JSON says. */
+static bool inspect_foreign(const char *path, json_t *result)
 {
-    const char *name = has(path, "adapter_setup.json") ? "adapter_setup.json" : "adapter_fusion_config.json";
-    return put(result, "kind", json_string("composition of AdapterHub's package")) && put(result, "config", json_at(path, name));
+    static const char *const names[] = {"adapter_setup.json", "adapter_fusion_config.json", "xlora_config.json", "adapter_config.json"};
+    int i = 0;
+    while (i < 3 && !has(path, names[i]))
+        i++;
+    return put(result, "kind", json_string(i < 2 ? "composition of AdapterHub's package" : "composition by X-LoRA")) &&
+           put(result, "config", json_at(path, names[i])) && (i < 3 || put(result, "files", all_weights(path, "adapter")));
 }
 
 static bool inspect_directory(const char *path, json_t *result)
 {
     if (cb_is_composition(path))
-        return has(path, "blend.json") ? inspect_composition(path, result) : inspect_fusion(path, result);
+        return has(path, "blend.json") ? inspect_composition(path, result) : inspect_foreign(path, result);
     const char *kind = has(path, "adapter_config.json") ? "adapter" : has(path, "config.json") ? "model" : "directory";
     bool ok = put(result, "kind", json_string(kind));
     if (ok && strcmp(kind, "directory") != 0)

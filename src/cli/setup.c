@@ -189,7 +189,7 @@ static bool add_composition(cli_base *base, const char *directory, double weight
     cb_composition c;
     if (!cb_composition_load(&c, directory, cb_model_root(base->model), cb_model_type(base->model)))
         return false;
-    bool mixed = c.gate || c.mixer, alone = weight == 1 && !base->adapter_count && !base->composition.count;
+    bool mixed = c.gate || c.mixer || c.xlora, alone = weight == 1 && !base->adapter_count && !base->composition.count;
     if (mixed && alone) {
         base->composition = c;
         return true;

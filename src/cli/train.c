@@ -15,10 +15,11 @@ typedef struct settings {
     cb_train_options train;
     cb_start_options start;
     cb_mixer_options mixer;
+    cb_xlora_options xlora;
 } settings;
 
-enum { MIX_NONE, MIX_STACK, MIX_GATE, MIX_FUSION, MIX_ROUTER };
-static const char *const mix_names[] = {"none", "stack", "gate", "fusion", "router", NULL};
+enum { MIX_NONE, MIX_STACK, MIX_GATE, MIX_FUSION, MIX_ROUTER, MIX_XLORA };
+static const char *const mix_names[] = {"none", "stack", "gate", "fusion", "router", "xlora", NULL};
 
 static const cb_option table[] = {
     CB_OPT_STRING(settings, output, NULL, "DIR", "the adapter, checkpoints and records of the run"),
@@ -35,13 +36,14 @@ static const cb_option table[] = {
 static const cb_option mix_table[] = {
     CB_OPT_ENUM(settings, mix, MIX_NONE, mix_names,
                 "what is trained over the adapters of --adapter: a new one after them (stack), their weights by the number of a row's task "
-                "(gate), on each layer attention to what they add (fusion) or a router"),
+                "(gate), on each layer attention to what they add (fusion) or a router, or a classifier of each token (xlora)"),
     CB_OPT_INT(settings, mix_tasks, 1, 1, 1 << 20, "gate: tasks; which one a row is of is task_ids of the data"), CB_OPT_END};
 
 static const cli_group groups[] = {{"Run", table, 0},
                                    {"Task", cli_task_table, offsetof(settings, corpus.asked)},
                                    {"Several adapters", mix_table, 0},
                                    {"Weights of several adapters", cb_mixer_option_table, offsetof(settings, mixer)},
+                                   {"X-LoRA", cb_xlora_option_table, offsetof(settings, xlora)},
                                    {"Data", cli_corpus_table, offsetof(settings, corpus)},
                                    {"Rows", cb_data_option_table, offsetof(settings, corpus.text)},
                                    {"Training", cb_train_option_table, offsetof(settings, train)},
@@ -173,6 +175,9 @@ static bool add_trained(cb_composition *c, const settings *s, cb_adapter **fresh
     case MIX_GATE:
         c->gate = cb_gate_new(c->count, .input = CB_GATE_TASK, .size = s->mix_tasks, .top_k = s->mixer.mix_top_k);
         return c->gate;
+    case MIX_XLORA:
+        c->xlora = cb_xlora_new(c->adapters, c->count, &s->xlora, (uint64_t)s->seed);
+        return c->xlora;
     default:
         c->mixer =
             cb_mixer_new(s->mix == MIX_FUSION ? CB_MIXER_FUSION : CB_MIXER_ROUTER, c->adapters, c->count, &s->mixer, (uint64_t)s->seed);
@@ -208,6 +213,14 @@ static const struct {
     {"mix_tasks", 1u << MIX_GATE},      {"mix_top_k", 1u << MIX_GATE | 1u << MIX_ROUTER}, {"mix_temperature", 1u << MIX_ROUTER},
     {"fusion_value", 1u << MIX_FUSION}, {"fusion_regularization", 1u << MIX_FUSION},      {"fusion_residual", 1u << MIX_FUSION}};
 
+static unsigned mixes_of(const char *option)
+{
+    for (size_t i = 0; i < sizeof mix_options / sizeof *mix_options; i++)
+        if (strcmp(mix_options[i].option, option) == 0)
+            return mix_options[i].mixes;
+    return 1u << MIX_XLORA;
+}
+
 static bool refuse_mix_option(cli_call *call, const char *option, unsigned mixes, int mix)
 {
     char expected[64] = "";
@@ -221,9 +234,11 @@ static bool refuse_mix_option(cli_call *call, const char *option, unsigned mixes
 
 static bool check_mix(cli_call *call, const settings *s)
 {
-    for (size_t i = 0; i < sizeof mix_options / sizeof *mix_options; i++)
-        if (cli_given(call, mix_options[i].option) && !(mix_options[i].mixes >> s->mix & 1))
-            return refuse_mix_option(call, mix_options[i].option, mix_options[i].mixes, s->mix);
+    static const cb_option *const tables[] = {mix_table + 1, cb_mixer_option_table, cb_xlora_option_table}; /* but --mix itself */
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
+        for (const cb_option *o = tables[i]; o->name; o++)
+            if (cli_given(call, o->name) && !(mixes_of(o->name) >> s->mix & 1))
+                return refuse_mix_option(call, o->name, mixes_of(o->name), s->mix);
     return s->mixer.mix_top_k <= (int64_t)s->adapter.count ||
            cli_usage(call, "--mix-top-k: found %lld, expected no more than the %zu of --adapter", (long long)s->mixer.mix_top_k,
                      s->adapter.count);

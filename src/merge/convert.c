@@ -45,6 +45,7 @@ static bool write_composition(conversion *c)
     cb_layer *root = cb_model_root(c->base);
     const char *type = cb_model_type(c->base);
     bool ok = cb_composition_load(&parts, c->input, root, type);
+    parts.home = c->output;
     if (ok && c->options->to == CB_CONVERT_PEFT)
         ok = cb_composition_save(&parts, c->written, c->options->base);
     else if (ok)

@@ -256,6 +256,41 @@ static bool plan_untied(fold_plan *plan, const cb_change *change)
     return ok;
 }
 
+static planned *find_planned(const fold_plan *plan, const cb_layer *layer, const char *weight, planned_file **file)
+{
+    for (size_t f = 0; f < plan->file_count; f++)
+        for (size_t i = 0; i < plan->files[f].count; i++) {
+            planned *t = &plan->files[f].tensors[i];
+            *file = &plan->files[f];
+            if (strcmp(weight_of(t->out.name), weight) == 0 && layer_named(plan, t->out.name) == layer)
+                return t;
+        }
+    return NULL;
+}
+
+/* BERT's kin keep the vocabulary's bias beside the head that it belongs to.  Of a head that is no longer tied transformers wants it under the
+ * head's own name, and makes a new one where there is none; so it is written under both. */
+static bool plan_head_bias(fold_plan *plan)
+{
+    for (size_t i = 0; i < plan->changes.count; i++) {
+        const cb_layer *head = plan->changes.list[i].layer;
+        planned_file *file;
+        const planned *shared = head->tied && head->bias_at ? find_planned(plan, head->bias_at, "bias", &file) : NULL;
+        if (!shared)
+            continue;
+        planned own = *shared, *there = find_planned(plan, head, "bias", &file);
+        if (there) {
+            own.out.name = there->out.name;
+            *there = own;
+            continue;
+        }
+        own.out.name = cb_format("%s.bias", head->name);
+        if (!add_tensor(&plan->files[plan->file_count - 1], own))
+            return false;
+    }
+    return true;
+}
+
 /* With a head of its own the files must name everything in full. */
 static bool check_full_names(const fold_plan *plan)
 {
@@ -375,8 +410,8 @@ bool cb_fold_plan_make(fold_plan *plan, cb_adapter *const *adapters, size_t coun
     for (size_t i = 0; i < plan->changes.count; i++)
         if (!plan->found[i] && !plan_untied(plan, &plan->changes.list[i]))
             return false;
-    return cb_ok() && skip_outputs(plan) && check_full_names(plan) && cb_fold_list_others(plan->input, &plan->others) &&
-           cb_fold_check_output(plan) && check_room(plan);
+    return cb_ok() && plan_head_bias(plan) && skip_outputs(plan) && check_full_names(plan) &&
+           cb_fold_list_others(plan->input, &plan->others) && cb_fold_check_output(plan) && check_room(plan);
 }
 
 void cb_fold_plan_free(fold_plan *plan)

@@ -50,7 +50,7 @@ static const cb_system systems[] = {
            "ICML 2023", "2306.15686"),
     SYSTEM(17, "crema", "CREMA: Multimodal Compositional Video Reasoning via Efficient Modular Adaptation and Fusion", "ICLR 2025",
            "2402.05889"),
-    PARTS(18, "dylora", "DyLoRA: Parameter-Efficient Tuning of Pre-trained Models using Dynamic Search-Free Low-Rank Adaptation",
+    WHOLE(18, "dylora", "DyLoRA: Parameter-Efficient Tuning of Pre-trained Models using Dynamic Search-Free Low-Rank Adaptation",
           "EACL 2023", "2210.07558", "cambium train --kind dylora, --adapter-option use_rank=N", "docs/methods/dylora.md"),
     SYSTEM(19, "pill", "PILL: Plug Into LLM with Adapter Expert and Attention Gate", "preprint 2023", "2311.02126"),
     SYSTEM(20, "star-sgg",

@@ -14,6 +14,7 @@ struct cb_cache {
     cb_tensor **k, **v;  /* [layers]; NULL until a layer is first used */
     cb_tensor *segments; /* (B, capacity) i32, or NULL */
     cb_keys *prefix;     /* [layers]: of virtual tokens */
+    cb_cache *beside;    /* of another pass over the same tokens, or NULL */
 };
 
 cb_cache *cb_cache_new(const cb_model *model, int64_t batch, int64_t capacity)
@@ -52,6 +53,7 @@ void cb_cache_free(cb_cache *cache)
 {
     if (!cache)
         return;
+    cb_cache_free(cache->beside);
     if (cb_rehearsing()) {
         rehearse_end(cache, cache->k);
         rehearse_end(cache, cache->v);
@@ -77,6 +79,19 @@ void cb_cache_truncate(cb_cache *cache, int64_t length)
 {
     if (cache && length >= 0 && length < cache->length)
         cache->length = length;
+    if (cache)
+        cb_cache_truncate(cache->beside, length);
+}
+
+cb_cache *cb_cache_beside(cb_cache *cache, const cb_model *model)
+{
+    if (!cache->beside)
+        cache->beside = cb_cache_new(model, cache->batch, cache->capacity);
+    if (cache->beside && cache->beside->length != cache->length)
+        return cb_fail(CB_ERR_STATE, "cache: holds %lld tokens, and %lld of the pass beside it, expected as many", (long long)cache->length,
+                       (long long)cache->beside->length),
+               NULL;
+    return cache->beside;
 }
 
 int64_t cb_cache_length(const cb_cache *cache)
@@ -179,6 +194,8 @@ int64_t cb_cache_skip(cb_cache *cache, int64_t tokens)
     int64_t room = cache->capacity - cache->length;
     tokens = tokens < room ? tokens : room;
     cache->length += tokens;
+    if (cache->beside)
+        cb_cache_skip(cache->beside, tokens);
     return tokens;
 }
 

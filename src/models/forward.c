@@ -320,15 +320,26 @@ void cb_model_set_blend(cb_model *model, cb_blend *blend, cb_weigh_function *wei
     model->weigh_user = user;
 }
 
-/* The context of a pass of so many rows, with the model's blend where it has none of its own. */
-static bool composed(const cb_model *model, int64_t rows, const cb_context *given, cb_context *ctx)
+static bool head_hosts(const cb_model *model, const cb_context *ctx)
+{
+    const cb_layer *const layers[] = {model->head_dense, model->head_norm, model->head};
+    for (int i = 0; i < 3; i++)
+        if (layers[i] && cb_layer_hosts(layers[i], ctx))
+            return true;
+    return false;
+}
+
+/* The context of a pass of so many rows, with the model's blend where it has none of its own; ids NULL: of the head alone. */
+static bool composed(cb_model *model, cb_tensor *ids, int64_t rows, const cb_context *given, cb_context *ctx)
 {
     *ctx = given ? *given : (cb_context){0};
     if (ctx->blend || !model->blend)
         return true;
     ctx->blend = model->blend;
-    ctx->blend_weights = model->weigh ? model->weigh(model->weigh_user, rows, ctx) : NULL;
-    return !model->weigh || ctx->blend_weights;
+    if (!model->weigh || (!ids && !head_hosts(model, ctx)))
+        return true;
+    ctx->blend_weights = model->weigh(model->weigh_user, model, ids, rows, ctx);
+    return ctx->blend_weights;
 }
 
 /* ---- hidden states and logits ---- */
@@ -370,10 +381,10 @@ static cb_tensor *hidden_run(cb_model *model, cb_tensor *ids, const cb_context *
     cb_pass pass = {0};
     cb_prompt prompt = {0};
     cb_scope *around = cb_scope_open(); /* positions live as long as the pass */
-    cb_scope *scope =
-        around && composed(model, ids->shape[0], ctx, &pass.ctx) && pass_begin(&pass, model, ids) && cb_prompt_begin(&prompt, model, &pass)
-            ? cb_scope_open()
-            : NULL;
+    cb_scope *scope = around && composed(model, ids, ids->shape[0], ctx, &pass.ctx) && pass_begin(&pass, model, ids) &&
+                              cb_prompt_begin(&prompt, model, &pass)
+                          ? cb_scope_open()
+                          : NULL;
     cb_tensor *x = scope ? model->architecture->embed(model, ids, &pass) : NULL;
     for (int64_t i = 0; x && i < model->config.layers; i++) {
         x = move_on(&scope, cb_prompt_next(&prompt, model, i, &pass) ? run_next(model, i, x, &pass) : NULL);
@@ -433,7 +444,7 @@ cb_tensor *cb_model_hidden_exits(cb_model *model, cb_tensor *ids, const cb_conte
 cb_tensor *cb_model_head(cb_model *model, cb_tensor *hidden, const cb_context *ctx)
 {
     cb_context own;
-    return model && hidden && composed(model, hidden->shape[0], ctx, &own) ? cb_head_run(model, hidden, &own) : NULL;
+    return model && hidden && composed(model, NULL, hidden->shape[0], ctx, &own) ? cb_head_run(model, hidden, &own) : NULL;
 }
 
 /* What `read` makes of hidden states. */
@@ -459,7 +470,7 @@ cb_tensor *cb_model_logits(cb_model *model, cb_tensor *ids, const cb_context *ct
 static cb_tensor *features_of(cb_model *model, cb_tensor *hidden, const cb_context *ctx)
 {
     cb_context own;
-    return hidden && composed(model, hidden->shape[0], ctx, &own) ? cb_head_features(model, hidden, &own) : NULL;
+    return hidden && composed(model, NULL, hidden->shape[0], ctx, &own) ? cb_head_features(model, hidden, &own) : NULL;
 }
 
 cb_tensor *cb_model_features(cb_model *model, cb_tensor *input, const cb_context *ctx)
@@ -575,19 +586,10 @@ static cb_tensor *loss_of_targets(cb_model *model, cb_tensor *hidden, cb_tensor 
     return hidden && targets ? loss_in_pieces(model, hidden, targets, normalizer, &plain) : NULL;
 }
 
-static bool head_hosts(const cb_model *model, const cb_context *ctx)
-{
-    const cb_layer *const layers[] = {model->head_dense, model->head_norm, model->head};
-    for (int i = 0; i < 3; i++)
-        if (layers[i] && cb_layer_hosts(layers[i], ctx))
-            return true;
-    return false;
-}
-
 cb_tensor *cb_model_hidden_loss(cb_model *model, cb_tensor *hidden, cb_tensor *targets, double normalizer, const cb_context *ctx)
 {
     cb_context own;
-    if (!model || !hidden || !targets || !composed(model, hidden->shape[0], ctx, &own))
+    if (!model || !hidden || !targets || !composed(model, NULL, hidden->shape[0], ctx, &own))
         return NULL;
     if (cb_head_judges_rows(model))
         return loss_of_rows(model, hidden, targets, normalizer, &own);

@@ -82,7 +82,7 @@ static bool choose_blend(row_pass *p, bool one_round)
     p->source = own ? s->model->blend : s->adapters;
     ctx->blend = p->mixed ? s->blend : p->source;
     if (own && s->model->weigh)
-        ctx->blend_weights = s->model->weigh(s->model->weigh_user, p->count, ctx);
+        ctx->blend_weights = s->model->weigh(s->model->weigh_user, s->model, NULL, p->count, ctx);
     return !own || !s->model->weigh || ctx->blend_weights;
 }
 

@@ -193,6 +193,7 @@ static cb_tensor *mixed(const cb_parts *parts, size_t *next, cb_tensor *x, cb_te
     size_t count = 0;
     for (; changes && *next < parts->count && cb_part_at(parts, *next).mix == mix; ++*next)
         changes[count++] = change_of(cb_part_at(parts, *next).module, x, y, &own);
+    own.blend_weights = ctx->blend_weights;
     if (changes && cb_ok())
         result = mix->kind->forward(mix, x, y, changes, count, &own);
     cb_free(changes);

@@ -5,10 +5,43 @@
 #include "training/internal.h"
 
 /* Weights of a gate for the tasks of a pass. */
-static cb_tensor *weigh(void *user, int64_t rows, const cb_context *ctx)
+static cb_tensor *weigh(void *user, cb_model *model, cb_tensor *ids, int64_t rows, const cb_context *ctx)
 {
+    (void)model, (void)ids;
     const cb_composition *c = user;
     return cb_gate_weights(c->gate, ctx->tasks ? ctx->tasks : cb_zeros(CB_I32, rows));
+}
+
+/* What the model's last hidden state is with all of X-LoRA's scalings at one value, 0: without its adapters. */
+static cb_tensor *first_pass(const cb_composition *c, cb_model *model, cb_tensor *ids, const cb_context *ctx)
+{
+    cb_context first = *ctx;
+    cb_blend *blend = cb_blend_new(cb_model_root(model));
+    bool plain = cb_xlora_options_of(c->xlora)->scaling_pass_value == 0;
+    bool ok = blend && (plain || cb_composition_blend(c, blend));
+    cb_tensor *hidden = NULL;
+    first.training = first.checkpoint = false;
+    first.rng = NULL;
+    first.blend = blend;
+    first.blend_weights = ok && !plain ? cb_xlora_first_scalings(c->xlora, ids->shape[0], ids->shape[1]) : NULL;
+    first.cache = ok && ctx->cache ? cb_cache_beside(ctx->cache, model) : NULL;
+    if (ok && cb_ok())
+        cb_no_grad hidden = cb_model_hidden(model, ids, &first);
+    cb_blend_free(blend);
+    return hidden;
+}
+
+/* X-LoRA's scalings of the tokens of a pass. */
+static cb_tensor *scale(void *user, cb_model *model, cb_tensor *ids, int64_t rows, const cb_context *ctx)
+{
+    (void)rows;
+    const cb_composition *c = user;
+    if (!ids)
+        return cb_fail(CB_ERR_UNSUPPORTED, "composition: X-LoRA weighs each token after a first pass over its text, which texts that are "
+                                           "generated together have not; expected one at a time"),
+               NULL;
+    cb_tensor *hidden = first_pass(c, model, ids, ctx);
+    return hidden ? cb_xlora_scalings(c->xlora, hidden, ctx) : NULL;
 }
 
 bool cb_composition_use(const cb_composition *c, cb_model *model)
@@ -17,7 +50,7 @@ bool cb_composition_use(const cb_composition *c, cb_model *model)
         return cb_fail(CB_ERR_UNSUPPORTED, "composition: its gate wants features of each sample, expected one of tasks") == CB_OK;
     cb_blend *blend = cb_blend_new(cb_model_root(model));
     if (blend && cb_composition_blend(c, blend)) {
-        cb_model_set_blend(model, blend, c->gate ? weigh : NULL, (void *)(uintptr_t)c);
+        cb_model_set_blend(model, blend, c->gate ? weigh : c->xlora ? scale : NULL, (void *)(uintptr_t)c);
         return true;
     }
     cb_blend_free(blend);
@@ -67,6 +100,10 @@ static bool list_trained(composed *s)
     }
     if (ok && c->mixer) {
         size_t count = cb_mixer_parameters(c->mixer, &list);
+        ok = add(s, list, count);
+    }
+    if (ok && c->xlora) {
+        size_t count = cb_xlora_parameters(c->xlora, &list);
         ok = add(s, list, count);
     }
     return ok;
@@ -131,7 +168,7 @@ static bool check(const cb_composition *c, size_t frozen)
     if (frozen > c->count || c->count - frozen > 1)
         return cb_fail(CB_ERR_ARGUMENT, "composition: %zu of %zu adapters stay as they are, expected all of them or all but one", frozen,
                        c->count) == CB_OK;
-    if (frozen == c->count && !c->gate && !c->mixer)
+    if (frozen == c->count && !c->gate && !c->mixer && !c->xlora)
         return cb_fail(CB_ERR_ARGUMENT, "composition: there is nothing to train: no gate, mixer or adapter") == CB_OK;
     return cb_composition_check(c);
 }

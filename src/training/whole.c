@@ -118,14 +118,23 @@ static void add_hooks(cb_trainee *what)
     what->phase = phase;
 }
 
+static bool is_listed(const parameter_list *list, const cb_tensor *tensor)
+{
+    for (size_t i = 0; i < list->count; i++)
+        if (list->items[i].tensor == tensor)
+            return true;
+    return false;
+}
+
 static bool add_all(parameter_list *list, size_t count, const cb_named_tensor *tensors)
 {
     for (size_t i = 0; i < count; i++)
-        if (!add_tensor(list, cb_strdup(tensors[i].name), tensors[i].tensor))
+        if (!is_listed(list, tensors[i].tensor) && !add_tensor(list, cb_strdup(tensors[i].name), tensors[i].tensor))
             return false;
     return true;
 }
 
+/* What the adapter has in place of layers' own weights (modules_to_save, biases) is among the model's already. */
 static bool add_adapter(parameter_list *list, const cb_adapter *adapter)
 {
     const cb_named_tensor *parameters;

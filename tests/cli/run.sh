@@ -260,8 +260,8 @@ printf '%s\n' '{"prompt": "A", "completion": "cccccccc"}' >c.jsonl
 for letter in b c; do
     expect part_$letter "$program" train llama2 --data $letter.jsonl --output part_$letter --rank 4 --target-modules q_proj,down_proj --steps 40 --learning-rate 0.03 --sequence-length 16
 done
-for mix in gate fusion router stack; do
-    expect mix_$mix "$program" train llama2 --adapter part_b --adapter part_c=0.5 --mix $mix --data jobs.jsonl --columns task_ids=job --output mix_$mix --steps 30 --learning-rate 0.1 --sequence-length 16 --eval-steps 0 $([ $mix != gate ] || echo --mix-tasks 2)
+for mix in gate fusion router stack xlora; do
+    expect mix_$mix "$program" train llama2 --adapter part_b --adapter part_c$([ $mix = xlora ] || echo =0.5) --mix $mix --data jobs.jsonl --columns task_ids=job --output mix_$mix --steps 30 --learning-rate 0.1 --sequence-length 16 --eval-steps 0 $([ $mix != gate ] || echo --mix-tasks 2)
     for letter in b c; do
         cmp part_$letter/adapter_model.safetensors mix_$mix/part_$letter/adapter_model.safetensors || fail "train --mix $mix: part_$letter has changed"
     done
@@ -269,7 +269,7 @@ for mix in gate fusion router stack; do
     expect mixed_eval_$mix "$program" eval llama2 --adapter mix_$mix --data jobs.jsonl --columns task_ids=job --sequence-length 16 --json
     json mixed_eval_$mix.out
     expect inspect_$mix "$program" inspect mix_$mix --no-tensors
-    contains inspect_$mix.out 'part_c: LORA, weight 0.5'
+    [ $mix = xlora ] || contains inspect_$mix.out 'part_c: LORA, weight 0.5'
     bad 1 'composition of several adapters' convert mix_$mix --output converted_mix --base llama2 --to gguf-lora
 done
 expect mixed_task "$program" generate llama2 --adapter mix_gate --prompt "A" --max-new-tokens 6 --task-id 1
@@ -288,6 +288,9 @@ expect inspect_json "$program" inspect mix_fusion --json
 json inspect_json.out
 contains inspect_json.out '"form":"fusion"'
 bad 1 'cannot be merged' merge llama2 --adapter mix_fusion --output merged_mix
+contains inspect_xlora.out 'composition by X-LoRA'
+bad 1 'expected 1' train llama2 --adapter part_b --adapter part_c=0.5 --mix xlora --data jobs.jsonl --output mix_weighted --steps 1 --sequence-length 16
+bad 1 'xlora-depth: found --mix gate, expected xlora' train llama2 --adapter part_b --mix gate --xlora-depth 2 --data jobs.jsonl --output mix_weighted
 # a fusion of bottleneck adapters goes to AdapterHub's package and back; one of LoRAs does not
 for letter in b c; do
     expect neck_$letter "$program" train llama2 --data $letter.jsonl --output neck_$letter --kind bottleneck --steps 2 --sequence-length 16

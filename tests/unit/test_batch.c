@@ -171,9 +171,9 @@ static void texts_have_adapters_of_their_own(void **state)
 }
 
 /* Two adapters, shared out by a row's task. */
-static cb_tensor *weigh_by_task(void *user, int64_t rows, const cb_context *ctx)
+static cb_tensor *weigh_by_task(void *user, cb_model *model, cb_tensor *ids, int64_t rows, const cb_context *ctx)
 {
-    (void)user;
+    (void)user, (void)model, (void)ids;
     cb_tensor *weights = cb_empty(CB_F32, rows, 2);
     for (int64_t i = 0; weights && i < rows; i++) {
         int32_t task = ctx->tasks ? ((const int32_t *)ctx->tasks->data)[i] : 0;

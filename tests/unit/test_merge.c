@@ -239,6 +239,46 @@ static void a_head_that_is_no_longer_tied_is_written_out(void **state)
     }
 }
 
+static cb_tensor *masked_logits(cb_model *model)
+{
+    static const int32_t ids[] = {2, 7, 21, 4, 12, 3};
+    cb_tensor *y = NULL;
+    cb_no_grad y = cb_model_logits(model, cb_from(CB_I32, ids, 1, 6), &(cb_context){0});
+    assert_ok();
+    return y;
+}
+
+/* A head of BERT's kin has its bias beside it; alone it is one's own under the head's name, where transformers looks for it then. */
+static void a_bias_beside_the_head_becomes_its_own(void **state)
+{
+    (void)state;
+    static const char *const heads[][3] = {{"../encoders/bert", "cls.predictions.bias", "cls.predictions.decoder.bias"},
+                                           {"../encoders/roberta", "lm_head.bias", "lm_head.decoder.bias"}};
+    for (int i = 0; i < 2; i++) {
+        cb_scope *scope = cb_scope_open();
+        cb_model *model = load(model_path(heads[i][0]));
+        cb_adapter *adapter = random_adapter(model, "{\"r\": 2, \"modules_to_save\": [\"word_embeddings\"]}", 7);
+        cb_tensor *wanted = masked_logits(model);
+        cb_merge_options o = merge_options();
+        assert_true(cb_merge_fold(model, &adapter, 1, scratch_path("merged"), &o, NULL));
+        cb_weights *file = cb_weights_open(scratch_path("merged"));
+        assert_ok();
+        const cb_weight_entry *beside = cb_weights_find(file, heads[i][1]), *own = cb_weights_find(file, heads[i][2]);
+        assert_non_null(beside);
+        assert_non_null(own);
+        assert_int_equal(beside->size, own->size);
+        assert_memory_equal(beside->data, own->data, own->size);
+        cb_weights_close(file);
+        cb_model *merged = load(scratch_path("merged"));
+        assert_close(heads[i][0], masked_logits(merged), wanted, 1e-5);
+        cb_model_free(merged);
+        cb_adapter_free(adapter);
+        cb_model_free(model);
+        remove_output("merged");
+        cb_scope_close(scope);
+    }
+}
+
 static void everything_else_of_the_base_is_carried_over(void **state)
 {
     (void)state;
@@ -504,6 +544,7 @@ int main(void)
         cmocka_unit_test_setup(shards_keep_their_files_and_names, without_errors),
         cmocka_unit_test_setup(an_index_left_over_is_not_the_base, without_errors),
         cmocka_unit_test_setup(a_head_that_is_no_longer_tied_is_written_out, without_errors),
+        cmocka_unit_test_setup(a_bias_beside_the_head_becomes_its_own, without_errors),
         cmocka_unit_test_setup(everything_else_of_the_base_is_carried_over, without_errors),
         cmocka_unit_test_setup(several_adapters_add_up, without_errors),
         cmocka_unit_test_setup(merges_that_differ_too_much_are_not_kept, without_errors),

@@ -153,6 +153,39 @@ static void dylora_draws_ranks_by_its_distribution(void **state)
     cb_model_free(model);
 }
 
+/* With all its ranks and the rule "full" an update is LoRA's, value and gradients. */
+static void dylora_of_all_ranks_is_a_lora(void **state)
+{
+    (void)state;
+    static const char *const kinds[][2] = {{"lora", "{\"r\": 4, \"lora_alpha\": 6}"},
+                                           {"dylora", "{\"r\": 4, \"min_rank\": 4, \"rule\": \"full\", \"alpha\": 6}"}};
+    cb_scope *scope = cb_scope_open();
+    cb_model *model = load_model("llama2");
+    cb_tensor *ids = some_ids(), *found[2][64];
+    double losses[2];
+    size_t count = 0;
+    for (int k = 0; k < 2; k++) {
+        cb_adapter *adapter = made(model, kinds[k][0], kinds[k][1], 1);
+        const cb_named_tensor *list;
+        count = cb_adapter_parameters(adapter, &list);
+        assert_true(count > 0 && count <= 64);
+        for (size_t i = 0; i < count; i++)
+            for (int64_t n = 0; n < list[i].tensor->count; n++)
+                ((float *)list[i].tensor->data)[n] = (float)sin((double)(n + 1) * (double)(i + 2)) / 8;
+        cb_tensor *loss = cb_model_loss(model, ids, ids, 0, &(cb_context){.training = true});
+        assert_ok(loss && cb_backward(loss));
+        losses[k] = cb_item(loss);
+        for (size_t i = 0; i < count; i++)
+            found[k][i] = cb_contiguous(cb_add_scalar(list[i].tensor->grad, 0));
+        cb_adapter_free(adapter);
+    }
+    assert_true(losses[0] == losses[1]);
+    for (size_t i = 0; i < count; i++)
+        assert_true(distance(found[0][i], found[1][i]) == 0 && largest(found[0][i]) > 0);
+    cb_model_free(model);
+    cb_scope_close(scope);
+}
+
 static void dylora_refuses_weights_that_are_none(void **state)
 {
     (void)state;
@@ -460,6 +493,28 @@ static void a_base_in_training_drives_its_adapter(void **state)
     cb_model_free(model);
 }
 
+/* A layer that the adapter trains whole is the model's and the adapter's, and one thing to train: an optimiser would move it twice. */
+static void a_base_in_training_has_each_weight_once(void **state)
+{
+    (void)state;
+    static const char *const options[] = {"{\"r\": 4}", "{\"r\": 4, \"modules_to_save\": [\"lm_head\", \"up_proj\"]}"};
+    size_t counts[2];
+    for (int k = 0; k < 2; k++) {
+        cb_model *model = load_model("llama2");
+        cb_adapter *adapter = made(model, "lora", options[k], 1);
+        cb_trainee what;
+        assert_ok(cb_train_whole(&what, model, adapter, NULL, "", CB_F32));
+        for (size_t i = 0; i < what.count; i++)
+            for (size_t j = 0; j < i; j++)
+                assert_ptr_not_equal(what.parameters[i].tensor, what.parameters[j].tensor);
+        counts[k] = what.count;
+        cb_train_whole_free(&what);
+        cb_adapter_free(adapter);
+        cb_model_free(model);
+    }
+    assert_int_equal(counts[0], counts[1]);
+}
+
 /* ---- frozen directions ---- */
 
 static cb_tensor *frozen(const cb_model *model, const cb_adapter *adapter, const char *name)
@@ -548,13 +603,22 @@ static void lora_xs_has_the_weights_own_directions(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(dylora_trains_one_rank_an_update),          cmocka_unit_test(dylora_uses_any_first_ranks),
-        cmocka_unit_test(dylora_draws_ranks_by_its_distribution),    cmocka_unit_test(dylora_refuses_weights_that_are_none),
-        cmocka_unit_test(dylora_refuses_ranks_it_has_not),           cmocka_unit_test(codyra_moves_gates_to_zero),
-        cmocka_unit_test(lt_sft_trains_what_went_furthest),          cmocka_unit_test(lt_sft_begins_anew_with_its_second_phase),
-        cmocka_unit_test(lt_sft_keeps_the_best_of_its_second_phase), cmocka_unit_test(lt_sft_rewinds_what_is_hidden),
-        cmocka_unit_test(lt_sft_refuses_runs_of_one_phase),          cmocka_unit_test(what_is_frozen_draws_nothing),
-        cmocka_unit_test(a_base_in_training_drives_its_adapter),     cmocka_unit_test(adapters_share_an_orthogonal_basis),
+        cmocka_unit_test(dylora_trains_one_rank_an_update),
+        cmocka_unit_test(dylora_uses_any_first_ranks),
+        cmocka_unit_test(dylora_draws_ranks_by_its_distribution),
+        cmocka_unit_test(dylora_of_all_ranks_is_a_lora),
+        cmocka_unit_test(dylora_refuses_weights_that_are_none),
+        cmocka_unit_test(dylora_refuses_ranks_it_has_not),
+        cmocka_unit_test(codyra_moves_gates_to_zero),
+        cmocka_unit_test(lt_sft_trains_what_went_furthest),
+        cmocka_unit_test(lt_sft_begins_anew_with_its_second_phase),
+        cmocka_unit_test(lt_sft_keeps_the_best_of_its_second_phase),
+        cmocka_unit_test(lt_sft_rewinds_what_is_hidden),
+        cmocka_unit_test(lt_sft_refuses_runs_of_one_phase),
+        cmocka_unit_test(what_is_frozen_draws_nothing),
+        cmocka_unit_test(a_base_in_training_drives_its_adapter),
+        cmocka_unit_test(a_base_in_training_has_each_weight_once),
+        cmocka_unit_test(adapters_share_an_orthogonal_basis),
         cmocka_unit_test(lora_xs_has_the_weights_own_directions),
     };
     return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
