@@ -123,13 +123,14 @@ typedef struct cb_batch {
     /* ids shifted left by one (masked rows: what stood there); -100 where there is no loss (padding, prompts, ends).  Labelled rows: (rows) i32
      * labels, (rows, labels) f32 0 or 1, (rows, 1) f32 numbers, or (rows, length) i32 labels of words at their first tokens */
     cb_tensor *targets;
-    cb_tensor *segments;  /* 0, 1, 2, ... for the documents of a row; -1 is padding */
-    cb_tensor *positions; /* 0, 1, 2, ... in each of them */
-    cb_tensor *types;     /* which of two texts each is of (token_type_ids); NULL: all tokens of the dataset are of type 0 */
-    cb_tensor *words;     /* words with labels: the number of the word whose first token it is, else -1; NULL: rows have none */
-    cb_tensor *tasks;     /* (rows) i32: of which task each is; NULL: all documents of the dataset are of task 0 */
-    int64_t tokens;       /* that are not padding */
-    int64_t predicted;    /* targets that count */
+    cb_tensor *segments;   /* 0, 1, 2, ... for the documents of a row; -1 is padding */
+    cb_tensor *positions;  /* 0, 1, 2, ... in each of them */
+    cb_tensor *types;      /* which of two texts each is of (token_type_ids); NULL: all tokens of the dataset are of type 0 */
+    cb_tensor *words;      /* words with labels: the number of the word whose first token it is, else -1; NULL: rows have none */
+    cb_tensor *tasks;      /* (rows) i32: of which task each is; NULL: all documents of the dataset are of task 0 */
+    cb_tensor *conditions; /* (rows, C) f32: what is known of each; NULL: of none of the dataset is anything */
+    int64_t tokens;        /* that are not padding */
+    int64_t predicted;     /* targets that count */
 } cb_batch;
 /* Rows index * rows ... (index + 1) * rows - 1 of the endless sequence epoch 0, epoch 1, ...: depends on nothing but the
  * arguments, the data and the options. */

@@ -96,7 +96,7 @@ CB_API bool cb_llama2c_convert(const char *model_bin, const char *tokenizer_bin,
 
 /* ---- records of training text ---- */
 
-enum { CB_MOST_TASKS = 1 << 20 };
+enum { CB_MOST_TASKS = 1 << 20, CB_MOST_CONDITIONS = 1 << 16 };
 
 /* What records hold. */
 typedef enum cb_record_form {
@@ -117,7 +117,9 @@ typedef struct cb_record_text {
     const cb_string_list *labels;      /* labelled: names or numbers, as text; tagged: one a word */
     const cb_string_list *words;       /* tagged */
     int32_t task;                      /* which of several tasks it is of, from 0 */
-    const char *path;                  /* the file and line it came from, for messages */
+    const float *conditions;           /* what is known of it beside the text, or NULL */
+    size_t condition_count;
+    const char *path; /* the file and line it came from, for messages */
     int64_t line;
 } cb_record_text;
 
@@ -139,7 +141,8 @@ typedef struct cb_records_options {
  * Fields of an object: messages (an array of objects with a role, for a chat template), else prompt + completion (two texts, or two such
  * arrays, which become messages), else instruction +
  * output, else text: the first of these that is there counts, what else is there is passed over, null is nothing.  Columns
- * of a table: the same without messages.  Beside them task_ids, a whole number under CB_MOST_TASKS (PEFT's name; 0 where there is none).  The prompt of an instruction is the instruction, a blank line and, when `input`
+ * of a table: the same without messages.  Beside them task_ids, a whole number under CB_MOST_TASKS (PEFT's name; 0 where there is none), and conditions (or condition), a number or an array of them,
+ * in a table with blanks or commas between them.  The prompt of an instruction is the instruction, a blank line and, when `input`
  * is there and not empty, the input and another blank line.  Texts that hold a NUL are refused, but for plain text.
  * Plain text of white space alone is no record.
  *

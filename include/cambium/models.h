@@ -161,7 +161,8 @@ typedef struct cb_generate_options {
     uint64_t seed;
     cb_string_list stop; /* generation ends before the first of these strings */
     bool ignore_eos;
-    int64_t task_id; /* of cb_generate() and cb_generate_ids(): which of its tasks an adapter of several does */
+    int64_t task_id;          /* of cb_generate() and cb_generate_ids(): which of its tasks an adapter of several does */
+    cb_string_list condition; /* of the same: numbers, what is known of the text (cb_context's conditions) */
     /* Recursive models: a token leaves after the first round whose likeliest token leads the next one by more than this probability (CALM:
      * Schuster et al. 2022, arXiv:2207.07061); 1 (or 0): off.  A prompt runs all rounds.  What is left out makes no keys and values of its
      * own: the state with which a token leaves goes through their projections instead, so what comes later depends on who left when */
@@ -210,8 +211,10 @@ CB_API bool cb_generate_ids(cb_model *model, const cb_tokenizer *tokenizer, cons
 typedef struct cb_prompt_ids {
     const int32_t *ids;
     size_t count;
-    int32_t task;           /* which of its tasks an adapter of several does with it */
-    int64_t max_new_tokens; /* 0: those of the options */
+    int32_t task;            /* which of its tasks an adapter of several does with it */
+    int64_t max_new_tokens;  /* 0: those of the options */
+    const float *conditions; /* what is known of it (cb_context); of several prompts all have the same number, or none.  NULL: nothing */
+    size_t condition_count;
 } cb_prompt_ids;
 
 /* When a batch of texts takes in another one. */

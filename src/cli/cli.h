@@ -170,6 +170,8 @@ bool cli_split_adapter(const char *given, cli_adapter_argument *out);
 
 /* The number of a task under "task_ids" of a line of JSON, or `otherwise` where there is none. */
 bool cli_read_task(const char *where, const json_t *line, int64_t otherwise, int32_t *task);
+/* The numbers under "conditions" of a line of JSON, or where there are none those of the option, to be freed. */
+bool cli_read_conditions(const char *where, const json_t *line, const cb_string_list *otherwise, float **values, size_t *count);
 
 /* A tokenizer from `path` (or the model's directory when NULL), whose ids all fit into `model` (may be NULL). */
 cb_tokenizer *cli_tokenizer(const char *path, const cb_model *model);

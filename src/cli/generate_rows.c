@@ -9,7 +9,8 @@ const cb_option cli_rows_table[] = {
     CB_OPT_STRING(
         cli_rows_settings, prompts, NULL, "FILE",
         "JSON lines instead of a prompt: {\"prompt\": TEXT, \"adapter\": NAME}, a list of names, or {NAME: weight}; a line without "
-        "has no adapter; \"task_ids\": N says which of its tasks an adapter of several does (--task-id), \"max_new_tokens\": N how much is "
+        "has no adapter; \"task_ids\": N says which of its tasks an adapter of several does (--task-id), \"conditions\": [X, ...] what is "
+        "known of it (--condition), \"max_new_tokens\": N how much is "
         "generated"),
     CB_OPT_INT(cli_rows_settings, batch_size, 16, 1, 65536, "prompts of --prompts that run together"),
     CB_OPT_ENUM(cli_rows_settings, batching, CB_BATCHING_SEQUENCE, batchings,
@@ -23,6 +24,8 @@ typedef struct request {
     const char *prompt;
     double *weights; /* of each of the base's adapters; 0: it has it not */
     int32_t task;
+    float *conditions;
+    size_t condition_count;
     int64_t max_new_tokens; /* 0: those of the options */
     cb_encoding ids;
 } request;
@@ -36,6 +39,7 @@ static void free_requests(requests *all)
 {
     for (size_t i = 0; i < all->count; i++) {
         json_decref(all->list[i].line);
+        cb_free(all->list[i].conditions);
         cb_free(all->list[i].weights);
         cb_encoding_free(&all->list[i].ids);
     }
@@ -82,7 +86,7 @@ static bool read_adapters(const cli_base *base, request *r, const char *where, j
 
 static bool check_fields(const char *where, json_t *line)
 {
-    static const char *const fields[] = {"prompt", "adapter", "task_ids", "max_new_tokens"};
+    static const char *const fields[] = {"prompt", "adapter", "task_ids", "conditions", "max_new_tokens"};
     const char *name;
     json_t *value;
     json_object_foreach(line, name, value)
@@ -91,7 +95,8 @@ static bool check_fields(const char *where, json_t *line)
         for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
             known |= strcmp(name, fields[i]) == 0;
         if (!known)
-            return cli_refuse("%s: found a field \"%.100s\", expected prompt, adapter, task_ids and max_new_tokens", where, name);
+            return cli_refuse("%s: found a field \"%.100s\", expected prompt, adapter, task_ids, conditions and max_new_tokens", where,
+                              name);
     }
     return true;
 }
@@ -103,7 +108,8 @@ static bool read_length(const char *where, const json_t *line, int64_t *length)
     return !value || (json_is_integer(value) && *length >= 1) || cli_refuse("%s: max_new_tokens: expected a positive integer", where);
 }
 
-static bool add_line(requests *all, const cli_base *base, int64_t task_id, const char *where, const char *text, size_t length)
+static bool add_line(requests *all, const cli_base *base, const cb_generate_options *options, const char *where, const char *text,
+                     size_t length)
 {
     if (!cb_grow(&all->list, &all->capacity, all->count + 1, sizeof *all->list))
         return false;
@@ -118,7 +124,9 @@ static bool add_line(requests *all, const cli_base *base, int64_t task_id, const
     if (strlen(r->prompt) != json_string_length(prompt))
         return cli_refuse("%s: prompt: found a zero byte at offset %zu, expected text", where, strlen(r->prompt));
     if (!check_fields(where, r->line) || !read_length(where, r->line, &r->max_new_tokens) ||
-        !cli_read_task(where, r->line, task_id, &r->task) || !read_adapters(base, r, where, json_object_get(r->line, "adapter")) ||
+        !cli_read_task(where, r->line, options->task_id, &r->task) ||
+        !cli_read_conditions(where, r->line, &options->condition, &r->conditions, &r->condition_count) ||
+        !read_adapters(base, r, where, json_object_get(r->line, "adapter")) ||
         !cb_tokenizer_encode(base->tokenizer, r->prompt, strlen(r->prompt), true, &r->ids))
         return false;
     return r->ids.count || cli_refuse("%s: the prompt is empty, expected at least one token", where);
@@ -134,7 +142,7 @@ static bool check_names(const cli_base *base)
     return true;
 }
 
-static bool read_requests(requests *all, const cli_base *base, int64_t task_id, const char *path)
+static bool read_requests(requests *all, const cli_base *base, const cb_generate_options *options, const char *path)
 {
     size_t length;
     char *text = cb_file_read(path, (size_t)1 << 30, &length);
@@ -146,7 +154,7 @@ static bool read_requests(requests *all, const cli_base *base, int64_t task_id, 
         if (strspn(at, " \t\r") >= (size_t)(end - at))
             continue;
         char *where = cb_format("%s:%lld", path, (long long)number);
-        ok = where && add_line(all, base, task_id, where, at, (size_t)(end - at));
+        ok = where && add_line(all, base, options, where, at, (size_t)(end - at));
         cb_free(where);
     }
     cb_free(text);
@@ -238,7 +246,8 @@ static bool run_all(const cli_call *call, const cli_base *base, const cli_rows_s
     showing shown = {call, base->model, all->list, out, count, 0, cb_calloc(count, sizeof(bool))};
     bool ok = (own || blend) && prompts && out && shown.ready && (own || blend_rows(blend, base, all->list, count));
     for (size_t i = 0; ok && i < count; i++)
-        prompts[i] = (cb_prompt_ids){all->list[i].ids.ids, all->list[i].ids.count, all->list[i].task, all->list[i].max_new_tokens};
+        prompts[i] = (cb_prompt_ids){all->list[i].ids.ids,        all->list[i].ids.count,  all->list[i].task,
+                                     all->list[i].max_new_tokens, all->list[i].conditions, all->list[i].condition_count};
     const cb_batch_options batch = {(cb_batching)s->batching, s->batch_size, show_ready, &shown};
     if (ok && base->composition.xlora)
         ok = run_each(base, prompts, count, options, &shown, out);
@@ -260,8 +269,7 @@ bool cli_generate_rows(const cli_call *call, const cli_base *base, const cli_row
     requests all = {0};
     double start = cb_now();
     int64_t tokens = 0;
-    bool ok =
-        check_names(base) && read_requests(&all, base, options->task_id, s->prompts) && run_all(call, base, s, options, &all, &tokens);
+    bool ok = check_names(base) && read_requests(&all, base, options, s->prompts) && run_all(call, base, s, options, &all, &tokens);
     double seconds = cb_now() - start;
     if (ok && call->common.json && !cb_rehearsing())
         ok = cli_json(json_pack("{s:s, s:I, s:I, s:o, s:o, s:I}", "event", "result", "prompts", (json_int_t)all.count, "tokens",

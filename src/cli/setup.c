@@ -1,6 +1,7 @@
 /* setup.c: what commands do before their work: is the output writable, does the tokenizer fit the model, which adapters
  * with which weights.  All of it happens before anything long begins, and leaves nothing behind when it fails. */
 #include <limits.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -102,6 +103,27 @@ bool cli_read_task(const char *where, const json_t *line, int64_t otherwise, int
         return cli_refuse("%s: task_ids: expected the number of a task, from 0 to %d", where, CB_MOST_TASKS - 1);
     *task = (int32_t)number;
     return true;
+}
+
+static bool condition_of(const char *where, double value, float *condition)
+{
+    *condition = (float)value;
+    return isfinite(*condition) || cli_refuse("%s: conditions: expected a number or an array of numbers", where);
+}
+
+bool cli_read_conditions(const char *where, const json_t *line, const cb_string_list *otherwise, float **values, size_t *count)
+{
+    const json_t *given = json_object_get(line, "conditions");
+    size_t n = !given ? otherwise->count : json_is_array(given) ? json_array_size(given) : 1;
+    bool ok = (*values = cb_alloc((n + 1) * sizeof **values));
+    for (size_t i = 0; ok && i < n; i++) {
+        const json_t *number = json_is_array(given) ? json_array_get(given, i) : given;
+        char *end = NULL;
+        double value = !given ? strtod(otherwise->items[i], &end) : json_is_number(number) ? json_number_value(number) : NAN;
+        ok = condition_of(where, !given && (end == otherwise->items[i] || *end) ? NAN : value, *values + i);
+    }
+    *count = ok ? n : 0;
+    return ok;
 }
 
 /* ---- models, tokenizers, adapters ---- */

@@ -9,7 +9,7 @@ typedef struct settings {
     char *output, *kind, *tokenizer;
     cb_string_list adapter;
     int dtype, mix;
-    int64_t seed, mix_tasks;
+    int64_t seed, mix_tasks, mix_conditions;
     bool dry_run;
     cli_corpus_settings corpus;
     cb_train_options train;
@@ -35,9 +35,12 @@ static const cb_option table[] = {
 
 static const cb_option mix_table[] = {
     CB_OPT_ENUM(settings, mix, MIX_NONE, mix_names,
-                "what is trained over the adapters of --adapter: a new one after them (stack), their weights by the number of a row's task "
+                "what is trained over the adapters of --adapter: a new one after them (stack), their weights by a row's task or conditions "
                 "(gate), on each layer attention to what they add (fusion) or a router, or a classifier of each token (xlora)"),
-    CB_OPT_INT(settings, mix_tasks, 1, 1, 1 << 20, "gate: tasks; which one a row is of is task_ids of the data"), CB_OPT_END};
+    CB_OPT_INT(settings, mix_tasks, 1, 1, 1 << 20, "gate: tasks; which one a row is of is task_ids of the data"),
+    CB_OPT_INT(settings, mix_conditions, 0, 0, CB_MOST_CONDITIONS,
+               "gate: numbers that are known of a row, conditions of the data, by which it weighs instead"),
+    CB_OPT_END};
 
 static const cli_group groups[] = {{"Run", table, 0},
                                    {"Task", cli_task_table, offsetof(settings, corpus.asked)},
@@ -173,7 +176,10 @@ static bool add_trained(cb_composition *c, const settings *s, cb_adapter **fresh
         *fresh = NULL;
         return true;
     case MIX_GATE:
-        c->gate = cb_gate_new(c->count, .input = CB_GATE_TASK, .size = s->mix_tasks, .top_k = s->mixer.mix_top_k);
+        if (s->mix_conditions)
+            c->gate = cb_gate_new(c->count, .input = CB_GATE_FEATURES, .size = s->mix_conditions, .top_k = s->mixer.mix_top_k);
+        else
+            c->gate = cb_gate_new(c->count, .input = CB_GATE_TASK, .size = s->mix_tasks, .top_k = s->mixer.mix_top_k);
         return c->gate;
     case MIX_XLORA:
         c->xlora = cb_xlora_new(c->adapters, c->count, &s->xlora, (uint64_t)s->seed);
@@ -210,8 +216,9 @@ static const struct {
     const char *option;
     unsigned mixes; /* bits */
 } mix_options[] = {
-    {"mix_tasks", 1u << MIX_GATE},      {"mix_top_k", 1u << MIX_GATE | 1u << MIX_ROUTER}, {"mix_temperature", 1u << MIX_ROUTER},
-    {"fusion_value", 1u << MIX_FUSION}, {"fusion_regularization", 1u << MIX_FUSION},      {"fusion_residual", 1u << MIX_FUSION}};
+    {"mix_tasks", 1u << MIX_GATE},         {"mix_conditions", 1u << MIX_GATE}, {"mix_top_k", 1u << MIX_GATE | 1u << MIX_ROUTER},
+    {"mix_temperature", 1u << MIX_ROUTER}, {"fusion_value", 1u << MIX_FUSION}, {"fusion_regularization", 1u << MIX_FUSION},
+    {"fusion_residual", 1u << MIX_FUSION}};
 
 static unsigned mixes_of(const char *option)
 {
@@ -239,6 +246,8 @@ static bool check_mix(cli_call *call, const settings *s)
         for (const cb_option *o = tables[i]; o->name; o++)
             if (cli_given(call, o->name) && !(mixes_of(o->name) >> s->mix & 1))
                 return refuse_mix_option(call, o->name, mixes_of(o->name), s->mix);
+    if (s->mix_conditions && cli_given(call, "mix_tasks"))
+        return cli_usage(call, "--mix-conditions and --mix-tasks are two gates, expected one of them");
     return s->mixer.mix_top_k <= (int64_t)s->adapter.count ||
            cli_usage(call, "--mix-top-k: found %lld, expected no more than the %zu of --adapter", (long long)s->mixer.mix_top_k,
                      s->adapter.count);

@@ -22,6 +22,7 @@ static void store_release(token_store *store)
     cb_free(store->learned);
     cb_free(store->masking.continues);
     cb_labels_free(&store->labels);
+    cb_conditions_free(&store->conditions);
     cb_free(store->types);
     cb_free(store->words);
     cb_string_list_free(&store->files);
@@ -379,6 +380,7 @@ uint64_t cb_dataset_hash(const cb_dataset *data)
     for (size_t i = 0; i < data->documents.count; i++) {
         const document *d = &data->documents.items[i];
         h = (h ^ ((uint64_t)d->task << 40 | (uint64_t)d->length)) * 0x100000001b3u;
+        h = cb_conditions_hash(&data->store->conditions, h, d->task);
         for (int64_t t = d->start; t < d->start + d->length; t++)
             h = (h ^ ((uint64_t)(uint32_t)data->store->ids[t] << 1 | data->store->learned[t])) * 0x100000001b3u;
         if (cb_objective_is_labelled(data->options.objective))

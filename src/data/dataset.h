@@ -22,6 +22,17 @@ typedef struct label_store {
     size_t count, capacity, value_count, value_capacity;
 } label_store;
 
+/* Groups of documents of one task and with the same conditions (conditions.c). */
+typedef struct condition_store {
+    int64_t width; /* 0: documents have none, and a group is a task */
+    bool begun, several_tasks;
+    int32_t *tasks; /* of each group */
+    float *values;  /* (groups, width) */
+    size_t count, task_capacity, value_capacity;
+    int32_t *slots; /* a hash table of groups */
+    size_t slot_count;
+} condition_store;
+
 /* All tokens of all documents, one after another.  A split shares the store of what it was split from. */
 typedef struct token_store {
     int32_t *ids;
@@ -30,6 +41,7 @@ typedef struct token_store {
     uint64_t bytes;       /* of source text */
     cb_string_list files; /* that documents came from */
     token_masking masking;
+    condition_store conditions;
     /* labelled rows: */
     label_store labels;
     uint8_t *types; /* of tokens */
@@ -43,7 +55,7 @@ typedef struct document {
     int64_t start, length; /* in the store */
     bool example;          /* a prompt with its answer, a conversation: not plain text */
     bool wrapped;          /* with packing: laid end to end with others of its kind; set when rows are made */
-    int32_t task;          /* which of several it is of; a row has documents of one */
+    int32_t task;          /* which of several it is of, with conditions which group; a row has documents of one */
     int32_t file;          /* in the store's list */
     int64_t line;          /* where it begins there */
     int64_t label;         /* labelled: the first of its labels, or its value, in the label store */
@@ -147,6 +159,14 @@ bool cb_groups_sequential(const groups *g, int64_t index, int64_t rows, cb_batch
 groups *cb_groups_split(groups *g, double share, uint64_t seed);
 int64_t cb_groups_tokens(const groups *g);
 uint64_t cb_groups_hash(const groups *g);
+
+/* conditions.c: the group of a document of such a task with such conditions, all of one width; -1 with an error that says where it is. */
+int32_t cb_conditions_group(condition_store *s, int32_t task, const float *values, int64_t width, const char *path, int64_t line);
+void cb_conditions_free(condition_store *s);
+uint64_t cb_conditions_hash(const condition_store *s, uint64_t hash, int32_t group);
+/* Makes a batch's tasks and conditions, where documents have some, and sets row `at` of them. */
+bool cb_conditions_ready(const cb_dataset *data, int64_t rows, cb_batch *batch);
+void cb_conditions_fill(const cb_dataset *data, int32_t group, int64_t at, cb_batch *batch);
 
 /* labels.c */
 bool cb_labels_open(label_store *labels, const cb_data_options *options);

@@ -39,8 +39,8 @@ bool cb_labelled_ready(const cb_dataset *data, int64_t rows, int64_t length, cb_
     batch->tokens = batch->predicted = 0;
     return cb_batch_tensor(&batch->ids, CB_I32, 2, shape) && cb_batch_tensor(&batch->segments, CB_I32, 2, shape) &&
            cb_batch_tensor(&batch->positions, CB_I32, 2, shape) &&
-           (!data->store->has_types || cb_batch_tensor(&batch->types, CB_I32, 2, shape)) &&
-           (!data->last_task || cb_batch_tensor(&batch->tasks, CB_I32, 1, shape)) && target_ready(data, rows, length, batch);
+           (!data->store->has_types || cb_batch_tensor(&batch->types, CB_I32, 2, shape)) && cb_conditions_ready(data, rows, batch) &&
+           target_ready(data, rows, length, batch);
 }
 
 static int32_t *row_of(const cb_tensor *t, int64_t at)
@@ -97,8 +97,7 @@ void cb_labelled_fill(const cb_dataset *data, int64_t number, int64_t at, cb_bat
     }
     for (int64_t i = 0; batch->types && i < length; i++)
         row_of(batch->types, at)[i] = i < d->length ? s->types[d->start + i] : 0;
-    if (batch->tasks)
-        ((int32_t *)batch->tasks->data)[at] = d->task;
+    cb_conditions_fill(data, d->task, at, batch);
     batch->tokens += d->length;
     fill_target(data, d, at, batch);
 }

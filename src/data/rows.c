@@ -170,14 +170,10 @@ static bool batch_ready(const cb_dataset *data, int64_t rows, cb_batch *batch)
 {
     const int64_t shape[] = {rows, data->options.sequence_length};
     batch->tokens = batch->predicted = 0;
-    if (!data->last_task) {
-        cb_release(batch->tasks);
-        batch->tasks = NULL;
-    }
     /* segments and positions also mark padding, so a dataset of whole documents needs them too */
     return cb_batch_tensor(&batch->ids, CB_I32, 2, shape) && cb_batch_tensor(&batch->targets, CB_I32, 2, shape) &&
            cb_batch_tensor(&batch->segments, CB_I32, 2, shape) && cb_batch_tensor(&batch->positions, CB_I32, 2, shape) &&
-           (!data->last_task || cb_batch_tensor(&batch->tasks, CB_I32, 1, shape));
+           cb_conditions_ready(data, rows, batch);
 }
 
 /* The documents of labelled rows `numbers`, as one batch. */
@@ -208,8 +204,7 @@ static void fill_at(const cb_dataset *data, const layout *l, int64_t number, int
     fill_row(data, l, number, &r, batch);
     if (data->options.objective == CB_OBJECTIVE_MASKED_LM)
         batch->predicted += cb_data_mask(data, r.ids, r.targets, r.filled, draw);
-    if (batch->tasks)
-        ((int32_t *)batch->tasks->data)[at] = r.task;
+    cb_conditions_fill(data, r.task, at, batch);
 }
 
 static bool fill_batch(cb_dataset *data, int64_t index, int64_t rows, cb_batch *batch, cb_string *sources)
@@ -289,5 +284,6 @@ void cb_batch_free(cb_batch *batch)
     cb_release(batch->types);
     cb_release(batch->words);
     cb_release(batch->tasks);
+    cb_release(batch->conditions);
     *batch = (cb_batch){0};
 }

@@ -36,7 +36,7 @@ const cb_option cb_data_option_table[] = {
     CB_OPT_LIST(
         OPT, columns, NULL, "NAME=COLUMN,...",
         "what fields of JSON, CSV and TSV are called in these files: text, prompt, completion, instruction, input, output, messages, "
-        "task_ids, text_pair, label, tokens, tags; as in "
+        "task_ids, conditions, text_pair, label, tokens, tags; as in "
         "prompt=question,completion=answer"),
     CB_OPT_INT(OPT, max_records, 0, 0, 9e15, "records to read at most (0: all)"),
     CB_OPT_INT(
@@ -68,6 +68,8 @@ typedef struct job {
     char *path;                      /* where it came from */
     int64_t line;
     int32_t task;
+    float *conditions;
+    size_t condition_count, condition_capacity;
     cb_encoding encoding;
     cb_status status; /* of encoding it */
     char message[MESSAGE_SIZE];
@@ -215,12 +217,12 @@ static bool append_document(tokenization *t, const job *j)
     document d = {.start = (int64_t)start,
                   .length = (int64_t)(store->count - start),
                   .example = j->example,
-                  .task = j->task,
+                  .task = cb_conditions_group(&store->conditions, j->task, j->conditions, (int64_t)j->condition_count, j->path, j->line),
                   .file = file_of(store, j),
                   .line = j->line,
                   .label = j->label,
                   .label_count = j->label_count};
-    if (d.file < 0)
+    if (d.file < 0 || d.task < 0)
         return false;
     t->truncated += j->truncated;
     if (t->labelled && !n)
@@ -317,6 +319,11 @@ static bool add_job(tokenization *t, const cb_record_text *r, const chat_text *c
     j->learned.count = 0;
     j->line = r->line;
     j->task = r->task;
+    j->condition_count = r->condition_count;
+    if (!cb_grow(&j->conditions, &j->condition_capacity, r->condition_count, sizeof *j->conditions))
+        return false;
+    if (r->condition_count)
+        memcpy(j->conditions, r->conditions, r->condition_count * sizeof *j->conditions);
     if (!j->path || strcmp(j->path, r->path) != 0) {
         cb_free(j->path);
         j->path = cb_strdup(r->path);
@@ -376,6 +383,7 @@ static void free_jobs(job *jobs)
         cb_string_free(&jobs[i].pair);
         cb_free(jobs[i].learned.items);
         cb_free(jobs[i].path);
+        cb_free(jobs[i].conditions);
         cb_encoding_free(&jobs[i].encoding);
     }
     cb_free(jobs);

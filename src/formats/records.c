@@ -5,6 +5,8 @@
 #define _GNU_SOURCE /* memmem */
 #include "formats/records.h"
 
+#include <float.h>
+#include <math.h>
 #include <string.h>
 #include <strings.h>
 
@@ -88,8 +90,9 @@ static cb_record_step read_text(cb_records *records, cb_record_text *record)
 
 /* ---- forms of a record ---- */
 
-static const char *const field_names[CB_FIELD_NAMES] = {"text",     "prompt",   "completion", "instruction", "input",  "output",
-                                                        "messages", "task_ids", "text_pair",  "label",       "tokens", "tags"};
+static const char *const field_names[CB_FIELD_NAMES] = {"text",   "prompt",   "completion", "instruction", "input",
+                                                        "output", "messages", "task_ids",   "text_pair",   "label",
+                                                        "tokens", "tags",     "conditions"};
 
 const char *cb_record_field_name(const cb_records *records, int field, int n)
 {
@@ -98,10 +101,12 @@ const char *cb_record_field_name(const cb_records *records, int field, int n)
                                                              [CB_FIELD_TEXT_PAIR] = {"sentence2"},
                                                              [CB_FIELD_LABEL] = {"labels"},
                                                              [CB_FIELD_TOKENS] = {"words"},
-                                                             [CB_FIELD_TAGS] = {"ner_tags", "labels"}};
+                                                             [CB_FIELD_TAGS] = {"ner_tags", "labels"},
+                                                             [CB_FIELD_CONDITIONS] = {"condition"}};
     if (n == 0)
         return records->names[field];
-    return n > MOST || records->options.form == CB_RECORDS_OF_TEXT || records->renamed[field] ? NULL : others[field][n - 1];
+    bool only = records->options.form == CB_RECORDS_OF_TEXT && field != CB_FIELD_CONDITIONS;
+    return n > MOST || only || records->renamed[field] ? NULL : others[field][n - 1];
 }
 
 /* "prompt=question" */
@@ -116,7 +121,7 @@ static bool rename_field(cb_records *records, const char *column)
         }
     return cb_fail(CB_ERR_ARGUMENT,
                    "columns: found \"%.80s\", expected NAME=COLUMN, where NAME is text, prompt, completion, instruction, input, output, "
-                   "messages, task_ids, text_pair, label, tokens or tags",
+                   "messages, task_ids, conditions, text_pair, label, tokens or tags",
                    column) == CB_OK;
 }
 
@@ -173,6 +178,20 @@ cb_record_step cb_record_fill(cb_records *records, int64_t line, const char *con
     } else {
         return refuse_fields(records, line, values);
     }
+    return CB_RECORD_FOUND;
+}
+
+cb_record_step cb_record_add_condition(cb_records *records, double value, cb_record_text *record)
+{
+    if (!isfinite(value) || fabs(value) > FLT_MAX || record->condition_count >= CB_MOST_CONDITIONS) {
+        cb_fail(CB_ERR_FORMAT, "%s:%lld: %s: expected at most %d numbers, each in f32's range", record->path, (long long)record->line,
+                records->names[CB_FIELD_CONDITIONS], CB_MOST_CONDITIONS);
+        return CB_RECORD_FAILED;
+    }
+    if (!cb_grow(&records->conditions, &records->condition_capacity, record->condition_count + 1, sizeof *records->conditions))
+        return CB_RECORD_FAILED;
+    records->conditions[record->condition_count++] = (float)value;
+    record->conditions = records->conditions;
     return CB_RECORD_FOUND;
 }
 
@@ -359,6 +378,7 @@ void cb_records_close(cb_records *records)
     cb_string_free(&records->prompt);
     cb_string_list_free(&records->words);
     cb_string_list_free(&records->labels);
+    cb_free(records->conditions);
     cb_string_free(&records->csv.row);
     cb_free(records->csv.starts);
     cb_free(records->separator);

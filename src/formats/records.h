@@ -40,6 +40,7 @@ enum {
     CB_FIELD_LABEL,
     CB_FIELD_TOKENS,
     CB_FIELD_TAGS,
+    CB_FIELD_CONDITIONS,
     CB_FIELD_NAMES
 };
 
@@ -67,6 +68,8 @@ struct cb_records {
     json_t *value;
     cb_string prompt;
     cb_string_list words, labels;
+    float *conditions;
+    size_t condition_capacity;
     bool array, begun; /* .json: the objects are in an array; the first has been read */
     cb_csv csv;
 };
@@ -76,6 +79,9 @@ cb_record_step cb_record_fill(cb_records *records, int64_t line, const char *con
 
 /* Sets its task; CB_RECORD_FAILED when there can be none of that number. */
 cb_record_step cb_record_set_task(const cb_records *records, int64_t task, cb_record_text *record);
+
+/* Adds a number to its conditions; CB_RECORD_FAILED when it is none that f32 holds. */
+cb_record_step cb_record_add_condition(cb_records *records, double value, cb_record_text *record);
 
 /* The n-th name that a field may have, the usual one first; NULL: there are no more. */
 const char *cb_record_field_name(const cb_records *records, int field, int n);

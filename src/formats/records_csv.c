@@ -1,6 +1,7 @@
 /* records_csv.c: records as rows of CSV or TSV, quoted as in RFC 4180: a field in quotes may hold separators, line ends
  * and doubled quotes.  A quote within a field that does not begin with one is a quote.  The first row names the columns;
  * columns with other names than a record's fields are passed over. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -147,6 +148,23 @@ static cb_record_step read_task(const cb_records *records, cb_record_text *recor
     return cb_record_set_task(records, !text[digits] && digits < 10 ? strtoll(text, NULL, 10) : -1, record);
 }
 
+/* Numbers between blanks or commas. */
+static cb_record_step read_conditions(cb_records *records, cb_record_text *record)
+{
+    int column = records->csv.column[CB_FIELD_CONDITIONS];
+    const char *at = column < 0 ? "" : records->csv.row.data + records->csv.starts[column];
+    for (at += strspn(at, " ,\t"); *at; at += strspn(at, " ,\t")) {
+        char *end;
+        double value = strtod(at, &end);
+        if (end == at || (*end && !strchr(" ,\t", *end)))
+            value = NAN;
+        if (cb_record_add_condition(records, value, record) != CB_RECORD_FOUND)
+            return CB_RECORD_FAILED;
+        at = end;
+    }
+    return CB_RECORD_FOUND;
+}
+
 static cb_record_step fill_row(cb_records *records, int64_t line, cb_record_text *record)
 {
     const cb_csv *csv = &records->csv;
@@ -175,6 +193,8 @@ static cb_record_step read_table(cb_records *records, char separator, cb_record_
     }
     step =
         records->options.form == CB_RECORDS_OF_TEXT ? fill_row(records, line, record) : cb_record_fill_labelled_row(records, line, record);
+    if (step == CB_RECORD_FOUND)
+        step = read_conditions(records, record);
     return step == CB_RECORD_FOUND ? read_task(records, record) : step;
 }
 

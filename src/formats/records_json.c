@@ -97,10 +97,31 @@ static cb_record_step fill_texts(cb_records *records, int64_t line, cb_record_te
     return cb_record_fill(records, line, values, record);
 }
 
+/* A number, or an array of them. */
+static cb_record_step fill_conditions(cb_records *records, int64_t line, cb_record_text *record)
+{
+    const json_t *value = NULL;
+    const char *name;
+    for (int n = 0; !value && (name = cb_record_field_name(records, CB_FIELD_CONDITIONS, n)); n++)
+        value = json_object_get(records->value, name);
+    if (!value || json_is_null(value))
+        return CB_RECORD_FOUND;
+    for (size_t i = 0; i < (json_is_array(value) ? json_array_size(value) : 1); i++) {
+        const json_t *number = json_is_array(value) ? json_array_get(value, i) : value;
+        if (!json_is_number(number))
+            return refuse(records, line, records->names[CB_FIELD_CONDITIONS], "expected a number or an array of numbers");
+        if (cb_record_add_condition(records, json_number_value(number), record) != CB_RECORD_FOUND)
+            return CB_RECORD_FAILED;
+    }
+    return CB_RECORD_FOUND;
+}
+
 static cb_record_step fill_object(cb_records *records, int64_t line, cb_record_text *record)
 {
     bool labelled = records->options.form != CB_RECORDS_OF_TEXT;
     cb_record_step step = labelled ? cb_record_fill_labelled_object(records, line, record) : fill_texts(records, line, record);
+    if (step == CB_RECORD_FOUND)
+        step = fill_conditions(records, line, record);
     const json_t *task = json_object_get(records->value, records->names[CB_FIELD_TASK_IDS]);
     if (step != CB_RECORD_FOUND || !task || json_is_null(task))
         return step;

@@ -5,6 +5,9 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* memmem */
 #endif
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cambium/files.h"
@@ -20,6 +23,8 @@ const cb_option cb_generate_option_table[] = {
     CB_OPT_LIST(cb_generate_options, stop, NULL, "TEXT,...", "strings before which generation ends"),
     CB_OPT_BOOL(cb_generate_options, ignore_eos, false, "go on after the end-of-sequence token"),
     CB_OPT_INT(cb_generate_options, task_id, 0, 0, CB_MOST_TASKS - 1, "which of its tasks an adapter of several does"),
+    CB_OPT_LIST(cb_generate_options, condition, NULL, "X,...",
+                "what is known of the text beside it, for adapters and gates that look at it"),
     CB_OPT_FLOAT(
         cb_generate_options, exit_confidence, 1, 0, 1,
         "recursive models: a token leaves after the first round whose likeliest token leads the next by more than this probability"),
@@ -200,7 +205,12 @@ static int64_t room(const cb_model *model, size_t count, int64_t most)
 bool cb_run_open(cb_run *r, cb_model *model, const cb_tokenizer *tokenizer, cb_prompt_ids prompt, const cb_generate_options *options,
                  cb_generation *out)
 {
-    *r = (cb_run){.model = model, .ignore_eos = options->ignore_eos, .task = prompt.task, .out = out};
+    *r = (cb_run){.model = model,
+                  .ignore_eos = options->ignore_eos,
+                  .task = prompt.task,
+                  .conditions = prompt.conditions,
+                  .condition_count = prompt.condition_count,
+                  .out = out};
     cb_string_clear(&out->text);
     out->count = 0;
     out->finish_reason = NULL;
@@ -257,7 +267,9 @@ static cb_tensor *step_logits(single *s, const int32_t *ids, size_t count)
     cb_run *r = &s->run;
     cb_model *model = r->model;
     cb_tensor *hidden = NULL;
-    s->ctx = (cb_context){.cache = s->cache, .tasks = r->task ? cb_full(CB_I32, r->task, 1) : NULL};
+    s->ctx = (cb_context){.cache = s->cache,
+                          .tasks = r->task ? cb_full(CB_I32, r->task, 1) : NULL,
+                          .conditions = r->condition_count ? cb_from(CB_F32, r->conditions, 1, (int64_t)r->condition_count) : NULL};
     const cb_leaving leaving = {leaves, s};
     r->rounds = r->exit.rounds;
     for (size_t done = 0; done < count;) {
@@ -329,6 +341,20 @@ static bool generate(single *s, const int32_t *prompt, size_t count)
     return true;
 }
 
+/* The numbers of the option; *values to be freed. */
+static bool read_conditions(const cb_string_list *texts, float **values)
+{
+    *values = cb_alloc((texts->count + 1) * sizeof **values);
+    for (size_t i = 0; *values && i < texts->count; i++) {
+        char *end;
+        double value = strtod(texts->items[i], &end);
+        if (end == texts->items[i] || *end || !(fabs(value) <= FLT_MAX))
+            return cb_fail(CB_ERR_ARGUMENT, "generate: condition: found '%.50s', expected a number", texts->items[i]) == CB_OK;
+        (*values)[i] = (float)value;
+    }
+    return *values;
+}
+
 bool cb_generate_ids(cb_model *model, const cb_tokenizer *tokenizer, const int32_t *prompt, size_t count,
                      const cb_generate_options *options, cb_generate_callback *callback, void *user, cb_generation *out)
 {
@@ -338,14 +364,21 @@ bool cb_generate_ids(cb_model *model, const cb_tokenizer *tokenizer, const int32
         return cb_fail(CB_ERR_ARGUMENT, "generate: task_id is %lld, expected 0 to %d", (long long)options->task_id, CB_MOST_TASKS - 1) ==
                CB_OK;
     single s = {0};
-    bool ok = cb_run_open(&s.run, model, tokenizer, (cb_prompt_ids){.ids = prompt, .count = count, .task = (int32_t)options->task_id},
-                          options, out);
+    float *conditions = NULL;
+    bool ok = read_conditions(&options->condition, &conditions);
+    const cb_prompt_ids given = {.ids = prompt,
+                                 .count = count,
+                                 .task = (int32_t)options->task_id,
+                                 .conditions = conditions,
+                                 .condition_count = options->condition.count};
+    ok = ok && cb_run_open(&s.run, model, tokenizer, given, options, out);
     s.run.output.callback = callback;
     s.run.output.user = user;
     bool old = cb_set_grad_enabled(false);
     s.cache = ok ? cb_cache_new(model, 1, (int64_t)count + (s.run.most < 256 ? s.run.most : 256)) : NULL;
     ok = s.cache && generate(&s, prompt, count);
     cb_run_close(&s.run);
+    cb_free(conditions);
     cb_cache_free(s.cache);
     cb_set_grad_enabled(old);
     return ok;

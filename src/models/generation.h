@@ -25,6 +25,8 @@ typedef struct cb_run {
     cb_text_output output;
     bool ignore_eos;
     int32_t task;
+    const float *conditions; /* (condition_count), or NULL */
+    size_t condition_count;
     cb_exit exit;
     int64_t rounds; /* that the token under way has run */
     cb_generation *out;

@@ -36,7 +36,7 @@ typedef struct schedule {
     const cb_prompt_ids *prompts;
     size_t count, next; /* requests, and the first that waits */
     const cb_blend *adapters;
-    cb_tensor *weights, *tasks; /* of the requests, or NULL */
+    cb_tensor *weights, *tasks, *conditions; /* of the requests, or NULL */
     const cb_generate_options *options;
     const cb_batch_options *batch;
     cb_generation *out;
@@ -108,7 +108,8 @@ static bool open_pass(row_pass *p, schedule *s, const row *rows, int64_t count, 
     p->at = (cb_slot_rows){s->cache, at, lengths};
     p->pass.at = &p->at;
     p->pass.ctx.positions = positions;
-    if (!take_rows(p, s->weights, &p->pass.ctx.blend_weights) || !take_rows(p, s->tasks, &p->pass.ctx.tasks))
+    if (!take_rows(p, s->weights, &p->pass.ctx.blend_weights) || !take_rows(p, s->tasks, &p->pass.ctx.tasks) ||
+        !take_rows(p, s->conditions, &p->pass.ctx.conditions))
         return false;
     cb_blend_clear(s->blend);
     if (!choose_blend(p, one_round))
@@ -518,6 +519,20 @@ static cb_tensor *tasks_of(const schedule *s)
     return tasks;
 }
 
+/* *conditions NULL: there are none. */
+static bool conditions_of(const schedule *s, cb_tensor **conditions)
+{
+    size_t width = s->prompts[0].condition_count;
+    for (size_t i = 0; i < s->count; i++)
+        if (s->prompts[i].condition_count != width)
+            return cb_fail(CB_ERR_ARGUMENT, "generate: prompt %zu has %zu conditions, expected %zu, as the first has", i,
+                           s->prompts[i].condition_count, width) == CB_OK;
+    *conditions = width ? cb_empty(CB_F32, (int64_t)s->count, (int64_t)width) : NULL;
+    for (size_t i = 0; *conditions && i < s->count; i++)
+        memcpy((float *)(*conditions)->data + i * width, s->prompts[i].conditions, width * sizeof(float));
+    return !width || *conditions;
+}
+
 static bool open_schedule(schedule *s)
 {
     const cb_model_config *c = &s->model->config;
@@ -533,7 +548,7 @@ static bool open_schedule(schedule *s)
         several |= s->prompts[i].task != 0;
         longest = (int64_t)s->prompts[i].count > longest ? (int64_t)s->prompts[i].count : longest;
     }
-    if (several && !(s->tasks = tasks_of(s)))
+    if ((several && !(s->tasks = tasks_of(s))) || !conditions_of(s, &s->conditions))
         return false;
     s->slot_count = s->batch->batch_size < (int64_t)s->count ? s->batch->batch_size : (int64_t)s->count;
     s->slots = cb_calloc((size_t)s->slot_count, sizeof *s->slots);

@@ -4,11 +4,27 @@
 
 #include "training/internal.h"
 
-/* Weights of a gate for the tasks of a pass. */
+/* What a gate on features is given: the first of the rows' conditions, or zeros. */
+static cb_tensor *features_of(const cb_gate *gate, int64_t rows, const cb_context *ctx)
+{
+    int64_t size = cb_gate_options_of(gate)->size;
+    cb_tensor *c = ctx->conditions;
+    if (!c)
+        return cb_zeros(CB_F32, rows, size);
+    if (c->ndim == 2 && c->dtype == CB_F32 && c->shape[0] == rows && c->shape[1] >= size)
+        return cb_slice(c, 1, 0, size, 1);
+    return cb_fail(CB_ERR_SHAPE, "composition: conditions are %s for %lld rows, expected f32 of %lld numbers each, which its gate reads",
+                   cb_shape_text(c), (long long)rows, (long long)size),
+           NULL;
+}
+
+/* Weights of a gate for the tasks or conditions of a pass. */
 static cb_tensor *weigh(void *user, cb_model *model, cb_tensor *ids, int64_t rows, const cb_context *ctx)
 {
     (void)model, (void)ids;
     const cb_composition *c = user;
+    if (cb_gate_options_of(c->gate)->input == CB_GATE_FEATURES)
+        return cb_gate_weights(c->gate, features_of(c->gate, rows, ctx));
     return cb_gate_weights(c->gate, ctx->tasks ? ctx->tasks : cb_zeros(CB_I32, rows));
 }
 
@@ -46,8 +62,6 @@ static cb_tensor *scale(void *user, cb_model *model, cb_tensor *ids, int64_t row
 
 bool cb_composition_use(const cb_composition *c, cb_model *model)
 {
-    if (c->gate && cb_gate_options_of(c->gate)->input != CB_GATE_TASK)
-        return cb_fail(CB_ERR_UNSUPPORTED, "composition: its gate wants features of each sample, expected one of tasks") == CB_OK;
     cb_blend *blend = cb_blend_new(cb_model_root(model));
     if (blend && cb_composition_blend(c, blend)) {
         cb_model_set_blend(model, blend, c->gate ? weigh : c->xlora ? scale : NULL, (void *)(uintptr_t)c);

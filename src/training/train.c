@@ -261,7 +261,11 @@ static cb_context whole_context(const session *s, const cb_batch *batch, cb_rng 
 
 cb_context cb_train_context(const cb_batch *batch)
 {
-    return (cb_context){.positions = batch->positions, .segments = batch->segments, .types = batch->types, .tasks = batch->tasks};
+    return (cb_context){.positions = batch->positions,
+                        .segments = batch->segments,
+                        .types = batch->types,
+                        .tasks = batch->tasks,
+                        .conditions = batch->conditions};
 }
 
 cb_tensor *cb_train_loss(const cb_trainee *what, cb_tensor *ids, cb_tensor *targets, double normalizer, const cb_context *ctx)
@@ -280,6 +284,7 @@ static double micro_step(session *s, const cb_batch *batch, double targets)
     ctx.segments = share(batch->segments);
     ctx.types = share(batch->types);
     ctx.tasks = share(batch->tasks);
+    ctx.conditions = share(batch->conditions);
     cb_tensor *loss = cb_train_loss(s->what, share(batch->ids), share(batch->targets), targets, &ctx);
     double value = loss ? cb_item(loss) : NAN;
     if (loss && isfinite(value))

@@ -243,7 +243,7 @@ bad 1 '--adapter: found "own" twice' generate llama2 --adapter own=adapter_json 
 printf '{"prompt": "a\\u0000b"}\n' >zero.jsonl
 bad 1 'zero.jsonl:1: prompt: found a zero byte at offset 1' generate llama2 --prompts zero.jsonl
 printf '{"prompt": "a", "adaptor": "own"}\n' >field.jsonl
-bad 1 'field.jsonl:1: found a field "adaptor", expected prompt, adapter, task_ids and max_new_tokens' generate llama2 --prompts field.jsonl
+bad 1 'field.jsonl:1: found a field "adaptor", expected prompt, adapter, task_ids, conditions and max_new_tokens' generate llama2 --prompts field.jsonl
 # an adapter of several tasks: the data says which, and so does who generates
 printf '%s\n' '{"prompt": "A", "completion": "bbbbbbbb", "job": 0}' '{"prompt": "A", "completion": "cccccccc", "job": 1}' >jobs.jsonl
 expect tasks_train "$program" train llama2 --data jobs.jsonl --columns task_ids=job --output skills --kind poly --n-tasks 2 --rank 4 --target-modules all-linear --steps 40 --learning-rate 0.03 --sequence-length 16
@@ -275,6 +275,23 @@ done
 expect mixed_task "$program" generate llama2 --adapter mix_gate --prompt "A" --max-new-tokens 6 --task-id 1
 contains mixed_gate.out 'bbbbbb'
 contains mixed_task.out 'cccccc'
+# the same by what is known of a row: numbers of the data, of the command line and of lines of prompts
+printf '%s\n' '{"prompt": "A", "completion": "bbbbbbbb", "sign": 1}' '{"prompt": "A", "completion": "cccccccc", "sign": -1}' >signs.jsonl
+expect mix_signs "$program" train llama2 --adapter part_b --adapter part_c --mix gate --mix-conditions 1 --data signs.jsonl --columns conditions=sign --output mix_signs --steps 30 --learning-rate 0.1 --sequence-length 16 --eval-steps 0
+for sign in 1 -1; do
+    expect signed_$sign "$program" generate llama2 --adapter mix_signs --condition=$sign --prompt "A" --max-new-tokens 6
+done
+contains signed_1.out 'bbbbbb'
+contains signed_-1.out 'cccccc'
+printf '%s\n' '{"prompt": "A", "conditions": 1}' '{"prompt": "A", "conditions": [-1]}' >both_signs.jsonl
+expect signed_rows "$program" generate llama2 --adapter mix_signs --prompts both_signs.jsonl --max-new-tokens 6
+contains signed_rows.out 'bbbbbb'
+contains signed_rows.out 'cccccc'
+expect signed_eval "$program" eval llama2 --adapter mix_signs --data signs.jsonl --columns conditions=sign --sequence-length 16 --json
+bad 1 "expected a number" generate llama2 --adapter mix_signs --condition=much --prompt "A"
+printf "%s\n" "{\"prompt\": \"A\", \"conditions\": \"x\"}" >bad_signs.jsonl
+bad 1 "conditions: expected a number" generate llama2 --adapter mix_signs --prompts bad_signs.jsonl
+bad 2 'two gates, expected one' train llama2 --adapter part_b --mix gate --mix-conditions 1 --mix-tasks 2 --data signs.jsonl --output mix_two
 # what can be chosen of a trained adapter can be of one that is mixed
 expect nested "$program" train llama2 --data b.jsonl --output nested --kind dylora --rank 4 --target-modules q_proj,down_proj --steps 40 --learning-rate 0.03 --sequence-length 16
 expect mix_nested "$program" train llama2 --adapter nested --adapter part_c --mix router --data jobs.jsonl --output mix_nested --steps 2 --sequence-length 16 --eval-steps 0
@@ -290,7 +307,7 @@ contains inspect_json.out '"form":"fusion"'
 bad 1 'cannot be merged' merge llama2 --adapter mix_fusion --output merged_mix
 contains inspect_xlora.out 'composition by X-LoRA'
 bad 1 'expected 1' train llama2 --adapter part_b --adapter part_c=0.5 --mix xlora --data jobs.jsonl --output mix_weighted --steps 1 --sequence-length 16
-bad 1 'xlora-depth: found --mix gate, expected xlora' train llama2 --adapter part_b --mix gate --xlora-depth 2 --data jobs.jsonl --output mix_weighted
+bad 2 'xlora-depth: found --mix gate, expected xlora' train llama2 --adapter part_b --mix gate --xlora-depth 2 --data jobs.jsonl --output mix_weighted
 # a fusion of bottleneck adapters goes to AdapterHub's package and back; one of LoRAs does not
 for letter in b c; do
     expect neck_$letter "$program" train llama2 --data $letter.jsonl --output neck_$letter --kind bottleneck --steps 2 --sequence-length 16
