@@ -4,7 +4,7 @@ find_package(PkgConfig REQUIRED)
 find_package(Threads REQUIRED)
 find_package(OpenMP REQUIRED COMPONENTS C)
 pkg_check_modules(CAMBIUM_MODULES REQUIRED IMPORTED_TARGET jansson libpcre2-8 libutf8proc libpng libjpeg libtiff-4>=4.5
-  libarchive yaml-0.1)
+  libarchive yaml-0.1 libsodium)
 
 # oneDNN has no pkg-config file and its CMake package comes and goes with the distribution
 if(NOT TARGET Cambium::dnnl)

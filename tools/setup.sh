@@ -8,7 +8,7 @@
 set -euo pipefail
 
 build=(gcc libc6-dev make cmake pkg-config libdnnl-dev libjansson-dev libpcre2-dev libutf8proc-dev libpng-dev libjpeg62-turbo-dev libtiff-dev
-    libarchive-dev libyaml-dev liblapacke-dev libopenblas-dev libcmocka-dev)
+    libarchive-dev libyaml-dev libsodium-dev liblapacke-dev libopenblas-dev libcmocka-dev)
 parallel=(libopenmpi-dev openmpi-bin iproute2 procps)
 checks=(clang clang-format clang-tidy libomp-dev libclang-rt-14-dev)
 

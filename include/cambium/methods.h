@@ -3,6 +3,7 @@
 #define CAMBIUM_METHODS_H
 
 #include "cambium/core.h"
+#include "cambium/tokenizer.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -48,6 +49,39 @@ extern CB_API const cb_option cb_tie_option_table[];
 CB_API bool cb_tie_layers(const char *directory, const char *output, const cb_tie_options *options);
 /* A recursive model as one that every program reads: each block has its own copy of the weights.  Its relaxation fits it as it is. */
 CB_API bool cb_untie_layers(const char *directory, const char *output);
+
+/* ---- SentinelLMs (57) ----
+ *
+ * Text and model under pseudonyms that depend on a key (Sahu et al. 2024, arXiv:2312.17342): tokens are keyed hashes, their ids are shuffled,
+ * and the rows of the word embedding go through an isometry.  This keeps text from who does not look closely; it is no encryption: how often a
+ * token comes, and the distances between the embedding's rows, which are public, give it away. */
+
+enum { CB_SENTINEL_HASH = 16, CB_SENTINEL_MOST_KEY = 64 }; /* bytes */
+/* What the rows of the word embedding go through, so many rounds of e - 2 (e . u) u + t with unit u. */
+typedef enum cb_sentinel_transform {
+    CB_SENTINEL_ONES,    /* u and t along (1, ..., 1), the paper's: a norm after the embeddings takes it all back */
+    CB_SENTINEL_GENERAL, /* u and t of any direction, by the key: what was learned must be learned anew in part */
+    CB_SENTINEL_PLAIN    /* nothing */
+} cb_sentinel_transform;
+typedef struct cb_sentinel_options {
+    bool hash;    /* tokens become hashes; off: they stay as they are */
+    bool shuffle; /* ids are swapped in pairs */
+    int transform;
+    int64_t rounds; /* of the transform */
+} cb_sentinel_options;
+extern CB_API const cb_option cb_sentinel_option_table[];
+/* Writes a model directory for text under the key (1 to CB_SENTINEL_MOST_KEY bytes): its tokenizer knows the pseudonyms and splits at blanks;
+ * special tokens stay as they are.  Only the word embedding and its order change.  The head of a language model is left out, since it would say
+ * the words; other heads stay.  `output` must not exist, or be an empty directory.  The model must be an encoder of BERT's kin, whose
+ * tokenizer has an unknown token (CB_ERR_UNSUPPORTED). */
+CB_API bool cb_sentinel_convert(const char *directory, const char *output, const void *key, size_t key_length,
+                                const cb_sentinel_options *options);
+/* Appends a text's tokens under the key, with a blank between: what is given to who has the converted model.  Of the options `hash` is read
+ * (NULL: it is on). */
+CB_API bool cb_sentinel_encode(const cb_tokenizer *tokenizer, const char *text, size_t length, const void *key, size_t key_length,
+                               const cb_sentinel_options *options, cb_string *out);
+/* Which id each id below `limit` changes places with, into swapped (limit): its own where it stays.  Its own inverse. */
+CB_API bool cb_sentinel_swaps(const cb_tokenizer *tokenizer, const void *key, size_t key_length, int32_t limit, int32_t *swapped);
 
 #ifdef __cplusplus
 }

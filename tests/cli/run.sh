@@ -133,7 +133,7 @@ small="--batch-size 2 --sequence-length 24 --learning-rate 1e-2 --seed 1 --threa
 expect version "$program" --version
 contains version.out "cambium "
 expect overview "$program" help
-for command in train pretrain generate embed eval merge extract convert "tokenizer train" "tokenizer encode" "tokenizer decode" "tokenizer convert" tie inspect methods repro "zoo list" "zoo build" "bench gemm" "bench lora" "bench training" "bench generate" "bench packing"; do
+for command in train pretrain generate embed eval merge extract convert "tokenizer train" "tokenizer encode" "tokenizer decode" "tokenizer convert" tie "sentinel convert" "sentinel encode" inspect methods repro "zoo list" "zoo build" "bench gemm" "bench lora" "bench training" "bench generate" "bench packing"; do
     contains overview.out "  $command "
     # shellcheck disable=SC2086
     expect help_page "$program" $command --help
