@@ -52,7 +52,7 @@ CB_API bool cb_untie_layers(const char *directory, const char *output);
 
 /* ---- SentinelLMs (57) ----
  *
- * Text and model under pseudonyms that depend on a key (Sahu et al. 2024, arXiv:2312.17342): tokens are keyed hashes, their ids are shuffled,
+ * Text and model under pseudonyms that depend on a key (Mishra et al. 2024, arXiv:2312.17342): tokens are keyed hashes, their ids are shuffled,
  * and the rows of the word embedding go through an isometry.  This keeps text from who does not look closely; it is no encryption: how often a
  * token comes, and the distances between the embedding's rows, which are public, give it away. */
 

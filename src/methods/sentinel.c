@@ -1,4 +1,4 @@
-/* sentinel.c: SentinelLMs: a pre-trained encoder that reads keyed pseudonyms of tokens in place of text.  Sahu et al. 2024, arXiv:2312.17342.
+/* sentinel.c: SentinelLMs: a pre-trained encoder that reads keyed pseudonyms of tokens in place of text.  Mishra et al. 2024, arXiv:2312.17342.
  *
  *     token   BLAKE2b(key, token), 16 bytes in hexadecimal; special tokens stay as they are
  *     id      the ids that are not special are shuffled by the key; of the two halves the i-th ones change places
