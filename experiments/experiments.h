@@ -8,6 +8,7 @@ const cb_experiment *const *cb_experiments(void);          /* ends with NULL */
 const cb_experiment *cb_experiment_find(const char *name); /* by name, or by its system's number; NULL with an error and close names */
 
 /* One line each. */
-extern const cb_experiment experiment_relaxed_recursive, experiment_dylora, experiment_llm_adapters, experiment_lora_lego;
+extern const cb_experiment experiment_relaxed_recursive, experiment_dylora, experiment_llm_adapters, experiment_lora_lego,
+    experiment_sentinellms;
 
 #endif

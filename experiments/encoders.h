@@ -1,0 +1,33 @@
+/* encoders.h: what experiments with encoders share: labelled texts as files, training, judging. */
+#ifndef EXPERIMENTS_ENCODERS_H
+#define EXPERIMENTS_ENCODERS_H
+
+#include "experiments/experiments.h"
+
+/* The encoder of the zoo; of quick runs a tiny new one, made in shared/encoder.  For `prepare`. */
+bool encoder_prepare(const cb_run *run);
+char *encoder_base(const cb_run *run); /* its directory; free with cb_free() */
+
+typedef struct encoder_task {
+    cb_objective objective;
+    const cb_string_list *labels; /* their names */
+    int64_t sequence_length;
+} encoder_task;
+/* A base with a head for the task, which is new and random by seed. */
+cb_model *encoder_open(const char *base, const encoder_task *task, uint64_t seed);
+
+typedef struct encoder_training {
+    const char *text, *output;
+    int64_t steps, batch_size;
+    double learning_rate;
+    uint64_t seed;
+} encoder_training;
+/* cb_train() with 10 % warm-up and a linear end, of the adapter and the head; adapter NULL: of all of the model. */
+bool encoder_train(cb_model *model, cb_adapter *adapter, const cb_tokenizer *tokenizer, const encoder_task *task,
+                   const encoder_training *t);
+
+/* Classification of texts: 1 for each row that is labelled rightly, else 0, into items (at most `most`); returns how many, 0 on failure. */
+size_t encoder_judge(cb_model *model, const cb_tokenizer *tokenizer, const encoder_task *task, const char *text, size_t most,
+                     double *items);
+
+#endif
