@@ -133,7 +133,7 @@ small="--batch-size 2 --sequence-length 24 --learning-rate 1e-2 --seed 1 --threa
 expect version "$program" --version
 contains version.out "cambium "
 expect overview "$program" help
-for command in train pretrain generate embed eval merge extract convert "tokenizer train" "tokenizer encode" "tokenizer decode" "tokenizer convert" tie "sentinel convert" "sentinel encode" inspect methods repro "zoo list" "zoo build" "bench gemm" "bench lora" "bench training" "bench generate" "bench packing"; do
+for command in train pretrain generate embed eval merge extract convert "tokenizer train" "tokenizer encode" "tokenizer decode" "tokenizer convert" tie "sentinel convert" "sentinel encode" inspect methods repro data "zoo list" "zoo build" "bench gemm" "bench lora" "bench training" "bench generate" "bench packing"; do
     contains overview.out "  $command "
     # shellcheck disable=SC2086
     expect help_page "$program" $command --help
@@ -633,6 +633,11 @@ expect methods "$program" methods
 expect methods "$program" methods 18 --json
 contains methods.out '"name":"dylora"'
 bad 1 'there is no system dylor; close: dylora' methods dylor
+expect sets "$program" data
+contains sets.out text-corpora
+expect one_set "$program" data text-corpora --json
+contains one_set.out '"used_by":["cambium repro'
+bad 1 'there is no data set text-corpor; close: text-corpora' data text-corpor
 bad 1 'there is no experiment nothing' repro nothing --quick
 bad 1 'nowhere: found neither a file nor a directory' convert nowhere --output never
 bad 2 'expected an experiment' repro

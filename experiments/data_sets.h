@@ -1,0 +1,16 @@
+/* data_sets.h: the data sets that experiments and the zoo ask for: what each is, whose, and on what terms. */
+#ifndef EXPERIMENTS_DATA_SETS_H
+#define EXPERIMENTS_DATA_SETS_H
+
+typedef struct data_set {
+    const char *name;    /* of its directory below CAMBIUM_DATA */
+    const char *title;   /* what is used of it */
+    const char *origins; /* where that comes from: repositories and authors */
+    const char *terms;   /* licences, and what results must say */
+    const char *package; /* a Debian package that has it, in `directory`; NULL: none */
+    const char *directory;
+} data_set;
+
+const data_set *data_sets(void); /* ends with name NULL */
+
+#endif
