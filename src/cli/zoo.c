@@ -17,7 +17,7 @@ typedef struct settings {
 } settings;
 
 static const cb_option table[] = {
-    CB_OPT_BOOL(settings, quick, false, "a smoke run of seconds, with made-up data where there is none, which gives a network of no use"),
+    CB_OPT_BOOL(settings, quick, false, "a smoke run of seconds, with made-up text, which gives a network of no use"),
     CB_OPT_STRING(settings, output, NULL, "DIR", "where to put it; without it below CAMBIUM_ZOO, else cambium/zoo in the user's cache"),
     CB_OPT_END};
 static const cli_group groups[] = {{"Build", table, 0}, {0}};
