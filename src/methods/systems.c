@@ -30,7 +30,7 @@ static const cb_system systems[] = {
           "cb_gate_new(), cb_composition_blend()", "docs/composition.md"),
     PARTS(6, "pego", "Learn to Preserve and Diversify: Parameter-Efficient Group with Orthogonal Regularization for Domain Generalization",
           "ECCV 2024", "2407.15085", "cambium train --kind pego", "docs/adapters.md"),
-    PARTS(7, "relaxed-recursive", "Relaxed Recursive Transformers: Effective Parameter Sharing with Layer-wise LoRA", "ICLR 2025",
+    WHOLE(7, "relaxed-recursive", "Relaxed Recursive Transformers: Effective Parameter Sharing with Layer-wise LoRA", "ICLR 2025",
           "2410.20672", "cambium tie, cambium pretrain --adapter, cambium generate --exit-confidence X --batching depth",
           "docs/methods/relaxed-recursive.md"),
     SYSTEM(8, "poseda", "Global Adaptation meets Local Generalization: Unsupervised Domain Adaptation for 3D Human Pose Estimation",
