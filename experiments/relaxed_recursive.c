@@ -21,7 +21,7 @@ typedef struct plan {
     double exits;   /* weight of the earlier round's */
 } plan;
 
-static const double grid[] = {1e-4, 3e-4, 1e-3, 0};
+static const double grid[] = {1e-4, 3e-4, 1e-3, 0}, high[] = {1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 0}, low[] = {3e-5, 1e-4, 3e-4, 1e-3, 0};
 static const plan original = {.start = -1, .rank = 0, .still = true}, further = {.start = -1, .rank = 0},
                   reduced = {.start = -1, .rank = 0, .fresh = true};
 static const plan from_random = {.start = CB_TIE_RANDOM, .rank = 0}, from_lower = {.start = CB_TIE_LOWER, .rank = 0},
@@ -37,17 +37,17 @@ static const plan with_exits = {.start = CB_TIE_AVERAGE, .rank = 32, .exits = 0.
 static const cb_measure measures[] = {
     {"loss", "nats a token", .digits = 3, .lower = true}, {"loss of the first round", "nats a token", .digits = 3, .lower = true}, {0}};
 static const cb_arm arms[] = {{"original", .settings = &original},
-                              {"original, trained on", NULL, grid, &further},
-                              {"three layers from nothing", NULL, grid, &reduced},
-                              {"recursive, random", NULL, grid, &from_random},
-                              {"recursive, lower", NULL, grid, &from_lower},
-                              {"recursive, average", NULL, grid, &from_average},
+                              {"original, trained on", NULL, low, &further},
+                              {"three layers from nothing", NULL, high, &reduced},
+                              {"recursive, random", NULL, high, &from_random},
+                              {"recursive, lower", NULL, high, &from_lower},
+                              {"recursive, average", NULL, high, &from_average},
                               {"recursive, stepwise", NULL, grid, &from_steps},
-                              {"relaxed, rank 8", NULL, grid, &relaxed8},
+                              {"relaxed, rank 8", NULL, high, &relaxed8},
                               {"relaxed, rank 32", NULL, grid, &relaxed32},
-                              {"relaxed, rank 96", NULL, grid, &relaxed96},
-                              {"relaxed, rank 32, from zero", NULL, grid, &relaxed_zero},
-                              {"relaxed, rank 32, norms averaged", NULL, grid, &relaxed_mean},
+                              {"relaxed, rank 96", NULL, low, &relaxed96},
+                              {"relaxed, rank 32, from zero", NULL, high, &relaxed_zero},
+                              {"relaxed, rank 32, norms averaged", NULL, high, &relaxed_mean},
                               {"relaxed, rank 32, stepwise", NULL, grid, &relaxed_steps},
                               {"relaxed, rank 32, distilled", NULL, grid, &relaxed_distilled},
                               {"relaxed, rank 32, early exits", NULL, grid, &with_exits},
