@@ -45,7 +45,8 @@ typedef enum cb_objective {
     CB_OBJECTIVE_SEQUENCE_CLASSIFICATION, /* one label of several, of a text or of two */
     CB_OBJECTIVE_MULTI_LABEL,             /* any number of labels, each on or off */
     CB_OBJECTIVE_REGRESSION,              /* a number */
-    CB_OBJECTIVE_TOKEN_CLASSIFICATION     /* a label of each word; its first token is judged */
+    CB_OBJECTIVE_TOKEN_CLASSIFICATION,    /* a label of each word; its first token is judged */
+    CB_OBJECTIVE_IMAGE_CLASSIFICATION     /* one label of several, of an image: cb_dataset_open_images() */
 } cb_objective;
 CB_API bool cb_objective_is_labelled(cb_objective objective);
 

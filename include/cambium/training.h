@@ -70,7 +70,7 @@ struct cb_trainee {
 CB_API cb_trainee cb_train_adapter(cb_model *model, cb_adapter *adapter);
 /* Every weight of a model, made trainable (f32) where it is frozen, and the parameters of an attached adapter (NULL: none); saved as a model
  * directory of weights as `dtype` with the tokenizer and what `tokenizer_path`, where that is a directory, has beside it; the adapter goes
- * into a directory of its name in there.  Tokenizer (NULL: none is written) and adapter must outlive it.  Give it back with cb_train_whole_free(), before the
+ * into a directory of its name in there.  Tokenizer (NULL, as its path may be then: none is written) and adapter must outlive it.  Give it back with cb_train_whole_free(), before the
  * model. */
 CB_API bool cb_train_whole(cb_trainee *what, cb_model *model, cb_adapter *adapter, const cb_tokenizer *tokenizer,
                            const char *tokenizer_path, cb_dtype dtype);
@@ -239,6 +239,7 @@ typedef struct cb_evaluation {
  *     sequence classification  accuracy, f1_macro, f1_micro, matthews_correlation
  *     multi-label (at 0.5)     f1_micro, f1_macro, roc_auc (mean over labels), accuracy (all labels right)
  *     regression               pearson, spearman, mse
+ *     image classification     accuracy, top5_accuracy (of more than five labels), f1_macro, calibration_error (expected, of 15 bins)
  *     words                    f1, precision, recall (of entities, as seqeval), accuracy (of words)
  * `data` must have as many labels as the model (CB_ERR_ARGUMENT).  At most `max_batches` batches (0: all). */
 CB_API bool cb_evaluate(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches, cb_evaluation *result);

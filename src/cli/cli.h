@@ -192,6 +192,7 @@ cb_objective cli_task_objective(int index);
 /* What it comes to. */
 typedef struct cli_task {
     bool labelled; /* else rows are for what the model predicts */
+    bool asked;    /* by --task: images then bring labels of their own, where they have not the model's */
     cb_objective objective;
     cb_string_list labels; /* that are known before the data is read; none: those of the data */
 } cli_task;
@@ -283,10 +284,29 @@ typedef struct cli_corpus {
     cb_dataset *train, *validation;
 } cli_corpus;
 /* Where training text comes from, as train and pretrain name it. */
+/* ---- images (images.c) ---- */
+
+typedef struct cli_image_settings {
+    char *image_processor;
+    cb_image_data_options data;
+    cb_augment_options augment;
+    cb_image_processor processor; /* what it comes to */
+} cli_image_settings;
+extern const cb_option cli_image_table[];
+/* Finds how images are made ready: by --image-processor, the adapter, or the model in `path` (a directory, or a config.json), in this order, and holds it
+ * against what the model takes. */
+bool cli_images_ready(cli_image_settings *s, const cb_model *model, const char *path, const char *adapter);
+/* `labels`: in their order; NULL or empty: those of the data.  Augmented where `train`. */
+cb_dataset *cli_images_open(cli_image_settings *s, const cb_string_list *data, const cb_string_list *labels, int64_t seed, bool train);
+bool cli_takes_images(const cb_model *model);
+/* How images were made ready, beside what was trained on them: preprocessor_config.json. */
+bool cli_images_save(const cli_image_settings *s, const char *directory);
+
 typedef struct cli_corpus_settings {
     cb_string_list data, validation_data;
     double validation_split;
     cb_data_options text;
+    cli_image_settings images;
     cli_task_settings asked;
     cli_task task;
 } cli_corpus_settings;

@@ -11,6 +11,9 @@ typedef struct settings {
     int64_t batch_size, max_batches;
     bool dry_run;
     cb_data_options text;
+    cli_image_settings images;
+    char *corruption;
+    int64_t severity;
 } settings;
 
 /* ---- tasks ---- */
@@ -169,15 +172,29 @@ static bool print_labels(cli_call *call, const char *task, const cb_model *model
     return true;
 }
 
+/* The images of --data, with the labels of the model in their order. */
+static cb_dataset *open_images(settings *s, const cli_base *base)
+{
+    cli_adapter_argument first = {0};
+    bool ok = !s->adapter.count || cli_split_adapter(s->adapter.items[0], &first);
+    ok = ok && cli_images_ready(&s->images, base->model, cb_model_directory(base->model), first.directory);
+    cb_free(first.text);
+    s->images.data.corruption = s->corruption;
+    s->images.data.severity = (int)s->severity;
+    return ok ? cli_images_open(&s->images, &s->data, cb_model_label_names(base->model), 0, false) : NULL;
+}
+
 static bool labels(cli_call *call, settings *s, const cli_base *base)
 {
     cb_evaluation e = {0};
+    bool images = cli_takes_images(base->model);
     s->text.data = s->data;
     s->text.shuffle = false;
     s->text.objective = cb_objective_of(base->model);
     s->text.labels = cb_model_label_names(base->model);
-    cli_fit_sequence_length(call, &s->text, base->model);
-    cb_dataset *data = cb_dataset_open(base->tokenizer, &s->text);
+    if (!images)
+        cli_fit_sequence_length(call, &s->text, base->model);
+    cb_dataset *data = images ? open_images(s, base) : cb_dataset_open(base->tokenizer, &s->text);
     bool ok = data && cb_evaluate(base->model, data, s->batch_size, s->max_batches, &e);
     if (ok && s->predictions && !cb_rehearsing())
         ok = cli_write_predictions(s->predictions, &e.predictions, data);
@@ -190,8 +207,9 @@ static bool labels(cli_call *call, settings *s, const cli_base *base)
 
 /* Auto comes first, then what is measured of words, then what is measured of labels, in this order. */
 enum { TASK_AUTO, TASK_PERPLEXITY, TASK_CHOICE, TASK_LABELS };
-static const char *const task_names[] = {"auto",       "perplexity",           "choice", "sequence-classification", "multi-label",
-                                         "regression", "token-classification", NULL};
+static const char *const task_names[] = {
+    "auto", "perplexity", "choice", "sequence-classification", "multi-label", "regression", "token-classification", "image-classification",
+    NULL};
 
 static bool measure(cli_call *call, settings *s, const cli_base *base)
 {
@@ -201,8 +219,8 @@ static bool measure(cli_call *call, settings *s, const cli_base *base)
         return cli_refuse("--task %s: %s has no head for it, nor has an adapter", task_names[s->task], cb_model_directory(base->model));
     if (s->task >= TASK_LABELS || (s->task == TASK_AUTO && labelled))
         return labels(call, s, base);
-    if (s->predictions)
-        return cli_refuse("--predictions is of labels, and the task is of words");
+    if (s->predictions || s->corruption)
+        return cli_refuse("--%s, and the task is of words", s->predictions ? "predictions is of labels" : "corruption is of images");
     return s->task == TASK_CHOICE ? choice(call, s, base) : perplexity(call, s, base);
 }
 
@@ -222,7 +240,19 @@ static const cb_option table[] = {
     CLI_DRY_RUN(settings, CLI_NEEDS_HELP),
     CB_OPT_END};
 
-static const cli_group groups[] = {{"Task", table, 0}, {"Data", cb_data_option_table, offsetof(settings, text)}, {0}};
+static const cb_option corruption_table[] = {
+    CB_OPT_STRING(
+        settings, corruption, NULL, "NAME",
+        "of every image: gaussian_noise, shot_noise, impulse_noise, defocus_blur, glass_blur, motion_blur, zoom_blur, snow, frost, fog, "
+        "brightness, contrast, elastic_transform, pixelate, jpeg_compression, speckle_noise, gaussian_blur or saturate"),
+    CB_OPT_INT(settings, severity, 3, 1, 5, "of the corruption"), CB_OPT_END};
+
+static const cli_group groups[] = {{"Task", table, 0},
+                                   {"Data", cb_data_option_table, offsetof(settings, text)},
+                                   {"Images", cli_image_table, offsetof(settings, images)},
+                                   {"Images as rows", cb_image_data_option_table, offsetof(settings, images.data)},
+                                   {"Corruption of images", corruption_table, 0},
+                                   {0}};
 
 static bool run(cli_call *call, void *settings_)
 {
@@ -233,7 +263,7 @@ static bool run(cli_call *call, void *settings_)
         return false;
     bool ok = (!s->dry_run || cli_rehearsal_begin(&rehearsal, NULL)) &&
               cli_base_open(&base, call->arguments[0], &s->adapter, &s->adapter_option, cli_dtype(s->dtype)) &&
-              (base.tokenizer = cli_tokenizer(s->tokenizer, base.model)) && measure(call, s, &base);
+              (cli_takes_images(base.model) || (base.tokenizer = cli_tokenizer(s->tokenizer, base.model))) && measure(call, s, &base);
     cli_base_close(&base);
     return s->dry_run ? cli_plan(call, &rehearsal, ok) : ok;
 }
@@ -251,14 +281,16 @@ const cli_command cli_eval = {
         "accuracy has Wilson's 95 % interval. "
         "By length: sums of log-probabilities are divided by the choices' bytes first. Of labels (docs/tasks.md): accuracy, F1 and "
         "Matthews' correlation; of several at once F1 and the area under the ROC curve; of numbers Pearson's and Spearman's "
-        "correlation; of words F1, precision and recall of whole entities.",
+        "correlation; of words F1, precision and recall of whole entities; of images (docs/images.md) accuracy, that of the five likeliest "
+        "labels, F1 "
+        "and the expected calibration error, also under the corruptions of ImageNet-C.",
     .least = 1,
     .most = 1,
     .settings_size = sizeof(settings),
     .groups = groups,
     .required = (const char *const[]){"data", NULL},
-    .examples =
-        (const char *const[]){"cambium eval models/base --task perplexity --data held-out.txt",
-                              "cambium eval models/base --adapter out/adapter --task perplexity --data held-out.txt --json",
-                              "cambium eval models/bert --adapter out/reviews --data held-out.csv --predictions out/said.jsonl", NULL},
+    .examples = (const char *const[]){"cambium eval models/base --task perplexity --data held-out.txt",
+                                      "cambium eval models/base --adapter out/adapter --task perplexity --data held-out.txt --json",
+                                      "cambium eval models/bert --adapter out/reviews --data held-out.csv --predictions out/said.jsonl",
+                                      "cambium eval models/vit --adapter out/birds --data birds-test/ --corruption fog --severity 5", NULL},
     .run = run};

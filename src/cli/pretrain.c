@@ -40,6 +40,9 @@ static const cli_group groups[] = {{"Run", table, 0},
                                    {"Distillation", distill_table, 0},
                                    {"Data", cli_corpus_table, offsetof(settings, corpus)},
                                    {"Rows", cb_data_option_table, offsetof(settings, corpus.text)},
+                                   {"Images", cli_image_table, offsetof(settings, corpus.images)},
+                                   {"Images as rows", cb_image_data_option_table, offsetof(settings, corpus.images.data)},
+                                   {"Augmentation of images", cb_augment_option_table, offsetof(settings, corpus.images.augment)},
                                    {"Training", cb_train_option_table, offsetof(settings, train)},
                                    {0}};
 
@@ -58,14 +61,17 @@ static bool distill(const settings *s, cb_trainee *what, cb_distillation *d)
 static bool pretrain(cli_call *call, settings *s, cb_model *model)
 {
     const char *path = s->tokenizer ? s->tokenizer : s->model;
-    cb_tokenizer *tokenizer = cli_tokenizer(path, model);
+    bool images = cli_takes_images(model);
+    cb_tokenizer *tokenizer = images ? NULL : cli_tokenizer(path, model);
     cli_corpus corpus = {0};
     cb_trainee what = {0};
     cb_distillation distillation = {0};
     cb_adapter *adapter = s->adapter && cb_ok() ? cb_adapter_load(s->adapter, cb_model_root(model), cb_model_type(model)) : NULL;
-    bool ok = tokenizer && cb_ok() && cli_corpus_open(&corpus, call, &s->corpus, model, tokenizer, s->seed) &&
+    bool ok = (images ? cli_images_ready(&s->corpus.images, model, s->config ? s->config : s->model, NULL) : tokenizer != NULL) &&
+              cb_ok() && cli_corpus_open(&corpus, call, &s->corpus, model, tokenizer, s->seed) &&
               cb_train_whole(&what, model, adapter, tokenizer, path, save_dtypes[s->save_dtype]) && distill(s, &what, &distillation) &&
               cli_train_run(call, &what, &corpus, &s->train);
+    ok = ok && (!images || s->dry_run || cli_images_save(&s->corpus.images, s->output));
     cb_train_whole_free(&what);
     cb_model_free(distillation.teacher);
     cb_adapter_free(adapter);
@@ -85,7 +91,8 @@ static bool run(cli_call *call, void *settings_)
         return cli_usage(call, "expected either --config or --model");
     if (s->adapter && !s->model)
         return cli_usage(call, "--adapter goes with --model");
-    if (s->config && !s->tokenizer)
+    bool images = cli_task_objective(s->corpus.asked.task) == CB_OBJECTIVE_IMAGE_CLASSIFICATION;
+    if (s->config && !s->tokenizer && !images)
         return cli_usage(call, "--tokenizer is needed with --config");
     if (!cli_output_directory(s->output, s->model) || !cli_output_apart(s->output, &s->corpus) || !cb_train_check_output(&s->train))
         return false;

@@ -31,12 +31,37 @@ void cli_keep_examples_whole(cb_data_options *text)
         text->packing_strategy = CB_PACKING_BFD;
 }
 
+/* Where --task asks for images, a model's own labels are not held to: with others of the data it gets a new head. */
+static cb_dataset *open_images(cli_corpus_settings *s, cb_model *model, int64_t seed)
+{
+    const cb_string_list *known = s->task.labels.count ? &s->task.labels : cb_model_label_names(model);
+    cb_dataset *data = cli_images_open(&s->images, &s->data, known, seed, true);
+    if (data || s->task.labels.count || !s->task.asked)
+        return data;
+    cb_error_clear();
+    return cli_images_open(&s->images, &s->data, NULL, seed, true);
+}
+
+static bool image_corpus(cli_corpus *corpus, cli_corpus_settings *s, cb_model *model, int64_t seed)
+{
+    corpus->train = open_images(s, model, seed);
+    if (!corpus->train || !cb_model_set_labels(model, cb_dataset_labels(corpus->train), CB_PROBLEM_SINGLE_LABEL))
+        return false;
+    if (s->validation_split > 0)
+        corpus->validation = cb_dataset_split(corpus->train, s->validation_split, (uint64_t)seed);
+    else if (s->validation_data.count)
+        corpus->validation = cli_images_open(&s->images, &s->validation_data, cb_dataset_labels(corpus->train), seed, false);
+    return cb_ok();
+}
+
 bool cli_corpus_open(cli_corpus *corpus, cli_call *call, cli_corpus_settings *settings, cb_model *model, const cb_tokenizer *tokenizer,
                      int64_t seed)
 {
     *corpus = (cli_corpus){0};
     if (settings->validation_data.count && settings->validation_split > 0)
         return cli_usage(call, "--validation-data and --validation-split exclude each other");
+    if (cli_takes_images(model))
+        return image_corpus(corpus, settings, model, seed);
     cb_data_options *text = &settings->text;
     if (!cli_task_fit(&settings->task, text, model))
         return false;
@@ -80,6 +105,7 @@ typedef struct progress {
     double shown;         /* when a line was last written */
     double smoothed;      /* loss, for the eye */
     cb_evaluation before; /* the first step */
+    const char *unit;     /* what rows are counted in */
 } progress;
 
 static const double terminal_period = 0.1, plain_period = 5;
@@ -131,8 +157,8 @@ static void line_report(progress *p, const cb_train_report *r)
         return;
     p->shown = now;
     char text[256];
-    snprintf(text, sizeof text, "step %lld/%lld  loss %.4f  %s tokens/s  %s  %s left  lr %.2e", (long long)r->step, (long long)r->steps,
-             p->smoothed, cli_thousands((int64_t)r->tokens_per_second), cli_bytes(r->memory), cli_seconds(r->seconds_left),
+    snprintf(text, sizeof text, "step %lld/%lld  loss %.4f  %s %s/s  %s  %s left  lr %.2e", (long long)r->step, (long long)r->steps,
+             p->smoothed, cli_thousands((int64_t)r->tokens_per_second), p->unit, cli_bytes(r->memory), cli_seconds(r->seconds_left),
              r->learning_rate);
     if (p->terminal)
         cli_status("%s", text);
@@ -222,6 +248,11 @@ static void print_validation(const cb_train_result *r, const cb_evaluation *befo
         cli_field("validation", "%s %.*f (step %lld)", after.name, digits, after.value, (long long)r->best_step);
 }
 
+static const char *unit_of(const cb_dataset *data)
+{
+    return cb_dataset_objective(data) == CB_OBJECTIVE_IMAGE_CLASSIFICATION ? "images" : "tokens";
+}
+
 static void print_result(const cb_trainee *what, const cb_dataset *data, const cb_train_options *o, const cb_train_result *r,
                          const cb_evaluation *before, uint64_t predicted)
 {
@@ -237,7 +268,7 @@ static void print_result(const cb_trainee *what, const cb_dataset *data, const c
     if (padding >= 0)
         cli_field("padding", "%.2f %% of the positions in %s rows", 100 * (double)padding / (double)positions,
                   cli_thousands(cb_dataset_rows(data)));
-    cli_field("speed", "%s tokens/s over %s tokens", cli_thousands((int64_t)r->tokens_per_second), cli_thousands(r->tokens));
+    cli_field("speed", "%s %s/s over %s", cli_thousands((int64_t)r->tokens_per_second), unit_of(data), cli_thousands(r->tokens));
     cli_field("time", "%s", cli_seconds(r->seconds));
     cli_field("peak memory", "%s; predicted were %s", cli_bytes(r->peak_memory), cli_bytes(predicted));
     print_files(o->output);
@@ -245,7 +276,7 @@ static void print_result(const cb_trainee *what, const cb_dataset *data, const c
 
 bool cli_train_run(cli_call *call, const cb_trainee *what, const cli_corpus *corpus, const cb_train_options *options)
 {
-    progress p = {.call = call, .terminal = cli_terminal_width(2) > 0};
+    progress p = {.call = call, .terminal = cli_terminal_width(2) > 0, .unit = unit_of(corpus->train)};
     cb_train_result result = {0};
     bool first = cb_parallel_rank() == 0; /* of several processes the one that writes, and so the one that tries outputs */
     if (cb_rehearsing())

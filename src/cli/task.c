@@ -5,13 +5,14 @@
 #include "cli/cli.h"
 #include "core/json.h"
 
-const char *const cli_task_names[] = {"auto", "sequence-classification", "multi-label", "regression", "token-classification", NULL};
+const char *const cli_task_names[] = {
+    "auto", "sequence-classification", "multi-label", "regression", "token-classification", "image-classification", NULL};
 
 const cb_option cli_task_table[] = {
-    CB_OPT_ENUM(
-        cli_task_settings, task, 0, cli_task_names,
-        "what is predicted: one label of a text or a pair, any number of them, a number, or a label of each word; auto: what the model, "
-        "or the adapter, is for"),
+    CB_OPT_ENUM(cli_task_settings, task, 0, cli_task_names,
+                "what is predicted: one label of a text or a pair, any number of them, a number, a label of each word, or one of an image; "
+                "auto: what the model, "
+                "or the adapter, is for"),
     CB_OPT_LIST(cli_task_settings, labels, NULL, "NAME,...",
                 "labels in the order of their numbers, instead of the model's, or, where it has none, of those in the data, sorted"),
     CB_OPT_END};
@@ -54,16 +55,19 @@ bool cli_task_open(cli_task *task, const cli_task_settings *settings, const char
 {
     cb_adapter_labels saved = {0};
     char class[64];
-    *task = (cli_task){.labelled = settings->task, .objective = cli_task_objective(settings->task)};
+    *task = (cli_task){.labelled = settings->task, .asked = settings->task, .objective = cli_task_objective(settings->task)};
     bool trained = adapter && cb_adapter_labels_read(adapter, &saved), ok = cb_ok() && read_class(model, class, sizeof class);
     if (ok && trained && task->labelled && saved.objective != task->objective)
         ok = cli_refuse("--task %s: %s was trained for %s", name_of(task->objective), adapter, name_of(saved.objective));
     if (ok && trained) {
         task->labelled = true;
         task->objective = saved.objective;
-    } else if (ok && !task->labelled) { /* which it is of texts, the model knows when it is loaded */
-        task->labelled = strcmp(class, "ForSequenceClassification") == 0 || strcmp(class, "ForTokenClassification") == 0;
-        task->objective = class[3] == 'T' ? CB_OBJECTIVE_TOKEN_CLASSIFICATION : CB_OBJECTIVE_CAUSAL_LM;
+    } else if (ok && !task->labelled) {                                  /* which it is of texts, the model knows when it is loaded */
+        bool images = strncmp(class, "ForImageClassification", 22) == 0; /* also ...WithTeacher */
+        task->labelled = images || strcmp(class, "ForSequenceClassification") == 0 || strcmp(class, "ForTokenClassification") == 0;
+        task->objective = images            ? CB_OBJECTIVE_IMAGE_CLASSIFICATION
+                          : class[3] == 'T' ? CB_OBJECTIVE_TOKEN_CLASSIFICATION
+                                            : CB_OBJECTIVE_CAUSAL_LM;
     }
     const cb_string_list *known = settings->labels.count ? &settings->labels : &saved.names;
     if (ok && settings->labels.count && trained && settings->labels.count != saved.names.count)
@@ -88,19 +92,22 @@ static bool take_own(cli_task *task, const cb_model *model, bool own)
 {
     if (task->objective == CB_OBJECTIVE_CAUSAL_LM)
         task->objective = cb_objective_of(model);
-    return task->labels.count || !own || copy_labels(&task->labels, cb_model_label_names(model));
+    bool replaced = task->asked && task->objective == CB_OBJECTIVE_IMAGE_CLASSIFICATION; /* where the data have others */
+    return task->labels.count || !own || replaced || copy_labels(&task->labels, cb_model_label_names(model));
 }
 
 cb_model *cli_task_model(cli_task *task, const char *path, bool config, uint64_t seed, cb_model_options options)
 {
-    static const char *const classes[] = {
-        [CB_HEAD_SEQUENCE_CLASSIFICATION] = "ForSequenceClassification", [CB_HEAD_TOKEN_CLASSIFICATION] = "ForTokenClassification"};
+    static const char *const classes[] = {[CB_HEAD_SEQUENCE_CLASSIFICATION] = "ForSequenceClassification",
+                                          [CB_HEAD_TOKEN_CLASSIFICATION] = "ForTokenClassification",
+                                          [CB_HEAD_IMAGE_CLASSIFICATION] = "ForImageClassification"};
     char class[64] = "";
     if (task->labelled && !read_class(path, class, sizeof class))
         return NULL;
     cb_head_kind kind = task->objective == CB_OBJECTIVE_CAUSAL_LM ? CB_HEAD_SEQUENCE_CLASSIFICATION : cb_objective_head(task->objective);
-    bool own = task->labelled && strcmp(class, classes[kind]) == 0;
-    if (task->labelled && (!own || task->labels.count || task->objective == CB_OBJECTIVE_REGRESSION)) {
+    bool images = kind == CB_HEAD_IMAGE_CLASSIFICATION;
+    bool own = task->labelled && strncmp(class, classes[kind], images ? strlen(classes[kind]) : sizeof class) == 0;
+    if (task->labelled && (!own || (images && task->asked) || task->labels.count || task->objective == CB_OBJECTIVE_REGRESSION)) {
         options.head = kind;
         options.labels = task->objective == CB_OBJECTIVE_REGRESSION ? 1 : (int64_t)task->labels.count;
         options.head_seed = seed;

@@ -49,6 +49,9 @@ static const cli_group groups[] = {{"Run", table, 0},
                                    {"X-LoRA", cb_xlora_option_table, offsetof(settings, xlora)},
                                    {"Data", cli_corpus_table, offsetof(settings, corpus)},
                                    {"Rows", cb_data_option_table, offsetof(settings, corpus.text)},
+                                   {"Images", cli_image_table, offsetof(settings, corpus.images)},
+                                   {"Images as rows", cb_image_data_option_table, offsetof(settings, corpus.images.data)},
+                                   {"Augmentation of images", cb_augment_option_table, offsetof(settings, corpus.images.augment)},
                                    {"Training", cb_train_option_table, offsetof(settings, train)},
                                    {"Starts that are worked out first", cb_start_option_table, offsetof(settings, start)},
                                    {0}};
@@ -120,14 +123,17 @@ static bool prepare(cli_call *call, settings *s, cb_model *model, cb_adapter *ad
 
 static bool train(cli_call *call, settings *s, cb_model *model, cb_adapter *adapter)
 {
-    cb_tokenizer *tokenizer = cli_tokenizer(s->tokenizer, model);
+    bool images = cli_takes_images(model);
+    cb_tokenizer *tokenizer = images ? NULL : cli_tokenizer(s->tokenizer, model);
     cli_corpus corpus = {0};
-    bool ok = tokenizer && cli_corpus_open(&corpus, call, &s->corpus, model, tokenizer, s->seed) &&
-              prepare(call, s, model, adapter, corpus.train);
+    const char *former = s->adapter.count ? s->adapter.items[0] : NULL;
+    bool ok = (images ? cli_images_ready(&s->corpus.images, model, cb_model_directory(model), former) : tokenizer != NULL) &&
+              cli_corpus_open(&corpus, call, &s->corpus, model, tokenizer, s->seed) && prepare(call, s, model, adapter, corpus.train);
     if (ok) {
         cb_trainee what = cb_train_adapter(model, adapter);
         ok = cli_train_run(call, &what, &corpus, &s->train);
     }
+    ok = ok && (!images || s->dry_run || cli_images_save(&s->corpus.images, s->output));
     cli_corpus_close(&corpus);
     cb_tokenizer_free(tokenizer);
     return ok;
@@ -331,6 +337,8 @@ const cli_command cli_train = {
                                       "--output out/adapter --resume",
                                       "cambium train models/bert --task sequence-classification --data reviews.csv --validation-split 0.1 "
                                       "--output out/reviews --target-modules query,value",
+                                      "cambium train models/vit --task image-classification --data birds/ --validation-split 0.1 "
+                                      "--output out/birds --target-modules query,value --random-resized-crop --horizontal-flip 0.5",
                                       "cambium train models/base --adapter out/law --adapter out/news --mix fusion --data notes.txt "
                                       "--output out/both",
                                       NULL},

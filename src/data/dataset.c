@@ -330,12 +330,14 @@ bool cb_objective_is_labelled(cb_objective objective)
 const cb_string_list *cb_dataset_labels(const cb_dataset *data)
 {
     static const cb_string_list none = {0};
+    if (data->images)
+        return cb_images_labels(data->images);
     return data->store ? &data->store->labels.names : &none;
 }
 
 cb_objective cb_dataset_objective(const cb_dataset *data)
 {
-    return data->options.objective;
+    return data->images ? CB_OBJECTIVE_IMAGE_CLASSIFICATION : data->options.objective;
 }
 
 static const document *document_of_row(const cb_dataset *data, int64_t row)
@@ -345,6 +347,10 @@ static const document *document_of_row(const cb_dataset *data, int64_t row)
 
 const int32_t *cb_dataset_row_labels(const cb_dataset *data, int64_t row, size_t *count)
 {
+    if (data->images) {
+        *count = 1;
+        return cb_images_label(data->images, row);
+    }
     const document *d = document_of_row(data, row);
     *count = (size_t)d->label_count;
     return data->store->labels.ids + d->label;
@@ -357,6 +363,8 @@ double cb_dataset_row_value(const cb_dataset *data, int64_t row)
 
 char *cb_dataset_row_source(const cb_dataset *data, int64_t row)
 {
+    if (data->images)
+        return cb_strdup(cb_images_source(data->images, row));
     const document *d = document_of_row(data, row);
     return cb_format("%s:%lld", data->store->files.items[d->file], (long long)d->line);
 }

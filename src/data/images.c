@@ -304,14 +304,14 @@ bool cb_images_batch(image_rows *r, int64_t index, int64_t rows, cb_batch *batch
     r->rows = rows;
     if (!batch_ready(r, rows, is_mixed(r), batch))
         return false;
+    for (int64_t i = 0; !is_mixed(r) && i < rows; i++)
+        ((int32_t *)batch->targets->data)[i] = label_at(r, place.first + i);
     if (cb_rehearsing())
         return true;
     if (!fill(r, place, batch, &pixels))
         return false;
     if (is_mixed(r))
         mix(r, index, place, pixels, batch);
-    for (int64_t i = 0; !is_mixed(r) && i < rows; i++)
-        ((int32_t *)batch->targets->data)[i] = label_at(r, place.first + i);
     return true;
 }
 
@@ -342,9 +342,9 @@ const cb_string_list *cb_images_labels(const image_rows *r)
     return &r->store->labels;
 }
 
-int32_t cb_images_label(const image_rows *r, int64_t row)
+const int32_t *cb_images_label(const image_rows *r, int64_t row)
 {
-    return label_at(r, -1 - row);
+    return &r->store->items[r->members[row]].label;
 }
 
 const char *cb_images_source(const image_rows *r, int64_t row)

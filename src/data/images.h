@@ -79,7 +79,7 @@ image_rows *cb_images_split(image_rows *r, double share, uint64_t seed);
 int64_t cb_images_count(const image_rows *r);
 uint64_t cb_images_hash(const image_rows *r);
 const cb_string_list *cb_images_labels(const image_rows *r);
-int32_t cb_images_label(const image_rows *r, int64_t row);
+const int32_t *cb_images_label(const image_rows *r, int64_t row);
 const char *cb_images_source(const image_rows *r, int64_t row);
 
 #endif

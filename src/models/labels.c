@@ -51,12 +51,12 @@ bool cb_labels_configure(cb_model *model, int64_t count)
 /* ---- others ---- */
 
 /* The weights of an output layer for other labels. */
-static bool replace_weight(cb_model *model, const char *name, int ndim, const int64_t *shape)
+static bool replace_weight(cb_model *model, const cb_layer *head, const char *name, int ndim, const int64_t *shape)
 {
-    cb_weight *weight = cb_layer_own_weight(model->head, name);
+    cb_weight *weight = cb_layer_own_weight(head, name);
     if (!weight)
         return true;
-    char *full = cb_format("%s.%s", model->head->name, name);
+    char *full = cb_format("%s.%s", head->name, name);
     cb_scope *scope = full ? cb_scope_open() : NULL;
     cb_initial initial = ndim == 1 ? CB_INITIAL_ZEROS : CB_INITIAL_NORMAL;
     cb_tensor *fresh = scope ? cb_weight_new(model, model->head_seed, full, initial, ndim, shape) : NULL;
@@ -70,9 +70,8 @@ static bool replace_weight(cb_model *model, const char *name, int ndim, const in
     return fresh;
 }
 
-static bool resize(cb_model *model, int64_t labels)
+static bool resize_layer(cb_model *model, cb_layer *head, int64_t labels)
 {
-    cb_layer *head = model->head;
     const int64_t shape[] = {labels, head->in_features};
     if (!model->head_asked || head->module_count)
         return cb_fail(CB_ERR_STATE, "%s: has a head of %lld labels, expected %lld",
@@ -80,9 +79,17 @@ static bool resize(cb_model *model, int64_t labels)
     for (int i = 0; i < head->weight_count; i++)
         if (head->weights[i].frozen)
             return cb_fail(CB_ERR_STATE, "layer %s: an adapter trains it, so it cannot get other labels", head->name) == CB_OK;
-    if (!replace_weight(model, "weight", 2, shape) || !replace_weight(model, "bias", 1, &labels))
+    if (!replace_weight(model, head, "weight", 2, shape) || !replace_weight(model, head, "bias", 1, &labels))
         return false;
-    head->out_features = model->labels = labels;
+    head->out_features = labels;
+    return true;
+}
+
+static bool resize(cb_model *model, int64_t labels)
+{
+    if (!resize_layer(model, model->head, labels) || (model->head_second && !resize_layer(model, model->head_second, labels)))
+        return false;
+    model->labels = labels;
     return true;
 }
 

@@ -201,6 +201,52 @@ static bool measure_words(const cb_predictions *p, const cb_dataset *data, cb_me
     return ok;
 }
 
+/* The probability of the likeliest label. */
+static float confidence(const float *scores, int64_t labels)
+{
+    float most = scores[highest(scores, labels)];
+    double sum = 0;
+    for (int64_t k = 0; k < labels; k++)
+        sum += exp((double)(scores[k] - most));
+    return (float)(1 / sum);
+}
+
+static bool measure_images(const cb_predictions *p, const cb_dataset *data, cb_metrics *m)
+{
+    enum { BINS = 15, TOP = 5 };
+    size_t k = (size_t)p->labels, n = (size_t)p->rows, one;
+    cb_calibration_error calibration = {0};
+    int32_t *targets = cb_alloc(n * sizeof *targets), *found = cb_alloc(n * sizeof *found);
+    float *confidences = cb_alloc(n * sizeof *confidences);
+    uint8_t *right = cb_alloc(n);
+    int64_t *confusion = cb_calloc(k * k, sizeof *confusion);
+    cb_class_counts *counts = cb_calloc(k, sizeof *counts);
+    bool ok = targets && found && confidences && right && confusion && counts;
+    for (size_t i = 0; ok && i < n; i++) {
+        targets[i] = *cb_dataset_row_labels(data, (int64_t)i, &one);
+        found[i] = highest(p->scores + i * k, p->labels);
+        confidences[i] = confidence(p->scores + i * k, p->labels);
+        right[i] = found[i] == targets[i];
+    }
+    ok = ok && cb_confusion_add(found, targets, n, CB_NO_LABEL, k, confusion) &&
+         cb_calibration(confidences, right, n, BINS, false, NULL, &calibration);
+    if (ok) {
+        cb_class_counts_of(confusion, k, counts);
+        add(m, "accuracy", cb_accuracy(confusion, k));
+        if (k > TOP)
+            add(m, "top5_accuracy", cb_top_k_accuracy(p->scores, targets, n, k, TOP));
+        add(m, "f1_macro", cb_class_score_average(counts, k, CB_AVERAGE_MACRO).f1);
+        add(m, "calibration_error", calibration.expected);
+    }
+    cb_free(targets);
+    cb_free(found);
+    cb_free(confidences);
+    cb_free(right);
+    cb_free(confusion);
+    cb_free(counts);
+    return ok;
+}
+
 bool cb_metrics_of(const cb_predictions *p, const cb_dataset *data, cb_metrics *m)
 {
     *m = (cb_metrics){0};
@@ -213,6 +259,8 @@ bool cb_metrics_of(const cb_predictions *p, const cb_dataset *data, cb_metrics *
         return measure_values(p, data, m);
     case CB_OBJECTIVE_TOKEN_CLASSIFICATION:
         return measure_words(p, data, m);
+    case CB_OBJECTIVE_IMAGE_CLASSIFICATION:
+        return measure_images(p, data, m);
     default:
         return cb_fail(CB_ERR_ARGUMENT, "metrics: the rows have no labels") == CB_OK;
     }

@@ -60,16 +60,23 @@ typedef struct saver {
     cb_adapter *adapter; /* or NULL */
 } saver;
 
-static bool save(const cb_trainee *what, const char *directory)
+/* What a model of text has beside its weights. */
+static bool save_text_files(const saver *s, const char *directory)
 {
-    const saver *s = what->user;
     static const char generation[] = "generation_config.json";
     bool ok = cb_tokenizer_save_directory(s->tokenizer, s->tokenizer_path, directory);
-    char *from = cb_path_join(s->tokenizer_path, generation), *to = cb_path_join(directory, generation), *path;
+    char *from = cb_path_join(s->tokenizer_path, generation), *to = cb_path_join(directory, generation);
     ok = ok && from && to && cb_file_copy(from, to);
     cb_free(from);
     cb_free(to);
-    ok = ok && cb_model_save(what->model, directory, s->dtype);
+    return ok;
+}
+
+static bool save(const cb_trainee *what, const char *directory)
+{
+    const saver *s = what->user;
+    char *path;
+    bool ok = (!s->tokenizer_path || save_text_files(s, directory)) && cb_model_save(what->model, directory, s->dtype);
     path = ok && s->adapter ? cb_path_join(directory, cb_adapter_name(s->adapter)) : NULL;
     ok = ok && (!s->adapter || (path && cb_adapter_save(s->adapter, path, NULL)));
     cb_free(path);
@@ -157,8 +164,8 @@ bool cb_train_whole(cb_trainee *what, cb_model *model, cb_adapter *adapter, cons
 {
     parameter_list list = {0}, state = {0};
     saver *s = cb_calloc(1, sizeof *s);
-    bool ok = s && (s->tokenizer_path = cb_strdup(tokenizer_path)) && cb_layer_visit(cb_model_root(model), collect, &list) &&
-              add_adapter(&list, adapter) && collect_state(&state, model, adapter);
+    bool ok = s && (!tokenizer_path || (s->tokenizer_path = cb_strdup(tokenizer_path))) &&
+              cb_layer_visit(cb_model_root(model), collect, &list) && add_adapter(&list, adapter) && collect_state(&state, model, adapter);
     if (s) {
         s->tokenizer = tokenizer;
         s->dtype = dtype;

@@ -400,8 +400,8 @@ static void labels_of_the_model_are_held_to(void **state)
     o.labels = &labels;
     cb_dataset *data = cb_dataset_open_images(&o);
     assert_non_null(data);
-    assert_int_equal(cb_images_label(data->images, 0), 3);
-    assert_int_equal(cb_images_label(data->images, ALL - 1), 0);
+    assert_int_equal(*cb_images_label(data->images, 0), 3);
+    assert_int_equal(*cb_images_label(data->images, ALL - 1), 0);
     cb_dataset_free(data);
     labels.count = 3;
     assert_null(cb_dataset_open_images(&o));

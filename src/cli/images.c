@@ -1,0 +1,89 @@
+/* images.c: images as the data of commands: how they are made ready for a model, and which they are. */
+#include <string.h>
+
+#include "cli/cli.h"
+
+const cb_option cli_image_table[] = {
+    CB_OPT_STRING(cli_image_settings, image_processor, NULL, "PATH",
+                  "preprocessor_config.json or its directory; without it the adapter's or the model's own"),
+    CB_OPT_END};
+
+bool cli_takes_images(const cb_model *model)
+{
+    return cb_model_image_format(model).channels > 0;
+}
+
+/* The directory that `path` is, or that a config.json of it lies in. */
+static char *directory_of(const char *path)
+{
+    return cb_is_directory(path) ? cb_strdup(path) : cb_path_parent(path);
+}
+
+static bool has_processor(const char *directory)
+{
+    char *path = directory ? cb_path_join(directory, "preprocessor_config.json") : NULL;
+    bool has = path && cb_is_file(path);
+    cb_free(path);
+    return has;
+}
+
+static bool check(const cb_image_processor *p, const cb_model *model, const char *source)
+{
+    cb_image_format takes = cb_model_image_format(model);
+    int64_t height, width;
+    if (p->channels != takes.channels)
+        return cli_refuse("%s: makes images of %d channels (image_mean), and the model takes %lld", source, p->channels,
+                          (long long)takes.channels);
+    if (!cb_image_processor_size(p, &height, &width))
+        return cli_refuse("%s: makes images of different sizes, expected size as height and width, or a crop", source);
+    if (takes.height && (height != takes.height || width != takes.width))
+        return cli_refuse("%s: makes images of %lld x %lld, and the model takes %lld x %lld", source, (long long)height, (long long)width,
+                          (long long)takes.height, (long long)takes.width);
+    return true;
+}
+
+/* What an adapter was trained with, and what is used instead. */
+static bool warn_of_difference(const cb_image_processor *used, const char *source, const char *adapter)
+{
+    cb_image_processor own;
+    if (!cb_image_processor_load(adapter, &own))
+        return false;
+    char *a = cb_image_processor_describe(used), *b = cb_image_processor_describe(&own);
+    if (a && b && strcmp(a, b) != 0)
+        cb_log_message(
+            CB_LOG_WARNING,
+            "%s differs from what %s was trained with (preprocessor_config.json): image_mean %.4g and %.4g, image_std %.4g and %.4g, "
+            "%lld x %lld and %lld x %lld",
+            source, adapter, used->image_mean[0], own.image_mean[0], used->image_std[0], own.image_std[0], (long long)used->height,
+            (long long)used->width, (long long)own.height, (long long)own.width);
+    cb_free(a);
+    cb_free(b);
+    return cb_ok();
+}
+
+bool cli_images_ready(cli_image_settings *s, const cb_model *model, const char *path, const char *adapter)
+{
+    char *directory = directory_of(path);
+    const char *source = s->image_processor ? s->image_processor : has_processor(adapter) ? adapter : directory;
+    bool ok = directory && cb_image_processor_load(source, &s->processor) && check(&s->processor, model, source);
+    if (ok && s->image_processor && has_processor(adapter))
+        ok = warn_of_difference(&s->processor, source, adapter);
+    cb_free(directory);
+    return ok;
+}
+
+cb_dataset *cli_images_open(cli_image_settings *s, const cb_string_list *data, const cb_string_list *labels, int64_t seed, bool train)
+{
+    cb_image_data_options o = s->data;
+    o.data = *data;
+    o.labels = labels;
+    o.processor = &s->processor;
+    o.augment = train ? &s->augment : NULL;
+    o.seed = (uint64_t)seed;
+    return cb_dataset_open_images(&o);
+}
+
+bool cli_images_save(const cli_image_settings *s, const char *directory)
+{
+    return cb_parallel_rank() > 0 || cb_image_processor_save(&s->processor, directory);
+}
