@@ -194,6 +194,7 @@ typedef struct cb_image_data_options {
     const cb_string_list *labels;        /* in the order of their numbers; NULL or empty: those of the data, sorted */
     const char *corruption;              /* of every image, as the model sees it; NULL: none */
     int severity;
+    bool spread; /* unshuffled rows in an order that mixes the classes, for evaluations that stop early */
     uint64_t seed;
 } cb_image_data_options;
 extern CB_API const cb_option cb_image_data_option_table[];

@@ -181,6 +181,7 @@ static cb_dataset *open_images(settings *s, const cli_base *base)
     cb_free(first.text);
     s->images.data.corruption = s->corruption;
     s->images.data.severity = (int)s->severity;
+    s->images.data.spread = s->max_batches > 0;
     return ok ? cli_images_open(&s->images, &s->data, cb_model_label_names(base->model), 0, false) : NULL;
 }
 

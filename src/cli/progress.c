@@ -49,8 +49,10 @@ static bool image_corpus(cli_corpus *corpus, cli_corpus_settings *s, cb_model *m
         return false;
     if (s->validation_split > 0)
         corpus->validation = cb_dataset_split(corpus->train, s->validation_split, (uint64_t)seed);
-    else if (s->validation_data.count)
+    else if (s->validation_data.count) {
+        s->images.data.spread = true; /* --eval-batches may look at some of them only */
         corpus->validation = cli_images_open(&s->images, &s->validation_data, cb_dataset_labels(corpus->train), seed, false);
+    }
     return cb_ok();
 }
 

@@ -420,10 +420,8 @@ int64_t cb_dataset_row_length(const cb_dataset *data)
 
 int64_t cb_dataset_padding(const cb_dataset *data)
 {
-    if (data->groups || cb_objective_is_labelled(data->options.objective))
+    if (data->groups || data->images || cb_objective_is_labelled(data->options.objective))
         return -1;
-    if (data->images)
-        return 0;
     int64_t held = 0;
     for (size_t i = 0; data->options.packing && i < data->documents.count; i++)
         held += data->documents.items[i].wrapped ? data->documents.items[i].length : 0;

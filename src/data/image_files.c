@@ -246,25 +246,25 @@ static bool read_archive(image_store *s, const char *path)
 
 /* ---- tables ---- */
 
-/* Rows of a table as records of a "prompt", the file, and a "completion", the label. */
+/* Rows of a table as texts, which are files, with one label each. */
 static bool read_table(image_store *s, const char *path, const cb_image_data_options *o)
 {
     cb_string_list paths = {0}, columns = {0};
     cb_record_text record;
-    char *file = cb_format("prompt=%s", o->image_column ? o->image_column : "file"),
-         *label = cb_format("completion=%s", o->label_column ? o->label_column : "label"), *directory = cb_path_parent(path);
+    char *file = cb_format("text=%s", o->image_column ? o->image_column : "file"),
+         *label = cb_format("label=%s", o->label_column ? o->label_column : "label"), *directory = cb_path_parent(path);
     bool ok = file && label && directory && cb_string_list_add(&paths, path) && cb_string_list_add(&columns, file) &&
               cb_string_list_add(&columns, label);
-    cb_records *records = ok ? cb_records_open(&paths, &(cb_records_options){.columns = &columns}) : NULL;
+    cb_records *records = ok ? cb_records_open(&paths, &(cb_records_options){.form = CB_RECORDS_LABELLED, .columns = &columns}) : NULL;
     ok = records;
     while (ok && cb_records_next(records, &record)) {
-        if (!record.prompt || !record.completion) {
-            ok = cb_fail(CB_ERR_FORMAT, "%s:%lld: expected a file in %s and its label in %s", path, (long long)record.line, file + 7,
-                         label + 11) == CB_OK;
+        if (!record.labels || record.labels->count != 1) {
+            ok = cb_fail(CB_ERR_FORMAT, "%s:%lld: %s: found %zu labels, expected one", path, (long long)record.line, label + 6,
+                         record.labels ? record.labels->count : 0) == CB_OK;
             break;
         }
-        char *name = record.prompt[0] == '/' ? cb_strdup(record.prompt) : cb_path_join(directory, record.prompt);
-        ok = cb_image_store_add(s, (image_item){.name = name, .array = -1}, record.completion, strlen(record.completion));
+        char *name = record.text[0] == '/' ? cb_strdup(record.text) : cb_path_join(directory, record.text);
+        ok = cb_image_store_add(s, (image_item){.name = name, .array = -1}, record.labels->items[0], strlen(record.labels->items[0]));
     }
     ok = ok && cb_ok();
     cb_records_close(records);

@@ -121,6 +121,19 @@ static size_t values_of(const image_rows *r)
     return (size_t)r->processor.channels * (size_t)r->height * (size_t)r->width;
 }
 
+/* Puts rows in an order that is the same each time and mixes the classes. */
+static bool spread(image_rows *r)
+{
+    int64_t *mixed = cb_calloc((size_t)r->count, sizeof *mixed);
+    for (int64_t i = 0; mixed && i < r->count; i++)
+        mixed[i] = r->members[permuted(r->seed, -2, r->count, i)];
+    if (!mixed)
+        return false;
+    cb_free(r->members);
+    r->members = mixed;
+    return true;
+}
+
 /* At most so many, spread evenly. */
 static bool choose_members(image_rows *r, int64_t most)
 {
@@ -183,7 +196,8 @@ static bool open_rows(image_rows *r, const cb_image_data_options *o)
     if (!r->store)
         return false;
     r->store->references = 1;
-    return cb_image_store_read(r->store, o) && choose_members(r, o->max_images) && (cb_rehearsing() || check_statistics(r));
+    return cb_image_store_read(r->store, o) && choose_members(r, o->max_images) && (!o->spread || spread(r)) &&
+           (cb_rehearsing() || check_statistics(r));
 }
 
 cb_dataset *cb_dataset_open_images(const cb_image_data_options *options)
@@ -228,7 +242,10 @@ image_rows *cb_images_split(image_rows *r, double share, uint64_t seed)
         else
             r->members[kept++] = r->members[i];
     r->count = kept;
-    return part;
+    if (spread(part))
+        return part;
+    cb_images_free(part);
+    return NULL;
 }
 
 /* ---- batches ---- */

@@ -154,7 +154,7 @@ static void tables_name_files_and_labels(void **state)
     (void)state;
     put_classes("data");
     put("data/table.csv", "label,file\n10,Zebra/0.ppm\n9,bee/1.ppm\n10,ant/2.ppm\n");
-    put("data/table.jsonl", "{\"picture\": \"bee/4.ppm\", \"kind\": \"b\"}\n{\"picture\": \"ant/4.ppm\", \"kind\": \"a\"}\n");
+    put("data/table.jsonl", "{\"picture\": \"bee/4.ppm\", \"kind\": 12}\n{\"picture\": \"ant/4.ppm\", \"kind\": 2}\n");
     cb_dataset *data = open_path("data/table.csv");
     expect_labels(data, 2, (const char *const[]){"9", "10"}); /* whole numbers in their order */
     cb_batch batch = {0};
@@ -386,6 +386,32 @@ static void a_split_moves_images_by_seed(void **state)
     assert_memory_not_equal(moved[0], moved[1], 6 * sizeof(int));
 }
 
+static void spread_rows_mix_the_classes_the_same_way_each_time(void **state)
+{
+    (void)state;
+    put_classes("data");
+    cb_image_data_options o = options_for("data");
+    o.spread = true;
+    int order[2][ALL], classes = 0;
+    for (int k = 0; k < 2; k++) {
+        cb_dataset *data = cb_dataset_open_images(&o);
+        cb_batch batch = {0};
+        assert_true(cb_dataset_sequential(data, 0, ALL, &batch));
+        int seen[100] = {0};
+        for (int64_t i = 0; i < ALL; i++) {
+            order[k][i] = level(&batch, i, 1);
+            assert_int_equal(seen[order[k][i]]++, 0);
+            assert_int_equal(*cb_images_label(data->images, i), level(&batch, i, 0));
+            classes |= i < EACH ? 1 << level(&batch, i, 0) : 0;
+        }
+        cb_batch_free(&batch);
+        cb_dataset_free(data);
+    }
+    assert_memory_equal(order[0], order[1], sizeof order[0]);
+    assert_int_not_equal(classes, 1); /* in order the first five would be of one class */
+    options_done(&o);
+}
+
 /* ---- what is wrong ---- */
 
 static void labels_of_the_model_are_held_to(void **state)
@@ -503,6 +529,7 @@ int main(void)
         FILE_TEST(threads_change_no_bit),
         FILE_TEST(mixed_targets_are_shares_of_two_labels),
         FILE_TEST(a_split_moves_images_by_seed),
+        FILE_TEST(spread_rows_mix_the_classes_the_same_way_each_time),
         FILE_TEST(labels_of_the_model_are_held_to),
         FILE_TEST(damaged_files_are_named),
         FILE_TEST(a_wrong_mean_is_warned_of),
