@@ -13,12 +13,13 @@
 
 /* One tensor to write. */
 typedef struct planned {
-    cb_weight_entry out;         /* as it is written; its name is the plan's */
-    const cb_weight_entry *from; /* of the base's file; for a head that is untied: of what it was tied to */
-    const cb_change *change;     /* NULL: none */
-    const cb_layer *layer;       /* whose weight it is, where the value is made anew */
-    bool copied;                 /* byte for byte */
-    int part;                    /* of a weight that is quantised: which part, else -1 */
+    cb_weight_entry out; /* as it is written; its name is the plan's */
+    const cb_weight_entry
+        *from; /* of the base's file; for a head that is untied: of what it was tied to; of one that is new: its weight in memory */
+    const cb_change *change; /* NULL: none */
+    const cb_layer *layer;   /* whose weight it is, where the value is made anew */
+    bool copied;             /* byte for byte */
+    int part;                /* of a weight that is quantised: which part, else -1 */
 } planned;
 
 typedef struct planned_file {
@@ -58,6 +59,8 @@ typedef struct fold_plan {
     size_t file_count;
     cb_string_list others;  /* carried over as they are */
     cb_string_list skipped; /* linear layers that stay plain where others are quantised */
+    cb_weight_entry *heads; /* the weights of a head that the base has not, as adapters found them */
+    size_t head_count, head_capacity;
     bool sharded, untied;
     bool base_quantized; /* some weight of the base is */
 } fold_plan;

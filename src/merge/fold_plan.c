@@ -12,6 +12,7 @@
 #include "adapters/internal.h"
 #include "cambium/gguf.h"
 #include "merge/fold.h"
+#include "models/labels.h"
 
 /* ---- tensors ---- */
 
@@ -219,11 +220,17 @@ static bool belongs_to_new(const fold_plan *plan, const cb_weight_entry *entry)
     return false;
 }
 
+/* Of a head whose labels are others than the base's there is a new one. */
+static bool is_replaced(const fold_plan *plan, const cb_weight_entry *entry)
+{
+    return plan->model && cb_model_is_new(plan->model, entry->name);
+}
+
 static bool plan_tensors(fold_plan *plan, planned_file *file)
 {
     for (size_t i = 0; i < file->base_count; i++) {
         const cb_weight_entry *entry = cb_weights_at(plan->base, file->first + i);
-        if (!belongs_to_new(plan, entry) && !plan_tensor(plan, file, entry))
+        if (!is_replaced(plan, entry) && !belongs_to_new(plan, entry) && !plan_tensor(plan, file, entry))
             return false;
     }
     return cb_ok();
@@ -289,6 +296,68 @@ static bool plan_head_bias(fold_plan *plan)
             return false;
     }
     return true;
+}
+
+/* ---- a head that the base has not ---- */
+
+static bool list_head(void *user, cb_layer *layer)
+{
+    fold_plan *plan = user;
+    for (int i = 0; i < layer->weight_count; i++) {
+        const cb_weight *w = &layer->weights[i];
+        const cb_tensor *t = w->frozen ? w->frozen : w->tensor;
+        char *name = cb_format("%s.%s", layer->name, w->name);
+        bool is_new = name && cb_model_is_new(plan->model, name);
+        if (!is_new || !cb_grow(&plan->heads, &plan->head_capacity, plan->head_count + 1, sizeof *plan->heads)) {
+            cb_free(name);
+            if (is_new || !cb_ok())
+                return false;
+            continue;
+        }
+        cb_weight_entry *e = &plan->heads[plan->head_count++];
+        *e = (cb_weight_entry){.name = name, .dtype = t->dtype, .ndim = t->ndim, .data = t->data};
+        e->size = (size_t)t->count * cb_dtype_size(t->dtype);
+        memcpy(e->shape, t->shape, sizeof e->shape);
+    }
+    return true;
+}
+
+/* In full, as files of models with a head have them. */
+static bool name_in_full(const fold_plan *plan, planned *t)
+{
+    const cb_layer *layer = layer_named(plan, t->out.name);
+    char *name = layer ? cb_format("%s.%s", layer->name, weight_of(t->out.name)) : NULL;
+    if (name) {
+        cb_free((char *)(uintptr_t)t->out.name);
+        t->out.name = name;
+    }
+    return cb_ok();
+}
+
+/* The dtype that the base's weights have. */
+static cb_dtype dtype_of_base(const fold_plan *plan)
+{
+    for (size_t i = 0; i < cb_weights_count(plan->base); i++)
+        if (cb_fold_is_float(cb_weights_at(plan->base, i)->dtype))
+            return cb_weights_at(plan->base, i)->dtype;
+    return CB_F32;
+}
+
+static bool plan_head(fold_plan *plan)
+{
+    if (!plan->model || !cb_model_new_weights(plan->model) || !cb_layer_visit(cb_model_root(plan->model), list_head, plan))
+        return cb_ok();
+    bool ok = true;
+    for (size_t f = 0; ok && f < plan->file_count; f++)
+        for (size_t i = 0; ok && i < plan->files[f].count; i++)
+            ok = name_in_full(plan, &plan->files[f].tensors[i]);
+    for (size_t i = 0; ok && i < plan->head_count; i++) {
+        const cb_weight_entry *e = &plan->heads[i];
+        const cb_layer *layer = layer_named(plan, e->name);
+        ok = add_plain(plan, &plan->files[plan->file_count - 1], e->name, e, layer, change_of(plan, layer, e->name),
+                       output_dtype(plan, dtype_of_base(plan)), false);
+    }
+    return ok;
 }
 
 /* With a head of its own the files must name everything in full. */
@@ -407,6 +476,8 @@ bool cb_fold_plan_make(fold_plan *plan, cb_adapter *const *adapters, size_t coun
     for (size_t f = 0; f < plan->file_count; f++)
         if (!plan_tensors(plan, &plan->files[f]))
             return false;
+    if (!plan_head(plan))
+        return false;
     for (size_t i = 0; i < plan->changes.count; i++)
         if (!plan->found[i] && !plan_untied(plan, &plan->changes.list[i]))
             return false;
@@ -423,6 +494,9 @@ void cb_fold_plan_free(fold_plan *plan)
         cb_free(plan->files[f].name);
     }
     cb_free(plan->files);
+    for (size_t i = 0; i < plan->head_count; i++)
+        cb_free((char *)(uintptr_t)plan->heads[i].name);
+    cb_free(plan->heads);
     cb_weights_close(plan->base);
     cb_free(plan->found);
     cb_string_list_free(&plan->others);

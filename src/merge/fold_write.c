@@ -4,6 +4,7 @@
 #include "cambium/files.h"
 #include "core/json.h"
 #include "merge/fold.h"
+#include "models/labels.h"
 
 /* One file being written, and the memory its tensors are made in, one after another. */
 typedef struct file_writing {
@@ -171,12 +172,22 @@ static json_t *quantization_config(const fold_plan *plan)
                      nf4 ? "nf4" : "fp4", "bnb_4bit_quant_storage", "uint8", "bnb_4bit_use_double_quant", nf4 && o->double_quant);
 }
 
+static bool has_labels(const fold_plan *plan)
+{
+    return plan->model && cb_model_labels(plan->model);
+}
+
 /* What is no longer so is changed. */
 static bool change_config(const fold_plan *plan, json_t *config, const char *dtype)
 {
     bool quantize = plan->options->quantize != CB_QUANTIZE_NONE, ok = true;
     if (plan->untied)
         ok = cb_json_put(config, "tie_word_embeddings", json_false());
+    if (has_labels(plan))
+        ok = ok && cb_json_put(config, "architectures", cb_model_architectures(plan->model)) &&
+             cb_labels_put(config, cb_model_label_names(plan->model), cb_model_problem(plan->model));
+    if (ok && has_labels(plan) && json_object_get(config, "num_labels"))
+        ok = cb_json_put(config, "num_labels", json_integer((json_int_t)cb_model_labels(plan->model)));
     if (quantize)
         ok = ok && cb_json_put(config, "quantization_config", cb_json_made(quantization_config(plan)));
     else if (dtype)
@@ -193,7 +204,7 @@ static bool write_config(const fold_plan *plan)
 {
     static const char *const names[] = {NULL, "float32", "bfloat16", "float16"};
     const char *dtype = names[plan->options->dtype];
-    if (!plan->untied && !dtype && plan->options->quantize == CB_QUANTIZE_NONE)
+    if (!plan->untied && !dtype && !has_labels(plan) && plan->options->quantize == CB_QUANTIZE_NONE)
         return cb_fold_copy_file(plan, "config.json");
     char *from = cb_path_join(plan->input, "config.json"), *to = cb_path_join(plan->stage, "config.json");
     json_t *config = from && to ? cb_json_load(from, 1u << 24) : NULL;

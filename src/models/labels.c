@@ -181,11 +181,27 @@ const char *cb_model_new_weights(const cb_model *model)
     return model->head_new;
 }
 
-/* Whether the name of one of the layer's weights is in the list of those that are new. */
+bool cb_model_is_new(const cb_model *model, const char *weight)
+{
+    size_t length = strlen(weight);
+    for (const char *at = model->head_new; at; at = strstr(at, ", ") ? strstr(at, ", ") + 2 : NULL)
+        if (strncmp(at, weight, length) == 0 && (!at[length] || at[length] == ','))
+            return true;
+    return false;
+}
+
+/* Whether the layer's weight is one of those. */
 static bool is_new(const cb_model *model, const char *layer)
 {
-    const char *at = model->head_new && layer ? strstr(model->head_new, layer) : NULL;
-    return at && at[strlen(layer)] == '.';
+    char *weight = layer ? cb_format("%s.weight", layer) : NULL;
+    bool found = weight && cb_model_is_new(model, weight);
+    cb_free(weight);
+    return found;
+}
+
+json_t *cb_model_architectures(const cb_model *model)
+{
+    return json_pack("[s++]", model->config.shared ? "Recursive" : "", model->architecture->class_prefix, model->head_plan->class_end);
 }
 
 /* PEFT names a module by the end of its name: "classifier", whose parts dense and out_proj are, or "pooler" of bert.pooler.dense. */

@@ -9,4 +9,9 @@
 /* Sets id2label, label2id and problem_type. */
 bool cb_labels_put(json_t *object, const cb_string_list *names, cb_problem problem);
 
+/* architectures: ["BertForSequenceClassification"]. */
+json_t *cb_model_architectures(const cb_model *model);
+/* Whether loading made the weight of that whole name new and random. */
+bool cb_model_is_new(const cb_model *model, const char *weight);
+
 #endif

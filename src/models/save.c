@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "models/internal.h"
+#include "models/labels.h"
 
 #define CONFIG_NAME "config.json"
 
@@ -88,9 +89,7 @@ static json_t *new_config(const cb_model *model, cb_dtype dtype)
     const char *name = torch_name(dtype);
     json_t *json = cb_json_copy(model->json);
     bool old = json_object_get(json, "torch_dtype"), ok = json;
-    ok = ok && cb_json_put(json, "architectures",
-                           json_pack("[s++]", model->config.shared ? "Recursive" : "", model->architecture->class_prefix,
-                                     model->head_plan->class_end));
+    ok = ok && cb_json_put(json, "architectures", cb_model_architectures(model));
     ok = ok && (!old || cb_json_put(json, "torch_dtype", json_string(name)));
     if (ok && (!old || json_object_get(json, "dtype")))
         ok = cb_json_put(json, "dtype", json_string(name));

@@ -91,6 +91,26 @@ grep -q '"task_type": *"TOKEN_CLS"' token-classification/adapter_config.json || 
 head -1 sequence-classification.said | grep -q '"source": "texts.csv:2", "label": "dull", "scores": {"dull": ' || fail "$(head -1 sequence-classification.said)"
 head -1 token-classification.said | grep -q '"source": "words.conll:1", "tags": \["' || fail "$(head -1 token-classification.said)"
 
+# ---- merged: the base gets the head and the labels, also one whose file leaves out the name of the model ----
+merges() { # BASE ADAPTER DATA
+    expect "merge_$2" "$program" merge "$1" --adapter "$2" --output "merged_$2"
+    grep -q "^same likeliest token *100.00 %" "merge_$2.out" || fail "merge_$2: $(cat "merge_$2.out")"
+    cp "$reference/tasks/tokenizer.json" "merged_$2"
+    expect "adapted_$2" "$program" eval "$1" --adapter "$2" --tokenizer "$reference/tasks/tokenizer.json" --data "$3" --json
+    expect "alone_$2" "$program" eval "merged_$2" --data "$3" --json
+    for field in loss accuracy; do
+        a=$(sed -n "s/.*\"$field\": *\([-0-9.e+]*\).*/\1/p" "adapted_$2.out")
+        b=$(sed -n "s/.*\"$field\": *\([-0-9.e+]*\).*/\1/p" "alone_$2.out")
+        awk -v a="$a" -v b="$b" 'BEGIN { exit !(a != "" && a - b < 1e-5 && b - a < 1e-5) }' || fail "merged_$2: $field is $b, with the adapter $a"
+    done
+    cmp -s "merged_$2/config.json" "$1/config.json" && fail "merged_$2: has the base's config.json"
+}
+merges base sequence-classification texts.csv
+merges base token-classification words.conll
+expect bare "$program" train "$reference/encoders/bert_bare" --tokenizer "$reference/tasks/tokenizer.json" --task sequence-classification \
+    --data texts.csv --output bare --target-modules query --steps 3 --learning-rate 0.01 --sequence-length 16 --dtype f32 --quiet
+merges "$reference/encoders/bert_bare" bare texts.csv
+
 # ---- pairs, whole models, and models that have a head ----
 expect whole "$program" pretrain --model base --task sequence-classification --data pairs.jsonl --output whole --steps 100 --batch-size 16 \
     --learning-rate 3e-3 --sequence-length 16 --quiet

@@ -16,15 +16,24 @@ static const struct {
     {'t', "x.tsv", {0}},
     {'s', "x.txt", {.separator = "<|end|>"}},
     {'n', "x.text", {.lines = true, .max_records = 100}},
+    {'L', "x.jsonl", {.form = CB_RECORDS_LABELLED}},
+    {'C', "x.csv", {.form = CB_RECORDS_LABELLED, .several_labels = true}},
+    {'J', "x.jsonl", {.form = CB_RECORDS_TAGGED}},
+    {'T', "x.tsv", {.form = CB_RECORDS_TAGGED}},
+    {'W', "x.conll", {.form = CB_RECORDS_TAGGED}},
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
 static void touch(const cb_record_text *record)
 {
-    const char *const texts[] = {record->prompt, record->completion, record->path};
+    const char *const texts[] = {record->prompt, record->completion, record->path, record->pair};
+    const cb_string_list *const lists[] = {record->words, record->labels};
     fuzz_touch(record->text, record->text_length);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 4; i++)
         fuzz_touch(texts[i], texts[i] ? strlen(texts[i]) : 0);
+    for (int l = 0; l < 2; l++)
+        for (size_t i = 0; lists[l] && i < lists[l]->count; i++)
+            fuzz_touch(lists[l]->items[i], strlen(lists[l]->items[i]));
     const json_t *messages = record->conversation ? json_object_get(record->conversation, "messages") : NULL;
     for (size_t i = 0; i < json_array_size(messages); i++) {
         const char *role = json_string_value(json_object_get(json_array_get(messages, i), "role"));

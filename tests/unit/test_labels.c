@@ -324,6 +324,103 @@ static void bad_records_are_refused(void **state)
     }
 }
 
+/* ---- damage, memory, warnings ---- */
+
+static const struct {
+    cb_record_form form;
+    const char *name, *text;
+} samples[] = {{CB_RECORDS_LABELLED, "s.jsonl", "{\"text\": \"a\", \"text_pair\": \"b\", \"label\": [1, 2.5, \"x\", true]}\n"},
+               {CB_RECORDS_LABELLED, "s.csv", "text,label\n\"a, b\",x\nc,\"y, z\"\n"},
+               {CB_RECORDS_TAGGED, "s.jsonl", "{\"tokens\": [\"a\", \"b\"], \"ner_tags\": [0, \"O\"]}\n"},
+               {CB_RECORDS_TAGGED, "s.tsv", "tokens\ttags\na b\tO B\n"},
+               {CB_RECORDS_TAGGED, "s.txt", "-DOCSTART- O\n\na x O\r\nb y B-\n\nc z O"}};
+enum { SAMPLES = sizeof samples / sizeof *samples };
+
+static bool read_all(const char *path, cb_record_form form)
+{
+    cb_string_list list = {0};
+    bool ok = cb_string_list_add(&list, path);
+    cb_records *records = ok ? cb_records_open(&list, &(cb_records_options){.form = form, .several_labels = true}) : NULL;
+    cb_string_list_free(&list);
+    cb_record_text r;
+    while (records && cb_records_next(records, &r)) {
+        assert_int_equal((r.text != NULL) + (r.words != NULL), 1);
+        assert_true(!r.words || r.words->count == r.labels->count);
+    }
+    cb_records_close(records);
+    return cb_ok();
+}
+
+static void damaged_files_are_read_or_refused(void **state)
+{
+    (void)state;
+    for (int s = 0; s < SAMPLES; s++) {
+        char bytes[256] = "";
+        size_t length = strlen(samples[s].text);
+        for (size_t cut = 0; cut < 2 * length; cut++) {
+            memcpy(bytes, samples[s].text, length + 1);
+            bytes[cut % length] = (char)(cut < length ? 0 : bytes[cut % length] ^ 0x21);
+            assert_true(read_all(write_file(samples[s].name, bytes), samples[s].form) || cb_error_status() == CB_ERR_FORMAT);
+            cb_error_clear();
+        }
+    }
+}
+
+static void every_allocation_may_fail(void **state)
+{
+    (void)state;
+    for (int s = 0; s < SAMPLES; s++) {
+        const char *path = write_file(samples[s].name, samples[s].text);
+        bool ok = false;
+        for (uint64_t n = 1; !ok; n++) {
+            uint64_t before = cb_memory().live_bytes;
+            cb_memory_fail_after(n);
+            ok = read_all(path, samples[s].form);
+            cb_memory_fail_after(0);
+            assert_int_equal(cb_memory().live_bytes, before);
+            assert_true(ok ? n > 4 : cb_error_status() == CB_ERR_MEMORY);
+            cb_error_clear();
+        }
+    }
+}
+
+static void keep_warning(void *user, cb_log_level level, const char *message)
+{
+    cb_string *said = user;
+    assert_int_equal(level, CB_LOG_WARNING);
+    cb_string_printf(said, "%s\n", message);
+}
+
+static void what_is_cut_and_what_looks_like_json_is_said_once(void **state)
+{
+    (void)state;
+    cb_string said = {0};
+    cb_log_set(keep_warning, &said);
+    cb_dataset *data = open_text("long.csv", "text,label\na,x\na a a a a a a a a a a a a,x\nthe a a a a a a a a a a a a,y\n",
+                                 CB_OBJECTIVE_SEQUENCE_CLASSIFICATION);
+    cb_dataset_free(data);
+    assert_ok();
+    assert_non_null(strstr(said.data, "long.csv: 2 of 3 texts have more than the 12 tokens of --sequence-length and are cut\n"));
+    assert_int_equal(strlen(strchr(said.data, '\n')), 1);
+    cb_string_clear(&said);
+    cb_string_list both = {0};
+    assert_true(cb_string_list_add(&both, write_file("a.text", "{ \"text\": \"a\"}\n{\"text\": \"b\"}\n")) &&
+                cb_string_list_add(&both, write_file("b.text", "{\"text\": \"c\"}\n")) &&
+                cb_string_list_add(&both, write_file("c.text", "{x}\n")));
+    cb_records *records = cb_records_open(&both, NULL);
+    cb_record_text r;
+    int count = 0;
+    while (cb_records_next(records, &r))
+        count++;
+    assert_int_equal(count, 3);
+    assert_non_null(strstr(said.data, "a.text: looks like JSON and is read as plain text"));
+    assert_int_equal(strlen(strchr(said.data, '\n')), 1);
+    cb_log_set(NULL, NULL);
+    cb_records_close(records);
+    cb_string_list_free(&both);
+    cb_string_free(&said);
+}
+
 /* ---- models ---- */
 
 static void assert_values(const char *what, const float *found, const json_t *expected, size_t *at)
@@ -457,6 +554,9 @@ int main(void)
                                        cmocka_unit_test_setup(labels_of_the_data_are_sorted, without_errors),
                                        cmocka_unit_test_setup(known_labels_are_found_by_name_and_number, without_errors),
                                        cmocka_unit_test_setup(bad_records_are_refused, without_errors),
+                                       cmocka_unit_test_setup(damaged_files_are_read_or_refused, without_errors),
+                                       cmocka_unit_test_setup(every_allocation_may_fail, without_errors),
+                                       cmocka_unit_test_setup(what_is_cut_and_what_looks_like_json_is_said_once, without_errors),
                                        cmocka_unit_test_setup(models_say_what_transformers_says, without_errors),
                                        cmocka_unit_test_setup(adapters_of_peft_bring_their_head, without_errors),
                                        cmocka_unit_test_setup(models_get_other_labels, without_errors)};
