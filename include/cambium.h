@@ -24,6 +24,7 @@
 #include "cambium/models.h"
 #include "cambium/nn.h"
 #include "cambium/optim.h"
+#include "cambium/retrieval.h"
 #include "cambium/statistics.h"
 #include "cambium/tensor.h"
 #include "cambium/tokenizer.h"

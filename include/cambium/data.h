@@ -46,7 +46,9 @@ typedef enum cb_objective {
     CB_OBJECTIVE_MULTI_LABEL,             /* any number of labels, each on or off */
     CB_OBJECTIVE_REGRESSION,              /* a number */
     CB_OBJECTIVE_TOKEN_CLASSIFICATION,    /* a label of each word; its first token is judged */
-    CB_OBJECTIVE_IMAGE_CLASSIFICATION     /* one label of several, of an image: cb_dataset_open_images() */
+    CB_OBJECTIVE_IMAGE_CLASSIFICATION,    /* one label of several, of an image: cb_dataset_open_images() */
+    CB_OBJECTIVE_RETRIEVAL,               /* groups of an anchor, its positive and hard negatives */
+    CB_OBJECTIVE_SIMILARITY               /* groups of two sentences, with a score */
 } cb_objective;
 CB_API bool cb_objective_is_labelled(cb_objective objective);
 
@@ -162,8 +164,6 @@ typedef struct cb_groups_options {
     cb_text_encoder *encode;
     void *user; /* of encode */
 } cb_groups_options;
-extern CB_API const cb_option cb_groups_option_table[]; /* columns, max_records, hard_negatives, duplicates, shuffle */
-
 /* A dataset of groups of G texts: an anchor, its positive and hard negatives; each line is an object with fields named as in the datasets of
  * sentence-transformers: anchor, query, question or sentence1; positive, pos, document, passage, answer or sentence2 (a text, or a list: a
  * group for each); negative, negative_1, negative_2, ... and negatives or neg (a text or a list); or an array of texts in this order.  With

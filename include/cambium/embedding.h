@@ -51,6 +51,9 @@ CB_API const char *cb_embedder_default_prompt(const cb_embedder *e);
  * and tokenizer.json with what stands beside it.  The weights are the caller's to write. */
 CB_API bool cb_embedder_save_modules(const cb_embedder *e, const char *directory);
 
+/* The files of the modules below a directory of sentence-transformers, as names relative to it, added to a list; of other directories none. */
+CB_API bool cb_embedder_list_files(const char *directory, cb_string_list *names);
+
 /* ---- vectors ---- */
 
 /* Tokens of prompt and text, cut to the most there may be.  *skipped (may be NULL): how many tokens at the beginning are left out by pooling,
@@ -68,7 +71,7 @@ typedef struct cb_embed_options {
     void *user;
 } cb_embed_options;
 /* vectors (count, D).  Texts of like length go through the model together; what comes out for one does not depend on the others, but for the
- * order of sums in products.  CB_ERR_INTERRUPTED between batches.  options NULL: as above. */
+ * order of sums in products.  A text without tokens gets zeros.  CB_ERR_INTERRUPTED between batches.  options NULL: as above. */
 CB_API bool cb_embed(cb_embedder *e, const char *const *texts, size_t count, const cb_embed_options *options, float *vectors);
 
 /* ---- search ---- */

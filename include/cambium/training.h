@@ -45,6 +45,7 @@ typedef struct cb_train_options {
 extern CB_API const cb_option cb_train_option_table[]; /* all but output and seed */
 
 /* What is trained: named f32 parameters, and how to write the artefact. */
+typedef struct cb_evaluation cb_evaluation;
 typedef struct cb_trainee cb_trainee;
 struct cb_trainee {
     cb_model *model;
@@ -64,7 +65,9 @@ struct cb_trainee {
     void *user;                   /* for all of these */
     /* What is minimised: a sum over the batch's targets, divided by normalizer (those of the whole step); NULL: cb_model_loss(). */
     cb_tensor *(*loss)(const cb_trainee *what, cb_tensor *ids, cb_tensor *targets, double normalizer, const cb_context *ctx);
-    const void *objective; /* for loss */
+    /* How well it does on held-out data; NULL: cb_evaluate(). */
+    bool (*evaluate)(const cb_trainee *what, cb_dataset *data, int64_t batch_size, int64_t max_batches, cb_evaluation *result);
+    const void *objective; /* for loss and evaluate */
 };
 /* An attached adapter, saved as a PEFT adapter of the directory that the model was loaded from. */
 CB_API cb_trainee cb_train_adapter(cb_model *model, cb_adapter *adapter);
@@ -227,14 +230,14 @@ typedef struct cb_predictions {
 CB_API void cb_predictions_free(cb_predictions *predictions);
 
 /* One pass over labelled rows, in their order. */
-typedef struct cb_evaluation {
+struct cb_evaluation {
     double loss;       /* mean over what is predicted: tokens, texts, labels of texts, words */
     int64_t predicted; /* so many */
     int64_t rows;
     double seconds;
     cb_metrics metrics;         /* of labels */
     cb_predictions predictions; /* of labels; free with cb_predictions_free() */
-} cb_evaluation;
+};
 /* Loss, and for labelled data predictions and metrics:
  *     sequence classification  accuracy, f1_macro, f1_micro, matthews_correlation
  *     multi-label (at 0.5)     f1_micro, f1_macro, roc_auc (mean over labels), accuracy (all labels right)
@@ -243,6 +246,8 @@ typedef struct cb_evaluation {
  *     words                    f1, precision, recall (of entities, as seqeval), accuracy (of words)
  * `data` must have as many labels as the model (CB_ERR_ARGUMENT).  At most `max_batches` batches (0: all). */
 CB_API bool cb_evaluate(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches, cb_evaluation *result);
+/* The same by what->evaluate, where there is one. */
+CB_API bool cb_train_evaluate(const cb_trainee *what, cb_dataset *data, int64_t batch_size, int64_t max_batches, cb_evaluation *result);
 /* The metrics of predictions of the first rows of `data`. */
 CB_API bool cb_metrics_of(const cb_predictions *predictions, const cb_dataset *data, cb_metrics *metrics);
 

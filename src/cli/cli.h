@@ -321,6 +321,33 @@ void cli_keep_examples_whole(cb_data_options *text);
 /* Rows are as long as asked, or by default no longer than the model can see. */
 void cli_fit_sequence_length(const cli_call *call, cb_data_options *text, const cb_model *model);
 
+/* ---- sentence encoders (sentences.c, eval_sentences.c) ---- */
+
+/* How texts become groups, beside the options of cli_corpus_settings. */
+typedef struct cli_sentence_settings {
+    int64_t hard_negatives;
+    bool batch_duplicates;
+    char *query_prompt, *document_prompt;
+} cli_sentence_settings;
+extern const cb_option cli_sentence_table[];
+/* Refuses options that --task retrieval and similarity have not, or that only they have. */
+bool cli_sentences_check(cli_call *call, cb_objective objective);
+/* Groups of texts; held out: all of them, in their order. */
+cb_dataset *cli_sentences_read(const cb_string_list *files, const cb_data_options *text, const cli_sentence_settings *s,
+                               const cb_embedder *e, bool scored, bool held_out);
+/* cli_corpus_open() for these. */
+bool cli_sentences_open(cli_corpus *corpus, cli_call *call, cli_corpus_settings *settings, const cli_sentence_settings *s, cb_embedder *e,
+                        int64_t seed);
+
+typedef struct cli_retrieval_settings {
+    char *corpus, *queries, *qrels, *query_prompt, *document_prompt;
+    int64_t max_seq_length;
+} cli_retrieval_settings;
+extern const cb_option cli_retrieval_table[];
+/* `cambium eval --task retrieval` and similarity (scored), over base->embedder. */
+bool cli_eval_sentences(cli_call *call, const cli_retrieval_settings *s, const cb_string_list *files, const cb_data_options *text,
+                        const cli_base *base, bool scored, int64_t batch_size, int64_t max_batches);
+
 /* True when the output is in no directory of data (setup.c): a run that is resumed would read what it wrote. */
 bool cli_output_apart(const char *path, const cli_corpus_settings *corpus);
 

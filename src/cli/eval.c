@@ -14,6 +14,7 @@ typedef struct settings {
     cli_image_settings images;
     char *corruption;
     int64_t severity;
+    cli_retrieval_settings retrieval;
 } settings;
 
 /* ---- tasks ---- */
@@ -208,9 +209,18 @@ static bool labels(cli_call *call, settings *s, const cli_base *base)
 
 /* Auto comes first, then what is measured of words, then what is measured of labels, in this order. */
 enum { TASK_AUTO, TASK_PERPLEXITY, TASK_CHOICE, TASK_LABELS };
-static const char *const task_names[] = {
-    "auto", "perplexity", "choice", "sequence-classification", "multi-label", "regression", "token-classification", "image-classification",
-    NULL};
+static const char *const task_names[] = {"auto",
+                                         "perplexity",
+                                         "choice",
+                                         "sequence-classification",
+                                         "multi-label",
+                                         "regression",
+                                         "token-classification",
+                                         "image-classification",
+                                         "retrieval",
+                                         "similarity",
+                                         NULL};
+static const int task_retrieval = TASK_LABELS + CB_OBJECTIVE_RETRIEVAL - CB_OBJECTIVE_SEQUENCE_CLASSIFICATION;
 
 static bool measure(cli_call *call, settings *s, const cli_base *base)
 {
@@ -249,22 +259,46 @@ static const cb_option corruption_table[] = {
     CB_OPT_INT(settings, severity, 3, 1, 5, "of the corruption"), CB_OPT_END};
 
 static const cli_group groups[] = {{"Task", table, 0},
+                                   {"Sentence encoders", cli_retrieval_table, offsetof(settings, retrieval)},
                                    {"Data", cb_data_option_table, offsetof(settings, text)},
                                    {"Images", cli_image_table, offsetof(settings, images)},
                                    {"Images as rows", cb_image_data_option_table, offsetof(settings, images.data)},
                                    {"Corruption of images", corruption_table, 0},
                                    {0}};
 
+/* Of words and labels, or of vectors. */
+static bool evaluate(cli_call *call, settings *s, cli_base *base)
+{
+    const char *model = call->arguments[0];
+    if (s->task >= task_retrieval)
+        return cli_embedder_open(call, base, model, &s->adapter, &s->adapter_option, cli_dtype(s->dtype), s->retrieval.max_seq_length) &&
+               cli_eval_sentences(call, &s->retrieval, &s->data, &s->text, base, s->task > task_retrieval, s->batch_size, s->max_batches);
+    return cli_base_open(base, model, &s->adapter, &s->adapter_option, cli_dtype(s->dtype)) &&
+           (cli_takes_images(base->model) || (base->tokenizer = cli_tokenizer(s->tokenizer, base->model))) && measure(call, s, base);
+}
+
+static bool check_options(cli_call *call, const settings *s)
+{
+    static const char *const own[] = {"corpus", "queries", "qrels", "query_prompt", "document_prompt", "max_seq_length"};
+    if (s->task >= task_retrieval)
+        return true;
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+        if (cli_given(call, own[i])) {
+            cli_refuse("%s: is an option of --task retrieval", own[i]);
+            cli_blame(call, own[i]);
+            return false;
+        }
+    return s->data.count || cli_usage(call, "--data is needed");
+}
+
 static bool run(cli_call *call, void *settings_)
 {
     settings *s = settings_;
     cli_base base = {0};
     cli_rehearsal rehearsal;
-    if (s->predictions && !cli_output_file(s->predictions))
+    if (!check_options(call, s) || (s->predictions && !cli_output_file(s->predictions)))
         return false;
-    bool ok = (!s->dry_run || cli_rehearsal_begin(&rehearsal, NULL)) &&
-              cli_base_open(&base, call->arguments[0], &s->adapter, &s->adapter_option, cli_dtype(s->dtype)) &&
-              (cli_takes_images(base.model) || (base.tokenizer = cli_tokenizer(s->tokenizer, base.model))) && measure(call, s, &base);
+    bool ok = (!s->dry_run || cli_rehearsal_begin(&rehearsal, NULL)) && evaluate(call, s, &base);
     cli_base_close(&base);
     return s->dry_run ? cli_plan(call, &rehearsal, ok) : ok;
 }
@@ -284,12 +318,14 @@ const cli_command cli_eval = {
         "Matthews' correlation; of several at once F1 and the area under the ROC curve; of numbers Pearson's and Spearman's "
         "correlation; of words F1, precision and recall of whole entities; of images (docs/images.md) accuracy, that of the five likeliest "
         "labels, F1 "
-        "and the expected calibration error, also under the corruptions of ImageNet-C.",
+        "and the expected calibration error, also under the corruptions of ImageNet-C.  Retrieval (docs/retrieval.md): nDCG, MRR, MAP, "
+        "recall "
+        "and precision of the documents that a sentence encoder finds for queries, in files of BEIR's form or a directory of them, or of "
+        "the positives of held-out pairs; similarity: Spearman's and Pearson's correlation of cosines with scores.",
     .least = 1,
     .most = 1,
     .settings_size = sizeof(settings),
     .groups = groups,
-    .required = (const char *const[]){"data", NULL},
     .examples = (const char *const[]){"cambium eval models/base --task perplexity --data held-out.txt",
                                       "cambium eval models/base --adapter out/adapter --task perplexity --data held-out.txt --json",
                                       "cambium eval models/bert --adapter out/reviews --data held-out.csv --predictions out/said.jsonl",

@@ -167,7 +167,7 @@ bool cli_plan(cli_call *call, cli_rehearsal *r, bool ok)
 static bool rehearse(const cb_trainee *what, const cli_corpus *corpus, const cb_train_options *o, cb_train_result *result)
 {
     cb_evaluation before = {0};
-    bool judged = !corpus->validation || cb_evaluate(what->model, corpus->validation, o->batch_size, o->eval_batches, &before);
+    bool judged = !corpus->validation || cb_train_evaluate(what, corpus->validation, o->batch_size, o->eval_batches, &before);
     cb_predictions_free(&before.predictions);
     return judged && cb_train(what, corpus->train, corpus->validation, o, NULL, NULL, result);
 }

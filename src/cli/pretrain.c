@@ -87,6 +87,8 @@ static bool run(cli_call *call, void *settings_)
     s->train.seed = (uint64_t)s->seed;
     if (s->distill_model && s->corpus.asked.task)
         return cli_usage(call, "--distill-model is for models of words, and --task is of labels");
+    if (cli_task_objective(s->corpus.asked.task) >= CB_OBJECTIVE_RETRIEVAL)
+        return cli_usage(call, "--task %s is one of cambium train", cli_task_names[s->corpus.asked.task]);
     if (!s->config == !s->model)
         return cli_usage(call, "expected either --config or --model");
     if (s->adapter && !s->model)

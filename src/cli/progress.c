@@ -129,6 +129,12 @@ void cli_metrics_json(json_t *object, const char *prefix, const cb_metrics *metr
     }
 }
 
+/* By metrics of its own, not by perplexity. */
+static bool is_measured(const cb_dataset *data)
+{
+    return cb_dataset_objective(data) >= CB_OBJECTIVE_SEQUENCE_CLASSIFICATION;
+}
+
 static void json_report(const cb_train_report *r)
 {
     json_t *line = json_pack("{s:s, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:I}", "event", "progress", "step", (json_int_t)r->step,
@@ -200,7 +206,7 @@ static json_t *written_files(const char *directory)
 static bool json_result(const cb_trainee *what, const cb_dataset *data, const cb_train_options *o, const cb_train_result *r,
                         const cb_evaluation *before, uint64_t predicted)
 {
-    bool judged = isfinite(r->best_eval_loss), labelled = cb_objective_is_labelled(cb_dataset_objective(data));
+    bool judged = isfinite(r->best_eval_loss), labelled = is_measured(data);
     int64_t padding = cb_dataset_padding(data);
     json_t *line = json_pack("{s:s, s:s, s:I, s:I, s:I, s:b, s:o, s:o, s:o, s:I, s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:o, s:o}", "event",
                              "result", "output", o->output, "parameters", (json_int_t)r->parameters, "model_parameters",
@@ -258,7 +264,7 @@ static const char *unit_of(const cb_dataset *data)
 static void print_result(const cb_trainee *what, const cb_dataset *data, const cb_train_options *o, const cb_train_result *r,
                          const cb_evaluation *before, uint64_t predicted)
 {
-    bool labelled = cb_objective_is_labelled(cb_dataset_objective(data));
+    bool labelled = is_measured(data);
     int64_t all = cb_model_parameter_count(what->model);
     double share = 100 * (double)r->parameters / (double)(all > 0 ? all : 1);
     cli_field("parameters trained", "%s (%.*f %% of the model's %s)", cli_thousands(r->parameters), share < 1 ? 3 : 1, share,
@@ -292,7 +298,7 @@ bool cli_train_run(cli_call *call, const cb_trainee *what, const cli_corpus *cor
     if (corpus->validation && !options->resume) {
         if (!call->common.json && !call->common.quiet)
             cli_status("validating before the first step");
-        bool judged = cb_evaluate(what->model, corpus->validation, options->batch_size, options->eval_batches, &p.before);
+        bool judged = cb_train_evaluate(what, corpus->validation, options->batch_size, options->eval_batches, &p.before);
         cb_predictions_free(&p.before.predictions);
         if (!judged)
             return false;

@@ -8,6 +8,7 @@
 
 #include "cambium/formats.h"
 #include "cli/cli.h"
+#include "core/json.h"
 
 /* ---- outputs ---- */
 
@@ -276,6 +277,20 @@ static bool set_option(const cli_base *base, const char *given)
     return ok;
 }
 
+/* Whether the first of the adapters is one of a sentence encoder, whose model has no head. */
+static bool is_of_encoder(const cb_string_list *adapters)
+{
+    cli_adapter_argument a = {0};
+    char *path = adapters->count && cli_split_adapter(adapters->items[0], &a) ? cb_path_join(a.directory, "adapter_config.json") : NULL;
+    json_t *config = path && cb_is_file(path) ? cb_json_load(path, 1 << 24) : NULL;
+    const char *type = json_string_value(json_object_get(config, "task_type"));
+    bool found = type && strcmp(type, "FEATURE_EXTRACTION") == 0;
+    json_decref(config);
+    cb_free(path);
+    cb_free(a.text);
+    return found && cb_ok();
+}
+
 /* The first of the adapters that was trained with a head says which the model has. */
 static cb_model *load_with_head(const char *path, const cb_string_list *adapters, cb_dtype dtype)
 {
@@ -289,7 +304,9 @@ static cb_model *load_with_head(const char *path, const cb_string_list *adapters
         cb_free(a.text);
     }
     cb_model_options options = {.dtype = dtype};
-    if (found) {
+    if (cb_ok() && !found && is_of_encoder(adapters)) {
+        options.head = CB_HEAD_NONE;
+    } else if (found) {
         options.head = cb_objective_head(labels.objective);
         options.labels = (int64_t)labels.names.count;
         options.head_follows = true;

@@ -5,12 +5,20 @@
 #include "cli/cli.h"
 #include "core/json.h"
 
-const char *const cli_task_names[] = {
-    "auto", "sequence-classification", "multi-label", "regression", "token-classification", "image-classification", NULL};
+const char *const cli_task_names[] = {"auto",
+                                      "sequence-classification",
+                                      "multi-label",
+                                      "regression",
+                                      "token-classification",
+                                      "image-classification",
+                                      "retrieval",
+                                      "similarity",
+                                      NULL};
 
 const cb_option cli_task_table[] = {
     CB_OPT_ENUM(cli_task_settings, task, 0, cli_task_names,
                 "what is predicted: one label of a text or a pair, any number of them, a number, a label of each word, or one of an image; "
+                "retrieval, similarity: what a sentence encoder learns from pairs; "
                 "auto: what the model, "
                 "or the adapter, is for"),
     CB_OPT_LIST(cli_task_settings, labels, NULL, "NAME,...",

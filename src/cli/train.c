@@ -16,6 +16,8 @@ typedef struct settings {
     cb_start_options start;
     cb_mixer_options mixer;
     cb_xlora_options xlora;
+    cb_sentence_options learning;
+    cli_sentence_settings sentences;
 } settings;
 
 enum { MIX_NONE, MIX_STACK, MIX_GATE, MIX_FUSION, MIX_ROUTER, MIX_XLORA };
@@ -53,6 +55,8 @@ static const cli_group groups[] = {{"Run", table, 0},
                                    {"Images as rows", cb_image_data_option_table, offsetof(settings, corpus.images.data)},
                                    {"Augmentation of images", cb_augment_option_table, offsetof(settings, corpus.images.augment)},
                                    {"Training", cb_train_option_table, offsetof(settings, train)},
+                                   {"Pairs of texts (retrieval, similarity)", cli_sentence_table, offsetof(settings, sentences)},
+                                   {"What is learned of them", cb_sentence_option_table, offsetof(settings, learning)},
                                    {"Starts that are worked out first", cb_start_option_table, offsetof(settings, start)},
                                    {0}};
 
@@ -136,6 +140,47 @@ static bool train(cli_call *call, settings *s, cb_model *model, cb_adapter *adap
     ok = ok && (!images || s->dry_run || cli_images_save(&s->corpus.images, s->output));
     cli_corpus_close(&corpus);
     cb_tokenizer_free(tokenizer);
+    return ok;
+}
+
+/* ---- sentence encoders ---- */
+
+static bool is_of_sentences(const settings *s)
+{
+    cb_objective objective = cli_task_objective(s->corpus.asked.task);
+    return objective == CB_OBJECTIVE_RETRIEVAL || objective == CB_OBJECTIVE_SIMILARITY;
+}
+
+static bool check_batch(cli_call *call, const settings *s, const cb_dataset *data)
+{
+    bool alone = s->train.batch_size == 1 && cb_dataset_group(data) < 3;
+    return !alone || cli_usage(call, "--batch-size: found 1, expected more: a text is learned against the others of its batch");
+}
+
+/* The adapter (NULL: it could not be made) is the caller's to free, before the encoder. */
+static bool train_encoder(cli_call *call, settings *s, cb_embedder *e, cb_adapter *adapter)
+{
+    cb_sentence_training training = {
+        .embedder = e, .options = s->learning, .scored = cli_task_objective(s->corpus.asked.task) == CB_OBJECTIVE_SIMILARITY};
+    cli_corpus corpus = {0};
+    bool ok = cli_sentences_open(&corpus, call, &s->corpus, &s->sentences, e, s->seed) && check_batch(call, s, corpus.train) &&
+              prepare(call, s, cb_embedder_model(e), adapter, corpus.train);
+    if (ok) {
+        cb_trainee what = cb_train_adapter(cb_embedder_model(e), adapter);
+        ok = cb_train_sentences(&what, &training) && cli_train_run(call, &what, &corpus, &s->train);
+    }
+    cli_corpus_close(&corpus);
+    return ok;
+}
+
+static bool train_sentences(cli_call *call, settings *s, cb_adapter *fresh)
+{
+    cb_embedder *e = cb_embedder_load(call->arguments[0], cli_dtype(s->dtype));
+    bool ok = e && (!fresh || cb_adapter_set_task_type(fresh, "FEATURE_EXTRACTION"));
+    cb_adapter *adapter = ok ? attach(s, fresh, cb_embedder_model(e)) : NULL;
+    ok = adapter && train_encoder(call, s, e, adapter);
+    cb_adapter_free(adapter ? adapter : fresh);
+    cb_embedder_free(e);
     return ok;
 }
 
@@ -288,7 +333,7 @@ static bool run(cli_call *call, void *settings_)
     settings *s = settings_;
     s->train.output = s->output;
     s->train.seed = (uint64_t)s->seed;
-    if (!check_adapters(call, s))
+    if (!cli_sentences_check(call, cli_task_objective(s->corpus.asked.task)) || !check_adapters(call, s))
         return false;
     bool wants_new = !s->adapter.count || s->mix == MIX_STACK;
     cb_adapter *fresh = wants_new ? configure(call, s) : NULL;
@@ -299,6 +344,11 @@ static bool run(cli_call *call, void *settings_)
     }
     if (s->dry_run)
         cb_rehearsal_begin();
+    if (is_of_sentences(s)) {
+        bool trained = train_sentences(call, s, fresh);
+        cb_rehearsal_end();
+        return trained;
+    }
     cli_task *task = &s->corpus.task;
     cb_model *model = open_task(s, call->arguments[0]) ? cli_task_model(task, call->arguments[0], false, (uint64_t)s->seed,
                                                                         (cb_model_options){.dtype = cli_dtype(s->dtype)})
@@ -321,7 +371,9 @@ const cli_command cli_train = {
         "data the adapter that did best on it is the one kept. The output directory also holds checkpoint.safetensors, "
         "log.jsonl, TensorBoard events and curves.png; --resume goes on from the checkpoint and ends with the same bits as a "
         "run that was never interrupted. With --task the data have labels, and the head that gives them is trained and saved with the "
-        "adapter (docs/tasks.md). With --mix trained adapters stay as they are and what composes them is trained; the output then "
+        "adapter (docs/tasks.md). With --task retrieval or similarity a sentence encoder learns from pairs of texts "
+        "(docs/retrieval.md), and the output is a directory of sentence-transformers. With --mix trained adapters stay as they are and "
+        "what composes them is trained; the output then "
         "is one directory with all of them.",
     .least = 1,
     .most = 1,
@@ -333,6 +385,8 @@ const cli_command cli_train = {
     .examples = (const char *const[]){"cambium train models/base --data notes.txt --output out/adapter --rank 8 --alpha 16 "
                                       "--target-modules all-linear --steps 200 --batch-size 4 --sequence-length 256 "
                                       "--learning-rate 1e-3 --seed 1",
+                                      "cambium train models/all-MiniLM-L6-v2 --task retrieval --data pairs.jsonl --validation-split 0.1 "
+                                      "--output out/adapter --batch-size 64",
                                       "cambium train models/base --data chats.jsonl --validation-split 0.1 --eval-steps 50 --save-steps 50 "
                                       "--output out/adapter --resume",
                                       "cambium train models/bert --task sequence-classification --data reviews.csv --validation-split 0.1 "

@@ -297,6 +297,7 @@ cb_dataset *cb_dataset_split(cb_dataset *data, double share, uint64_t seed)
     if (!part)
         return NULL;
     if (data->groups || data->images) {
+        part->options.objective = data->options.objective;
         part->groups = data->groups ? cb_groups_split(data->groups, share, seed) : NULL;
         part->images = data->images ? cb_images_split(data->images, share, seed) : NULL;
         if (part->groups || part->images)
@@ -324,7 +325,7 @@ cb_dataset *cb_dataset_split(cb_dataset *data, double share, uint64_t seed)
 
 bool cb_objective_is_labelled(cb_objective objective)
 {
-    return objective >= CB_OBJECTIVE_SEQUENCE_CLASSIFICATION;
+    return objective >= CB_OBJECTIVE_SEQUENCE_CLASSIFICATION && objective <= CB_OBJECTIVE_IMAGE_CLASSIFICATION;
 }
 
 const cb_string_list *cb_dataset_labels(const cb_dataset *data)

@@ -8,17 +8,6 @@
 #include "data/dataset.h"
 #include "data/lines.h"
 
-#define OPT cb_groups_options
-const cb_option cb_groups_option_table[] = {
-    CB_OPT_LIST(OPT, columns, NULL, "NAME=COLUMN,...",
-                "what fields are called in these files: anchor, positive, negative, score; as in anchor=question,positive=answer"),
-    CB_OPT_INT(OPT, max_records, 0, 0, 9e15, "lines to read at most (0: all)"),
-    CB_OPT_INT(OPT, hard_negatives, -1, -1, 1024, "negatives that are used of each line (-1: as many as the first line has)"),
-    CB_OPT_BOOL(OPT, duplicates, 0, "let a text stand twice in a batch, though it is no negative of its own anchor"),
-    CB_OPT_BOOL(OPT, shuffle, 1, "another order in every epoch"),
-    CB_OPT_END};
-#undef OPT
-
 enum { MOST_TEXTS = 1026 }; /* of a group */
 
 /* What fields are called, by what they are: of several that are there the first counts. */
@@ -58,6 +47,7 @@ static bool add_text(reading *r, int role, const char *text)
     cb_encoding *e = &r->encoding;
     int32_t skipped;
     if (!r->options->encode(r->options->user, role, text, e, &skipped) ||
+        (!e->count && cb_fail(CB_ERR_FORMAT, "found a text without tokens, expected some") != CB_OK) ||
         !cb_grow(&s->ids, &s->id_capacity, s->id_count + e->count, sizeof *s->ids) ||
         !cb_grow(&s->texts, &s->text_capacity, s->text_count + 1, sizeof *s->texts))
         return false;
@@ -273,6 +263,7 @@ cb_dataset *cb_dataset_open_groups(const cb_groups_options *options)
     group_store *store = data ? cb_calloc(1, sizeof *store) : NULL;
     if (store) {
         store->references = 1;
+        data->options.objective = options->scored ? CB_OBJECTIVE_SIMILARITY : CB_OBJECTIVE_RETRIEVAL;
         data->groups = read_groups(options, store);
         store_free(store);
     }

@@ -80,6 +80,15 @@ static cb_tensor *random_input(const cb_model *model, uint64_t seed)
     return format.channels ? random_pixels(format, seed) : random_ids(model, seed);
 }
 
+/* Logits; a model without a head, a sentence encoder's, is judged by its hidden states as if words were predicted by their embeddings. */
+static cb_tensor *numbers_of(cb_model *model, cb_tensor *ids)
+{
+    const cb_context plain = {0};
+    if (cb_model_head_kind(model) != CB_HEAD_NONE || !cb_model_embedding_layer(model))
+        return cb_model_logits(model, ids, &plain);
+    return cb_linear(cb_model_hidden(model, ids, &plain), cb_layer_weight(cb_model_embedding_layer(model), "weight"), NULL);
+}
+
 bool cb_merge_difference(cb_model *reference, cb_model *other, cb_tensor *ids, uint64_t seed, cb_difference *difference)
 {
     bool ok = false;
@@ -90,9 +99,8 @@ bool cb_merge_difference(cb_model *reference, cb_model *other, cb_tensor *ids, u
     {
         if (!ids)
             ids = random_input(reference, seed);
-        cb_context plain = {0};
-        cb_tensor *p = cb_model_logits(reference, ids, &plain);
-        cb_tensor *q = cb_model_logits(other, ids, &plain);
+        cb_tensor *p = numbers_of(reference, ids);
+        cb_tensor *q = numbers_of(other, ids);
         ok = cb_logits_difference(p, q, difference);
     }
     cb_scope_close(scope);

@@ -40,7 +40,8 @@ const cb_option cb_quantize_option_table[] = {
 static bool verify(const fold_plan *plan, cb_difference *difference)
 {
     const cb_merge_options *o = plan->options;
-    cb_model *merged = cb_model_load(plan->stage, .dtype = cb_model_dtype(plan->model));
+    cb_head_kind head = cb_model_head_kind(plan->model) == CB_HEAD_NONE ? CB_HEAD_NONE : CB_HEAD_OF_CONFIG;
+    cb_model *merged = cb_model_load(plan->stage, .dtype = cb_model_dtype(plan->model), .head = head);
     bool ok = merged && cb_merge_difference(plan->model, merged, o->probe, (uint64_t)o->seed, difference);
     cb_model_free(merged);
     return ok && cb_difference_within(difference, plan->output, cb_largest_kl(o->max_kl, false), o->min_agreement);

@@ -10,6 +10,7 @@
 #include <sys/statvfs.h>
 
 #include "adapters/internal.h"
+#include "cambium/embedding.h"
 #include "cambium/gguf.h"
 #include "merge/fold.h"
 #include "models/labels.h"
@@ -68,6 +69,9 @@ static cb_layer *layer_named(const fold_plan *plan, const char *tensor)
         layer = full ? cb_layer_find(root, full) : NULL;
         cb_free(full);
     }
+    const char *below = stem && !layer && cb_model_head_kind(plan->model) == CB_HEAD_NONE ? strchr(stem, '.') : NULL;
+    if (below) /* and bare models leave it out where files have it */
+        layer = cb_layer_find(root, below + 1);
     cb_free(stem);
     return layer;
 }
@@ -395,7 +399,7 @@ bool cb_fold_list_others(const char *input, cb_string_list *others)
     for (size_t i = 0; ok && i < all.count; i++)
         ok = is_weights(all.items[i]) || strcmp(all.items[i], "config.json") == 0 || cb_string_list_add(others, all.items[i]);
     cb_string_list_free(&all);
-    return ok;
+    return ok && cb_embedder_list_files(input, others);
 }
 
 static bool inside(const char *path, const char *directory)

@@ -144,7 +144,9 @@ static bool write_index(const fold_plan *plan)
 bool cb_fold_copy_file(const fold_plan *plan, const char *name)
 {
     char *from = cb_path_join(plan->input, name), *to = cb_path_join(plan->stage, name);
-    bool ok = from && to && cb_file_copy(from, to);
+    char *parent = to ? cb_path_parent(to) : NULL; /* of a sentence encoder's module: a directory below */
+    bool ok = from && parent && cb_directory_make(parent) && cb_file_copy(from, to);
+    cb_free(parent);
     cb_free(from);
     cb_free(to);
     return ok;

@@ -95,8 +95,12 @@ bool cb_embed(cb_embedder *e, const char *const *texts, size_t count, const cb_e
     bool ok = run.texts && encode_all(&run, texts, o->prompt ? o->prompt : cb_embedder_default_prompt(e));
     if (ok)
         qsort(run.texts, count, sizeof *run.texts, longest_first);
-    for (size_t at = 0; ok && at < count; at += batch) {
-        ok = embed_batch(&run, at, count - at < batch ? count - at : batch);
+    size_t some = count; /* those that have tokens */
+    for (; ok && some && !run.texts[some - 1].count; some--)
+        memset(vectors + run.texts[some - 1].index * (size_t)cb_embedder_dimension(e), 0,
+               (size_t)cb_embedder_dimension(e) * sizeof *vectors);
+    for (size_t at = 0; ok && at < some; at += batch) {
+        ok = embed_batch(&run, at, some - at < batch ? some - at : batch);
         if (ok && cb_interrupted())
             ok = cb_fail(CB_ERR_INTERRUPTED, "interrupted after %zu of %zu texts", at + batch < count ? at + batch : count, count) == CB_OK;
         if (ok && o->progress)

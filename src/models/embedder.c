@@ -184,9 +184,7 @@ bool cb_embedder_encode(const cb_embedder *e, const char *prompt, const char *te
         size_t count = out->count; /* but for a special token that ends it */
         *skipped = (int32_t)(count && out->special[count - 1] ? count - 1 : count);
     }
-    if (!encode(e, prompt, text, out))
-        return false;
-    return out->count || cb_fail(CB_ERR_ARGUMENT, "found a text without tokens, for which there is no vector") == CB_OK;
+    return encode(e, prompt, text, out);
 }
 
 /* ---- forward ---- */

@@ -361,3 +361,34 @@ bool cb_embedder_check(cb_embedder *e)
     }
     return true;
 }
+
+/* ---- its files ---- */
+
+static bool list_module(const char *directory, const char *path, cb_string_list *names)
+{
+    cb_string_list inside = {0};
+    char *whole = cb_path_join(directory, path);
+    bool ok = whole && (!cb_is_directory(whole) || cb_directory_list(whole, true, &inside));
+    for (size_t i = 0; ok && i < inside.count; i++) {
+        char *name = cb_path_join(path, inside.items[i]);
+        ok = name && cb_string_list_add(names, name);
+        cb_free(name);
+    }
+    cb_string_list_free(&inside);
+    cb_free(whole);
+    return ok;
+}
+
+bool cb_embedder_list_files(const char *directory, cb_string_list *names)
+{
+    char *file = cb_path_join(directory, "modules.json");
+    json_t *list = file && cb_is_file(file) ? cb_json_load(file, FILE_LIMIT) : NULL;
+    bool ok = file && cb_ok();
+    for (size_t i = 0; ok && i < json_array_size(list); i++) {
+        const char *path = json_string_value(json_object_get(json_array_get(list, i), "path"));
+        ok = !path || !*path || !is_within(path) || list_module(directory, path, names);
+    }
+    json_decref(list);
+    cb_free(file);
+    return ok;
+}

@@ -101,3 +101,9 @@ bool cb_evaluate_perplexity(cb_model *model, cb_dataset *data, int64_t batch_siz
                                          .seconds = e.seconds};
     return ok;
 }
+
+bool cb_train_evaluate(const cb_trainee *what, cb_dataset *data, int64_t batch_size, int64_t max_batches, cb_evaluation *result)
+{
+    return what->evaluate ? what->evaluate(what, data, batch_size, max_batches, result)
+                          : cb_evaluate(what->model, data, batch_size, max_batches, result);
+}

@@ -287,7 +287,7 @@ static double micro_step(session *s, const cb_batch *batch, double targets)
     ctx.conditions = share(batch->conditions);
     cb_tensor *loss = cb_train_loss(s->what, share(batch->ids), share(batch->targets), targets, &ctx);
     double value = loss ? cb_item(loss) : NAN;
-    if (loss && isfinite(value))
+    if (loss && (isfinite(value) || cb_rehearsing())) /* which has no values */
         cb_backward(loss);
     cb_scope_close(scope);
     return value;
@@ -390,7 +390,7 @@ static bool train_step(session *s, cb_train_report *report)
         return false;
     s->step_operations = cb_rehearsal_operations(0) - operations;
     double norm = cb_grad_norm(s->what->count, s->parameters);
-    if (!isfinite(loss) || !isfinite(norm))
+    if (!cb_rehearsing() && (!isfinite(loss) || !isfinite(norm)))
         return not_finite(s, loss, norm, predicted ? (double)predicted : 1, before);
     if (begins_phase(s, s->state.step) && !cb_rehearsing())
         cb_optimizer_forget(s->optimizer);
@@ -419,7 +419,9 @@ static bool train_step(session *s, cb_train_report *report)
 static bool validate(session *s, cb_train_report *report)
 {
     cb_evaluation r;
-    bool ok = cb_train_validate(s->what->model, s->validation, s->options->batch_size, s->options->eval_batches, false, &r);
+    const cb_train_options *o = s->options;
+    bool ok = s->what->evaluate ? s->what->evaluate(s->what, s->validation, o->batch_size, o->eval_batches, &r)
+                                : cb_train_validate(s->what->model, s->validation, o->batch_size, o->eval_batches, false, &r);
     cb_predictions_free(&r.predictions);
     if (!ok)
         return false;

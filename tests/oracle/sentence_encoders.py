@@ -12,6 +12,8 @@ Writes model/ (a BertModel with its tokenizer) and expected.safetensors:
     cut                   f32 (5, 16)   mean of the first 6 tokens
     dense                 f32 (5, 7)    tanh(W mean + b)
     dense.weight, .bias   f32           of it
+    ranking.loss          f32           MultipleNegativesRankingLoss of GROUPS, scale 20, means of tokens
+    ranking.grad          f32 (16, 16)  its gradient by encoder.layer.0.attention.self.query.weight
 Pooling is written out here, so that it is compared with its definition; --check compares it with the package sentence-transformers as well,
 where that is installed.
 """
@@ -30,6 +32,7 @@ WORDS = "the a of wing lift flow heat plate thin body speed air layer shock wave
 TEXTS = ["the lift of a thin wing", "shock wave", "what is the pressure rise at the plate ? how does the heat flow under a body",
          "air", "layers , speeds , waves"]
 PROMPT = "query : "
+GROUPS = [(0, 2, 4), (1, 3, 0)]  # anchor, positive, hard negative: numbers of TEXTS
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 MODES = ["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 
@@ -99,6 +102,16 @@ def embeddings(model, tokenizer, generator):
     return out
 
 
+def ranking(model, tokenizer):
+    """As sentence-transformers has it: positives of all, then negatives, are each anchor's candidates."""
+    vectors = [model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0) for text in TEXTS]
+    anchors, positives, negatives = (F.normalize(torch.stack([vectors[group[i]] for group in GROUPS]), dim=1) for i in range(3))
+    scores = 20 * anchors @ torch.cat([positives, negatives]).T
+    loss = F.cross_entropy(scores, torch.arange(len(GROUPS)))
+    weight = model.encoder.layer[0].attention.self.query.weight
+    return {"ranking.loss": loss.detach(), "ranking.grad": torch.autograd.grad(loss, weight)[0]}
+
+
 def check(path, expected):
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Pooling, Transformer
@@ -119,7 +132,7 @@ def main():
     shutil.rmtree(args.output, ignore_errors=True)
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
-    expected = embeddings(model, tokenizer, generator)
+    expected = {**embeddings(model, tokenizer, generator), **ranking(model, tokenizer)}
     save_file({name: t.contiguous() for name, t in expected.items()}, os.path.join(args.output, "expected.safetensors"))
     with open(os.path.join(args.output, "texts.json"), "w") as f:
         json.dump(dict(texts=TEXTS, prompt=PROMPT), f, indent=2)
