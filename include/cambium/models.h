@@ -109,15 +109,20 @@ CB_API cb_image_format cb_model_image_format(const cb_model *model);
  * trained with, in any memory order (the first convolution brings them into channels-last, tensor.h; pixels that come in it are not copied).
  * Transformers give (B, tokens, width), convolutional networks their last feature maps (B, width, h, w).  Of the context they refuse
  * positions, segments, types and a cache.  Errors name what was found and expected: another number of channels, another size than a
- * transformer's positions are for, images too small for a convolution. */
+ * transformer's positions are for, images too small for a convolution.  CLIP takes either, and gives the hidden states of the one of its two
+ * models that does. */
 CB_API cb_tensor *cb_model_hidden(cb_model *model, cb_tensor *ids, const cb_context *ctx);
 /* The same, with what a recursive model gives after each round through its shared blocks but the last, normalised likewise: exits has room
  * for cb_model_exits() - 1 tensors (B, T, width). */
 CB_API cb_tensor *cb_model_hidden_exits(cb_model *model, cb_tensor *ids, const cb_context *ctx, cb_tensor **exits);
 CB_API int64_t cb_model_exits(const cb_model *model); /* rounds; 1: the model is not recursive */
 /* What a classification of rows reads, (B, width), before its last layer: of a vision transformer the first token, of a convolutional network
- * the mean of the feature maps.  A model that judges no rows: CB_ERR_UNSUPPORTED. */
+ * the mean of the feature maps.  Of CLIP the features of images (pixels) or of texts (ids), (B, P), as transformers' get_image_features and
+ * get_text_features.  A model that judges no rows: CB_ERR_UNSUPPORTED. */
 CB_API cb_tensor *cb_model_features(cb_model *model, cb_tensor *input, const cb_context *ctx);
+/* CLIP: how well images and texts fit, (B, N), of their features (B, P) and (N, P): the cosine times exp(logit_scale), transformers'
+ * logits_per_image.  The softmax over texts that name classes tells images apart without training (Radford et al. 2021). */
+CB_API cb_tensor *cb_model_similarity(cb_model *model, cb_tensor *images, cb_tensor *texts);
 /* What the head gives (cb_head_kind), in the activation dtype.  A classification of rows reads the first token (BERT's kin) or the last one
  * that is not padding (decoders).  A model without a head: CB_ERR_UNSUPPORTED. */
 CB_API cb_tensor *cb_model_logits(cb_model *model, cb_tensor *ids, const cb_context *ctx);

@@ -39,6 +39,12 @@ const cb_default_target cb_lora_default_targets[] = {
     {"vit", "query,value"},        /* nor are these: as in the examples of PEFT's documentation, and the convolutions */
     {"deit", "query,value"},
     {"resnet", "convolution"},
+    {"clip", "q_proj,v_proj"},
+    {"clip_vision_model", "q_proj,v_proj"},
+    {"clip_text_model", "q_proj,v_proj"},
+    {"convnext", "pwconv1,pwconv2"},
+    {"mobilenet_v2", "expand_1x1.convolution,reduce_1x1.convolution,conv_1x1.convolution"},
+    {"swin", "query,value"},
     {"electra", "query,value"},
     {"deberta-v2", "query_proj,value_proj"},
     {"deberta", "in_proj"},

@@ -80,13 +80,20 @@ static cb_tensor *random_input(const cb_model *model, uint64_t seed)
     return format.channels ? random_pixels(format, seed) : random_ids(model, seed);
 }
 
-/* Logits; a model without a head, a sentence encoder's, is judged by its hidden states as if words were predicted by their embeddings. */
-static cb_tensor *numbers_of(cb_model *model, cb_tensor *ids)
+/* What is compared: logits.  A model of text without a head, a sentence encoder's, is judged by its hidden states as if words were predicted
+ * by their embeddings, one of images by its hidden states, one of both by how they fit. */
+static cb_tensor *outputs(cb_model *model, cb_tensor *input, uint64_t seed)
 {
     const cb_context plain = {0};
-    if (cb_model_head_kind(model) != CB_HEAD_NONE || !cb_model_embedding_layer(model))
-        return cb_model_logits(model, ids, &plain);
-    return cb_linear(cb_model_hidden(model, ids, &plain), cb_layer_weight(cb_model_embedding_layer(model), "weight"), NULL);
+    bool images = cb_model_image_format(model).channels;
+    cb_layer *words = cb_model_embedding_layer(model);
+    if (cb_model_head_kind(model) != CB_HEAD_NONE)
+        return cb_model_logits(model, input, &plain);
+    if (images && words)
+        return cb_model_similarity(model, cb_model_features(model, input, &plain),
+                                   cb_model_features(model, random_ids(model, seed), &plain));
+    cb_tensor *hidden = cb_model_hidden(model, input, &plain);
+    return words ? cb_linear(hidden, cb_layer_weight(words, "weight"), NULL) : hidden;
 }
 
 bool cb_merge_difference(cb_model *reference, cb_model *other, cb_tensor *ids, uint64_t seed, cb_difference *difference)
@@ -99,8 +106,7 @@ bool cb_merge_difference(cb_model *reference, cb_model *other, cb_tensor *ids, u
     {
         if (!ids)
             ids = random_input(reference, seed);
-        cb_tensor *p = numbers_of(reference, ids);
-        cb_tensor *q = numbers_of(other, ids);
+        cb_tensor *p = outputs(reference, ids, seed), *q = outputs(other, ids, seed);
         ok = cb_logits_difference(p, q, difference);
     }
     cb_scope_close(scope);

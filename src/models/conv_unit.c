@@ -13,7 +13,24 @@ bool cb_conv_unit_build(cb_model *model, cb_weight_source *source, cb_layer *par
     return unit->norm;
 }
 
+/* Zeros along one of (N, H, W, C), so that there is a result for every stride. */
+static cb_tensor *padded_along(cb_tensor *x, int dim, int64_t kernel, int64_t stride)
+{
+    if (!x)
+        return NULL;
+    int64_t over = x->shape[dim] % stride, missing = kernel - (over ? over : stride);
+    return missing > 0 ? cb_pad(x, dim, missing / 2, missing - missing / 2, 0) : x;
+}
+
+static cb_tensor *padded(const cb_layer *conv, cb_tensor *x)
+{
+    const int64_t *kernel = cb_layer_weight(conv, "weight")->shape + 2;
+    x = padded_along(cb_pixels_channels_behind(x), 1, kernel[0], conv->conv.stride[0]);
+    return cb_pixels_channels_in_front(padded_along(x, 2, kernel[1], conv->conv.stride[1]));
+}
+
 cb_tensor *cb_conv_unit_run(const cb_conv_unit *unit, cb_tensor *x, const cb_context *ctx)
 {
+    x = unit->pads ? padded(unit->conv, x) : x;
     return cb_activate(unit->activation, cb_batch_norm_forward(unit->norm, cb_conv2d_forward(unit->conv, x, ctx), ctx));
 }

@@ -409,10 +409,21 @@ static cb_tensor *hidden_run(cb_model *model, cb_tensor *ids, const cb_context *
     return x;
 }
 
+/* Which of two towers takes this input; the model itself where it has none. */
+static cb_model *tower_for(cb_model *model, const cb_tensor *input)
+{
+    cb_model *images = model->towers[CB_TOWER_IMAGES], *text = model->towers[CB_TOWER_TEXT];
+    return text && !cb_dtype_is_float(input->dtype) ? text : images ? images : model;
+}
+
 static cb_tensor *hidden_of(cb_model *model, cb_tensor *ids, const cb_context *ctx, cb_tensor **exits, const cb_leaving *leaving)
 {
     if (!model || !ids || !cb_ok())
         return NULL;
+    cb_model *tower = tower_for(model, ids);
+    cb_context own;
+    if (tower != model)
+        return composed(model, ids, ids->shape[0], ctx, &own) ? hidden_of(tower, ids, &own, exits, leaving) : NULL;
     /* a cache outlives the tape: nothing could flow back through it */
     bool old = cb_set_grad_enabled(cb_grad_enabled() && !(ctx && ctx->cache));
     cb_tensor *hidden = hidden_run(model, ids, ctx, exits, leaving);
@@ -447,35 +458,38 @@ cb_tensor *cb_model_head(cb_model *model, cb_tensor *hidden, const cb_context *c
     return model && hidden && composed(model, NULL, hidden->shape[0], ctx, &own) ? cb_head_run(model, hidden, &own) : NULL;
 }
 
-/* What `read` makes of hidden states. */
-static cb_tensor *read_hidden(cb_tensor *(*read)(cb_model *model, cb_tensor *hidden, const cb_context *ctx), cb_model *model,
-                              cb_tensor *input, const cb_context *ctx)
+/* What is read of the last hidden states begins where the pass did. */
+static cb_context reading(const cb_context *ctx)
 {
-    cb_scope *scope = cb_scope_open();
-    if (!scope)
-        return NULL;
     cb_context own = ctx ? *ctx : (cb_context){0};
     own.first_row = 0;
     own.first_token = cb_cache_length(own.cache);
-    cb_tensor *y = cb_scope_return(scope, read(model, cb_model_hidden(model, input, ctx), &own));
-    cb_scope_close(scope);
-    return y;
+    return own;
 }
 
 cb_tensor *cb_model_logits(cb_model *model, cb_tensor *ids, const cb_context *ctx)
 {
-    return read_hidden(cb_model_head, model, ids, ctx);
-}
-
-static cb_tensor *features_of(cb_model *model, cb_tensor *hidden, const cb_context *ctx)
-{
-    cb_context own;
-    return hidden && composed(model, NULL, hidden->shape[0], ctx, &own) ? cb_head_features(model, hidden, &own) : NULL;
+    cb_scope *scope = cb_scope_open();
+    if (!scope)
+        return NULL;
+    cb_context own = reading(ctx);
+    cb_tensor *logits = cb_scope_return(scope, cb_model_head(model, cb_model_hidden(model, ids, ctx), &own));
+    cb_scope_close(scope);
+    return logits;
 }
 
 cb_tensor *cb_model_features(cb_model *model, cb_tensor *input, const cb_context *ctx)
 {
-    return model && input ? read_hidden(features_of, model, input, ctx) : NULL;
+    cb_scope *scope = model && input ? cb_scope_open() : NULL;
+    if (!scope)
+        return NULL;
+    cb_context given = reading(ctx), own;
+    cb_tensor *hidden = cb_model_hidden(model, input, ctx);
+    cb_model *judge = cb_head_judges_rows(model) ? model : tower_for(model, input);
+    bool ok = hidden && composed(model, judge == model ? NULL : input, hidden->shape[0], &given, &own);
+    cb_tensor *features = cb_scope_return(scope, ok ? cb_head_features(judge, input, hidden, &own) : NULL);
+    cb_scope_close(scope);
+    return features;
 }
 
 /* ---- loss ---- */

@@ -49,7 +49,7 @@ static bool plan_of_config(cb_model *model)
         return true;
     for (const cb_head_plan *plan = a->heads; plan->kind; plan++)
         if (strcmp(class + prefix, plan->class_end) == 0) {
-            model->head_plan = plan->output ? plan : plan_of_kind(a, plan->kind);
+            model->head_plan = plan->output || plan->projection ? plan : plan_of_kind(a, plan->kind);
             return true;
         }
     return strcmp(class + prefix, "Model") == 0 || refuse_class(model, class);
@@ -177,13 +177,23 @@ static bool build_labels(cb_model *model, cb_weight_source *source)
     return true;
 }
 
+static bool build_projection(cb_model *model, cb_weight_source *source)
+{
+    const cb_model_config *c = &model->config;
+    const char *name = model->head_plan->projection, *last = NULL;
+    cb_layer *group = name ? group_of(model->root, name, &last) : NULL;
+    model->projection = group ? cb_source_linear(source, group, last, c->width, c->projection, false, false, CB_INITIAL_NORMAL) : NULL;
+    return !name || model->projection;
+}
+
 bool cb_head_build(cb_model *model, cb_weight_source *source)
 {
     const cb_head_plan *plan = model->head_plan;
     bool words = plan->kind == CB_HEAD_CAUSAL_LM || plan->kind == CB_HEAD_MASKED_LM;
     if (model->head_asked)
         cb_source_allow_new(source, model->head_seed, words ? NULL : plan->output);
-    if (!cb_ok() || !build_inner(model, source) || (plan->output && !(words ? build_vocabulary : build_labels)(model, source)))
+    if (!cb_ok() || !build_inner(model, source) || !build_projection(model, source) ||
+        (plan->output && !(words ? build_vocabulary : build_labels)(model, source)))
         return false;
     if (cb_source_new(source) && !(model->head_new = cb_strdup(cb_source_new(source))))
         return false;
@@ -216,6 +226,29 @@ static cb_tensor *one_token(cb_tensor *hidden, bool last, const cb_context *ctx)
     return cb_index_select(cb_reshape(hidden, rows * length, -1), 0, places);
 }
 
+/* Where a text ends: as CLIP has it in transformers, which looks for the largest id where the config's is the wrong one of old. */
+static int64_t end_of(const cb_tensor *ids, int64_t row, int64_t end)
+{
+    int64_t best = 0, length = ids->shape[1];
+    for (int64_t i = 0; i < length; i++) {
+        int64_t id = (int64_t)cb_get(ids, row * length + i);
+        if (end != 2 && id == end)
+            return i;
+        if (end == 2 && id > (int64_t)cb_get(ids, row * length + best))
+            best = i;
+    }
+    return best;
+}
+
+static cb_tensor *end_token(const cb_model *model, const cb_tensor *ids, cb_tensor *hidden)
+{
+    int64_t rows = hidden->shape[0], length = hidden->shape[1];
+    cb_tensor *places = cb_empty(CB_I64, rows);
+    for (int64_t i = 0; places && i < rows; i++)
+        ((int64_t *)places->data)[i] = i * length + end_of(ids, i, model->config.end_token);
+    return cb_index_select(cb_reshape(hidden, rows * length, -1), 0, places);
+}
+
 /* What a row is judged by: hidden (B, T, C) or (B, C, H, W) -> (B, C) */
 static cb_tensor *pooled(cb_tensor *hidden, cb_pooling pooling, const cb_context *ctx)
 {
@@ -243,19 +276,23 @@ static cb_tensor *inner_layers(const cb_model *model, cb_tensor *x, const cb_con
     return model->head_norm ? cb_layer_norm_forward(model->head_norm, x, ctx) : x;
 }
 
-/* As (B, 1, C), since layers take tokens. */
-static cb_tensor *features_of_rows(const cb_model *model, cb_tensor *hidden, const cb_context *ctx)
+/* Of what a row is judged by (B, C), as (B, 1, C), since layers take tokens. */
+static cb_tensor *features_of_rows(const cb_model *model, cb_tensor *x, const cb_context *ctx)
 {
-    return inner_layers(model, cb_unsqueeze(pooled(hidden, model->head_plan->pooling, ctx), 1), ctx);
+    return inner_layers(model, cb_unsqueeze(x, 1), ctx);
 }
 
-cb_tensor *cb_head_features(const cb_model *model, cb_tensor *hidden, const cb_context *ctx)
+cb_tensor *cb_head_features(const cb_model *model, const cb_tensor *input, cb_tensor *hidden, const cb_context *ctx)
 {
-    if (cb_head_judges_rows(model) || model->architecture->images)
-        return cb_squeeze(features_of_rows(model, hidden, ctx), 1);
-    cb_fail(CB_ERR_UNSUPPORTED, "%s: %s%s judges no rows, so it has no features of them", model->config_path,
-            model->architecture->class_prefix, model->head_plan->class_end);
-    return NULL;
+    cb_pooling pooling = model->head_plan->pooling;
+    if (!cb_head_judges_rows(model) && !model->architecture->images && pooling != CB_POOL_END) {
+        cb_fail(CB_ERR_UNSUPPORTED, "%s: %s%s judges no rows, so it has no features of them", model->config_path,
+                model->architecture->class_prefix, model->head_plan->class_end);
+        return NULL;
+    }
+    cb_tensor *x = pooling == CB_POOL_END ? end_token(model, input, hidden) : pooled(hidden, pooling, ctx);
+    x = features_of_rows(model, x, ctx);
+    return cb_squeeze(model->projection ? cb_linear_forward(model->projection, x, ctx) : x, 1);
 }
 
 /* The mean of two heads' logits, of the first and the second token (DeiT). */
@@ -274,7 +311,7 @@ cb_tensor *cb_head_run(const cb_model *model, cb_tensor *hidden, const cb_contex
     }
     if (!cb_head_judges_rows(model))
         return cb_linear_forward(model->head, inner_layers(model, hidden, ctx), ctx);
-    cb_tensor *logits = cb_linear_forward(model->head, features_of_rows(model, hidden, ctx), ctx);
+    cb_tensor *logits = cb_linear_forward(model->head, features_of_rows(model, pooled(hidden, model->head_plan->pooling, ctx), ctx), ctx);
     return cb_squeeze(model->head_second ? with_second(model, logits, hidden, ctx) : logits, 1);
 }
 

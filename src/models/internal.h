@@ -50,6 +50,8 @@ typedef struct cb_model_config {
     int64_t vocab_size, width, layers, heads, kv_heads, head_dim, mlp_width, max_positions;
     int64_t shared;         /* recursive: block i has the weights of block i mod shared; 0: each has its own */
     int64_t token_types;    /* BERT's kin: rows of their embedding; 0: none */
+    int64_t projection;     /* CLIP: width of its features */
+    int64_t end_token;      /* of texts whose features are its */
     int64_t first_position; /* RoBERTa's kin: the row of a text's first position, since the first rows stand for padding */
     int64_t channels, image_size[2], patch_size[2]; /* of images: height, width; image_size 0: any */
     double eps, initializer_range;
@@ -62,9 +64,10 @@ typedef struct cb_model_config {
 typedef struct cb_conv_unit {
     cb_layer *conv, *norm;
     cb_activation activation;
+    bool pads; /* before it convolves with a stride, as TensorFlow does: what does not come out even goes behind */
 } cb_conv_unit;
 
-#define CB_CONV_UNITS 3
+#define CB_CONV_UNITS 4
 
 /* The layers of one block of a transformer or a convolutional network; those an architecture does not have are NULL. */
 typedef struct cb_block {
@@ -74,17 +77,22 @@ typedef struct cb_block {
     cb_layer *gate, *up, *down;
     cb_conv_unit units[CB_CONV_UNITS], shortcut;
     int unit_count;
-    int64_t window; /* of attention; 0: none */
-    double scale;   /* of attention; 0: 1 / sqrt(D) */
+    bool adds_input; /* MobileNetV2 */
+    int64_t window;  /* of attention; 0: none */
+    double scale;    /* of attention; 0: 1 / sqrt(D) */
 } cb_block;
 
 /* What a row is judged by. */
 typedef enum cb_pooling {
     CB_POOL_FIRST,       /* its first token */
     CB_POOL_LAST,        /* its last token */
+    CB_POOL_END,         /* its first end token (cb_model_config.end_token); 2: its largest, as the first CLIPs have it */
     CB_POOL_MEAN,        /* the mean of its tokens, or of its places (B, C, H, W) */
     CB_POOL_MEAN_PATCHES /* the mean of its tokens but the first */
 } cb_pooling;
+
+/* CLIP's two models: each has a configuration, blocks and a head of its own. */
+enum { CB_TOWER_IMAGES, CB_TOWER_TEXT, CB_TOWERS };
 
 /* One of the heads of an architecture; names are those of whole layers. */
 typedef struct cb_head_plan {
@@ -92,6 +100,7 @@ typedef struct cb_head_plan {
     const char *class_end;             /* "ForMaskedLM" */
     const char *dense, *norm, *output; /* NULL: it has no such layer; without an output `dense` is kept, where there is one, and not run */
     const char *second;                /* another one like `output`, of the second token: logits are the mean of both */
+    const char *projection;            /* of features, without a bias: (config.projection, width) */
     cb_activation activation;          /* behind `dense` */
     bool bias;                         /* of `output` */
     bool group_bias;                   /* the bias of `output` stands beside it: cls.predictions.bias */
@@ -114,8 +123,7 @@ struct cb_model {
     cb_layer *embeddings, *patches;            /* images: the group of tokens that stand beside patches; the first convolution, or stem's */
     cb_conv_unit stem[CB_CONV_UNITS];          /* convolutional networks: before the first block */
     int stem_count;
-    cb_conv_unit last; /* and behind the last one */
-    void *details;     /* the architecture's own, of cb_alloc(); or NULL */
+    void *details; /* the architecture's own, of cb_alloc(); or NULL */
     const cb_head_plan *head_plan;
     bool head_asked;    /* by the caller: what the file has not of it is new */
     bool head_follows;  /* and comes with an adapter */
@@ -126,6 +134,9 @@ struct cb_model {
     cb_problem problem;
     cb_layer *head_dense, *head_norm, *head; /* NULL: there is none */
     cb_layer *head_second;                   /* DeiT's, of its second token */
+    cb_layer *projection;
+    struct cb_model *towers[CB_TOWERS]; /* those it is made of, in its tree and with its file; NULL: none */
+    const struct cb_model *whole;       /* of a tower: what it is a part of */
     cb_block *blocks;
     size_t block_count, block_capacity;
     cb_rope_table rope;
@@ -182,6 +193,10 @@ extern const cb_architecture cb_gpt2_family[];
 extern const cb_architecture cb_bert_family[];
 extern const cb_architecture cb_vit_family[];
 extern const cb_architecture cb_resnet_family[];
+extern const cb_architecture cb_clip_family[];
+extern const cb_architecture cb_convnext_family[];
+extern const cb_architecture cb_mobilenet_v2_family[];
+extern const cb_architecture cb_swin_family[];
 
 /* ---- configuration ---- */
 
@@ -246,6 +261,10 @@ const char *cb_source_new(const cb_weight_source *source); /* names of the weigh
 bool cb_model_build(cb_model *model, uint64_t seed);
 /* The group that everything but the head is in; the root where there is no head, since transformers leaves the group out there. */
 cb_layer *cb_model_top(const cb_model *model, const char *name);
+/* A tower of this architecture, configured by a section of the model's config; freed with the model. */
+cb_model *cb_model_tower_new(const cb_model *model, const cb_architecture *architecture, const char *section);
+/* Its layers, in the tree of the model that `source` is for. */
+bool cb_model_build_tower(cb_model *tower, cb_weight_source *source);
 /* The next block's slot, zeroed. */
 cb_block *cb_model_add_block(cb_model *model);
 
@@ -256,8 +275,9 @@ bool cb_head_configure(cb_model *model, const cb_model_options *options);
 bool cb_head_build(cb_model *model, cb_weight_source *source);
 /* Reads the names of `count` labels, and what they are for, from the config (labels.c). */
 bool cb_labels_configure(cb_model *model, int64_t count);
-bool cb_head_judges_rows(const cb_model *model);                                              /* its logits are (B, K) */
-cb_tensor *cb_head_features(const cb_model *model, cb_tensor *hidden, const cb_context *ctx); /* what its last layer reads, (B, width) */
+bool cb_head_judges_rows(const cb_model *model); /* its logits are (B, K) */
+/* What its last layer reads, (B, width), of what `input` gave. */
+cb_tensor *cb_head_features(const cb_model *model, const cb_tensor *input, cb_tensor *hidden, const cb_context *ctx);
 /* cb_model_head() with what is in ctx alone. */
 cb_tensor *cb_head_run(const cb_model *model, cb_tensor *hidden, const cb_context *ctx);
 

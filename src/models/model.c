@@ -9,7 +9,9 @@
 #include "formats/gguf_model.h"
 #include "models/internal.h"
 
-static const cb_architecture *const families[] = {cb_llama_family, cb_gpt2_family, cb_bert_family, cb_vit_family, cb_resnet_family};
+static const cb_architecture *const families[] = {cb_llama_family,    cb_gpt2_family,         cb_bert_family,
+                                                  cb_vit_family,      cb_resnet_family,       cb_clip_family,
+                                                  cb_convnext_family, cb_mobilenet_v2_family, cb_swin_family};
 #define FAMILY_COUNT (sizeof families / sizeof *families)
 #define MOST_TYPES   32
 
@@ -192,20 +194,46 @@ cb_model *cb_model_create(const char *config_json_path, uint64_t seed, cb_model_
     return NULL;
 }
 
+cb_model *cb_model_tower_new(const cb_model *model, const cb_architecture *architecture, const char *section)
+{
+    cb_model *tower = cb_calloc(1, sizeof *tower);
+    json_t *own = json_object_get(model->json, section);
+    if (!tower)
+        return NULL;
+    tower->whole = model;
+    tower->architecture = architecture;
+    tower->dtype = model->dtype;
+    tower->keep_weights = model->keep_weights;
+    tower->config_path = cb_format("%s: %s", model->config_path, section);
+    tower->json = json_is_object(own) ? json_incref(own) : json_object();
+    bool ok = tower->config_path && tower->json;
+    if (ok && own && !json_is_null(own) && !json_is_object(own))
+        ok = cb_config_error(model, "%s is not a JSON object", section);
+    ok = ok && cb_config_number(tower, "initializer_range", 0.02, 0, 100, &tower->config.initializer_range);
+    if (ok && architecture->configure(tower))
+        return tower;
+    cb_model_free(tower);
+    return NULL;
+}
+
 void cb_model_free(cb_model *model)
 {
     if (!model)
         return;
+    for (int i = 0; i < CB_TOWERS; i++)
+        cb_model_free(model->towers[i]);
     cb_blend_free(model->blend);
-    cb_layer_free(model->root);
     cb_rope_free(&model->rope);
-    cb_weights_close(model->file);
     json_decref(model->json);
     cb_free(model->blocks);
     cb_free(model->details);
     cb_string_list_free(&model->label_names);
     cb_free(model->head_new);
-    cb_free(model->directory);
+    if (!model->whole) {
+        cb_layer_free(model->root);
+        cb_weights_close(model->file);
+        cb_free(model->directory);
+    }
     cb_free(model->config_path);
     cb_free(model);
 }

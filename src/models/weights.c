@@ -409,6 +409,18 @@ cb_block *cb_model_add_block(cb_model *model)
     return block;
 }
 
+bool cb_model_build_tower(cb_model *tower, cb_weight_source *source)
+{
+    cb_model *whole = source->model;
+    tower->root = whole->root;
+    tower->file = whole->file;
+    tower->directory = whole->directory;
+    source->model = tower;
+    bool ok = tower->architecture->build(tower, source) && cb_head_build(tower, source) && cb_ok();
+    source->model = whole;
+    return ok;
+}
+
 bool cb_model_build(cb_model *model, uint64_t seed)
 {
     cb_weight_source source = {.model = model, .seed = seed};

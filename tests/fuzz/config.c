@@ -24,6 +24,10 @@ static const struct {
               {"deit", "vision/deit"},
               {"vit", "vision/vit"},
               {"resnet", "vision/resnet_first"},
+              {"text_config", "vision/clip"},
+              {"convnext", "vision/convnext"},
+              {"mobilenet", "vision/mobilenet_v2"},
+              {"swin", "vision/swin_positions"},
               {"", "models/llama3"}};
 enum { MODELS = sizeof models / sizeof *models };
 

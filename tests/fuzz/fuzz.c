@@ -118,7 +118,8 @@ bool fuzz_pass(cb_model *model)
     cb_no_grad
     {
         cb_tensor *x = ok ? fuzz_input(model) : NULL;
-        ok = x && cb_model_logits(model, x, &(cb_context){0});
+        bool bare = cb_model_head_kind(model) == CB_HEAD_NONE;
+        ok = x && (bare ? cb_model_hidden : cb_model_logits)(model, x, &(cb_context){0});
     }
     if (scope)
         cb_scope_close(scope);
