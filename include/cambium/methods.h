@@ -73,7 +73,7 @@ extern CB_API const cb_option cb_sentinel_option_table[];
 /* Writes a model directory for text under the key (1 to CB_SENTINEL_MOST_KEY bytes): its tokenizer knows the pseudonyms and splits at blanks;
  * special tokens stay as they are.  Only the word embedding and its order change.  The head of a language model is left out, since it would say
  * the words; other heads stay.  `output` must not exist, or be an empty directory.  The model must be an encoder of BERT's kin, whose
- * tokenizer has an unknown token (CB_ERR_UNSUPPORTED). */
+ * tokenizer has an unknown token (CB_ERR_UNSUPPORTED); options must not be NULL. */
 CB_API bool cb_sentinel_convert(const char *directory, const char *output, const void *key, size_t key_length,
                                 const cb_sentinel_options *options);
 /* Appends a text's tokens under the key, with a blank between: what is given to who has the converted model.  Of the options `hash` is read

@@ -112,11 +112,25 @@ static bool read_options(reading *r)
 
 /* ---- adapters ---- */
 
+/* The last part of a path that may end in slashes; "" where it says nothing. */
+static char *last_part(const char *path)
+{
+    size_t length = strlen(path);
+    while (length && path[length - 1] == '/')
+        length--;
+    char *whole = cb_strndup(path, length), *part = whole ? cb_strdup(cb_path_base(whole)) : NULL;
+    cb_free(whole);
+    if (part && (strcmp(part, ".") == 0 || strcmp(part, "..") == 0))
+        *part = '\0';
+    return part;
+}
+
 static char *candidate(const reading *r, int which, const char *key, const char *given)
 {
+    char *last = which == 0 ? last_part(given) : NULL;
     char *first = which == 2 ? cb_path_join(r->directory, "adapters") : NULL, *path = NULL;
     if (which == 0)
-        path = cb_path_join(r->directory, cb_path_base(given));
+        path = last && *last ? cb_path_join(r->directory, last) : NULL;
     else if (which == 1)
         path = cb_path_join(r->directory, key);
     else if (which == 2)
@@ -124,6 +138,7 @@ static char *candidate(const reading *r, int which, const char *key, const char 
     else
         path = cb_strdup(given);
     cb_free(first);
+    cb_free(last);
     return path;
 }
 
@@ -141,16 +156,21 @@ static char *find_adapter(const reading *r, const char *key, const char *given)
     return NULL;
 }
 
-/* PEFT names the i-th one "i", so that a key that is a number says which one is meant. */
-static size_t place_of(const char *key, size_t at, size_t count)
+/* Which of the keys names the i-th adapter: in PEFT's layout it is "i", where all keys are such; the authors' are in order. */
+static size_t place_of(const reading *r, const char *const *keys, size_t count, size_t i)
 {
-    char number[32];
-    for (size_t i = 0; i < count; i++) {
-        snprintf(number, sizeof number, "%zu", i);
-        if (strcmp(number, key) == 0)
+    size_t place = i;
+    for (size_t number = 0; !r->own && number < count; number++) {
+        char text[32];
+        size_t at = 0;
+        snprintf(text, sizeof text, "%zu", number);
+        while (at < count && strcmp(keys[at], text) != 0)
+            at++;
+        if (at == count)
             return i;
+        place = number == i ? at : place;
     }
-    return at;
+    return place;
 }
 
 static bool load_adapter(cb_composition *c, const reading *r, const char *key, const char *given, cb_layer *root, const char *model_type)
@@ -190,7 +210,7 @@ static bool load_adapters(cb_composition *c, const reading *r, cb_layer *root, c
         }
     }
     for (i = 0; ok && i < count; i++) {
-        size_t at = place_of(keys[i], i, count);
+        size_t at = place_of(r, keys, count, i);
         ok = values[at] ? load_adapter(c, r, keys[at], values[at], root, model_type)
                         : cb_fail(CB_ERR_FORMAT, "%s: adapters: %.100s: expected a path", r->directory, keys[at]) == CB_OK;
     }

@@ -1,7 +1,10 @@
 /* processes.c: this program run by itself: benchmarks, whose peak of memory is then a run's own, and commands that are made of others. */
 #include <errno.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cli/cli.h"
@@ -52,14 +55,20 @@ bool cli_run_command(const char *what, const char *const *words)
     fflush(stdout);
     pid_t child = fork();
     if (child == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGTERM); /* it stops at its next checkpoint when this process is gone */
         execv("/proc/self/exe", (char *const *)(uintptr_t)words);
         _exit(127);
     }
     if (child < 0)
         return cb_fail(CB_ERR_IO, "no process can be started: %s", strerror(errno)) == CB_OK;
+    const struct timespec moment = {.tv_nsec = 20000000};
     pid_t ended;
-    while ((ended = waitpid(child, &status, 0)) < 0 && errno == EINTR)
-        ;
+    bool told = false; /* a signal may be sent to this process alone */
+    while ((ended = waitpid(child, &status, WNOHANG)) == 0 || (ended < 0 && errno == EINTR)) {
+        if (cb_interrupted() && !told)
+            told = kill(child, SIGTERM) == 0;
+        nanosleep(&moment, NULL);
+    }
     if (ended == child && WIFEXITED(status) && WEXITSTATUS(status) == CLI_EXIT_DONE)
         return true;
     if (cb_interrupted() || (WIFEXITED(status) && WEXITSTATUS(status) == CLI_EXIT_INTERRUPTED))

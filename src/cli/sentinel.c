@@ -162,6 +162,10 @@ static bool encode_run(cli_call *call, void *settings_)
     encoder e = {.settings = s};
     size_t length = 0;
     int64_t lines = 0;
+    static const char *const others[] = {".json", ".csv", ".tsv", ".conll", ".conllu"};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (cb_ends_with(s->data, others[i]))
+            return cli_refuse("--data %s: expected lines of text or a .jsonl file", s->data);
     bool ok = cli_output_file(s->output) && read_key(s->key_file, &e.key) && (e.tokenizer = cb_tokenizer_load(call->arguments[0]));
     char *text = ok ? cb_file_read(s->data, (size_t)1 << 31, &length) : NULL;
     cb_writer *w = text ? cb_writer_open(s->output) : NULL;

@@ -104,6 +104,37 @@ static bool carry_out(building *b, words *w, bool resume)
 
 /* ---- steps ---- */
 
+static bool put_words(cb_string *out, const char *const *list)
+{
+    bool ok = true;
+    for (; ok && list && *list; list++)
+        ok = cb_string_printf(out, " %s", *list);
+    return ok && cb_string_puts(out, "\n");
+}
+
+/* A build goes on where one of the same data and options stopped; what another left is not built on. */
+static bool same_as_begun(const building *b, const char *data)
+{
+    const zoo_network *n = b->network;
+    cb_string now = {0};
+    char *path = cb_path_join(b->work, "begun"), *begun = NULL;
+    size_t length = 0;
+    bool ok = path && cb_string_printf(&now, "%s\n%s\n%s%s\n", n->name, data ? data : "", n->config, n->tokenizer_config) &&
+              put_words(&now, n->tokenizer) && put_words(&now, n->training) &&
+              (!b->settings->quick || (put_words(&now, n->quick_tokenizer) && put_words(&now, n->quick_training)));
+    if (ok && cb_is_file(path)) {
+        begun = cb_file_read(path, 1 << 20, &length);
+        ok = begun && (strcmp(begun, now.data) == 0 ||
+                       cli_refuse("%s: a build was begun here with other data or options; remove the directory to begin anew", b->work));
+    } else {
+        ok = ok && cb_file_write(path, now.data, now.length);
+    }
+    cb_free(begun);
+    cb_free(path);
+    cb_string_free(&now);
+    return ok;
+}
+
 static bool write_texts(const building *b, const char *data)
 {
     return (cb_is_file(b->train) && cb_is_file(b->held_out)) || b->network->texts(data, b->settings->quick, b->train, b->held_out);
@@ -304,11 +335,12 @@ static void remove_named(const char *directory, const char *name)
 static bool publish(const building *b)
 {
     char *directory = cb_path_parent(b->tokenizer);
-    remove_named(b->model, "checkpoint.safetensors");
     if (!directory || rename(b->model, b->place) != 0) {
         cb_free(directory);
         return cb_fail(CB_ERR_IO, "%s: cannot be given its name: %s", b->place, strerror(errno)) == CB_OK;
     }
+    remove_named(b->place, "checkpoint.safetensors");
+    remove_named(b->work, "begun");
     remove_named(b->work, "train.txt");
     remove_named(b->work, "held-out.txt");
     remove_named(b->work, "config.json");
@@ -325,8 +357,8 @@ static bool build(building *b)
     char *data = cb_experiment_data(b->network->data);
     if (!data && b->settings->quick)
         cb_error_clear();
-    bool ok = cb_ok() && cb_directory_make(b->work) && write_texts(b, data) && train_tokenizer(b) && write_config(b) && train(b) &&
-              judge(b) && write_record(b) && publish(b);
+    bool ok = cb_ok() && cb_directory_make(b->work) && same_as_begun(b, data) && write_texts(b, data) && train_tokenizer(b) &&
+              write_config(b) && train(b) && judge(b) && write_record(b) && publish(b);
     cb_free(data);
     if (ok && !b->call->common.json) {
         cli_field("network", "%s", b->place);
@@ -344,7 +376,7 @@ static bool build_run(cli_call *call, void *settings_)
     b.place = s->output ? cb_strdup(s->output) : zoo_directory(b.network->name);
     if (b.place && strlen(b.place) > 1 && cb_ends_with(b.place, "/"))
         b.place[strlen(b.place) - 1] = '\0';
-    b.work = b.place ? cb_format("%s.building", b.place) : NULL;
+    b.work = b.place ? cb_format("%s.%sbuilding", b.place, s->quick ? "quick-" : "") : NULL;
     b.train = b.work ? cb_path_join(b.work, "train.txt") : NULL;
     b.held_out = b.work ? cb_path_join(b.work, "held-out.txt") : NULL;
     b.tokenizer = b.work ? cb_path_join(b.work, "tokenizer/tokenizer.json") : NULL;

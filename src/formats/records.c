@@ -101,12 +101,10 @@ const char *cb_record_field_name(const cb_records *records, int field, int n)
                                                              [CB_FIELD_TEXT_PAIR] = {"sentence2"},
                                                              [CB_FIELD_LABEL] = {"labels"},
                                                              [CB_FIELD_TOKENS] = {"words"},
-                                                             [CB_FIELD_TAGS] = {"ner_tags", "labels"},
-                                                             [CB_FIELD_CONDITIONS] = {"condition"}};
+                                                             [CB_FIELD_TAGS] = {"ner_tags", "labels"}};
     if (n == 0)
         return records->names[field];
-    bool only = records->options.form == CB_RECORDS_OF_TEXT && field != CB_FIELD_CONDITIONS;
-    return n > MOST || only || records->renamed[field] ? NULL : others[field][n - 1];
+    return n > MOST || records->options.form == CB_RECORDS_OF_TEXT || records->renamed[field] ? NULL : others[field][n - 1];
 }
 
 /* "prompt=question" */

@@ -32,6 +32,8 @@ static bool check_key(size_t length)
 
 static bool check_options(const cb_sentinel_options *o)
 {
+    if (!o)
+        return cb_fail(CB_ERR_ARGUMENT, "sentinel: found no options, expected some") == CB_OK;
     return (o->transform >= CB_SENTINEL_ONES && o->transform <= CB_SENTINEL_PLAIN && o->rounds >= 1) ||
            cb_fail(CB_ERR_ARGUMENT, "sentinel: transform %d of %lld rounds, expected 0 to %d and 1 or more", o->transform,
                    (long long)o->rounds, CB_SENTINEL_PLAIN) == CB_OK;
@@ -93,11 +95,31 @@ bool cb_sentinel_swaps(const cb_tokenizer *tokenizer, const void *key, size_t ke
     return order;
 }
 
+/* Whether a token is a pseudonym by its looks. */
+static bool looks_hashed(const char *token)
+{
+    return strlen(token) == 2 * CB_SENTINEL_HASH && strspn(token, "0123456789abcdef") == 2 * CB_SENTINEL_HASH;
+}
+
+/* A tokenizer of pseudonyms would give unknown tokens for all text. */
+static bool is_clear(const cb_tokenizer *tokenizer)
+{
+    int32_t limit = cb_tokenizer_id_limit(tokenizer), seen = 0, hashed = 0;
+    for (int32_t id = 0; id < limit && seen < 64; id++) {
+        const char *token = cb_tokenizer_is_special(tokenizer, id) ? NULL : cb_tokenizer_token(tokenizer, id);
+        seen += token != NULL;
+        hashed += token && looks_hashed(token);
+    }
+    return 2 * hashed <= seen ||
+           cb_fail(CB_ERR_ARGUMENT, "sentinel: found a tokenizer of pseudonyms, expected that of the model before it was "
+                                    "converted") == CB_OK;
+}
+
 bool cb_sentinel_encode(const cb_tokenizer *tokenizer, const char *text, size_t length, const void *key, size_t key_length,
                         const cb_sentinel_options *options, cb_string *out)
 {
     cb_encoding e = {0};
-    bool ok = check_key(key_length) && cb_tokenizer_encode(tokenizer, text, length, false, &e);
+    bool ok = check_key(key_length) && is_clear(tokenizer) && cb_tokenizer_encode(tokenizer, text, length, false, &e);
     for (size_t i = 0; ok && i < e.count; i++) {
         const char *token = cb_tokenizer_token(tokenizer, e.ids[i]);
         bool hash = (!options || options->hash) && !cb_tokenizer_is_special(tokenizer, e.ids[i]);
@@ -197,8 +219,13 @@ static json_t *word_vocabulary(const cb_tokenizer *tokenizer, const int32_t *swa
     for (int32_t id = 0; ok && id < limit; id++) {
         const char *token = cb_tokenizer_token(tokenizer, id);
         cb_string name = {0};
-        ok = !token || (put_name(&name, token, key, key_length, hash && !cb_tokenizer_is_special(tokenizer, id)) &&
-                        cb_json_put(vocabulary, name.data ? name.data : "", json_integer(swapped[id])));
+        bool special = cb_tokenizer_is_special(tokenizer, id);
+        if (token && !hash && !special && (token[strcspn(token, " \t\r\n")] || json_object_get(vocabulary, token)))
+            ok = cb_fail(CB_ERR_UNSUPPORTED,
+                         "sentinel: token %d has a blank in it, or is there twice: without hashes it cannot be told from others",
+                         id) == CB_OK;
+        ok = ok && (!token || (put_name(&name, token, key, key_length, hash && !special) &&
+                               cb_json_put(vocabulary, name.data ? name.data : "", json_integer(swapped[id]))));
         cb_string_free(&name);
     }
     if (ok)

@@ -33,7 +33,7 @@ static void rows_carry_what_is_known_of_their_records(void **state)
     (void)state;
     static const char *const files[][2] = {
         {"known.jsonl", "{\"text\": \"aaaa\", \"conditions\": [0.5, 1]}\n{\"text\": \"bbbb\", \"conditions\": [0.25, 2]}\n"
-                        "{\"text\": \"aaa\", \"condition\": [0.5, 1]}\n{\"text\": \"ccc\", \"conditions\": [0.5, 1], \"task_ids\": 3}\n"},
+                        "{\"text\": \"aaa\", \"conditions\": [0.5, 1]}\n{\"text\": \"ccc\", \"conditions\": [0.5, 1], \"task_ids\": 3}\n"},
         {"known.csv", "text,conditions,task_ids\naaaa,0.5 1,\nbbbb,\"0.25, 2\",0\naaa,0.5 1.0,0\nccc,5e-1\t1,3\n"}};
     static const float facts[3][3] = {{0.5f, 1, 0}, {0.25f, 2, 0}, {0.5f, 1, 3}};
     for (int packing = 0; packing < 2; packing++)
