@@ -68,6 +68,7 @@ if(TARGET cambium AND EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/run.sh)
                 out/fused/mixer.safetensors out/gated/gate.safetensors out/stacked/default/adapter_model.safetensors)
   register_test(cli_images sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/images.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
   register_test(cli_tasks sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/tasks.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
+  register_test(cli_labels sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/labels.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
   register_test(cli_tasks_page ${page} docs/tasks.md out/reviews/labels.json out/said.jsonl out/names/adapter_model.safetensors
     out/stars/adapter_model.safetensors out/whole/model.safetensors)
   register_test(cli_retrieval sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/retrieval.sh $<TARGET_FILE:cambium> ${reference} ${scratch})

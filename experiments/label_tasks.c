@@ -320,7 +320,8 @@ bool label_judge(cb_model *model, const cb_tokenizer *tokenizer, const label_dat
     while (words < LABEL_WORDS && d->task->words[words])
         words++;
     for (size_t i = 0; questions && i < part->count; i++)
-        questions[i] = (cb_choice_question){part->items[i].prompt, d->task->words, words, part->items[i].label, 0};
+        questions[i] = (cb_choice_question){
+            .prompt = part->items[i].prompt, .choices = d->task->words, .count = words, .answer = part->items[i].label};
     cb_choice_result result;
     bool ok = questions && chosen && cb_evaluate_choices(model, tokenizer, questions, part->count, 16, chosen, &result);
     for (size_t i = 0; ok && i < part->count; i++)

@@ -80,8 +80,8 @@ CB_API bool cb_train_whole(cb_trainee *what, cb_model *model, cb_adapter *adapte
 CB_API void cb_train_whole_free(cb_trainee *what);
 
 /* Passes of the model go through the composition from here on, in place of what is on its layers' lists (cb_model_set_blend()).  The composition
- * must outlive the model, or be taken back by cb_model_set_blend(model, NULL, NULL, NULL).  Its gate, if it has one, must be of tasks
- * (CB_ERR_UNSUPPORTED): those of the pass. */
+ * must outlive the model, or be taken back by cb_model_set_blend(model, NULL, NULL, NULL).  Its gate, if it has one, weighs by
+ * the tasks of the pass, or, one on features, by its conditions (zeros where it has none). */
 CB_API bool cb_composition_use(const cb_composition *c, cb_model *model);
 /* A composition in use, of which gate, mixer and the adapter after the first `frozen`, if there is one, are trained; saved as one directory.
  * What is frozen stays bit for bit.  Give it back with cb_train_composition_free() before the composition. */
@@ -181,13 +181,18 @@ CB_API cb_problem cb_objective_problem(cb_objective objective);
 typedef struct cb_adapter_labels {
     cb_objective objective;
     cb_string_list names; /* in the order of their numbers */
+    bool named;           /* by labels.json; else the names stand for none, and the objective is the likeliest for so many */
 } cb_adapter_labels;
-/* Writes labels.json into an adapter's directory: the model's id2label, label2id and problem_type, and the task. */
+/* Writes labels.json into an adapter's directory: the model's id2label, label2id and problem_type, and the task.  Of a model without
+ * labels, removes one that an earlier adapter left there. */
 CB_API bool cb_adapter_labels_write(const cb_model *model, const char *directory);
 /* Reads it; where there is none (PEFT writes none), an adapter of task type SEQ_CLS or TOKEN_CLS has as many labels as the head that it holds has
  * rows, LABEL_0, LABEL_1, ...  False with cb_ok(): it is for words.  Free the names with cb_string_list_free(), also on failure. */
 CB_API bool cb_adapter_labels_read(const char *directory, cb_adapter_labels *labels);
-/* Makes a new adapter, not yet attached, one for the model's labels: PEFT's task type, and the head in modules_to_save. */
+/* Writes labels.json of these. */
+CB_API bool cb_adapter_labels_save(const cb_adapter_labels *labels, const char *directory);
+/* Makes a new adapter, not yet attached, one for the model's labels: PEFT's task type, and the head in modules_to_save.  A kind of virtual
+ * tokens has no place for it: CB_ERR_UNSUPPORTED. */
 CB_API bool cb_adapter_fit_labels(cb_adapter *adapter, const cb_model *model);
 
 /* ---- Several processes ----
@@ -258,6 +263,8 @@ typedef struct cb_choice_question {
     size_t count;               /* at least two */
     size_t answer;              /* index of the right one */
     int32_t task;               /* which of its tasks an adapter of several does with it */
+    const float *conditions;    /* what is known of it (cb_context); all questions have the same number, or none.  NULL: nothing */
+    size_t condition_count;
 } cb_choice_question;
 typedef struct cb_choice_result {
     double accuracy;      /* share of questions whose best choice is the answer */

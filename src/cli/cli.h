@@ -156,6 +156,8 @@ char *cli_existing_above(const char *path); /* the nearest directory above it, o
 bool cli_output_directory(const char *path, const char *model);
 /* The same for a file to be written. */
 bool cli_output_file(const char *path);
+/* True when writing the file would replace none of these inputs, whatever name it has, and no file in a directory of them. */
+bool cli_output_is_no_input(const char *path, const cb_string_list *inputs);
 
 /* "DIR=0.5" is a directory and a weight (1 when there is none), unless a directory of that very name exists; free *directory with cb_free(). */
 bool cli_split_weight(const char *option, const char *text, char **directory, double *weight);
@@ -195,14 +197,20 @@ typedef struct cli_task {
     bool asked;    /* by --task: images then bring labels of their own, where they have not the model's */
     cb_objective objective;
     cb_string_list labels; /* that are known before the data is read; none: those of the data */
+    int64_t held;          /* labels of the head that an adapter without names for them brings; 0: none */
 } cli_task;
 /* From what is asked, what the adapter in `adapter` (NULL: none) was trained for, and what the model in `model` (or the config.json of that name) is. */
 bool cli_task_open(cli_task *task, const cli_task_settings *settings, const char *model, const char *adapter);
 void cli_task_close(cli_task *task);
+/* Refuses options of rows of words, which labels have no use for. */
+bool cli_labels_check(cli_call *call);
 /* The model with a head for it; `config`: a new one, as cb_model_create() makes it. */
 cb_model *cli_task_model(cli_task *task, const char *path, bool config, uint64_t seed, cb_model_options options);
 /* The rows of `text` are for it, or, of a model that predicts words, for that; one that predicts nothing is refused. */
 bool cli_task_fit(const cli_task *task, cb_data_options *text, const cb_model *model);
+
+/* Whether the adapter brings a model's weight of that name. */
+bool cli_adapter_trains(const cb_adapter *adapter, const char *weight);
 
 /* What generation and evaluation run: a model, its tokenizer and any number of adapters. */
 typedef struct cli_base {

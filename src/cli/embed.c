@@ -13,7 +13,7 @@ typedef struct settings {
 
 static const cb_option table[] = {
     CB_OPT_LIST(settings, data, NULL, "FILE,...",
-                "texts: the lines of plain text, or text of JSONL, CSV and TSV files; - is standard input"),
+                "texts: the lines of plain text but blank ones, or text of JSONL, CSV and TSV files; - is standard input"),
     CB_OPT_STRING(settings, output, NULL, "FILE",
                   "where vectors go: an array of NumPy (.npy), else JSON lines; without it on standard output"),
     CB_OPT_LIST(settings, adapter, NULL, "DIR,...", "adapter to attach, each with an optional =weight; may be given again"),
@@ -37,6 +37,8 @@ static bool add_text(cb_string_list *texts, const cb_record_text *record)
 {
     if (!record->text)
         return cli_refuse("%s:%lld: found a prompt or a conversation, expected text", record->path, (long long)record->line);
+    if (memchr(record->text, 0, record->text_length))
+        return cli_refuse("%s:%lld: found a NUL character, expected text without", record->path, (long long)record->line);
     char *text = cb_strndup(record->text, record->text_length);
     bool ok = text && cb_string_list_add(texts, text);
     cb_free(text);
@@ -150,7 +152,8 @@ static bool run(cli_call *call, void *settings_)
     cli_base base = {0};
     cli_rehearsal rehearsal;
     const char *prompt;
-    bool ok = (!s->output || cli_output_file(s->output)) && (!s->dry_run || cli_rehearsal_begin(&rehearsal, s->output)) &&
+    bool ok = (!s->output || (cli_output_file(s->output) && cli_output_is_no_input(s->output, &s->data))) &&
+              (!s->dry_run || cli_rehearsal_begin(&rehearsal, s->output)) &&
               cli_embedder_open(call, &base, call->arguments[0], &s->adapter, &s->adapter_option, cli_dtype(s->dtype), s->max_seq_length) &&
               find_prompt(call, s, base.embedder, &prompt) && embed(call, s, base.embedder, prompt);
     cli_base_close(&base);

@@ -61,7 +61,14 @@ static bool read_question(const char *where, const json_t *line, cb_choice_quest
     if (!cli_read_task(where, line, 0, &task))
         return false;
     const char **texts = cb_calloc(json_array_size(choices), sizeof *texts);
-    *q = (cb_choice_question){prompt, texts, json_array_size(choices), SIZE_MAX, task};
+    *q = (cb_choice_question){.prompt = prompt, .choices = texts, .count = json_array_size(choices), .answer = SIZE_MAX, .task = task};
+    const cb_string_list none = {0};
+    float *conditions;
+    if (!cli_read_conditions(where, line, &none, &conditions, &q->condition_count)) {
+        cb_free(conditions);
+        return false;
+    }
+    q->conditions = conditions;
     for (size_t c = 0; texts && c < q->count; c++) {
         texts[c] = json_string_value(json_array_get(choices, c));
         if (!texts[c] || !*texts[c])
@@ -120,6 +127,7 @@ static void free_questions(questions *all)
 {
     for (size_t i = 0; i < all->count; i++) {
         cb_free((void *)(uintptr_t)all->list[i].choices);
+        cb_free((void *)(uintptr_t)all->list[i].conditions);
         json_decref(all->lines[i]);
     }
     cb_free(all->lines);
@@ -190,6 +198,8 @@ static bool labels(cli_call *call, settings *s, const cli_base *base)
 {
     cb_evaluation e = {0};
     bool images = cli_takes_images(base->model);
+    if (!cli_labels_check(call))
+        return false;
     s->text.data = s->data;
     s->text.shuffle = false;
     s->text.objective = cb_objective_of(base->model);
@@ -296,7 +306,8 @@ static bool run(cli_call *call, void *settings_)
     settings *s = settings_;
     cli_base base = {0};
     cli_rehearsal rehearsal;
-    if (!check_options(call, s) || (s->predictions && !cli_output_file(s->predictions)))
+    if (!check_options(call, s) ||
+        (s->predictions && (!cli_output_file(s->predictions) || !cli_output_is_no_input(s->predictions, &s->data))))
         return false;
     bool ok = (!s->dry_run || cli_rehearsal_begin(&rehearsal, NULL)) && evaluate(call, s, &base);
     cli_base_close(&base);
@@ -312,7 +323,8 @@ const cli_command cli_eval = {
         "overlap; a longer row gives the model more to go on. Bits per byte do not depend on the tokenizer. Of a masked "
         "language model it is that of "
         "masked tokens, which are the same each time.  Choice: JSONL of "
-        "{\"prompt\", \"choices\", \"answer\"}, where wanted with task_ids; the model chooses the likeliest continuation, and "
+        "{\"prompt\", \"choices\", \"answer\"}, where wanted with task_ids and conditions; the model chooses the likeliest continuation, "
+        "and "
         "accuracy has Wilson's 95 % interval. "
         "By length: sums of log-probabilities are divided by the choices' bytes first. Of labels (docs/tasks.md): accuracy, F1 and "
         "Matthews' correlation; of several at once F1 and the area under the ROC curve; of numbers Pearson's and Spearman's "

@@ -80,13 +80,19 @@ static bool pretrain(cli_call *call, settings *s, cb_model *model)
     return ok;
 }
 
+/* Labels may be asked for, or be what the model or the adapter is for. */
+static bool check_task(const settings *s)
+{
+    bool distils = s->distill_model || s->exit_weight > 0;
+    return !distils || !s->corpus.task.labelled ||
+           cli_refuse("--%s is for models of words, found one of labels", s->distill_model ? "distill-model" : "exit-weight");
+}
+
 static bool run(cli_call *call, void *settings_)
 {
     settings *s = settings_;
     s->train.output = s->output;
     s->train.seed = (uint64_t)s->seed;
-    if (s->distill_model && s->corpus.asked.task)
-        return cli_usage(call, "--distill-model is for models of words, and --task is of labels");
     if (cli_task_objective(s->corpus.asked.task) >= CB_OBJECTIVE_RETRIEVAL)
         return cli_usage(call, "--task %s is one of cambium train", cli_task_names[s->corpus.asked.task]);
     if (!s->config == !s->model)
@@ -103,8 +109,9 @@ static bool run(cli_call *call, void *settings_)
     cb_model_options options = {.dtype = cli_dtype(s->dtype), .keep_weights = true};
     cli_task *task = &s->corpus.task;
     const char *path = s->config ? s->config : s->model;
-    cb_model *model =
-        cli_task_open(task, &s->corpus.asked, path, NULL) ? cli_task_model(task, path, s->config, (uint64_t)s->seed, options) : NULL;
+    cb_model *model = cli_task_open(task, &s->corpus.asked, path, s->adapter) && check_task(s)
+                          ? cli_task_model(task, path, s->config, (uint64_t)s->seed, options)
+                          : NULL;
     bool ok = model && pretrain(call, s, model);
     cb_model_free(model);
     cli_task_close(task);

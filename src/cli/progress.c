@@ -62,6 +62,8 @@ bool cli_corpus_open(cli_corpus *corpus, cli_call *call, cli_corpus_settings *se
     *corpus = (cli_corpus){0};
     if (settings->validation_data.count && settings->validation_split > 0)
         return cli_usage(call, "--validation-data and --validation-split exclude each other");
+    if (settings->task.labelled && !cli_labels_check(call))
+        return false;
     if (cli_takes_images(model))
         return image_corpus(corpus, settings, model, seed);
     cb_data_options *text = &settings->text;

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cambium/formats.h"
@@ -77,6 +78,20 @@ bool cli_output_apart(const char *path, const cli_corpus_settings *corpus)
                 ok = cli_refuse("%s: is inside the directory of data %s, expected another place: the next run would read it", path,
                                 lists[l]->items[i]);
     cb_free(above);
+    return ok;
+}
+
+bool cli_output_is_no_input(const char *path, const cb_string_list *inputs)
+{
+    struct stat output, input;
+    bool there = stat(path, &output) == 0, ok = true;
+    for (size_t i = 0; there && ok && i < inputs->count; i++) {
+        const char *name = inputs->items[i];
+        if (stat(name, &input) == 0 && input.st_dev == output.st_dev && input.st_ino == output.st_ino)
+            ok = cli_refuse("%s: is %s, which is read, expected another file", path, name);
+        else if (cb_is_directory(name) && is_inside(path, name))
+            ok = cli_refuse("%s: is there already, in the directory of data %s, expected another place", path, name);
+    }
     return ok;
 }
 
@@ -291,7 +306,8 @@ static bool is_of_encoder(const cb_string_list *adapters)
     return found && cb_ok();
 }
 
-/* The first of the adapters that was trained with a head says which the model has. */
+/* The first of the adapters that was trained with a head says which the model has.  Where it has no names for its labels, the model's own
+ * stay, of which cb_model_load_with() keeps as many as fit, and its problem, as in transformers. */
 static cb_model *load_with_head(const char *path, const cb_string_list *adapters, cb_dtype dtype)
 {
     cb_adapter_labels labels = {0};
@@ -312,7 +328,7 @@ static cb_model *load_with_head(const char *path, const cb_string_list *adapters
         options.head_follows = true;
     }
     cb_model *model = cb_ok() ? cb_model_load_with(path, options) : NULL;
-    if (model && found && !cb_model_set_labels(model, &labels.names, cb_objective_problem(labels.objective))) {
+    if (model && labels.named && !cb_model_set_labels(model, &labels.names, cb_objective_problem(labels.objective))) {
         cb_model_free(model);
         model = NULL;
     }
@@ -320,7 +336,7 @@ static cb_model *load_with_head(const char *path, const cb_string_list *adapters
     return model;
 }
 
-static bool trains(const cb_adapter *adapter, const char *weight)
+bool cli_adapter_trains(const cb_adapter *adapter, const char *weight)
 {
     const cb_named_tensor *list;
     size_t count = cb_adapter_parameters(adapter, &list);
@@ -338,7 +354,7 @@ static void warn_of_new_weights(const cli_base *base)
     for (char *name = names && base->adapter_count ? strtok_r(names, ", ", &rest) : NULL; name; name = strtok_r(NULL, ", ", &rest)) {
         bool brought = false;
         for (size_t i = 0; !brought && i < base->adapter_count; i++)
-            brought = trains(base->adapters[i], name);
+            brought = cli_adapter_trains(base->adapters[i], name);
         if (!brought)
             cb_log_message(CB_LOG_WARNING, "%s: has no %s, nor has an adapter: it is random", cb_model_directory(base->model), name);
     }

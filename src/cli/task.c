@@ -65,11 +65,14 @@ bool cli_task_open(cli_task *task, const cli_task_settings *settings, const char
     char class[64];
     *task = (cli_task){.labelled = settings->task, .asked = settings->task, .objective = cli_task_objective(settings->task)};
     bool trained = adapter && cb_adapter_labels_read(adapter, &saved), ok = cb_ok() && read_class(model, class, sizeof class);
-    if (ok && trained && task->labelled && saved.objective != task->objective)
+    bool other = saved.named ? saved.objective != task->objective /* else the head is all that is known */
+                             : cb_objective_head(saved.objective) != cb_objective_head(task->objective);
+    if (ok && trained && task->labelled && other)
         ok = cli_refuse("--task %s: %s was trained for %s", name_of(task->objective), adapter, name_of(saved.objective));
     if (ok && trained) {
         task->labelled = true;
-        task->objective = saved.objective;
+        task->objective = saved.named || !task->asked ? saved.objective : task->objective;
+        task->held = saved.named ? 0 : (int64_t)saved.names.count;
     } else if (ok && !task->labelled) {                                  /* which it is of texts, the model knows when it is loaded */
         bool images = strncmp(class, "ForImageClassification", 22) == 0; /* also ...WithTeacher */
         task->labelled = images || strcmp(class, "ForSequenceClassification") == 0 || strcmp(class, "ForTokenClassification") == 0;
@@ -77,7 +80,7 @@ bool cli_task_open(cli_task *task, const cli_task_settings *settings, const char
                           : class[3] == 'T' ? CB_OBJECTIVE_TOKEN_CLASSIFICATION
                                             : CB_OBJECTIVE_CAUSAL_LM;
     }
-    const cb_string_list *known = settings->labels.count ? &settings->labels : &saved.names;
+    const cb_string_list none = {0}, *known = settings->labels.count ? &settings->labels : saved.named ? &saved.names : &none;
     if (ok && settings->labels.count && trained && settings->labels.count != saved.names.count)
         ok = cli_refuse("--labels: found %zu, expected %zu as %s has", settings->labels.count, saved.names.count, adapter);
     else if (ok && settings->labels.count && !task->labelled)
@@ -93,12 +96,25 @@ void cli_task_close(cli_task *task)
     *task = (cli_task){0};
 }
 
+bool cli_labels_check(cli_call *call)
+{
+    static const char *const words[] = {"separator",     "lines",   "packing", "packing_strategy", "completion_only",
+                                        "chat_template", "add_bos", "add_eos", "mlm_probability",  "whole_word_mask"};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (cli_given(call, words[i])) {
+            cli_refuse("%s: is for words, and has no meaning for labels", words[i]);
+            cli_blame(call, words[i]);
+            return false;
+        }
+    return true;
+}
+
 /* ---- its model ---- */
 
 /* A head of the model's own, whose labels and problem count where nothing else is asked. */
 static bool take_own(cli_task *task, const cb_model *model, bool own)
 {
-    if (task->objective == CB_OBJECTIVE_CAUSAL_LM)
+    if (task->objective == CB_OBJECTIVE_CAUSAL_LM || (task->held && !task->asked))
         task->objective = cb_objective_of(model);
     bool replaced = task->asked && task->objective == CB_OBJECTIVE_IMAGE_CLASSIFICATION; /* where the data have others */
     return task->labels.count || !own || replaced || copy_labels(&task->labels, cb_model_label_names(model));
@@ -115,13 +131,14 @@ cb_model *cli_task_model(cli_task *task, const char *path, bool config, uint64_t
     cb_head_kind kind = task->objective == CB_OBJECTIVE_CAUSAL_LM ? CB_HEAD_SEQUENCE_CLASSIFICATION : cb_objective_head(task->objective);
     bool images = kind == CB_HEAD_IMAGE_CLASSIFICATION;
     bool own = task->labelled && strncmp(class, classes[kind], images ? strlen(classes[kind]) : sizeof class) == 0;
-    if (task->labelled && (!own || (images && task->asked) || task->labels.count || task->objective == CB_OBJECTIVE_REGRESSION)) {
+    if (task->labelled &&
+        (!own || (images && task->asked) || task->labels.count || task->held || task->objective == CB_OBJECTIVE_REGRESSION)) {
         options.head = kind;
-        options.labels = task->objective == CB_OBJECTIVE_REGRESSION ? 1 : (int64_t)task->labels.count;
+        options.labels = task->objective == CB_OBJECTIVE_REGRESSION ? 1 : task->labels.count ? (int64_t)task->labels.count : task->held;
         options.head_seed = seed;
     }
     cb_model *model = config ? cb_model_create(path, seed, options) : cb_model_load_with(path, options);
-    bool ok = model && (!task->labelled || take_own(task, model, own));
+    bool ok = model && (!task->labelled || take_own(task, model, own || task->held));
     if (ok && task->labelled && task->labels.count)
         ok = cb_model_set_labels(model, &task->labels, cb_objective_problem(task->objective));
     if (ok)

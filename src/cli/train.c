@@ -85,6 +85,30 @@ static cb_adapter *load(const char *directory, cb_model *model)
     return cb_adapter_load(directory, cb_model_root(model), cb_model_type(model));
 }
 
+/* A head that the model lacks would be random, trained by nobody and saved nowhere. */
+static bool brings_head(const settings *s, const cb_model *model, const cb_adapter *adapter)
+{
+    char *names = s->corpus.task.labelled ? cb_strdup(cb_model_new_weights(model)) : NULL, *rest = NULL;
+    bool ok = cb_ok();
+    for (char *name = names ? strtok_r(names, ", ", &rest) : NULL; ok && name; name = strtok_r(NULL, ", ", &rest))
+        ok =
+            cli_adapter_trains(adapter, name) ||
+            cli_refuse("--adapter: %s trains no %s, which %s lacks, so it would stay random; expected an adapter of labels, or none, for a "
+                       "new one",
+                       s->adapter.items[0], name, cb_model_directory(model));
+    cb_free(names);
+    return ok;
+}
+
+static cb_adapter *go_on(const settings *s, cb_model *model)
+{
+    cb_adapter *adapter = load(s->adapter.items[0], model);
+    if (!adapter || brings_head(s, model, adapter))
+        return adapter;
+    cb_adapter_free(adapter);
+    return NULL;
+}
+
 /* Attaches a new adapter, or loads the one to go on with.  One whose start is worked out first waits for the data, and one with a head for
  * the labels that are found there; that its options hit layers is known before. */
 static cb_adapter *attach(const settings *s, cb_adapter *fresh, cb_model *model)
@@ -92,7 +116,7 @@ static cb_adapter *attach(const settings *s, cb_adapter *fresh, cb_model *model)
     cb_layer **layers;
     size_t count;
     if (!fresh)
-        return load(s->adapter.items[0], model);
+        return go_on(s, model);
     if (cb_model_head_kind(model) == CB_HEAD_MASKED_LM && !cb_adapter_set_task_type(fresh, NULL)) /* PEFT has no type for it */
         return NULL;
     if (s->corpus.task.labelled && !cb_adapter_fit_labels(fresh, model))
@@ -130,9 +154,13 @@ static bool train(cli_call *call, settings *s, cb_model *model, cb_adapter *adap
     bool images = cli_takes_images(model);
     cb_tokenizer *tokenizer = images ? NULL : cli_tokenizer(s->tokenizer, model);
     cli_corpus corpus = {0};
+    int64_t labels = cb_model_labels(model);
     const char *former = s->adapter.count ? s->adapter.items[0] : NULL;
     bool ok = (images ? cli_images_ready(&s->corpus.images, model, cb_model_directory(model), former) : tokenizer != NULL) &&
               cli_corpus_open(&corpus, call, &s->corpus, model, tokenizer, s->seed) && prepare(call, s, model, adapter, corpus.train);
+    if (ok && s->adapter.count && cb_model_labels(model) != labels) /* other images' labels: a new head, which is not the adapter's */
+        ok = cli_refuse("--adapter: %s was trained for %lld labels, and the data have %lld; expected none, for a new one",
+                        s->adapter.items[0], (long long)labels, (long long)cb_model_labels(model));
     if (ok) {
         cb_trainee what = cb_train_adapter(model, adapter);
         ok = cli_train_run(call, &what, &corpus, &s->train);

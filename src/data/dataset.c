@@ -205,6 +205,16 @@ static void tell_of_cuts(const cb_dataset *data)
                        wrapped, examples, longer);
 }
 
+/* A word whose first token is cut off, or that the tokenizer has no token for, is not judged. */
+static bool has_judged(const cb_dataset *data)
+{
+    bool any = data->options.objective != CB_OBJECTIVE_TOKEN_CLASSIFICATION;
+    for (size_t i = 0; !any && i < data->store->count; i++)
+        any = data->store->words[i] >= 0;
+    return any || cb_fail(CB_ERR_FORMAT, "%s: found no word with a token in its row, so none is judged; --sequence-length is %lld",
+                          data->store->files.items[0], (long long)data->options.sequence_length) == CB_OK;
+}
+
 cb_dataset *cb_dataset_open(const cb_tokenizer *tokenizer, const cb_data_options *options)
 {
     if (options->sequence_length < 1) {
@@ -225,7 +235,8 @@ cb_dataset *cb_dataset_open(const cb_tokenizer *tokenizer, const cb_data_options
     if (cb_objective_is_labelled(options->objective))
         data->options.packing = false;
     if (!cb_data_masking_open(tokenizer, options, &store->masking) || !cb_labels_open(&store->labels, options) ||
-        !cb_data_tokenize(tokenizer, options, store, &data->documents) || !cb_labels_close(&store->labels) || !make_rows(data)) {
+        !cb_data_tokenize(tokenizer, options, store, &data->documents) || !cb_labels_close(&store->labels, options->objective) ||
+        !make_rows(data) || !has_judged(data)) {
         cb_dataset_free(data);
         return NULL;
     }
@@ -386,6 +397,8 @@ uint64_t cb_dataset_hash(const cb_dataset *data)
     uint64_t h = CB_HASH_START; /* as cb_hash_text(), over tokens instead of bytes */
     if (data->options.objective == CB_OBJECTIVE_MASKED_LM)
         h = (h ^ (uint64_t)(data->options.mlm_probability * 1e9) << 1 ^ data->options.whole_word_mask) * 0x100000001b3u;
+    if (cb_objective_is_labelled(data->options.objective))
+        h = (h ^ ((uint64_t)data->options.objective << 32 | (uint64_t)data->options.pad_to_multiple_of)) * 0x100000001b3u;
     for (size_t i = 0; i < data->documents.count; i++) {
         const document *d = &data->documents.items[i];
         h = (h ^ ((uint64_t)d->task << 40 | (uint64_t)d->length)) * 0x100000001b3u;

@@ -174,7 +174,7 @@ void cb_labels_free(label_store *labels);
 /* Adds the labels of a record; *first and *count say where they are. */
 bool cb_labels_add(label_store *labels, cb_objective objective, const cb_record_text *record, int64_t *first, int32_t *count);
 /* When all are there: those of the data get the order of their names, or, where they are all whole numbers, of these. */
-bool cb_labels_close(label_store *labels);
+bool cb_labels_close(label_store *labels, cb_objective objective);
 uint64_t cb_labels_hash(const label_store *labels, uint64_t hash, const document *d, cb_objective objective);
 
 /* labelled.c: makes the tensors of `rows` documents, and fills row `at` of them. */

@@ -86,6 +86,22 @@ static int64_t lay_apart(const groups *g, int64_t *order, int64_t *width)
     return ok ? batches : -1;
 }
 
+/* A batch of one group without hard negatives has nothing to tell its anchor from: its loss is 0, whatever the model. */
+static bool check_layout(const groups *g, int64_t batches)
+{
+    if (g->width == 1 && g->rows > 1 && g->store->size < 3)
+        return cb_fail(CB_ERR_FORMAT,
+                       "%s: all pairs have a text in common, so a batch without duplicates holds one of them and there is nothing to tell "
+                       "apart; --batch-duplicates lets a text stand twice",
+                       g->store->files.items[0]) == CB_OK;
+    if (!g->epochs && 2 * batches * g->width < g->count)
+        cb_log_message(CB_LOG_WARNING,
+                       "%s: %lld of %lld pairs are left out of an epoch, whose batches of %lld hold no text twice; smaller ones "
+                       "(--batch-size), or --batch-duplicates, take in more",
+                       g->store->files.items[0], (long long)(g->count - batches * g->width), (long long)g->count, (long long)g->rows);
+    return true;
+}
+
 /* Lays out the next epoch behind those there are. */
 static bool lay_out(groups *g)
 {
@@ -100,7 +116,7 @@ static bool lay_out(groups *g)
     g->width = plain ? g->rows : g->count;
     if (!g->duplicates)
         batches = lay_apart(g, g->order, &g->width);
-    if (batches < 0)
+    if (batches < 0 || (!g->duplicates && !check_layout(g, batches)))
         return false;
     g->starts[0] = 0;
     g->starts[epoch + 1] = g->starts[epoch] + batches;

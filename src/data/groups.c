@@ -65,6 +65,10 @@ static bool add_group(reading *r, double score, int64_t line)
 {
     group_store *s = r->store;
     size_t n = s->size ? s->text_count / (size_t)s->size : 0;
+    int64_t asked = r->options->scored ? -1 : r->options->hard_negatives;
+    if (asked >= 0 && r->count != 2 + asked)
+        return cb_fail(CB_ERR_FORMAT, "found %lld negatives, expected %lld or more, as --hard-negatives has it", (long long)r->count - 2,
+                       (long long)asked) == CB_OK;
     if (!s->size)
         s->size = r->count;
     if (r->count != s->size)

@@ -1,6 +1,6 @@
 /* labels.c: the names of labels, and the labels of documents by number.
  *
- * Known labels are found by name or by number.  Unknown ones get numbers as they are met; when all are read, they are numbered anew in
+ * Known labels are found by name, or, where no name is itself a number, by number.  Unknown ones get numbers as they are met; when all are read, they are numbered anew in
  * the order of their names, as transformers' examples do, so the numbers do not depend on the order of the data. */
 #include <math.h>
 #include <stdlib.h>
@@ -71,6 +71,22 @@ void cb_labels_free(label_store *labels)
 
 /* ---- the labels of a record ---- */
 
+static bool is_number(const char *text)
+{
+    char *end;
+    double value = strtod(text, &end);
+    return end != text && !*end && isfinite(value);
+}
+
+/* Whether labels may be written as their indices: beside names such as "1" and "2" those would be other labels. */
+static bool has_indices(const label_store *labels)
+{
+    for (size_t i = 0; i < labels->names.count; i++)
+        if (is_number(labels->names.items[i]))
+            return false;
+    return labels->closed;
+}
+
 static bool is_whole(const char *text)
 {
     size_t sign = *text == '-', digits = strspn(text + sign, "0123456789");
@@ -83,8 +99,9 @@ static CB_COLD bool refuse(const label_store *labels, const cb_record_text *reco
     cb_string known = {0};
     for (size_t i = 0; i < labels->names.count && i < MOST; i++)
         cb_string_printf(&known, "%s%.60s", i ? ", " : "", labels->names.items[i]);
-    cb_fail(CB_ERR_FORMAT, "%s:%lld: label: found \"%.60s\", expected one of the %zu labels %s%s, or its number", record->path,
-            (long long)record->line, found, labels->names.count, known.data ? known.data : "", labels->names.count > MOST ? ", ..." : "");
+    cb_fail(CB_ERR_FORMAT, "%s:%lld: label: found \"%.60s\", expected one of the %zu labels %s%s%s", record->path, (long long)record->line,
+            found, labels->names.count, known.data ? known.data : "", labels->names.count > MOST ? ", ..." : "",
+            has_indices(labels) ? ", or its number" : "");
     cb_string_free(&known);
     return false;
 }
@@ -97,7 +114,7 @@ static int32_t number_of(label_store *labels, const cb_record_text *record, cons
         return number;
     if (!labels->closed)
         return add_name(labels, name);
-    number = is_whole(name) ? (int32_t)strtol(name, NULL, 10) : -1;
+    number = is_whole(name) && has_indices(labels) ? (int32_t)strtol(name, NULL, 10) : -1;
     if (number >= 0 && (size_t)number < labels->names.count)
         return number;
     refuse(labels, record, name);
@@ -117,6 +134,38 @@ static bool add_value(label_store *labels, const cb_record_text *record, const c
     return true;
 }
 
+/* Which of the known labels are on, as transformers has them: K numbers, each 0 or 1. */
+static bool is_vector(const label_store *labels, const cb_string_list *list)
+{
+    bool all = has_indices(labels) && list->count > 1 && list->count == labels->names.count;
+    for (size_t i = 0; all && i < list->count; i++)
+        all = is_number(list->items[i]) && strchr("01", *list->items[i]) && strspn(list->items[i] + 1, ".0") == strlen(list->items[i] + 1);
+    return all;
+}
+
+static bool add_vector(label_store *labels, const cb_string_list *list, int32_t *count)
+{
+    *count = 0;
+    for (size_t i = 0; i < list->count; i++)
+        if (*list->items[i] == '1') {
+            labels->ids[labels->count++] = (int32_t)i;
+            ++*count;
+        }
+    return true;
+}
+
+/* Whether the last number is none of the record's others. */
+static bool is_new(const label_store *labels, int64_t first, const cb_record_text *record, const char *name)
+{
+    bool found = false;
+    for (size_t i = (size_t)first; i + 1 < labels->count; i++)
+        found |= labels->ids[i] == labels->ids[labels->count - 1];
+    return !found || cb_fail(CB_ERR_FORMAT,
+                             "%s:%lld: label: found \"%.60s\" twice, expected each label once; a vector of 0 and 1 needs names for its "
+                             "places (--labels), as many as it has",
+                             record->path, (long long)record->line, name) == CB_OK;
+}
+
 bool cb_labels_add(label_store *labels, cb_objective objective, const cb_record_text *record, int64_t *first, int32_t *count)
 {
     const cb_string_list *list = record->labels;
@@ -130,11 +179,15 @@ bool cb_labels_add(label_store *labels, cb_objective objective, const cb_record_
     *first = (int64_t)(objective == CB_OBJECTIVE_REGRESSION ? labels->value_count : labels->count);
     if (objective == CB_OBJECTIVE_REGRESSION)
         return add_value(labels, record, list->items[0]);
+    if (objective == CB_OBJECTIVE_MULTI_LABEL && is_vector(labels, list))
+        return add_vector(labels, list, count);
     for (size_t i = 0; i < list->count; i++) {
         int32_t number = number_of(labels, record, list->items[i]);
         if (number < 0)
             return false;
         labels->ids[labels->count++] = number;
+        if (objective == CB_OBJECTIVE_MULTI_LABEL && !is_new(labels, *first, record, list->items[i]))
+            return false;
     }
     return true;
 }
@@ -152,11 +205,24 @@ static int by_name(const void *a, const void *b)
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-bool cb_labels_close(label_store *labels)
+/* Of the data's own. */
+static bool enough(const label_store *labels, cb_objective objective)
 {
     size_t n = labels->names.count;
-    if (labels->closed || !n)
+    if (n > 1 || (n && objective == CB_OBJECTIVE_MULTI_LABEL))
         return true;
+    return cb_fail(CB_ERR_FORMAT,
+                   "label: found %s%.60s in all of the data, so there is nothing to tell apart; --labels names labels that it has not",
+                   n ? "only " : "none", n ? labels->names.items[0] : "") == CB_OK;
+}
+
+bool cb_labels_close(label_store *labels, cb_objective objective)
+{
+    size_t n = labels->names.count;
+    if (labels->closed || !cb_objective_is_labelled(objective))
+        return true;
+    if (!enough(labels, objective))
+        return false;
     char **names = cb_alloc(n * sizeof *names);
     int32_t *renumbered = cb_alloc(n * sizeof *renumbered);
     bool whole = true, ok = names && renumbered;
@@ -164,6 +230,10 @@ bool cb_labels_close(label_store *labels)
         names[i] = labels->names.items[i];
         whole = whole && is_whole(names[i]);
     }
+    if (ok && whole && objective == CB_OBJECTIVE_TOKEN_CLASSIFICATION)
+        cb_log_message(CB_LOG_WARNING,
+                       "labels: found numbers only, which name no entities: words alone are judged; --labels B-PER,I-PER,... "
+                       "names them by their numbers");
     if (ok)
         qsort(names, n, sizeof *names, whole ? by_number : by_name);
     for (size_t i = 0; ok && i < n; i++)

@@ -307,7 +307,7 @@ static bool open_input(cb_records *records, const char *path)
         return false;
     warn_of_json(records);
     records->begun = records->array = false;
-    records->csv.columns = 0;
+    records->csv.columns = records->columns = 0;
     return true;
 }
 

@@ -70,6 +70,8 @@ struct cb_records {
     cb_string_list words, labels;
     float *conditions;
     size_t condition_capacity;
+    size_t columns; /* CoNLL: of each line; 0: none has been read */
+    int64_t columns_line;
     bool array, begun; /* .json: the objects are in an array; the first has been read */
     cb_csv csv;
 };

@@ -212,6 +212,79 @@ static bool is_empty(const char *text, size_t length)
     return !length;
 }
 
+/* Between documents, in the files of CoNLL-2003. */
+static bool is_boundary(const char *text, size_t length)
+{
+    static const char boundary[] = "-DOCSTART-";
+    return length >= strlen(boundary) && !strncmp(text, boundary, strlen(boundary));
+}
+
+static bool is_space(char c)
+{
+    return c == ' ' || c == '\t';
+}
+
+static size_t count_columns(const char *text, size_t length)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < length; i++)
+        n += !is_space(text[i]) && (!i || is_space(text[i - 1]));
+    return n;
+}
+
+static bool has_hash(const char *text, size_t length)
+{
+    return length && *text == '#' && (length == 1 || is_space(text[1]));
+}
+
+/* How many columns the file has: as many as its first line that can be no comment. */
+static void find_columns(cb_records *records)
+{
+    cb_input at = records->input;
+    bool certain = false;
+    while (!certain && at.at < at.size) {
+        size_t length, next;
+        const char *text = next_line(&at, &length, &next);
+        if (!is_empty(text, length) && !is_boundary(text, length) && (!records->columns || !has_hash(text, length))) {
+            records->columns = count_columns(text, length);
+            records->columns_line = at.line;
+            certain = !has_hash(text, length);
+        }
+        cb_input_move(&at, next);
+    }
+}
+
+/* "# sent_id = 3", "# text = ...": # can be a word as well, which has as many columns as the others. */
+static bool is_comment(const cb_records *records, const char *text, size_t length)
+{
+    if (!has_hash(text, length))
+        return false;
+    size_t word = 1;
+    for (int part = 0; part < 2; part++) { /* to the third column */
+        while (word < length && is_space(text[word]))
+            word++;
+        while (!part && word < length && !is_space(text[word]))
+            word++;
+    }
+    bool assigns = word < length && text[word] == '=' && (word + 1 == length || is_space(text[word + 1]));
+    return count_columns(text, length) != records->columns || (assigns && !records->words.count);
+}
+
+/* CoNLL-U has ten columns, the first a number, and its words in the second. */
+static bool check_columns(const cb_records *records, const cb_string_list *columns)
+{
+    enum { OF_CONLL_U = 10 };
+    const char *first = columns->items[0];
+    const cb_input *in = &records->input;
+    if (columns->count != records->columns)
+        return cb_fail(CB_ERR_FORMAT, "%s:%lld: found %zu columns, expected %zu as in line %lld", in->path, (long long)in->line,
+                       columns->count, records->columns, (long long)records->columns_line) == CB_OK;
+    return columns->count != OF_CONLL_U || strspn(first, "0123456789-.") != strlen(first) ||
+           cb_fail(CB_ERR_FORMAT,
+                   "%s:%lld: found CoNLL-U, expected a word in the first column and its tag in the last; a table or JSON can name them",
+                   in->path, (long long)in->line) == CB_OK;
+}
+
 /* Adds the first and the last column of a line. */
 static bool add_word(cb_records *records, const char *text, size_t length)
 {
@@ -224,7 +297,7 @@ static bool add_word(cb_records *records, const char *text, size_t length)
     else if (cb_ok() && !line)
         ok = cb_fail(CB_ERR_FORMAT, "%s:%lld: found a NUL character, expected text", records->input.path, (long long)records->input.line) ==
              CB_OK;
-    ok = ok && cb_string_list_add(&records->words, columns.items[0]) &&
+    ok = ok && check_columns(records, &columns) && cb_string_list_add(&records->words, columns.items[0]) &&
          cb_string_list_add(&records->labels, columns.items[columns.count - 1]);
     cb_string_list_free(&columns);
     cb_free(line);
@@ -233,17 +306,18 @@ static bool add_word(cb_records *records, const char *text, size_t length)
 
 cb_record_step cb_records_read_conll(cb_records *records, cb_record_text *record)
 {
-    static const char boundary[] = "-DOCSTART-"; /* between documents, in the files of CoNLL-2003 */
     cb_input *in = &records->input;
     int64_t line = 0;
     begin(records);
+    if (!records->columns)
+        find_columns(records);
     while (in->at < in->size) {
         size_t length, next;
         const char *text = next_line(in, &length, &next);
-        bool empty = is_empty(text, length), apart = length >= strlen(boundary) && !strncmp(text, boundary, strlen(boundary));
-        if (empty && records->words.count)
+        bool apart = is_empty(text, length) || is_boundary(text, length);
+        if (apart && records->words.count)
             break;
-        if (!empty && !apart) {
+        if (!apart && !is_comment(records, text, length)) {
             line = line ? line : in->line;
             if (!cb_input_check(in, in->at + length) || !add_word(records, text, length))
                 return CB_RECORD_FAILED;

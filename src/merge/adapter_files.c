@@ -255,6 +255,8 @@ bool cb_adapter_merge_read(cb_adapter_merge *m, bool on_base)
     for (size_t i = 0; i < m->count; i++)
         if (!open_source(&m->sources[i]) || !same_kind_and_base(m, &m->sources[i], on_base))
             return false;
+    if (!cb_adapter_merge_labels(m))
+        return false;
     const char *type = cb_json_string(m->sources[0].path, m->sources[0].config, "peft_type", "");
     m->ia3 = strcmp(type, "IA3") == 0;
     m->sparse = is_sparse(type);
@@ -411,6 +413,11 @@ static json_t *field_or_null(const json_t *object, const char *key)
     return value ? cb_json_copy(value) : json_null();
 }
 
+static json_t *task_type_of(const cb_adapter_merge *m)
+{
+    return field_or_null(m->sources[m->labels_of].config, "task_type");
+}
+
 /* Of an LT-SFT adapter with so many places in each layer. */
 static json_t *sparse_config(const cb_adapter_merge *m, const char *base)
 {
@@ -424,7 +431,7 @@ static json_t *sparse_config(const cb_adapter_merge *m, const char *base)
          cb_json_put(config, "target_modules", names_of(m, "target_modules", true)) && cb_json_put(config, "counts", json_incref(counts)) &&
          cb_json_put(config, "modules_to_save", json_array_size(saved) ? json_incref(saved) : json_null()) &&
          cb_json_put(config, "base_model_name_or_path", base ? json_string(base) : field_or_null(first, "base_model_name_or_path")) &&
-         cb_json_put(config, "task_type", field_or_null(first, "task_type"));
+         cb_json_put(config, "task_type", task_type_of(m));
     json_decref(saved);
     json_decref(counts);
     if (ok)
@@ -440,7 +447,8 @@ static json_t *make_config(const cb_adapter_merge *m, const char *base)
     json_t *config = cb_json_copy(m->sources[0].config);
     bool full = !lists_only(m), ok = config;
     ok = ok && cb_json_put(config, "target_modules", names_of(m, "target_modules", full)) &&
-         cb_json_put(config, "exclude_modules", json_null()) && cb_json_put(config, "inference_mode", json_true());
+         cb_json_put(config, "exclude_modules", json_null()) && cb_json_put(config, "inference_mode", json_true()) &&
+         cb_json_put(config, "task_type", task_type_of(m));
     if (json_object_get(config, "layers_to_transform"))
         ok = ok && cb_json_put(config, "layers_to_transform", json_null()) && cb_json_put(config, "layers_pattern", json_null());
     json_t *saved = ok ? names_of(m, "modules_to_save", false) : NULL;
@@ -473,7 +481,8 @@ bool cb_adapter_merge_write(cb_adapter_merge *m, const char *directory, const ch
         for (size_t i = 0; i < m->whole_count; i++)
             entries[m->out_count + i] = *m->whole[i];
     }
-    bool ok = config && cb_safetensors_write(weights, entries, count, NULL, NULL, NULL) && cb_json_save(path, config, true);
+    bool ok = config && cb_safetensors_write(weights, entries, count, NULL, NULL, NULL) && cb_json_save(path, config, true) &&
+              (!m->labels.named || cb_adapter_labels_save(&m->labels, directory));
     json_decref(config);
     cb_free(weights);
     cb_free(path);
@@ -493,6 +502,7 @@ void cb_adapter_merge_free(cb_adapter_merge *m)
         cb_free((char *)(uintptr_t)m->out[i].name);
         cb_free((void *)(uintptr_t)m->out[i].data);
     }
+    cb_string_list_free(&m->labels.names);
     cb_free(m->sources);
     cb_free(m->layers);
     cb_free(m->whole);

@@ -258,7 +258,7 @@ typedef struct trial {
 /* The base with all adapters, which their tensors must fit. */
 static bool trial_open(trial *t, const char *base, const cb_adapter_merge *m)
 {
-    t->model = cb_model_load(base, .dtype = CB_F32);
+    t->model = cb_adapter_merge_base(m, base);
     for (size_t i = 0; t->model && i < m->count; i++) {
         t->adapters[i] = cb_adapter_load(m->sources[i].path, cb_model_root(t->model), cb_model_type(t->model));
         if (!t->adapters[i])
@@ -286,7 +286,7 @@ static bool means_sum(const cb_adapter_merge *m)
 static bool compare(const trial *t, const char *base, const char *stage, const char *output, const cb_adapter_merge *m)
 {
     cb_difference *d = &m->report->difference;
-    cb_model *model = cb_model_load(base, .dtype = CB_F32);
+    cb_model *model = cb_adapter_merge_base(m, base);
     cb_adapter *merged = model ? cb_adapter_load(stage, cb_model_root(model), cb_model_type(model)) : NULL;
     bool ok = merged && cb_merge_difference(t->model, model, NULL, (uint64_t)m->options->combine->seed, d);
     cb_adapter_free(merged);

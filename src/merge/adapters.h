@@ -1,11 +1,12 @@
 /* adapters.h: adapters merged into one: what its files share.
  *
  * adapters.c runs it, adapter_files.c reads and writes the files, adapter_deltas.c makes one layer's change of several, adapter_types.c does so
- * in PEFT's way, lego.c by clusters of units; sparse.c adds up adapters of some elements of the weights. */
+ * in PEFT's way, adapter_labels.c looks at what they are for, lego.c by clusters of units; sparse.c adds up adapters of some elements of the weights. */
 #ifndef CB_MERGE_ADAPTERS_H
 #define CB_MERGE_ADAPTERS_H
 
 #include "cambium/formats.h"
+#include "cambium/training.h"
 #include "core/json.h"
 #include "merge/combine.h"
 
@@ -33,7 +34,9 @@ typedef struct cb_adapter_merge {
     size_t count;
     double densities[CB_MERGE_MOST_MODELS];
     bool ia3, sparse;
-    cb_source_layer *layers; /* in the order of their names */
+    cb_adapter_labels labels; /* what those with labels were trained for; no names: all are for words */
+    size_t labels_of;         /* the first of those */
+    cb_source_layer *layers;  /* in the order of their names */
     size_t layer_count, layer_capacity;
     const cb_weight_entry **whole; /* layers that an adapter holds whole: their tensors */
     size_t whole_count, whole_capacity;
@@ -57,6 +60,13 @@ bool cb_adapter_merge_put_places(cb_adapter_merge *m, const cb_source_layer *lay
 cb_dtype cb_adapter_merge_dtype(const cb_adapter_merge *m, const cb_weight_entry *like);
 bool cb_adapter_merge_write(cb_adapter_merge *m, const char *directory, const char *base);
 void cb_adapter_merge_free(cb_adapter_merge *m);
+
+/* ---- adapter_labels.c ---- */
+
+/* Finds out what the adapters are for; CB_ERR_ARGUMENT where their tasks or labels differ. */
+bool cb_adapter_merge_labels(cb_adapter_merge *m);
+/* The base, with a head for the labels, which the adapters bring where it has none. */
+cb_model *cb_adapter_merge_base(const cb_adapter_merge *m, const char *base);
 
 /* ---- one layer ---- */
 

@@ -103,6 +103,9 @@ static bool make_rows(rows *r, const cb_tokenizer *tokenizer, const cb_choice_qu
         if (questions[i].count < 2 || questions[i].answer >= questions[i].count)
             return cb_fail(CB_ERR_ARGUMENT, "question %zu: found %zu choices and answer %zu, expected at least 2 and one of them", i + 1,
                            questions[i].count, questions[i].answer) == CB_OK;
+        if (questions[i].condition_count != questions[0].condition_count)
+            return cb_fail(CB_ERR_ARGUMENT, "question %zu: found %zu conditions, expected %zu as of the first", i + 1,
+                           questions[i].condition_count, questions[0].condition_count) == CB_OK;
         most = questions[i].count > most ? questions[i].count : most;
     }
     cb_encoding *e = cb_calloc(most + 1, sizeof *e);
@@ -166,6 +169,13 @@ static bool add_scores(const scoring *s, const row *list, size_t count, const cb
     return true;
 }
 
+/* Copies what is known of a question into row `at`, where anything is. */
+static void put_conditions(const cb_choice_question *q, size_t at, cb_tensor *conditions)
+{
+    if (conditions)
+        memcpy((float *)conditions->data + at * q->condition_count, q->conditions, q->condition_count * sizeof(float));
+}
+
 /* Rows of different lengths, padded at their ends. */
 static bool score_batch(const scoring *s, const row *list, size_t count)
 {
@@ -177,12 +187,17 @@ static bool score_batch(const scoring *s, const row *list, size_t count)
     cb_tensor *ids = cb_zeros(CB_I32, (int64_t)count, (int64_t)longest), *segments = cb_zeros(CB_I32, (int64_t)count, (int64_t)longest);
     cb_tensor *places = cb_empty(CB_I32, (int64_t)wanted);
     cb_tensor *tasks = cb_empty(CB_I32, (int64_t)count), *place_tasks = cb_empty(CB_I32, (int64_t)wanted);
-    if (!ids || !segments || !places || !tasks || !place_tasks)
+    int64_t known = (int64_t)s->questions[0].condition_count;
+    cb_tensor *conditions = known ? cb_empty(CB_F32, (int64_t)count, known) : NULL;
+    cb_tensor *place_conditions = known ? cb_empty(CB_F32, (int64_t)wanted, known) : NULL;
+    if (!cb_ok())
         return false;
     size_t k = 0;
     bool several = false;
     for (size_t i = 0; i < count; i++) {
-        int32_t task = s->questions[list[i].question].task;
+        const cb_choice_question *q = &s->questions[list[i].question];
+        int32_t task = q->task;
+        put_conditions(q, i, conditions);
         ((int32_t *)tasks->data)[i] = task;
         several |= task != 0;
         memcpy((int32_t *)ids->data + i * longest, list[i].ids, list[i].count * sizeof(int32_t));
@@ -190,13 +205,14 @@ static bool score_batch(const scoring *s, const row *list, size_t count)
             ((int32_t *)segments->data)[i * longest + t] = -1;
         for (size_t t = list[i].first - 1; t < list[i].count; t++) {
             ((int32_t *)place_tasks->data)[k] = task;
+            put_conditions(q, k, place_conditions);
             ((int32_t *)places->data)[k++] = (int32_t)(i * longest + t);
         }
     }
-    cb_context ctx = {.segments = segments, .tasks = several ? tasks : NULL};
+    cb_context ctx = {.segments = segments, .tasks = several ? tasks : NULL, .conditions = conditions};
     cb_tensor *hidden = cb_model_hidden(s->model, ids, &ctx);
     hidden = hidden ? cb_reshape(hidden, -1, cb_model_width(s->model)) : NULL;
-    cb_context head = {.tasks = several ? place_tasks : NULL}; /* a row is a place there */
+    cb_context head = {.tasks = several ? place_tasks : NULL, .conditions = place_conditions}; /* a row is a place there */
     cb_tensor *logits = cb_cast(cb_model_head(s->model, cb_index_select(hidden, 0, places), &head), CB_F32);
     return logits && add_scores(s, list, count, logits);
 }

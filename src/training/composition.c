@@ -125,7 +125,8 @@ static bool list_trained(composed *s)
 
 static bool save(const cb_trainee *what, const char *directory)
 {
-    return cb_composition_save(((const composed *)what->user)->c, directory, cb_model_directory(what->model));
+    return cb_composition_save(((const composed *)what->user)->c, directory, cb_model_directory(what->model)) &&
+           cb_adapter_labels_write(what->model, directory);
 }
 
 /* With what the frozen adapters are: the checkpoint has only what is trained, so a run that goes on takes them from where they lie. */

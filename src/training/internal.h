@@ -65,6 +65,9 @@ void cb_train_largest_gradient(const cb_trainee *what, cb_string *out);
 void cb_train_rehearse_rest(const cb_model *model, cb_dataset *train, const cb_train_options *options, int64_t steps, const train_log *log);
 void cb_train_rehearse_rows(const cb_model *model, const cb_batch *batch); /* rows of the embedding that a batch would read */
 
+/* labels.c: what --task calls it; of rows with labels. */
+const char *cb_objective_name(cb_objective objective);
+
 /* predictions.c: those of the rows of the batches that are evaluated, all empty; one batch's are put in; those of all processes become everyone's. */
 bool cb_predictions_open(cb_predictions *p, const cb_dataset *data, int64_t rows);
 bool cb_predictions_add(cb_predictions *p, int64_t first_row, const cb_batch *batch, const cb_tensor *logits);

@@ -43,6 +43,11 @@ cb_objective cb_objective_of(const cb_model *model)
     return CB_OBJECTIVE_CAUSAL_LM;
 }
 
+const char *cb_objective_name(cb_objective objective)
+{
+    return tasks[index_of(objective)].task;
+}
+
 cb_head_kind cb_objective_head(cb_objective objective)
 {
     return tasks[index_of(objective)].head;
@@ -55,23 +60,40 @@ cb_problem cb_objective_problem(cb_objective objective)
 
 bool cb_adapter_fit_labels(cb_adapter *adapter, const cb_model *model)
 {
+    if (cb_adapter_kind_of(adapter)->module.virtual_tokens)
+        return cb_fail(CB_ERR_UNSUPPORTED, "%s: has virtual tokens only, and no place for the head of %s; expected another kind",
+                       cb_adapter_kind_of(adapter)->name, cb_objective_name(cb_objective_of(model))) == CB_OK;
     return cb_adapter_set_task_type(adapter, tasks[index_of(cb_objective_of(model))].peft_type) &&
            cb_model_head_modules(model, &cb_adapter_target(adapter)->modules_to_save);
 }
 
 /* ---- writing ---- */
 
-bool cb_adapter_labels_write(const cb_model *model, const char *directory)
+static bool write_file(cb_objective objective, const cb_string_list *names, const char *directory)
 {
-    const cb_string_list *names = cb_model_label_names(model);
     json_t *file = json_object();
     char *path = cb_path_join(directory, FILE_NAME);
-    bool ok = path && cb_json_put(file, "task", json_string(tasks[index_of(cb_objective_of(model))].task)) &&
+    bool ok = path && cb_json_put(file, "task", json_string(cb_objective_name(objective))) &&
               cb_json_put(file, "num_labels", json_integer((json_int_t)names->count)) &&
-              cb_labels_put(file, names, cb_model_problem(model)) && cb_json_save(path, file, false);
+              cb_labels_put(file, names, cb_objective_problem(objective)) && cb_json_save(path, file, false);
     json_decref(file);
     cb_free(path);
     return ok;
+}
+
+bool cb_adapter_labels_write(const cb_model *model, const char *directory)
+{
+    if (cb_objective_is_labelled(cb_objective_of(model)))
+        return write_file(cb_objective_of(model), cb_model_label_names(model), directory);
+    char *path = cb_path_join(directory, FILE_NAME);
+    bool ok = path && cb_file_remove(path);
+    cb_free(path);
+    return ok;
+}
+
+bool cb_adapter_labels_save(const cb_adapter_labels *labels, const char *directory)
+{
+    return write_file(labels->objective, &labels->names, directory);
 }
 
 /* ---- reading ---- */
@@ -149,7 +171,7 @@ bool cb_adapter_labels_read(const char *directory, cb_adapter_labels *labels)
     char *path = cb_path_join(directory, FILE_NAME), *config = cb_path_join(directory, "adapter_config.json");
     bool found = false;
     if (path && cb_is_file(path))
-        found = read_file(path, labels);
+        found = labels->named = read_file(path, labels);
     else if (path && config && cb_is_file(config))
         found = read_type(directory, config, labels);
     cb_free(path);

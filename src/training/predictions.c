@@ -169,6 +169,17 @@ static bool measure_values(const cb_predictions *p, const cb_dataset *data, cb_m
     return cb_ok();
 }
 
+/* B-PER, I-PER, E-, S-, O: else words have labels of their own, such as parts of speech, and there are no entities to find. */
+static bool names_entities(const cb_string_list *names)
+{
+    for (size_t i = 0; i < names->count; i++) {
+        const char *name = names->items[i];
+        if (strcmp(name, "O") == 0 || (*name && strchr("BIES", *name) && (!name[1] || name[1] == '-')))
+            return true;
+    }
+    return false;
+}
+
 static bool measure_words(const cb_predictions *p, const cb_dataset *data, cb_metrics *m)
 {
     const char *const *names = (const char *const *)cb_dataset_labels(data)->items;
@@ -192,9 +203,11 @@ static bool measure_words(const cb_predictions *p, const cb_dataset *data, cb_me
         cb_entity_counts_add(found, targets, n, names, &counts);
     }
     cb_class_score score = cb_class_score_of(counts);
-    add(m, "f1", score.f1);
-    add(m, "precision", score.precision);
-    add(m, "recall", score.recall);
+    if (names_entities(cb_dataset_labels(data))) {
+        add(m, "f1", score.f1);
+        add(m, "precision", score.precision);
+        add(m, "recall", score.recall);
+    }
     add(m, "accuracy", all ? (double)right / (double)all : NAN);
     cb_free(found);
     cb_free(targets);

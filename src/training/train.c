@@ -5,6 +5,7 @@
  * states of one that never stopped. */
 #include <float.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -91,6 +92,14 @@ static cb_schedule plan_schedule(const cb_train_options *o, int64_t steps)
                          .decay_ratio = 0.2};
 }
 
+static uint64_t hash_names(const cb_string_list *names)
+{
+    uint64_t hash = CB_HASH_START;
+    for (size_t i = 0; i < names->count; i++)
+        hash = cb_hash_text(cb_hash_text(hash, names->items[i]), "\n");
+    return hash;
+}
+
 /* A resumed run must be the same run: what its course depends on, in words. */
 static char *fingerprint(const session *s)
 {
@@ -103,16 +112,20 @@ static char *fingerprint(const session *s)
     cb_free(settings);
     if (!cb_ok())
         return NULL;
+    char task[96] = "";
+    if (cb_objective_is_labelled(cb_dataset_objective(s->train)))
+        snprintf(task, sizeof task, ", task %s, labels #%016llx", cb_objective_name(cb_dataset_objective(s->train)),
+                 (unsigned long long)hash_names(cb_dataset_labels(s->train)));
     return cb_format(
         "steps %lld, batch %lld x %lld, optimizer %s, beta1 %.9g, beta2 %.9g, epsilon %.9g, momentum %.9g, learning rate %.9g, "
         "schedule %s, warm-up %lld, floor %.9g, weight decay %.9g, clip %.9g, seed %llu, %lld documents, %lld tokens, %lld rows, "
-        "data #%016llx, %lld parameters, adapter options #%016llx, base #%016llx, activations %s",
+        "data #%016llx, %lld parameters, adapter options #%016llx, base #%016llx, activations %s%s",
         (long long)s->schedule.steps, (long long)o->batch_size, (long long)o->gradient_accumulation_steps, optimizer_names[o->optimizer],
         o->adam_beta1, o->adam_beta2, o->adam_epsilon, o->momentum, o->learning_rate, cb_schedule_names[o->lr_scheduler_type],
         (long long)s->schedule.warmup_steps, o->min_lr_ratio, o->weight_decay, o->max_grad_norm, (unsigned long long)o->seed,
         (long long)cb_dataset_documents(s->train), (long long)cb_dataset_tokens(s->train), (long long)cb_dataset_rows(s->train),
         (unsigned long long)cb_dataset_hash(s->train), (long long)weights, (unsigned long long)settings_hash,
-        (unsigned long long)cb_model_hash(s->what->model), cb_dtype_name(cb_model_dtype(s->what->model)));
+        (unsigned long long)cb_model_hash(s->what->model), cb_dtype_name(cb_model_dtype(s->what->model)), task);
 }
 
 /* cb_adamw() would take its default for 0. */
@@ -609,8 +622,7 @@ static void fill_result(const session *s, cb_train_result *result)
 
 static bool save_adapter(const cb_trainee *what, const char *directory)
 {
-    return cb_adapter_save(what->user, directory, cb_model_directory(what->model)) &&
-           (!cb_objective_is_labelled(cb_objective_of(what->model)) || cb_adapter_labels_write(what->model, directory));
+    return cb_adapter_save(what->user, directory, cb_model_directory(what->model)) && cb_adapter_labels_write(what->model, directory);
 }
 
 static char *describe_adapter(const cb_trainee *what)

@@ -78,7 +78,7 @@ static bool save(const cb_trainee *what, const char *directory)
     char *path;
     bool ok = (!s->tokenizer_path || save_text_files(s, directory)) && cb_model_save(what->model, directory, s->dtype);
     path = ok && s->adapter ? cb_path_join(directory, cb_adapter_name(s->adapter)) : NULL;
-    ok = ok && (!s->adapter || (path && cb_adapter_save(s->adapter, path, NULL)));
+    ok = ok && (!s->adapter || (path && cb_adapter_save(s->adapter, path, NULL) && cb_adapter_labels_write(what->model, path)));
     cb_free(path);
     return ok;
 }

@@ -182,6 +182,50 @@ static void texts_have_conditions(void **state)
     cb_scope_close(scope);
 }
 
+/* Questions too: each gets in a batch the choice that it gets alone. */
+static void choices_have_conditions(void **state)
+{
+    (void)state;
+    cb_scope *scope = cb_scope_open();
+    cb_tokenizer *tokenizer;
+    cb_data_options options = {0};
+    cb_dataset *data = letters(&tokenizer, &options);
+    cb_model *model = load_model("llama2");
+    cb_adapter *adapter =
+        made(model, "s3diff", "{\"rank\": 3, \"conditions\": 2, \"frequencies\": 4, \"hidden_size\": 8, \"init_gain\": 1}", 3);
+    for (uint64_t i = 0; i < 10; i++)
+        randomise(adapter, 20 + i);
+    static const char *const words[] = {"a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p"}, *const longer[] = {
+                                                                                                                             "ab", "c",
+                                                                                                                             "dad", "ea",
+                                                                                                                             "fgh"};
+    enum { N = 16 };
+    float values[N][2];
+    cb_choice_question questions[2 * N];
+    size_t together[2 * N], alone;
+    cb_choice_result result;
+    bool differ = false;
+    for (int i = 0; i < N; i++)
+        memcpy(values[i], ((const float[]){0.7f * (float)i - 4, 3 - 0.9f * (float)i}), sizeof values[i]);
+    for (int i = 0; i < 2 * N; i++)
+        questions[i] = (cb_choice_question){
+            .prompt = "abc", .choices = i < N ? words : longer, .count = i < N ? 16 : 5, .conditions = values[i % N], .condition_count = 2};
+    assert_ok(cb_evaluate_choices(model, tokenizer, questions, 2 * N, 5, together, &result));
+    for (int i = 0; i < 2 * N; i++) {
+        assert_ok(cb_evaluate_choices(model, tokenizer, &questions[i], 1, 1, &alone, &result));
+        assert_int_equal(together[i], alone);
+        differ |= together[i] != together[i / N * N];
+    }
+    assert_true(differ);
+    questions[3].condition_count = 1;
+    assert_refused(!cb_evaluate_choices(model, tokenizer, questions, N, 1, together, &result),
+                   "question 4: found 1 conditions, expected 2 as of the first");
+    cb_adapter_free(adapter);
+    cb_model_free(model);
+    close_data(data, tokenizer, &options);
+    cb_scope_close(scope);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -190,6 +234,7 @@ int main(void)
         cmocka_unit_test(conditions_that_are_none_are_refused_by_line),
         cmocka_unit_test(every_document_can_have_its_own),
         cmocka_unit_test(texts_have_conditions),
+        cmocka_unit_test(choices_have_conditions),
     };
     cb_set_threads(1); /* the models are tiny */
     return cmocka_run_group_tests(tests, make_scratch, remove_scratch);

@@ -262,7 +262,8 @@ static void the_likeliest_choice_is_chosen(void **state)
     size_t chosen[N], expected[N] = {0}, right = 0;
     for (size_t i = 0; i < N; i++) {
         snprintf(prompts[i], sizeof prompts[i], "%.*s", (int)(1 + i % 7), &"Q7 is it"[i % 2]);
-        questions[i] = (cb_choice_question){prompts[i], i % 2 ? words : letters, i % 2 ? 3 : 4, i % 3, 0};
+        questions[i] =
+            (cb_choice_question){.prompt = prompts[i], .choices = i % 2 ? words : letters, .count = i % 2 ? 3 : 4, .answer = i % 3};
         double best = -INFINITY;
         for (size_t c = 0; c < questions[i].count; c++) {
             char text[32];
@@ -282,7 +283,7 @@ static void the_likeliest_choice_is_chosen(void **state)
         assert_memory_equal(chosen, expected, sizeof chosen);
         assert_about(result.accuracy, (double)right / N, 1e-12);
     }
-    const cb_choice_question wrong = {"x", letters, 4, 4, 0};
+    const cb_choice_question wrong = {.prompt = "x", .choices = letters, .count = 4, .answer = 4};
     assert_false(cb_evaluate_choices(model, tokenizer, &wrong, 1, 1, chosen, &result));
     assert_int_equal(cb_error_status(), CB_ERR_ARGUMENT);
     cb_error_clear();

@@ -22,7 +22,7 @@ static cb_dataset *open_text(const char *text, cb_groups_options options)
     char *items[] = {(char *)(uintptr_t)path};
     options.data = (cb_string_list){.items = items, .count = 1};
     options.encode = encode_bytes;
-    options.hard_negatives = options.columns.count ? 0 : -1;
+    options.hard_negatives = options.hard_negatives ? options.hard_negatives : options.columns.count ? 0 : -1;
     return cb_dataset_open_groups(&options);
 }
 
@@ -141,6 +141,52 @@ static void no_text_stands_twice_in_a_batch(void **state)
     cb_dataset_free(data);
 }
 
+/* With one anchor for all, a batch without duplicates would hold one pair, whose loss is 0. */
+static void pairs_of_one_anchor_are_refused(void **state)
+{
+    (void)state;
+    char text[10 * 60], *at = text;
+    for (int i = 0; i < 10; i++)
+        at += sprintf(at, "{\"anchor\": \"q\", \"positive\": \"p%d\"}\n", i);
+    cb_dataset *data = OPEN(text);
+    cb_batch batch = {0};
+    assert_false(cb_dataset_batch(data, 0, 4, &batch));
+    assert_non_null(strstr(cb_error_message(), "all pairs have a text in common"));
+    cb_error_clear();
+    cb_batch_free(&batch);
+    cb_dataset_free(data);
+    data = OPEN(text, .duplicates = true);
+    assert_true(cb_dataset_batch(data, 0, 4, &batch));
+    cb_batch_free(&batch);
+    cb_dataset_free(data);
+}
+
+static void keep_warning(void *user, cb_log_level level, const char *message)
+{
+    (void)level;
+    cb_string_printf(user, "%s\n", message);
+}
+
+static void what_an_epoch_leaves_out_is_said_once(void **state)
+{
+    (void)state;
+    char text[40 * 60], *at = text;
+    for (int i = 0; i < 30; i++)
+        at += sprintf(at, "{\"anchor\": \"q%d\", \"positive\": \"p%d\"}\n", i, i < 3 ? i : 3);
+    cb_string said = {0};
+    cb_log_set(keep_warning, &said);
+    cb_dataset *data = OPEN(text);
+    cb_batch batch = {0};
+    for (int i = 0; i < 3; i++)
+        assert_true(cb_dataset_batch(data, i, 4, &batch));
+    cb_log_set(NULL, NULL);
+    assert_non_null(strstr(said.data, "groups.jsonl: 26 of 30 pairs are left out of an epoch"));
+    assert_int_equal(strlen(strchr(said.data, '\n')), 1);
+    cb_string_free(&said);
+    cb_batch_free(&batch);
+    cb_dataset_free(data);
+}
+
 static void an_epoch_has_every_pair_but_a_rest(void **state)
 {
     (void)state;
@@ -216,6 +262,10 @@ static void lines_that_are_no_groups_are_refused(void **state)
             fail_msg("\"%s\" does not say \"%s\"", cb_error_message(), cases[i].message);
         cb_error_clear();
     }
+    assert_null(OPEN("{\"anchor\": \"a\", \"positive\": \"b\", \"negative\": \"c\"}\n{\"anchor\": \"a\", \"positive\": \"b\"}\n",
+                     .hard_negatives = 2));
+    assert_non_null(strstr(cb_error_message(), "groups.jsonl:1: found 1 negatives, expected 2 or more, as --hard-negatives has it"));
+    cb_error_clear();
     char *columns[] = {"text=x"};
     assert_null(OPEN("", .columns = {.items = columns, .count = 1}));
     assert_non_null(strstr(cb_error_message(), "columns: found \"text=x\""));
@@ -228,6 +278,8 @@ int main(void)
         cmocka_unit_test_setup(fields_have_the_names_of_datasets, without_errors),
         cmocka_unit_test_setup(scores_come_with_two_sentences, without_errors),
         cmocka_unit_test_setup(no_text_stands_twice_in_a_batch, without_errors),
+        cmocka_unit_test_setup(pairs_of_one_anchor_are_refused, without_errors),
+        cmocka_unit_test_setup(what_an_epoch_leaves_out_is_said_once, without_errors),
         cmocka_unit_test_setup(an_epoch_has_every_pair_but_a_rest, without_errors),
         cmocka_unit_test_setup(a_share_is_held_out, without_errors),
         cmocka_unit_test_setup(lines_that_are_no_groups_are_refused, without_errors),

@@ -99,10 +99,16 @@ static void assert_batch(const char *file, cb_objective objective, const char *p
     cb_batch batch = {0};
     assert_true(cb_dataset_sequential(data, 0, 100, &batch));
     assert_rows("ids", batch.ids, json_object_get(e, "input_ids"), mask);
-    if (batch.types)
-        assert_rows("types", batch.types, json_object_get(e, "token_type_ids"), mask);
-    if (batch.words)
-        assert_rows("labels", batch.targets, json_object_get(e, "labels"), mask);
+    const json_t *types = json_object_get(e, "token_type_ids"), *labels = json_object_get(e, "labels");
+    assert_non_null(types);
+    if (objective == CB_OBJECTIVE_SEQUENCE_CLASSIFICATION) /* pairs */
+        assert_rows("types", batch.types, types, mask);
+    else
+        assert_null(batch.types); /* one text: all are 0 */
+    assert_int_equal(batch.words != NULL, labels != NULL);
+    assert_int_equal(labels != NULL, objective == CB_OBJECTIVE_TOKEN_CLASSIFICATION);
+    if (labels)
+        assert_rows("labels", batch.targets, labels, mask);
     for (int64_t i = 0; i < batch.ids->count; i++) {
         size_t r = (size_t)(i / batch.ids->shape[1]), t = (size_t)(i % batch.ids->shape[1]);
         bool seen = json_integer_value(json_array_get(json_array_get(mask, r), t));
@@ -124,6 +130,19 @@ static void rows_equal_transformers(void **state)
     assert_batch("words.conll", CB_OBJECTIVE_TOKEN_CLASSIFICATION, "words");
 }
 
+/* -DOCSTART- ends a sentence, and # may be a word. */
+static void conll_files_have_sentences(void **state)
+{
+    (void)state;
+    cb_dataset *data = open_text("w.txt", "# O\na O\n-DOCSTART- O\ntree B-X\n# sent_id = 3\n", CB_OBJECTIVE_TOKEN_CLASSIFICATION);
+    assert_ok();
+    assert_int_equal(cb_dataset_rows(data), 2);
+    size_t words;
+    cb_dataset_row_labels(data, 0, &words);
+    assert_int_equal(words, 2);
+    cb_dataset_free(data);
+}
+
 static void tables_say_the_same_as_json(void **state)
 {
     (void)state;
@@ -137,7 +156,8 @@ static void tables_say_the_same_as_json(void **state)
     cb_dataset_free(a);
     cb_dataset_free(b);
     a = open_text("words.tsv", "words\tner_tags\na tree grows\tO B O\n", CB_OBJECTIVE_TOKEN_CLASSIFICATION);
-    b = open_text("words.txt", "a\tO\ntree\tB\r\ngrows  x y O\n\n\n", CB_OBJECTIVE_TOKEN_CLASSIFICATION);
+    b = open_text("words.txt", "# id = 1\n-DOCSTART- x O\n\na\tx O\ntree\ty\tB\r\n# no more words here\ngrows  x O\n\n\n",
+                  CB_OBJECTIVE_TOKEN_CLASSIFICATION);
     assert_ok();
     assert_true(cb_dataset_hash(a) == cb_dataset_hash(b));
     cb_dataset_free(a);
@@ -260,13 +280,13 @@ static void known_labels_are_found_by_name_and_number(void **state)
     cb_tokenizer *tokenizer = word_pieces();
     cb_string_list names = {0};
     for (int i = 0; i < 3; i++)
-        assert_true(cb_string_list_add(&names, (const char *const[]){"z", "2", "a"}[i]));
-    cb_data_options o = label_options(write_file("a.csv", "text,label\na,a\na,0\na,2\na,1\n"), CB_OBJECTIVE_SEQUENCE_CLASSIFICATION);
+        assert_true(cb_string_list_add(&names, (const char *const[]){"z", "b", "a"}[i]));
+    cb_data_options o = label_options(write_file("a.csv", "text,label\na,a\na,0\na,z\na,1\n"), CB_OBJECTIVE_SEQUENCE_CLASSIFICATION);
     o.labels = &names;
     cb_dataset *data = cb_dataset_open(tokenizer, &o);
     assert_ok();
     size_t count;
-    const int32_t expected[] = {2, 0, 1, 1}; /* "2" is a name before it is a number */
+    const int32_t expected[] = {2, 0, 0, 1};
     for (int i = 0; i < 4; i++)
         assert_int_equal(*cb_dataset_row_labels(data, i, &count), expected[i]);
     cb_dataset_free(data);
@@ -274,10 +294,66 @@ static void known_labels_are_found_by_name_and_number(void **state)
     o = label_options(write_file("b.csv", "text,label\na,a\na,3\n"), CB_OBJECTIVE_SEQUENCE_CLASSIFICATION);
     o.labels = &names;
     assert_null(cb_dataset_open(tokenizer, &o));
-    assert_non_null(strstr(cb_error_message(), "b.csv:3: label: found \"3\", expected one of the 3 labels z, 2, a, or its number"));
+    assert_non_null(strstr(cb_error_message(), "b.csv:3: label: found \"3\", expected one of the 3 labels z, b, a, or its number"));
+    cb_error_clear();
+    cb_free(names.items[1]); /* a name that is a number: an index could be another label */
+    names.items[1] = cb_strdup("2");
+    data_options_free(&o);
+    o = label_options(write_file("c.csv", "text,label\na,2\na,0\n"), CB_OBJECTIVE_SEQUENCE_CLASSIFICATION);
+    o.labels = &names;
+    assert_null(cb_dataset_open(tokenizer, &o));
+    assert_string_equal(strstr(cb_error_message(), "c.csv"), "c.csv:3: label: found \"0\", expected one of the 3 labels z, 2, a");
     cb_error_clear();
     data_options_free(&o);
     cb_string_list_free(&names);
+    cb_tokenizer_free(tokenizer);
+}
+
+/* transformers' multi-hot vectors, of known labels. */
+static void vectors_of_known_labels_are_sets(void **state)
+{
+    (void)state;
+    cb_tokenizer *tokenizer = word_pieces();
+    cb_string_list names = {0};
+    for (int i = 0; i < 3; i++)
+        assert_true(cb_string_list_add(&names, (const char *const[]){"x", "y", "z"}[i]));
+    cb_data_options o = label_options(write_file("v.jsonl", "{\"text\": \"a\", \"labels\": [0.0, 1.0, 0.0]}\n"
+                                                            "{\"text\": \"a\", \"labels\": [1, 0, 1]}\n"
+                                                            "{\"text\": \"a\", \"labels\": [0, 0, 0]}\n"
+                                                            "{\"text\": \"a\", \"labels\": [0, 1]}\n"),
+                                      CB_OBJECTIVE_MULTI_LABEL);
+    o.labels = &names;
+    cb_dataset *data = cb_dataset_open(tokenizer, &o);
+    assert_ok();
+    cb_batch batch = {0};
+    assert_true(cb_dataset_sequential(data, 0, 4, &batch));
+    assert_memory_equal(batch.targets->data, ((const float[]){0, 1, 0, 1, 0, 1, 0, 0, 0, 1, 1, 0}), 12 * sizeof(float));
+    cb_batch_free(&batch);
+    cb_dataset_free(data);
+    data_options_free(&o);
+    cb_string_list_free(&names);
+    cb_tokenizer_free(tokenizer);
+}
+
+/* What rows are for is part of what a run is, which --resume goes on with. */
+static void hashes_tell_tasks_apart(void **state)
+{
+    (void)state;
+    static const char text[] = "{\"text\": \"a\", \"label\": [\"x\"]}\n{\"text\": \"a\", \"label\": [\"y\"]}\n";
+    cb_dataset *one = open_text("h.jsonl", text, CB_OBJECTIVE_SEQUENCE_CLASSIFICATION);
+    cb_dataset *several = open_text("h.jsonl", text, CB_OBJECTIVE_MULTI_LABEL);
+    assert_ok();
+    assert_true(cb_dataset_hash(one) != cb_dataset_hash(several));
+    cb_tokenizer *tokenizer = word_pieces();
+    cb_data_options o = label_options(write_file("h.jsonl", text), CB_OBJECTIVE_SEQUENCE_CLASSIFICATION);
+    o.pad_to_multiple_of = 8;
+    cb_dataset *padded = cb_dataset_open(tokenizer, &o);
+    assert_ok();
+    assert_true(cb_dataset_hash(one) != cb_dataset_hash(padded));
+    cb_dataset_free(one);
+    cb_dataset_free(several);
+    cb_dataset_free(padded);
+    data_options_free(&o);
     cb_tokenizer_free(tokenizer);
 }
 
@@ -312,6 +388,13 @@ static void bad_records_are_refused(void **state)
         {CB_OBJECTIVE_TOKEN_CLASSIFICATION, "a.jsonl", "{\"tokens\": [], \"tags\": []}\n", "tokens: found no words"},
         {CB_OBJECTIVE_TOKEN_CLASSIFICATION, "a.txt", "a O\nb\n", "a.txt:2: found \"b\", expected a word and, in the last column, its tag"},
         {CB_OBJECTIVE_TOKEN_CLASSIFICATION, "a.tsv", "tokens\ttags\na b\tO\n", "a.tsv:2: tags: found 1 for 2 tokens"},
+        {CB_OBJECTIVE_TOKEN_CLASSIFICATION, "a.txt", "# x = y\n\na O\nb x O\n", "a.txt:4: found 3 columns, expected 2 as in line 3"},
+        {CB_OBJECTIVE_TOKEN_CLASSIFICATION, "a.conllu", "# text = a\n1\ta\ta\tX\t_\t_\t0\troot\t_\t_\n", "a.conllu:2: found CoNLL-U"},
+        {CB_OBJECTIVE_MULTI_LABEL, "a.jsonl", "{\"text\": \"a\", \"labels\": [0.0, 1.0, 0.0]}\n",
+         "a.jsonl:1: label: found \"0\" twice, expected each label once; a vector of 0 and 1 needs names"},
+        {CB_OBJECTIVE_MULTI_LABEL, "a.jsonl", "{\"text\": \"a\", \"labels\": []}\n", "label: found none in all of the data"},
+        {CB_OBJECTIVE_SEQUENCE_CLASSIFICATION, "a.csv", "text,label\na,b\na,b\n", "label: found only b in all of the data"},
+        {CB_OBJECTIVE_TOKEN_CLASSIFICATION, "a.txt", "a O\nb O\n", "label: found only O in all of the data"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         uint64_t before = cb_memory().live_bytes;
@@ -333,7 +416,7 @@ static const struct {
                {CB_RECORDS_LABELLED, "s.csv", "text,label\n\"a, b\",x\nc,\"y, z\"\n"},
                {CB_RECORDS_TAGGED, "s.jsonl", "{\"tokens\": [\"a\", \"b\"], \"ner_tags\": [0, \"O\"]}\n"},
                {CB_RECORDS_TAGGED, "s.tsv", "tokens\ttags\na b\tO B\n"},
-               {CB_RECORDS_TAGGED, "s.txt", "-DOCSTART- O\n\na x O\r\nb y B-\n\nc z O"}};
+               {CB_RECORDS_TAGGED, "s.txt", "-DOCSTART- O\n# d = e f\na x O\r\nb y B-\n\nc z O"}};
 enum { SAMPLES = sizeof samples / sizeof *samples };
 
 static bool read_all(const char *path, cb_record_form form)
@@ -430,6 +513,7 @@ static void assert_values(const char *what, const float *found, const json_t *ex
             assert_values(what, found, json_array_get(expected, i), at);
         return;
     }
+    assert_true(json_is_real(expected));
     double e = json_real_value(expected);
     if (fabs((double)found[*at] - e) > 1e-4 * fmax(1, fabs(e)))
         fail_msg("%s: value %zu is %g, expected %g", what, *at, (double)found[*at], e);
@@ -453,6 +537,38 @@ static void assert_said(cb_model *model, const char *name, const char *file, con
         cb_predictions_free(&said.predictions);
     }
     cb_dataset_free(data);
+    json_decref(all);
+}
+
+/* Of each token: what is said of words is the likeliest label only. */
+static void tokens_get_the_logits_of_transformers(void **state)
+{
+    (void)state;
+    json_t *all = expected_of(), *rows = json_object_get(json_object_get(json_object_get(all, "results"), "bert_tokens"), "logits");
+    const json_t *mask = json_object_get(json_object_get(all, "words"), "attention_mask");
+    cb_string_list names = {0};
+    add_names(&names, json_object_get(json_object_get(all, "labels"), "words"));
+    cb_model *model = cb_model_load(encoder_path("bert_tokens"));
+    cb_dataset *data = open_reference("words.conll", CB_OBJECTIVE_TOKEN_CLASSIFICATION, &names);
+    cb_batch batch = {0};
+    assert_true(cb_dataset_sequential(data, 0, 100, &batch));
+    cb_scope *scope = cb_scope_open();
+    cb_context ctx = {.positions = batch.positions, .segments = batch.segments, .types = batch.types};
+    cb_tensor *logits = cb_model_logits(model, batch.ids, &ctx);
+    assert_ok();
+    int64_t length = batch.ids->shape[1];
+    assert_int_equal(logits->count, batch.ids->count * (int64_t)names.count);
+    assert_int_equal(json_array_size(rows), batch.ids->shape[0]);
+    for (int64_t i = 0; i < batch.ids->count; i++) {
+        size_t r = (size_t)(i / length), t = (size_t)(i % length), at = (size_t)i * names.count;
+        if (json_integer_value(json_array_get(json_array_get(mask, r), t)))
+            assert_values("bert_tokens", logits->data, json_array_get(json_array_get(rows, r), t), &at);
+    }
+    cb_scope_close(scope);
+    cb_batch_free(&batch);
+    cb_dataset_free(data);
+    cb_model_free(model);
+    cb_string_list_free(&names);
     json_decref(all);
 }
 
@@ -548,6 +664,10 @@ static void models_get_other_labels(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test_setup(rows_equal_transformers, without_errors),
+                                       cmocka_unit_test_setup(conll_files_have_sentences, without_errors),
+                                       cmocka_unit_test_setup(vectors_of_known_labels_are_sets, without_errors),
+                                       cmocka_unit_test_setup(hashes_tell_tasks_apart, without_errors),
+                                       cmocka_unit_test_setup(tokens_get_the_logits_of_transformers, without_errors),
                                        cmocka_unit_test_setup(tables_say_the_same_as_json, without_errors),
                                        cmocka_unit_test_setup(byte_level_words_have_a_blank_before_them, without_errors),
                                        cmocka_unit_test_setup(batches_are_random_access, without_errors),
