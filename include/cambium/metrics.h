@@ -47,6 +47,8 @@ typedef struct cb_class_counts {
 } cb_class_counts;
 /* counts (K). */
 CB_API void cb_class_counts_of(const int64_t *confusion, size_t classes, cb_class_counts *counts);
+/* cb_matthews() of these, which take K numbers instead of K x K. */
+CB_API double cb_matthews_of_counts(const cb_class_counts *counts, size_t classes);
 /* Adds yes-or-no predictions (N, K), nonzero: yes, to counts (K): labels that are not exclusive; with one class, masks. */
 CB_API void cb_class_counts_add(const uint8_t *predictions, const uint8_t *targets, size_t n, size_t classes, cb_class_counts *counts);
 

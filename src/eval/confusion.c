@@ -142,6 +142,24 @@ void cb_class_counts_of(const int64_t *confusion, size_t classes, cb_class_count
     }
 }
 
+double cb_matthews_of_counts(const cb_class_counts *counts, size_t classes)
+{
+    double items = 0, hits = 0, both = 0, targets = 0, predictions = 0;
+    for (size_t k = 0; k < classes; k++) {
+        double right = (double)counts[k].true_positives, t = right + (double)counts[k].false_negatives,
+               p = right + (double)counts[k].false_positives;
+        items += t;
+        hits += right;
+        both += t * p;
+        targets += t * t;
+        predictions += p * p;
+    }
+    double spread = sqrt(items * items - targets) * sqrt(items * items - predictions);
+    if (items == 0)
+        return NAN;
+    return spread > 0 ? (hits * items - both) / spread : 0;
+}
+
 void cb_class_counts_add(const uint8_t *predictions, const uint8_t *targets, size_t n, size_t classes, cb_class_counts *counts)
 {
     for (size_t i = 0; i < n; i++)

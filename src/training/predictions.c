@@ -81,24 +81,29 @@ static void add(cb_metrics *m, const char *name, double value)
     m->items[m->count++] = (cb_metric){name, value};
 }
 
+/* Counts one item of one label; true where it is right.  A matrix of all pairs would be K x K, for tens of thousands of labels too. */
+static bool count_label(int32_t found, int32_t target, cb_class_counts *counts)
+{
+    bool right = found == target;
+    counts[target].true_positives += right;
+    counts[target].false_negatives += !right;
+    counts[found].false_positives += !right;
+    return right;
+}
+
 static bool measure_classes(const cb_predictions *p, const cb_dataset *data, cb_metrics *m)
 {
-    size_t k = (size_t)p->labels, n = (size_t)p->rows, one;
-    int64_t *confusion = cb_calloc(k * k, sizeof *confusion);
+    size_t k = (size_t)p->labels, n = (size_t)p->rows, right = 0, one;
     cb_class_counts *counts = cb_calloc(k, sizeof *counts);
-    bool ok = confusion && counts;
-    for (size_t i = 0; ok && i < n; i++) {
-        int32_t found = highest(p->scores + i * k, p->labels);
-        ok = cb_confusion_add(&found, cb_dataset_row_labels(data, (int64_t)i, &one), 1, CB_NO_LABEL, k, confusion);
-    }
+    bool ok = counts;
+    for (size_t i = 0; ok && i < n; i++)
+        right += count_label(highest(p->scores + i * k, p->labels), *cb_dataset_row_labels(data, (int64_t)i, &one), counts);
     if (ok) {
-        cb_class_counts_of(confusion, k, counts);
-        add(m, "accuracy", cb_accuracy(confusion, k));
+        add(m, "accuracy", n ? (double)right / (double)n : NAN);
         add(m, "f1_macro", cb_class_score_average(counts, k, CB_AVERAGE_MACRO).f1);
         add(m, "f1_micro", cb_class_score_average(counts, k, CB_AVERAGE_MICRO).f1);
-        add(m, "matthews_correlation", cb_matthews(confusion, k));
+        add(m, "matthews_correlation", cb_matthews_of_counts(counts, k));
     }
-    cb_free(confusion);
     cb_free(counts);
     return ok;
 }
@@ -232,20 +237,19 @@ static bool measure_images(const cb_predictions *p, const cb_dataset *data, cb_m
     int32_t *targets = cb_alloc(n * sizeof *targets), *found = cb_alloc(n * sizeof *found);
     float *confidences = cb_alloc(n * sizeof *confidences);
     uint8_t *right = cb_alloc(n);
-    int64_t *confusion = cb_calloc(k * k, sizeof *confusion);
     cb_class_counts *counts = cb_calloc(k, sizeof *counts);
-    bool ok = targets && found && confidences && right && confusion && counts;
+    size_t hits = 0;
+    bool ok = targets && found && confidences && right && counts;
     for (size_t i = 0; ok && i < n; i++) {
         targets[i] = *cb_dataset_row_labels(data, (int64_t)i, &one);
         found[i] = highest(p->scores + i * k, p->labels);
         confidences[i] = confidence(p->scores + i * k, p->labels);
-        right[i] = found[i] == targets[i];
+        right[i] = count_label(found[i], targets[i], counts);
+        hits += right[i];
     }
-    ok = ok && cb_confusion_add(found, targets, n, CB_NO_LABEL, k, confusion) &&
-         cb_calibration(confidences, right, n, BINS, false, NULL, &calibration);
+    ok = ok && cb_calibration(confidences, right, n, BINS, false, NULL, &calibration);
     if (ok) {
-        cb_class_counts_of(confusion, k, counts);
-        add(m, "accuracy", cb_accuracy(confusion, k));
+        add(m, "accuracy", n ? (double)hits / (double)n : NAN);
         if (k > TOP)
             add(m, "top5_accuracy", cb_top_k_accuracy(p->scores, targets, n, k, TOP));
         add(m, "f1_macro", cb_class_score_average(counts, k, CB_AVERAGE_MACRO).f1);
@@ -255,7 +259,6 @@ static bool measure_images(const cb_predictions *p, const cb_dataset *data, cb_m
     cb_free(found);
     cb_free(confidences);
     cb_free(right);
-    cb_free(confusion);
     cb_free(counts);
     return ok;
 }

@@ -357,6 +357,41 @@ static void hashes_tell_tasks_apart(void **state)
     cb_tokenizer_free(tokenizer);
 }
 
+/* No table of all pairs of labels. */
+static void many_labels_take_little_memory(void **state)
+{
+    (void)state;
+    enum { LABELS = 5000 };
+    cb_tokenizer *tokenizer = word_pieces();
+    cb_string_list names = {0};
+    for (int i = 0; i < LABELS; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "l%04d", i);
+        assert_true(cb_string_list_add(&names, name));
+    }
+    cb_data_options o = label_options(write_file("m.csv", "text,label\na,l4999\na,l0003\na,l4999\n"), CB_OBJECTIVE_SEQUENCE_CLASSIFICATION);
+    o.labels = &names;
+    cb_dataset *data = cb_dataset_open(tokenizer, &o);
+    assert_ok();
+    cb_predictions said = {.objective = CB_OBJECTIVE_SEQUENCE_CLASSIFICATION, .rows = 3, .labels = LABELS};
+    said.scores = cb_calloc(3 * LABELS, sizeof *said.scores);
+    said.scores[4999] = said.scores[LABELS + 3] = said.scores[2 * LABELS + 3] = 1;
+    cb_metrics m;
+    uint64_t before = cb_memory().live_bytes;
+    cb_memory_reset_peak();
+    assert_true(cb_metrics_of(&said, data, &m));
+    assert_true(cb_memory().peak_bytes - before < 1000000);
+    assert_string_equal(m.items[0].name, "accuracy");
+    assert_true(fabs(m.items[0].value - 2.0 / 3) < 1e-12);
+    assert_true(fabs(m.items[1].value - 2.0 / 3) < 1e-12); /* f1_macro: of both 2/3 */
+    assert_true(fabs(m.items[3].value - 0.5) < 1e-12);     /* scikit-learn's matthews_corrcoef([1, 0, 1], [1, 0, 0]) */
+    cb_predictions_free(&said);
+    cb_dataset_free(data);
+    data_options_free(&o);
+    cb_string_list_free(&names);
+    cb_tokenizer_free(tokenizer);
+}
+
 static void bad_records_are_refused(void **state)
 {
     (void)state;
@@ -667,6 +702,7 @@ int main(void)
                                        cmocka_unit_test_setup(conll_files_have_sentences, without_errors),
                                        cmocka_unit_test_setup(vectors_of_known_labels_are_sets, without_errors),
                                        cmocka_unit_test_setup(hashes_tell_tasks_apart, without_errors),
+                                       cmocka_unit_test_setup(many_labels_take_little_memory, without_errors),
                                        cmocka_unit_test_setup(tokens_get_the_logits_of_transformers, without_errors),
                                        cmocka_unit_test_setup(tables_say_the_same_as_json, without_errors),
                                        cmocka_unit_test_setup(byte_level_words_have_a_blank_before_them, without_errors),

@@ -28,6 +28,7 @@ static void compare_confusion(const json_t *c, size_t classes)
         assert_near(cb_cohen_kappa(confusion, classes, (cb_kappa_weights)w), number_at(array_of(c, "kappa"), (size_t)w), ROUNDING);
     cb_class_counts *counts = cb_calloc(classes, sizeof *counts);
     cb_class_counts_of(confusion, classes, counts);
+    assert_near(cb_matthews_of_counts(counts, classes), number_of(c, "matthews"), ROUNDING);
     for (size_t k = 0; k < classes; k++)
         assert_score(cb_class_score_of(counts[k]), json_array_get(array_of(c, "per_class"), k));
     assert_score(cb_class_score_average(counts, classes, CB_AVERAGE_MICRO), array_of(c, "micro"));
