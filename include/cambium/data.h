@@ -192,6 +192,7 @@ typedef struct cb_image_data_options {
     const cb_image_processor *processor; /* must give images of one size; copied */
     const cb_augment_options *augment;   /* of shuffled batches; NULL: none; copied */
     const cb_string_list *labels;        /* in the order of their numbers; NULL or empty: those of the data, sorted */
+    bool labels_may_differ;              /* where the data's labels are not these, by name, the data's count */
     const char *corruption;              /* of every image, as the model sees it; NULL: none */
     int severity;
     bool spread; /* unshuffled rows in an order that mixes the classes, for evaluations that stop early */

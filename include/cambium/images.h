@@ -104,7 +104,8 @@ CB_API void cb_image_processor_init(cb_image_processor *processor);
  * others are CB_ERR_UNSUPPORTED.  A directory that has neither file: CB_ERR_FORMAT. */
 CB_API bool cb_image_processor_load(const char *path, cb_image_processor *processor);
 CB_API bool cb_image_processor_parse(const char *name, const char *json, size_t length, cb_image_processor *processor);
-/* Writes preprocessor_config.json into a directory: what transformers' AutoImageProcessor reads again as the same. */
+/* Writes preprocessor_config.json into a directory: what transformers' AutoImageProcessor reads again as the same, but for round_crop,
+ * which it has no field for: where the margin is odd its crop may begin a pixel earlier. */
 CB_API bool cb_image_processor_save(const cb_image_processor *processor, const char *directory);
 /* Every field as one line of JSON; free with cb_free(). */
 CB_API char *cb_image_processor_describe(const cb_image_processor *processor);

@@ -67,8 +67,9 @@ CB_API int64_t cb_model_labels(const cb_model *model); /* K; 0: it does not clas
 CB_API const cb_string_list *cb_model_label_names(const cb_model *model);
 /* problem_type of config.json; where that is silent, one label is a number, and several exclude each other, as in transformers. */
 CB_API cb_problem cb_model_problem(const cb_model *model);
-/* Gives a model that classifies other labels, which it is saved with (id2label, label2id, problem_type).  Where they are more or fewer, the output layer
- * becomes a new, random one by the head_seed of loading: before anything is attached to it, and only of a head that was asked for
+/* Gives a model that classifies other labels, which it is saved with (id2label, label2id, problem_type).  Where they are more or fewer, or others
+ * than the names (not LABEL_0, ...) that its output layer was trained for, that becomes a new, random one by the head_seed of loading, with a
+ * warning: before anything is attached to it, and only of a head that was asked for
  * (CB_ERR_STATE). */
 CB_API bool cb_model_set_labels(cb_model *model, const cb_string_list *names, cb_problem problem);
 /* Names of the weights that loading made new and random: "bert.pooler.dense.weight, ..."; NULL: there are none. */

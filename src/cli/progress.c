@@ -35,11 +35,10 @@ void cli_keep_examples_whole(cb_data_options *text)
 static cb_dataset *open_images(cli_corpus_settings *s, cb_model *model, int64_t seed)
 {
     const cb_string_list *known = s->task.labels.count ? &s->task.labels : cb_model_label_names(model);
+    s->images.data.labels_may_differ = s->task.asked && !s->task.labels.count;
     cb_dataset *data = cli_images_open(&s->images, &s->data, known, seed, true);
-    if (data || s->task.labels.count || !s->task.asked)
-        return data;
-    cb_error_clear();
-    return cli_images_open(&s->images, &s->data, NULL, seed, true);
+    s->images.data.labels_may_differ = false;
+    return data;
 }
 
 static bool image_corpus(cli_corpus *corpus, cli_corpus_settings *s, cb_model *model, int64_t seed)

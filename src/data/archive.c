@@ -1,5 +1,6 @@
 /* archive.c: texts out of compressed files and archives, by libarchive. */
-#include <archive.h>
+#include "data/archive.h"
+
 #include <archive_entry.h>
 #include <string.h>
 
@@ -45,6 +46,14 @@ static bool find_entry(const char *path, const char *member, struct archive *a, 
     return refuse(path, member, NULL, "not found in it");
 }
 
+void cb_archive_support_filters(struct archive *a)
+{
+    archive_read_support_filter_gzip(a);
+    archive_read_support_filter_bzip2(a);
+    archive_read_support_filter_xz(a);
+    archive_read_support_filter_zstd(a);
+}
+
 char *cb_archive_read(const char *path, const char *member, size_t limit, size_t *length)
 {
     struct archive *a = archive_read_new();
@@ -53,7 +62,7 @@ char *cb_archive_read(const char *path, const char *member, size_t limit, size_t
     if (!a)
         cb_fail(CB_ERR_MEMORY, "%s: no memory to read it", path);
     if (ok) {
-        archive_read_support_filter_all(a);
+        cb_archive_support_filters(a);
         if (member)
             archive_read_support_format_zip(a), archive_read_support_format_tar(a);
         else

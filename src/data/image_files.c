@@ -1,18 +1,10 @@
-/* image_files.c: where images are: directories of classes, archives of them, tables of files and labels.
- *
- * Labels are numbered when all are known: in the order that is asked for; else, where all are whole numbers and the data no directories, in the order of
- * these; else in that of their names' bytes, as torchvision's ImageFolder. */
-#include <archive.h>
-#include <archive_entry.h>
-#include <stdlib.h>
+/* image_files.c: where images are: directories of classes, archives of them, tables of files and labels. */
 #include <string.h>
 
 #include "cambium/formats.h"
 #include "data/images.h"
-#include "formats/zip.h"
 
-enum { MOST_LABELS = 1 << 20 };
-static const size_t most_unpacked = (size_t)4 << 30;
+enum { MOST_LABELS = 1 << 15 }; /* they are searched one by one */
 
 /* ---- the store ---- */
 
@@ -80,167 +72,85 @@ bool cb_image_store_keep(image_store *s, char *block)
     return true;
 }
 
-/* ---- directories ---- */
+/* ---- classes ---- */
+
+/* A class, whose files come one after another. */
+typedef struct class_files {
+    const char *name, *first_other; /* NULL: all are images */
+    size_t length, images, others;
+} class_files;
+
+/* Files of other kinds may be images that are not read: a class of these alone would be missing. */
+static bool end_class(const char *path, const class_files *class, class_files *all)
+{
+    all->others += class->others;
+    all->images += class->images;
+    if (!all->first_other)
+        all->first_other = class->first_other;
+    if (class->images || !class->others)
+        return true;
+    return cb_fail(CB_ERR_FORMAT,
+                   "%s: class %.*s: found none of its %zu files to be an image that is read, as %s, expected .jpg, .png or such", path,
+                   (int)class->length, class->name, class->others, class->first_other) == CB_OK;
+}
+
+static void say_left_out(const char *path, const class_files *all)
+{
+    if (all->others)
+        cb_log_message(CB_LOG_WARNING, "%s: %zu of %zu files are left out: they are no images that are read by their names, as %s", path,
+                       all->others, all->others + all->images, all->first_other);
+}
+
+static bool add_file(image_store *s, const image_class_source *source, const image_file *file, class_files *class)
+{
+    if (!cb_image_is_name(file->name)) {
+        class->others++;
+        if (!class->first_other)
+            class->first_other = file->name;
+        return true;
+    }
+    class->images++;
+    char *name = source->archive ? cb_format("%s: %s", source->path, file->name) : cb_path_join(source->path, file->name);
+    return cb_image_store_add(s, (image_item){.name = name, .bytes = file->bytes, .length = file->length, .array = -1}, class->name,
+                              class->length);
+}
+
+bool cb_image_store_add_classes(image_store *s, const image_class_source *source, const image_file *files, size_t count)
+{
+    class_files class = {0}, all = {0};
+    size_t shared = source->shared_length;
+    bool ok = true;
+    for (size_t i = 0; ok && i < count; i++) {
+        const char *own = !shared || strncmp(files[i].name, source->shared, shared) == 0 ? files[i].name + shared : "";
+        const char *slash = strchr(own, '/');
+        if (!slash)
+            continue;
+        size_t length = (size_t)(slash - own);
+        if (!class.name || class.length != length || strncmp(class.name, own, length) != 0) {
+            ok = end_class(source->path, &class, &all);
+            class = (class_files){.name = own, .length = length};
+        }
+        ok = ok && add_file(s, source, &files[i], &class);
+    }
+    ok = ok && end_class(source->path, &class, &all);
+    if (ok)
+        say_left_out(source->path, &all);
+    return ok;
+}
 
 static bool read_directory(image_store *s, const char *path)
 {
     cb_string_list names = {0};
     size_t before = s->count;
     bool ok = cb_directory_list(path, true, &names);
-    for (size_t i = 0; ok && i < names.count; i++) {
-        const char *slash = strchr(names.items[i], '/');
-        if (slash && cb_image_is_name(names.items[i]))
-            ok = cb_image_store_add(s, (image_item){.name = cb_path_join(path, names.items[i]), .array = -1}, names.items[i],
-                                    (size_t)(slash - names.items[i]));
-    }
+    image_file *files = ok ? cb_calloc(names.count + 1, sizeof *files) : NULL;
+    for (size_t i = 0; files && i < names.count; i++)
+        files[i].name = names.items[i];
+    ok = files && cb_image_store_add_classes(s, &(image_class_source){.path = path}, files, names.count);
+    cb_free(files);
     cb_string_list_free(&names);
     if (ok && s->count == before)
         return cb_fail(CB_ERR_FORMAT, "%s: found no images in directories below it, expected one directory for each class", path) == CB_OK;
-    return ok;
-}
-
-/* ---- archives ---- */
-
-/* An image in an archive. */
-typedef struct member {
-    char *name;
-    const uint8_t *bytes;
-    size_t length;
-} member;
-typedef struct member_list {
-    member *items;
-    size_t count, capacity;
-} member_list;
-
-static bool add_member(member_list *list, const char *name, size_t name_length, const uint8_t *bytes, size_t length)
-{
-    char *copy = cb_strndup(name, name_length);
-    if (!copy || !cb_image_is_name(copy)) {
-        cb_free(copy);
-        return cb_ok();
-    }
-    if (!cb_grow(&list->items, &list->capacity, list->count + 1, sizeof *list->items)) {
-        cb_free(copy);
-        return false;
-    }
-    list->items[list->count++] = (member){copy, bytes, length};
-    return true;
-}
-
-/* Images lie where they are in a mapped file. */
-static bool list_stored(image_store *s, const char *path, member_list *list)
-{
-    if (!cb_grow(&s->maps, &s->map_capacity, s->map_count + 1, sizeof *s->maps) || !cb_file_map_open(&s->maps[s->map_count], path))
-        return false;
-    const cb_file_map *map = &s->maps[s->map_count++];
-    cb_zip zip;
-    if (!cb_zip_open(&zip, map))
-        return false;
-    bool ok = true;
-    for (size_t i = 0; ok && i < zip.count; i++)
-        ok = add_member(list, zip.members[i].name, zip.members[i].name_length, zip.members[i].data, zip.members[i].size);
-    cb_zip_close(&zip);
-    return ok;
-}
-
-static bool refuse(const char *path, struct archive *a, const char *problem)
-{
-    const char *said = archive_error_string(a);
-    return cb_fail(CB_ERR_FORMAT, "%s: %s%s%s", path, problem, said ? ": " : "", said ? said : "") == CB_OK;
-}
-
-static bool unpack(image_store *s, const char *path, struct archive *a, struct archive_entry *entry, size_t *left, member_list *list)
-{
-    const char *name = archive_entry_pathname(entry);
-    cb_string bytes = {0};
-    char part[1 << 14];
-    la_ssize_t n = 0;
-    if (!name || archive_entry_filetype(entry) != AE_IFREG || !cb_image_is_name(name))
-        return true;
-    bool ok = cb_string_append(&bytes, "", 0);
-    while (ok && (n = archive_read_data(a, part, sizeof part)) > 0) {
-        ok = (size_t)n <= *left || cb_fail(CB_ERR_FORMAT, "%s: found more than %zu bytes of images", path, most_unpacked) == CB_OK;
-        ok = ok && cb_string_append(&bytes, part, (size_t)n);
-        *left -= ok ? (size_t)n : 0;
-    }
-    if (ok && n < 0)
-        ok = refuse(path, a, name);
-    if (!ok) {
-        cb_string_free(&bytes);
-        return false;
-    }
-    return cb_image_store_keep(s, bytes.data) && add_member(list, name, strlen(name), (const uint8_t *)bytes.data, bytes.length);
-}
-
-/* Packed archives are unpacked into memory. */
-static bool list_packed(image_store *s, const char *path, member_list *list)
-{
-    struct archive *a = archive_read_new();
-    struct archive_entry *entry;
-    size_t left = most_unpacked;
-    int status = ARCHIVE_EOF;
-    if (!a)
-        return cb_fail(CB_ERR_MEMORY, "%s: no memory to read it", path) == CB_OK;
-    archive_read_support_filter_all(a);
-    archive_read_support_format_zip(a);
-    archive_read_support_format_tar(a);
-    bool ok = archive_read_open_filename(a, path, 1 << 16) == ARCHIVE_OK || refuse(path, a, "cannot be opened");
-    while (ok && ((status = archive_read_next_header(a, &entry)) == ARCHIVE_OK || status == ARCHIVE_WARN))
-        ok = unpack(s, path, a, entry, &left, list);
-    if (ok && status != ARCHIVE_EOF)
-        ok = refuse(path, a, "cannot be read");
-    archive_read_free(a);
-    return ok;
-}
-
-static int by_name(const void *a, const void *b)
-{
-    return strcmp(((const member *)a)->name, ((const member *)b)->name);
-}
-
-/* Directories that all members lie in do not tell classes. */
-static size_t shared_directories(const member_list *list)
-{
-    const char *first = list->items[0].name, *last = list->items[list->count - 1].name; /* sorted: what these two share all do */
-    size_t shared = 0;
-    for (size_t i = 0; first[i] && first[i] == last[i]; i++)
-        if (first[i] == '/')
-            shared = i + 1;
-    return shared;
-}
-
-static bool add_members(image_store *s, const char *path, const member_list *list)
-{
-    bool ok = list->count || cb_fail(CB_ERR_FORMAT, "%s: found no images in it", path) == CB_OK;
-    size_t shared = ok ? shared_directories(list) : 0;
-    for (size_t i = 0; ok && i < list->count; i++) {
-        const member *m = &list->items[i];
-        const char *class = m->name + shared, *slash = strchr(class, '/');
-        if (!slash)
-            return cb_fail(CB_ERR_FORMAT, "%s: %s: expected it in the directory of a class", path, m->name) == CB_OK;
-        const image_item item = {.name = cb_format("%s: %s", path, m->name), .bytes = m->bytes, .length = m->length, .array = -1};
-        ok = cb_image_store_add(s, item, class, (size_t)(slash - class));
-    }
-    return ok;
-}
-
-static bool read_archive(image_store *s, const char *path)
-{
-    member_list list = {0};
-    bool ok = cb_ends_with(path, ".zip") && list_stored(s, path, &list);
-    if (!ok && (cb_ok() || cb_error_status() == CB_ERR_UNSUPPORTED)) { /* packed members */
-        cb_error_clear();
-        for (size_t i = 0; i < list.count; i++)
-            cb_free(list.items[i].name);
-        list.count = 0;
-        ok = list_packed(s, path, &list);
-    }
-    if (ok && list.count)
-        qsort(list.items, list.count, sizeof *list.items, by_name);
-    ok = ok && add_members(s, path, &list);
-    for (size_t i = 0; i < list.count; i++)
-        cb_free(list.items[i].name);
-    cb_free(list.items);
     return ok;
 }
 
@@ -276,99 +186,6 @@ static bool read_table(image_store *s, const char *path, const cb_image_data_opt
     return ok;
 }
 
-/* ---- labels ---- */
-
-static bool is_number(const char *text, int64_t *value)
-{
-    char *end;
-    *value = strtoll(text, &end, 10);
-    return *text && !*end && text[0] != ' ';
-}
-
-typedef struct ranked {
-    const char *name;
-    int64_t number, before;
-    bool numbers;
-} ranked;
-
-static int by_rank(const void *a_, const void *b_)
-{
-    const ranked *a = a_, *b = b_;
-    return a->numbers ? (a->number > b->number) - (a->number < b->number) : strcmp(a->name, b->name);
-}
-
-/* Gives items the new numbers of their labels. */
-static void renumber(image_store *s, const int32_t *new_numbers)
-{
-    for (size_t i = 0; i < s->count; i++)
-        s->items[i].label = new_numbers[s->items[i].label];
-}
-
-static bool sort_labels(image_store *s, bool as_numbers)
-{
-    size_t n = s->labels.count;
-    ranked *order = cb_calloc(n, sizeof *order);
-    int32_t *numbers = cb_calloc(n, sizeof *numbers);
-    char **names = cb_calloc(n, sizeof *names);
-    bool ok = order && numbers && names;
-    for (size_t i = 0; ok && i < n; i++) {
-        order[i] = (ranked){.name = s->labels.items[i], .before = (int64_t)i};
-        as_numbers = is_number(order[i].name, &order[i].number) && as_numbers;
-    }
-    for (size_t i = 0; ok && i < n; i++)
-        order[i].numbers = as_numbers;
-    if (ok) {
-        qsort(order, n, sizeof *order, by_rank);
-        for (size_t i = 0; i < n; i++) {
-            numbers[order[i].before] = (int32_t)i;
-            names[i] = s->labels.items[order[i].before];
-        }
-        memcpy(s->labels.items, names, n * sizeof *names);
-        renumber(s, numbers);
-    }
-    cb_free(order);
-    cb_free(numbers);
-    cb_free(names);
-    return ok;
-}
-
-/* A label's place among those asked for; numbers of data without names are places. */
-static int32_t place_of(const char *label, const cb_string_list *labels)
-{
-    int64_t number;
-    for (size_t i = 0; i < labels->count; i++)
-        if (strcmp(labels->items[i], label) == 0)
-            return (int32_t)i;
-    return is_number(label, &number) && number >= 0 && (size_t)number < labels->count ? (int32_t)number : -1;
-}
-
-static bool adopt_labels(image_store *s, const cb_string_list *labels)
-{
-    int32_t *numbers = cb_calloc(s->labels.count, sizeof *numbers);
-    bool ok = numbers;
-    for (size_t i = 0; ok && i < s->labels.count; i++) {
-        numbers[i] = place_of(s->labels.items[i], labels);
-        if (numbers[i] >= 0)
-            continue;
-        size_t first = 0;
-        cb_string near = {0};
-        while (s->items[first].label != (int32_t)i)
-            first++;
-        cb_closest_names(s->labels.items[i], (const char *const *)labels->items, labels->count, 3, &near);
-        ok = cb_fail(CB_ERR_FORMAT, "%s: label: found %s, expected one of the %zu of the model, as %s", s->items[first].name,
-                     s->labels.items[i], labels->count, near.data ? near.data : labels->items[0]) == CB_OK;
-        cb_string_free(&near);
-    }
-    if (ok) {
-        renumber(s, numbers);
-        cb_string_list_free(&s->labels);
-    }
-    for (size_t i = 0; ok && i < labels->count; i++)
-        ok = cb_string_list_add(&s->labels, labels->items[i]);
-    cb_free(numbers);
-    return ok;
-}
-
 /* ---- all of it ---- */
 
 static bool is_table(const char *path)
@@ -387,7 +204,7 @@ static bool read_one(image_store *s, const char *path, const cb_image_data_optio
     if (cb_is_directory(path))
         return read_directory(s, path);
     if (is_archive(path))
-        return read_archive(s, path);
+        return cb_image_archive_read(s, path);
     if (is_table(path))
         return read_table(s, path, o);
     if (cb_image_arrays_is_name(path))
@@ -405,7 +222,7 @@ bool cb_image_store_read(image_store *s, const cb_image_data_options *o)
         ok = read_one(s, o->data.items[i], o, &directories);
     if (ok && !s->count)
         ok = cb_fail(CB_ERR_FORMAT, "%s: found no images in it", o->data.count ? o->data.items[0] : "data") == CB_OK;
-    return ok && (o->labels && o->labels->count ? adopt_labels(s, o->labels) : sort_labels(s, !directories));
+    return ok && cb_image_store_number_labels(s, o, !directories);
 }
 
 bool cb_image_item_read(const image_store *s, int64_t number, const cb_image_options *how, cb_image *image)

@@ -61,7 +61,7 @@ static void make_row(image_loader *l, slot *s)
     int64_t row = s->taken++, place = s->place.sequential ? -1 - (s->place.first + row) : s->place.first + row;
     float *pixels = s->pixels + (size_t)row * l->values;
     pthread_mutex_unlock(&l->lock);
-    bool ok = l->make(l->user, place, pixels);
+    bool ok = l->make(l->user, place, pixels) && cb_ok();
     pthread_mutex_lock(&l->lock);
     if (!ok)
         note_failure(s, row);

@@ -43,6 +43,25 @@ void cb_image_store_free(image_store *s); /* when the last of those that share i
 bool cb_image_store_add(image_store *s, image_item item, const char *label, size_t label_length);
 bool cb_image_store_keep(image_store *s, char *block); /* until it is freed; takes it, also on failure */
 
+/* One of the files that classes are made of, in the order of their names. */
+typedef struct image_file {
+    char *name;
+    const uint8_t *bytes; /* in memory; NULL: on disk */
+    size_t length;
+} image_file;
+typedef struct image_class_source {
+    const char *path;
+    bool archive;
+    const char *shared; /* begins with the directories that all images lie in, which tell no class */
+    size_t shared_length;
+} image_class_source;
+/* Adds the images among files whose directories are their classes.  Others are left out with a warning; a class of none but such is an
+ * error. */
+bool cb_image_store_add_classes(image_store *s, const image_class_source *source, const image_file *files, size_t count);
+bool cb_image_archive_read(image_store *s, const char *path); /* image_archives.c */
+/* image_labels.c: once all are there, numbers labels: as options->labels has them, or in the order of whole numbers or names. */
+bool cb_image_store_number_labels(image_store *s, const cb_image_data_options *options, bool as_numbers);
+
 /* image_arrays.c: files of arrays by their names: IDX (.gz) with labels beside it, .npy with labels beside it, .npz.  `split` chooses among those
  * of an .npz. */
 bool cb_image_arrays_is_name(const char *path);

@@ -117,7 +117,10 @@ bool cb_image_read(const char *path, const cb_image_options *options, cb_image *
         return false;
     bool ok = cb_image_decode(path, file.data, file.size, options, image);
     cb_file_map_close(&file);
-    return ok;
+    if (ok && cb_ok()) /* pages may have been lost on the way */
+        return true;
+    cb_image_free(image);
+    return false;
 }
 
 bool cb_image_is_name(const char *path)

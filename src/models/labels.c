@@ -18,11 +18,28 @@ static const char *name_in(const json_t *names, int64_t number)
     return json_string_value(json_object_get(names, key));
 }
 
+enum { USUAL = 32 };
+static void usual_name(int64_t number, char text[USUAL])
+{
+    snprintf(text, USUAL, "LABEL_%lld", (long long)number);
+}
+
 static bool add_name(cb_string_list *list, const char *name, int64_t number)
 {
-    char usual[32];
-    snprintf(usual, sizeof usual, "LABEL_%lld", (long long)number);
+    char usual[USUAL];
+    usual_name(number, usual);
     return cb_string_list_add(list, name ? name : usual);
+}
+
+bool cb_labels_generic(const cb_string_list *names)
+{
+    char usual[USUAL];
+    for (size_t i = 0; i < names->count; i++) {
+        usual_name((int64_t)i, usual);
+        if (strcmp(names->items[i], usual) != 0)
+            return false;
+    }
+    return true;
 }
 
 static bool read_problem(cb_model *model)
@@ -50,6 +67,24 @@ bool cb_labels_configure(cb_model *model, int64_t count)
 
 /* ---- others ---- */
 
+bool cb_model_is_new(const cb_model *model, const char *weight)
+{
+    size_t length = strlen(weight);
+    for (const char *at = model->head_new; at; at = strstr(at, ", ") ? strstr(at, ", ") + 2 : NULL)
+        if (strncmp(at, weight, length) == 0 && (!at[length] || at[length] == ','))
+            return true;
+    return false;
+}
+
+/* Whether the layer's weight is one of those. */
+static bool is_new(const cb_model *model, const char *layer)
+{
+    char *weight = layer ? cb_format("%s.weight", layer) : NULL;
+    bool found = weight && cb_model_is_new(model, weight);
+    cb_free(weight);
+    return found;
+}
+
 /* The weights of an output layer for other labels. */
 static bool replace_weight(cb_model *model, const cb_layer *head, const char *name, int ndim, const int64_t *shape)
 {
@@ -74,7 +109,8 @@ static bool resize_layer(cb_model *model, cb_layer *head, int64_t labels)
 {
     const int64_t shape[] = {labels, head->in_features};
     if (!model->head_asked || head->module_count)
-        return cb_fail(CB_ERR_STATE, "%s: has a head of %lld labels, expected %lld",
+        return cb_fail(CB_ERR_STATE,
+                       labels == model->labels ? "%s: has a head of %lld other labels" : "%s: has a head of %lld labels, expected %lld",
                        model->directory ? model->directory : model->config_path, (long long)model->labels, (long long)labels) == CB_OK;
     for (int i = 0; i < head->weight_count; i++)
         if (head->weights[i].frozen)
@@ -110,14 +146,50 @@ bool cb_labels_put(json_t *object, const cb_string_list *names, cb_problem probl
     return ok;
 }
 
+static bool is_among(const cb_string_list *names, const char *name)
+{
+    for (size_t i = 0; i < names->count; i++)
+        if (strcmp(names->items[i], name) == 0)
+            return true;
+    return false;
+}
+
+static bool are_same(const cb_string_list *a, const cb_string_list *b)
+{
+    bool same = a->count == b->count;
+    for (size_t i = 0; same && i < a->count; i++)
+        same = strcmp(a->items[i], b->items[i]) == 0;
+    return same;
+}
+
+/* Whether the head was trained for labels that have names: it says nothing about others. */
+static bool is_of_names(const cb_model *model)
+{
+    bool new = !model->file || is_new(model, model->head_plan->output);
+    return !new && !cb_labels_generic(&model->label_names);
+}
+
+static void warn_of_new_head(const cb_model *model, const cb_string_list *names)
+{
+    size_t i = 0;
+    while (i < names->count && is_among(&model->label_names, names->items[i]))
+        i++;
+    if (!model->head_follows)
+        cb_log_message(CB_LOG_WARNING, "%s: its head becomes a new one, because %s%s", model->directory,
+                       i < names->count ? names->items[i] : "its labels", i < names->count ? " is not among its labels" : " are others");
+}
+
 bool cb_model_set_labels(cb_model *model, const cb_string_list *names, cb_problem problem)
 {
     if (!model->labels)
         return cb_fail(CB_ERR_STATE, "%s: the model classifies nothing, and has no labels", model->config_path) == CB_OK;
     if (!names->count || names->count > INT32_MAX)
         return cb_fail(CB_ERR_ARGUMENT, "%s: found %zu labels, expected 1 or more", model->config_path, names->count) == CB_OK;
-    if ((int64_t)names->count != model->labels && !resize(model, (int64_t)names->count))
+    bool other = is_of_names(model) && !are_same(&model->label_names, names);
+    if (((int64_t)names->count != model->labels || other) && !resize(model, (int64_t)names->count))
         return false;
+    if (other)
+        warn_of_new_head(model, names);
     cb_string_list copy = {0};
     bool ok = true;
     for (size_t i = 0; ok && i < names->count; i++)
@@ -179,24 +251,6 @@ cb_problem cb_model_problem(const cb_model *model)
 const char *cb_model_new_weights(const cb_model *model)
 {
     return model->head_new;
-}
-
-bool cb_model_is_new(const cb_model *model, const char *weight)
-{
-    size_t length = strlen(weight);
-    for (const char *at = model->head_new; at; at = strstr(at, ", ") ? strstr(at, ", ") + 2 : NULL)
-        if (strncmp(at, weight, length) == 0 && (!at[length] || at[length] == ','))
-            return true;
-    return false;
-}
-
-/* Whether the layer's weight is one of those. */
-static bool is_new(const cb_model *model, const char *layer)
-{
-    char *weight = layer ? cb_format("%s.weight", layer) : NULL;
-    bool found = weight && cb_model_is_new(model, weight);
-    cb_free(weight);
-    return found;
 }
 
 json_t *cb_model_architectures(const cb_model *model)

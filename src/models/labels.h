@@ -9,6 +9,9 @@
 /* Sets id2label, label2id and problem_type. */
 bool cb_labels_put(json_t *object, const cb_string_list *names, cb_problem problem);
 
+/* Whether these are the names of labels without names: LABEL_0, LABEL_1, ... */
+bool cb_labels_generic(const cb_string_list *names);
+
 /* architectures: ["BertForSequenceClassification"]. */
 json_t *cb_model_architectures(const cb_model *model);
 /* Whether loading made the weight of that whole name new and random. */

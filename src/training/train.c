@@ -143,6 +143,15 @@ static cb_optimizer *make_optimizer(const session *s)
                     .eps = at_least_tiny(o->adam_epsilon), .weight_decay = o->weight_decay);
 }
 
+static bool stays(void *user, cb_layer *layer)
+{
+    (void)user;
+    return !layer->moves || cb_fail(CB_ERR_UNSUPPORTED,
+                                    "layer %s: its running statistics follow each process's own rows, so the network is trained by one "
+                                    "process, found %d",
+                                    layer->name, cb_parallel_size()) == CB_OK;
+}
+
 /* All processes must do the same run, from the same place; sums have room in one block. */
 static bool agree(session *s)
 {
@@ -155,6 +164,7 @@ static bool agree(session *s)
     if (s->options->batch_size < cb_parallel_size())
         cb_fail(CB_ERR_ARGUMENT, "batch_size: found %lld rows for %d processes, expected one for each at least",
                 (long long)s->options->batch_size, cb_parallel_size());
+    cb_layer_visit(cb_model_root(s->what->model), stays, NULL);
     char *text = cb_format("%s, at step %lld, program #%016llx, vector kernels %s", s->fingerprint, (long long)s->state.step,
                            (unsigned long long)cb_parallel_program(), cbk_isa());
     bool ok = cb_parallel_same(text ? text : "") && s->gradients;

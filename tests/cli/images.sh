@@ -124,6 +124,18 @@ whole="--config $reference/vision/resnet_basic/config.json --image-processor lar
 expect eval_whole "$program" eval whole --data test --json
 over eval_whole.out accuracy 0.8
 
+# ---- a head that was trained for other labels ----
+adapt="train whole --task image-classification --rank 2 --batch-size 4 --steps 1 --seed 1"
+# shellcheck disable=SC2086
+expect own "$program" $adapt --data train --output own
+grep -q "becomes a new one" own.err && fail "labels of the model's own give it a new head: $(cat own.err)"
+cp -r train others
+mv others/green others/violet
+# shellcheck disable=SC2086
+expect others "$program" $adapt --data others --output out_others
+grep -q "whole: its head becomes a new one, because violet is not among its labels" others.err || fail "a new head is not told: $(cat others.err)"
+grep -q '"violet"' out_others/labels.json || fail "labels of the data are not stored: $(cat out_others/labels.json)"
+
 # ---- bad input ----
 bad 1 "makes images of 32 x 32, and the model takes 12 x 12" train vit --task image-classification --data train --output never --image-processor large.json
 printf '%s' '{"image_processor_type": "ViTImageProcessor", "size": 12, "image_mean": [0.5], "image_std": [0.5]}' >grey.json
@@ -134,6 +146,8 @@ bad 1 "found no preprocessor_config.json" train "$reference/vision/vit" --task i
 cp -r test damaged
 printf 'P6 12 12 255\n' >damaged/red/3.ppm
 bad 1 "damaged/red/3.ppm: PNM: found 0 bytes of pixels, expected 432" eval vit --adapter straight --data damaged
+# shellcheck disable=SC2086
+bad 1 "damaged/red/3.ppm: PNM: found 0 bytes of pixels, expected 432" $adapt --data damaged --output never
 mkdir none
 bad 1 "none: found no images in directories below it" eval vit --adapter straight --data none
 printf '%s' '{"image_processor_type": "ViTImageProcessor", "size": {"height": 12, "width": 12}, "image_mean": [0.4, 0.4, 0.4], "image_std": [0.2, 0.2, 0.2], "rescale_factor": 1}' >levels.json

@@ -33,4 +33,17 @@ same() { # NAME OPTION...: one process and three
 same rows --task sequence-classification --data labels.csv --validation-split 0.3
 same words --task token-classification --data words.conll --validation-data words.conll
 
+# ---- running statistics that move are refused ----
+mkdir -p pictures/a pictures/b
+for i in 1 2 3 4; do
+    for class in a b; do
+        awk -v n="$i$class" 'BEGIN { print "P3 8 8 255"; for (k = 0; k < 192; k++) print (k * 37 + length(n) * 11 + (n ~ /b/) * 90) % 256 }' >"pictures/$class/$i.ppm"
+    done
+done
+printf '%s' '{"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}' >processor.json
+mpirun -np 2 "$program" pretrain --config "$reference/vision/resnet_basic/config.json" --image-processor processor.json --task image-classification \
+    --data pictures --batch-size 4 --steps 2 --output moving >moving.out 2>moving.err </dev/null && fail "running statistics of several processes were no error"
+grep -q "its running statistics follow each process's own rows" moving.err || fail "running statistics: $(cat moving.err)"
+ls moving/*.safetensors 2>/dev/null && fail "running statistics: something was trained"
+
 leave

@@ -1,4 +1,7 @@
 /* test_image_data.c: images as rows of a dataset: where they come from, which batch has which, threads, errors. */
+#include <archive.h>
+#include <archive_entry.h>
+#include <locale.h>
 #include <math.h>
 #include <stdio.h>
 
@@ -147,6 +150,107 @@ static void archives_hold_the_same(void **state)
     cb_dataset_free(data);
     cb_dataset_free(stored);
     cb_dataset_free(packed);
+}
+
+/* A deflated archive of the same tiny image under each name, which is UTF-8. */
+static void put_zip(const char *path, const char *const *names, size_t count)
+{
+    static const char image[] = "P6 2 2 255\n............";
+    locale_t utf8 = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0), former = utf8 ? uselocale(utf8) : (locale_t)0;
+    struct archive *a = archive_write_new();
+    archive_write_set_format_zip(a);
+    assert_int_equal(archive_write_set_options(a, "zip:compression=deflate"), ARCHIVE_OK);
+    assert_int_equal(archive_write_open_filename(a, path), ARCHIVE_OK);
+    for (size_t i = 0; i < count; i++) {
+        struct archive_entry *entry = archive_entry_new();
+        archive_entry_set_pathname_utf8(entry, names[i]);
+        archive_entry_set_filetype(entry, AE_IFREG);
+        archive_entry_set_perm(entry, 0644);
+        archive_entry_set_size(entry, sizeof image - 1);
+        assert_int_equal(archive_write_header(a, entry), ARCHIVE_OK);
+        assert_int_equal(archive_write_data(a, image, sizeof image - 1), sizeof image - 1);
+        archive_entry_free(entry);
+    }
+    assert_int_equal(archive_write_free(a), ARCHIVE_OK);
+    if (utf8) {
+        uselocale(former);
+        freelocale(utf8);
+    }
+}
+
+/* The tests' locale is C, which has no letter for these names. */
+static void names_of_classes_are_utf8_in_any_locale(void **state)
+{
+    (void)state;
+    assert_string_equal(setlocale(LC_CTYPE, NULL), "C");
+    put_zip("colours.zip", (const char *const[]){"data/gr\303\274n/1.ppm", "data/rot/1.ppm"}, 2);
+    cb_dataset *data = open_path("colours.zip");
+    expect_labels(data, 2, (const char *const[]){"gr\303\274n", "rot"});
+    assert_int_equal(cb_dataset_rows(data), 2);
+    cb_dataset_free(data);
+    assert_string_equal(setlocale(LC_CTYPE, NULL), "C");
+    put_classes("data");
+    assert_int_equal(system("mv data/ant data/gr\303\274n && tar --format=pax -czf pax.tar.gz data"), 0);
+    data = open_path("pax.tar.gz");
+    expect_labels(data, 3, (const char *const[]){"Zebra", "bee", "gr\303\274n"});
+    cb_dataset_free(data);
+}
+
+static void archives_may_be_of_one_class_and_from_macos(void **state)
+{
+    (void)state;
+    put_zip("one.zip", (const char *const[]){"data/cat/1.ppm", "data/cat/2.ppm"}, 2);
+    cb_dataset *data = open_path("one.zip");
+    expect_labels(data, 1, (const char *const[]){"cat"});
+    cb_dataset_free(data);
+    put_zip(
+        "mac.zip",
+        (const char *const[]){"data/cat/1.ppm", "data/cat/._1.ppm", "__MACOSX/data/cat/._1.ppm", "__MACOSX/data/1.ppm", "data/dog/1.ppm"},
+        5);
+    data = open_path("mac.zip");
+    expect_labels(data, 2, (const char *const[]){"cat", "dog"});
+    assert_int_equal(cb_dataset_rows(data), 2);
+    cb_dataset_free(data);
+    put_zip("stray.zip", (const char *const[]){"data/cat/1.ppm", "data/1.ppm"}, 2);
+    refuse("stray.zip", "data/1.ppm: expected it in the directory of a class");
+    put_zip("flat.zip", (const char *const[]){"1.ppm", "2.ppm"}, 2);
+    refuse("flat.zip", "1.ppm: expected it in the directory of a class");
+}
+
+/* The header of a tar archive for a file of 2^40 bytes, as GNU tar writes sizes that have no room in octal. */
+static void put_large_entry(const char *path, const char *name)
+{
+    char header[1024] = "";
+    unsigned sum = 0;
+    snprintf(header, 100, "%s", name);
+    memcpy(header + 100, "0000644\0000000000\0000000000", 23);
+    header[124] = (char)0x80;
+    header[130] = 1;
+    memcpy(header + 136, "00000000000", 11);
+    memset(header + 148, ' ', 8);
+    header[156] = '0';
+    memcpy(header + 257, "ustar  ", 7);
+    for (int i = 0; i < 512; i++)
+        sum += (unsigned char)header[i];
+    snprintf(header + 148, 8, "%06o", sum);
+    put_bytes(path, header, sizeof header);
+}
+
+static void archives_are_bounded_and_start_no_programs(void **state)
+{
+    (void)state;
+    put_large_entry("large.tar", "data/cat/notes.txt");
+    refuse("large.tar", "found more than 68719476736 bytes of files that are no images");
+    put("grzip", "#!/bin/sh\ntouch started\n"); /* libarchive has it unpack what begins so */
+    put_bytes("packed.tar", "GRZipII\0\2\4:)........................................", 52);
+    char *path = cb_format("%s:%s", root, getenv("PATH")), *former = cb_strdup(getenv("PATH"));
+    assert_int_equal(system("chmod +x grzip"), 0);
+    assert_int_equal(setenv("PATH", path, 1), 0);
+    refuse("packed.tar", "packed.tar");
+    assert_int_equal(setenv("PATH", former, 1), 0);
+    assert_false(cb_is_file("started"));
+    cb_free(path);
+    cb_free(former);
 }
 
 static void tables_name_files_and_labels(void **state)
@@ -438,6 +542,48 @@ static void labels_of_the_model_are_held_to(void **state)
     options_done(&o);
 }
 
+/* Labels of the model, separated by commas; whether it is held to them; what of it the labels of numbers.csv, 0 and 1, become: NULL: an error. */
+static void expect_numbers(const char *model, bool may_differ, const char *const *names, size_t count)
+{
+    cb_string_list labels = {0};
+    char names_of_model[64];
+    snprintf(names_of_model, sizeof names_of_model, "%s", model);
+    for (char *rest, *name = strtok_r(names_of_model, ",", &rest); name; name = strtok_r(NULL, ",", &rest))
+        assert_true(cb_string_list_add(&labels, name));
+    cb_image_data_options o = options_for("data/numbers.csv");
+    o.labels = &labels;
+    o.labels_may_differ = may_differ;
+    cb_dataset *data = cb_dataset_open_images(&o);
+    if (!names) {
+        assert_null(data);
+        assert_non_null(strstr(cb_error_message(), "found 1, expected one of the"));
+        cb_error_clear();
+    } else {
+        assert_non_null(data);
+        expect_labels(data, count, names);
+        assert_int_equal(*cb_images_label(data->images, 1), 1);
+        cb_dataset_free(data);
+    }
+    cb_string_list_free(&labels);
+    options_done(&o);
+}
+
+static void numbers_are_places_where_labels_have_no_numbers(void **state)
+{
+    (void)state;
+    static const char *const own[] = {"0", "1"};
+    put_classes("data");
+    put("data/numbers.csv", "file,label\nZebra/0.ppm,0\nant/0.ppm,1\n");
+    expect_numbers("cat,dog,emu", false, (const char *const[]){"cat", "dog", "emu"}, 3);
+    expect_numbers("LABEL_0,LABEL_1,LABEL_2", false, (const char *const[]){"LABEL_0", "LABEL_1", "LABEL_2"}, 3);
+    expect_numbers("2,5,0", false, NULL, 0);     /* 1 is not the label of place 1 */
+    expect_numbers("cat,dog,emu", true, own, 2); /* no digits, whatever their number */
+    expect_numbers("cat,dog", true, own, 2);
+    expect_numbers("LABEL_0,LABEL_1,LABEL_2", true, own, 2);
+    expect_numbers("LABEL_0,LABEL_1", true, (const char *const[]){"LABEL_0", "LABEL_1"}, 2);
+    expect_numbers("0,1,2", true, (const char *const[]){"0", "1", "2"}, 3);
+}
+
 static void damaged_files_are_named(void **state)
 {
     (void)state;
@@ -473,6 +619,63 @@ static void count_warnings(void *user, cb_log_level level_, const char *message)
         return;
     warnings++;
     snprintf(warning, sizeof warning, "%s", message);
+}
+
+static void count_left_out(void *user, cb_log_level level_, const char *message)
+{
+    if (strstr(message, "left out"))
+        count_warnings(user, level_, message);
+}
+
+static void files_that_are_no_images_are_told(void **state)
+{
+    (void)state;
+    put_classes("data");
+    put("data/ant/5.webp", "?");
+    put("data/ant/6.heic", "?");
+    put("data/ant/.hidden", "?");
+    warnings = 0;
+    cb_log_set(count_left_out, NULL);
+    cb_dataset_free(open_path("data"));
+    assert_int_equal(warnings, 1);
+    assert_string_equal(warning, "data: 2 of 17 files are left out: they are no images that are read by their names, as ant/5.webp");
+    assert_int_equal(system("tar cf data.tar data"), 0);
+    cb_dataset_free(open_path("data.tar"));
+    assert_int_equal(warnings, 2);
+    assert_non_null(strstr(warning, "data.tar: 2 of 17 files"));
+    cb_log_set(NULL, NULL);
+    assert_int_equal(system("mkdir data/cow && touch data/cow/1.webp data/cow/2.webp && tar cf cows.tar data"), 0);
+    refuse("data", "data: class cow: found none of its 2 files to be an image that is read, as cow/1.webp");
+    refuse("cows.tar", "cows.tar: class cow: found none of its 2 files");
+}
+
+/* As when the pages of a file are lost while it is unmapped. */
+static bool make_and_fail(void *user, int64_t place, float *pixels)
+{
+    (void)user;
+    pixels[0] = (float)place;
+    if (place == 2)
+        cb_fail(CB_ERR_IO, "lost");
+    return true;
+}
+
+static image_batch_place no_next(void *user, image_batch_place place)
+{
+    (void)user;
+    return (image_batch_place){.first = place.first};
+}
+
+static void an_error_of_a_row_fails_its_batch(void **state)
+{
+    (void)state;
+    for (int threads = 0; threads < 2; threads++) {
+        image_loader *l = cb_image_loader_open(threads, 1, make_and_fail, NULL);
+        assert_non_null(cb_image_loader_get(l, (image_batch_place){.first = 0, .count = 2}, no_next, NULL));
+        assert_null(cb_image_loader_get(l, (image_batch_place){.first = 2, .count = 2}, no_next, NULL));
+        assert_int_equal(cb_error_status(), CB_ERR_IO);
+        cb_error_clear();
+        cb_image_loader_free(l);
+    }
 }
 
 /* Levels of 0 to 24 are far from what 0.5 and 0.5 are for. */
@@ -522,6 +725,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         FILE_TEST(classes_are_directories_sorted_by_name),
         FILE_TEST(archives_hold_the_same),
+        FILE_TEST(names_of_classes_are_utf8_in_any_locale),
+        FILE_TEST(archives_may_be_of_one_class_and_from_macos),
+        FILE_TEST(archives_are_bounded_and_start_no_programs),
         FILE_TEST(tables_name_files_and_labels),
         FILE_TEST(arrays_are_images_with_labels_beside_them),
         FILE_TEST(data_of_the_shared_sets_are_found),
@@ -531,7 +737,10 @@ int main(void)
         FILE_TEST(a_split_moves_images_by_seed),
         FILE_TEST(spread_rows_mix_the_classes_the_same_way_each_time),
         FILE_TEST(labels_of_the_model_are_held_to),
+        FILE_TEST(numbers_are_places_where_labels_have_no_numbers),
         FILE_TEST(damaged_files_are_named),
+        FILE_TEST(files_that_are_no_images_are_told),
+        FILE_TEST(an_error_of_a_row_fails_its_batch),
         FILE_TEST(a_wrong_mean_is_warned_of),
         FILE_TEST(corruptions_are_of_what_the_model_sees),
     };

@@ -489,6 +489,56 @@ static void a_head_that_is_asked_for_is_made(void **state)
     }
 }
 
+static int heads_renewed;
+static void count_new_heads(void *user, cb_log_level level, const char *message)
+{
+    (void)user;
+    heads_renewed += level == CB_LOG_WARNING && strstr(message, "its head becomes a new one, because dog is not among its labels");
+}
+
+static void set_labels(cb_model *model, const char *first, const char *second, bool expected)
+{
+    cb_string_list names = {0};
+    assert_true(cb_string_list_add(&names, first) && cb_string_list_add(&names, second) && cb_string_list_add(&names, "c") &&
+                cb_string_list_add(&names, "d"));
+    assert_int_equal(cb_model_set_labels(model, &names, CB_PROBLEM_SINGLE_LABEL), expected);
+    assert_string_equal(cb_model_label_names(model)->items[1], expected ? second : "b");
+    cb_string_list_free(&names);
+}
+
+static void a_head_is_kept_for_the_labels_it_was_trained_for(void **state)
+{
+    (void)state;
+    char *saved = strdup("/tmp/cambium-test-XXXXXX");
+    assert_non_null(mkdtemp(saved));
+    cb_model *model = cb_model_load(network_path("vit"));
+    assert_ok();
+    set_labels(model, "a", "b", true); /* LABEL_0, ... said nothing */
+    assert_true(cb_model_save(model, saved, CB_F32));
+    heads_renewed = 0;
+    cb_log_set(count_new_heads, NULL);
+    cb_model *again = cb_model_load(saved, .head = CB_HEAD_IMAGE_CLASSIFICATION, .head_seed = 5);
+    assert_ok();
+    const cb_tensor *trained = cb_layer_weight(cb_model_head_layer(model), "weight");
+    const size_t bytes = (size_t)trained->count * sizeof(float);
+    set_labels(again, "a", "b", true);
+    assert_memory_equal(cb_layer_weight(cb_model_head_layer(again), "weight")->data, trained->data, bytes);
+    assert_int_equal(heads_renewed, 0);
+    set_labels(again, "a", "dog", true);
+    assert_memory_not_equal(cb_layer_weight(cb_model_head_layer(again), "weight")->data, trained->data, bytes);
+    assert_int_equal(heads_renewed, 1);
+    cb_model_free(again);
+    again = cb_model_load(saved);
+    assert_ok();
+    set_labels(again, "a", "dog", false); /* no new head was asked for */
+    assert_non_null(strstr(cb_error_message(), "has a head of 4 other labels"));
+    cb_error_clear();
+    cb_log_set(NULL, NULL);
+    cb_model_free(again);
+    cb_model_free(model);
+    remove_model(saved);
+}
+
 static void a_new_model_learns(void **state)
 {
     (void)state;
@@ -666,6 +716,7 @@ int main(void)
         cmocka_unit_test_setup(adapters_of_peft_give_its_logits, without_errors),
         cmocka_unit_test_setup(every_adapter_kind_works_on_images, without_errors),
         cmocka_unit_test_setup(a_head_that_is_asked_for_is_made, without_errors),
+        cmocka_unit_test_setup(a_head_is_kept_for_the_labels_it_was_trained_for, without_errors),
         cmocka_unit_test_setup(a_new_model_learns, without_errors),
         cmocka_unit_test_setup(saving_and_loading_changes_nothing, without_errors),
         cmocka_unit_test_setup(steps_ask_for_no_new_memory, without_errors),
