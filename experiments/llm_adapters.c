@@ -40,16 +40,17 @@ static const plan parallel = {"bottleneck",
 static const plan prefix10 = {"prefix_tuning", {{"num_virtual_tokens", "10"}}},
                   prefix56 = {"prefix_tuning", {{"num_virtual_tokens", "56"}}};
 
-static const double rates[] = {2e-3, 6e-3, 1.8e-2, 0}, whole_rates[] = {5e-4, 1e-3, 2e-3, 0}, prefix_rates[] = {1e-2, 3e-2, 1e-1, 0};
+static const double rates[] = {2e-3, 6e-3, 1.8e-2, 0}, whole_rates[] = {5e-4, 1e-3, 2e-3, 0},
+                    prefix_rates[] = {3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 0}, bottleneck_rates[] = {2e-3, 6e-3, 1.8e-2, 5.4e-2, 0};
 static const cb_measure measures[] = {{"right answers", "%", .scale = 100, .digits = 1}, {0}};
 static const cb_arm arms[] = {{"base", .settings = &none},
                               {"full fine-tuning", NULL, whole_rates, &whole},
                               {"LoRA, attention", NULL, rates, &lora_attention},
                               {"LoRA, MLP", NULL, rates, &lora_mlp},
                               {"LoRA, attention and MLP", NULL, rates, &lora_both},
-                              {"series, after MLP", NULL, rates, &series_mlp},
-                              {"series, after attention", NULL, rates, &series_attention},
-                              {"parallel, MLP", NULL, rates, &parallel},
+                              {"series, after MLP", NULL, bottleneck_rates, &series_mlp},
+                              {"series, after attention", NULL, bottleneck_rates, &series_attention},
+                              {"parallel, MLP", NULL, bottleneck_rates, &parallel},
                               {"prefix, 10 tokens", NULL, prefix_rates, &prefix10},
                               {"prefix, 56 tokens", NULL, prefix_rates, &prefix56},
                               {0}};

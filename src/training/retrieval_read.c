@@ -190,7 +190,7 @@ static bool read_judgements(judging *j)
     cb_free(text);
     if (ok && j->absent)
         cb_log_message(CB_LOG_WARNING, "%s: %lld judgements are of documents that the corpus has not", j->path, (long long)j->absent);
-    if (ok)
+    if (ok && j->data->judgement_count)
         qsort(j->data->judgements, j->data->judgement_count, sizeof *j->data->judgements, by_query);
     return ok && (j->data->judgement_count || cb_fail(CB_ERR_FORMAT, "%s: found no judgement", j->path) == CB_OK);
 }
