@@ -41,7 +41,7 @@ static const plan prefix10 = {"prefix_tuning", {{"num_virtual_tokens", "10"}}},
                   prefix56 = {"prefix_tuning", {{"num_virtual_tokens", "56"}}};
 
 static const double rates[] = {2e-3, 6e-3, 1.8e-2, 0}, whole_rates[] = {5e-4, 1e-3, 2e-3, 0},
-                    prefix_rates[] = {3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 0}, bottleneck_rates[] = {2e-3, 6e-3, 1.8e-2, 5.4e-2, 0};
+                    prefix_rates[] = {3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1, 0}, bottleneck_rates[] = {2e-3, 6e-3, 1.8e-2, 5.4e-2, 0};
 static const cb_measure measures[] = {{"right answers", "%", .scale = 100, .digits = 1}, {0}};
 static const cb_arm arms[] = {{"base", .settings = &none},
                               {"full fine-tuning", NULL, whole_rates, &whole},

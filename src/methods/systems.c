@@ -89,7 +89,7 @@ static const cb_system systems[] = {
            "2401.09047"),
     SYSTEM(40, "unipt", "UniPT: Universal Parallel Tuning for Transfer Learning with Efficient Parameter and Memory", "CVPR 2024",
            "2308.14316"),
-    PARTS(41, "llm-adapters", "LLM-Adapters: An Adapter Family for Parameter-Efficient Fine-Tuning of Large Language Models", "EMNLP 2023",
+    WHOLE(41, "llm-adapters", "LLM-Adapters: An Adapter Family for Parameter-Efficient Fine-Tuning of Large Language Models", "EMNLP 2023",
           "2304.01933", "cambium train --kind bottleneck, prefix_tuning, lora", "docs/methods/llm-adapters.md"),
     SYSTEM(42, "ksl", "Knowledge Solver: Teaching LLMs to Search for Domain Knowledge from Knowledge Graphs", "preprint 2023",
            "2309.03118"),

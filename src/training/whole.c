@@ -144,7 +144,7 @@ static bool add_all(parameter_list *list, size_t count, const cb_named_tensor *t
 /* What the adapter has in place of layers' own weights (modules_to_save, biases) is among the model's already. */
 static bool add_adapter(parameter_list *list, const cb_adapter *adapter)
 {
-    const cb_named_tensor *parameters;
+    const cb_named_tensor *parameters = NULL;
     size_t count = adapter ? cb_adapter_parameters(adapter, &parameters) : 0;
     return add_all(list, count, parameters);
 }
@@ -152,7 +152,7 @@ static bool add_adapter(parameter_list *list, const cb_adapter *adapter)
 /* What a checkpoint holds beside the parameters. */
 static bool collect_state(parameter_list *state, cb_model *model, const cb_adapter *adapter)
 {
-    const cb_named_tensor *own;
+    const cb_named_tensor *own = NULL;
     size_t count = adapter ? cb_adapter_state(adapter, &own) : 0;
     return cb_layer_visit(cb_model_root(model), collect_buffers, state) && add_all(state, count, own);
 }

@@ -161,7 +161,7 @@ static void dylora_of_all_ranks_is_a_lora(void **state)
                                            {"dylora", "{\"r\": 4, \"min_rank\": 4, \"rule\": \"full\", \"alpha\": 6}"}};
     cb_scope *scope = cb_scope_open();
     cb_model *model = load_model("llama2");
-    cb_tensor *ids = some_ids(), *found[2][64];
+    cb_tensor *ids = some_ids(), *found[2][64] = {0};
     double losses[2];
     size_t count = 0;
     for (int k = 0; k < 2; k++) {
