@@ -92,6 +92,7 @@ static cb_dataset *open_rows(const cb_tokenizer *tokenizer, const encoder_task *
     options.objective = task->objective;
     options.labels = task->labels;
     options.sequence_length = task->sequence_length;
+    options.lines = !cb_objective_is_labelled(task->objective);
     options.shuffle = shuffle;
     options.seed = seed;
     cb_dataset *data = ok ? cb_dataset_open(tokenizer, &options) : NULL;
@@ -125,6 +126,19 @@ bool encoder_train(cb_model *model, cb_adapter *adapter, const cb_tokenizer *tok
     options.output = NULL;
     cb_options_free(cb_train_option_table, &options);
     return ok && cb_ok();
+}
+
+/* ---- words ---- */
+
+cb_model *encoder_open_words(const char *base)
+{
+    return cb_model_load(base, .keep_weights = true);
+}
+
+bool encoder_adapt(cb_model *model, cb_adapter *adapter, const cb_tokenizer *tokenizer, const encoder_training *t)
+{
+    const encoder_task words = {.objective = CB_OBJECTIVE_MASKED_LM, .sequence_length = 128};
+    return encoder_train(model, adapter, tokenizer, &words, t);
 }
 
 /* ---- judging ---- */

@@ -26,6 +26,15 @@ typedef struct encoder_training {
 bool encoder_train(cb_model *model, cb_adapter *adapter, const cb_tokenizer *tokenizer, const encoder_task *task,
                    const encoder_training *t);
 
+/* ---- words ---- */
+
+cb_model *encoder_open_words(const char *base); /* the base as it is, a masked language model */
+/* encoder_train() by masked language modelling on the lines of t->text (line_list_write()): a language's adapter, or, adapter NULL, all of the
+ * model.  Rows hold 128 tokens of as many lines as fit. */
+bool encoder_adapt(cb_model *model, cb_adapter *adapter, const cb_tokenizer *tokenizer, const encoder_training *t);
+
+/* ---- labels ---- */
+
 /* Classification of texts: 1 for each row that is labelled rightly, else 0, into items (at most `most`); returns how many, 0 on failure. */
 size_t encoder_judge(cb_model *model, const cb_tokenizer *tokenizer, const encoder_task *task, const char *text, size_t most,
                      double *items);

@@ -92,12 +92,27 @@ void line_list_free(line_list *lines)
     *lines = (line_list){0};
 }
 
-static bool add_line(line_list *lines, const char *line, size_t length)
+bool line_list_add(line_list *lines, const char *line, size_t length)
 {
     if (!cb_grow(&lines->ends, &lines->capacity, lines->count + 1, sizeof *lines->ends) || !cb_string_append(&lines->text, line, length))
         return false;
     lines->ends[lines->count++] = lines->text.length;
     return true;
+}
+
+bool line_list_write(const line_list *lines, const char *path)
+{
+    cb_writer *w = cb_writer_open(path);
+    bool ok = w;
+    for (size_t i = 0; ok && i < lines->count; i++) {
+        size_t length;
+        const char *line = line_at(lines, i, &length);
+        ok = cb_writer_write(w, line, length) && cb_writer_write(w, "\n", 1);
+    }
+    if (ok)
+        return cb_writer_commit(w);
+    cb_writer_abort(w);
+    return false;
 }
 
 static bool add_text(line_list *lines, const char *text, size_t length, line_layout layout)
@@ -111,7 +126,7 @@ static bool add_text(line_list *lines, const char *text, size_t length, line_lay
             last--;
         size_t size = (size_t)(last - begin);
         bool mark = size >= 2 && begin[0] == '<' && begin[1] == '|'; /* <|endoftext|> */
-        ok = size < 8 || mark || !cb_utf8_valid(begin, size, NULL) || add_line(lines, begin, size);
+        ok = size < 8 || mark || !cb_utf8_valid(begin, size, NULL) || line_list_add(lines, begin, size);
     }
     return ok;
 }
@@ -160,7 +175,7 @@ bool language_lines(const char *data, const char *code, language_part part, size
                                                                       : LANGUAGE_PRETRAINING;
         used += adaptation ? 0 : length;
         given += of == part ? length : 0;
-        ok = of != part || add_line(lines, line, length);
+        ok = of != part || line_list_add(lines, line, length);
     }
     cb_free(order);
     line_list_free(&all);
@@ -175,18 +190,9 @@ static bool write_part(const char *data, language_part part, const char *path)
     bool ok = true;
     for (size_t i = 0; ok && i < LANGUAGES; i++)
         ok = !languages[i].kilobytes || language_lines(data, languages[i].code, part, 0, &lines);
-    cb_writer *w = ok ? cb_writer_open(path) : NULL;
-    ok = w;
-    for (size_t i = 0; ok && i < lines.count; i++) {
-        size_t length;
-        const char *line = line_at(&lines, i, &length);
-        ok = cb_writer_write(w, line, length) && cb_writer_write(w, "\n", 1);
-    }
+    ok = ok && line_list_write(&lines, path);
     line_list_free(&lines);
-    if (ok)
-        return cb_writer_commit(w);
-    cb_writer_abort(w);
-    return false;
+    return ok;
 }
 
 bool language_write(const char *data, bool quick, const char *train, const char *held_out)

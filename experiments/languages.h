@@ -11,6 +11,8 @@ typedef struct line_list {
     size_t count, capacity;
 } line_list;
 const char *line_at(const line_list *lines, size_t index, size_t *length);
+bool line_list_add(line_list *lines, const char *line, size_t length);
+bool line_list_write(const line_list *lines, const char *path); /* one line each */
 void line_list_free(line_list *lines);
 
 /* What a language has of each: the first lines of a fixed shuffle, as many kilobytes as it says, are for pre-training (of these every 50th is
