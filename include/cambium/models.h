@@ -25,6 +25,8 @@ typedef enum cb_head_kind {
     CB_HEAD_SEQUENCE_CLASSIFICATION, /* ...ForSequenceClassification: a label or number of each row, (B, K) */
     CB_HEAD_TOKEN_CLASSIFICATION,    /* ...ForTokenClassification: a label of each token, (B, T, K) */
     CB_HEAD_IMAGE_CLASSIFICATION,    /* ...ForImageClassification: a label of each image, (B, K) */
+    CB_HEAD_SEMANTIC_SEGMENTATION,   /* ...ForSemanticSegmentation: a label of each place of an image, (B, K, h, w) */
+    CB_HEAD_DENSE_REGRESSION,        /* ...ForDenseRegression: K numbers of each place, (B, K, h, w) */
     CB_HEAD_NONE                     /* ...Model */
 } cb_head_kind;
 
@@ -128,12 +130,12 @@ CB_API cb_tensor *cb_model_similarity(cb_model *model, cb_tensor *images, cb_ten
  * that is not padding (decoders).  A model without a head: CB_ERR_UNSUPPORTED. */
 CB_API cb_tensor *cb_model_logits(cb_model *model, cb_tensor *ids, const cb_context *ctx);
 /* Mean cross-entropy of predicting targets (B, T) i32 (a causal model's already shifted; -100 is skipped), or (B) where rows or images are
- * classified; of f32 targets (B, K) the mean square, binary cross-entropy, or cross-entropy of shares, that cb_model_problem() says.  `normalizer` as in
+ * classified, or (B, H, W) where places are, to whose size logits (B, K, h, w) are brought bilinearly; of f32 targets (B, K) or (B, K, H, W) the mean square, binary cross-entropy, or cross-entropy of shares, that cb_model_problem() says.  `normalizer` as in
  * cb_linear_cross_entropy: what the sum is divided by; 0: the targets that count. */
 CB_API cb_tensor *cb_model_loss(cb_model *model, cb_tensor *ids, cb_tensor *targets, double normalizer, const cb_context *ctx);
 /* The same of hidden states. */
 CB_API cb_tensor *cb_model_hidden_loss(cb_model *model, cb_tensor *hidden, cb_tensor *targets, double normalizer, const cb_context *ctx);
-/* The same of the logits (B, K) or (B, T, K) of a model that classifies. */
+/* The same of the logits (B, K), (B, T, K) or (B, K, h, w) of a model that classifies. */
 CB_API cb_tensor *cb_model_label_loss(const cb_model *model, cb_tensor *logits, cb_tensor *targets, double normalizer);
 /* Hidden states to logits, with the modules of the head's layers. */
 CB_API cb_tensor *cb_model_head(cb_model *model, cb_tensor *hidden, const cb_context *ctx);

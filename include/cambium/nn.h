@@ -101,6 +101,7 @@ struct cb_layer {
     bool turned;                       /* is so in files that are not quantised, but this one is: (out, in) */
     bool output;                       /* the output head: `all-linear` leaves it out */
     double eps;                        /* norm */
+    int64_t groups;                    /* group norm: so many, of channels; 0: it is another norm */
     double momentum;                   /* batch norm: how fast running statistics follow; 0: 0.1, torch's default */
     cb_module **modules;               /* in the order they were attached; not owned */
     size_t module_count, module_capacity;
@@ -258,6 +259,8 @@ CB_API cb_tensor *cb_rms_norm_forward(const cb_layer *layer, cb_tensor *x, const
 CB_API cb_tensor *cb_layer_norm_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx);
 /* x (N, C, ...), normalised by the statistics that the context says; see cb_batch_norm(). */
 CB_API cb_tensor *cb_batch_norm_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx);
+/* x (N, C, ...), normalised over each of the layer's groups of channels in each sample; see cb_group_norm(). */
+CB_API cb_tensor *cb_group_norm_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx);
 /* Runs the modules of an attention, mlp or block layer on its input (their `before`) and on its result y (their `forward`). */
 CB_API cb_tensor *cb_layer_before(const cb_layer *layer, cb_tensor *x, const cb_context *ctx);
 CB_API cb_tensor *cb_layer_after(const cb_layer *layer, cb_tensor *x, cb_tensor *y, const cb_context *ctx);

@@ -39,6 +39,7 @@ const cb_default_target cb_lora_default_targets[] = {
     {"vit", "query,value"},        /* nor are these: as in the examples of PEFT's documentation, and the convolutions */
     {"deit", "query,value"},
     {"resnet", "convolution"},
+    {"unet", "convolution"},
     {"clip", "q_proj,v_proj"},
     {"clip_vision_model", "q_proj,v_proj"},
     {"clip_text_model", "q_proj,v_proj"},

@@ -1,4 +1,4 @@
-/* conv_unit.c: a convolution, a batch norm and an activation: what ResNet's and MobileNet's blocks are made of. */
+/* conv_unit.c: a convolution, a norm and an activation: what the blocks of ResNet, MobileNet and U-Net are made of. */
 #include "models/internal.h"
 
 bool cb_conv_unit_build(cb_model *model, cb_weight_source *source, cb_layer *parent, const char *name, int64_t in, int64_t out,
@@ -31,6 +31,8 @@ static cb_tensor *padded(const cb_layer *conv, cb_tensor *x)
 
 cb_tensor *cb_conv_unit_run(const cb_conv_unit *unit, cb_tensor *x, const cb_context *ctx)
 {
-    x = unit->pads ? padded(unit->conv, x) : x;
-    return cb_activate(unit->activation, cb_batch_norm_forward(unit->norm, cb_conv2d_forward(unit->conv, x, ctx), ctx));
+    x = cb_conv2d_forward(unit->conv, unit->pads ? padded(unit->conv, x) : x, ctx);
+    if (unit->norm)
+        x = (unit->norm->groups ? cb_group_norm_forward : cb_batch_norm_forward)(unit->norm, x, ctx);
+    return cb_activate(unit->activation, x);
 }

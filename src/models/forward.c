@@ -578,7 +578,7 @@ static cb_tensor *loss_in_pieces(cb_model *model, cb_tensor *hidden, cb_tensor *
     return total;
 }
 
-/* Each row has one target. */
+/* Each row, or place of it, has one target. */
 static cb_tensor *loss_of_rows(cb_model *model, cb_tensor *hidden, cb_tensor *targets, double normalizer, const cb_context *ctx)
 {
     return cb_model_label_loss(model, cb_head_run(model, hidden, ctx), targets, normalizer);
@@ -605,7 +605,7 @@ cb_tensor *cb_model_hidden_loss(cb_model *model, cb_tensor *hidden, cb_tensor *t
     cb_context own;
     if (!model || !hidden || !targets || !composed(model, NULL, hidden->shape[0], ctx, &own))
         return NULL;
-    if (cb_head_judges_rows(model))
+    if (cb_head_judges_rows(model) || (cb_head_judges_places(model) && model->head))
         return loss_of_rows(model, hidden, targets, normalizer, &own);
     if (!model->head)
         return cb_head_run(model, hidden, &own); /* says so */
@@ -625,11 +625,15 @@ cb_tensor *cb_model_loss(cb_model *model, cb_tensor *ids, cb_tensor *targets, do
     if (!scope)
         return NULL;
     cb_tensor *hidden = cb_model_hidden(model, ids, ctx);
-    bool rows = cb_head_judges_rows(model);
-    bool fits = rows ? targets->shape[0] == ids->shape[0] && (targets->ndim == 1 || targets->dtype == CB_F32) : cb_same_shape(ids, targets);
+    bool rows = cb_head_judges_rows(model), places = cb_head_judges_places(model);
+    bool fits = rows     ? targets->shape[0] == ids->shape[0] && (targets->ndim == 1 || targets->dtype == CB_F32)
+                : places ? targets->shape[0] == ids->shape[0] && targets->ndim == (targets->dtype == CB_F32 ? 4 : 3)
+                         : cb_same_shape(ids, targets);
     if (hidden && !fits) {
         cb_fail(CB_ERR_SHAPE, "model: targets are %s for ids %s, expected %s", cb_shape_text(targets), cb_shape_text(ids),
-                rows ? "one a row" : "the same shape");
+                rows     ? "one a row"
+                : places ? "one a place"
+                         : "the same shape");
         hidden = NULL;
     }
     cb_tensor *loss = cb_scope_return(scope, cb_model_hidden_loss(model, hidden, targets, normalizer, ctx));

@@ -59,9 +59,9 @@ static bool configure_labels(cb_model *model, int64_t asked)
 {
     cb_head_kind kind = model->head_plan->kind;
     const json_t *names = json_object_get(model->json, "id2label");
-    if (kind != CB_HEAD_SEQUENCE_CLASSIFICATION && kind != CB_HEAD_TOKEN_CLASSIFICATION && kind != CB_HEAD_IMAGE_CLASSIFICATION)
+    if (kind < CB_HEAD_SEQUENCE_CLASSIFICATION || kind == CB_HEAD_NONE)
         return true;
-    int64_t labels = json_is_object(names) ? (int64_t)json_object_size(names) : 2;
+    int64_t labels = json_is_object(names) ? (int64_t)json_object_size(names) : kind == CB_HEAD_DENSE_REGRESSION ? 1 : 2;
     labels = cb_json_int(model->config_path, model->json, "num_labels", labels);
     if (cb_ok() && (labels < 1 || labels > INT32_MAX))
         return cb_config_error(model, "num_labels is %lld, expected 1 or more", (long long)labels);
@@ -112,6 +112,15 @@ static cb_layer *linear_named(cb_weight_source *source, cb_model *model, const c
     const char *last;
     cb_layer *group = group_of(model->root, name, &last);
     return group ? cb_source_linear(source, group, last, model->config.width, out, false, bias, CB_INITIAL_NORMAL) : NULL;
+}
+
+/* A layer that judges each place by itself. */
+static cb_layer *places_named(cb_weight_source *source, cb_model *model, const char *name, int64_t out, bool bias)
+{
+    const char *last;
+    cb_layer *group = group_of(model->root, name, &last);
+    const cb_conv_options plain = {0};
+    return group ? cb_source_conv(source, group, last, model->config.width, out, 1, plain, bias, CB_INITIAL_NORMAL) : NULL;
 }
 
 static bool has_layer(const cb_weight_source *source, const char *name)
@@ -166,7 +175,7 @@ static bool build_vocabulary(cb_model *model, cb_weight_source *source)
 static bool build_labels(cb_model *model, cb_weight_source *source)
 {
     const cb_head_plan *plan = model->head_plan;
-    model->head = linear_named(source, model, plan->output, model->labels, plan->bias);
+    model->head = (cb_head_judges_places(model) ? places_named : linear_named)(source, model, plan->output, model->labels, plan->bias);
     if (model->head && plan->second)
         model->head_second = linear_named(source, model, plan->second, model->labels, plan->bias);
     if (!model->head || (plan->second && !model->head_second))
@@ -266,6 +275,12 @@ bool cb_head_judges_rows(const cb_model *model)
     return kind == CB_HEAD_SEQUENCE_CLASSIFICATION || kind == CB_HEAD_IMAGE_CLASSIFICATION;
 }
 
+bool cb_head_judges_places(const cb_model *model)
+{
+    cb_head_kind kind = model->head_plan->kind;
+    return kind == CB_HEAD_SEMANTIC_SEGMENTATION || kind == CB_HEAD_DENSE_REGRESSION;
+}
+
 /* What comes before the last layer, of x (..., C). */
 static cb_tensor *inner_layers(const cb_model *model, cb_tensor *x, const cb_context *ctx)
 {
@@ -309,6 +324,8 @@ cb_tensor *cb_head_run(const cb_model *model, cb_tensor *hidden, const cb_contex
                 model->architecture->class_prefix, model->head_plan->class_end);
         return NULL;
     }
+    if (cb_head_judges_places(model))
+        return cb_conv2d_forward(model->head, hidden, ctx);
     if (!cb_head_judges_rows(model))
         return cb_linear_forward(model->head, inner_layers(model, hidden, ctx), ctx);
     cb_tensor *logits = cb_linear_forward(model->head, features_of_rows(model, pooled(hidden, model->head_plan->pooling, ctx), ctx), ctx);

@@ -60,7 +60,7 @@ typedef struct cb_model_config {
     cb_activation activation;
 } cb_model_config;
 
-/* A convolution, the batch norm behind it, and the activation behind that. */
+/* A convolution, the norm behind it (of batches, or of groups where it has some; or NULL), and the activation behind that. */
 typedef struct cb_conv_unit {
     cb_layer *conv, *norm;
     cb_activation activation;
@@ -197,6 +197,7 @@ extern const cb_architecture cb_clip_family[];
 extern const cb_architecture cb_convnext_family[];
 extern const cb_architecture cb_mobilenet_v2_family[];
 extern const cb_architecture cb_swin_family[];
+extern const cb_architecture cb_unet_family[];
 
 /* ---- configuration ---- */
 
@@ -275,7 +276,8 @@ bool cb_head_configure(cb_model *model, const cb_model_options *options);
 bool cb_head_build(cb_model *model, cb_weight_source *source);
 /* Reads the names of `count` labels, and what they are for, from the config (labels.c). */
 bool cb_labels_configure(cb_model *model, int64_t count);
-bool cb_head_judges_rows(const cb_model *model); /* its logits are (B, K) */
+bool cb_head_judges_rows(const cb_model *model);   /* its logits are (B, K) */
+bool cb_head_judges_places(const cb_model *model); /* they are (B, K, h, w) */
 /* What its last layer reads, (B, width), of what `input` gave. */
 cb_tensor *cb_head_features(const cb_model *model, const cb_tensor *input, cb_tensor *hidden, const cb_context *ctx);
 /* cb_model_head() with what is in ctx alone. */

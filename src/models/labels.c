@@ -45,8 +45,9 @@ bool cb_labels_generic(const cb_string_list *names)
 static bool read_problem(cb_model *model)
 {
     const char *name = cb_json_string(model->config_path, model->json, "problem_type", NULL);
-    model->problem =
-        model->labels == 1 && model->head_plan->kind == CB_HEAD_SEQUENCE_CLASSIFICATION ? CB_PROBLEM_REGRESSION : CB_PROBLEM_SINGLE_LABEL;
+    cb_head_kind kind = model->head_plan->kind;
+    bool number = kind == CB_HEAD_DENSE_REGRESSION || (kind == CB_HEAD_SEQUENCE_CLASSIFICATION && model->labels == 1);
+    model->problem = number ? CB_PROBLEM_REGRESSION : CB_PROBLEM_SINGLE_LABEL;
     for (int i = 0; name && i < 3; i++)
         if (strcmp(name, problem_names[i]) == 0) {
             model->problem = (cb_problem)i;
@@ -107,7 +108,7 @@ static bool replace_weight(cb_model *model, const cb_layer *head, const char *na
 
 static bool resize_layer(cb_model *model, cb_layer *head, int64_t labels)
 {
-    const int64_t shape[] = {labels, head->in_features};
+    const int64_t shape[] = {labels, head->in_features, 1, 1}; /* of a convolution, the kernel's size too */
     if (!model->head_asked || head->module_count)
         return cb_fail(CB_ERR_STATE,
                        labels == model->labels ? "%s: has a head of %lld other labels" : "%s: has a head of %lld labels, expected %lld",
@@ -115,7 +116,8 @@ static bool resize_layer(cb_model *model, cb_layer *head, int64_t labels)
     for (int i = 0; i < head->weight_count; i++)
         if (head->weights[i].frozen)
             return cb_fail(CB_ERR_STATE, "layer %s: an adapter trains it, so it cannot get other labels", head->name) == CB_OK;
-    if (!replace_weight(model, head, "weight", 2, shape) || !replace_weight(model, head, "bias", 1, &labels))
+    if (!replace_weight(model, head, "weight", head->kind == CB_LAYER_CONV ? 4 : 2, shape) ||
+        !replace_weight(model, head, "bias", 1, &labels))
         return false;
     head->out_features = labels;
     return true;
@@ -209,7 +211,7 @@ bool cb_model_set_labels(cb_model *model, const cb_string_list *names, cb_proble
 
 /* ---- the loss ---- */
 
-/* of (N, K) */
+/* of (N, K) or (N, K, H, W) */
 static cb_tensor *loss_of_values(const cb_model *model, cb_tensor *logits, cb_tensor *targets, double normalizer)
 {
     if (!cb_same_shape(logits, targets)) {
@@ -225,9 +227,24 @@ static cb_tensor *loss_of_values(const cb_model *model, cb_tensor *logits, cb_te
     return cb_scale(sum, 1 / (normalizer > 0 ? normalizer : (double)(single ? targets->shape[0] : targets->count)));
 }
 
+/* Logits (B, K, h, w) in the size of targets (B, H, W) or (B, K, H, W), as transformers brings them there. */
+static cb_tensor *in_size_of(cb_tensor *logits, const cb_tensor *targets)
+{
+    int64_t h = targets->shape[targets->ndim - 2], w = targets->shape[targets->ndim - 1];
+    if (logits->shape[2] == h && logits->shape[3] == w)
+        return logits;
+    return cb_interpolate(logits, .size = {h, w}, .mode = CB_LINEAR);
+}
+
 cb_tensor *cb_model_label_loss(const cb_model *model, cb_tensor *logits, cb_tensor *targets, double normalizer)
 {
     if (!logits || !targets)
+        return NULL;
+    if (logits->ndim == 4)
+        logits = in_size_of(logits, targets);
+    if (logits && logits->ndim == 4 && targets->dtype != CB_F32)
+        logits = cb_pixels_channels_behind(logits);
+    if (!logits)
         return NULL;
     if (targets->dtype == CB_F32)
         return loss_of_values(model, logits, targets, normalizer);

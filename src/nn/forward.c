@@ -213,6 +213,17 @@ cb_tensor *cb_layer_norm_forward(const cb_layer *layer, cb_tensor *x, const cb_c
     return cb_layer_after(layer, x, own_result((own_part){.layer = layer, .run = run_layer_norm}, x, ctx), ctx);
 }
 
+static cb_tensor *run_group_norm(const own_part *own, cb_tensor *x, cb_tensor *weight, cb_tensor *bias)
+{
+    return cb_group_norm(x, own->layer->groups, weight, bias, own->layer->eps);
+}
+
+cb_tensor *cb_group_norm_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx)
+{
+    x = cb_layer_before(layer, x, ctx);
+    return cb_layer_after(layer, x, own_result((own_part){.layer = layer, .run = run_group_norm}, x, ctx), ctx);
+}
+
 /* ---- batch norm ---- */
 
 /* Fills in running_weight and momentum. */
