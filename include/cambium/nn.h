@@ -100,6 +100,7 @@ struct cb_layer {
     bool transposed;                   /* linear: weight stored (in, out), as GPT-2's Conv1D */
     bool turned;                       /* is so in files that are not quantised, but this one is: (out, in) */
     bool output;                       /* the output head: `all-linear` leaves it out */
+    bool head;                         /* of what comes after the base model: the output head and what leads to it */
     double eps;                        /* norm */
     int64_t groups;                    /* group norm: so many, of channels; 0: it is another norm */
     double momentum;                   /* batch norm: how fast running statistics follow; 0: 0.1, torch's default */

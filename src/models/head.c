@@ -195,15 +195,24 @@ static bool build_projection(cb_model *model, cb_weight_source *source)
     return !name || model->projection;
 }
 
+/* Marks layers made since the tree had `first`. */
+static bool mark_head(void *first, cb_layer *layer)
+{
+    layer->head = layer->index >= *(const size_t *)first;
+    return true;
+}
+
 bool cb_head_build(cb_model *model, cb_weight_source *source)
 {
     const cb_head_plan *plan = model->head_plan;
+    size_t first = model->root->made;
     bool words = plan->kind == CB_HEAD_CAUSAL_LM || plan->kind == CB_HEAD_MASKED_LM;
     if (model->head_asked)
         cb_source_allow_new(source, model->head_seed, words ? NULL : plan->output);
     if (!cb_ok() || !build_inner(model, source) || !build_projection(model, source) ||
         (plan->output && !(words ? build_vocabulary : build_labels)(model, source)))
         return false;
+    cb_layer_visit(model->root, mark_head, &first);
     if (cb_source_new(source) && !(model->head_new = cb_strdup(cb_source_new(source))))
         return false;
     if (cb_source_new(source) && !model->head_follows)

@@ -429,6 +429,102 @@ static void lt_sft_rewinds_what_is_hidden(void **state)
     cb_model_free(model);
 }
 
+/* Which places of a fresh adapter are trained, of all its layers. */
+static int64_t marked(const cb_adapter *adapter)
+{
+    const cb_named_tensor *list;
+    size_t count = cb_adapter_state(adapter, &list);
+    int64_t sum = 0;
+    for (size_t i = 0; i < count; i++)
+        for (int64_t k = 0; k < list[i].tensor->count; k++)
+            sum += cb_get(list[i].tensor, k) != 0;
+    return sum;
+}
+
+/* By default all of the base model is there to choose from, norms and heads aside, with its biases. */
+static void lt_sft_adapts_the_base_alone(void **state)
+{
+    (void)state;
+    cb_model *model = cb_model_load(CB_TEST_DATA "/encoders/roberta");
+    cb_adapter *adapter = made(model, "lt_sft", "{\"total_step\": 2}", 1), *bare = NULL;
+    cb_module *const *modules;
+    size_t count = cb_adapter_modules(adapter, &modules);
+    int64_t biases = 0, numbers = cb_adapter_parameter_count(adapter);
+    bool embeddings = false;
+    for (size_t i = 0; i < count; i++) {
+        const cb_layer *layer = modules[i]->layer;
+        assert_true(layer->kind != CB_LAYER_NORM && strncmp(layer->name, "roberta.", 8) == 0);
+        embeddings |= layer->kind == CB_LAYER_EMBEDDING;
+        biases += layer->kind == CB_LAYER_LINEAR ? layer->out_features : 0;
+    }
+    assert_true(embeddings);
+    cb_adapter_free(adapter);
+    bare = made(model, "lt_sft", "{\"total_step\": 2, \"biases\": false}", 1);
+    assert_int_equal(cb_adapter_parameter_count(bare), numbers - biases);
+    cb_adapter_free(bare);
+    cb_model_free(model);
+}
+
+/* Random places are there from the start, as many as asked for, others with another seed, and stay. */
+static void lt_sft_takes_random_places(void **state)
+{
+    (void)state;
+    cb_model *model = load_model("llama2");
+    float masks[3][WIDTH * WIDTH];
+    for (int i = 0; i < 3; i++) {
+        char *options = cb_format(
+            "{\"density\": 0.25, \"selection\": \"random\", \"selection_seed\": %d, \"target_modules\": [\"q_proj\"]}", i == 2 ? 4 : 3);
+        cb_adapter *adapter = made(model, "lt_sft", options, 1);
+        assert_ok(cb_adapter_begin(adapter, 1));
+        assert_int_equal(marked(adapter), WIDTH * WIDTH / 2);
+        shake(adapter, 5);
+        assert_ok(cb_adapter_stepped(adapter, &(cb_adapter_step){.step = 0, .gradient_scale = 1}));
+        assert_int_equal(marked(adapter), WIDTH * WIDTH / 2);
+        assert_int_equal(nonzero(adapter, "layers.0.self_attn.q_proj.sft_change") +
+                             nonzero(adapter, "layers.1.self_attn.q_proj.sft_change"),
+                         WIDTH * WIDTH / 2);
+        const cb_named_tensor *list;
+        cb_adapter_state(adapter, &list);
+        memcpy(masks[i], list[0].tensor->data, sizeof masks[i]);
+        cb_adapter_free(adapter);
+        cb_free(options);
+    }
+    assert_memory_equal(masks[0], masks[1], sizeof *masks);
+    assert_true(memcmp(masks[0], masks[2], sizeof *masks) != 0);
+    cb_model_free(model);
+}
+
+/* Each of three iterations adds a third, keeps what was chosen before, and begins from zero. */
+static void lt_sft_chooses_again(void **state)
+{
+    (void)state;
+    cb_model *model = load_model("llama2");
+    cb_adapter *adapter = made(model, "lt_sft", "{\"density\": 0.75, \"iterations\": 3, \"target_modules\": [\"q_proj\"]}", 1);
+    assert_refused(!cb_adapter_begin(adapter, 5), "lt_sft: found 5 of 5 updates, expected 6 or more");
+    assert_ok(cb_adapter_begin(adapter, 12));
+    int64_t first, end;
+    for (int64_t step = 0; step < 12; step++) {
+        assert_true(cb_adapter_phase(adapter, step, &first, &end));
+        assert_int_equal(first, step / 2 * 2);
+        assert_int_equal(end, step / 2 * 2 + 2);
+        const cb_named_tensor *list;
+        cb_adapter_state(adapter, &list);
+        float before[WIDTH * WIDTH];
+        memcpy(before, list[0].tensor->data, sizeof before);
+        shake(adapter, 50 + (uint64_t)step);
+        assert_ok(cb_adapter_stepped(adapter, &(cb_adapter_step){.step = step, .gradient_scale = 1}));
+        if (step > 1)
+            for (int k = 0; k < WIDTH * WIDTH; k++)
+                assert_true(before[k] == 0 || cb_get(list[0].tensor, k) != 0);
+        if (step > 0)
+            assert_int_equal(marked(adapter), WIDTH * WIDTH / 2 * ((step + 3) / 4));
+        if (step % 4 == 1)
+            assert_int_equal(nonzero(adapter, "layers.0.self_attn.q_proj.sft_change"), 0);
+    }
+    cb_adapter_free(adapter);
+    cb_model_free(model);
+}
+
 static void lt_sft_refuses_runs_of_one_phase(void **state)
 {
     (void)state;
@@ -614,6 +710,9 @@ int main(void)
         cmocka_unit_test(lt_sft_begins_anew_with_its_second_phase),
         cmocka_unit_test(lt_sft_keeps_the_best_of_its_second_phase),
         cmocka_unit_test(lt_sft_rewinds_what_is_hidden),
+        cmocka_unit_test(lt_sft_adapts_the_base_alone),
+        cmocka_unit_test(lt_sft_takes_random_places),
+        cmocka_unit_test(lt_sft_chooses_again),
         cmocka_unit_test(lt_sft_refuses_runs_of_one_phase),
         cmocka_unit_test(what_is_frozen_draws_nothing),
         cmocka_unit_test(a_base_in_training_drives_its_adapter),
