@@ -105,12 +105,12 @@ typedef struct cb_adapter_kind {
     bool (*check)(const void *config, const cb_layer *layer);
     /* Keeps some of the layers that the target options hit, in tree order; NULL: all. */
     bool (*choose)(const void *config, cb_layer **layers, size_t *count);
-    /* Fills in the state of one module: settings from config, tensors left NULL. */
+    /* Fills in the state of one module: settings from config, tensors left NULL.  Of a file, too: what sizes `parameters` lists is refused here. */
     bool (*create)(cb_module *m, const void *config, const cb_layer *layer);
     /* Lists the module's parameters with names and shapes (at most CB_MODULE_PARAMETERS); returns how many.  The tensors are made,
      * named, saved, loaded and released from this list. */
     int (*parameters)(cb_module *m, cb_adapter_parameter *list);
-    /* Sets fresh values (already allocated, zeroed), each from its own cb_adapter_rng(). */
+    /* Sets fresh values (already allocated, zeroed), each from its own cb_adapter_rng().  NULL: they stay zero. */
     bool (*initialise)(cb_module *m, const void *config, uint64_t seed);
     /* The parameters have their values, fresh or from a file: works out what is private. */
     bool (*ready)(cb_module *m, const void *config, bool fresh);
@@ -144,7 +144,7 @@ typedef struct cb_adapter_kind {
     /* Names of options that are null in the file while they are 0, or the first choice; ends with NULL. */
     const char *const *peft_null;
     /* JSON object: the fields of PEFT's config that the options do not cover, at the one value that is supported.  They are written
-     * as they stand; a file with another value is refused by the field's name. */
+     * as they stand; a file with another value is refused by the field's name.  NULL: none, as of a kind that PEFT does not have. */
     const char *peft_fixed;
     /* Options, all of them numbers, that may change while the adapter is attached: what it computes with follows; ends with NULL. */
     const char *const *live;

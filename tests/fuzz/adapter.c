@@ -41,6 +41,7 @@ static const struct {
     {"\"PETALFACE\"", "adapters/petalface_qkv", PEFT},
     {"\"S3DIFF\"", "adapters/s3diff_qd", PEFT},
     {"\"KRONA\"", "adapters/krona_qkvo", PEFT},
+    {"\"MORA\"", "adapters/mora_rotation", PEFT},
     {"\"BOTTLENECK\"", "adapters/bottleneck_series", PEFT},
     {"\"REFT\"", "adapters/reft_orthogonal", PEFT},
     {"\"reft\"", "adapterhub/loreft", "adapter.safetensors"},

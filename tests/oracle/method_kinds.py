@@ -7,6 +7,7 @@ layer's input x and result y, in `before` or `after`.  Values are drawn from the
 """
 import argparse
 import json
+import math
 import os
 import shutil
 import zlib
@@ -296,6 +297,38 @@ class Krona(Kind):
         return y + self.o["scale"] * F.linear(x, torch.kron(self.p["krona_A"], self.p["krona_B"]))
 
 
+class Mora(Kind):
+    """A square matrix between operators without parameters (Jiang et al. 2024): inputs by their numbers, turns as products of complex numbers."""
+
+    def size(self):
+        size = min(math.isqrt(self.o["r"] * (self.inside + self.out)), self.inside, self.out)
+        return size - size % 2 if self.o["mora_type"] == "rotation" else size
+
+    def parameters(self):
+        return {"mora_M": (self.size(), self.size())}
+
+    def after(self, x, y):
+        s, m = self.size(), self.p["mora_M"]
+        places = torch.arange(-(-self.inside // s) * s)  # of the filled up inputs
+        filled, cell = places % self.inside, places % s
+        outputs = torch.arange(self.out)
+        if self.o["mora_type"] == "truncation":
+            return y + F.pad(x[..., :s] @ m.T, (0, self.out - s))
+        if self.o["mora_type"] == "sharing":
+            compressed = torch.zeros(*x.shape[:-1], s).index_add(-1, cell, x[..., filled])
+            return y + (compressed @ m.T)[..., outputs % s]
+        chunks = [x[..., filled[i:i + s]] for i in range(0, len(places), s)]
+        if self.o["mora_type"] == "rotation":
+            chunks = [self.turned(chunk, i) for i, chunk in enumerate(chunks)]
+        return y + torch.cat([chunk @ m.T for chunk in chunks], -1)[..., outputs % len(places)]
+
+    def turned(self, chunk, i):
+        half = self.size() // 2
+        angles = i / 10000 ** (torch.arange(half, dtype=torch.float64) / half)
+        z = torch.complex(chunk[..., :half], chunk[..., half:]) * torch.polar(torch.ones(half, dtype=torch.float64), angles).to(torch.complex64)
+        return torch.cat([z.real, z.imag], -1)
+
+
 REFT = dict(peft_type="REFT", width=48, r=3, prefix_positions=3, suffix_positions=2, dropout=0, orthogonality=True, tied_weights=False,
             subtract_projection=True)
 
@@ -333,6 +366,10 @@ CASES |= {
     "s3diff_identity": ("llama2", S3Diff, dict(peft_type="S3DIFF", r=2, lora_alpha=1, conditions=1, frequencies=3, hidden_size=5, block_size=4,
                                                identity=True, target_modules=["v_proj"])),
     "krona_qkvo": ("llama2", Krona, dict(peft_type="KRONA", a1=4, a2=6, scale=0.5, target_modules=["q_proj", "up_proj", "o_proj"])),
+    "mora_rotation": ("llama2", Mora, dict(peft_type="MORA", r=4, mora_type="rotation", target_modules=["q_proj", "up_proj", "down_proj"])),
+    "mora_sharing": ("llama2", Mora, dict(peft_type="MORA", r=3, mora_type="sharing", target_modules=["q_proj", "up_proj", "down_proj"])),
+    "mora_decoupling": ("gpt2", Mora, dict(peft_type="MORA", r=3, mora_type="decoupling", target_modules=["c_attn"])),
+    "mora_truncation": ("gpt2", Mora, dict(peft_type="MORA", r=2, mora_type="truncation", target_modules=["c_fc"])),
 }
 GRADIENTS_KEPT = 6
 OF_ROWS = {Mtlora: dict(task_ids=torch.tensor([1, 0])), Petalface: dict(conditions=torch.tensor([[0.9, 0.15], [0.2, 1.1]])),

@@ -140,6 +140,10 @@ static const kind_case cases[] = {
      0},
     {"krona", "a,b", "{\"a1\": 4, \"a2\": 3}", 0},
     {"krona", "a,b", "{\"a1\": 12, \"a2\": 2, \"a1_pattern\": {\"b\": 6}, \"a2_pattern\": {\"b\": 9}, \"scale\": 2}", 0},
+    {"mora", "a,b", "{\"r\": 4}", 0},
+    {"mora", "a,b", "{\"r\": 2, \"mora_type\": \"sharing\"}", 0},
+    {"mora", "a,b", "{\"r\": 3, \"mora_type\": \"decoupling\"}", 0},
+    {"mora", "a,b", "{\"r\": 90, \"mora_type\": \"truncation\"}", 0},
 };
 enum { CASES = sizeof cases / sizeof *cases };
 

@@ -14,6 +14,20 @@ static void every_kind_has_a_case(void **state)
     }
 }
 
+static void every_kind_is_documented(void **state)
+{
+    (void)state;
+    char *page = cb_file_read(CB_SOURCE_DIR "/docs/adapters.md", 1 << 20, NULL);
+    assert_ok(page);
+    for (const cb_adapter_kind *const *kind = cb_adapter_kinds(); *kind; kind++) {
+        char *row = cb_format("\n| `%s` |", (*kind)->name);
+        if (!strstr(page, row))
+            fail_msg("kind %s has no row in docs/adapters.md", (*kind)->name);
+        cb_free(row);
+    }
+    cb_free(page);
+}
+
 static void check_start(const kind_case *c, const net *n)
 {
     cb_tensor *before = result(n);
@@ -285,6 +299,10 @@ static const refusal refusals[] = {
     {"s3diff", "a", "{\"use_conditions\": [\"0.5\", \"much\"]}", "use_conditions: found 'much', expected a number"},
     {"krona", "a", "{\"a1\": 5}", "a1: found 5 for layer a of 36 outputs, expected a divisor"},
     {"krona", "a", "{\"a1\": 4, \"a2\": 7}", "a2: found 7 for layer a of 24 inputs, expected a divisor"},
+    {"mora", "narrow", "{}", "mora_type: found rotation for layer narrow of 4 inputs and 1 outputs, expected two or more of each"},
+    {"mora", "a", "{\"r\": 0}", "rank: found 0"},
+    {"mora", "a", "{\"mora_type\": \"folding\"}", "mora_type: found \"folding\""},
+    {"mora", "conv", "{}", "hits layer conv (convolution), which mora cannot adapt"},
     {"vblora", "a", "{\"topk\": 9, \"num_vectors\": 8}", "topk: found 9, expected at most num_vectors, which is 8"},
 };
 
@@ -304,6 +322,10 @@ static void what_does_not_fit_is_refused_by_name(void **state)
     cb_layer *bare = cb_layer_new(n.root, "bare", CB_LAYER_LINEAR);
     bare->in_features = bare->out_features = 4;
     add_weight(bare, "weight", CB_F32, 0, 1, CB_SHAPE(4, 4));
+    cb_layer *narrow = cb_layer_new(n.root, "narrow", CB_LAYER_LINEAR);
+    narrow->in_features = 4;
+    narrow->out_features = 1;
+    add_weight(narrow, "weight", CB_F32, 0, 1, CB_SHAPE(1, 4));
     for (size_t i = 0; i < sizeof refusals / sizeof *refusals; i++)
         assert_refused(!made_on(&n, &refusals[i]), refusals[i].text);
     cb_layer_free(n.root);
@@ -414,6 +436,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_kind_has_a_case),
+        cmocka_unit_test(every_kind_is_documented),
         cmocka_unit_test(fresh_ones_change_nothing),
         cmocka_unit_test(merging_gives_the_adapters_results),
         cmocka_unit_test(two_kinds_on_a_layer_merge_in_their_order),

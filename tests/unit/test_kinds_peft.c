@@ -67,7 +67,8 @@ static void every_kind_has_one(void **state)
         for (size_t i = 0; i < all->count; i++)
             found |= all->kinds[i] == *kind;
         if (!found)
-            fail_msg("no adapter of kind %s is in reference/adapters: add one to tests/oracle/peft_kinds.py", (*kind)->name);
+            fail_msg("no adapter of kind %s is in reference/adapters: add one to tests/oracle/peft_kinds.py or method_kinds.py",
+                     (*kind)->name);
     }
 }
 
