@@ -311,8 +311,8 @@ CB_API bool cb_composition_check(const cb_composition *c);
 CB_API char *cb_composition_json(const cb_composition *c); /* the text of blend.json, and the adapters' options; free with cb_free() */
 /* Adapters go by their names, of which each must be another.  Parts are written first, blend.json last. */
 CB_API bool cb_composition_save(const cb_composition *c, const char *directory, const char *base_model);
-/* Writes one whose adapters are fused as AdapterHub's package `adapters` would (save_adapter_setup()): bottleneck adapters over a llama, mistral
- * or gpt2 model; what the package computes otherwise is CB_ERR_UNSUPPORTED and named. */
+/* Writes one whose adapters are fused as AdapterHub's package `adapters` would (save_adapter_setup()): bottleneck adapters over a llama, mistral,
+ * gpt2, bert, roberta, xlm-roberta or distilbert model; what the package computes otherwise is CB_ERR_UNSUPPORTED and named. */
 CB_API bool cb_composition_save_hub(const cb_composition *c, const char *directory, cb_layer *root, const char *model_type);
 /* Its adapters are off: put them into a blend, or switch them on at their weights.  Setups of fused adapters of AdapterHub's package are read
  * too, and a fusion's directory, whose adapters are in it or beside it. */

@@ -54,6 +54,7 @@ typedef struct cb_context {
     cb_tensor *blend_weights;
     int64_t first_row, first_token; /* where the tensors at hand begin in the blend's batch: models set them */
     cb_tensor *residual;            /* for the modules of an attention or MLP layer: the stream that its result is added to; else NULL */
+    const cb_layer *residual_norm;  /* of these the norm behind the sum (BERT's kin); NULL: there is none */
 } cb_context;
 
 typedef enum cb_layer_kind {
@@ -101,6 +102,7 @@ struct cb_layer {
     bool turned;                       /* is so in files that are not quantised, but this one is: (out, in) */
     bool output;                       /* the output head: `all-linear` leaves it out */
     bool head;                         /* of what comes after the base model: the output head and what leads to it */
+    bool classifies;                   /* the output head, and its results are labels, not a vocabulary */
     double eps;                        /* norm */
     int64_t groups;                    /* group norm: so many, of channels; 0: it is another norm */
     double momentum;                   /* batch norm: how fast running statistics follow; 0: 0.1, torch's default */
@@ -265,6 +267,9 @@ CB_API cb_tensor *cb_group_norm_forward(const cb_layer *layer, cb_tensor *x, con
 /* Runs the modules of an attention, mlp or block layer on its input (their `before`) and on its result y (their `forward`). */
 CB_API cb_tensor *cb_layer_before(const cb_layer *layer, cb_tensor *x, const cb_context *ctx);
 CB_API cb_tensor *cb_layer_after(const cb_layer *layer, cb_tensor *x, cb_tensor *y, const cb_context *ctx);
+/* What the model makes of the result y of an attention or MLP: y with the stream added to it, normalised where a norm is behind the sum; y
+ * itself of other layers. */
+CB_API cb_tensor *cb_joined_stream(cb_tensor *y, const cb_context *ctx);
 /* Attention with the modules of `layer` allowed to change the options first. */
 CB_API cb_tensor *cb_attention_forward(const cb_layer *layer, cb_tensor *q, cb_tensor *k, cb_tensor *v, cb_attention_options options,
                                        const cb_context *ctx);

@@ -7,12 +7,13 @@
  *     with an invertible map behind the embedding and its inverse before the head (invertible.h): MAD-X, arXiv:2005.00052
  *
  * Where a module acts follows from its layer.  y is the layer's result and, of an attention or an MLP, r the stream that y is added to:
- *     attention, MLP   series:   y + f(y), or with original_ln_before y + f(y + r);   parallel: y + f(r)
+ *     attention, MLP   series:   y + f(y), or with original_ln_before y + f(N(y + r));   parallel: y + f(r)
  *     linear           series:   y + f(y), and before those that widen, W (x + f(x));   parallel: y + f(x)
  *     first block      the invertible map of its input
  *     head             the inverse of its input
- * AdapterHub's options that speak of "original" norms come from encoders, which have their norm behind the sum; decoders have it before the
- * attention and the MLP, and then only the sum is meant, as in the package. */
+ * N is the model's own norm where it is behind the sum, as in encoders of BERT's kin, which then runs twice: here, and on the sum of what comes
+ * out and r.  Decoders have it before the attention and the MLP; of AdapterHub's options that speak of "original" norms then only the sum is
+ * meant, as in the package. */
 #include "adapters/bottleneck.h"
 
 #include <math.h>
@@ -195,7 +196,7 @@ static bool bottleneck_chooses(const void *config_, const cb_layer *layer)
                !is_block_number(&config->leave_out, cb_block_number(layer));
     if (config->inv_adapter == CB_INVERTIBLE_NONE)
         return false;
-    return layer->kind == CB_LAYER_BLOCK ? is_first_block(layer) : layer->output && config->inverse_at_head;
+    return layer->kind == CB_LAYER_BLOCK ? is_first_block(layer) : layer->output && !layer->classifies && config->inverse_at_head;
 }
 
 /* LLM-Adapters' series modules sit on the input of what widens, and on the output of the rest. */
@@ -489,11 +490,16 @@ static cb_tensor *at_strength(const cb_module *m, cb_tensor *without, cb_tensor 
     return m->strength == 1 ? with : cb_lerp(without, with, m->strength);
 }
 
-/* A series module sees y or y + r and adds to one of these; the model adds r once more, and original_ln_after false takes that back. */
-static cb_tensor *series_result(const cb_module *m, cb_tensor *y, cb_tensor *r, const cb_context *ctx)
+/* A series module sees y or N(y + r) and adds to one of these; the model adds r once more, and original_ln_after false takes that back. */
+static cb_tensor *series_result(const cb_module *m, cb_tensor *y, const cb_context *ctx)
 {
     const cb_bottleneck_config *config = ((const bottleneck_state *)m->state)->config;
-    cb_tensor *x = config->original_ln_before && r ? cb_add(y, r) : y;
+    if (ctx->residual && ctx->residual_norm && !config->original_ln_after) {
+        cb_fail(CB_ERR_UNSUPPORTED, "original_ln_after: found false for layer %s, whose norm is behind the sum, expected true",
+                m->layer->name);
+        return NULL;
+    }
+    cb_tensor *x = config->original_ln_before ? cb_joined_stream(y, ctx) : y;
     bool of_result = config->residual_before_ln == CB_RESIDUAL_BEFORE || !config->original_ln_after;
     return add_branch(m, x, of_result ? y : x, ctx);
 }
@@ -537,11 +543,10 @@ static cb_tensor *bottleneck_forward(const cb_module *m, cb_tensor *x, cb_tensor
         return x ? y : NULL;
     switch (state->place) {
     case PLACE_STREAM:
+    case PLACE_OUTPUT:
         if (state->config->is_parallel)
             return at_strength(m, y, add_branch(m, ctx->residual ? ctx->residual : x, y, ctx));
-        return at_strength(m, y, series_result(m, y, ctx->residual, ctx));
-    case PLACE_OUTPUT:
-        return at_strength(m, y, series_result(m, y, NULL, ctx));
+        return at_strength(m, y, series_result(m, y, ctx));
     case PLACE_BESIDE:
         return at_strength(m, y, add_branch(m, x, y, ctx));
     default:

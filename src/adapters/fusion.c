@@ -2,7 +2,7 @@
  *
  *     y + V sum_i p_i c_i,    p = softmax over i of (Q q + b) . (K c_i + d)
  *
- * c_i what adapter i adds to y; q the result, with the residual stream that it is added to where there is one.  Pfeiffer et al. 2021,
+ * c_i what adapter i adds to y; q the result, with the residual stream that it is added to where there is one, normalised as the model does.  Pfeiffer et al. 2021,
  * arXiv:2005.00247, as AdapterHub's `Fuse` computes it: no scale in the softmax, V near the identity at first and held there by
  * 0.01 |V - I|^2.  Shape letters: C width of the result. */
 #include "adapters/mixer.h"
@@ -75,7 +75,7 @@ static cb_tensor *forward(const cb_mix *m, cb_tensor *x, cb_tensor *y, cb_tensor
     (void)x;
     const cb_mixer_layer *layer = (const cb_mixer_layer *)(const void *)m;
     bool sees_stream = ctx->residual && layer->options->fusion_residual;
-    return cb_fusion_mix(layer->tensors, sees_stream ? cb_add(y, ctx->residual) : y, y, changes, (int64_t)count);
+    return cb_fusion_mix(layer->tensors, sees_stream ? cb_joined_stream(y, ctx) : y, y, changes, (int64_t)count);
 }
 
 static cb_tensor *regulariser(const cb_mixer_layer *layer)

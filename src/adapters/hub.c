@@ -4,6 +4,7 @@
  * A tensor is named by where the package keeps the module:
  *     BLOCK.attention_adapters.adapters.NAME.*     after attention       BASE.invertible_adapters.NAME.*    behind the embedding
  *     BLOCK.output_adapters.adapters.NAME.*        after the MLP         BASE.shared_parameters.NAME.*      what modules share
+ *     BLOCK.attention.output.adapters.NAME.*, BLOCK.output.adapters.NAME.*     the same two in BERT and RoBERTa
  *     BLOCK.reft_layer.refts.NAME.*                on a block's result
  * What the package keeps and the file does not say: a norm before the bottleneck is there twice; R of LoReFT is a product with a whole
  * (C, C) basis, of which only the result counts; DiReFT's file is NoReFT's, since subtract_projection is not written; whether the head has the
@@ -49,12 +50,27 @@ bool cb_hub_is(const char *path)
 
 /* ---- names ---- */
 
+/* Blocks of BERT's kin close the MLP by BLOCK.output.dense, and then the package's modules are with that. */
+static bool closes_by_output(cb_layer *block)
+{
+    char *name = cb_format("%s.output.dense", block->name);
+    cb_layer *root = block;
+    while (root->parent)
+        root = root->parent;
+    bool there = name && cb_layer_find(root, name);
+    cb_free(name);
+    return there;
+}
+
 char *cb_hub_place(const cb_layer *layer)
 {
-    const char *block = layer->parent ? layer->parent->name : "";
-    if (layer->kind == CB_LAYER_ATTENTION)
-        return cb_format("%s.attention_adapters.", block);
-    return layer->kind == CB_LAYER_MLP ? cb_format("%s.output_adapters.", block) : NULL;
+    cb_layer *block = layer->parent;
+    if (!block || (layer->kind != CB_LAYER_ATTENTION && layer->kind != CB_LAYER_MLP))
+        return NULL;
+    bool attention = layer->kind == CB_LAYER_ATTENTION;
+    if (closes_by_output(block))
+        return cb_format(attention ? "%s.attention.output." : "%s.output.", block->name);
+    return cb_format(attention ? "%s.attention_adapters." : "%s.output_adapters.", block->name);
 }
 
 /* What stands in the file for a module of `layer` and in front of its own names; NULL without an error: the package has no such place. */
@@ -278,7 +294,11 @@ cb_adapter *cb_hub_load(const char *path, cb_layer *root, const char *model_type
 
 static const cb_hub_class classes[] = {{"llama", "LlamaForCausalLM", "LlamaAdapterModel"},
                                        {"mistral", "MistralForCausalLM", "MistralAdapterModel"},
-                                       {"gpt2", "GPT2LMHeadModel", "GPT2AdapterModel"}};
+                                       {"gpt2", "GPT2LMHeadModel", "GPT2AdapterModel"},
+                                       {"bert", "BertForMaskedLM", "BertAdapterModel"},
+                                       {"roberta", "RobertaForMaskedLM", "RobertaAdapterModel"},
+                                       {"xlm-roberta", "XLMRobertaForMaskedLM", "XLMRobertaAdapterModel"},
+                                       {"distilbert", "DistilBertForMaskedLM", "DistilBertAdapterModel"}};
 
 const cb_hub_class *cb_hub_class_of(const char *model_type)
 {
@@ -286,8 +306,8 @@ const cb_hub_class *cb_hub_class_of(const char *model_type)
         if (strcmp(classes[i].model_type, model_type) == 0)
             return &classes[i];
     cb_fail(CB_ERR_UNSUPPORTED,
-            "adapterhub: found a model of type %s; of those AdapterHub's package adapts, this build writes llama, mistral "
-            "and gpt2",
+            "adapterhub: found a model of type %s; of those AdapterHub's package adapts, this build writes llama, mistral, gpt2, bert, "
+            "roberta, xlm-roberta and distilbert",
             model_type ? model_type : "(unknown)");
     return NULL;
 }

@@ -184,12 +184,13 @@ static cb_tensor *embed(cb_model *model, cb_tensor *ids, const cb_pass *pass)
     return finish(model, cb_embedding_forward(model->embedding, ids, model->dtype, &pass->ctx), pass->ctx.types, pass);
 }
 
-/* The norm reads what the branch comes to, in a second run too. */
+/* The norm reads what the branch comes to, in a second run too, and modules may run it themselves. */
 static cb_tensor *close_and_normalise(const cb_layer *host, const cb_layer *projection, const cb_layer *norm, cb_tensor *residual,
                                       cb_tensor *x, cb_tensor *inner, const cb_context *ctx)
 {
     cb_context read = *ctx;
     read.unread = false;
+    read.residual_norm = norm;
     return cb_layer_norm_forward(norm, cb_close_branch(host, projection, residual, x, inner, &read), ctx);
 }
 

@@ -180,9 +180,9 @@ static bool build_labels(cb_model *model, cb_weight_source *source)
         model->head_second = linear_named(source, model, plan->second, model->labels, plan->bias);
     if (!model->head || (plan->second && !model->head_second))
         return false;
-    model->head->output = true;
+    model->head->output = model->head->classifies = true;
     if (model->head_second)
-        model->head_second->output = true;
+        model->head_second->output = model->head_second->classifies = true;
     return true;
 }
 

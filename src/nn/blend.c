@@ -356,5 +356,6 @@ cb_context cb_region_context(const cb_context *ctx, const cb_region *r)
                         .segments = ctx->segments && !r->cut ? cb_region_rows(r, ctx->segments) : NULL,
                         .tasks = ctx->tasks && ctx->tasks->shape[0] > 1 ? cb_region_rows(r, ctx->tasks) : ctx->tasks,
                         .conditions = cb_region_rows(r, ctx->conditions),
-                        .residual = ctx->residual ? cb_region_take(r, ctx->residual) : NULL};
+                        .residual = ctx->residual ? cb_region_take(r, ctx->residual) : NULL,
+                        .residual_norm = ctx->residual_norm};
 }

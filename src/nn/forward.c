@@ -46,6 +46,14 @@ cb_tensor *cb_layer_after(const cb_layer *layer, cb_tensor *x, cb_tensor *y, con
     return y;
 }
 
+cb_tensor *cb_joined_stream(cb_tensor *y, const cb_context *ctx)
+{
+    if (!ctx->residual)
+        return y;
+    cb_tensor *sum = cb_add(y, ctx->residual);
+    return ctx->residual_norm ? cb_layer_norm_forward(ctx->residual_norm, sum, ctx) : sum;
+}
+
 bool cb_layer_prompt(const cb_layer *layer, const cb_context *ctx, const cb_module **found)
 {
     cb_parts parts = cb_parts_on(layer, ctx);

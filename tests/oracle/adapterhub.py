@@ -13,10 +13,10 @@ import zlib
 
 import adapters
 import torch
-from adapters import (AdapterPlusConfig, BnConfig, CompacterConfig, DiReftConfig, DoubleSeqBnConfig, LoReftConfig, NoReftConfig, ParBnConfig,
+from adapters import (AdapterPlusConfig, AutoAdapterModel, BnConfig, CompacterConfig, DiReftConfig, DoubleSeqBnConfig, LoReftConfig, NoReftConfig, ParBnConfig,
                       SeqBnConfig, SeqBnInvConfig)
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, GenerationMixin
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 REFERENCE = os.path.join(HERE, "..", "reference")
@@ -38,6 +38,10 @@ CASES = {
     "compacter_shared": ("llama2", CompacterConfig(reduction_factor=4, shared_W_phm=True, phm_rank=2)),
     "seq_bn_inv": ("llama2", SeqBnInvConfig()),
     "seq_bn_inv_gpt2": ("gpt2", SeqBnInvConfig(inv_adapter_reduction_factor=3)),
+    "seq_bn_roberta": ("roberta", SeqBnConfig(reduction_factor=4)),
+    "double_seq_bn_distilbert": ("distilbert", DoubleSeqBnConfig(reduction_factor=8)),
+    "bn_after_bert": ("bert", DoubleSeqBnConfig(original_ln_before=True, residual_before_ln=False, reduction_factor=8)),
+    "seq_bn_inv_roberta": ("roberta", SeqBnInvConfig(reduction_factor=8)),
     "loreft": ("llama2", LoReftConfig(r=3, suffix_positions=2)),
     "noreft_gpt2": ("gpt2", NoReftConfig(r=2, layers=[1], prefix_positions=0, suffix_positions=3, non_linearity="relu")),
     "direft": ("llama2", DiReftConfig(r=2, prefix_positions=7, suffix_positions=7, tied_weights=True)),
@@ -53,12 +57,32 @@ def add_noise(model, generator):
             p.data = p.data + 0.2 * torch.randn(p.shape, generator=generator).triu(1)
 
 
+def base_model(name):
+    """A decoder as it is, or an encoder with the package's own head, before which invertible adapters are undone."""
+    options = dict(torch_dtype=torch.float32, attn_implementation="eager")
+    if os.path.isdir(os.path.join(REFERENCE, "models", name)):
+        model = AutoModelForCausalLM.from_pretrained(os.path.join(REFERENCE, "models", name), **options)
+        adapters.init(model)
+        return model
+    path = os.path.join(REFERENCE, "encoders", name)
+    model = AutoAdapterModel.from_pretrained(path, **options)
+    model.add_masked_lm_head("words")
+    trained = AutoModelForMaskedLM.from_pretrained(path, **options)
+    head = [m for n, m in trained.named_modules() if isinstance(m, (torch.nn.Linear, torch.nn.LayerNorm)) and n.split(".")[0] in (
+        "cls", "lm_head", "vocab_transform", "vocab_layer_norm", "vocab_projector")]
+    own = [m for m in model.heads["words"].modules() if isinstance(m, (torch.nn.Linear, torch.nn.LayerNorm))]
+    assert [type(m) for m in head] == [type(m) for m in own], (head, own)
+    for a, b in zip(own, head):
+        a.load_state_dict(b.state_dict())
+    for p in model.heads.parameters():  # stay as they are
+        p.requires_grad = False
+    return model
+
+
 def make(name, base, config, path):
     torch.manual_seed(zlib.crc32(name.encode()))
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) + 1)
-    model = AutoModelForCausalLM.from_pretrained(os.path.join(REFERENCE, "models", base), torch_dtype=torch.float32,
-                                                 attn_implementation="eager")
-    adapters.init(model)
+    model = base_model(base)
     model.add_adapter("style", config=config)
     model.train_adapter("style")
     add_noise(model, generator)
@@ -77,7 +101,7 @@ def make(name, base, config, path):
         json.dump(written | dict(model_name=base), f, indent=2, sort_keys=True)
         f.write("\n")
     ids = torch.randint(3, model.config.vocab_size, (2, 11), generator=generator)
-    out = model(input_ids=ids, labels=ids, use_cache=False)
+    out = model(input_ids=ids, labels=ids, **({"use_cache": False} if isinstance(model, GenerationMixin) else {}))
     out.loss.backward()
     tensors = dict(input_ids=ids, labels=ids, logits=out.logits, loss=out.loss)
     file = os.path.join(path, "pytorch_adapter.bin" if binary else "adapter.safetensors")
