@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "experiments/judge.h"
 #include "experiments/language.h"
 #include "experiments/zoo.h"
 
@@ -146,18 +147,7 @@ bool encoder_adapt(cb_model *model, cb_adapter *adapter, const cb_tokenizer *tok
 size_t encoder_judge(cb_model *model, const cb_tokenizer *tokenizer, const encoder_task *task, const char *text, size_t most, double *items)
 {
     cb_dataset *data = open_rows(tokenizer, task, text, false, 0);
-    cb_evaluation e = {0};
-    bool ok = data && cb_evaluate(model, data, 32, 0, &e);
-    size_t count = ok && (size_t)e.rows < most ? (size_t)e.rows : ok ? most : 0;
-    for (size_t i = 0; i < count; i++) {
-        const float *scores = e.predictions.scores + (int64_t)i * e.predictions.labels;
-        int64_t best = 0;
-        size_t labels;
-        for (int64_t k = 1; k < e.predictions.labels; k++)
-            best = scores[k] > scores[best] ? k : best;
-        items[i] = cb_dataset_row_labels(data, (int64_t)i, &labels)[0] == best;
-    }
-    cb_predictions_free(&e.predictions);
+    size_t count = data ? judge_rows(model, data, most, items) : 0;
     cb_dataset_free(data);
-    return cb_ok() ? count : 0;
+    return count;
 }

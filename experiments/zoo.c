@@ -17,6 +17,28 @@ static const char encoder_tokenizer[] = "{\"tokenizer_class\": \"PreTrainedToken
                                         "\"sep_token\": \"</s>\", \"pad_token\": \"<pad>\", \"unk_token\": \"<unk>\", "
                                         "\"mask_token\": \"<mask>\", \"clean_up_tokenization_spaces\": false}\n";
 
+/* Ten classes of CIFAR's photographs, of which there are 600 each: what takes the place of more is augmentation, most of all pasting a part of one
+ * image into another. */
+#define PIXELS(size)                                                                                                                       \
+    "{\"image_processor_type\": \"ViTImageProcessor\", \"do_resize\": true, \"size\": {\"height\": " size ", \"width\": " size             \
+    "}, \"resample\": 2, \"do_rescale\": true, \"rescale_factor\": 0.00392156862745098, \"do_normalize\": true, \"image_mean\": "          \
+    "[0.4914, 0.4822, 0.4465], \"image_std\": [0.247, 0.2435, 0.2616]}\n"
+#define AUGMENTED                                                                                                                          \
+    "--task", "image-classification", "--validation-split", "0.05", "--batch-size", "64", "--lr-scheduler-type", "cosine",                 \
+        "--min-lr-ratio", "0.01", "--warmup-steps", "300", "--weight-decay", "0.05", "--adam-beta2", "0.98", "--random-resized-crop",      \
+        "--crop-scale-min", "0.4", "--horizontal-flip", "0.5", "--jitter-brightness", "0.3", "--jitter-contrast", "0.3",                   \
+        "--jitter-saturation", "0.3", "--cutmix-alpha", "1", "--eval-steps", "1000", "--save-steps", "500", "--seed", "1"
+static const char vit_config[] = "{\"architectures\": [\"ViTForImageClassification\"], \"model_type\": \"vit\", \"image_size\": 32, "
+                                 "\"patch_size\": 4, \"num_channels\": 3, \"hidden_size\": 128, \"num_hidden_layers\": 6, "
+                                 "\"num_attention_heads\": 4, \"intermediate_size\": 512, \"hidden_act\": \"gelu\", "
+                                 "\"layer_norm_eps\": 1e-6, \"initializer_range\": 0.02, \"qkv_bias\": true}\n";
+/* Images are doubled in size, since a ResNet begins with making them a quarter. */
+static const char resnet_config[] = "{\"architectures\": [\"ResNetForImageClassification\"], \"model_type\": \"resnet\", "
+                                    "\"num_channels\": 3, \"embedding_size\": 32, \"hidden_sizes\": [32, 64, 128], \"depths\": "
+                                    "[2, 2, 2], \"layer_type\": \"basic\", \"hidden_act\": \"relu\"}\n";
+static const char *const cifar10[] = {"cifar10", NULL}, *const quick_images[] = {"--steps", "3", "--batch-size", "4", "--warmup-steps",
+                                                                                 "1",       NULL};
+
 static const zoo_network networks[] = {
     {.name = "encoder-multilingual",
      .title = "masked language model of 16 languages, 5 M parameters",
@@ -42,6 +64,24 @@ static const zoo_network networks[] = {
      .quick_tokenizer = (const char *const[]){"--vocab-size", "300", NULL},
      .quick_training = (const char *const[]){"--steps", "3", "--batch-size", "2", "--sequence-length", "32", "--warmup-steps", "1", NULL},
      .texts = language_write},
+    {.name = "vit-cifar10",
+     .title = "vision transformer of ten classes of photographs, 1.2 M parameters",
+     .data = cifar10,
+     .config = vit_config,
+     .processor = PIXELS("32"),
+     .training = (const char *const[]){AUGMENTED, "--steps", "6000", "--learning-rate", "1e-3", NULL},
+     .quick_training = quick_images,
+     .train = "cifar10/train-600.zip",
+     .held_out = "cifar10/test-300.zip"},
+    {.name = "resnet-cifar10",
+     .title = "residual network of the same classes, 0.7 M parameters",
+     .data = cifar10,
+     .config = resnet_config,
+     .processor = PIXELS("64"),
+     .training = (const char *const[]){AUGMENTED, "--steps", "6000", "--learning-rate", "3e-3", NULL},
+     .quick_training = quick_images,
+     .train = "cifar10/train-600.zip",
+     .held_out = "cifar10/test-300.zip"},
     {0}};
 
 const zoo_network *zoo_networks(void)

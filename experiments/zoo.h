@@ -7,12 +7,14 @@
 typedef struct zoo_network {
     const char *name, *title;
     const char *const *data; /* sets that it is made of, ends with NULL */
-    /* JSON texts; the first may have one %s, the size of the vocabulary */
-    const char *config, *tokenizer_config;
+    /* JSON texts; the first may have one %s, the size of the vocabulary; the last is preprocessor_config.json of a network of images, which has
+     * no tokenizer */
+    const char *config, *tokenizer_config, *processor;
     /* Options of `cambium tokenizer train` and `cambium pretrain`, and what is added to these for a smoke run; each ends with NULL */
     const char *const *tokenizer, *const *training, *const *quick_tokenizer, *const *quick_training;
     /* Writes what is trained on and what is held out, one document a line; data NULL: made-up text */
     bool (*texts)(const char *data, bool quick, const char *train, const char *held_out);
+    const char *train, *held_out; /* of images instead: archives in the sets; without data made-up ones */
 } zoo_network;
 
 const zoo_network *zoo_networks(void);         /* ends with name NULL */

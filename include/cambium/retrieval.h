@@ -18,7 +18,7 @@ extern "C" {
 typedef enum cb_similarity_loss { CB_SIMILARITY_COSENT, CB_SIMILARITY_MSE } cb_similarity_loss;
 
 typedef struct cb_sentence_options {
-    double scale;            /* of similarities, one over the temperature; 0: 20, and 1 of products that are no cosines */
+    double similarity_scale; /* of similarities, one over the temperature; 0: 20, and 1 of products that are no cosines */
     bool symmetric;          /* anchors are found by their positives as well */
     int similarity_loss;     /* of scored sentences: index into cb_similarity_loss */
     int64_t mini_batch_size; /* texts that go through the model at once; 0: all of a batch */

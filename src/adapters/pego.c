@@ -1,7 +1,8 @@
 /* pego.c: a group of low-rank updates on a layer, W + sum over i of B_i A_i, that training keeps orthogonal to the weight and to each other.
  * Hu et al. 2024, arXiv:2407.15085.  With D_i = B_i A_i the loss gets
  *     lambda (sum of |W D_i^T| + sum over i < j of |D_i D_j^T|), |.| the sum of absolute elements,
- * of every layer: products of rows, that is input directions.  Members are stacked, A (N R, in) and B (out, N R), so a pass is one thin
+ * of every layer: products of rows, that is input directions.  The first sum preserves what the layer does to inputs that matter to it, the
+ * second makes the members learn different things.  Members are stacked, A (N R, in) and B (out, N R), so a pass is one thin
  * product; in a fused layer (GPT-2's c_attn) all rows count as one weight. */
 #include "adapters/internal.h"
 #include "adapters/low_rank.h"
@@ -10,6 +11,7 @@
 typedef struct pego_config {
     int64_t rank, members;
     double orthogonal_weight, dropout;
+    bool preserve, diversify;
 } pego_config;
 
 typedef struct pego_state {
@@ -22,7 +24,10 @@ static const cb_option pego_options[] = {
     CB_OPT_INT(pego_config, members, 4, 1, 1024, "how many updates a layer has"),
     CB_OPT_FLOAT(pego_config, orthogonal_weight, 1e-3, 0, 1e9,
                  "weight of the regulariser, a sum over elements: what is right for one width is not for another"),
-    CB_OPT_FLOAT(pego_config, dropout, 0, 0, 1, "dropout on the module's input while training"), CB_OPT_END};
+    CB_OPT_BOOL(pego_config, preserve, true, "the regulariser keeps updates orthogonal to the weight"),
+    CB_OPT_BOOL(pego_config, diversify, true, "and to each other"),
+    CB_OPT_FLOAT(pego_config, dropout, 0, 0, 1, "dropout on the module's input while training"),
+    CB_OPT_END};
 
 static const char *const pego_peft_names[] = {"rank", "r", NULL};
 static const char pego_peft_fixed[] = "{\"modules_to_save\": null}";
@@ -86,17 +91,23 @@ static cb_tensor *added(cb_tensor *sum, cb_tensor *matrix)
     return sum ? cb_add(sum, term) : term;
 }
 
-/* W D_i^T = (W A_i^T) B_i^T and D_i D_j^T = (B_i (A_i A_j^T)) B_j^T: no D is made. */
-static cb_tensor *of_module(const cb_module *m, cb_tensor *sum)
+/* W D_i^T = (W A_i^T) B_i^T: no D is made. */
+static cb_tensor *preserving(const cb_module *m, cb_tensor *sum)
 {
     const pego_state *pego = m->state;
     cb_tensor *weight = cb_weight_f32(m->layer);
-    for (int64_t i = 0; weight && i < pego->config->members && cb_ok(); i++) {
-        cb_tensor *a = member_a(pego, i), *b = member_b(pego, i);
-        sum = added(sum, cb_linear(cb_linear(weight, a, NULL), b, NULL));
-        for (int64_t j = i + 1; sum && j < pego->config->members; j++)
-            sum = added(sum, cb_linear(cb_matmul(b, cb_linear(a, member_a(pego, j), NULL)), member_b(pego, j), NULL));
-    }
+    for (int64_t i = 0; weight && i < pego->config->members && cb_ok(); i++)
+        sum = added(sum, cb_linear(cb_linear(weight, member_a(pego, i), NULL), member_b(pego, i), NULL));
+    return cb_ok() ? sum : NULL;
+}
+
+/* D_i D_j^T = (B_i (A_i A_j^T)) B_j^T */
+static cb_tensor *diversifying(const pego_state *pego, cb_tensor *sum)
+{
+    for (int64_t i = 0; i < pego->config->members && cb_ok(); i++)
+        for (int64_t j = i + 1; j < pego->config->members && cb_ok(); j++)
+            sum = added(sum, cb_linear(cb_matmul(member_b(pego, i), cb_linear(member_a(pego, i), member_a(pego, j), NULL)),
+                                       member_b(pego, j), NULL));
     return cb_ok() ? sum : NULL;
 }
 
@@ -106,8 +117,12 @@ static cb_tensor *pego_regulariser(const cb_adapter_group *group)
     cb_tensor *sum = NULL;
     if (config->orthogonal_weight == 0)
         return NULL;
-    for (size_t i = 0; i < group->count && cb_ok(); i++)
-        sum = of_module(group->modules[i], sum);
+    for (size_t i = 0; i < group->count && cb_ok(); i++) {
+        if (config->preserve)
+            sum = preserving(group->modules[i], sum);
+        if (config->diversify && cb_ok())
+            sum = diversifying(group->modules[i]->state, sum);
+    }
     return sum ? cb_scale(sum, config->orthogonal_weight) : NULL;
 }
 

@@ -13,8 +13,8 @@ const cb_option cli_sentence_table[] = {
 #undef OPT
 
 /* Which options are of this, and which are of words and labels alone. */
-static const char *const own[] = {"hard_negatives", "batch_duplicates", "query_prompt",    "document_prompt",
-                                  "scale",          "symmetric",        "similarity_loss", "mini_batch_size"};
+static const char *const own[] = {"hard_negatives",   "batch_duplicates", "query_prompt",    "document_prompt",
+                                  "similarity_scale", "symmetric",        "similarity_loss", "mini_batch_size"};
 static const char *const others[] = {"separator", "lines",   "packing",         "packing_strategy", "completion_only",    "chat_template",
                                      "add_bos",   "add_eos", "mlm_probability", "whole_word_mask",  "pad_to_multiple_of", "labels",
                                      "tokenizer", "mix"};

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "experiments/vision.h"
 
 typedef struct settings {
     bool quick;
@@ -28,11 +29,17 @@ typedef struct building {
     const zoo_network *network;
     const settings *settings;
     char *place, *work;     /* where it will be, and is made */
-    char *train, *held_out; /* texts */
-    char *tokenizer, *config, *model;
+    char *data;             /* the sets; NULL: there are none */
+    char *train, *held_out; /* texts, or images */
+    char *tokenizer, *processor, *config, *model;
     json_t *commands; /* as they are recorded, with names seen from `work` */
     json_t *held_out_loss;
 } building;
+
+static bool of_images(const building *b)
+{
+    return b->network->processor;
+}
 
 /* ---- commands ---- */
 
@@ -60,18 +67,29 @@ static void put_all(words *w, const char *const *list)
         put(w, *list);
 }
 
-/* Paths in `work` without it, as one would type them there. */
+static bool lies_in(const char *path, const char *directory)
+{
+    size_t length = directory ? strlen(directory) : 0;
+    return length && strncmp(path, directory, length) == 0 && path[length] == '/';
+}
+
+/* Paths in `work` without it, those of data below CAMBIUM_DATA, as one would type them there. */
+static bool record_word(const building *b, const char *word, cb_string *line)
+{
+    if (lies_in(word, b->work))
+        word += strlen(b->work) + 1;
+    else if (lies_in(word, b->data))
+        return cb_string_printf(line, "$CAMBIUM_DATA%s", word + strlen(b->data));
+    const char *quote = strpbrk(word, "<>|*? ") ? "'" : "";
+    return cb_string_printf(line, "%s%s%s", quote, word, quote);
+}
+
 static bool record(building *b, const words *w)
 {
     cb_string line = {0};
-    size_t length = strlen(b->work);
     bool ok = true;
-    for (size_t i = 0; ok && i < w->count; i++) {
-        const char *word = w->items[i];
-        word = strncmp(word, b->work, length) == 0 && word[length] == '/' ? word + length + 1 : word;
-        bool quoted = strpbrk(word, "<>|*? ") != NULL;
-        ok = cb_string_printf(&line, "%s%s%s%s", i ? " " : "", quoted ? "'" : "", word, quoted ? "'" : "");
-    }
+    for (size_t i = 0; ok && i < w->count; i++)
+        ok = (i == 0 || cb_string_puts(&line, " ")) && record_word(b, w->items[i], &line);
     ok = ok && json_array_append_new(b->commands, json_string(line.data)) == 0;
     cb_string_free(&line);
     return ok;
@@ -113,13 +131,15 @@ static bool put_words(cb_string *out, const char *const *list)
 }
 
 /* A build goes on where one of the same data and options stopped; what another left is not built on. */
-static bool same_as_begun(const building *b, const char *data)
+static bool same_as_begun(const building *b)
 {
     const zoo_network *n = b->network;
     cb_string now = {0};
     char *path = cb_path_join(b->work, "begun"), *begun = NULL;
     size_t length = 0;
-    bool ok = path && cb_string_printf(&now, "%s\n%s\n%s%s\n", n->name, data ? data : "", n->config, n->tokenizer_config) &&
+    bool ok = path &&
+              cb_string_printf(&now, "%s\n%s\n%s%s\n", n->name, b->data ? b->data : "", n->config,
+                               of_images(b) ? n->processor : n->tokenizer_config) &&
               put_words(&now, n->tokenizer) && put_words(&now, n->training) &&
               (!b->settings->quick || (put_words(&now, n->quick_tokenizer) && put_words(&now, n->quick_training)));
     if (ok && cb_is_file(path)) {
@@ -135,9 +155,14 @@ static bool same_as_begun(const building *b, const char *data)
     return ok;
 }
 
-static bool write_texts(const building *b, const char *data)
+static bool write_examples(const building *b)
 {
-    return (cb_is_file(b->train) && cb_is_file(b->held_out)) || b->network->texts(data, b->settings->quick, b->train, b->held_out);
+    if (cb_is_file(b->train) && cb_is_file(b->held_out))
+        return true;
+    if (of_images(b))
+        return !b->data ? pictures_made_up(b->train, 3, 1) && pictures_made_up(b->held_out, 3, 2)
+                        : cli_refuse("%s: not found", cb_is_file(b->train) ? b->held_out : b->train);
+    return b->network->texts(b->data, b->settings->quick, b->train, b->held_out);
 }
 
 static bool train_tokenizer(building *b)
@@ -159,7 +184,7 @@ static bool train_tokenizer(building *b)
 
 static bool write_config(const building *b)
 {
-    cb_tokenizer *tokenizer = cb_tokenizer_load(b->tokenizer);
+    cb_tokenizer *tokenizer = of_images(b) ? NULL : cb_tokenizer_load(b->tokenizer);
     char size[24];
     snprintf(size, sizeof size, "%zu", tokenizer ? cb_tokenizer_vocab_size(tokenizer) : 0);
     cb_tokenizer_free(tokenizer);
@@ -167,7 +192,8 @@ static bool write_config(const building *b)
     char *text =
         cb_ok() ? cb_format("%.*s%s%s", mark ? (int)(mark - config) : (int)strlen(config), config, mark ? size : "", mark ? mark + 2 : "")
                 : NULL;
-    bool ok = text && cb_file_write(b->config, text, strlen(text));
+    bool ok = text && cb_file_write(b->config, text, strlen(text)) &&
+              (!of_images(b) || cb_file_write(b->processor, b->network->processor, strlen(b->network->processor)));
     cb_free(text);
     return ok;
 }
@@ -177,9 +203,14 @@ static bool train(building *b)
     char *checkpoint = cb_path_join(b->model, "checkpoint.safetensors"), *directory = cb_path_parent(b->tokenizer);
     words w = {.items = {CLI_PROGRAM, "pretrain"}, .count = 2};
     put_pair(&w, "--config", b->config);
-    put_pair(&w, "--tokenizer", directory);
-    put_pair(&w, "--data", b->train);
-    put_pair(&w, "--validation-data", b->held_out);
+    if (of_images(b)) {
+        put_pair(&w, "--image-processor", b->processor);
+        put_pair(&w, "--data", b->train);
+    } else {
+        put_pair(&w, "--tokenizer", directory);
+        put_pair(&w, "--data", b->train);
+        put_pair(&w, "--validation-data", b->held_out);
+    }
     put_all(&w, b->network->training);
     if (b->settings->quick)
         put_all(&w, b->network->quick_training);
@@ -193,9 +224,11 @@ static bool train(building *b)
 static bool judge(building *b)
 {
     char threads[24];
-    words w = {
-        .items = {CLI_PROGRAM, "eval", b->model, "--data", b->held_out, "--lines", "--sequence-length", b->settings->quick ? "32" : "128"},
-        .count = 8};
+    words w = {.items = {CLI_PROGRAM, "eval", b->model, "--data", b->held_out}, .count = 5};
+    if (!of_images(b)) {
+        put(&w, "--lines");
+        put_pair(&w, "--sequence-length", b->settings->quick ? "32" : "128");
+    }
     if (!record(b, &w))
         return false;
     put_pair(&w, "--quiet", "--json");
@@ -229,11 +262,13 @@ static json_t *last_report(const building *b, const char *key)
     return found;
 }
 
-static json_t *text_record(const char *name, const char *path)
+static json_t *file_record(const char *path)
 {
+    const char *name = cb_path_base(path);
     cb_file_map map = {0};
     if (!cb_file_map_open(&map, path))
         return NULL;
+    bool text = cb_ends_with(path, ".txt");
     int64_t lines = 0;
     uint64_t hash = CB_HASH_START;
     for (size_t i = 0; i < map.size; i++) {
@@ -242,8 +277,8 @@ static json_t *text_record(const char *name, const char *path)
     }
     char digits[20];
     snprintf(digits, sizeof digits, "%016llx", (unsigned long long)hash);
-    json_t *object =
-        json_pack("{s:s, s:I, s:I, s:s}", "name", name, "bytes", (json_int_t)map.size, "lines", (json_int_t)lines, "fnv1a", digits);
+    json_t *object = json_pack("{s:s, s:I, s:o*, s:s}", "name", name, "bytes", (json_int_t)map.size, "lines",
+                               text ? json_integer((json_int_t)lines) : NULL, "fnv1a", digits);
     cb_file_map_close(&map);
     return object;
 }
@@ -253,8 +288,8 @@ static json_t *whole_record(const building *b)
     json_t *last = last_report(b, "loss"), *texts = json_array(), *sets = json_array();
     for (const char *const *set = b->network->data; *set; set++)
         json_array_append_new(sets, json_string(*set));
-    json_array_append_new(texts, text_record("train.txt", b->train));
-    json_array_append_new(texts, text_record("held-out.txt", b->held_out));
+    json_array_append_new(texts, file_record(b->train));
+    json_array_append_new(texts, file_record(b->held_out));
     json_t *record =
         json_pack("{s:s, s:s, s:s, s:b, s:o, s:o, s:O, s:O?, s:O?, s:O?, s:O?, s:O}", "name", b->network->name, "title", b->network->title,
                   "program", CB_VERSION, "quick", (int)b->settings->quick, "data_sets", sets, "texts", texts, "commands", b->commands,
@@ -271,9 +306,19 @@ static double number(const json_t *object, const char *key)
     return json_number_value(json_object_get(object, key));
 }
 
+static const char *held_out_text(const building *b, const json_t *held_out, char *text, size_t size)
+{
+    if (of_images(b))
+        snprintf(text, size, "loss %.4f, accuracy %.3f", number(held_out, "loss"), number(held_out, "accuracy"));
+    else
+        snprintf(text, size, "loss %.4f, perplexity %.3f", number(held_out, "loss"), number(held_out, "perplexity"));
+    return text;
+}
+
 /* The same for people. */
 static bool write_readme(const building *b, const json_t *record)
 {
+    char shown[64];
     cb_string page = {0};
     const json_t *held_out = json_object_get(record, "held_out"), *text;
     size_t i;
@@ -281,10 +326,10 @@ static bool write_readme(const building *b, const json_t *record)
                                b->network->name, b->settings->quick ? " --quick" : "");
     json_array_foreach(json_object_get(record, "texts"), i, text)
     {
-        ok = ok && cb_string_printf(&page, "%s`%s`: %s lines, %s bytes, FNV-1a %s", i ? "; " : "",
-                                    json_string_value(json_object_get(text, "name")),
-                                    cli_thousands(json_integer_value(json_object_get(text, "lines"))),
-                                    cli_thousands(json_integer_value(json_object_get(text, "bytes"))),
+        const json_t *lines = json_object_get(text, "lines");
+        ok = ok && cb_string_printf(&page, "%s`%s`: %s%s%s bytes, FNV-1a %s", i ? "; " : "",
+                                    json_string_value(json_object_get(text, "name")), lines ? cli_thousands(json_integer_value(lines)) : "",
+                                    lines ? " lines, " : "", cli_thousands(json_integer_value(json_object_get(text, "bytes"))),
                                     json_string_value(json_object_get(text, "fnv1a")));
     }
     ok = ok && cb_string_puts(&page, ". From the data sets");
@@ -299,8 +344,8 @@ static bool write_readme(const building *b, const json_t *record)
          cb_string_printf(&page, "```\n\n| | |\n|---|---|\n| steps | %s |\n| time | %s |\n| loss of the last steps | %.4f |\n",
                           cli_thousands(json_integer_value(json_object_get(record, "steps"))), cli_seconds(number(record, "seconds")),
                           number(record, "last_loss")) &&
-         cb_string_printf(&page, "| held-out text | loss %.4f, perplexity %.3f |\n\n![loss](curves.png)\n", number(held_out, "loss"),
-                          number(held_out, "perplexity"));
+         cb_string_printf(&page, "| held-out %s | %s |\n\n![loss](curves.png)\n", of_images(b) ? "images" : "text",
+                          held_out_text(b, held_out, shown, sizeof shown));
     char *path = ok ? cb_path_join(b->model, "README.md") : NULL;
     ok = path && cb_file_write(path, page.data, page.length);
     cb_free(path);
@@ -331,6 +376,10 @@ static void remove_named(const char *directory, const char *name)
     cb_free(path);
 }
 
+/* What lies in `work` beside the model and the tokenizer. */
+static const char *const made_names[] = {"train.txt",          "held-out.txt",       "config.json",           "preprocessor_config.json",
+                                         "train-images-ubyte", "train-labels-ubyte", "held-out-images-ubyte", "held-out-labels-ubyte"};
+
 /* Gives the model its name; what it was made with is not kept. */
 static bool publish(const building *b)
 {
@@ -341,9 +390,8 @@ static bool publish(const building *b)
     }
     remove_named(b->place, "checkpoint.safetensors");
     remove_named(b->work, "begun");
-    remove_named(b->work, "train.txt");
-    remove_named(b->work, "held-out.txt");
-    remove_named(b->work, "config.json");
+    for (size_t i = 0; i < sizeof made_names / sizeof *made_names; i++)
+        remove_named(b->work, made_names[i]);
     remove_named(directory, "tokenizer.json");
     remove_named(directory, "tokenizer_config.json");
     remove(directory);
@@ -354,17 +402,30 @@ static bool publish(const building *b)
 
 static bool build(building *b)
 {
-    char *data = cb_experiment_data(b->network->data);
-    if (!data && b->settings->quick)
-        cb_error_clear();
-    bool ok = cb_ok() && cb_directory_make(b->work) && same_as_begun(b, data) && write_texts(b, data) && train_tokenizer(b) &&
+    char shown[64];
+    bool ok = cb_directory_make(b->work) && same_as_begun(b) && write_examples(b) && (of_images(b) || train_tokenizer(b)) &&
               write_config(b) && train(b) && judge(b) && write_record(b) && publish(b);
-    cb_free(data);
     if (ok && !b->call->common.json) {
         cli_field("network", "%s", b->place);
-        cli_field("held-out text", "loss %.4f, perplexity %.3f", number(b->held_out_loss, "loss"), number(b->held_out_loss, "perplexity"));
+        cli_field(of_images(b) ? "held-out images" : "held-out text", "%s", held_out_text(b, b->held_out_loss, shown, sizeof shown));
     }
     return ok;
+}
+
+/* What it is made of: texts are written in `work`, images lie in the data, or are made up. */
+static void name_examples(building *b)
+{
+    const zoo_network *n = b->network;
+    b->data = cb_experiment_data(n->data);
+    if (!b->data && b->settings->quick)
+        cb_error_clear();
+    bool found = of_images(b) && b->data;
+    b->train = !b->work ? NULL
+               : found  ? cb_path_join(b->data, n->train)
+                        : cb_path_join(b->work, of_images(b) ? "train-images-ubyte" : "train.txt");
+    b->held_out = !b->train ? NULL
+                  : found   ? cb_path_join(b->data, n->held_out)
+                            : cb_path_join(b->work, of_images(b) ? "held-out-images-ubyte" : "held-out.txt");
 }
 
 static bool build_run(cli_call *call, void *settings_)
@@ -377,16 +438,16 @@ static bool build_run(cli_call *call, void *settings_)
     if (b.place && strlen(b.place) > 1 && cb_ends_with(b.place, "/"))
         b.place[strlen(b.place) - 1] = '\0';
     b.work = b.place ? cb_format("%s.%sbuilding", b.place, s->quick ? "quick-" : "") : NULL;
-    b.train = b.work ? cb_path_join(b.work, "train.txt") : NULL;
-    b.held_out = b.work ? cb_path_join(b.work, "held-out.txt") : NULL;
+    name_examples(&b);
     b.tokenizer = b.work ? cb_path_join(b.work, "tokenizer/tokenizer.json") : NULL;
+    b.processor = b.work ? cb_path_join(b.work, "preprocessor_config.json") : NULL;
     b.config = b.work ? cb_path_join(b.work, "config.json") : NULL;
     b.model = b.work ? cb_path_join(b.work, "model") : NULL;
     b.commands = json_array();
-    bool ok = b.model && b.commands && cb_directory_vacant(b.place) && build(&b);
+    bool ok = cb_ok() && b.model && b.commands && cb_directory_vacant(b.place) && build(&b);
     json_decref(b.commands);
     json_decref(b.held_out_loss);
-    char *const made[] = {b.place, b.work, b.train, b.held_out, b.tokenizer, b.config, b.model};
+    char *const made[] = {b.place, b.work, b.data, b.train, b.held_out, b.tokenizer, b.processor, b.config, b.model};
     for (size_t i = 0; i < sizeof made / sizeof *made; i++)
         cb_free(made[i]);
     return ok && cb_ok();
@@ -397,7 +458,7 @@ const cli_command cli_zoo_build = {
     .summary = "pre-train one of the small networks that experiments share",
     .synopsis = "NAME [options]",
     .description =
-        "Makes texts and a tokenizer from the data sets that CAMBIUM_DATA names and trains the network; an interrupted build goes on "
+        "Trains the network on the data sets that CAMBIUM_DATA names, of text with a tokenizer made first; an interrupted build goes on "
         "from its last checkpoint. The result is a model directory like any other; its README.md and zoo.json say which commands made "
         "it and what they came to.",
     .least = 1,

@@ -15,7 +15,7 @@ static const char *const loss_names[] = {"cosent", "mse", NULL};
 
 #define OPT cb_sentence_options
 const cb_option cb_sentence_option_table[] = {
-    CB_OPT_FLOAT(OPT, scale, 0, 0, 1e6,
+    CB_OPT_FLOAT(OPT, similarity_scale, 0, 0, 1e6,
                  "factor of similarities in the loss, one over the temperature (0: 20, or 1 where they are no cosines)"),
     CB_OPT_BOOL(OPT, symmetric, 0, "find anchors by their positives as well"),
     CB_OPT_ENUM(OPT, similarity_loss, CB_SIMILARITY_COSENT, loss_names,
@@ -114,12 +114,13 @@ cb_tensor *cb_group_loss(const cb_sentence_training *t, cb_tensor *vectors, cb_t
         const double tiny = 1e-8;
         cb_tensor *scores = cb_squeeze(cb_slice(targets, 1, 0, 1, 1), 1), *cosines = cb_cosine_similarity(first, second, 1, tiny);
         return o->similarity_loss == CB_SIMILARITY_MSE ? cb_mse_loss(cosines, scores, CB_REDUCE_MEAN)
-                                                       : cb_cosent_loss(cosines, scores, o->scale);
+                                                       : cb_cosent_loss(cosines, scores, o->similarity_scale);
     }
     cb_tensor *negatives = vectors->shape[1] > 2 ? cb_reshape(cb_slice(vectors, 1, 2, vectors->shape[1], 1), -1, vectors->shape[2]) : NULL;
     cb_tensor *candidates = vectors->shape[1] > 2 ? cb_cat(2, (cb_tensor *[]){second, negatives}, 0) : second;
     return cb_ranking_loss(first, candidates,
-                           (cb_ranking_loss_options){.scale = o->scale > 0 || !dot ? o->scale : 1, .dot = dot, .symmetric = o->symmetric});
+                           (cb_ranking_loss_options){
+                               .scale = o->similarity_scale > 0 || !dot ? o->similarity_scale : 1, .dot = dot, .symmetric = o->symmetric});
 }
 
 static cb_tensor *loss(const cb_trainee *what, cb_tensor *ids, cb_tensor *targets, double normalizer, const cb_context *ctx)
@@ -154,7 +155,7 @@ static char *describe(const cb_trainee *what)
     const cb_sentence_options *o = &t->options;
     char *adapter = t->describe ? t->describe(what) : NULL, *modules = cb_embedder_describe(t->embedder);
     char *text = cb_ok() ? cb_format("%s, scored %d, scale %.9g, symmetric %d, loss %d, %lld texts at once, %s, %lld tokens",
-                                     adapter ? adapter : "", t->scored, o->scale, o->symmetric, o->similarity_loss,
+                                     adapter ? adapter : "", t->scored, o->similarity_scale, o->symmetric, o->similarity_loss,
                                      (long long)o->mini_batch_size, modules, (long long)cb_embedder_max_tokens(t->embedder))
                          : NULL;
     cb_free(adapter);

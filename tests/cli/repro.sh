@@ -26,7 +26,11 @@ for name in $("$program" zoo list | sed -n 's/^\([a-z0-9-]*\) .*/\1/p'); do
         test -s "$work/zoo/$name/$file"
     done
     test ! -e "$work/zoo/$name.building" && test ! -e "$work/zoo/$name/checkpoint.safetensors"
-    "$program" eval "$work/zoo/$name" --data "$work/zoo/$name/README.md" --sequence-length 32 --quiet >"$work/judged"
+    if [ -s "$work/zoo/$name/tokenizer.json" ]; then
+        "$program" eval "$work/zoo/$name" --data "$work/zoo/$name/README.md" --sequence-length 32 --quiet >"$work/judged"
+    else
+        grep -q '"image_mean"' "$work/zoo/$name/preprocessor_config.json"
+    fi
     ! CAMBIUM_DATA=$work/none "$program" zoo build "$name" --quick --quiet --output "$work/zoo/$name" 2>"$work/refused"
     grep -q 'exists and is not an empty directory' "$work/refused"
 done

@@ -120,7 +120,7 @@ done
 
 bad 2 "--batch-size: found 1" train model --task retrieval --data pairs.jsonl --output never --batch-size 1
 bad 2 "--packing: has no meaning" train model --task retrieval --data pairs.jsonl --output never --packing
-bad 2 "--scale: is an option of" train model --data pairs.jsonl --output never --scale 3
+bad 2 "--similarity-scale: is an option of" train model --data pairs.jsonl --output never --similarity-scale 3
 bad 1 "pairs.jsonl:1: score: found no number" train model --task similarity --data pairs.jsonl --columns anchor=query --output never
 bad 2 "--corpus: is an option of --task retrieval" eval model --corpus data/corpus.jsonl --data pairs.jsonl
 bad 2 "expected --corpus, --queries and --qrels" eval model --task retrieval

@@ -183,6 +183,11 @@ if [ -f "$documented" ]; then
     expect markdown "$program" help --markdown
     same_file markdown.out "$documented"
 fi
+# An option of a kind that is one of the command, too, could not be given.
+"$program" help --markdown | awk '/^## /{on = $3 == "train"; kind = ""} on && /^### Adapter kind/{kind = $4}
+    on && match($0, /^\| `--[^ `]*/){name = substr($0, 4, RLENGTH - 3); sub(/\[no-\]/, "", name)
+        if (kind == "") own[name] = 1; else if (name in own) print kind, name}' >twice.out
+[ ! -s twice.out ] || fail "train: options of kinds that are the command's, too: $(cat twice.out)"
 
 # ---- the main job ------------------------------------------------------------------------------------------------------------
 

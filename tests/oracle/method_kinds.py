@@ -112,12 +112,19 @@ class Hydra(Kind):
 
     def parameters(self):
         r, q = self.o["r"], self.o["sequential_rank"]
-        return {"hydra_parallel_A": (r, self.inside), "hydra_parallel_B": (self.out, r),
-                "hydra_sequential_A": (q, self.out), "hydra_sequential_B": (self.out, q)}
+        shapes = {"hydra_parallel_A": (r, self.inside), "hydra_parallel_B": (self.out, r),
+                  "hydra_sequential_A": (q, self.out), "hydra_sequential_B": (self.out, q)}
+        biases = {f"{name}_bias": shape[:1] for name, shape in shapes.items()} if self.o.get("head_bias") else {}
+        return shapes | biases
+
+    def head(self, name, x):
+        for matrix in "AB":
+            key = f"hydra_{name}_{matrix}"
+            x = F.linear(x, self.p[key], self.p.get(f"{key}_bias"))
+        return x
 
     def after(self, x, y):
-        parallel = x @ self.p["hydra_parallel_A"].T @ self.p["hydra_parallel_B"].T
-        return y + self.o["scale"] * (parallel + y @ self.p["hydra_sequential_A"].T @ self.p["hydra_sequential_B"].T)
+        return y + self.o["scale"] * (self.head("parallel", x) + self.head("sequential", y))
 
 
 class LoraXs(Kind):
@@ -157,9 +164,11 @@ class Pego(Kind):
         return y + sum(F.linear(x, change) for change in self.changes())
 
     def penalty(self):
-        d = self.changes()
-        total = sum((self.w @ change.T).abs().sum() for change in d)
-        total = total + sum((d[i] @ d[j].T).abs().sum() for i in range(len(d)) for j in range(i + 1, len(d)))
+        d, total = self.changes(), 0
+        if self.o.get("preserve", True):
+            total = total + sum((self.w @ change.T).abs().sum() for change in d)
+        if self.o.get("diversify", True):
+            total = total + sum((d[i] @ d[j].T).abs().sum() for i in range(len(d)) for j in range(i + 1, len(d)))
         return self.o["orthogonal_weight"] * total
 
 
@@ -343,10 +352,15 @@ CASES = {
                                               target_modules=["layers.1"])),
     "hydra_heads": ("qwen2", Hydra, dict(peft_type="HYDRA", r=3, sequential_rank=2, scale=0.5, target_modules=["v_proj", "down_proj"])),
     "hydra_gpt2": ("gpt2", Hydra, dict(peft_type="HYDRA", r=2, sequential_rank=3, scale=1, target_modules=["c_proj"])),
+    "hydra_biases": ("gpt2", Hydra, dict(peft_type="HYDRA", r=3, sequential_rank=2, scale=0.7, head_bias=True, target_modules=["c_proj"])),
     "lora_xs_qv": ("llama2", LoraXs, dict(peft_type="LORA_XS", r=5, lora_alpha=8, target_modules=["q_proj", "v_proj"])),
     "orthogonal_adaptation_qv": ("llama2", Orthogonal, dict(peft_type="ORTHOGONAL_ADAPTATION", r=6, scale=1,
                                                             target_modules=["q_proj", "up_proj"])),
     "pego_qv": ("llama2", Pego, dict(peft_type="PEGO", r=2, members=3, orthogonal_weight=0.001, target_modules=["q_proj", "v_proj"])),
+    "pego_preserve": ("llama2", Pego, dict(peft_type="PEGO", r=2, members=3, orthogonal_weight=0.002, diversify=False,
+                                           target_modules=["q_proj"])),
+    "pego_diversify": ("llama2", Pego, dict(peft_type="PEGO", r=2, members=3, orthogonal_weight=0.004, preserve=False,
+                                            target_modules=["v_proj"])),
     "codyra_dense": ("llama2", Codyra, dict(peft_type="CODYRA", r=4, target_modules=["k_proj", "down_proj"])),
     "lt_sft_q": ("llama2", LtSft, dict(peft_type="LT_SFT", target_modules=["q_proj"],
                                        counts={f"model.layers.{i}.self_attn.q_proj": 60 + 40 * i for i in range(2)})),

@@ -229,6 +229,208 @@ static void dylora_refuses_ranks_it_has_not(void **state)
     cb_scope_close(scope);
 }
 
+/* ---- hydra ---- */
+
+/* An adapter whose parameters are a function of their kind's own names alone: those that two kinds share have the same values. */
+static void fill_in_order(const cb_adapter *adapter, const char *const *suffixes)
+{
+    const cb_named_tensor *list;
+    size_t count = cb_adapter_parameters(adapter, &list), at = 0;
+    for (size_t i = 0; i < count; i++)
+        for (int k = 0; k < 2; k++)
+            if (cb_ends_with(list[i].name, suffixes[k])) {
+                for (int64_t n = 0; n < list[i].tensor->count; n++)
+                    ((float *)list[i].tensor->data)[n] = (float)sin((double)(n + 1) * (double)(at + 2)) / 8;
+                at++;
+            }
+    assert_true(at > 0);
+}
+
+/* With a sequential head that gives nothing (its second matrix is zero), or without one, an update is LoRA's: value and gradients, to the bit. */
+static void hydra_with_one_head_is_a_lora(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *kind, *options, *suffixes[2];
+    } cases[] = {
+        {"lora", "{\"r\": 3, \"lora_alpha\": 6}", {"lora_A.weight", "lora_B.weight"}},
+        {"hydra", "{\"r\": 3, \"sequential_rank\": 0, \"scale\": 2}", {"hydra_parallel_A", "hydra_parallel_B"}},
+        {"hydra", "{\"r\": 3, \"sequential_rank\": 2, \"scale\": 2}", {"hydra_parallel_A", "hydra_parallel_B"}},
+    };
+    cb_scope *scope = cb_scope_open();
+    cb_model *model = load_model("qwen2");
+    cb_tensor *ids = some_ids(), *found[3][64] = {0};
+    double losses[3];
+    size_t count[3] = {0};
+    for (int c = 0; c < 3; c++) {
+        cb_adapter *adapter = cb_adapter_new(cases[c].kind, NULL);
+        assert_ok(cb_adapter_set_json(adapter, "options", cases[c].options) &&
+                  cb_adapter_set(adapter, "target_modules", "v_proj,down_proj") &&
+                  cb_adapter_attach(adapter, cb_model_root(model), cb_model_type(model), 1));
+        fill_in_order(adapter, cases[c].suffixes);
+        cb_tensor *loss = cb_model_loss(model, ids, ids, 0, &(cb_context){.training = true});
+        assert_ok(loss && cb_backward(loss));
+        losses[c] = cb_item(loss);
+        const cb_named_tensor *list;
+        size_t parameters = cb_adapter_parameters(adapter, &list);
+        for (size_t i = 0; i < parameters; i++)
+            if (cb_ends_with(list[i].name, cases[c].suffixes[0]) || cb_ends_with(list[i].name, cases[c].suffixes[1]))
+                found[c][count[c]++] = cb_contiguous(cb_add_scalar(list[i].tensor->grad, 0));
+        cb_adapter_free(adapter);
+    }
+    for (int c = 1; c < 3; c++) {
+        assert_true(losses[c] == losses[0] && count[c] == count[0] && count[0] > 0);
+        for (size_t i = 0; i < count[0]; i++)
+            assert_true(distance(found[c][i], found[0][i]) == 0 && largest(found[0][i]) > 0);
+    }
+    cb_model_free(model);
+    cb_scope_close(scope);
+}
+
+static double deviation(const cb_tensor *t)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < t->count; i++)
+        sum += cb_get(t, i) * cb_get(t, i);
+    return sqrt(sum / (double)t->count);
+}
+
+/* Uniform within 1 / sqrt(in), within sqrt(6 / (in + rank)), and normal: deviations within four of their standard errors; all else is zero. */
+static void hydra_heads_start_as_they_are_told(void **state)
+{
+    (void)state;
+    enum { HEAD_RANK = 32 };
+    static const char *const ways[] = {"kaiming", "xavier", "normal"};
+    const double bounds[] = {sqrt(1.0 / WIDTH), sqrt(6.0 / (WIDTH + HEAD_RANK)), INFINITY};
+    const double deviations[] = {bounds[0] / sqrt(3), bounds[1] / sqrt(3), 0.02};
+    cb_model *model = load_model("llama2");
+    for (int w = 0; w < 3; w++) {
+        char options[160];
+        snprintf(options, sizeof options,
+                 "{\"r\": %d, \"sequential_rank\": %d, \"head_bias\": true, \"target_modules\": [\"o_proj\"], \"init_weights\": \"%s\"}",
+                 HEAD_RANK, HEAD_RANK, ways[w]);
+        cb_adapter *adapter = made(model, "hydra", options, 1);
+        const cb_named_tensor *list;
+        size_t count = cb_adapter_parameters(adapter, &list);
+        for (size_t i = 0; i < count; i++) {
+            if (cb_ends_with(list[i].name, "_A")) {
+                assert_true(largest(list[i].tensor) <= bounds[w]);
+                assert_true(fabs(deviation(list[i].tensor) / deviations[w] - 1) < 4 / sqrt(2.0 * HEAD_RANK * WIDTH));
+            } else {
+                assert_true(largest(list[i].tensor) == 0);
+            }
+        }
+        cb_adapter_free(adapter);
+    }
+    cb_model_free(model);
+}
+
+/* A bias that heads have is one that the layer must have, too, to take it up. */
+static void hydra_biases_need_one_to_merge_into(void **state)
+{
+    (void)state;
+    cb_model *model = load_model("llama2"); /* its layers have none */
+    cb_adapter *adapter = made(model, "hydra", "{\"r\": 2, \"sequential_rank\": 2, \"head_bias\": true}", 1);
+    randomise(adapter, 3);
+    assert_refused(!cb_fold_in_place(&adapter, 1), "adds a bias");
+    cb_adapter_free(adapter);
+    cb_model_free(model);
+}
+
+/* ---- pego ---- */
+
+static cb_tensor *whole_loss(cb_model *model, cb_adapter *adapter, cb_tensor *ids)
+{
+    cb_tensor *loss = cb_model_loss(model, ids, ids, 0, &(cb_context){.training = true}), *rest = cb_adapter_regulariser(adapter);
+    return rest ? cb_add(loss, rest) : loss;
+}
+
+/* All changes are zero at first: so are both sums, and what they say of A and B. */
+static void pego_starts_without_a_penalty(void **state)
+{
+    (void)state;
+    cb_scope *scope = cb_scope_open();
+    cb_model *model = load_model("llama2");
+    cb_adapter *adapter = made(model, "pego", "{\"r\": 2, \"members\": 3}", 1);
+    cb_tensor *penalty = cb_adapter_regulariser(adapter);
+    assert_ok(penalty && cb_backward(penalty));
+    assert_true(cb_item(penalty) == 0);
+    const cb_named_tensor *list;
+    size_t count = cb_adapter_parameters(adapter, &list);
+    for (size_t i = 0; i < count; i++)
+        assert_true(list[i].tensor->grad && largest(list[i].tensor->grad) == 0);
+    cb_adapter_free(adapter);
+    cb_model_free(model);
+    cb_scope_close(scope);
+}
+
+/* Members change places: A's rows and B's columns, in all layers. */
+static void exchange(const cb_adapter *adapter, int rank, int first, int second)
+{
+    const cb_named_tensor *list;
+    size_t count = cb_adapter_parameters(adapter, &list);
+    for (size_t i = 0; i < count; i++) {
+        cb_tensor *t = list[i].tensor;
+        bool is_a = cb_ends_with(list[i].name, "_A");
+        int64_t rows = is_a ? rank : t->shape[0], columns = is_a ? t->shape[1] : rank;
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t c = 0; c < columns; c++) {
+                int64_t x = is_a ? (first * rank + r) * t->shape[1] + c : r * t->shape[1] + first * rank + c;
+                int64_t y = is_a ? (second * rank + r) * t->shape[1] + c : r * t->shape[1] + second * rank + c;
+                float *data = t->data, kept = data[x];
+                data[x] = data[y];
+                data[y] = kept;
+            }
+    }
+}
+
+/* Sums come in another order: roundings of f32. */
+static void pego_members_have_no_order(void **state)
+{
+    (void)state;
+    cb_scope *scope = cb_scope_open();
+    cb_model *model = load_model("llama2");
+    cb_tensor *ids = some_ids();
+    cb_adapter *adapter = made(model, "pego", "{\"r\": 2, \"members\": 3, \"orthogonal_weight\": 0.01}", 1);
+    randomise(adapter, 5);
+    cb_tensor *y = logits_of(model, ids);
+    double loss = cb_item(whole_loss(model, adapter, ids));
+    exchange(adapter, 2, 0, 2);
+    assert_within(logits_of(model, ids), y, 1e-5, "members exchanged");
+    assert_true(fabs(cb_item(whole_loss(model, adapter, ids)) - loss) < 1e-5 * loss);
+    exchange(adapter, 1, 0, 2); /* half of a member is none: the loss is another */
+    assert_within(logits_of(model, ids), y, 1e-5, "ranks exchanged");
+    assert_true(fabs(cb_item(whole_loss(model, adapter, ids)) - loss) > 1e-3 * loss);
+    cb_adapter_free(adapter);
+    cb_model_free(model);
+    cb_scope_close(scope);
+}
+
+/* Each sum can be left out, and with both left out nothing is added. */
+static void pego_penalties_add_up(void **state)
+{
+    (void)state;
+    static const char *const parts[] = {"", ", \"diversify\": false", ", \"preserve\": false",
+                                        ", \"preserve\": false, \"diversify\": false", ", \"orthogonal_weight\": 0"};
+    cb_scope *scope = cb_scope_open();
+    cb_model *model = load_model("llama2");
+    double penalties[5];
+    for (int i = 0; i < 5; i++) {
+        char options[128];
+        snprintf(options, sizeof options, "{\"r\": 2, \"members\": 2%s}", parts[i]);
+        cb_adapter *adapter = made(model, "pego", options, 1);
+        randomise(adapter, 5);
+        cb_tensor *penalty = cb_adapter_regulariser(adapter);
+        assert_true(cb_ok() && (penalty != NULL) == (i < 3));
+        penalties[i] = penalty ? cb_item(penalty) : 0;
+        cb_adapter_free(adapter);
+    }
+    assert_true(penalties[1] > 0 && penalties[2] > 0);
+    assert_true(fabs(penalties[1] + penalties[2] - penalties[0]) < 1e-5 * penalties[0]);
+    cb_model_free(model);
+    cb_scope_close(scope);
+}
+
 /* ---- codyra ---- */
 
 /* 100 updates, of which the last 50 move gates in five stages of 10: by 0, 0.025, 0.05, 0.075, 0.1. */
@@ -705,6 +907,12 @@ int main(void)
         cmocka_unit_test(dylora_of_all_ranks_is_a_lora),
         cmocka_unit_test(dylora_refuses_weights_that_are_none),
         cmocka_unit_test(dylora_refuses_ranks_it_has_not),
+        cmocka_unit_test(hydra_with_one_head_is_a_lora),
+        cmocka_unit_test(hydra_heads_start_as_they_are_told),
+        cmocka_unit_test(hydra_biases_need_one_to_merge_into),
+        cmocka_unit_test(pego_starts_without_a_penalty),
+        cmocka_unit_test(pego_members_have_no_order),
+        cmocka_unit_test(pego_penalties_add_up),
         cmocka_unit_test(codyra_moves_gates_to_zero),
         cmocka_unit_test(lt_sft_trains_what_went_furthest),
         cmocka_unit_test(lt_sft_begins_anew_with_its_second_phase),
