@@ -111,6 +111,16 @@ static bool set_string(const cb_option *o, void *config, const char *value)
     return true;
 }
 
+static bool not_a_choice(const cb_option *o, const char *found)
+{
+    cb_string names = {0};
+    for (int i = 0; o->choices[i]; i++)
+        cb_string_printf(&names, "%s%s", i ? ", " : "", o->choices[i]);
+    cb_fail(CB_ERR_ARGUMENT, "%s: found \"%s\", expected one of %s", o->name, found, names.data ? names.data : "");
+    cb_string_free(&names);
+    return false;
+}
+
 static bool set_enum(const cb_option *o, void *config, const char *value)
 {
     for (int i = 0; o->choices[i]; i++)
@@ -118,12 +128,7 @@ static bool set_enum(const cb_option *o, void *config, const char *value)
             FIELD(int, config, o) = i;
             return true;
         }
-    cb_string names = {0};
-    for (int i = 0; o->choices[i]; i++)
-        cb_string_printf(&names, "%s%s", i ? ", " : "", o->choices[i]);
-    cb_fail(CB_ERR_ARGUMENT, "%s: found \"%s\", expected one of %s", o->name, value, names.data ? names.data : "");
-    cb_string_free(&names);
-    return false;
+    return not_a_choice(o, value);
 }
 
 /* Calls `item` on each part of a comma-separated text. Empty parts are skipped. */
@@ -413,10 +418,12 @@ static bool from_json(const cb_option *o, void *config, const json_t *value)
     bool fits = (text && is_text(value)) || (number && json_is_number(value)) || (o->type == CB_OPTION_BOOL && json_is_boolean(value));
     char *dump = json_is_string(value) ? NULL : json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
     const char *words = json_is_string(value) ? json_string_value(value) : dump ? dump : "";
-    static const char *const expected[] = {
-        [CB_OPTION_BOOL] = "true or false",          [CB_OPTION_INT] = "a whole number", [CB_OPTION_FLOAT] = "a number",
-        [CB_OPTION_STRING] = "a string without NUL", [CB_OPTION_ENUM] = "a string",      [CB_OPTION_MAP] = "an object"};
-    bool ok = fits ? set_value(o, config, words) : wrong(o, words, expected[o->type]);
+    static const char *const expected[] = {[CB_OPTION_BOOL] = "true or false",
+                                           [CB_OPTION_INT] = "a whole number",
+                                           [CB_OPTION_FLOAT] = "a number",
+                                           [CB_OPTION_STRING] = "a string without NUL",
+                                           [CB_OPTION_MAP] = "an object"};
+    bool ok = fits ? set_value(o, config, words) : o->type == CB_OPTION_ENUM ? not_a_choice(o, words) : wrong(o, words, expected[o->type]);
     free(dump);
     return ok;
 }

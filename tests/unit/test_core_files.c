@@ -428,6 +428,7 @@ static void json_fields_are_checked(void **state)
         {"{\"learning_rate\": []}", "file: learning_rate: found \"[]\", expected a number"},
         {"{\"shuffle\": 1}", "file: shuffle: found \"1\", expected true or false"},
         {"{\"bias\": \"some\"}", "file: bias: found \"some\", expected one of none, all, lora_only"},
+        {"{\"bias\": 6}", "file: bias: found \"6\", expected one of none, all, lora_only"},
         {"{\"model\": {}}", "file: model: found \"{}\", expected a string"},
         {"{\"target_modules\": [null]}", "file: target_modules: found \"another value\", expected a string, a whole number or"},
         {"{\"target_modules\": {}}", "file: target_modules: found \"another value\", expected a string, a whole number or"},
