@@ -343,7 +343,9 @@ CB_API size_t cb_adapter_saved_layers(const cb_adapter *adapter, cb_layer *const
  * `base_model` goes to base_model_name_or_path (NULL: what a loaded file said). */
 CB_API bool cb_adapter_save(const cb_adapter *adapter, const char *directory, const char *base_model);
 /* Reads one and attaches it below `root`.  Every tensor of the file must have a place and every parameter a tensor of its shape; f32, bf16
- * and f16 are accepted.  Named after the directory.  Adapters of other formats are read too; see cb_adapter_format(). */
+ * and f16 are accepted.  Named after the directory.  Adapters of other formats are read too; see cb_adapter_format().
+ * f32 values stay in the mapped file (training writes to memory of its own, not to it), so that as with a model's files cb_file_maps_check()
+ * and cb_file_maps_guard() say and do what becomes of a file that is changed in place meanwhile. */
 CB_API cb_adapter *cb_adapter_load(const char *directory, cb_layer *root, const char *model_type);
 
 /* What an adapter's file or directory is: "peft", "gguf-lora" (a GGUF file of llama.cpp), "mlx" (mlx-lm) or "adapterhub" (the package

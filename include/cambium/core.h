@@ -114,7 +114,7 @@ CB_API bool cb_grow(void *array_pointer, size_t *capacity, size_t need, size_t s
 
 /* ---- Files ---- */
 
-/* A whole file mapped read-only and shared, so several processes share its pages. */
+/* A whole file mapped read-only; several processes share its pages. */
 typedef struct cb_file_map {
     const uint8_t *data;
     size_t size;

@@ -14,6 +14,8 @@ extern "C" {
  * off.  One that was renamed over or removed is no failure: its map goes on to show the old contents.  Training, evaluation, generation
  * and merging ask between their steps, and nothing is committed (cb_writer_commit, cb_stage_publish) when it says no. */
 CB_API bool cb_file_maps_check(void);
+/* The same for a program between steps that are short, such as tokens: of maps beyond 64 another 64 each time, in turn. */
+CB_API bool cb_file_maps_glance(void);
 /* Reading a page that a file no longer has raises SIGBUS, which ends the process.  A program that calls this goes on instead: a handler
  * for SIGBUS puts zeroes in place of what a map has lost, and from then on cb_file_maps_check() fails, and closing that map records a
  * failure.  Signals elsewhere go to the handler there was before.  The library never calls it by itself: signals belong to the program. */

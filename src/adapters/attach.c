@@ -7,6 +7,7 @@
 #include "adapters/study.h"
 #include "adapters/tied.h"
 #include "adapters/tokens.h"
+#include "tensor/op.h"
 
 /* ---- plan ---- */
 
@@ -260,9 +261,18 @@ bool cb_adapter_plan(cb_adapter *adapter, cb_layer *root, const char *model_type
 
 /* ---- tensors ---- */
 
-static bool allocate_entry(cb_adapter_entry *entry, bool filled)
+static cb_tensor *entry_memory(const cb_adapter_entry *entry, const cb_weight_entry *found, cb_held_map *held)
 {
-    cb_tensor *t = filled ? cb_empty_nd(entry->dtype, entry->ndim, entry->shape) : cb_full_nd(entry->dtype, 0, entry->ndim, entry->shape);
+    if (!found)
+        return cb_full_nd(entry->dtype, 0, entry->ndim, entry->shape);
+    if (held && found->dtype == entry->dtype && (uintptr_t)found->data % cb_dtype_size(entry->dtype) == 0)
+        return cb_wrap_held(entry->dtype, (void *)(uintptr_t)found->data, entry->ndim, entry->shape, held);
+    return cb_empty_nd(entry->dtype, entry->ndim, entry->shape);
+}
+
+static bool allocate_entry(cb_adapter_entry *entry, const cb_weight_entry *found, cb_held_map *held)
+{
+    cb_tensor *t = entry_memory(entry, found, held);
     if (!t || (entry->role == CB_ROLE_TRAINED && !cb_parameter(t)))
         return false;
     *entry->slot = cb_keep(t);
@@ -279,12 +289,12 @@ static bool pin_weight(cb_layer *layer, const char *name)
     return true;
 }
 
-bool cb_adapter_allocate(cb_adapter *adapter, const cb_weight_entry *const *found)
+bool cb_adapter_allocate(cb_adapter *adapter, const cb_weight_entry *const *found, cb_held_map *held)
 {
     cb_scope *scope = cb_scope_open();
     bool ok = scope != NULL;
     for (size_t i = 0; ok && i < adapter->entry_count; i++)
-        ok = !adapter->entries[i].slot || allocate_entry(&adapter->entries[i], found && found[i]);
+        ok = !adapter->entries[i].slot || allocate_entry(&adapter->entries[i], found ? found[i] : NULL, held);
     /* pins first: they keep the weight that the embedding has now */
     for (int pinned = 1; pinned >= 0; pinned--)
         for (size_t i = 0; ok && i < adapter->trained_count; i++) {
@@ -376,8 +386,8 @@ bool cb_adapter_attach(cb_adapter *adapter, cb_layer *root, const char *model_ty
 {
     if (adapter->attached)
         return cb_fail(CB_ERR_STATE, "adapter %s is attached already", adapter->name) == CB_OK;
-    bool ok = cb_adapter_plan(adapter, root, model_type, true) && cb_adapter_allocate(adapter, NULL) && initialise_modules(adapter, seed) &&
-              cb_adapter_connect(adapter, true);
+    bool ok = cb_adapter_plan(adapter, root, model_type, true) && cb_adapter_allocate(adapter, NULL, NULL) &&
+              initialise_modules(adapter, seed) && cb_adapter_connect(adapter, true);
     for (size_t i = 0; i < adapter->module_count; i++)
         ((cb_adapter_module *)adapter->modules[i])->given = NULL;
     cb_given_free(adapter);

@@ -4,6 +4,7 @@
 
 #include "cambium/adapters.h"
 #include "cambium/formats.h"
+#include "core/io.h"
 #include "core/json.h"
 
 /* A parameter of the base model that this adapter trains in place of the frozen one: modules_to_save and biases. */
@@ -137,9 +138,9 @@ bool cb_composition_remove(const char *directory);
 bool cb_adapter_plan(cb_adapter *adapter, cb_layer *root, const char *model_type, bool fresh);
 /* One module without tensors on `layer`. */
 bool cb_adapter_plan_module(cb_adapter *adapter, const cb_adapter_kind *kind, const void *config, cb_layer *layer, bool fresh);
-/* Makes the tensors: zero, but those that `found` (of each entry; NULL: of none) has values for are still to be written; trained weights as
- * the base has them. */
-bool cb_adapter_allocate(cb_adapter *adapter, const cb_weight_entry *const *found);
+/* Makes the tensors: zero, but those that `found` (of each entry; NULL: of none) has values for are still to be written, or lie where `held`
+ * (NULL: nowhere) maps them; trained weights as the base has them. */
+bool cb_adapter_allocate(cb_adapter *adapter, const cb_weight_entry *const *found, cb_held_map *held);
 /* Lets every module work out what is private, then puts the modules on their layers. */
 bool cb_adapter_connect(cb_adapter *adapter, bool fresh);
 cb_tensor *cb_adapter_entry_tensor(const cb_adapter *adapter, const cb_adapter_entry *entry); /* NULL for an echo */

@@ -1,15 +1,17 @@
 /* peft.c: a PEFT adapter directory: adapter_config.json and adapter_model.safetensors, or adapter_model.bin where it is older.
  *
  * Reading refuses whatever would be dropped: the file's tensors and the adapter's parameters must be the same set, with the same shapes, and
- * shapes are compared before anything is allocated, so a file cannot ask for more memory than it brings along.
+ * shapes are compared before anything is allocated, so a file cannot ask for more memory than it brings along.  Values that the file has in
+ * the dtype they are kept in stay where the map shows them, so loading takes no longer for more of them; training writes to pages of its own.
  * Writing replaces each file atomically, weights first.  A config that does not fit the new weights is removed before them: a crash leaves
  * a directory without config, which nobody takes for an adapter, never a mismatched pair.  So is the blend.json of a composition that was
  * there, which would hide the adapter. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "adapters/tied.h"
 #include "adapters/tokens.h"
-#include "cambium/formats.h"
+#include "formats/safetensors.h"
 
 #define CONFIG_NAME  "adapter_config.json"
 #define WEIGHTS_NAME "adapter_model.safetensors"
@@ -53,12 +55,10 @@ static bool check_entry(const char *path, const cb_adapter_entry *entry, const c
     return true;
 }
 
-static bool claimed(const cb_weight_entry *tensor, const cb_weight_entry *const *found, size_t count)
+static int by_address(const void *a_, const void *b_)
 {
-    for (size_t i = 0; i < count; i++)
-        if (found[i] == tensor)
-            return true;
-    return false;
+    uintptr_t a = (uintptr_t) * (const cb_weight_entry *const *)a_, b = (uintptr_t) * (const cb_weight_entry *const *)b_;
+    return (a > b) - (a < b);
 }
 
 static bool same_bytes(cb_tensor *a, cb_tensor *b)
@@ -153,9 +153,31 @@ static bool check_other(const cb_adapter *adapter, const char *path, const cb_we
                    tensor->name, adapter->kind->name, adapter->entry_count, cb_weights_count(file)) == CB_OK;
 }
 
+/* What the file holds beside the tensors that were found; *twice: one of those was found for two parameters. */
+static bool check_others(const cb_adapter *adapter, const char *path, const cb_weights *file, const cb_file_names *names,
+                         const cb_weight_entry *const *found, bool *twice)
+{
+    size_t count = adapter->entry_count;
+    const cb_weight_entry **sorted = cb_alloc((count + 1) * sizeof *sorted);
+    bool ok = sorted;
+    if (ok) {
+        memcpy(sorted, found, count * sizeof *sorted);
+        qsort(sorted, count, sizeof *sorted, by_address);
+    }
+    for (size_t i = 1; ok && i < count; i++)
+        *twice |= sorted[i] && sorted[i] == sorted[i - 1];
+    for (size_t i = 0; ok && i < cb_weights_count(file); i++) {
+        const cb_weight_entry *tensor = cb_weights_at(file, i);
+        if (!bsearch(&tensor, sorted, count, sizeof *sorted, by_address) && !(names && names->knows(names, file, tensor)))
+            ok = check_other(adapter, path, file, tensor);
+    }
+    cb_free(sorted);
+    return ok;
+}
+
 /* Fills found[] with the file's tensors in the order of the entries. */
 static bool match_file(const cb_adapter *adapter, const char *path, const cb_weights *file, const cb_file_names *names,
-                       const cb_weight_entry **found)
+                       const cb_weight_entry **found, bool *twice)
 {
     for (size_t i = 0; i < adapter->entry_count; i++) {
         if (!adapter->entries[i].filed)
@@ -166,14 +188,7 @@ static bool match_file(const cb_adapter *adapter, const char *path, const cb_wei
         if (!check_entry(path, &adapter->entries[i], found[i]))
             return false;
     }
-    for (size_t i = 0; i < cb_weights_count(file); i++) {
-        const cb_weight_entry *tensor = cb_weights_at(file, i);
-        if (claimed(tensor, found, adapter->entry_count) || (names && names->knows(names, file, tensor)))
-            continue;
-        if (!check_other(adapter, path, file, tensor))
-            return false;
-    }
-    return true;
+    return check_others(adapter, path, file, names, found, twice);
 }
 
 static cb_tensor *entry_value(const cb_adapter_entry *entry, const cb_weight_entry *found)
@@ -195,10 +210,11 @@ static bool read_values(const cb_adapter *adapter, const cb_weight_entry *const 
     bool ok = scope != NULL;
     for (size_t i = 0; ok && i < adapter->entry_count; i++) {
         const cb_adapter_entry *entry = &adapter->entries[i];
-        if (!found[i] || entry->role == CB_ROLE_ECHO)
+        cb_tensor *t = cb_adapter_entry_tensor(adapter, entry);
+        if (!found[i] || entry->role == CB_ROLE_ECHO || (t && t->data == found[i]->data))
             continue;
         cb_tensor *value = entry_value(entry, found[i]);
-        ok = value && cb_copy_into(cb_adapter_entry_tensor(adapter, entry), value);
+        ok = value && cb_copy_into(t, value);
     }
     if (scope)
         cb_scope_close(scope);
@@ -236,8 +252,12 @@ bool cb_adapter_load_weights(cb_adapter *adapter, const char *path, cb_layer *ro
         return false;
     bool ok = add_saved_embeddings(adapter, root, file) && cb_adapter_plan(adapter, root, model_type, false);
     const cb_weight_entry **found = ok ? cb_calloc(adapter->entry_count, sizeof *found) : NULL;
-    ok = found && match_file(adapter, path, file, names, found) && cb_adapter_allocate(adapter, found) && read_values(adapter, found) &&
-         (!names || names->settle(names, adapter, file)) && cb_adapter_connect(adapter, false);
+    cb_held_map *held = NULL;
+    bool twice = false;
+    ok = found && match_file(adapter, path, file, names, found, &twice) && (twice || cb_weights_hold(file, &held)) &&
+         cb_adapter_allocate(adapter, found, held) && read_values(adapter, found) && (!names || names->settle(names, adapter, file)) &&
+         cb_adapter_connect(adapter, false);
+    cb_held_map_release(held);
     cb_free(found);
     cb_weights_close(file);
     return ok;

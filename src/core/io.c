@@ -35,7 +35,7 @@ int cb_io_stat(int fd, struct stat *st)
 
 void *cb_io_map(int fd, size_t size)
 {
-    void *data = fails(CB_FAULT_MAP) ? MAP_FAILED : mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
+    void *data = fails(CB_FAULT_MAP) ? MAP_FAILED : mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
     return data == MAP_FAILED ? NULL : data;
 }
 

@@ -15,7 +15,7 @@
 #include "core/io.h"
 #include "core/rehearsal.h"
 
-enum { MAPS = 4096 };
+enum { MAPS = 4096, HELD = 3584, GLANCE = 64 };
 
 typedef struct mapped {
     const uint8_t *begin; /* NULL: a free place.  The handler reads begin and size without the lock */
@@ -26,11 +26,13 @@ typedef struct mapped {
     off_t length;
     struct timespec changed;
     bool lost; /* pages of it could not be read */
+    bool held; /* and may be written to */
 } mapped;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static mapped table[MAPS];
 static size_t used; /* places beyond were never taken */
+static size_t held_count;
 
 static bool enter(const cb_file_map *map, const struct stat *st)
 {
@@ -67,6 +69,7 @@ static bool leave(const cb_file_map *map)
     for (size_t i = 0; i < used; i++)
         if (table[i].begin == map->data) {
             lost = table[i].lost;
+            held_count -= table[i].held;
             __atomic_store_n(&table[i].begin, NULL, __ATOMIC_RELEASE);
         }
     pthread_mutex_unlock(&lock);
@@ -117,6 +120,52 @@ void cb_file_map_close(cb_file_map *map)
     *map = (cb_file_map){0};
 }
 
+/* ---- maps with holders ---- */
+
+struct cb_held_map {
+    cb_file_map map;
+    int holders;
+};
+
+/* Notes that a map will be written to, if there may be another such. */
+static bool enter_held(const cb_file_map *map)
+{
+    bool room = false;
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; held_count < HELD && i < used; i++)
+        if (table[i].begin == map->data)
+            room = table[i].held = true;
+    held_count += room;
+    pthread_mutex_unlock(&lock);
+    return room;
+}
+
+bool cb_file_map_held(cb_file_map *map, cb_held_map **held)
+{
+    *held = NULL;
+    if (!map->data || !enter_held(map) || mprotect((void *)(uintptr_t)map->data, map->size, PROT_READ | PROT_WRITE) != 0)
+        return true;
+    *held = cb_alloc(sizeof **held);
+    if (!*held)
+        return false;
+    **held = (cb_held_map){*map, 1};
+    *map = (cb_file_map){0};
+    return true;
+}
+
+void cb_held_map_keep(cb_held_map *held)
+{
+    __atomic_fetch_add(&held->holders, 1, __ATOMIC_RELAXED);
+}
+
+void cb_held_map_release(cb_held_map *held)
+{
+    if (!held || __atomic_sub_fetch(&held->holders, 1, __ATOMIC_ACQ_REL) > 0)
+        return;
+    cb_file_map_close(&held->map);
+    cb_free(held);
+}
+
 /* ---- checks ---- */
 
 static bool check(const mapped *m)
@@ -145,6 +194,21 @@ bool cb_file_maps_check(void)
     return ok;
 }
 
+bool cb_file_maps_glance(void)
+{
+    static size_t next;
+    bool ok = true;
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; ok && i < used; i++)
+        ok = !table[i].begin || !__atomic_load_n(&table[i].lost, __ATOMIC_RELAXED) || say_lost(table[i].path);
+    for (size_t i = 0, n = used < GLANCE ? used : GLANCE; ok && i < n; i++) {
+        const mapped *m = &table[next++ % used];
+        ok = !m->begin || check(m);
+    }
+    pthread_mutex_unlock(&lock);
+    return ok;
+}
+
 /* ---- lost pages ---- */
 
 static struct sigaction former;
@@ -169,8 +233,9 @@ static void on_bus_error(int number, siginfo_t *info, void *context)
     mapped *m = map_at(address);
     size_t page = (size_t)sysconf(_SC_PAGESIZE), offset = m ? (size_t)(address - m->begin) / page * page : 0;
     /* what follows is lost as well: one page at a time would take as many signals, and maps, as there are pages */
-    if (m && mmap((void *)(uintptr_t)(m->begin + offset), m->size - offset, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) !=
-                 MAP_FAILED)
+    int may = m && m->held ? PROT_READ | PROT_WRITE : PROT_READ;
+    if (m &&
+        mmap((void *)(uintptr_t)(m->begin + offset), m->size - offset, may, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED)
         __atomic_store_n(&m->lost, true, __ATOMIC_RELEASE);
     else
         sigaction(number, &former, NULL); /* nothing of ours: the read is tried again and gets what it would have got without us */

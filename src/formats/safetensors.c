@@ -481,6 +481,11 @@ const cb_entry_table *cb_safetensors_table(const cb_safetensors *file)
     return &file->table;
 }
 
+bool cb_safetensors_hold(cb_safetensors *file, cb_held_map **held)
+{
+    return cb_file_map_held(&file->map, held);
+}
+
 const char *cb_safetensors_metadata(const cb_safetensors *file, const char *key)
 {
     pair wanted = {.key = key};

@@ -2,6 +2,7 @@
 #ifndef CB_FORMATS_SAFETENSORS_H
 #define CB_FORMATS_SAFETENSORS_H
 
+#include "core/io.h"
 #include "formats/entry_table.h"
 
 #define CB_SAFETENSORS_LIMIT    100000000u /* bytes of the header, by the format's definition */
@@ -22,5 +23,9 @@ const cb_safetensors_type *cb_safetensors_type_of(cb_dtype dtype);
 bool cb_safetensors_size(const cb_safetensors_type *type, int ndim, const int64_t *shape, size_t *size);
 
 const cb_entry_table *cb_safetensors_table(const cb_safetensors *file);
+/* Gives the file's map away, for as long as values are used where they lie; see cb_file_map_held(). */
+bool cb_safetensors_hold(cb_safetensors *file, cb_held_map **held);
+/* The same of a checkpoint; *held NULL when it is not one safetensors file. */
+bool cb_weights_hold(cb_weights *weights, cb_held_map **held);
 
 #endif

@@ -204,6 +204,13 @@ void cb_weights_close(cb_weights *weights)
     cb_free(weights);
 }
 
+bool cb_weights_hold(cb_weights *weights, cb_held_map **held)
+{
+    *held = NULL;
+    bool one = !weights->gguf && weights->shard_count == 1 && weights->shards[0].safetensors;
+    return !one || cb_safetensors_hold(weights->shards[0].safetensors, held);
+}
+
 const cb_gguf *cb_weights_gguf(const cb_weights *weights)
 {
     return weights->gguf ? cb_gguf_weights_file(weights->gguf) : NULL;

@@ -139,7 +139,7 @@ bool cb_run_take(cb_run *r, const cb_tensor *logits)
 {
     cb_generation *out = r->out;
     int32_t id = cb_sampler_next(r->sampler, logits);
-    if (id < 0 || !cb_file_maps_check() || !reserve(out, out->count + 1))
+    if (id < 0 || !cb_file_maps_glance() || !reserve(out, out->count + 1))
         return false;
     out->rounds[out->count] = (int32_t)r->rounds;
     out->ids[out->count++] = id;

@@ -6,12 +6,13 @@
 
 /* The memory behind one or more tensors. */
 typedef struct cb_storage {
-    void *bytes; /* from cb_alloc(), or borrowed when read_only */
+    void *bytes; /* from cb_alloc(), or borrowed */
     size_t size;
     int references;
     uint32_t version; /* counts in-place writes */
     bool borrowed;    /* not ours to free */
     bool read_only;
+    struct cb_held_map *map;  /* where borrowed bytes lie that may be written to, or NULL */
     cb_tensor *kept[CB_KEPT]; /* other tensors that live as long (the scales of codes), or NULLs */
 } cb_storage;
 

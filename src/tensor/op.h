@@ -66,6 +66,9 @@ static inline cb_tensor *cb_recorded(const cb_op *op, cb_tensor *y, cb_tensor *x
     return y && cb_record(op, 1, &y, 1, &x, 0, NULL, args, args_size) ? y : NULL;
 }
 
+/* A tensor on memory of a map (core/io.h) of which it becomes a holder: as any other, it may be written to, which the file does not see. */
+struct cb_held_map;
+cb_tensor *cb_wrap_held(cb_dtype dtype, void *data, int ndim, const int64_t *shape, struct cb_held_map *map);
 /* A view of x's storage with its own shape and strides (offset in elements from x->data). Not recorded. */
 cb_tensor *cb_view(cb_tensor *x, int ndim, const int64_t *shape, const int64_t *stride, int64_t offset);
 

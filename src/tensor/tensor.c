@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/io.h"
 #include "kernels/kernels.h"
 #include "tensor/internal.h"
 
@@ -18,6 +19,7 @@ static void storage_release(cb_storage *s)
         return;
     if (!s->borrowed)
         cb_free(s->bytes);
+    cb_held_map_release(s->map);
     for (int i = 0; i < CB_KEPT; i++)
         cb_release(s->kept[i]);
     cb_free(s);
@@ -107,6 +109,17 @@ cb_tensor *cb_wrap_nd(cb_dtype dtype, const void *data, int ndim, const int64_t 
 {
     cb_tensor *t = cb_tensor_header(dtype, ndim, shape);
     return cb_scope_own(with_storage(t, (void *)(uintptr_t)data, t ? cb_dtype_bytes(dtype, t->count) : 0, true));
+}
+
+cb_tensor *cb_wrap_held(cb_dtype dtype, void *data, int ndim, const int64_t *shape, cb_held_map *map)
+{
+    cb_tensor *t = cb_wrap_nd(dtype, data, ndim, shape);
+    if (t) {
+        cb_held_map_keep(map);
+        t->storage->map = map;
+        t->storage->read_only = false;
+    }
+    return t;
 }
 
 /* ---- quantised matrices ---- */

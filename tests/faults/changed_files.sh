@@ -77,6 +77,28 @@ for change in cut write; do
     during $change 4 generate model --prompt "And it came to pass" --max-new-tokens 480 --threads 1
     stops 'a part of it can no longer be read\|changed while in use'
 done
+used() { # used CHANGE: made while text is generated with a copy of the adapter
+    rm -rf used pipe
+    cp -r adapter used
+    mkfifo pipe
+    "$program" generate "$root/models/sprig-5m" --adapter used --prompt "And it came to pass" --max-new-tokens 480 --threads 1 >pipe 2>err &
+    local pid=$!
+    exec 3<pipe
+    IFS= read -r -N 4 <&3 || true
+    $1
+    cat <&3 >rest
+    exec 3<&-
+    status=0
+    wait "$pid" || status=$?
+}
+cut_adapter() { truncate -s 6000 used/adapter_model.safetensors; }
+remove_adapter() { rm used/adapter_model.safetensors; }
+used cut_adapter
+what="generate, cut adapter"
+[ "$status" = 1 ] || fail "$what: exit status $status, expected 1: $(cat err)"
+grep -q "used/adapter_model.safetensors: a part of it can no longer be read\|changed while in use" err || fail "$what: $(cat err)"
+used remove_adapter
+[ "$status" = 0 ] || fail "generate, removed adapter: exit status $status: $(cat err)"
 rm -rf model && cp -r "$root/models/sprig-5m" model && chmod -R u+w model
 "$program" eval model --data long.txt --task perplexity --sequence-length 128 --quiet >out.eval 2>err &
 pid=$!

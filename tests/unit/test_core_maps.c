@@ -8,7 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "cambium/files.h"
+#include "core/io.h"
 #include "core_fixtures.h"
 
 enum { PAGES = 4 };
@@ -131,6 +131,55 @@ static void lost_pages_read_as_zeroes_and_fail_everything_after(void **state)
     assert_io_error("a: a part of it can no longer be read");
     put("kept", 'k', 1);
     assert_true(cb_ok());
+}
+
+static void what_is_written_to_a_held_map_stays_in_memory(void **state)
+{
+    (void)state;
+    cb_file_map map;
+    cb_held_map *held;
+    put("a", 'a', PAGES);
+    assert_true(cb_file_map_open(&map, "a"));
+    uint8_t *bytes = (uint8_t *)(uintptr_t)map.data;
+    assert_true(cb_file_map_held(&map, &held) && held && !map.data);
+    bytes[page()] = 'b';
+    size_t size;
+    char *file = cb_file_read("a", PAGES * page(), &size);
+    assert_int_equal(file[page()], 'a');
+    cb_free(file);
+    assert_true(cb_file_maps_check() && cb_file_maps_glance());
+    cb_held_map_keep(held);
+    cb_held_map_release(held);
+    assert_int_equal(bytes[page()], 'b'); /* there is a holder yet */
+    cb_file_maps_guard();
+    assert_int_equal(truncate("a", 0), 0);
+    ((volatile uint8_t *)bytes)[2 * page()] = 'c';
+    assert_int_equal(bytes[2 * page()], 'c');
+    assert_false(cb_file_maps_glance());
+    assert_io_error("a: a part of it can no longer be read");
+    cb_held_map_release(held);
+    assert_io_error("a: a part of it can no longer be read");
+    assert_true(cb_file_maps_check());
+}
+
+static void glances_see_every_file_in_turn(void **state)
+{
+    (void)state;
+    enum { N = 300, AT_ONCE = 64 };
+    static cb_file_map maps[N];
+    put("a", 'a', 1);
+    put("b", 'b', 1);
+    for (int i = 0; i < N; i++)
+        assert_true(cb_file_map_open(&maps[i], i == N / 2 ? "b" : "a"));
+    const struct timespec later[2] = {{.tv_sec = 2000000000}, {.tv_sec = 2000000000}};
+    assert_int_equal(utimensat(AT_FDCWD, "b", later, 0), 0);
+    int glances = 1;
+    while (cb_file_maps_glance() && glances < N)
+        glances++;
+    assert_true(glances <= N / AT_ONCE + 1);
+    assert_io_error("b: changed while in use");
+    for (int i = 0; i < N; i++)
+        cb_file_map_close(&maps[i]);
 }
 
 /* Another's map: the process ends as it would have. */
@@ -256,6 +305,8 @@ int main(void)
         MAP_TEST(a_file_that_is_written_to_fails_the_check),
         MAP_TEST(a_file_that_is_replaced_or_removed_goes_on),
         MAP_TEST(lost_pages_read_as_zeroes_and_fail_everything_after),
+        MAP_TEST(what_is_written_to_a_held_map_stays_in_memory),
+        MAP_TEST(glances_see_every_file_in_turn),
         MAP_TEST(other_bus_errors_are_not_ours),
         MAP_TEST(many_files_are_mapped_and_then_no_more),
         MAP_TEST(a_staged_directory_appears_whole),
