@@ -67,6 +67,9 @@ if(TARGET cambium AND EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/run.sh)
   register_test(cli_composition_page ${page} docs/composition.md out/bible/adapter_model.safetensors out/merged/model.safetensors
                 out/fused/mixer.safetensors out/gated/gate.safetensors out/stacked/default/adapter_model.safetensors)
   register_test(cli_images sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/images.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
+  register_test(cli_dense sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/dense.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
+  register_test(cli_dense_page ${page} docs/dense.md out/unet/preprocessor_config.json out/adapter/labels.json out/merged/model.safetensors
+    out/maps/05.png)
   register_test(cli_tasks sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/tasks.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
   register_test(cli_labels sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/labels.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
   register_test(cli_tasks_page ${page} docs/tasks.md out/reviews/labels.json out/said.jsonl out/names/adapter_model.safetensors

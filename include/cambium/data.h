@@ -47,6 +47,7 @@ typedef enum cb_objective {
     CB_OBJECTIVE_REGRESSION,              /* a number */
     CB_OBJECTIVE_TOKEN_CLASSIFICATION,    /* a label of each word; its first token is judged */
     CB_OBJECTIVE_IMAGE_CLASSIFICATION,    /* one label of several, of an image: cb_dataset_open_images() */
+    CB_OBJECTIVE_SEMANTIC_SEGMENTATION,   /* the same, of each place of an image: likewise */
     CB_OBJECTIVE_RETRIEVAL,               /* groups of an anchor, its positive and hard negatives */
     CB_OBJECTIVE_SIMILARITY               /* groups of two sentences, with a score */
 } cb_objective;
@@ -185,6 +186,9 @@ typedef struct cb_image_data_options {
     cb_string_list data;
     char *image_column, *label_column; /* of tables */
     char *data_split;                  /* of .npz files: train, val, test */
+    cb_string_list label_maps;         /* maps of labels: a directory for each of `data`, of files of the same names */
+    int64_t ignore_index;              /* in maps: places that do not count; -1: there are none */
+    cb_string_list label_values;       /* in maps: the numbers that stand for labels 0, 1, ...; none: these themselves */
     int64_t max_images;                /* 0: all */
     bool shuffle_images, exif_transpose;
     int64_t max_pixels, loader_threads;
@@ -193,6 +197,7 @@ typedef struct cb_image_data_options {
     const cb_augment_options *augment;   /* of shuffled batches; NULL: none; copied */
     const cb_string_list *labels;        /* in the order of their numbers; NULL or empty: those of the data, sorted */
     bool labels_may_differ;              /* where the data's labels are not these, by name, the data's count */
+    cb_objective objective;              /* CB_OBJECTIVE_SEMANTIC_SEGMENTATION: images have maps; else a label each */
     const char *corruption;              /* of every image, as the model sees it; NULL: none */
     int severity;
     bool spread; /* unshuffled rows in an order that mixes the classes, for evaluations that stop early */
@@ -201,13 +206,16 @@ typedef struct cb_image_data_options {
 extern CB_API const cb_option cb_image_data_option_table[];
 
 /* A dataset of images and their labels.  Its batches hold `ids` (rows, channels, height, width) f32, normalised; targets (rows) i32, or, with mixup
- * or CutMix, (rows, labels) f32 of shares; no segments and no positions.  A row depends on seed, epoch and image alone; threads of the dataset
+ * or CutMix, (rows, labels) f32 of shares; of maps (rows, height, width) i32, -100 where a place does not count; no segments and no positions.  A row depends on seed, epoch and image alone; threads of the dataset
  * decode those that come next.
  *
  * Some images are looked at: when they are far from mean 0 and deviation 1 after normalisation, a warning says so with the numbers (a wrong mean costs
  * accuracy without any other sign).  Errors name the file; a label that is not among `labels` is one.  Directories hold files as
  * torchvision's ImageFolder takes them, but links to directories are not followed. */
 CB_API cb_dataset *cb_dataset_open_images(const cb_image_data_options *options);
+/* Of a dataset with maps: writes `labels`, the numbers (8 bits) that were found for a row of the unshuffled data, into DIRECTORY/name.png, as the data's
+ * maps have them, and in the size of the image where its processor cuts nothing off.  The file must not be there yet. */
+CB_API bool cb_dataset_write_map(const cb_dataset *data, int64_t row, const cb_image *labels, const char *directory);
 
 /* ---- compressed files ---- */
 

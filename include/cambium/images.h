@@ -57,6 +57,9 @@ CB_API bool cb_image_read(const char *path, const cb_image_options *options, cb_
 /* Whether a file's name ends like those of images that are read: .jpg, .jpeg, .png, .ppm, .pgm, .pbm, .pnm, .bmp, .tif, .tiff. */
 CB_API bool cb_image_is_name(const char *path);
 
+/* Writes a PNG of one channel or three, of 8 or 16 bits, atomically. */
+CB_API bool cb_image_write_png(const char *path, const cb_image *image);
+
 /* ---- Sizes ---- */
 
 /* Pillow's numbers. */
@@ -71,7 +74,7 @@ typedef enum cb_resample {
 } cb_resample;
 
 /* Resizes the part (left, top, right, bottom) of an image, NULL: all of it, as Pillow's resize(): with antialiasing when it shrinks, in
- * fixed point, across before down.  8 bits only.  `out` must not be `image`. */
+ * fixed point, across before down.  8 bits only, but by CB_RESAMPLE_NEAREST.  `out` must not be `image`. */
 CB_API bool cb_image_resize(const cb_image *image, int64_t width, int64_t height, cb_resample how, const double part[4], cb_image *out);
 /* Cuts out a part; what of it lies outside the image is black. */
 CB_API bool cb_image_crop(const cb_image *image, int64_t left, int64_t top, int64_t width, int64_t height, cb_image *out);
@@ -113,6 +116,9 @@ CB_API char *cb_image_processor_describe(const cb_image_processor *processor);
 CB_API bool cb_image_processor_size(const cb_image_processor *processor, int64_t *height, int64_t *width);
 /* Converts, resizes and cuts, but leaves levels as they are. */
 CB_API bool cb_image_processor_fit(const cb_image_processor *processor, const cb_image *image, cb_image *out);
+/* The same of a map: what is known of each place of an image (labels, depths).  Its numbers are picked, not mixed, whatever the processor's filter
+ * and channels; of 8 or 16 bits.  What lies outside is 0. */
+CB_API bool cb_image_processor_fit_map(const cb_image_processor *processor, const cb_image *map, cb_image *out);
 /* Levels to numbers: (channels, height, width) f32, rescaled and normalised. */
 CB_API bool cb_image_processor_normalize(const cb_image_processor *processor, const cb_image *image, float *pixels);
 /* Both; `pixels` holds what cb_image_processor_size() says. */
@@ -141,6 +147,10 @@ CB_API cb_rng cb_image_rng(uint64_t seed, int64_t epoch, int64_t item);
  * not normalised yet. */
 CB_API bool cb_image_augment(const cb_augment_options *options, const cb_image_processor *processor, cb_rng *rng, const cb_image *image,
                              cb_image *out);
+/* The same draws for an image and a map of it, which has its size: both are cut and mirrored alike, and the map keeps its numbers.  Neither
+ * auto_augment nor mixing: CB_ERR_UNSUPPORTED. */
+CB_API bool cb_image_augment_map(const cb_augment_options *options, const cb_image_processor *processor, cb_rng *rng, const cb_image *image,
+                                 const cb_image *map, cb_image *out, cb_image *map_out);
 /* Of normalised pixels (channels, height, width): blanks a rectangle with the options' probability. */
 CB_API void cb_image_erase(const cb_augment_options *options, cb_rng *rng, int channels, int64_t height, int64_t width, float *pixels);
 

@@ -31,6 +31,10 @@ CB_API cb_tensor *cb_cosine_embedding_loss(cb_tensor *a, cb_tensor *b, cb_tensor
  * uniform distribution by label_smoothing. */
 CB_API cb_tensor *cb_soft_cross_entropy(cb_tensor *logits, cb_tensor *probabilities, double label_smoothing, cb_reduction reduction);
 
+/* 1 - mean of 2 sum p g / (sum p + sum g) over the classes that targets have: p the softmax of logits (N, K), g 1 at the target's class and 0
+ * elsewhere, sums over the places whose target (N) i32 or i64 is not negative.  Milletari et al. 2016, arXiv:1606.04797, without its squares. */
+CB_API cb_tensor *cb_dice_loss(cb_tensor *logits, cb_tensor *targets);
+
 /* x / max(|x|, 1e-12) along `dim`, as torch.nn.functional.normalize. */
 CB_API cb_tensor *cb_normalize(cb_tensor *x, int dim);
 

@@ -10,6 +10,7 @@
 
 #include "cambium/adapters.h"
 #include "cambium/data.h"
+#include "cambium/metrics.h"
 #include "cambium/models.h"
 
 #ifdef __cplusplus
@@ -32,6 +33,7 @@ typedef struct cb_train_options {
     double adam_beta1, adam_beta2, adam_epsilon;
     double momentum;
     double max_grad_norm; /* 0: no clipping */
+    double dice_weight;   /* of segmentation: of Dice's loss (losses.h) beside the cross-entropy */
     bool gradient_checkpointing;
     int64_t eval_steps;              /* 0: at the end only */
     int64_t eval_batches;            /* at most, per evaluation; 0: all */
@@ -224,6 +226,9 @@ typedef struct cb_perplexity_result {
 CB_API bool cb_evaluate_perplexity(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches,
                                    cb_perplexity_result *result);
 
+/* Takes the labels (8 bits) that were found for the places of a row of the data; false stops with the error that it recorded. */
+typedef bool cb_map_callback(void *user, int64_t row, const cb_image *labels);
+
 /* What a model says of rows with labels. */
 typedef struct cb_predictions {
     cb_objective objective;
@@ -231,6 +236,11 @@ typedef struct cb_predictions {
     float *scores;   /* (rows, labels) logits; NULL: of words */
     float *words;    /* of words: one more than the number of each word's label; 0: no token of it was seen */
     int64_t *starts; /* (rows + 1) where each row's begin in `words` */
+    /* of places of images there are neither: */
+    cb_class_counts *counts; /* (labels) */
+    cb_map_callback *see;    /* gets each row's map, in the process that made it; may be NULL */
+    void *user;
+    float *shared; /* room for others' counts */
 } cb_predictions;
 CB_API void cb_predictions_free(cb_predictions *predictions);
 
@@ -248,9 +258,13 @@ struct cb_evaluation {
  *     multi-label (at 0.5)     f1_micro, f1_macro, roc_auc (mean over labels), accuracy (all labels right)
  *     regression               pearson, spearman, mse
  *     image classification     accuracy, top5_accuracy (of more than five labels), f1_macro, calibration_error (expected, of 15 bins)
+ *     semantic segmentation    mean_iou, pixel_accuracy, dice (means over the labels that targets or predictions have)
  *     words                    f1, precision, recall (of entities, as seqeval), accuracy (of words)
  * `data` must have as many labels as the model (CB_ERR_ARGUMENT).  At most `max_batches` batches (0: all). */
 CB_API bool cb_evaluate(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches, cb_evaluation *result);
+/* The same of segmentation, with all maps. */
+CB_API bool cb_evaluate_maps(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches, cb_map_callback *see, void *user,
+                             cb_evaluation *result);
 /* The same by what->evaluate, where there is one. */
 CB_API bool cb_train_evaluate(const cb_trainee *what, cb_dataset *data, int64_t batch_size, int64_t max_batches, cb_evaluation *result);
 /* The metrics of predictions of the first rows of `data`. */

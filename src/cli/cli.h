@@ -184,7 +184,8 @@ cb_tokenizer *cli_tokenizer(const char *path, const cb_model *model);
 /* As the command line has it. */
 typedef struct cli_task_settings {
     int task;
-    cb_string_list labels;
+    char *labels_file;
+    cb_string_list labels; /* with those of the file, once cli_task_open() has read it */
 } cli_task_settings;
 extern const cb_option cli_task_table[];
 extern const char *const cli_task_names[]; /* "auto", then those with labels as cb_objective has them */
@@ -200,7 +201,7 @@ typedef struct cli_task {
     int64_t held;          /* labels of the head that an adapter without names for them brings; 0: none */
 } cli_task;
 /* From what is asked, what the adapter in `adapter` (NULL: none) was trained for, and what the model in `model` (or the config.json of that name) is. */
-bool cli_task_open(cli_task *task, const cli_task_settings *settings, const char *model, const char *adapter);
+bool cli_task_open(cli_task *task, cli_task_settings *settings, const char *model, const char *adapter);
 void cli_task_close(cli_task *task);
 /* Refuses options of rows of words, which labels have no use for. */
 bool cli_labels_check(cli_call *call);
@@ -238,6 +239,15 @@ bool cli_base_switch_on(cli_base *base);
 bool cli_embedder_open(cli_call *call, cli_base *base, const char *model, const cb_string_list *adapters, const cb_string_list *options,
                        cb_dtype dtype, int64_t tokens);
 void cli_base_close(cli_base *base);
+
+/* What a model says of the places of images (maps.c): the maps in a directory, which must be empty or not there yet; and of each label. */
+typedef struct cli_maps {
+    const char *directory; /* NULL: none are written */
+    const cb_dataset *data;
+} cli_maps;
+bool cli_maps_see(void *maps, int64_t row, const cb_image *labels); /* a cb_map_callback */
+void cli_maps_json(json_t *object, const cb_predictions *predictions, const cb_string_list *names);
+void cli_maps_print(const cb_predictions *predictions, const cb_string_list *names);
 
 /* What a model said of rows with labels, a line of JSON each (predictions.c). */
 bool cli_write_predictions(const char *path, const cb_predictions *predictions, const cb_dataset *data);
@@ -307,11 +317,12 @@ bool cli_images_ready(cli_image_settings *s, const cb_model *model, const char *
 /* `labels`: in their order; NULL or empty: those of the data.  Augmented where `train`. */
 cb_dataset *cli_images_open(cli_image_settings *s, const cb_string_list *data, const cb_string_list *labels, int64_t seed, bool train);
 bool cli_takes_images(const cb_model *model);
+bool cli_is_of_images(cb_objective objective);
 /* How images were made ready, beside what was trained on them: preprocessor_config.json. */
 bool cli_images_save(const cli_image_settings *s, const char *directory);
 
 typedef struct cli_corpus_settings {
-    cb_string_list data, validation_data;
+    cb_string_list data, validation_data, validation_label_maps;
     double validation_split;
     cb_data_options text;
     cli_image_settings images;

@@ -166,6 +166,7 @@ static bool print_labels(cli_call *call, const char *task, const cb_model *model
     if (call->common.json) {
         json_t *line = json_pack("{s:s, s:s, s:o}", "task", task, "model", cb_model_directory(model), "loss", cli_real(e->loss));
         cli_metrics_json(line, "", &e->metrics, e->loss);
+        cli_maps_json(line, &e->predictions, cb_model_label_names(model));
         json_object_set_new(line, "rows", json_integer((json_int_t)e->rows));
         json_object_set_new(line, "predicted", json_integer((json_int_t)e->predicted));
         json_object_set_new(line, "seconds", cli_real(e->seconds));
@@ -174,6 +175,7 @@ static bool print_labels(cli_call *call, const char *task, const cb_model *model
     }
     for (int i = 0; i < e->metrics.count; i++)
         cli_field(e->metrics.items[i].name, "%.4f", e->metrics.items[i].value);
+    cli_maps_print(&e->predictions, cb_model_label_names(model));
     cli_field("loss", "%.6f", e->loss);
     cli_field("rows", "%s", cli_thousands(e->rows));
     cli_field("time", "%s", cli_seconds(e->seconds));
@@ -191,7 +193,16 @@ static cb_dataset *open_images(settings *s, const cli_base *base)
     s->images.data.corruption = s->corruption;
     s->images.data.severity = (int)s->severity;
     s->images.data.spread = s->max_batches > 0;
+    s->images.data.objective = s->text.objective;
     return ok ? cli_images_open(&s->images, &s->data, cb_model_label_names(base->model), 0, false) : NULL;
+}
+
+/* Maps go into a new directory, all else into a file. */
+static bool ready_for_predictions(const settings *s, bool maps)
+{
+    if (!s->predictions || !maps)
+        return !s->predictions || cli_output_file(s->predictions);
+    return cb_directory_vacant(s->predictions) && (cb_rehearsing() || cb_directory_make(s->predictions));
 }
 
 static bool labels(cli_call *call, settings *s, const cli_base *base)
@@ -206,9 +217,14 @@ static bool labels(cli_call *call, settings *s, const cli_base *base)
     s->text.labels = cb_model_label_names(base->model);
     if (!images)
         cli_fit_sequence_length(call, &s->text, base->model);
+    bool maps = s->text.objective == CB_OBJECTIVE_SEMANTIC_SEGMENTATION;
+    if (!ready_for_predictions(s, maps))
+        return false;
     cb_dataset *data = images ? open_images(s, base) : cb_dataset_open(base->tokenizer, &s->text);
-    bool ok = data && cb_evaluate(base->model, data, s->batch_size, s->max_batches, &e);
-    if (ok && s->predictions && !cb_rehearsing())
+    cli_maps written = {s->predictions, data};
+    bool ok = data && cb_evaluate_maps(base->model, data, s->batch_size, s->max_batches, maps && s->predictions ? cli_maps_see : NULL,
+                                       &written, &e);
+    if (ok && s->predictions && !maps && !cb_rehearsing())
         ok = cli_write_predictions(s->predictions, &e.predictions, data);
     if (ok && !cb_rehearsing())
         ok = print_labels(call, cli_task_names[s->text.objective - CB_OBJECTIVE_SEQUENCE_CLASSIFICATION + 1], base->model, &e);
@@ -227,6 +243,7 @@ static const char *const task_names[] = {"auto",
                                          "regression",
                                          "token-classification",
                                          "image-classification",
+                                         "semantic-segmentation",
                                          "retrieval",
                                          "similarity",
                                          NULL};
@@ -255,7 +272,9 @@ static const cb_option table[] = {
     CLI_ADAPTER_OPTION(settings),
     CB_OPT_STRING(settings, tokenizer, NULL, "PATH", "tokenizer.json or its directory; without it the model's own"),
     CB_OPT_ENUM(settings, dtype, 1, cli_dtype_names, "how activations are kept and products are computed"),
-    CB_OPT_STRING(settings, predictions, NULL, "FILE", "labels: what is predicted of each text, as JSONL"),
+    CB_OPT_STRING(
+        settings, predictions, NULL, "FILE",
+        "labels: what is predicted of each text or image, as JSONL; of the places of images: a new directory of label maps (PNG)"),
     CB_OPT_INT(settings, batch_size, 4, 1, 65536, "rows per forward pass"),
     CB_OPT_INT(settings, max_batches, 0, 0, 1e12, "forward passes at most; 0: all of the data"),
     CLI_DRY_RUN(settings, CLI_NEEDS_HELP),
@@ -306,8 +325,8 @@ static bool run(cli_call *call, void *settings_)
     settings *s = settings_;
     cli_base base = {0};
     cli_rehearsal rehearsal;
-    if (!check_options(call, s) ||
-        (s->predictions && (!cli_output_file(s->predictions) || !cli_output_is_no_input(s->predictions, &s->data))))
+    if (!check_options(call, s) || (s->predictions && ((!cb_is_directory(s->predictions) && !cli_output_file(s->predictions)) ||
+                                                       !cli_output_is_no_input(s->predictions, &s->data))))
         return false;
     bool ok = (!s->dry_run || cli_rehearsal_begin(&rehearsal, NULL)) && evaluate(call, s, &base);
     cli_base_close(&base);
@@ -330,7 +349,9 @@ const cli_command cli_eval = {
         "Matthews' correlation; of several at once F1 and the area under the ROC curve; of numbers Pearson's and Spearman's "
         "correlation; of words F1, precision and recall of whole entities; of images (docs/images.md) accuracy, that of the five likeliest "
         "labels, F1 "
-        "and the expected calibration error, also under the corruptions of ImageNet-C.  Retrieval (docs/retrieval.md): nDCG, MRR, MAP, "
+        "and the expected calibration error, also under the corruptions of ImageNet-C; of the places of images (docs/dense.md) the mean "
+        "intersection over union, the share of places that are right, and Dice's coefficient.  Retrieval (docs/retrieval.md): nDCG, MRR, "
+        "MAP, "
         "recall "
         "and precision of the documents that a sentence encoder finds for queries, in files of BEIR's form or a directory of them, or of "
         "the positives of held-out pairs; similarity: Spearman's and Pearson's correlation of cosines with scores.",

@@ -13,6 +13,11 @@ bool cli_takes_images(const cb_model *model)
     return cb_model_image_format(model).channels > 0;
 }
 
+bool cli_is_of_images(cb_objective objective)
+{
+    return objective == CB_OBJECTIVE_IMAGE_CLASSIFICATION || objective == CB_OBJECTIVE_SEMANTIC_SEGMENTATION;
+}
+
 /* The directory that `path` is, or that a config.json of it lies in. */
 static char *directory_of(const char *path)
 {

@@ -99,7 +99,7 @@ static bool run(cli_call *call, void *settings_)
         return cli_usage(call, "expected either --config or --model");
     if (s->adapter && !s->model)
         return cli_usage(call, "--adapter goes with --model");
-    bool images = cli_task_objective(s->corpus.asked.task) == CB_OBJECTIVE_IMAGE_CLASSIFICATION;
+    bool images = cli_is_of_images(cli_task_objective(s->corpus.asked.task));
     if (s->config && !s->tokenizer && !images)
         return cli_usage(call, "--tokenizer is needed with --config");
     if (!cli_output_directory(s->output, s->model) || !cli_output_apart(s->output, &s->corpus) || !cb_train_check_output(&s->train))

@@ -10,6 +10,7 @@
 const cb_option cli_corpus_table[] = {
     CB_OPT_LIST(CORPUS, data, NULL, "FILE,...", "text, JSONL, CSV or TSV files, directories of them, or - for standard input"),
     CB_OPT_LIST(CORPUS, validation_data, NULL, "FILE,...", "the same for validation"),
+    CB_OPT_LIST(CORPUS, validation_label_maps, NULL, "DIR,...", "of segmentation: label maps of --validation-data, as --label-maps"),
     CB_OPT_FLOAT(CORPUS, validation_split, 0, 0, 0.9, "share of the documents held out for validation"), CB_OPT_END};
 #undef CORPUS
 
@@ -35,6 +36,7 @@ void cli_keep_examples_whole(cb_data_options *text)
 static cb_dataset *open_images(cli_corpus_settings *s, cb_model *model, int64_t seed)
 {
     const cb_string_list *known = s->task.labels.count ? &s->task.labels : cb_model_label_names(model);
+    s->images.data.objective = s->task.objective;
     s->images.data.labels_may_differ = s->task.asked && !s->task.labels.count;
     cb_dataset *data = cli_images_open(&s->images, &s->data, known, seed, true);
     s->images.data.labels_may_differ = false;
@@ -49,8 +51,11 @@ static bool image_corpus(cli_corpus *corpus, cli_corpus_settings *s, cb_model *m
     if (s->validation_split > 0)
         corpus->validation = cb_dataset_split(corpus->train, s->validation_split, (uint64_t)seed);
     else if (s->validation_data.count) {
+        cb_string_list maps = s->images.data.label_maps;
+        s->images.data.label_maps = s->validation_label_maps;
         s->images.data.spread = true; /* --eval-batches may look at some of them only */
         corpus->validation = cli_images_open(&s->images, &s->validation_data, cb_dataset_labels(corpus->train), seed, false);
+        s->images.data.label_maps = maps;
     }
     return cb_ok();
 }
@@ -259,7 +264,7 @@ static void print_validation(const cb_train_result *r, const cb_evaluation *befo
 
 static const char *unit_of(const cb_dataset *data)
 {
-    return cb_dataset_objective(data) == CB_OBJECTIVE_IMAGE_CLASSIFICATION ? "images" : "tokens";
+    return cli_is_of_images(cb_dataset_objective(data)) ? "images" : "tokens";
 }
 
 static void print_result(const cb_trainee *what, const cb_dataset *data, const cb_train_options *o, const cb_train_result *r,

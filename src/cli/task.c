@@ -11,19 +11,21 @@ const char *const cli_task_names[] = {"auto",
                                       "regression",
                                       "token-classification",
                                       "image-classification",
+                                      "semantic-segmentation",
                                       "retrieval",
                                       "similarity",
                                       NULL};
 
 const cb_option cli_task_table[] = {
     CB_OPT_ENUM(cli_task_settings, task, 0, cli_task_names,
-                "what is predicted: one label of a text or a pair, any number of them, a number, a label of each word, or one of an image; "
+                "what is predicted: one label of a text or a pair, any number of them, a number, a label of each word, one of an image, or "
+                "one of each place of it; "
                 "retrieval, similarity: what a sentence encoder learns from pairs; "
                 "auto: what the model, "
                 "or the adapter, is for"),
     CB_OPT_LIST(cli_task_settings, labels, NULL, "NAME,...",
                 "labels in the order of their numbers, instead of the model's, or, where it has none, of those in the data, sorted"),
-    CB_OPT_END};
+    CB_OPT_STRING(cli_task_settings, labels_file, NULL, "FILE", "the same, one a line"), CB_OPT_END};
 
 cb_objective cli_task_objective(int index)
 {
@@ -59,10 +61,45 @@ static bool copy_labels(cb_string_list *to, const cb_string_list *from)
     return ok;
 }
 
-bool cli_task_open(cli_task *task, const cli_task_settings *settings, const char *model, const char *adapter)
+/* Which task a model of this class is for; of texts only that they have labels. */
+static bool task_of_class(const char *class, cb_objective *objective)
+{
+    static const struct {
+        const char *begin;
+        cb_objective objective;
+    } classes[] = {{"ForImageClassification", CB_OBJECTIVE_IMAGE_CLASSIFICATION}, /* also ...WithTeacher */
+                   {"ForSemanticSegmentation", CB_OBJECTIVE_SEMANTIC_SEGMENTATION},
+                   {"ForTokenClassification", CB_OBJECTIVE_TOKEN_CLASSIFICATION},
+                   {"ForSequenceClassification", CB_OBJECTIVE_CAUSAL_LM}};
+    *objective = CB_OBJECTIVE_CAUSAL_LM;
+    for (size_t i = 0; i < sizeof classes / sizeof *classes; i++)
+        if (strncmp(class, classes[i].begin, strlen(classes[i].begin)) == 0) {
+            *objective = classes[i].objective;
+            return true;
+        }
+    return false;
+}
+
+/* Adds the lines of a file. */
+static bool read_labels(const char *path, cb_string_list *labels)
+{
+    enum { LIMIT = 1 << 24 };
+    size_t length;
+    char *text = cb_file_read(path, LIMIT, &length), *rest = NULL;
+    bool ok = text && (strlen(text) == length || cli_refuse("%s: found a byte 0, expected lines of text", path));
+    for (char *line = ok ? strtok_r(text, "\r\n", &rest) : NULL; ok && line; line = strtok_r(NULL, "\r\n", &rest))
+        ok = cb_string_list_add(labels, line);
+    cb_free(text);
+    return ok && (labels->count || cli_refuse("%s: found no labels, expected one a line", path));
+}
+
+bool cli_task_open(cli_task *task, cli_task_settings *settings, const char *model, const char *adapter)
 {
     cb_adapter_labels saved = {0};
     char class[64];
+    if (settings->labels_file && (settings->labels.count ? !cli_refuse("--labels and --labels-file exclude each other")
+                                                         : !read_labels(settings->labels_file, &settings->labels)))
+        return false;
     *task = (cli_task){.labelled = settings->task, .asked = settings->task, .objective = cli_task_objective(settings->task)};
     bool trained = adapter && cb_adapter_labels_read(adapter, &saved), ok = cb_ok() && read_class(model, class, sizeof class);
     bool other = saved.named ? saved.objective != task->objective /* else the head is all that is known */
@@ -73,12 +110,8 @@ bool cli_task_open(cli_task *task, const cli_task_settings *settings, const char
         task->labelled = true;
         task->objective = saved.named || !task->asked ? saved.objective : task->objective;
         task->held = saved.named ? 0 : (int64_t)saved.names.count;
-    } else if (ok && !task->labelled) {                                  /* which it is of texts, the model knows when it is loaded */
-        bool images = strncmp(class, "ForImageClassification", 22) == 0; /* also ...WithTeacher */
-        task->labelled = images || strcmp(class, "ForSequenceClassification") == 0 || strcmp(class, "ForTokenClassification") == 0;
-        task->objective = images            ? CB_OBJECTIVE_IMAGE_CLASSIFICATION
-                          : class[3] == 'T' ? CB_OBJECTIVE_TOKEN_CLASSIFICATION
-                                            : CB_OBJECTIVE_CAUSAL_LM;
+    } else if (ok && !task->labelled) { /* which it is of texts, the model knows when it is loaded */
+        task->labelled = task_of_class(class, &task->objective);
     }
     const cb_string_list none = {0}, *known = settings->labels.count ? &settings->labels : saved.named ? &saved.names : &none;
     if (ok && settings->labels.count && trained && settings->labels.count != saved.names.count)
@@ -116,7 +149,7 @@ static bool take_own(cli_task *task, const cb_model *model, bool own)
 {
     if (task->objective == CB_OBJECTIVE_CAUSAL_LM || (task->held && !task->asked))
         task->objective = cb_objective_of(model);
-    bool replaced = task->asked && task->objective == CB_OBJECTIVE_IMAGE_CLASSIFICATION; /* where the data have others */
+    bool replaced = task->asked && cli_is_of_images(task->objective); /* where the data have others */
     return task->labels.count || !own || replaced || copy_labels(&task->labels, cb_model_label_names(model));
 }
 
@@ -124,12 +157,13 @@ cb_model *cli_task_model(cli_task *task, const char *path, bool config, uint64_t
 {
     static const char *const classes[] = {[CB_HEAD_SEQUENCE_CLASSIFICATION] = "ForSequenceClassification",
                                           [CB_HEAD_TOKEN_CLASSIFICATION] = "ForTokenClassification",
-                                          [CB_HEAD_IMAGE_CLASSIFICATION] = "ForImageClassification"};
+                                          [CB_HEAD_IMAGE_CLASSIFICATION] = "ForImageClassification",
+                                          [CB_HEAD_SEMANTIC_SEGMENTATION] = "ForSemanticSegmentation"};
     char class[64] = "";
     if (task->labelled && !read_class(path, class, sizeof class))
         return NULL;
     cb_head_kind kind = task->objective == CB_OBJECTIVE_CAUSAL_LM ? CB_HEAD_SEQUENCE_CLASSIFICATION : cb_objective_head(task->objective);
-    bool images = kind == CB_HEAD_IMAGE_CLASSIFICATION;
+    bool images = kind == CB_HEAD_IMAGE_CLASSIFICATION || kind == CB_HEAD_SEMANTIC_SEGMENTATION;
     bool own = task->labelled && strncmp(class, classes[kind], images ? strlen(classes[kind]) : sizeof class) == 0;
     if (task->labelled &&
         (!own || (images && task->asked) || task->labels.count || task->held || task->objective == CB_OBJECTIVE_REGRESSION)) {

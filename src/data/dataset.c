@@ -336,7 +336,7 @@ cb_dataset *cb_dataset_split(cb_dataset *data, double share, uint64_t seed)
 
 bool cb_objective_is_labelled(cb_objective objective)
 {
-    return objective >= CB_OBJECTIVE_SEQUENCE_CLASSIFICATION && objective <= CB_OBJECTIVE_IMAGE_CLASSIFICATION;
+    return objective >= CB_OBJECTIVE_SEQUENCE_CLASSIFICATION && objective <= CB_OBJECTIVE_SEMANTIC_SEGMENTATION;
 }
 
 const cb_string_list *cb_dataset_labels(const cb_dataset *data)
@@ -349,7 +349,7 @@ const cb_string_list *cb_dataset_labels(const cb_dataset *data)
 
 cb_objective cb_dataset_objective(const cb_dataset *data)
 {
-    return data->images ? CB_OBJECTIVE_IMAGE_CLASSIFICATION : data->options.objective;
+    return data->images ? cb_images_objective(data->images) : data->options.objective;
 }
 
 static const document *document_of_row(const cb_dataset *data, int64_t row)
@@ -366,6 +366,11 @@ const int32_t *cb_dataset_row_labels(const cb_dataset *data, int64_t row, size_t
     const document *d = document_of_row(data, row);
     *count = (size_t)d->label_count;
     return data->store->labels.ids + d->label;
+}
+
+bool cb_dataset_write_map(const cb_dataset *data, int64_t row, const cb_image *labels, const char *directory)
+{
+    return cb_images_write_map(data->images, row, labels, directory);
 }
 
 double cb_dataset_row_value(const cb_dataset *data, int64_t row)

@@ -13,7 +13,7 @@ void cb_image_store_free(image_store *s)
     if (!s || --s->references > 0)
         return;
     for (size_t i = 0; i < s->count; i++)
-        cb_free(s->items[i].name);
+        cb_free(s->items[i].name), cb_free(s->items[i].map);
     for (size_t i = 0; i < s->array_count; i++)
         cb_free(s->arrays[i].pixels);
     for (size_t i = 0; i < s->block_count; i++)
@@ -25,6 +25,8 @@ void cb_image_store_free(image_store *s)
     cb_free(s->blocks);
     cb_free(s->maps);
     cb_string_list_free(&s->labels);
+    cb_free(s->label_of);
+    cb_free(s->value_of);
     cb_free(s);
 }
 
@@ -156,8 +158,23 @@ static bool read_directory(image_store *s, const char *path)
 
 /* ---- tables ---- */
 
+static char *file_in(const char *directory, const char *name)
+{
+    return name[0] == '/' ? cb_strdup(name) : cb_path_join(directory, name);
+}
+
+static bool visit_row(const char *directory, const cb_record_text *record, bool is_map, image_row_visit *visit, void *user)
+{
+    const char *label = record->labels->items[0];
+    char *image = file_in(directory, record->text), *map = is_map && image ? file_in(directory, label) : NULL;
+    bool ok = image && (!is_map || map) && visit(user, image, is_map ? map : label);
+    cb_free(image);
+    cb_free(map);
+    return ok;
+}
+
 /* Rows of a table as texts, which are files, with one label each. */
-static bool read_table(image_store *s, const char *path, const cb_image_data_options *o)
+bool cb_image_table_read(const char *path, const cb_image_data_options *o, bool is_map, image_row_visit *visit, void *user)
 {
     cb_string_list paths = {0}, columns = {0};
     cb_record_text record;
@@ -168,13 +185,10 @@ static bool read_table(image_store *s, const char *path, const cb_image_data_opt
     cb_records *records = ok ? cb_records_open(&paths, &(cb_records_options){.form = CB_RECORDS_LABELLED, .columns = &columns}) : NULL;
     ok = records;
     while (ok && cb_records_next(records, &record)) {
-        if (!record.labels || record.labels->count != 1) {
-            ok = cb_fail(CB_ERR_FORMAT, "%s:%lld: %s: found %zu labels, expected one", path, (long long)record.line, label + 6,
-                         record.labels ? record.labels->count : 0) == CB_OK;
-            break;
-        }
-        char *name = record.text[0] == '/' ? cb_strdup(record.text) : cb_path_join(directory, record.text);
-        ok = cb_image_store_add(s, (image_item){.name = name, .array = -1}, record.labels->items[0], strlen(record.labels->items[0]));
+        size_t labels = record.labels ? record.labels->count : 0;
+        ok = labels == 1 ? visit_row(directory, &record, is_map, visit, user)
+                         : cb_fail(CB_ERR_FORMAT, "%s:%lld: %s: found %zu labels, expected one", path, (long long)record.line, label + 6,
+                                   labels) == CB_OK;
     }
     ok = ok && cb_ok();
     cb_records_close(records);
@@ -186,9 +200,14 @@ static bool read_table(image_store *s, const char *path, const cb_image_data_opt
     return ok;
 }
 
+static bool add_row(void *user, const char *image, const char *label)
+{
+    return cb_image_store_add(user, (image_item){.name = cb_strdup(image), .array = -1}, label, strlen(label));
+}
+
 /* ---- all of it ---- */
 
-static bool is_table(const char *path)
+bool cb_image_is_table(const char *path)
 {
     return cb_ends_with(path, ".csv") || cb_ends_with(path, ".tsv") || cb_ends_with(path, ".jsonl") || cb_ends_with(path, ".json");
 }
@@ -205,8 +224,8 @@ static bool read_one(image_store *s, const char *path, const cb_image_data_optio
         return read_directory(s, path);
     if (is_archive(path))
         return cb_image_archive_read(s, path);
-    if (is_table(path))
-        return read_table(s, path, o);
+    if (cb_image_is_table(path))
+        return cb_image_table_read(path, o, false, add_row, s);
     if (cb_image_arrays_is_name(path))
         return cb_image_arrays_read(s, path, o->data_split);
     return cb_fail(CB_ERR_FORMAT,

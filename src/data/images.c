@@ -9,11 +9,17 @@
 
 #include "data/dataset.h"
 
+enum { NOT_COUNTED = -100 }; /* a place without a label */
+
 #define OPT cb_image_data_options
 const cb_option cb_image_data_option_table[] = {
     CB_OPT_STRING(OPT, image_column, "file", "NAME", "of a table: the column with the images' files, relative to the table's directory"),
     CB_OPT_STRING(OPT, label_column, "label", "NAME", "of a table: the column with their labels"),
     CB_OPT_STRING(OPT, data_split, "train", "NAME", "of an .npz file: which of its arrays, as in NAME_images and NAME_labels"),
+    CB_OPT_LIST(OPT, label_maps, NULL, "DIR,...",
+                "of segmentation: for each directory of data that of its label maps, which are called as the images"),
+    CB_OPT_INT(OPT, ignore_index, 255, -1, 65535, "of label maps: the number of places that do not count (-1: all do)"),
+    CB_OPT_LIST(OPT, label_values, NULL, "N,...", "of label maps: the numbers that stand for labels 0, 1, ...; without, these themselves"),
     CB_OPT_INT(OPT, max_images, 0, 0, 9e15, "images to use at most, spread over all of them (0: all)"),
     CB_OPT_BOOL(OPT, shuffle_images, 1, "another order in every epoch"),
     CB_OPT_BOOL(OPT, exif_transpose, 1, "turn photographs upright as their EXIF data say"),
@@ -84,15 +90,44 @@ static bool corrupt(const image_rows *r, int64_t item, cb_image *image)
     return true;
 }
 
+static size_t values_of(const image_rows *r)
+{
+    return (size_t)r->processor.channels * (size_t)r->height * (size_t)r->width;
+}
+
+/* Labels behind an image's pixels. */
+static size_t map_values_of(const image_rows *r)
+{
+    return r->store->maps_too ? (size_t)r->height * (size_t)r->width : 0;
+}
+
+/* The image as the processor or augmentation makes it, and, where there are maps, its labels. */
+static bool fit(const image_rows *r, bool augmented, cb_rng *rng, const cb_image *image, const cb_image *numbers, cb_image *out,
+                float *labels)
+{
+    if (!r->store->maps_too)
+        return augmented ? cb_image_augment(&r->augment, &r->processor, rng, image, out)
+                         : cb_image_processor_fit(&r->processor, image, out);
+    cb_image fitted = {0};
+    bool ok = augmented ? cb_image_augment_map(&r->augment, &r->processor, rng, image, numbers, out, &fitted)
+                        : cb_image_processor_fit(&r->processor, image, out) && cb_image_processor_fit_map(&r->processor, numbers, &fitted);
+    for (size_t i = 0; ok && i < map_values_of(r); i++)
+        labels[i] = fitted.pixels[i] ? (float)(fitted.pixels[i] - 1) : NOT_COUNTED;
+    cb_image_free(&fitted);
+    return ok;
+}
+
+/* Pixels, and the labels of a map behind them. */
 static bool make_row(void *user, int64_t place, float *pixels)
 {
     const image_rows *r = user;
     int64_t item = item_at(r, place);
     cb_rng rng = cb_image_rng(r->seed, place < 0 ? 0 : place / r->count, item);
-    cb_image image = {0}, fitted = {0};
-    bool augmented = r->augmented && place >= 0, read = cb_image_item_read(r->store, item, &r->how, &image), ok = read;
-    ok = ok && (augmented ? cb_image_augment(&r->augment, &r->processor, &rng, &image, &fitted)
-                          : cb_image_processor_fit(&r->processor, &image, &fitted));
+    cb_image image = {0}, fitted = {0}, numbers = {0};
+    bool augmented = r->augmented && place >= 0;
+    bool read =
+        cb_image_item_read(r->store, item, &r->how, &image) && (!r->store->maps_too || cb_image_map_read(r->store, item, &image, &numbers));
+    bool ok = read && fit(r, augmented, &rng, &image, &numbers, &fitted, pixels + values_of(r));
     ok = ok && (!r->corruption || corrupt(r, item, &fitted)) && cb_image_processor_normalize(&r->processor, &fitted, pixels);
     if (ok && augmented)
         cb_image_erase(&r->augment, &rng, r->processor.channels, r->height, r->width, pixels);
@@ -100,6 +135,7 @@ static bool make_row(void *user, int64_t place, float *pixels)
         cb_error_prefix("%s", r->store->items[item].name);
     cb_image_free(&image);
     cb_image_free(&fitted);
+    cb_image_free(&numbers);
     return ok;
 }
 
@@ -114,11 +150,6 @@ void cb_images_free(image_rows *r)
     cb_free(r->members);
     cb_free(r->corruption);
     cb_free(r);
-}
-
-static size_t values_of(const image_rows *r)
-{
-    return (size_t)r->processor.channels * (size_t)r->height * (size_t)r->width;
 }
 
 /* Puts rows in an order that is the same each time and mixes the classes. */
@@ -151,7 +182,7 @@ static bool check_statistics(const image_rows *r)
 {
     enum { SAMPLE = 48 };
     static const double far = 0.75, narrow = 0.4, wide = 2.5;
-    float *pixels = cb_alloc(values_of(r) * sizeof *pixels);
+    float *pixels = cb_alloc((values_of(r) + map_values_of(r)) * sizeof *pixels);
     double sum = 0, squares = 0, n = 0;
     bool ok = pixels;
     for (int64_t i = 0; ok && i < SAMPLE && i < r->count; i++) {
@@ -196,8 +227,9 @@ static bool open_rows(image_rows *r, const cb_image_data_options *o)
     if (!r->store)
         return false;
     r->store->references = 1;
-    return cb_image_store_read(r->store, o) && choose_members(r, o->max_images) && (!o->spread || spread(r)) &&
-           (cb_rehearsing() || check_statistics(r));
+    bool maps = o->objective == CB_OBJECTIVE_SEMANTIC_SEGMENTATION;
+    return (maps ? cb_image_maps_read : cb_image_store_read)(r->store, o) && choose_members(r, o->max_images) &&
+           (!o->spread || spread(r)) && (cb_rehearsing() || check_statistics(r));
 }
 
 cb_dataset *cb_dataset_open_images(const cb_image_data_options *options)
@@ -266,8 +298,16 @@ static bool is_mixed(const image_rows *r)
 
 static bool batch_ready(const image_rows *r, int64_t rows, bool shares, cb_batch *batch)
 {
-    const int64_t pixels[] = {rows, r->processor.channels, r->height, r->width}, targets[] = {rows, (int64_t)r->store->labels.count};
-    batch->tokens = batch->predicted = rows;
+    const int64_t pixels[] = {rows, r->processor.channels, r->height, r->width}, targets[] = {rows, (int64_t)r->store->labels.count},
+                  places[] = {rows, r->height, r->width};
+    batch->tokens = rows;
+    batch->predicted = r->store->maps_too ? rows * r->height * r->width : rows;
+    if (r->store->maps_too) {
+        bool ok = cb_batch_tensor(&batch->ids, CB_F32, 4, pixels) && cb_batch_tensor(&batch->targets, CB_I32, 3, places);
+        if (ok && cb_rehearsing()) /* no map is read then */
+            memset(batch->targets->data, 0, (size_t)batch->targets->count * sizeof(int32_t));
+        return ok;
+    }
     return cb_batch_tensor(&batch->ids, CB_F32, 4, pixels) &&
            cb_batch_tensor(&batch->targets, shares ? CB_F32 : CB_I32, shares ? 2 : 1, targets);
 }
@@ -293,12 +333,29 @@ static void mix(const image_rows *r, int64_t index, image_batch_place place, con
     }
 }
 
+/* Rows of pixels with labels behind them. */
+static void fill_maps(const image_rows *r, int64_t rows, const float *values, cb_batch *batch)
+{
+    size_t pixels = values_of(r), places = map_values_of(r);
+    int32_t *labels = batch->targets->data;
+    batch->predicted = 0;
+    for (int64_t row = 0; row < rows; row++, values += pixels + places, labels += places) {
+        memcpy((float *)batch->ids->data + (size_t)row * pixels, values, pixels * sizeof *values);
+        for (size_t i = 0; i < places; i++) {
+            labels[i] = (int32_t)values[pixels + i];
+            batch->predicted += labels[i] != NOT_COUNTED;
+        }
+    }
+}
+
 static bool fill(image_rows *r, image_batch_place place, cb_batch *batch, const float **pixels)
 {
-    if (!r->loader && !(r->loader = cb_image_loader_open(r->threads, values_of(r), make_row, r)))
+    if (!r->loader && !(r->loader = cb_image_loader_open(r->threads, values_of(r) + map_values_of(r), make_row, r)))
         return false;
     *pixels = cb_image_loader_get(r->loader, place, next_place, r);
-    if (*pixels)
+    if (*pixels && r->store->maps_too)
+        fill_maps(r, place.count, *pixels, batch);
+    else if (*pixels)
         memcpy(batch->ids->data, *pixels, (size_t)place.count * values_of(r) * sizeof **pixels);
     return *pixels;
 }
@@ -321,7 +378,7 @@ bool cb_images_batch(image_rows *r, int64_t index, int64_t rows, cb_batch *batch
     r->rows = rows;
     if (!batch_ready(r, rows, is_mixed(r), batch))
         return false;
-    for (int64_t i = 0; !is_mixed(r) && i < rows; i++)
+    for (int64_t i = 0; !is_mixed(r) && !r->store->maps_too && i < rows; i++)
         ((int32_t *)batch->targets->data)[i] = label_at(r, place.first + i);
     if (cb_rehearsing())
         return true;
@@ -342,7 +399,7 @@ bool cb_images_sequential(image_rows *r, int64_t index, int64_t rows, cb_batch *
     r->stride = r->last_first >= 0 && first > r->last_first ? first - r->last_first : rows;
     r->last_first = first;
     r->rows = rows;
-    for (int64_t i = 0; i < place.count; i++)
+    for (int64_t i = 0; !r->store->maps_too && i < place.count; i++)
         ((int32_t *)batch->targets->data)[i] = label_at(r, -1 - (first + i));
     return cb_rehearsing() || fill(r, place, batch, &pixels);
 }
@@ -369,6 +426,17 @@ const char *cb_images_source(const image_rows *r, int64_t row)
     return r->store->items[r->members[row]].name;
 }
 
+cb_objective cb_images_objective(const image_rows *r)
+{
+    return r->store->maps_too ? CB_OBJECTIVE_SEMANTIC_SEGMENTATION : CB_OBJECTIVE_IMAGE_CLASSIFICATION;
+}
+
+bool cb_images_write_map(const image_rows *r, int64_t row, const cb_image *labels, const char *directory)
+{
+    const cb_image_processor *p = &r->processor;
+    return cb_image_map_write(r->store, r->members[row], labels, !p->do_center_crop && p->crop_pct <= 0, directory);
+}
+
 /* Of names, labels, how images are made ready and what is drawn for them; not of the files' bytes. */
 uint64_t cb_images_hash(const image_rows *r)
 {
@@ -376,6 +444,7 @@ uint64_t cb_images_hash(const image_rows *r)
     uint64_t h = CB_HASH_START;
     for (int64_t i = 0; i < r->count; i++) {
         const image_item *item = &r->store->items[r->members[i]];
+        h = item->map ? cb_hash_text(h, cb_path_base(item->map)) : h;
         h = (cb_hash_text(h, cb_path_base(item->name)) ^ (uint64_t)(uint32_t)item->label << 32 ^ item->length) * prime;
     }
     char *processor = cb_image_processor_describe(&r->processor),

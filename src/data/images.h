@@ -20,6 +20,7 @@ typedef struct image_item {
     int32_t array; /* -1: none */
     int64_t at;    /* in it */
     int32_t label;
+    char *map; /* the file of its map of labels; NULL: it has one label */
 } image_item;
 
 /* All images that were found; shared by a dataset and what is split from it. */
@@ -33,6 +34,10 @@ typedef struct image_store {
     cb_file_map *maps; /* and files */
     size_t map_count, map_capacity;
     cb_string_list labels; /* in the order of their numbers */
+    bool maps_too;         /* images have maps of labels */
+    int16_t *label_of;     /* by the number in a map: the label, or less than 0 */
+    uint16_t *value_of;    /* and the other way round */
+    int64_t max_pixels;
     int references;
 } image_store;
 
@@ -61,6 +66,18 @@ bool cb_image_store_add_classes(image_store *s, const image_class_source *source
 bool cb_image_archive_read(image_store *s, const char *path); /* image_archives.c */
 /* image_labels.c: once all are there, numbers labels: as options->labels has them, or in the order of whole numbers or names. */
 bool cb_image_store_number_labels(image_store *s, const cb_image_data_options *options, bool as_numbers);
+
+/* image_files.c: rows of a table, each an image's file and a label, or (is_map) another file. */
+typedef bool image_row_visit(void *user, const char *image, const char *label);
+bool cb_image_is_table(const char *path);
+bool cb_image_table_read(const char *path, const cb_image_data_options *options, bool is_map, image_row_visit *visit, void *user);
+
+/* image_maps.c: finds images and their maps of labels. */
+bool cb_image_maps_read(image_store *s, const cb_image_data_options *options);
+/* The map of an item, which must have the size of its image: labels' numbers plus one; 0: does not count. */
+bool cb_image_map_read(const image_store *s, int64_t item, const cb_image *image, cb_image *numbers);
+/* Writes labels (8 bits) of an item as the data's maps have them, into DIRECTORY/name.png; whole: they are of all of the image, and get its size. */
+bool cb_image_map_write(const image_store *s, int64_t item, const cb_image *labels, bool whole, const char *directory);
 
 /* image_arrays.c: files of arrays by their names: IDX (.gz) with labels beside it, .npy with labels beside it, .npz.  `split` chooses among those
  * of an .npz. */
@@ -100,5 +117,7 @@ uint64_t cb_images_hash(const image_rows *r);
 const cb_string_list *cb_images_labels(const image_rows *r);
 const int32_t *cb_images_label(const image_rows *r, int64_t row);
 const char *cb_images_source(const image_rows *r, int64_t row);
+cb_objective cb_images_objective(const image_rows *r);
+bool cb_images_write_map(const image_rows *r, int64_t row, const cb_image *labels, const char *directory);
 
 #endif

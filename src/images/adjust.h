@@ -16,7 +16,7 @@ void cb_adjust_posterize(cb_image *image, int bits);          /* keeps the upper
 void cb_adjust_solarize(cb_image *image, double threshold);   /* turns levels from here on into their negatives */
 void cb_adjust_autocontrast(cb_image *image);                 /* each channel from 0 to 255 */
 void cb_adjust_equalize(cb_image *image);                     /* each channel's levels as even as they come */
-void cb_adjust_flip(cb_image *image, bool across, bool down); /* left to right, top to bottom */
+void cb_adjust_flip(cb_image *image, bool across, bool down); /* left to right, top to bottom; of any number of bits */
 
 /* The pixel (x, y) becomes the one nearest to (m0 x + m1 y + m2, m3 x + m4 y + m5), measured between pixel centres at halves; black where that
  * is outside. */

@@ -67,28 +67,63 @@ static rectangle random_part(const cb_augment_options *o, cb_rng *rng, int64_t w
     return (rectangle){(width - w) / 2, (height - h) / 2, w, h};
 }
 
-static bool cut_part(const cb_augment_options *o, const cb_image_processor *p, cb_rng *rng, const cb_image *image, cb_image *out)
+/* What is done to an image is done to its map (NULL: it has none), but that numbers are picked. */
+typedef struct picture {
+    const cb_image *image, *map;
+    cb_image *out, *map_out;
+} picture;
+
+static bool resize_part(const cb_image_processor *p, const cb_image *image, rectangle part, bool is_map, cb_image *out)
 {
     int64_t height, width;
-    if (!cb_image_processor_size(p, &height, &width))
-        return cb_fail(CB_ERR_ARGUMENT, "random_resized_crop: expected an image processor that gives images of one size") == CB_OK;
-    rectangle part = random_part(o, rng, image->width, image->height);
     cb_image cut = {0};
-    bool ok = cb_image_crop(image, part.left, part.top, part.width, part.height, &cut) && cb_image_convert(&cut, p->channels) &&
-              cb_image_resize(&cut, width, height, p->resample, NULL, out);
+    bool ok = cb_image_processor_size(p, &height, &width) && cb_image_crop(image, part.left, part.top, part.width, part.height, &cut) &&
+              (is_map || cb_image_convert(&cut, p->channels)) &&
+              cb_image_resize(&cut, width, height, is_map ? CB_RESAMPLE_NEAREST : p->resample, NULL, out);
     cb_image_free(&cut);
     return ok;
 }
 
-static bool shift(int64_t padding, cb_rng *rng, cb_image *image)
+static bool cut_part(const cb_augment_options *o, const cb_image_processor *p, cb_rng *rng, const picture *x)
+{
+    int64_t height, width;
+    if (!cb_image_processor_size(p, &height, &width))
+        return cb_fail(CB_ERR_ARGUMENT, "random_resized_crop: expected an image processor that gives images of one size") == CB_OK;
+    rectangle part = random_part(o, rng, x->image->width, x->image->height);
+    return resize_part(p, x->image, part, false, x->out) && (!x->map || resize_part(p, x->map, part, true, x->map_out));
+}
+
+static bool fit(const cb_image_processor *p, const picture *x)
+{
+    return cb_image_processor_fit(p, x->image, x->out) && (!x->map || cb_image_processor_fit_map(p, x->map, x->map_out));
+}
+
+static bool shift_one(int64_t top, int64_t left, cb_image *image)
 {
     cb_image out = {0};
-    uint64_t places = (uint64_t)(2 * padding + 1);
-    int64_t top = (int64_t)cb_rng_below(rng, places) - padding, left = (int64_t)cb_rng_below(rng, places) - padding;
     if (!cb_image_crop(image, left, top, image->width, image->height, &out))
         return false;
     cb_image_free(image);
     *image = out;
+    return true;
+}
+
+static bool shift(int64_t padding, cb_rng *rng, const picture *x)
+{
+    uint64_t places = (uint64_t)(2 * padding + 1);
+    int64_t top = (int64_t)cb_rng_below(rng, places) - padding, left = (int64_t)cb_rng_below(rng, places) - padding;
+    return shift_one(top, left, x->out) && (!x->map || shift_one(top, left, x->map_out));
+}
+
+/* Cuts out a part of the size that is wanted, and mirrors it. */
+static bool place(const cb_augment_options *o, const cb_image_processor *p, cb_rng *rng, const picture *x)
+{
+    if (!(o->random_resized_crop ? cut_part(o, p, rng, x) : fit(p, x)) || (o->crop_padding && !shift(o->crop_padding, rng, x)))
+        return false;
+    bool across = cb_rng_uniform(rng) < o->horizontal_flip, down = cb_rng_uniform(rng) < o->vertical_flip;
+    cb_adjust_flip(x->out, across, down);
+    if (x->map)
+        cb_adjust_flip(x->map_out, across, down);
     return true;
 }
 
@@ -123,18 +158,21 @@ static bool jitter(const cb_augment_options *o, cb_rng *rng, cb_image *image)
 
 bool cb_image_augment(const cb_augment_options *o, const cb_image_processor *processor, cb_rng *rng, const cb_image *image, cb_image *out)
 {
-    bool ok = o->random_resized_crop ? cut_part(o, processor, rng, image, out) : cb_image_processor_fit(processor, image, out);
-    if (ok && o->crop_padding)
-        ok = shift(o->crop_padding, rng, out);
-    if (!ok)
-        return false;
-    bool across = cb_rng_uniform(rng) < o->horizontal_flip, down = cb_rng_uniform(rng) < o->vertical_flip;
-    cb_adjust_flip(out, across, down);
-    if (o->auto_augment == CB_AUGMENT_RANDAUGMENT)
+    bool ok = place(o, processor, rng, &(picture){.image = image, .out = out});
+    if (ok && o->auto_augment == CB_AUGMENT_RANDAUGMENT)
         ok = cb_policy_randaugment(o->randaugment_ops, o->randaugment_magnitude, rng, out);
-    else if (o->auto_augment == CB_AUGMENT_TRIVIALAUGMENT)
+    else if (ok && o->auto_augment == CB_AUGMENT_TRIVIALAUGMENT)
         ok = cb_policy_trivialaugment(rng, out);
     return ok && jitter(o, rng, out);
+}
+
+bool cb_image_augment_map(const cb_augment_options *o, const cb_image_processor *processor, cb_rng *rng, const cb_image *image,
+                          const cb_image *map, cb_image *out, cb_image *map_out)
+{
+    const char *other = o->auto_augment ? "auto_augment" : o->mixup_alpha > 0 ? "mixup_alpha" : o->cutmix_alpha > 0 ? "cutmix_alpha" : NULL;
+    if (other)
+        return cb_fail(CB_ERR_UNSUPPORTED, "%s: is for images with one label each, found maps of them", other) == CB_OK;
+    return place(o, processor, rng, &(picture){image, map, out, map_out}) && jitter(o, rng, out);
 }
 
 void cb_image_erase(const cb_augment_options *o, cb_rng *rng, int channels, int64_t height, int64_t width, float *pixels)

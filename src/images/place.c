@@ -15,10 +15,11 @@ static void swap(uint8_t *a, uint8_t *b, int bytes)
 
 void cb_adjust_flip(cb_image *image, bool across, bool down)
 {
-    int64_t w = image->width, h = image->height, row = w * image->channels;
+    int bytes = image->channels * (image->bits / 8);
+    int64_t w = image->width, h = image->height, row = w * bytes;
     for (int64_t y = 0; across && y < h; y++)
         for (int64_t x = 0; x < w / 2; x++)
-            swap(image->pixels + y * row + x * image->channels, image->pixels + y * row + (w - 1 - x) * image->channels, image->channels);
+            swap(image->pixels + y * row + x * bytes, image->pixels + y * row + (w - 1 - x) * bytes, bytes);
     for (int64_t y = 0; down && y < h / 2; y++)
         for (int64_t x = 0; x < row; x++)
             swap(image->pixels + y * row + x, image->pixels + (h - 1 - y) * row + x, 1);

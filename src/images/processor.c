@@ -81,7 +81,7 @@ bool cb_image_processor_fit(const cb_image_processor *p, const cb_image *image, 
     cb_image converted = {0}, resized = {0};
     const cb_image *now = image;
     bool ok = true;
-    if (image->bits != 8)
+    if (image->bits != 8 && p->resample != CB_RESAMPLE_NEAREST)
         return cb_fail(CB_ERR_ARGUMENT, "found an image of %d bits, expected 8", image->bits) == CB_OK;
     if (image->channels != p->channels) {
         ok = cb_image_copy(image, &converted) && cb_image_convert(&converted, p->channels);
@@ -95,6 +95,14 @@ bool cb_image_processor_fit(const cb_image_processor *p, const cb_image *image, 
     cb_image_free(&converted);
     cb_image_free(&resized);
     return ok;
+}
+
+bool cb_image_processor_fit_map(const cb_image_processor *processor, const cb_image *map, cb_image *out)
+{
+    cb_image_processor same_places = *processor;
+    same_places.resample = CB_RESAMPLE_NEAREST;
+    same_places.channels = map->channels;
+    return cb_image_processor_fit(&same_places, map, out);
 }
 
 /* In f32, step by step as transformers' numpy does. */

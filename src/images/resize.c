@@ -148,13 +148,13 @@ static void pick(const cb_image *in, const double part[4], cb_image *out)
 {
     double step_x = (part[2] - part[0]) / (double)out->width, step_y = (part[3] - part[1]) / (double)out->height;
     double from_y = part[1] + step_y * 0.5;
+    size_t pixel = (size_t)in->channels * (size_t)(in->bits / 8);
     for (int64_t y = 0; y < out->height; y++, from_y += step_y) {
         int64_t row = (int64_t)from_y < in->height ? (int64_t)from_y : in->height - 1;
         double from_x = part[0] + step_x * 0.5;
         for (int64_t x = 0; x < out->width; x++, from_x += step_x) {
             int64_t column = (int64_t)from_x < in->width ? (int64_t)from_x : in->width - 1;
-            memcpy(out->pixels + (y * out->width + x) * in->channels, in->pixels + (row * in->width + column) * in->channels,
-                   (size_t)in->channels);
+            memcpy(out->pixels + (size_t)(y * out->width + x) * pixel, in->pixels + (size_t)(row * in->width + column) * pixel, pixel);
         }
     }
 }
@@ -188,7 +188,7 @@ static bool is_down_first(const cb_image *image, int64_t width, int64_t height)
 
 static bool check(const cb_image *image, int64_t width, int64_t height, cb_resample how, const double part[4])
 {
-    if (image->bits != 8 || !image->pixels)
+    if ((image->bits != 8 && how != CB_RESAMPLE_NEAREST) || !image->pixels)
         return cb_fail(CB_ERR_ARGUMENT, "resize: found an image of %d bits, expected 8", image->bits) == CB_OK;
     if (width <= 0 || height <= 0 || width > INT32_MAX / height)
         return cb_fail(CB_ERR_ARGUMENT, "resize: found a size of %lld x %lld", (long long)width, (long long)height) == CB_OK;
@@ -207,7 +207,7 @@ bool cb_image_resize(const cb_image *image, int64_t width, int64_t height, cb_re
     if (!check(image, width, height, how, p))
         return false;
     if (how == CB_RESAMPLE_NEAREST) {
-        if (!cb_image_make(out, width, height, image->channels, 8))
+        if (!cb_image_make(out, width, height, image->channels, image->bits))
             return false;
         pick(image, p, out);
         return true;

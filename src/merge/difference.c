@@ -87,8 +87,11 @@ static cb_tensor *outputs(cb_model *model, cb_tensor *input, uint64_t seed)
     const cb_context plain = {0};
     bool images = cb_model_image_format(model).channels;
     cb_layer *words = cb_model_embedding_layer(model);
-    if (cb_model_head_kind(model) != CB_HEAD_NONE)
-        return cb_model_logits(model, input, &plain);
+    if (cb_model_head_kind(model) != CB_HEAD_NONE) {
+        cb_tensor *logits = cb_model_logits(model, input, &plain);
+        return logits && logits->ndim == 4 ? cb_contiguous(cb_permute(logits, 0, 2, 3, 1))
+                                           : logits; /* labels last, of places of images too */
+    }
     if (images && words)
         return cb_model_similarity(model, cb_model_features(model, input, &plain),
                                    cb_model_features(model, random_ids(model, seed), &plain));

@@ -319,6 +319,22 @@ cb_tensor *cb_head_features(const cb_model *model, const cb_tensor *input, cb_te
     return cb_squeeze(model->projection ? cb_linear_forward(model->projection, x, ctx) : x, 1);
 }
 
+/* Tokens of patches, behind one or two others, as maps: (B, T, C) -> (B, C, h, w); maps are there already. */
+static cb_tensor *maps_of(const cb_model *model, cb_tensor *hidden)
+{
+    const cb_model_config *c = &model->config;
+    if (hidden->ndim == 4)
+        return hidden;
+    int64_t h = c->image_size[0] / c->patch_size[0], w = c->image_size[1] / c->patch_size[1], others = hidden->shape[1] - h * w;
+    if (others != 1 && others != 2) {
+        cb_fail(CB_ERR_UNSUPPORTED, "model: %lld tokens, expected those of %lld by %lld patches where places are judged",
+                (long long)hidden->shape[1], (long long)h, (long long)w);
+        return NULL;
+    }
+    cb_tensor *patches = cb_slice(hidden, 1, others, hidden->shape[1], 1);
+    return cb_pixels_channels_in_front(cb_reshape(patches, hidden->shape[0], h, w, -1));
+}
+
 /* The mean of two heads' logits, of the first and the second token (DeiT). */
 static cb_tensor *with_second(const cb_model *model, cb_tensor *logits, cb_tensor *hidden, const cb_context *ctx)
 {
@@ -334,7 +350,7 @@ cb_tensor *cb_head_run(const cb_model *model, cb_tensor *hidden, const cb_contex
         return NULL;
     }
     if (cb_head_judges_places(model))
-        return cb_conv2d_forward(model->head, hidden, ctx);
+        return cb_conv2d_forward(model->head, maps_of(model, hidden), ctx);
     if (!cb_head_judges_rows(model))
         return cb_linear_forward(model->head, inner_layers(model, hidden, ctx), ctx);
     cb_tensor *logits = cb_linear_forward(model->head, features_of_rows(model, pooled(hidden, model->head_plan->pooling, ctx), ctx), ctx);

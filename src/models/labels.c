@@ -227,13 +227,10 @@ static cb_tensor *loss_of_values(const cb_model *model, cb_tensor *logits, cb_te
     return cb_scale(sum, 1 / (normalizer > 0 ? normalizer : (double)(single ? targets->shape[0] : targets->count)));
 }
 
-/* Logits (B, K, h, w) in the size of targets (B, H, W) or (B, K, H, W), as transformers brings them there. */
-static cb_tensor *in_size_of(cb_tensor *logits, const cb_tensor *targets)
+cb_tensor *cb_labels_in_size(cb_tensor *logits, int64_t height, int64_t width)
 {
-    int64_t h = targets->shape[targets->ndim - 2], w = targets->shape[targets->ndim - 1];
-    if (logits->shape[2] == h && logits->shape[3] == w)
-        return logits;
-    return cb_interpolate(logits, .size = {h, w}, .mode = CB_LINEAR);
+    bool same = logits->shape[2] == height && logits->shape[3] == width;
+    return same ? logits : cb_interpolate(logits, .size = {height, width}, .mode = CB_LINEAR);
 }
 
 cb_tensor *cb_model_label_loss(const cb_model *model, cb_tensor *logits, cb_tensor *targets, double normalizer)
@@ -241,7 +238,7 @@ cb_tensor *cb_model_label_loss(const cb_model *model, cb_tensor *logits, cb_tens
     if (!logits || !targets)
         return NULL;
     if (logits->ndim == 4)
-        logits = in_size_of(logits, targets);
+        logits = cb_labels_in_size(logits, targets->shape[targets->ndim - 2], targets->shape[targets->ndim - 1]);
     if (logits && logits->ndim == 4 && targets->dtype != CB_F32)
         logits = cb_pixels_channels_behind(logits);
     if (!logits)

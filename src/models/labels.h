@@ -12,6 +12,9 @@ bool cb_labels_put(json_t *object, const cb_string_list *names, cb_problem probl
 /* Whether these are the names of labels without names: LABEL_0, LABEL_1, ... */
 bool cb_labels_generic(const cb_string_list *names);
 
+/* Logits (B, K, h, w) at so many places, bilinearly, as transformers brings them there. */
+cb_tensor *cb_labels_in_size(cb_tensor *logits, int64_t height, int64_t width);
+
 /* architectures: ["BertForSequenceClassification"]. */
 json_t *cb_model_architectures(const cb_model *model);
 /* Whether loading made the weight of that whole name new and random. */

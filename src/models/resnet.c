@@ -205,6 +205,7 @@ static const cb_head_plan heads[] = {
      .pooling = CB_POOL_MEAN,
      .output = "classifier.1",
      .bias = true},
+    {.kind = CB_HEAD_SEMANTIC_SEGMENTATION, .class_end = "ForSemanticSegmentation", .output = "decode_head.classifier", .bias = true},
     {.kind = CB_HEAD_NONE, .class_end = "Model", .pooling = CB_POOL_MEAN},
     {0},
 };

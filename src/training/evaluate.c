@@ -46,10 +46,10 @@ static bool check_labels(const cb_model *model, const cb_dataset *data)
                                         (long long)found, (long long)expected) == CB_OK;
 }
 
-bool cb_train_validate(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches, bool interruptible,
-                       cb_evaluation *result)
+bool cb_train_validate(cb_model *model, cb_dataset *data, const cb_validation *how, cb_evaluation *result)
 {
     *result = (cb_evaluation){0};
+    int64_t batch_size = how->batch_size, max_batches = how->max_batches;
     double begin = cb_now(), sums[] = {0, 0}; /* of losses, of what is predicted */
     int64_t each = cb_parallel_size();        /* every so many-th batch is this process's */
     cb_batch batch = {0};
@@ -59,6 +59,8 @@ bool cb_train_validate(cb_model *model, cb_dataset *data, int64_t batch_size, in
     cb_predictions *predictions = labelled ? &result->predictions : NULL;
     result->rows = batches * batch_size < cb_dataset_rows(data) ? batches * batch_size : cb_dataset_rows(data);
     bool ok = !labelled || (check_labels(model, data) && cb_predictions_open(predictions, data, result->rows));
+    result->predictions.see = how->see;
+    result->predictions.user = how->user;
     for (int64_t i = cb_parallel_rank(); ok && i < batches && cb_dataset_sequential(data, i, batch_size, &batch); i += each) {
         if (cb_rehearsing() && i >= each && i + each < batches) /* a rehearsal sees a whole batch and the last one */
             cb_train_rehearse_rows(model, &batch);
@@ -66,7 +68,7 @@ bool cb_train_validate(cb_model *model, cb_dataset *data, int64_t batch_size, in
             sums[0] += batch_loss(model, &batch, i * batch_size, predictions) * (double)batch.predicted;
         sums[1] += (double)batch.predicted;
         ok = cb_ok();
-        if (ok && interruptible && cb_interrupted())
+        if (ok && how->interruptible && cb_interrupted())
             ok = cb_fail(CB_ERR_INTERRUPTED, "interrupted after %lld batches of evaluation", (long long)i + 1) == CB_OK;
     }
     cb_batch_free(&batch);
@@ -84,14 +86,21 @@ bool cb_train_validate(cb_model *model, cb_dataset *data, int64_t batch_size, in
 
 bool cb_evaluate(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches, cb_evaluation *result)
 {
-    return cb_train_validate(model, data, batch_size, max_batches, true, result);
+    return cb_evaluate_maps(model, data, batch_size, max_batches, NULL, NULL, result);
+}
+
+bool cb_evaluate_maps(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches, cb_map_callback *see, void *user,
+                      cb_evaluation *result)
+{
+    const cb_validation how = {batch_size, max_batches, true, see, user};
+    return cb_train_validate(model, data, &how, result);
 }
 
 bool cb_evaluate_perplexity(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches, cb_perplexity_result *result)
 {
     cb_evaluation e;
     *result = (cb_perplexity_result){0};
-    bool ok = cb_train_validate(model, data, batch_size, max_batches, true, &e);
+    bool ok = cb_evaluate(model, data, batch_size, max_batches, &e);
     cb_predictions_free(&e.predictions);
     if (ok)
         *result = (cb_perplexity_result){.loss = e.loss,

@@ -70,11 +70,24 @@ const char *cb_objective_name(cb_objective objective);
 
 /* predictions.c: those of the rows of the batches that are evaluated, all empty; one batch's are put in; those of all processes become everyone's. */
 bool cb_predictions_open(cb_predictions *p, const cb_dataset *data, int64_t rows);
-bool cb_predictions_add(cb_predictions *p, int64_t first_row, const cb_batch *batch, const cb_tensor *logits);
+bool cb_predictions_add(cb_predictions *p, int64_t first_row, const cb_batch *batch, cb_tensor *logits);
 bool cb_predictions_share(cb_predictions *p);
+/* places.c: the same of places of images; and their metrics. */
+bool cb_places_open(cb_predictions *p);
+bool cb_places_add(cb_predictions *p, int64_t first_row, const cb_batch *batch, cb_tensor *logits);
+bool cb_places_share(cb_predictions *p);
+/* The model's loss, and `dice_weight` times Dice's of the batch, by its share of the step's places. */
+cb_tensor *cb_places_loss(cb_model *model, cb_tensor *ids, cb_tensor *targets, double normalizer, double dice_weight,
+                          const cb_context *ctx);
+void cb_places_measure(const cb_predictions *p, cb_metrics *m);
 
-/* evaluate.c: cb_evaluate(), which cb_interrupt() stops only when `interruptible`. */
-bool cb_train_validate(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches, bool interruptible,
-                       cb_evaluation *result);
+/* evaluate.c: cb_evaluate_maps(), which cb_interrupt() stops only when `interruptible`. */
+typedef struct cb_validation {
+    int64_t batch_size, max_batches;
+    bool interruptible;
+    cb_map_callback *see;
+    void *user;
+} cb_validation;
+bool cb_train_validate(cb_model *model, cb_dataset *data, const cb_validation *how, cb_evaluation *result);
 
 #endif

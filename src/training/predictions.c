@@ -12,6 +12,8 @@
 bool cb_predictions_open(cb_predictions *p, const cb_dataset *data, int64_t rows)
 {
     *p = (cb_predictions){.objective = cb_dataset_objective(data), .rows = rows, .labels = (int64_t)cb_dataset_labels(data)->count};
+    if (p->objective == CB_OBJECTIVE_SEMANTIC_SEGMENTATION)
+        return cb_places_open(p);
     if (p->objective != CB_OBJECTIVE_TOKEN_CLASSIFICATION) {
         p->scores = cb_calloc(cb_parallel_room((size_t)(rows * p->labels)), sizeof *p->scores);
         return p->scores;
@@ -31,6 +33,8 @@ void cb_predictions_free(cb_predictions *p)
     cb_free(p->scores);
     cb_free(p->words);
     cb_free(p->starts);
+    cb_free(p->counts);
+    cb_free(p->shared);
     *p = (cb_predictions){0};
 }
 
@@ -55,8 +59,10 @@ static void add_words(cb_predictions *p, int64_t first_row, const cb_batch *batc
         }
 }
 
-bool cb_predictions_add(cb_predictions *p, int64_t first_row, const cb_batch *batch, const cb_tensor *logits)
+bool cb_predictions_add(cb_predictions *p, int64_t first_row, const cb_batch *batch, cb_tensor *logits)
 {
+    if (p->counts)
+        return cb_places_add(p, first_row, batch, logits);
     float *values = cb_alloc((size_t)logits->count * sizeof *values);
     bool ok = values && cb_read(logits, CB_F32, values);
     if (ok && p->words)
@@ -71,6 +77,8 @@ bool cb_predictions_share(cb_predictions *p)
 {
     if (cb_parallel_size() == 1)
         return true;
+    if (p->counts)
+        return cb_places_share(p);
     return p->words ? cb_parallel_sum(p->words, (size_t)p->starts[p->rows]) : cb_parallel_sum(p->scores, (size_t)(p->rows * p->labels));
 }
 
@@ -277,6 +285,9 @@ bool cb_metrics_of(const cb_predictions *p, const cb_dataset *data, cb_metrics *
         return measure_words(p, data, m);
     case CB_OBJECTIVE_IMAGE_CLASSIFICATION:
         return measure_images(p, data, m);
+    case CB_OBJECTIVE_SEMANTIC_SEGMENTATION:
+        cb_places_measure(p, m);
+        return true;
     default:
         return cb_fail(CB_ERR_ARGUMENT, "metrics: the rows have no labels") == CB_OK;
     }

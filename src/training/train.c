@@ -34,6 +34,7 @@ const cb_option cb_train_option_table[] = {
     CB_OPT_FLOAT(OPT, adam_epsilon, 1e-8, 0, 1, "AdamW's epsilon"),
     CB_OPT_FLOAT(OPT, momentum, 0, 0, 1, "momentum of SGD"),
     CB_OPT_FLOAT(OPT, max_grad_norm, 1, 0, 1e12, "clip the norm of all gradients together (0: off)"),
+    CB_OPT_FLOAT(OPT, dice_weight, 0, 0, 1e6, "of segmentation: weight of Dice's loss beside the cross-entropy"),
     CB_OPT_BOOL(OPT, gradient_checkpointing, 0, "keep only block inputs and compute blocks again in the backward pass"),
     CB_OPT_INT(OPT, eval_steps, 0, 0, 1e12, "steps between validations (0: at the end only)"),
     CB_OPT_INT(OPT, eval_batches, 0, 0, 1e12, "batches per validation at most (0: all)"),
@@ -112,10 +113,12 @@ static char *fingerprint(const session *s)
     cb_free(settings);
     if (!cb_ok())
         return NULL;
-    char task[96] = "";
+    char task[128] = "", dice[32] = "";
+    if (o->dice_weight > 0)
+        snprintf(dice, sizeof dice, ", dice %.9g", o->dice_weight);
     if (cb_objective_is_labelled(cb_dataset_objective(s->train)))
-        snprintf(task, sizeof task, ", task %s, labels #%016llx", cb_objective_name(cb_dataset_objective(s->train)),
-                 (unsigned long long)hash_names(cb_dataset_labels(s->train)));
+        snprintf(task, sizeof task, ", task %s, labels #%016llx%s", cb_objective_name(cb_dataset_objective(s->train)),
+                 (unsigned long long)hash_names(cb_dataset_labels(s->train)), dice);
     return cb_format(
         "steps %lld, batch %lld x %lld, optimizer %s, beta1 %.9g, beta2 %.9g, epsilon %.9g, momentum %.9g, learning rate %.9g, "
         "schedule %s, warm-up %lld, floor %.9g, weight decay %.9g, clip %.9g, seed %llu, %lld documents, %lld tokens, %lld rows, "
@@ -214,6 +217,8 @@ static bool session_open(session *s)
         return false;
     if (n == 0)
         return cb_fail(CB_ERR_ARGUMENT, "train: there is nothing to train (no parameters)") == CB_OK;
+    if (o->dice_weight > 0 && cb_dataset_objective(s->train) != CB_OBJECTIVE_SEMANTIC_SEGMENTATION)
+        return cb_fail(CB_ERR_ARGUMENT, "dice_weight: is of semantic segmentation, found another task") == CB_OK;
     s->made_output = writes() && !cb_is_directory(o->output);
     if (writes() && (!cb_train_check_output(o) || !cb_directory_make(o->output)))
         return false;
@@ -308,7 +313,10 @@ static double micro_step(session *s, const cb_batch *batch, double targets)
     ctx.types = share(batch->types);
     ctx.tasks = share(batch->tasks);
     ctx.conditions = share(batch->conditions);
-    cb_tensor *loss = cb_train_loss(s->what, share(batch->ids), share(batch->targets), targets, &ctx);
+    cb_tensor *ids = share(batch->ids), *own = share(batch->targets);
+    double dice = s->options->dice_weight;
+    cb_tensor *loss =
+        dice > 0 ? cb_places_loss(s->what->model, ids, own, targets, dice, &ctx) : cb_train_loss(s->what, ids, own, targets, &ctx);
     double value = loss ? cb_item(loss) : NAN;
     if (loss && (isfinite(value) || cb_rehearsing())) /* which has no values */
         cb_backward(loss);
@@ -444,7 +452,8 @@ static bool validate(session *s, cb_train_report *report)
     cb_evaluation r;
     const cb_train_options *o = s->options;
     bool ok = s->what->evaluate ? s->what->evaluate(s->what, s->validation, o->batch_size, o->eval_batches, &r)
-                                : cb_train_validate(s->what->model, s->validation, o->batch_size, o->eval_batches, false, &r);
+                                : cb_train_validate(s->what->model, s->validation,
+                                                    &(cb_validation){.batch_size = o->batch_size, .max_batches = o->eval_batches}, &r);
     cb_predictions_free(&r.predictions);
     if (!ok)
         return false;

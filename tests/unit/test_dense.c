@@ -239,6 +239,100 @@ static void coarse_logits_are_enlarged(void **state)
     fixture_close(&f);
 }
 
+/* A head on the maps, or patches, of networks that were trained for other things. */
+static void a_head_on_a_backbone(const char *name, int64_t rows, int64_t columns)
+{
+    char path[600];
+    snprintf(path, sizeof path, "%s/vision/%s", CB_TEST_DATA, name);
+    cb_scope *scope = cb_scope_open();
+    cb_model *model = cb_model_load(path, .head = CB_HEAD_SEMANTIC_SEGMENTATION, .labels = 3, .head_seed = 4);
+    assert_ok();
+    cb_image_format format = cb_model_image_format(model);
+    cb_rng rng = {.seed = 3};
+    cb_tensor *pixels = cb_randn(CB_F32, &rng, 2, 3, format.height ? format.height : 64, format.width ? format.width : 64);
+    cb_tensor *logits = cb_model_logits(model, pixels, NULL), *labels = cb_zeros(CB_I32, 2, pixels->shape[2], pixels->shape[3]);
+    assert_ok();
+    assert_true(logits->shape[0] == 2 && logits->shape[1] == 3 && logits->shape[2] == rows && logits->shape[3] == columns);
+    cb_layer *head = cb_model_head_layer(model);
+    assert_string_equal(head->name, "decode_head.classifier");
+    assert_true(cb_layer_train_copy(head, "weight", CB_F32, true));
+    assert_true(cb_backward(cb_model_loss(model, pixels, labels, 0, NULL)));
+    assert_true(cb_item(cb_sum(cb_square(cb_layer_weight(head, "weight")->grad), CB_ALL, false)) > 0);
+    cb_tensor *hidden = cb_model_hidden(model, pixels, NULL); /* place (0, 1) of the first image is its second patch */
+    if (hidden->ndim == 3) {
+        double sum = 0;
+        for (int64_t c = 0; c < hidden->shape[2]; c++)
+            sum +=
+                cb_get(hidden, (hidden->shape[1] - rows * columns + 1) * hidden->shape[2] + c) * cb_get(cb_layer_weight(head, "weight"), c);
+        assert_true(fabs(sum - cb_get(logits, 1)) < 1e-5);
+    }
+    cb_model_free(model);
+    cb_scope_close(scope);
+}
+
+static void backbones_get_heads(void **state)
+{
+    (void)state;
+    a_head_on_a_backbone("vit", 3, 3);
+    a_head_on_a_backbone("deit", 3, 3);
+    a_head_on_a_backbone("resnet_basic", 8, 8);
+    a_head_on_a_backbone("convnext", 8, 8);
+}
+
+/* ---- Dice's loss ---- */
+
+/* By its formula. */
+static double dice_by_hand(const double *logits, const int32_t *targets, int n, int classes)
+{
+    double common[4] = {0}, all[4] = {0}, sum = 0;
+    int present = 0;
+    bool has[4] = {false};
+    for (int i = 0; i < n; i++) {
+        double total = 0;
+        for (int k = 0; k < classes; k++)
+            total += exp(logits[i * classes + k]);
+        for (int k = 0; k < classes && targets[i] >= 0; k++) {
+            double p = exp(logits[i * classes + k]) / total;
+            common[k] += targets[i] == k ? p : 0;
+            all[k] += p + (targets[i] == k);
+            has[k] |= targets[i] == k;
+        }
+    }
+    for (int k = 0; k < classes; k++) {
+        sum += has[k] ? 2 * common[k] / all[k] : 0;
+        present += has[k];
+    }
+    return 1 - sum / present;
+}
+
+static void dice_loss_is_its_formula(void **state)
+{
+    (void)state;
+    enum { N = 7, K = 4 };
+    static const int32_t targets[N] = {0, 2, -100, 2, 0, 3, 0}; /* no place is of class 1 */
+    cb_scope *scope = cb_scope_open();
+    cb_rng rng = {.seed = 9};
+    cb_tensor *logits = cb_parameter(cb_randn(CB_F64, &rng, N, K)), *labels = cb_from(CB_I32, targets, N);
+    double *x = logits->data;
+    cb_tensor *loss = cb_dice_loss(logits, labels);
+    assert_ok();
+    assert_true(fabs(cb_item(loss) - dice_by_hand(x, targets, N, K)) < 1e-12);
+    assert_true(cb_backward(loss));
+    for (int i = 0; i < N * K; i++) {
+        const double step = 1e-6, was = x[i];
+        x[i] = was + step;
+        double more = dice_by_hand(x, targets, N, K);
+        x[i] = was - step;
+        double less = dice_by_hand(x, targets, N, K);
+        x[i] = was;
+        assert_true(fabs(cb_get(logits->grad, i) - (more - less) / (2 * step)) < 1e-8);
+    }
+    assert_null(cb_dice_loss(logits, cb_full(CB_I32, 4, N)));
+    assert_non_null(strstr(cb_error_message(), "dice_loss: target 4, expected less than 4"));
+    cb_error_clear();
+    cb_scope_close(scope);
+}
+
 /* ---- what is refused ---- */
 
 static void refused(const char *name, const char *changes, cb_status status, const char *message)
@@ -291,6 +385,8 @@ int main(void)
         cmocka_unit_test_setup(saving_and_loading_changes_nothing, without_errors),
         cmocka_unit_test_setup(other_labels_get_a_new_head, without_errors),
         cmocka_unit_test_setup(coarse_logits_are_enlarged, without_errors),
+        cmocka_unit_test_setup(backbones_get_heads, without_errors),
+        cmocka_unit_test_setup(dice_loss_is_its_formula, without_errors),
         cmocka_unit_test_setup(configs_that_do_not_fit_are_refused, without_errors),
         cmocka_unit_test_setup(bad_calls_are_refused, without_errors),
     };

@@ -1,0 +1,37 @@
+/* maps.c: what evaluation says of the places of images: maps of labels as files, and how well each label is found. */
+#include "cli/cli.h"
+#include "core/json.h"
+
+bool cli_maps_see(void *maps_, int64_t row, const cb_image *labels)
+{
+    const cli_maps *maps = maps_;
+    return cb_rehearsing() || cb_dataset_write_map(maps->data, row, labels, maps->directory);
+}
+
+static bool has_places(cb_class_counts c)
+{
+    return c.true_positives + c.false_positives + c.false_negatives > 0;
+}
+
+void cli_maps_json(json_t *object, const cb_predictions *p, const cb_string_list *names)
+{
+    json_t *of_labels = p->counts ? json_object() : NULL;
+    bool ok = of_labels;
+    for (size_t i = 0; ok && i < names->count; i++)
+        ok = cb_json_put(of_labels, names->items[i],
+                         has_places(p->counts[i]) ? json_real(cb_class_score_of(p->counts[i]).iou) : json_null());
+    if (ok)
+        cb_json_put(object, "iou", json_incref(of_labels));
+    json_decref(of_labels);
+}
+
+void cli_maps_print(const cb_predictions *p, const cb_string_list *names)
+{
+    for (size_t i = 0; p->counts && i < names->count; i++)
+        if (has_places(p->counts[i])) {
+            cb_class_score score = cb_class_score_of(p->counts[i]);
+            char *field = cb_format("  %s", names->items[i]);
+            cli_field(field ? field : "", "iou %.4f, dice %.4f", score.iou, score.f1);
+            cb_free(field);
+        }
+}
