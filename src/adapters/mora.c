@@ -29,8 +29,9 @@ static const char *const mora_types[] = {"truncation", "sharing", "decoupling", 
 
 static const cb_option mora_options[] = {
     CB_OPT_INT(mora_config, rank, 8, 1, 65536, "the square matrix has as many numbers as a LoRA of this rank, or a few less"),
-    CB_OPT_ENUM(mora_config, mora_type, MORA_ROTATION, mora_types,
-                "how inputs are compressed and outputs made of the result; rotation for low ranks, sharing for high ones (128 and more)"),
+    CB_OPT_ENUM(
+        mora_config, mora_type, MORA_ROTATION, mora_types,
+        "how inputs are compressed and outputs made of the result; rotation for low ranks (the authors: 8), sharing for high ones (256)"),
     CB_OPT_FLOAT(mora_config, dropout, 0, 0, 1, "dropout on the module's input while training"), CB_OPT_END};
 
 static const char *const mora_peft_names[] = {"rank", "r", "dropout", "lora_dropout", NULL};
