@@ -64,7 +64,7 @@ CB_API bool cb_safetensors_stream(const char *path, const cb_weight_entry *entri
 /* ---- a checkpoint: one file or shards ---- */
 
 /* model.safetensors of a directory, or the shards of model.safetensors.index.json (its weight_map is checked against
- * the files); where there is neither, the same of pytorch_model.bin, files of torch.save, which are read without running
+ * the files); where there is neither, the same of pytorch_model.bin, or the one .pth or .pt that is there, files of torch.save, which are read without running
  * anything of them: what is more than tensors and plain values is refused by name.  Such a file gives the tensors of nested
  * dicts and lists under names joined by dots ("" for a file that is one tensor). `directory` may also
  * be a GGUF file: its tensors come under Hugging Face's names and in its shapes (gguf.h). */

@@ -40,6 +40,7 @@ const cb_default_target cb_lora_default_targets[] = {
     {"deit", "query,value"},
     {"resnet", "convolution"},
     {"unet", "convolution"},
+    {"squeezenet", "squeeze,expand1x1,expand3x3"},
     {"clip", "q_proj,v_proj"},
     {"clip_vision_model", "q_proj,v_proj"},
     {"clip_text_model", "q_proj,v_proj"},

@@ -145,6 +145,26 @@ static bool open_index(cb_weights *weights, const char *directory, const char *p
     return ok;
 }
 
+/* The one file of torch.save under a name of its own, as torchvision's are downloaded; NULL: there is none, or (an error) there are several. */
+static char *find_state(const char *directory)
+{
+    cb_string_list names = {0};
+    char *found = NULL;
+    bool ok = cb_directory_list(directory, false, &names);
+    for (size_t i = 0; ok && i < names.count; i++) {
+        if (!cb_ends_with(names.items[i], ".pth") && !cb_ends_with(names.items[i], ".pt"))
+            continue;
+        if (found)
+            ok = cb_fail(CB_ERR_FORMAT, "%s: found %s and %s, expected one file of weights", directory, found, names.items[i]) == CB_OK;
+        else
+            ok = (found = cb_strdup(names.items[i]));
+    }
+    cb_string_list_free(&names);
+    if (!ok)
+        cb_free(found);
+    return ok ? found : NULL;
+}
+
 static bool open_checkpoint(cb_weights *weights, const char *directory)
 {
     static const char *const singles[] = {SINGLE_NAME, "pytorch_model.bin"}, *const indices[] = {INDEX_NAME,
@@ -161,10 +181,15 @@ static bool open_checkpoint(cb_weights *weights, const char *directory)
         cb_free(single);
         cb_free(index);
     }
-    if (ok && !found)
-        return cb_fail(CB_ERR_IO, "%s: found neither " SINGLE_NAME " nor " INDEX_NAME ", nor pytorch_model.bin nor its index", directory) ==
-               CB_OK;
-    return ok;
+    if (!ok || found)
+        return ok;
+    char *state = find_state(directory);
+    ok = state && add_shard(weights, state) && open_shards(weights, directory);
+    cb_free(state);
+    return ok || !cb_ok() ||
+           cb_fail(CB_ERR_IO,
+                   "%s: found neither " SINGLE_NAME " nor " INDEX_NAME ", nor pytorch_model.bin nor its index, nor a .pth or .pt",
+                   directory) == CB_OK;
 }
 
 cb_weights *cb_weights_open(const char *directory)

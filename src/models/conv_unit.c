@@ -13,6 +13,15 @@ bool cb_conv_unit_build(cb_model *model, cb_weight_source *source, cb_layer *par
     return unit->norm;
 }
 
+bool cb_conv_unit_build_folded(cb_weight_source *source, cb_layer *parent, const char *name, int64_t in, int64_t out, int64_t kernel,
+                               cb_conv_options options, cb_activation activation, cb_conv_unit *unit)
+{
+    cb_layer *group = parent ? cb_layer_new(parent, name, CB_LAYER_GROUP) : NULL;
+    unit->activation = activation;
+    unit->conv = group ? cb_source_conv(source, group, "convolution", in, out, kernel, options, true, CB_INITIAL_KAIMING) : NULL;
+    return unit->conv;
+}
+
 /* Zeros along one of (N, H, W, C), so that there is a result for every stride. */
 static cb_tensor *padded_along(cb_tensor *x, int dim, int64_t kernel, int64_t stride)
 {

@@ -175,7 +175,8 @@ static bool build_vocabulary(cb_model *model, cb_weight_source *source)
 static bool build_labels(cb_model *model, cb_weight_source *source)
 {
     const cb_head_plan *plan = model->head_plan;
-    model->head = (cb_head_judges_places(model) ? places_named : linear_named)(source, model, plan->output, model->labels, plan->bias);
+    bool places = cb_head_judges_places(model) || plan->maps_first;
+    model->head = (places ? places_named : linear_named)(source, model, plan->output, model->labels, plan->bias);
     if (model->head && plan->second)
         model->head_second = linear_named(source, model, plan->second, model->labels, plan->bias);
     if (!model->head || (plan->second && !model->head_second))
@@ -351,6 +352,8 @@ cb_tensor *cb_head_run(const cb_model *model, cb_tensor *hidden, const cb_contex
     }
     if (cb_head_judges_places(model))
         return cb_conv2d_forward(model->head, maps_of(model, hidden), ctx);
+    if (model->head_plan->maps_first)
+        return pooled(cb_relu(cb_conv2d_forward(model->head, hidden, ctx)), CB_POOL_MEAN, ctx);
     if (!cb_head_judges_rows(model))
         return cb_linear_forward(model->head, inner_layers(model, hidden, ctx), ctx);
     cb_tensor *logits = cb_linear_forward(model->head, features_of_rows(model, pooled(hidden, model->head_plan->pooling, ctx), ctx), ctx);

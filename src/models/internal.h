@@ -105,6 +105,7 @@ typedef struct cb_head_plan {
     bool bias;                         /* of `output` */
     bool group_bias;                   /* the bias of `output` stands beside it: cls.predictions.bias */
     cb_pooling pooling;                /* of heads that judge rows */
+    bool maps_first;                   /* of them: `output` is a convolution, and its rectified maps are averaged (SqueezeNet) */
 } cb_head_plan;
 
 struct cb_architecture;
@@ -198,6 +199,7 @@ extern const cb_architecture cb_convnext_family[];
 extern const cb_architecture cb_mobilenet_v2_family[];
 extern const cb_architecture cb_swin_family[];
 extern const cb_architecture cb_unet_family[];
+extern const cb_architecture cb_squeezenet_family[];
 
 /* ---- configuration ---- */
 
@@ -327,6 +329,9 @@ cb_tensor *cb_pixels_add_positions(const cb_model *model, cb_tensor *x, cb_tenso
 /* A group `name` below parent with `convolution` (no bias) and the batch norm `normalization`, of eps in the config. */
 bool cb_conv_unit_build(cb_model *model, cb_weight_source *source, cb_layer *parent, const char *name, int64_t in, int64_t out,
                         int64_t kernel, cb_conv_options options, cb_activation activation, cb_conv_unit *unit);
+/* The same where the norm is folded into the convolution, which then has a bias. */
+bool cb_conv_unit_build_folded(cb_weight_source *source, cb_layer *parent, const char *name, int64_t in, int64_t out, int64_t kernel,
+                               cb_conv_options options, cb_activation activation, cb_conv_unit *unit);
 cb_tensor *cb_conv_unit_run(const cb_conv_unit *unit, cb_tensor *x, const cb_context *ctx);
 
 /* ---- forward ---- */

@@ -1,8 +1,12 @@
 /* mobilenet_v2.c: MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381): blocks that widen pointwise, convolve each channel alone, and narrow
  * again without an activation; the narrow ends are added.  Widths are multiples of `depth_multiplier`.  Padding is TensorFlow's unless
- * tf_padding is false: a stride of 2 on an even size pads behind alone.  Dropout before the classifier is not applied. */
+ * tf_padding is false: a stride of 2 on an even size pads behind alone.  Dropout before the classifier is not applied.
+ *
+ * Files with torchvision's names (features.1.conv.0.0, classifier.1) are read too, and, with `batch_norm` false, those whose norms are folded into
+ * convolutions with a bias, as networks of 8 bits have them. */
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "models/internal.h"
 
@@ -13,7 +17,7 @@ static const int64_t strides[BLOCKS] = {2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2, 1
 typedef struct mobilenet {
     double multiplier, expand_ratio;
     int64_t divisor, least, output_stride;
-    bool first_is_expansion, finegrained, tf_padding;
+    bool first_is_expansion, finegrained, tf_padding, folded;
 } mobilenet;
 
 /* ---- configuration ---- */
@@ -54,6 +58,7 @@ static bool configure(cb_model *model)
     m->first_is_expansion = cb_json_bool(file, model->json, "first_layer_is_expansion", true);
     m->finegrained = cb_json_bool(file, model->json, "finegrained_output", true);
     m->tf_padding = cb_json_bool(file, model->json, "tf_padding", true);
+    m->folded = !cb_json_bool(file, model->json, "batch_norm", true);
     c->layers = BLOCKS + 1; /* the last one is a convolution of single points */
     c->width = m->finegrained && m->multiplier < 1 ? LAST_WIDTH : scaled(m, LAST_WIDTH);
     return cb_ok() && cb_config_activation(model, "hidden_act", "relu6");
@@ -80,9 +85,11 @@ static bool add_unit(maker *m, const char *name, int64_t in, int64_t out, int64_
     o.padding[0] = o.padding[1] = pads ? 0 : padding;
     cb_conv_unit *unit = &m->units[*m->count];
     cb_activation activation = activated ? m->model->config.activation : CB_ACT_NONE;
-    if (!cb_conv_unit_build(m->model, m->source, m->parent, name, in, out, kernel, o, activation, unit))
+    if (net->folded ? !cb_conv_unit_build_folded(m->source, m->parent, name, in, out, kernel, o, activation, unit)
+                    : !cb_conv_unit_build(m->model, m->source, m->parent, name, in, out, kernel, o, activation, unit))
         return false;
-    unit->norm->momentum = 0.997; /* transformers' */
+    if (unit->norm)
+        unit->norm->momentum = 0.997; /* transformers' */
     unit->pads = pads;
     ++*m->count;
     return true;
@@ -144,6 +151,45 @@ static bool build(cb_model *model, cb_weight_source *source)
     return true;
 }
 
+/* ---- torchvision's names ---- */
+
+/* `rest` is convolution.weight, normalization.bias, ...: the norm's place is one behind that of the convolution, which is the last number of `start`. */
+static char *unit_name(const char *start, const char *rest)
+{
+    const char *dot = strrchr(start, '.'), *end = strchr(rest, '.');
+    int place = 0;
+    if (!end || !dot || sscanf(dot + 1, "%d", &place) != 1)
+        return NULL;
+    bool norm = strncmp(rest, "normalization", (size_t)(end - rest)) == 0;
+    return cb_format("%.*s.%d%s", (int)(dot - start), start, place + norm, end);
+}
+
+static char *other_name(const cb_model *model, const char *name)
+{
+    static const char *const units[][2] = {{"conv_stem.first_conv.", "features.0.0"},
+                                           {"conv_stem.conv_3x3.", "features.1.conv.0.0"},
+                                           {"conv_stem.reduce_1x1.", "features.1.conv.1"},
+                                           {"conv_1x1.", "features.18.0"}};
+    static const char *const parts[][2] = {{"expand_1x1.", "0.0"}, {"conv_3x3.", "1.0"}, {"reduce_1x1.", "2"}};
+    const char *prefix = model->architecture->prefix;
+    int index = 0, used = 0;
+    name += strncmp(name, prefix, strlen(prefix)) == 0 ? strlen(prefix) : 0;
+    if (strncmp(name, "classifier.", 11) == 0)
+        return cb_format("classifier.1.%s", name + 11);
+    for (size_t i = 0; i < sizeof units / sizeof *units; i++)
+        if (strncmp(name, units[i][0], strlen(units[i][0])) == 0)
+            return unit_name(units[i][1], name + strlen(units[i][0]));
+    if (sscanf(name, "layer.%d.%n", &index, &used) != 1 || !used)
+        return NULL;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (strncmp(name + used, parts[i][0], strlen(parts[i][0])) == 0) {
+            char start[48];
+            snprintf(start, sizeof start, "features.%d.conv.%s", index + 2, parts[i][1]);
+            return unit_name(start, name + used + strlen(parts[i][0]));
+        }
+    return NULL;
+}
+
 /* ---- forward ---- */
 
 static cb_tensor *embed(cb_model *model, cb_tensor *pixels, const cb_pass *pass)
@@ -190,6 +236,7 @@ const cb_architecture cb_mobilenet_v2_family[] = {
      .configure = configure,
      .build = build,
      .embed = embed,
-     .block = block},
+     .block = block,
+     .other_name = other_name},
     {0},
 };

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "formats/affine.h"
 #include "formats/quantized.h"
 #include "kernels/kernels.h"
 #include "models/internal.h"
@@ -125,20 +126,27 @@ static cb_tensor *from_quantized(const cb_model *model, cb_layer *layer, const c
     return weight;
 }
 
+/* Converted where it is not kept as it comes. */
+static cb_tensor *in_kept_dtype(const cb_model *model, cb_tensor *stored)
+{
+    cb_dtype dtype = stored ? kept_dtype(model, stored->dtype, stored->ndim) : CB_F32;
+    if (!stored || stored->dtype == dtype)
+        return stored;
+    cb_tensor *converted = cb_empty_nd(dtype, stored->ndim, stored->shape);
+    return converted && cb_copy_into(converted, stored) ? converted : NULL;
+}
+
 static cb_tensor *from_file(const cb_model *model, cb_layer *layer, const char *name, int ndim, const int64_t *shape)
 {
     const cb_weight_entry *entry = find_weight(model, layer, name);
     cb_quantized_format format;
-    if (entry && ndim == 2 && cb_quantized_format_of(model->file, entry, &format))
+    if (entry && cb_affine_of(model->file, entry) && cb_weight_entry_fits(entry, ndim, shape))
+        return in_kept_dtype(model, cb_affine_tensor(model->file, entry));
+    if (cb_ok() && entry && ndim == 2 && cb_quantized_format_of(model->file, entry, &format))
         return from_quantized(model, layer, entry, shape);
     if (!cb_ok() || !entry_check(model, name, entry, ndim, shape))
         return NULL;
-    cb_tensor *mapped = cb_weight_entry_tensor(entry);
-    cb_dtype dtype = kept_dtype(model, entry->dtype, ndim);
-    if (!mapped || mapped->dtype == dtype)
-        return mapped;
-    cb_tensor *converted = cb_empty_nd(dtype, ndim, shape);
-    return converted && cb_copy_into(converted, mapped) ? converted : NULL;
+    return in_kept_dtype(model, cb_weight_entry_tensor(entry));
 }
 
 /* ---- random ---- */
