@@ -49,7 +49,8 @@ typedef enum cb_objective {
     CB_OBJECTIVE_IMAGE_CLASSIFICATION,    /* one label of several, of an image: cb_dataset_open_images() */
     CB_OBJECTIVE_SEMANTIC_SEGMENTATION,   /* the same, of each place of an image: likewise */
     CB_OBJECTIVE_RETRIEVAL,               /* groups of an anchor, its positive and hard negatives */
-    CB_OBJECTIVE_SIMILARITY               /* groups of two sentences, with a score */
+    CB_OBJECTIVE_SIMILARITY,              /* groups of two sentences, with a score */
+    CB_OBJECTIVE_RANKING                  /* groups of documents, each read together with the query that they have in common */
 } cb_objective;
 CB_API bool cb_objective_is_labelled(cb_objective objective);
 
@@ -111,8 +112,8 @@ CB_API double cb_dataset_bytes_per_token(
 /* The labels, in the order of their numbers; of regression one, LABEL_0; empty: rows have none.  Lives as long as the dataset. */
 CB_API const cb_string_list *cb_dataset_labels(const cb_dataset *data);
 CB_API cb_objective cb_dataset_objective(const cb_dataset *data);
-/* Labelled rows of the unshuffled data: the numbers of a row's labels (of its words; of regression none), and where it comes from: "notes.txt:12" in a
- * string to be freed. */
+/* Labelled rows of the unshuffled data: the numbers of a row's labels (of its words; of regression none), and where it, or a group, comes from:
+ * "notes.txt:12" in a string to be freed. */
 CB_API const int32_t *cb_dataset_row_labels(const cb_dataset *data, int64_t row, size_t *count);
 CB_API double cb_dataset_row_value(const cb_dataset *data, int64_t row); /* of regression */
 CB_API char *cb_dataset_row_source(const cb_dataset *data, int64_t row);
@@ -164,6 +165,9 @@ typedef struct cb_groups_options {
     uint64_t seed;
     cb_text_encoder *encode;
     void *user; /* of encode */
+    /* Pairs instead: documents are read together with their query, cut to max_tokens (the longer text first). */
+    const cb_tokenizer *pairs;
+    int64_t max_tokens, random_negatives; /* random: of other lines, drawn by seed, beside those that a group has */
 } cb_groups_options;
 /* A dataset of groups of G texts: an anchor, its positive and hard negatives; each line is an object with fields named as in the datasets of
  * sentence-transformers: anchor, query, question or sentence1; positive, pos, document, passage, answer or sentence2 (a text, or a list: a
@@ -172,11 +176,16 @@ typedef struct cb_groups_options {
  *
  * Its batches hold `rows` groups, the texts of one after another: ids, segments and positions (rows G, T), T being that of the longest, rounded
  * up to 8; targets (rows, 1 + G) f32: the score (0 where there is none), and how many tokens of each text are not pooled.  Batches do not
- * reach into the next epoch: what does not fill one is left out of this epoch, another part in each. */
+ * reach into the next epoch: what does not fill one is left out of this epoch, another part in each.
+ *
+ * Of pairs a group is G documents with one query, the positive first: targets (rows, G) f32 are 1 for it and 0 for the others; or, where the
+ * first line has a score (label), one document with it, from 0 to 1.  Batches have token types where the tokenizer's template gives any.
+ * A split keeps what has one query together. */
 CB_API cb_dataset *cb_dataset_open_groups(const cb_groups_options *options);
 CB_API int64_t cb_dataset_group(const cb_dataset *data); /* G; 1: rows are texts of their own */
-/* Of text `member` of group `row`, unshuffled: two texts with the same hash are the same. */
+/* Of text `member` of group `row`, unshuffled: two texts with the same hash are the same.  Of pairs a document's. */
 CB_API uint64_t cb_dataset_text_hash(const cb_dataset *data, int64_t row, int64_t member);
+CB_API uint64_t cb_dataset_query_hash(const cb_dataset *data, int64_t row); /* of pairs: the query's */
 
 /* ---- images with labels ---- */
 

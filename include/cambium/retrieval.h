@@ -84,6 +84,62 @@ typedef struct cb_retrieval_result {
 CB_API bool cb_evaluate_retrieval(cb_embedder *e, const cb_retrieval_data *data, const cb_retrieval_options *options,
                                   cb_retrieval_result *result);
 
+/* ---- ranking by a cross-encoder ---- */
+
+typedef enum cb_ranking_objective { CB_RANKING_BCE, CB_RANKING_LISTWISE } cb_ranking_objective;
+typedef struct cb_ranking_options {
+    int ranking_loss; /* index into cb_ranking_objective */
+    double positive_weight;
+} cb_ranking_options;
+extern CB_API const cb_option cb_ranking_option_table[];
+
+/* What is minimised over pairs (cb_groups_options): a model that reads a query together with a document and gives one number, the logit of
+ * relevance, learns each document's label (binary cross-entropy, as sentence-transformers' BinaryCrossEntropyLoss), or which of a group is the
+ * positive one (softmax cross-entropy over the group: Gao et al. 2021, arXiv:2101.08751).  Zero what is not said. */
+typedef struct cb_ranking_training {
+    cb_model *model; /* one label */
+    cb_ranking_options options;
+    bool (*save)(const cb_trainee *what, const char *directory); /* set by cb_train_ranking(): of the adapter alone */
+    char *(*describe)(const cb_trainee *what);
+} cb_ranking_training;
+/* Makes it the objective of `what`, an adapter of the model.  CB_ERR_UNSUPPORTED among several processes.  *training must outlive it. */
+CB_API bool cb_train_ranking(cb_trainee *what, cb_ranking_training *training);
+/* Loss, predictions (rows, G), and
+ *     ndcg_at_10, mrr_at_10, map_at_100  means over the queries with documents of both kinds (label at least one half, or less), each ranked
+ *                                        among all that the data has of the query; of documents with equal scores the irrelevant come first
+ *     average_precision                  of all pairs, where they have labels
+ * At most `max_batches` batches (0: all). */
+CB_API bool cb_evaluate_ranking(const cb_ranking_training *training, cb_dataset *data, int64_t batch_size, int64_t max_batches,
+                                cb_evaluation *result);
+
+/* What a first stage found for each query: documents[starts[q]], ..., best first. */
+typedef struct cb_candidates {
+    size_t *documents, *starts; /* starts: one more than queries */
+} cb_candidates;
+/* Reads TREC's run format (query, Q0, document, rank, score, name) or two or three columns, query, document and score; without scores in the
+ * order of the lines.  Queries that `data` has not are passed over; a document that it has not is CB_ERR_FORMAT.  Free, also on failure. */
+CB_API bool cb_candidates_read(const char *path, const cb_retrieval_data *data, cb_candidates *candidates);
+/* By BM25 (Robertson and Zaragoza 2009; Lucene's form, k1 0.9, b 0.4) over lower-case words, without stemming and stop words: the `most` best
+ * documents of each query that have a word of it. */
+CB_API bool cb_candidates_search(const cb_retrieval_data *data, size_t most, cb_candidates *candidates);
+CB_API void cb_candidates_free(cb_candidates *candidates);
+
+typedef struct cb_reranking_options {
+    size_t most;                                                                /* candidates of a query that are judged; 0: all */
+    int64_t batch_size, max_tokens;                                             /* pairs per forward pass; tokens of a pair */
+    void (*progress)(void *user, size_t queries, size_t count);                 /* may be NULL */
+    bool (*ranked)(void *user, size_t query, const cb_hit *hits, size_t count); /* what it came to, best first; may be NULL */
+    void *user;
+} cb_reranking_options;
+typedef struct cb_reranking_result {
+    cb_metrics metrics, first; /* as of cb_evaluate_retrieval(): of the model, and of the order in which the candidates came */
+    size_t queries, pairs;
+    double seconds;
+} cb_reranking_result;
+/* Orders each query's candidates by what the model (one label) says of query and document together. */
+CB_API bool cb_evaluate_reranking(cb_model *model, const cb_tokenizer *tokenizer, const cb_retrieval_data *data,
+                                  const cb_candidates *candidates, const cb_reranking_options *options, cb_reranking_result *result);
+
 #ifdef __cplusplus
 }
 #endif

@@ -223,6 +223,7 @@ typedef struct cli_base {
     cb_string_list names;       /* of the adapters: as given, or their directories' */
     cb_composition composition; /* one whose parts are weighed by a gate or a mixer: then there are no others */
     cb_embedder *embedder;      /* the model is this one's; NULL: there is none */
+    bool ranks;                 /* an adapter was trained for rankings */
 } cli_base;
 /* Beside --adapter. */
 #define CLI_ADAPTER_OPTION(type)                                                                                                           \
@@ -344,12 +345,12 @@ void cli_fit_sequence_length(const cli_call *call, cb_data_options *text, const 
 
 /* How texts become groups, beside the options of cli_corpus_settings. */
 typedef struct cli_sentence_settings {
-    int64_t hard_negatives;
+    int64_t hard_negatives, random_negatives;
     bool batch_duplicates;
     char *query_prompt, *document_prompt;
 } cli_sentence_settings;
 extern const cb_option cli_sentence_table[];
-/* Refuses options that --task retrieval and similarity have not, or that only they have. */
+/* Refuses options that --task retrieval, similarity and ranking have not, or that only they have; of an adapter that goes on the task is known later. */
 bool cli_sentences_check(cli_call *call, cb_objective objective);
 /* Groups of texts; held out: all of them, in their order. */
 cb_dataset *cli_sentences_read(const cb_string_list *files, const cb_data_options *text, const cli_sentence_settings *s,
@@ -361,11 +362,29 @@ bool cli_sentences_open(cli_corpus *corpus, cli_call *call, cli_corpus_settings 
 typedef struct cli_retrieval_settings {
     char *corpus, *queries, *qrels, *query_prompt, *document_prompt;
     int64_t max_seq_length;
+    char *candidates;
+    int64_t top_k;
 } cli_retrieval_settings;
 extern const cb_option cli_retrieval_table[];
+/* What --corpus, --queries and --qrels say, or else what a directory of BEIR has. */
+bool cli_retrieval_files(cli_call *call, const cli_retrieval_settings *s, const char *directory, cb_retrieval_data *data);
+/* Metrics, and beside them the members of `line`, which is taken over; for people the metrics and the whole numbers among the members. */
+bool cli_print_ranks(cli_call *call, json_t *line, const cb_metrics *metrics, double seconds);
 /* `cambium eval --task retrieval` and similarity (scored), over base->embedder. */
 bool cli_eval_sentences(cli_call *call, const cli_retrieval_settings *s, const cb_string_list *files, const cb_data_options *text,
                         const cli_base *base, bool scored, int64_t batch_size, int64_t max_batches);
+
+/* ---- cross-encoders (ranking.c) ---- */
+
+/* Pairs of a query and a document; held out: all of them, in their order. */
+cb_dataset *cli_pairs_read(const cb_string_list *files, const cb_data_options *text, int64_t hard_negatives, int64_t random_negatives,
+                           const cb_tokenizer *tokenizer, bool held_out);
+/* cli_corpus_open() for these. */
+bool cli_pairs_open(cli_corpus *corpus, cli_call *call, cli_corpus_settings *settings, const cli_sentence_settings *s,
+                    const cb_model *model, const cb_tokenizer *tokenizer, int64_t seed);
+/* `cambium eval --task ranking`, over base->model, with what was said of each pair, or document, in the file `predictions` (NULL: none). */
+bool cli_eval_ranking(cli_call *call, const cli_retrieval_settings *s, const cb_string_list *files, cb_data_options *text,
+                      const cli_base *base, const char *predictions, int64_t batch_size, int64_t max_batches);
 
 /* True when the output is in no directory of data (setup.c): a run that is resumed would read what it wrote. */
 bool cli_output_apart(const char *path, const cli_corpus_settings *corpus);

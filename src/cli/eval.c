@@ -246,11 +246,51 @@ static const char *const task_names[] = {"auto",
                                          "semantic-segmentation",
                                          "retrieval",
                                          "similarity",
+                                         "ranking",
                                          NULL};
 static const int task_retrieval = TASK_LABELS + CB_OBJECTIVE_RETRIEVAL - CB_OBJECTIVE_SEQUENCE_CLASSIFICATION;
 
+static const int task_ranking = TASK_LABELS + CB_OBJECTIVE_RANKING - CB_OBJECTIVE_SEQUENCE_CLASSIFICATION;
+
+static bool is_of_vectors(const settings *s)
+{
+    return s->task >= task_retrieval && s->task != task_ranking;
+}
+
+static bool refuse_option(cli_call *call, const char *option, const char *task)
+{
+    cli_refuse("%s: is an option of --task %s", option, task);
+    cli_blame(call, option);
+    return false;
+}
+
+enum { OF_RETRIEVAL = 3 };
+
+/* Options of rankings; the first are of retrieval too, so `from` may pass over them. */
+static bool refuse_ranks(cli_call *call, size_t from)
+{
+    static const char *const ranks[] = {"corpus", "queries", "qrels", "candidates", "top_k"};
+    for (size_t i = from; i < sizeof ranks / sizeof *ranks; i++)
+        if (cli_given(call, ranks[i]))
+            return refuse_option(call, ranks[i], i < OF_RETRIEVAL ? "retrieval or ranking" : "ranking");
+    return true;
+}
+
+static bool ranking(cli_call *call, settings *s, const cli_base *base)
+{
+    if (cb_objective_of(base->model) != CB_OBJECTIVE_REGRESSION)
+        return cli_refuse("--task ranking: %s has no head that gives one number of a text, nor has an adapter",
+                          cb_model_directory(base->model));
+    cli_fit_sequence_length(call, &s->text, base->model);
+    return cli_eval_ranking(call, &s->retrieval, &s->data, &s->text, base, s->predictions, s->batch_size, s->max_batches);
+}
+
 static bool measure(cli_call *call, settings *s, const cli_base *base)
 {
+    if (s->task == task_ranking || (s->task == TASK_AUTO && base->ranks))
+        return ranking(call, s, base);
+    if (!refuse_ranks(call, 0))
+        return false;
     bool labelled = cb_objective_is_labelled(cb_objective_of(base->model));
     cb_objective asked = s->task >= TASK_LABELS ? cli_task_objective(s->task - TASK_LABELS + 1) : CB_OBJECTIVE_CAUSAL_LM;
     if (s->task >= TASK_LABELS && cb_objective_of(base->model) != asked)
@@ -274,7 +314,8 @@ static const cb_option table[] = {
     CB_OPT_ENUM(settings, dtype, 1, cli_dtype_names, "how activations are kept and products are computed"),
     CB_OPT_STRING(
         settings, predictions, NULL, "FILE",
-        "labels: what is predicted of each text or image, as JSONL; of the places of images: a new directory of label maps (PNG)"),
+        "labels: what is predicted of each text or image, as JSONL; of the places of images: a new directory of label maps (PNG); "
+        "rankings: the scores of each line, or of a corpus a run of TREC"),
     CB_OPT_INT(settings, batch_size, 4, 1, 65536, "rows per forward pass"),
     CB_OPT_INT(settings, max_batches, 0, 0, 1e12, "forward passes at most; 0: all of the data"),
     CLI_DRY_RUN(settings, CLI_NEEDS_HELP),
@@ -288,7 +329,7 @@ static const cb_option corruption_table[] = {
     CB_OPT_INT(settings, severity, 3, 1, 5, "of the corruption"), CB_OPT_END};
 
 static const cli_group groups[] = {{"Task", table, 0},
-                                   {"Sentence encoders", cli_retrieval_table, offsetof(settings, retrieval)},
+                                   {"Retrieval and ranking", cli_retrieval_table, offsetof(settings, retrieval)},
                                    {"Data", cb_data_option_table, offsetof(settings, text)},
                                    {"Images", cli_image_table, offsetof(settings, images)},
                                    {"Images as rows", cb_image_data_option_table, offsetof(settings, images.data)},
@@ -299,25 +340,27 @@ static const cli_group groups[] = {{"Task", table, 0},
 static bool evaluate(cli_call *call, settings *s, cli_base *base)
 {
     const char *model = call->arguments[0];
-    if (s->task >= task_retrieval)
+    if (is_of_vectors(s))
         return cli_embedder_open(call, base, model, &s->adapter, &s->adapter_option, cli_dtype(s->dtype), s->retrieval.max_seq_length) &&
-               cli_eval_sentences(call, &s->retrieval, &s->data, &s->text, base, s->task > task_retrieval, s->batch_size, s->max_batches);
+               cli_eval_sentences(call, &s->retrieval, &s->data, &s->text, base, s->task != task_retrieval, s->batch_size, s->max_batches);
     return cli_base_open(base, model, &s->adapter, &s->adapter_option, cli_dtype(s->dtype)) &&
            (cli_takes_images(base->model) || (base->tokenizer = cli_tokenizer(s->tokenizer, base->model))) && measure(call, s, base);
 }
 
+/* Options of sentence encoders and of rankings: a task that is found out later (auto) may be the latter. */
 static bool check_options(cli_call *call, const settings *s)
 {
-    static const char *const own[] = {"corpus", "queries", "qrels", "query_prompt", "document_prompt", "max_seq_length"};
-    if (s->task >= task_retrieval)
-        return true;
-    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
-        if (cli_given(call, own[i])) {
-            cli_refuse("%s: is an option of --task retrieval", own[i]);
-            cli_blame(call, own[i]);
-            return false;
-        }
-    return s->data.count || cli_usage(call, "--data is needed");
+    static const char *const vectors[] = {"query_prompt", "document_prompt", "max_seq_length"};
+    bool may_rank = s->task == task_ranking || s->task == TASK_AUTO;
+    for (size_t i = 0; !is_of_vectors(s) && i < sizeof vectors / sizeof *vectors; i++)
+        if (cli_given(call, vectors[i]))
+            return refuse_option(call, vectors[i], "retrieval");
+    if (!may_rank && !refuse_ranks(call, is_of_vectors(s) ? OF_RETRIEVAL : 0))
+        return false;
+    if (s->predictions && is_of_vectors(s))
+        return cli_usage(call, "--predictions: is of labels and rankings");
+    bool corpus = s->retrieval.corpus || s->retrieval.queries || s->retrieval.qrels;
+    return s->data.count || is_of_vectors(s) || corpus || cli_usage(call, "--data is needed");
 }
 
 static bool run(cli_call *call, void *settings_)
@@ -354,13 +397,16 @@ const cli_command cli_eval = {
         "MAP, "
         "recall "
         "and precision of the documents that a sentence encoder finds for queries, in files of BEIR's form or a directory of them, or of "
-        "the positives of held-out pairs; similarity: Spearman's and Pearson's correlation of cosines with scores.",
+        "the positives of held-out pairs; similarity: Spearman's and Pearson's correlation of cosines with scores.  Ranking: the same "
+        "measures of the order in which a cross-encoder puts what BM25, or --candidates, found.",
     .least = 1,
     .most = 1,
     .settings_size = sizeof(settings),
     .groups = groups,
-    .examples = (const char *const[]){"cambium eval models/base --task perplexity --data held-out.txt",
-                                      "cambium eval models/base --adapter out/adapter --task perplexity --data held-out.txt --json",
-                                      "cambium eval models/bert --adapter out/reviews --data held-out.csv --predictions out/said.jsonl",
-                                      "cambium eval models/vit --adapter out/birds --data birds-test/ --corruption fog --severity 5", NULL},
+    .examples =
+        (const char *const[]){"cambium eval models/base --task perplexity --data held-out.txt",
+                              "cambium eval models/base --adapter out/adapter --task perplexity --data held-out.txt --json",
+                              "cambium eval models/bert --adapter out/reviews --data held-out.csv --predictions out/said.jsonl",
+                              "cambium eval models/bert --adapter out/ranks --data scifact/ --candidates bm25.run --predictions out.run",
+                              "cambium eval models/vit --adapter out/birds --data birds-test/ --corruption fog --severity 5", NULL},
     .run = run};

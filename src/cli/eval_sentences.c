@@ -11,11 +11,15 @@ const cb_option cli_retrieval_table[] = {
     CB_OPT_STRING(OPT, qrels, NULL, "FILE", "judgements: lines of query, document and grade (BEIR), or TREC's"),
     CB_OPT_STRING(OPT, query_prompt, NULL, "TEXT", "what is put before queries, instead of the model's prompt for them"),
     CB_OPT_STRING(OPT, document_prompt, NULL, "TEXT", "the same for documents"),
+    CB_OPT_STRING(OPT, candidates, NULL, "FILE",
+                  "ranking: documents to rank of each query, a run of TREC or lines of query, document and score; without it those that "
+                  "BM25 finds"),
+    CB_OPT_INT(OPT, top_k, 100, 0, 1 << 24, "ranking: how many of them are ranked, the best first (0: all)"),
     CB_OPT_INT(OPT, max_seq_length, 0, 0, 1 << 24, "tokens of a text, which is cut behind them (0: as the model says)"),
     CB_OPT_END};
 #undef OPT
 
-static bool print_metrics(cli_call *call, json_t *line, const cb_metrics *metrics, double seconds)
+bool cli_print_ranks(cli_call *call, json_t *line, const cb_metrics *metrics, double seconds)
 {
     if (call->common.json) {
         cli_metrics_json(line, "", metrics, 0);
@@ -58,10 +62,22 @@ static void on_progress(void *user, size_t done, size_t count)
         cli_status("%s of %s documents", cli_thousands((int64_t)done), cli_thousands((int64_t)count));
 }
 
-static bool search_corpus(cli_call *call, const cli_retrieval_settings *s, const char *directory, const cli_base *base, int64_t batch_size)
+bool cli_retrieval_files(cli_call *call, const cli_retrieval_settings *s, const char *directory, cb_retrieval_data *data)
 {
     char *corpus = find_file(s->corpus, directory, "corpus.jsonl"), *queries = find_file(s->queries, directory, "queries.jsonl");
     char *qrels = find_file(s->qrels, directory, "qrels/test.tsv");
+    bool ok = corpus && queries && qrels;
+    if (!ok && cb_ok())
+        cli_usage(call, "--task: expected --corpus, --queries and --qrels, or --data with a directory that has them, or pairs");
+    ok = ok && cb_retrieval_read(corpus, queries, qrels, data);
+    cb_free(corpus);
+    cb_free(queries);
+    cb_free(qrels);
+    return ok;
+}
+
+static bool search_corpus(cli_call *call, const cli_retrieval_settings *s, const char *directory, const cli_base *base, int64_t batch_size)
+{
     cb_retrieval_data data = {0};
     cb_retrieval_result r;
     const cb_retrieval_options options = {.query_prompt = s->query_prompt,
@@ -69,21 +85,15 @@ static bool search_corpus(cli_call *call, const cli_retrieval_settings *s, const
                                           .batch_size = batch_size,
                                           .progress = on_progress,
                                           .user = call};
-    bool ok = corpus && queries && qrels;
-    if (!ok && cb_ok())
-        cli_usage(call, "--task retrieval: expected --corpus, --queries and --qrels, or --data with a directory that has them, or pairs");
-    ok = ok && cb_retrieval_read(corpus, queries, qrels, &data) && cb_evaluate_retrieval(base->embedder, &data, &options, &r);
+    bool ok = cli_retrieval_files(call, s, directory, &data) && cb_evaluate_retrieval(base->embedder, &data, &options, &r);
     cli_status_clear();
     cb_retrieval_free(&data);
-    cb_free(corpus);
-    cb_free(queries);
-    cb_free(qrels);
     if (!ok || cb_rehearsing())
         return ok;
-    return print_metrics(call,
-                         json_pack("{s:s, s:s, s:I, s:I}", "task", "retrieval", "model", cb_embedder_directory(base->embedder), "queries",
-                                   (json_int_t)r.queries, "documents", (json_int_t)r.documents),
-                         &r.metrics, r.seconds);
+    return cli_print_ranks(call,
+                           json_pack("{s:s, s:s, s:I, s:I}", "task", "retrieval", "model", cb_embedder_directory(base->embedder), "queries",
+                                     (json_int_t)r.queries, "documents", (json_int_t)r.documents),
+                           &r.metrics, r.seconds);
 }
 
 /* ---- pairs ---- */
@@ -99,10 +109,10 @@ static bool judge_pairs(cli_call *call, const cli_retrieval_settings *s, const c
     cb_dataset_free(data);
     if (!ok || cb_rehearsing())
         return ok;
-    return print_metrics(call,
-                         json_pack("{s:s, s:s, s:I, s:o}", "task", scored ? "similarity" : "retrieval", "model",
-                                   cb_embedder_directory(base->embedder), "pairs", (json_int_t)e.rows, "loss", cli_real(e.loss)),
-                         &e.metrics, e.seconds);
+    return cli_print_ranks(call,
+                           json_pack("{s:s, s:s, s:I, s:o}", "task", scored ? "similarity" : "retrieval", "model",
+                                     cb_embedder_directory(base->embedder), "pairs", (json_int_t)e.rows, "loss", cli_real(e.loss)),
+                           &e.metrics, e.seconds);
 }
 
 bool cli_eval_sentences(cli_call *call, const cli_retrieval_settings *s, const cb_string_list *files, const cb_data_options *text,

@@ -7,27 +7,57 @@
 #define OPT cli_sentence_settings
 const cb_option cli_sentence_table[] = {
     CB_OPT_INT(OPT, hard_negatives, -1, -1, 1024, "negatives that are used of each line (-1: as many as the first line has)"),
+    CB_OPT_INT(OPT, random_negatives, 0, 0, 1024, "ranking: documents of other lines that each query gets beside its own negatives"),
     CB_OPT_BOOL(OPT, batch_duplicates, 0, "let a text stand twice in a batch, where it is called a wrong answer to its own question"),
     CB_OPT_STRING(OPT, query_prompt, NULL, "TEXT", "what is put before queries (anchors), instead of the model's prompt for them"),
-    CB_OPT_STRING(OPT, document_prompt, NULL, "TEXT", "the same for documents (positives and negatives)"), CB_OPT_END};
+    CB_OPT_STRING(OPT, document_prompt, NULL, "TEXT", "the same for documents (positives and negatives)"),
+    CB_OPT_END};
 #undef OPT
 
-/* Which options are of this, and which are of words and labels alone. */
-static const char *const own[] = {"hard_negatives",   "batch_duplicates", "query_prompt",    "document_prompt",
-                                  "similarity_scale", "symmetric",        "similarity_loss", "mini_batch_size"};
-static const char *const others[] = {"separator", "lines",   "packing",         "packing_strategy", "completion_only",    "chat_template",
-                                     "add_bos",   "add_eos", "mlm_probability", "whole_word_mask",  "pad_to_multiple_of", "labels",
-                                     "tokenizer", "mix"};
+/* Which options are of which task, and which of words and labels alone. */
+enum { OF_SENTENCES = 1, OF_RANKING = 2, OF_OTHERS = 4 };
+static const struct {
+    const char *option;
+    int tasks;
+} own[] = {{"hard_negatives", OF_SENTENCES | OF_RANKING},
+           {"random_negatives", OF_RANKING},
+           {"ranking_loss", OF_RANKING},
+           {"positive_weight", OF_RANKING},
+           {"batch_duplicates", OF_SENTENCES},
+           {"query_prompt", OF_SENTENCES},
+           {"document_prompt", OF_SENTENCES},
+           {"similarity_scale", OF_SENTENCES},
+           {"symmetric", OF_SENTENCES},
+           {"similarity_loss", OF_SENTENCES},
+           {"mini_batch_size", OF_SENTENCES},
+           {"separator", OF_OTHERS},
+           {"lines", OF_OTHERS},
+           {"packing", OF_OTHERS},
+           {"packing_strategy", OF_OTHERS},
+           {"completion_only", OF_OTHERS},
+           {"chat_template", OF_OTHERS},
+           {"add_bos", OF_OTHERS},
+           {"add_eos", OF_OTHERS},
+           {"mlm_probability", OF_OTHERS},
+           {"whole_word_mask", OF_OTHERS},
+           {"pad_to_multiple_of", OF_OTHERS},
+           {"labels", OF_OTHERS},
+           {"mix", OF_OTHERS},
+           {"tokenizer", OF_OTHERS | OF_RANKING}};
 
 bool cli_sentences_check(cli_call *call, cb_objective objective)
 {
     bool sentences = objective == CB_OBJECTIVE_RETRIEVAL || objective == CB_OBJECTIVE_SIMILARITY;
-    const char *const *names = sentences ? others : own;
-    size_t count = sentences ? sizeof others / sizeof *others : sizeof own / sizeof *own;
-    for (size_t i = 0; i < count; i++)
-        if (cli_given(call, names[i])) {
-            cli_refuse("%s: %s --task retrieval or similarity", names[i], sentences ? "has no meaning for" : "is an option of");
-            cli_blame(call, names[i]);
+    int task = sentences ? OF_SENTENCES : objective == CB_OBJECTIVE_RANKING ? OF_RANKING : OF_OTHERS;
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+        if (cli_given(call, own[i].option) && !(own[i].tasks & task)) {
+            bool missing = task != OF_OTHERS && own[i].tasks & OF_OTHERS;
+            cli_refuse("%s: %s --task %s", own[i].option, missing ? "has no meaning for" : "is an option of",
+                       missing                      ? sentences ? "retrieval or similarity" : "ranking"
+                       : own[i].tasks == OF_RANKING ? "ranking"
+                       : own[i].tasks & OF_RANKING  ? "retrieval, similarity or ranking"
+                                                    : "retrieval or similarity");
+            cli_blame(call, own[i].option);
             return false;
         }
     return true;

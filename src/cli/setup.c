@@ -308,7 +308,7 @@ static bool is_of_encoder(const cb_string_list *adapters)
 
 /* The first of the adapters that was trained with a head says which the model has.  Where it has no names for its labels, the model's own
  * stay, of which cb_model_load_with() keeps as many as fit, and its problem, as in transformers. */
-static cb_model *load_with_head(const char *path, const cb_string_list *adapters, cb_dtype dtype)
+static cb_model *load_with_head(const char *path, const cb_string_list *adapters, cb_dtype dtype, bool *ranks)
 {
     cb_adapter_labels labels = {0};
     bool found = false;
@@ -332,6 +332,7 @@ static cb_model *load_with_head(const char *path, const cb_string_list *adapters
         cb_model_free(model);
         model = NULL;
     }
+    *ranks = labels.named && labels.objective == CB_OBJECTIVE_RANKING;
     cb_string_list_free(&labels.names);
     return model;
 }
@@ -375,7 +376,8 @@ static bool add_adapters(cli_base *base, const cb_string_list *adapters, const c
 
 bool cli_base_load(cli_base *base, const char *model, const cb_string_list *adapters, const cb_string_list *options, cb_dtype dtype)
 {
-    *base = (cli_base){.model = load_with_head(model, adapters, dtype)};
+    *base = (cli_base){0};
+    base->model = load_with_head(model, adapters, dtype, &base->ranks);
     return base->model && add_adapters(base, adapters, options);
 }
 

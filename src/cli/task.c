@@ -14,13 +14,15 @@ const char *const cli_task_names[] = {"auto",
                                       "semantic-segmentation",
                                       "retrieval",
                                       "similarity",
+                                      "ranking",
                                       NULL};
 
 const cb_option cli_task_table[] = {
     CB_OPT_ENUM(cli_task_settings, task, 0, cli_task_names,
                 "what is predicted: one label of a text or a pair, any number of them, a number, a label of each word, one of an image, or "
                 "one of each place of it; "
-                "retrieval, similarity: what a sentence encoder learns from pairs; "
+                "retrieval, similarity: what a sentence encoder learns from pairs; ranking: how relevant a document is for a query, both "
+                "read together; "
                 "auto: what the model, "
                 "or the adapter, is for"),
     CB_OPT_LIST(cli_task_settings, labels, NULL, "NAME,...",
@@ -36,7 +38,9 @@ cb_objective cli_task_objective(int index)
 
 static const char *name_of(cb_objective objective)
 {
-    return cb_objective_is_labelled(objective) ? cli_task_names[objective - CB_OBJECTIVE_SEQUENCE_CLASSIFICATION + 1] : "words";
+    return cb_objective_is_labelled(objective) || objective == CB_OBJECTIVE_RANKING
+               ? cli_task_names[objective - CB_OBJECTIVE_SEQUENCE_CLASSIFICATION + 1]
+               : "words";
 }
 
 /* The end of the class name in config.json; "" where there is none. */
@@ -144,6 +148,12 @@ bool cli_labels_check(cli_call *call)
 
 /* ---- its model ---- */
 
+/* One number, which needs no name. */
+static bool is_number(cb_objective objective)
+{
+    return objective == CB_OBJECTIVE_REGRESSION || objective == CB_OBJECTIVE_RANKING;
+}
+
 /* A head of the model's own, whose labels and problem count where nothing else is asked. */
 static bool take_own(cli_task *task, const cb_model *model, bool own)
 {
@@ -165,10 +175,9 @@ cb_model *cli_task_model(cli_task *task, const char *path, bool config, uint64_t
     cb_head_kind kind = task->objective == CB_OBJECTIVE_CAUSAL_LM ? CB_HEAD_SEQUENCE_CLASSIFICATION : cb_objective_head(task->objective);
     bool images = kind == CB_HEAD_IMAGE_CLASSIFICATION || kind == CB_HEAD_SEMANTIC_SEGMENTATION;
     bool own = task->labelled && strncmp(class, classes[kind], images ? strlen(classes[kind]) : sizeof class) == 0;
-    if (task->labelled &&
-        (!own || (images && task->asked) || task->labels.count || task->held || task->objective == CB_OBJECTIVE_REGRESSION)) {
+    if (task->labelled && (!own || (images && task->asked) || task->labels.count || task->held || is_number(task->objective))) {
         options.head = kind;
-        options.labels = task->objective == CB_OBJECTIVE_REGRESSION ? 1 : task->labels.count ? (int64_t)task->labels.count : task->held;
+        options.labels = is_number(task->objective) ? 1 : task->labels.count ? (int64_t)task->labels.count : task->held;
         options.head_seed = seed;
     }
     cb_model *model = config ? cb_model_create(path, seed, options) : cb_model_load_with(path, options);

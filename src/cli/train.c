@@ -17,6 +17,7 @@ typedef struct settings {
     cb_mixer_options mixer;
     cb_xlora_options xlora;
     cb_sentence_options learning;
+    cb_ranking_options ranking;
     cli_sentence_settings sentences;
 } settings;
 
@@ -55,8 +56,9 @@ static const cli_group groups[] = {{"Run", table, 0},
                                    {"Images as rows", cb_image_data_option_table, offsetof(settings, corpus.images.data)},
                                    {"Augmentation of images", cb_augment_option_table, offsetof(settings, corpus.images.augment)},
                                    {"Training", cb_train_option_table, offsetof(settings, train)},
-                                   {"Pairs of texts (retrieval, similarity)", cli_sentence_table, offsetof(settings, sentences)},
+                                   {"Pairs of texts (retrieval, similarity, ranking)", cli_sentence_table, offsetof(settings, sentences)},
                                    {"What is learned of them", cb_sentence_option_table, offsetof(settings, learning)},
+                                   {"What is learned of rankings", cb_ranking_option_table, offsetof(settings, ranking)},
                                    {"Starts that are worked out first", cb_start_option_table, offsetof(settings, start)},
                                    {0}};
 
@@ -149,6 +151,17 @@ static bool prepare(cli_call *call, settings *s, cb_model *model, cb_adapter *ad
     return ok;
 }
 
+static bool is_of_ranking(const settings *s)
+{
+    return s->corpus.task.objective == CB_OBJECTIVE_RANKING;
+}
+
+static bool open_corpus(cli_call *call, settings *s, cli_corpus *corpus, cb_model *model, const cb_tokenizer *tokenizer)
+{
+    return is_of_ranking(s) ? cli_pairs_open(corpus, call, &s->corpus, &s->sentences, model, tokenizer, s->seed)
+                            : cli_corpus_open(corpus, call, &s->corpus, model, tokenizer, s->seed);
+}
+
 static bool train(cli_call *call, settings *s, cb_model *model, cb_adapter *adapter)
 {
     bool images = cli_takes_images(model);
@@ -157,13 +170,14 @@ static bool train(cli_call *call, settings *s, cb_model *model, cb_adapter *adap
     int64_t labels = cb_model_labels(model);
     const char *former = s->adapter.count ? s->adapter.items[0] : NULL;
     bool ok = (images ? cli_images_ready(&s->corpus.images, model, cb_model_directory(model), former) : tokenizer != NULL) &&
-              cli_corpus_open(&corpus, call, &s->corpus, model, tokenizer, s->seed) && prepare(call, s, model, adapter, corpus.train);
+              open_corpus(call, s, &corpus, model, tokenizer) && prepare(call, s, model, adapter, corpus.train);
     if (ok && s->adapter.count && cb_model_labels(model) != labels) /* other images' labels: a new head, which is not the adapter's */
         ok = cli_refuse("--adapter: %s was trained for %lld labels, and the data have %lld; expected none, for a new one",
                         s->adapter.items[0], (long long)labels, (long long)cb_model_labels(model));
     if (ok) {
         cb_trainee what = cb_train_adapter(model, adapter);
-        ok = cli_train_run(call, &what, &corpus, &s->train);
+        cb_ranking_training ranking = {.model = model, .options = s->ranking};
+        ok = (!is_of_ranking(s) || cb_train_ranking(&what, &ranking)) && cli_train_run(call, &what, &corpus, &s->train);
     }
     ok = ok && (!images || s->dry_run || cli_images_save(&s->corpus.images, s->output));
     cli_corpus_close(&corpus);
@@ -361,7 +375,8 @@ static bool run(cli_call *call, void *settings_)
     settings *s = settings_;
     s->train.output = s->output;
     s->train.seed = (uint64_t)s->seed;
-    if (!cli_sentences_check(call, cli_task_objective(s->corpus.asked.task)) || !check_adapters(call, s))
+    bool known = s->corpus.asked.task || !s->adapter.count; /* else the adapter says what its task is */
+    if ((known && !cli_sentences_check(call, cli_task_objective(s->corpus.asked.task))) || !check_adapters(call, s))
         return false;
     bool wants_new = !s->adapter.count || s->mix == MIX_STACK;
     cb_adapter *fresh = wants_new ? configure(call, s) : NULL;
@@ -378,9 +393,10 @@ static bool run(cli_call *call, void *settings_)
         return trained;
     }
     cli_task *task = &s->corpus.task;
-    cb_model *model = open_task(s, call->arguments[0]) ? cli_task_model(task, call->arguments[0], false, (uint64_t)s->seed,
-                                                                        (cb_model_options){.dtype = cli_dtype(s->dtype)})
-                                                       : NULL;
+    bool opened = open_task(s, call->arguments[0]) && (known || cli_sentences_check(call, task->objective));
+    cb_model *model =
+        opened ? cli_task_model(task, call->arguments[0], false, (uint64_t)s->seed, (cb_model_options){.dtype = cli_dtype(s->dtype)})
+               : NULL;
     cb_adapter *adapter = model && !s->mix ? attach(s, fresh, model) : NULL;
     bool ok = s->mix ? model && train_mix(call, s, model, &fresh) : adapter && train(call, s, model, adapter);
     cb_adapter_free(adapter ? adapter : fresh);
@@ -400,7 +416,8 @@ const cli_command cli_train = {
         "log.jsonl, TensorBoard events and curves.png; --resume goes on from the checkpoint and ends with the same bits as a "
         "run that was never interrupted. With --task the data have labels, and the head that gives them is trained and saved with the "
         "adapter (docs/tasks.md). With --task retrieval or similarity a sentence encoder learns from pairs of texts "
-        "(docs/retrieval.md), and the output is a directory of sentence-transformers. With --mix trained adapters stay as they are and "
+        "(docs/retrieval.md), and the output is a directory of sentence-transformers; with --task ranking a cross-encoder does. With --mix "
+        "trained adapters stay as they are and "
         "what composes them is trained; the output then "
         "is one directory with all of them.",
     .least = 1,
@@ -415,6 +432,8 @@ const cli_command cli_train = {
                                       "--learning-rate 1e-3 --seed 1",
                                       "cambium train models/all-MiniLM-L6-v2 --task retrieval --data pairs.jsonl --validation-split 0.1 "
                                       "--output out/adapter --batch-size 64",
+                                      "cambium train models/bert --task ranking --data groups.jsonl --ranking-loss listwise --output "
+                                      "out/ranks --target-modules query,value",
                                       "cambium train models/base --data chats.jsonl --validation-split 0.1 --eval-steps 50 --save-steps 50 "
                                       "--output out/adapter --resume",
                                       "cambium train models/bert --task sequence-classification --data reviews.csv --validation-split 0.1 "

@@ -382,6 +382,11 @@ char *cb_dataset_row_source(const cb_dataset *data, int64_t row)
 {
     if (data->images)
         return cb_strdup(cb_images_source(data->images, row));
+    if (data->groups) {
+        const group_store *s = data->groups->store;
+        int64_t group = data->groups->members[row];
+        return cb_format("%s:%lld", s->files.items[s->file_of[group]], (long long)s->lines[group]);
+    }
     const document *d = document_of_row(data, row);
     return cb_format("%s:%lld", data->store->files.items[d->file], (long long)d->line);
 }

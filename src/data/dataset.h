@@ -135,6 +135,10 @@ typedef struct group_store {
     int64_t *lines;
     int32_t *file_of;
     size_t score_capacity, line_capacity, file_capacity;
+    uint8_t *types;    /* pairs: of tokens */
+    uint64_t *queries; /* pairs: hashes, of each group */
+    bool has_types;    /* one is not 0 */
+    size_t type_capacity, query_capacity;
     cb_string_list files;
     int64_t size; /* G */
     int32_t longest;
@@ -144,7 +148,7 @@ typedef struct group_store {
 struct groups {
     group_store *store;
     int64_t *members, count; /* groups of the store */
-    bool scored, duplicates, shuffle;
+    bool scored, pairs, duplicates, shuffle;
     uint64_t seed;
     /* batches of `rows` as far as they have been laid out: those of epoch e begin at starts[e] */
     int64_t rows, *starts;
@@ -159,6 +163,18 @@ bool cb_groups_sequential(const groups *g, int64_t index, int64_t rows, cb_batch
 groups *cb_groups_split(groups *g, double share, uint64_t seed);
 int64_t cb_groups_tokens(const groups *g);
 uint64_t cb_groups_hash(const groups *g);
+/* A text of the store, whose tokens are `e`. */
+bool cb_group_text_add(group_store *s, const cb_encoding *e, int32_t skipped, uint64_t hash);
+
+/* pairs.c: the texts of groups, kept until all are there. */
+typedef struct pair_texts {
+    cb_string_list texts; /* of each group `size`, the query first */
+    int64_t size;
+} pair_texts;
+/* Puts the documents of all groups into the store, each with its query, and random ones beside them. */
+bool cb_pairs_encode(const pair_texts *kept, const cb_groups_options *options, bool scored, group_store *store);
+/* Groups that are held out for a share of them, so that none has a query of those that stay: true at their places in `moved`. */
+int64_t cb_pairs_hold_out(const groups *g, int64_t wanted, uint64_t seed, bool *moved);
 
 /* conditions.c: the group of a document of such a task with such conditions, all of one width; -1 with an error that says where it is. */
 int32_t cb_conditions_group(condition_store *s, int32_t task, const float *values, int64_t width, const char *path, int64_t line);

@@ -153,7 +153,9 @@ static bool shape_batch(const groups *g, const int64_t *chosen, int64_t rows, cb
         int32_t count = g->store->texts[chosen[i / size] * size + i % size].count;
         length = count > length ? count : length;
     }
-    const int64_t texts[] = {rows * size, round_up(length)}, targets[] = {rows, 1 + size};
+    const int64_t texts[] = {rows * size, round_up(length)}, targets[] = {rows, g->pairs ? size : 1 + size};
+    if (g->store->has_types && !cb_batch_tensor(&batch->types, CB_I32, 2, texts))
+        return false;
     return cb_batch_tensor(&batch->ids, CB_I32, 2, texts) && cb_batch_tensor(&batch->segments, CB_I32, 2, texts) &&
            cb_batch_tensor(&batch->positions, CB_I32, 2, texts) && cb_batch_tensor(&batch->targets, CB_F32, 2, targets);
 }
@@ -168,8 +170,23 @@ static void put_text(const groups *g, const group_text *t, int64_t row, cb_batch
         ids[i] = text ? g->store->ids[t->start + (size_t)i] : 0;
         segments[i] = text ? 0 : -1;
         positions[i] = text ? (int32_t)i : 0;
+        if (batch->types)
+            ((int32_t *)batch->types->data)[row * length + i] = text ? g->store->types[t->start + (size_t)i] : 0;
     }
     batch->tokens += t->count;
+}
+
+static void put_targets(const groups *g, int64_t group, int64_t row, cb_batch *batch)
+{
+    const group_store *s = g->store;
+    float *targets = (float *)batch->targets->data + row * batch->targets->shape[1];
+    for (int64_t k = 0; g->pairs && k < s->size; k++)
+        targets[k] = g->scored ? s->scores[group] : k == 0;
+    if (g->pairs)
+        return;
+    targets[0] = s->scores[group];
+    for (int64_t k = 0; k < s->size; k++)
+        targets[1 + k] = (float)s->texts[group * s->size + k].skipped;
 }
 
 static bool put_groups(const groups *g, const int64_t *chosen, int64_t rows, cb_batch *batch, cb_string *sources)
@@ -181,13 +198,9 @@ static bool put_groups(const groups *g, const int64_t *chosen, int64_t rows, cb_
     if (!shape_batch(g, chosen, rows, batch))
         return false;
     for (int64_t i = 0; i < rows; i++) {
-        float *targets = (float *)batch->targets->data + i * (1 + s->size);
-        targets[0] = s->scores[chosen[i]];
-        for (int64_t k = 0; k < s->size; k++) {
-            const group_text *t = &s->texts[chosen[i] * s->size + k];
-            targets[1 + k] = (float)t->skipped;
-            put_text(g, t, i * s->size + k, batch);
-        }
+        put_targets(g, chosen[i], i, batch);
+        for (int64_t k = 0; k < s->size; k++)
+            put_text(g, &s->texts[chosen[i] * s->size + k], i * s->size + k, batch);
         if (sources && sources->length < LONG)
             cb_string_printf(sources, "%s%s:%lld", sources->length ? ", " : "", s->files.items[s->file_of[chosen[i]]],
                              (long long)s->lines[chosen[i]]);

@@ -23,7 +23,10 @@ typedef struct reading {
     const char *own_names[FIELDS]; /* as the options say; NULL: the usual ones */
     const char *texts[MOST_TEXTS]; /* of the group at hand */
     int64_t count, records;
+    bool scored; /* lines have a score */
     cb_encoding encoding;
+    pair_texts kept; /* pairs */
+    size_t groups;
 } reading;
 
 /* ---- the store ---- */
@@ -37,35 +40,41 @@ static void store_free(group_store *s)
     cb_free(s->scores);
     cb_free(s->lines);
     cb_free(s->file_of);
+    cb_free(s->types);
+    cb_free(s->queries);
     cb_string_list_free(&s->files);
     cb_free(s);
 }
 
-static bool add_text(reading *r, int role, const char *text)
+bool cb_group_text_add(group_store *s, const cb_encoding *e, int32_t skipped, uint64_t hash)
 {
-    group_store *s = r->store;
-    cb_encoding *e = &r->encoding;
-    int32_t skipped;
-    if (!r->options->encode(r->options->user, role, text, e, &skipped) ||
-        (!e->count && cb_fail(CB_ERR_FORMAT, "found a text without tokens, expected some") != CB_OK) ||
+    if ((!e->count && cb_fail(CB_ERR_FORMAT, "found a text without tokens, expected some") != CB_OK) ||
         !cb_grow(&s->ids, &s->id_capacity, s->id_count + e->count, sizeof *s->ids) ||
         !cb_grow(&s->texts, &s->text_capacity, s->text_count + 1, sizeof *s->texts))
         return false;
     memcpy(s->ids + s->id_count, e->ids, e->count * sizeof *s->ids);
-    s->texts[s->text_count++] =
-        (group_text){.start = s->id_count, .count = (int32_t)e->count, .skipped = skipped, .hash = cb_hash_text(CB_HASH_START, text)};
+    s->texts[s->text_count++] = (group_text){.start = s->id_count, .count = (int32_t)e->count, .skipped = skipped, .hash = hash};
     s->id_count += e->count;
     if ((int32_t)e->count > s->longest)
         s->longest = (int32_t)e->count;
     return true;
 }
 
+static bool add_text(reading *r, int role, const char *text)
+{
+    int32_t skipped;
+    if (r->options->pairs)
+        return cb_string_list_add(&r->kept.texts, text);
+    return r->options->encode(r->options->user, role, text, &r->encoding, &skipped) &&
+           cb_group_text_add(r->store, &r->encoding, skipped, cb_hash_text(CB_HASH_START, text));
+}
+
 /* The texts at hand become a group. */
 static bool add_group(reading *r, double score, int64_t line)
 {
     group_store *s = r->store;
-    size_t n = s->size ? s->text_count / (size_t)s->size : 0;
-    int64_t asked = r->options->scored ? -1 : r->options->hard_negatives;
+    size_t n = r->groups;
+    int64_t asked = r->scored ? -1 : r->options->hard_negatives;
     if (asked >= 0 && r->count != 2 + asked)
         return cb_fail(CB_ERR_FORMAT, "found %lld negatives, expected %lld or more, as --hard-negatives has it", (long long)r->count - 2,
                        (long long)asked) == CB_OK;
@@ -81,6 +90,7 @@ static bool add_group(reading *r, double score, int64_t line)
     s->scores[n] = (float)score;
     s->lines[n] = line;
     s->file_of[n] = (int32_t)s->files.count - 1;
+    r->groups++;
     for (int64_t i = 0; i < r->count; i++)
         if (!add_text(r, i > 0, r->texts[i]))
             return false;
@@ -115,7 +125,7 @@ static bool push(reading *r, const char *name, const json_t *value)
 /* How many texts a group has at most, so far as is known. */
 static int64_t wanted(const reading *r)
 {
-    if (r->options->scored)
+    if (r->scored)
         return 2;
     return r->options->hard_negatives >= 0 ? 2 + r->options->hard_negatives : r->store->size ? r->store->size : MOST_TEXTS;
 }
@@ -155,15 +165,16 @@ static bool read_score(const reading *r, const json_t *line, double *score)
     const json_t *value = find_field(r, line, FIELD_SCORE, &name);
     *score = json_number_value(value);
     if (!json_is_number(value) || !isfinite(*score))
-        return cb_fail(CB_ERR_FORMAT, "%s: found no number, expected how alike the two are", name) == CB_OK;
-    return true;
+        return cb_fail(CB_ERR_FORMAT, "%s: found no number, expected how %s", name,
+                       r->options->pairs ? "relevant the document is, from 0 to 1" : "alike the two are") == CB_OK;
+    return !r->options->pairs || (*score >= 0 && *score <= 1) ||
+           cb_fail(CB_ERR_FORMAT, "%s: found %g, expected how relevant the document is, from 0 to 1", name, *score) == CB_OK;
 }
 
 static bool read_array(reading *r, const json_t *line, int64_t number)
 {
-    if (json_array_size(line) < 2 || r->options->scored)
-        return cb_fail(CB_ERR_FORMAT, "found an array, expected %s", r->options->scored ? "an object" : "an anchor and a positive in it") ==
-               CB_OK;
+    if (json_array_size(line) < 2 || r->scored)
+        return cb_fail(CB_ERR_FORMAT, "found an array, expected %s", r->scored ? "an object" : "an anchor and a positive in it") == CB_OK;
     for (size_t i = 0; i < json_array_size(line) && r->count < wanted(r); i++)
         if (!push(r, "array", json_array_get(line, i)))
             return false;
@@ -178,7 +189,7 @@ static bool read_object(reading *r, const json_t *line, int64_t number)
     if (!anchor || !positive)
         return cb_fail(CB_ERR_FORMAT, "%s: found none, expected a text; --columns %s=NAME names another field",
                        anchor ? positive_name : anchor_name, anchor ? "positive" : "anchor") == CB_OK;
-    if (r->options->scored && !read_score(r, line, &score))
+    if (r->scored && !read_score(r, line, &score))
         return false;
     size_t positives = json_is_array(positive) ? json_array_size(positive) : 1;
     if (!positives)
@@ -186,7 +197,7 @@ static bool read_object(reading *r, const json_t *line, int64_t number)
     for (size_t i = 0; i < positives; i++) {
         r->count = 0;
         if (!push(r, anchor_name, anchor) || !push(r, positive_name, json_is_array(positive) ? json_array_get(positive, i) : positive) ||
-            (!r->options->scored && !read_negatives(r, line)) || !add_group(r, score, number))
+            (!r->scored && !read_negatives(r, line)) || !add_group(r, score, number))
             return false;
     }
     return true;
@@ -199,7 +210,9 @@ static bool read_line(void *user, const char *path, int64_t number, const json_t
     if ((!files->count || strcmp(files->items[files->count - 1], path) != 0) && !cb_string_list_add(files, path))
         return false;
     r->count = 0;
-    r->records++;
+    const char *name;
+    if (!r->records++ && r->options->pairs) /* the first line says which they are */
+        r->scored = json_is_object(line) && find_field(r, line, FIELD_SCORE, &name);
     return json_is_array(line) ? read_array(r, line, number) : read_object(r, line, number);
 }
 
@@ -240,21 +253,27 @@ static groups *groups_of(group_store *store, int64_t count)
 
 static groups *read_groups(const cb_groups_options *o, group_store *store)
 {
-    reading r = {.options = o, .store = store};
+    reading r = {.options = o, .store = store, .scored = o->scored};
+    int64_t least = o->pairs ? 1 : 2;
     bool ok = name_columns(&r);
     for (size_t i = 0; ok && i < o->data.count && (!o->max_records || r.records < o->max_records); i++)
         ok = cb_lines_read(o->data.items[i], o->max_records ? o->max_records - r.records : 0, read_line, &r);
+    int64_t count = (int64_t)r.groups;
+    if (ok && count < least)
+        ok = cb_fail(CB_ERR_FORMAT, "%s: found %lld pairs, expected %s", o->data.count ? o->data.items[0] : "data", (long long)count,
+                     o->pairs ? "one at least" : "two at least: each is learned against the others") == CB_OK;
+    r.kept.size = store->size;
+    if (ok && o->pairs && !(ok = cb_pairs_encode(&r.kept, o, r.scored, store)))
+        cb_error_prefix("%s", o->data.items[0]);
     cb_encoding_free(&r.encoding);
-    int64_t count = store->size ? (int64_t)store->text_count / store->size : 0;
-    if (ok && count < 2)
-        ok = cb_fail(CB_ERR_FORMAT, "%s: found %lld pairs, expected two at least: each is learned against the others",
-                     o->data.count ? o->data.items[0] : "data", (long long)count) == CB_OK;
+    cb_string_list_free(&r.kept.texts);
     groups *g = ok ? groups_of(store, count) : NULL;
     for (int64_t i = 0; g && i < count; i++)
         g->members[i] = i;
     if (g) {
-        g->scored = o->scored;
-        g->duplicates = o->duplicates || o->scored;
+        g->scored = r.scored;
+        g->pairs = o->pairs;
+        g->duplicates = o->duplicates || r.scored || o->pairs;
         g->shuffle = o->shuffle;
         g->seed = o->seed;
     }
@@ -267,7 +286,9 @@ cb_dataset *cb_dataset_open_groups(const cb_groups_options *options)
     group_store *store = data ? cb_calloc(1, sizeof *store) : NULL;
     if (store) {
         store->references = 1;
-        data->options.objective = options->scored ? CB_OBJECTIVE_SIMILARITY : CB_OBJECTIVE_RETRIEVAL;
+        data->options.objective = options->pairs    ? CB_OBJECTIVE_RANKING
+                                  : options->scored ? CB_OBJECTIVE_SIMILARITY
+                                                    : CB_OBJECTIVE_RETRIEVAL;
         data->groups = read_groups(options, store);
         store_free(store);
     }
@@ -277,36 +298,47 @@ cb_dataset *cb_dataset_open_groups(const cb_groups_options *options)
     return NULL;
 }
 
-groups *cb_groups_split(groups *g, double share, uint64_t seed)
+/* Some of `count`, `wanted` of them. */
+static int64_t hold_out(int64_t count, int64_t wanted, uint64_t seed, bool *moved)
 {
-    int64_t held = (int64_t)llround((double)g->count * share), kept = 0, taken = 0;
-    if (held < 1 || g->count - held < 2) {
-        cb_fail(CB_ERR_ARGUMENT, "data: %lld pairs are too few to set aside a share of %g for validation", (long long)g->count, share);
-        return NULL;
-    }
-    groups *part = groups_of(g->store, held);
-    int64_t *order = cb_alloc((size_t)g->count * sizeof *order);
-    bool *moved = cb_calloc((size_t)g->count, sizeof *moved), ok = part && order && moved;
-    for (int64_t i = 0; ok && i < g->count; i++)
+    int64_t *order = cb_alloc((size_t)count * sizeof *order);
+    for (int64_t i = 0; order && i < count; i++)
         order[i] = i;
-    if (ok)
-        cb_data_shuffle(order, g->count, seed, 0x5e11);
-    for (int64_t i = 0; ok && i < held; i++)
+    if (order)
+        cb_data_shuffle(order, count, seed, 0x5e11);
+    for (int64_t i = 0; order && i < wanted; i++)
         moved[order[i]] = true;
-    for (int64_t i = 0; ok && i < g->count; i++)
+    cb_free(order);
+    return order ? wanted : -1;
+}
+
+static void move_held_out(groups *g, groups *part, const bool *moved)
+{
+    int64_t kept = 0, taken = 0;
+    for (int64_t i = 0; i < g->count; i++)
         if (moved[i])
             part->members[taken++] = g->members[i];
         else
             g->members[kept++] = g->members[i];
-    cb_free(order);
-    cb_free(moved);
-    if (!ok) {
-        cb_groups_free(part);
-        return NULL;
-    }
     g->count = kept;
-    part->scored = g->scored;
-    part->duplicates = true;
+}
+
+groups *cb_groups_split(groups *g, double share, uint64_t seed)
+{
+    int64_t wanted = (int64_t)llround((double)g->count * share), held = 0, least = g->pairs ? 1 : 2;
+    bool *moved = cb_calloc((size_t)g->count, sizeof *moved);
+    if (moved && wanted >= 1)
+        held = (g->pairs ? cb_pairs_hold_out(g, wanted, seed, moved) : hold_out(g->count, wanted, seed, moved));
+    if (cb_ok() && (held < 1 || g->count - held < least))
+        cb_fail(CB_ERR_ARGUMENT, "data: %lld pairs are too few to set aside a share of %g for validation", (long long)g->count, share);
+    groups *part = cb_ok() ? groups_of(g->store, held) : NULL;
+    if (part) {
+        move_held_out(g, part, moved);
+        part->scored = g->scored;
+        part->pairs = g->pairs;
+        part->duplicates = true;
+    }
+    cb_free(moved);
     return part;
 }
 
@@ -353,4 +385,10 @@ uint64_t cb_dataset_text_hash(const cb_dataset *data, int64_t row, int64_t membe
 {
     const groups *g = data->groups;
     return g->store->texts[g->members[row] * g->store->size + member].hash;
+}
+
+uint64_t cb_dataset_query_hash(const cb_dataset *data, int64_t row)
+{
+    const groups *g = data->groups;
+    return g->store->queries[g->members[row]];
 }

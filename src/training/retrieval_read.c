@@ -1,4 +1,4 @@
-/* retrieval_read.c: corpora, queries and judgements in the layout of BEIR, or TREC's. */
+/* retrieval_read.c: corpora, queries and judgements in the layout of BEIR, or TREC's, and what a first stage found. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -113,11 +113,20 @@ static bool find_own(cb_retrieval_data *data, const id_entry *documents)
 
 /* ---- judgements ---- */
 
+/* A line of candidates. */
+typedef struct candidate {
+    size_t query, document;
+    double score;
+    int64_t line;
+} candidate;
+
 typedef struct judging {
     cb_retrieval_data *data;
     const id_entry *queries, *documents;
     const char *path;
     int64_t line, absent;
+    candidate *candidates;
+    size_t count, capacity;
 } judging;
 
 static bool refuse_line(const judging *j, const char *problem)
@@ -126,13 +135,15 @@ static bool refuse_line(const judging *j, const char *problem)
                    (long long)j->line, problem) == CB_OK;
 }
 
-/* Cuts the line at tabs, or, where there are none, at blanks; how many parts there are, at most five. */
-static int cut(char *line, char *parts[5])
+enum { MOST_PARTS = 7 };
+
+/* Cuts the line at tabs, or, where there are none, at blanks; how many parts there are, at most seven. */
+static int cut(char *line, char *parts[MOST_PARTS])
 {
     const char *separators = strchr(line, '\t') ? "\t\r" : " \r";
     char *rest = NULL;
     int n = 0;
-    for (char *part = strtok_r(line, separators, &rest); part && n < 5; part = strtok_r(NULL, separators, &rest))
+    for (char *part = strtok_r(line, separators, &rest); part && n < MOST_PARTS; part = strtok_r(NULL, separators, &rest))
         parts[n++] = part;
     return n;
 }
@@ -140,7 +151,7 @@ static int cut(char *line, char *parts[5])
 static bool add_judgement(judging *j, char *line)
 {
     cb_retrieval_data *data = j->data;
-    char *parts[5], *end;
+    char *parts[MOST_PARTS], *end;
     int n = cut(line, parts);
     if (!n)
         return true;
@@ -174,7 +185,8 @@ static int by_query(const void *a_, const void *b_)
     return (a->document > b->document) - (a->document < b->document);
 }
 
-static bool read_judgements(judging *j)
+/* Gives each line of the file to `add`, with its number in j->line. */
+static bool each_line(judging *j, bool (*add)(judging *j, char *line))
 {
     size_t length;
     char *text = cb_archive_read(j->path, NULL, 0, &length), *rest = text;
@@ -185,9 +197,15 @@ static bool read_judgements(judging *j)
         if (end)
             *end = 0;
         j->line++;
-        ok = add_judgement(j, line);
+        ok = add(j, line);
     }
     cb_free(text);
+    return ok;
+}
+
+static bool read_judgements(judging *j)
+{
+    bool ok = each_line(j, add_judgement);
     if (ok && j->absent)
         cb_log_message(CB_LOG_WARNING, "%s: %lld judgements are of documents that the corpus has not", j->path, (long long)j->absent);
     if (ok && j->data->judgement_count)
@@ -213,4 +231,99 @@ bool cb_retrieval_read(const char *corpus, const char *queries, const char *judg
     cb_free(query_ids);
     cb_free(document_ids);
     return ok;
+}
+
+/* ---- candidates ---- */
+
+static bool add_candidate(judging *j, char *line)
+{
+    char *parts[MOST_PARTS], *end = NULL;
+    int n = cut(line, parts);
+    bool run = n == 6;
+    if (!n)
+        return true;
+    if (n != 2 && n != 3 && !run)
+        return cb_fail(CB_ERR_FORMAT, "%s:%lld: found %d columns, expected query and document, with a score, or the six of a TREC run",
+                       j->path, (long long)j->line, n) == CB_OK;
+    const char *score = n == 2 ? NULL : parts[run ? 4 : 2];
+    double value = score ? strtod(score, &end) : 0;
+    if (score && (end == score || *end || value != value))
+        return j->line == 1 || cb_fail(CB_ERR_FORMAT, "%s:%lld: found a score that is no number", j->path, (long long)j->line) == CB_OK;
+    size_t query = find_id(j->queries, j->data->queries.count, parts[0]);
+    size_t document = find_id(j->documents, j->data->documents.count, parts[run ? 2 : 1]);
+    if (query == CB_NO_DOCUMENT) {
+        j->absent++;
+        return true;
+    }
+    if (document == CB_NO_DOCUMENT)
+        return cb_fail(CB_ERR_FORMAT, "%s:%lld: found the document \"%.100s\", which is not in the corpus", j->path, (long long)j->line,
+                       parts[run ? 2 : 1]) == CB_OK;
+    if (!cb_grow(&j->candidates, &j->capacity, j->count + 1, sizeof *j->candidates))
+        return false;
+    j->candidates[j->count++] = (candidate){query, document, value, j->line};
+    return true;
+}
+
+static int by_query_and_score(const void *a_, const void *b_)
+{
+    const candidate *a = a_, *b = b_;
+    if (a->query != b->query)
+        return a->query < b->query ? -1 : 1;
+    if (a->score != b->score)
+        return a->score > b->score ? -1 : 1;
+    return (a->line > b->line) - (a->line < b->line);
+}
+
+static bool repeats(const cb_candidates *c, size_t query, size_t end, size_t document)
+{
+    for (size_t i = c->starts[query]; i < end; i++)
+        if (c->documents[i] == document)
+            return true;
+    return false;
+}
+
+static bool arrange(judging *j, cb_candidates *c)
+{
+    size_t queries = j->data->queries.count, n = 0, at = 0;
+    c->documents = cb_calloc(j->count + 1, sizeof *c->documents);
+    c->starts = cb_calloc(queries + 1, sizeof *c->starts);
+    if (!c->documents || !c->starts)
+        return false;
+    if (j->count)
+        qsort(j->candidates, j->count, sizeof *j->candidates, by_query_and_score);
+    for (size_t q = 0; q < queries; q++) {
+        c->starts[q] = n;
+        for (; at < j->count && j->candidates[at].query == q; at++)
+            if (j->candidates[at].document != j->data->own[q] && !repeats(c, q, n, j->candidates[at].document))
+                c->documents[n++] = j->candidates[at].document;
+    }
+    c->starts[queries] = n;
+    return true;
+}
+
+bool cb_candidates_read(const char *path, const cb_retrieval_data *data, cb_candidates *candidates)
+{
+    cb_retrieval_data view = *data; /* is only read */
+    judging j = {.data = &view, .path = path};
+    *candidates = (cb_candidates){0};
+    id_entry *query_ids = sort_ids(path, &data->query_ids), *document_ids = query_ids ? sort_ids(path, &data->document_ids) : NULL;
+    j.queries = query_ids;
+    j.documents = document_ids;
+    bool ok = document_ids && each_line(&j, add_candidate);
+    if (ok && !j.count)
+        ok = cb_fail(CB_ERR_FORMAT, "%s: found no candidate of any query", path) == CB_OK;
+    if (ok && j.absent)
+        cb_log_message(CB_LOG_WARNING, "%s: %lld candidates are of queries that are not asked", path, (long long)j.absent);
+    ok = ok && arrange(&j, candidates);
+    cb_free(j.candidates);
+    cb_free(query_ids);
+    cb_free(document_ids);
+    return ok;
+}
+
+void cb_candidates_free(cb_candidates *candidates)
+{
+    cb_free(candidates->documents);
+    cb_free(candidates->starts);
+    *candidates = (cb_candidates){0};
 }

@@ -116,6 +116,56 @@ for loss in cosent mse; do
     over "$(field scored.out spearman)" 0.8 || fail "similarity ($loss): spearman is $(field scored.out spearman)"
 done
 
+# ---- cross-encoders ----
+
+cp -r "$reference/cross_encoder/model" reader
+chmod -R u+w reader
+mkdir -p read/qrels
+awk 'BEGIN { # documents of speed are the relevant ones, and every query has one
+    split("wing lift plate body air shock layer wave", asked)
+    print "query-id\tcorpus-id\tscore" > "read/qrels/test.tsv"
+    for (i = 1; i <= 8; i++) {
+        printf "{\"_id\": \"q%d\", \"text\": \"how is the %s ?\"}\n", i, asked[i] > "read/queries.jsonl"
+        printf "{\"_id\": \"d%d\", \"text\": \"%s at %s\"}\n", i, asked[i], i == 3 ? "speed" : "heat" > "read/corpus.jsonl"
+        printf "q%d\td3\t1\n", i > "read/qrels/test.tsv"
+        for (k = 1; k <= 8; k++)
+            printf "q%d\td%d\n", i, k > "all.tsv"
+        for (k = 0; k < 4; k++)
+            printf "{\"query\": \"what is the %s ?\", \"positive\": \"%s of speed\", \"negatives\": [\"%s of heat\", \"%s in heat\"]}\n", asked[i], asked[(i + k) % 8 + 1], asked[(i + 3) % 8 + 1], asked[(i + k) % 8 + 1] > "groups.jsonl"
+    }
+}'
+rank="train reader --task ranking --data groups.jsonl --validation-split 0.2 --target-modules all-linear --rank 8 --batch-size 8 --learning-rate 1e-2 --dtype f32 --seed 3"
+ranked="--corpus read/corpus.jsonl --queries read/queries.jsonl --qrels read/qrels/test.tsv"
+for loss in listwise bce; do
+    expect ranks $rank --ranking-loss $loss --output ranks-$loss --steps 60 --eval-steps 20 --json
+    for name in ndcg_at_10 mrr_at_10 map_at_100; do
+        [ -n "$(field ranks.out validation_$name)" ] || fail "train: no validation_$name in $(tail -1 ranks.out)"
+    done
+    grep -q '"task": "ranking"' ranks-$loss/labels.json || fail "train: $(cat ranks-$loss/labels.json)"
+    grep -q '"task_type": "SEQ_CLS"' ranks-$loss/adapter_config.json || fail "train: $(grep task_type ranks-$loss/adapter_config.json)"
+    expect before eval reader --task ranking $ranked --candidates all.tsv --json
+    expect after eval reader --adapter ranks-$loss $ranked --candidates all.tsv --predictions ranked.run --json
+    over "$(field after.out mrr_at_10)" "$(field before.out mrr_at_10)" ||
+        fail "ranking ($loss): mrr_at_10 $(field before.out mrr_at_10) before, $(field after.out mrr_at_10) after"
+    over "$(field after.out mrr_at_10)" 0.9 || fail "ranking ($loss): mrr_at_10 is $(field after.out mrr_at_10), expected over 0.9 (by chance 0.34)"
+    [ "$(field before.out first_stage_mrr_at_10)" = "$(field after.out first_stage_mrr_at_10)" ] || fail "ranking: the first stage changed"
+    [ "$(wc -l <ranked.run)" = 64 ] || fail "ranking: $(wc -l <ranked.run) lines in the run, expected 64"
+    expect again eval reader --task ranking $ranked --candidates ranked.run --top-k 0 --json
+    [ "$(field again.out first_stage_mrr_at_10)" = "$(field after.out mrr_at_10)" ] || fail "ranking: the run reads as $(cat again.out)"
+done
+expect planned $rank --output ranks2 --steps 60 --dry-run
+[ -e ranks2 ] && fail "a dry run left $(ls ranks2)"
+expect goes_on train reader --adapter ranks-bce --data groups.jsonl --random-negatives 2 --output ranks3 --steps 2
+expect merged merge reader --adapter ranks-bce --output reads
+expect merged eval reads --task ranking $ranked --candidates all.tsv --json
+[ "$(field merged.out mrr_at_10)" = "$(field after.out mrr_at_10)" ] || fail "merge: mrr_at_10 $(field merged.out mrr_at_10)"
+bad 2 "found relevant documents only" train reader --task ranking --data pairs.jsonl --output never
+bad 2 "--labels: has no meaning for --task ranking" train reader --task ranking --data pairs.jsonl --labels a --output never
+bad 2 "--ranking-loss: is an option of --task ranking" train model --task retrieval --data pairs.jsonl --ranking-loss bce --output never
+bad 2 "--candidates: is an option of --task ranking" eval model --task retrieval --data data --candidates all.tsv
+bad 2 "--candidates is of a corpus" eval reader --task ranking --data pairs.jsonl --candidates all.tsv
+bad 1 "has no head that gives one number" eval model --task ranking --data pairs.jsonl
+
 # ---- what cannot be done ----
 
 bad 2 "--batch-size: found 1" train model --task retrieval --data pairs.jsonl --output never --batch-size 1
