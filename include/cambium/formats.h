@@ -75,6 +75,8 @@ CB_API void cb_weights_close(cb_weights *weights);         /* NULL is allowed */
 CB_API size_t cb_weights_count(const cb_weights *weights);
 CB_API const cb_weight_entry *cb_weights_at(const cb_weights *weights, size_t index);
 CB_API const cb_weight_entry *cb_weights_find(const cb_weights *weights, const char *name); /* NULL: none */
+/* One of `parts` equal parts of an entry's rows, as an entry that lives until the checkpoint is closed; NULL with an error, where they do not divide. */
+CB_API const cb_weight_entry *cb_weights_part(cb_weights *weights, const cb_weight_entry *entry, int part, int parts);
 /* The files it consists of, in order of their names: model.safetensors, or the shards; the name of one, and which of
  * cb_weights_at() are its tensors.  A GGUF file counts as a model.safetensors. */
 CB_API size_t cb_weights_file_count(const cb_weights *weights);

@@ -31,6 +31,8 @@ struct cb_weights {
     cb_gguf_weights *gguf; /* NULL: shards */
     shard *shards;         /* sorted by name */
     size_t shard_count, shard_capacity, count;
+    cb_weight_entry **parts; /* of entries, by cb_weights_part() */
+    size_t part_count, part_capacity;
 };
 
 static bool add_shard(cb_weights *weights, const char *name)
@@ -224,6 +226,9 @@ void cb_weights_close(cb_weights *weights)
         cb_safetensors_close(weights->shards[i].safetensors);
         cb_torch_close(weights->shards[i].torch);
     }
+    for (size_t i = 0; i < weights->part_count; i++)
+        cb_free(weights->parts[i]);
+    cb_free(weights->parts);
     cb_free(weights->shards);
     cb_gguf_weights_close(weights->gguf);
     cb_free(weights);
@@ -283,6 +288,31 @@ const cb_weight_entry *cb_weights_find(const cb_weights *weights, const char *na
     for (size_t i = 0; !found && i < weights->shard_count; i++)
         found = cb_entry_table_find(weights->shards[i].tensors, name);
     return found;
+}
+
+const cb_weight_entry *cb_weights_part(cb_weights *weights, const cb_weight_entry *entry, int part, int parts)
+{
+    if (parts < 1 || part < 0 || part >= parts || entry->ndim < 1 || entry->shape[0] % parts || entry->size % (size_t)parts) {
+        cb_fail(CB_ERR_FORMAT, "tensor %s has shape %s, expected %d equal parts", entry->name, cb_shape_text_nd(entry->ndim, entry->shape),
+                parts);
+        return NULL;
+    }
+    size_t size = entry->size / (size_t)parts;
+    const void *data = (const char *)entry->data + (size_t)part * size;
+    for (size_t i = 0; i < weights->part_count; i++)
+        if (weights->parts[i]->data == data && weights->parts[i]->size == size)
+            return weights->parts[i];
+    cb_weight_entry *made = cb_alloc(sizeof *made);
+    if (!made || !cb_grow(&weights->parts, &weights->part_capacity, weights->part_count + 1, sizeof *weights->parts)) {
+        cb_free(made);
+        return NULL;
+    }
+    *made = *entry;
+    made->shape[0] /= parts;
+    made->data = data;
+    made->size = size;
+    weights->parts[weights->part_count++] = made;
+    return made;
 }
 
 /* ---- writing ---- */

@@ -12,6 +12,7 @@
 #include "formats/gguf_model.h"
 #include "formats/quantized.h"
 #include "merge/internal.h"
+#include "models/names.h"
 
 typedef struct conversion {
     const char *input, *output, *written;
@@ -28,8 +29,26 @@ typedef struct conversion {
 
 static const char *const to_choices[] = {"hf", "gguf", "peft", "gguf-lora", "mlx", "adapterhub", NULL};
 
+/* A model whose file has another package's names, under its own: what transformers reads, and adapters are merged into. */
+static bool write_under_own_names(const conversion *c, const cb_model *model)
+{
+    static const char prepared[] = "preprocessor_config.json";
+    const cb_dtype dtypes[] = {
+        [CB_CONVERT_KEEP] = CB_F32, [CB_CONVERT_F32] = CB_F32, [CB_CONVERT_BF16] = CB_BF16, [CB_CONVERT_F16] = CB_F16};
+    char *from = cb_path_join(c->input, prepared), *to = cb_path_join(c->written, prepared);
+    bool ok = from && to && cb_model_save(model, c->written, dtypes[c->dtype]) && cb_file_copy(from, to);
+    cb_free(from);
+    cb_free(to);
+    return ok;
+}
+
 static bool write_directory(conversion *c)
 {
+    cb_model *model = cb_is_gguf(c->input) ? NULL : cb_model_load(c->input, .keep_weights = true);
+    bool renamed = model && cb_model_is_renamed(model), ok = renamed && write_under_own_names(c, model);
+    cb_model_free(model);
+    if (renamed || !cb_ok())
+        return ok;
     return cb_model_unpack(c->input, c->written, cb_gguf_dtype_names[c->dtype]);
 }
 

@@ -106,6 +106,24 @@ static bool build(cb_model *model, cb_weight_source *source)
     return stages;
 }
 
+/* ---- timm's names ---- */
+
+static char *other_name(const cb_model *model, const char *name)
+{
+    static const cb_rename_rule rules[] = {{"embeddings.patch_embeddings", "stem.0", 0, 0},
+                                           {"embeddings.layernorm", "stem.1", 0, 0},
+                                           {"encoder.stages.%.downsampling_layer", "stages.%.downsample", 0, 0},
+                                           {"encoder.stages.%.layers.%.layer_scale_parameter", "stages.%.blocks.%.gamma", 0, 0},
+                                           {"encoder.stages.%.layers.%.dwconv", "stages.%.blocks.%.conv_dw", 0, 0},
+                                           {"encoder.stages.%.layers.%.layernorm", "stages.%.blocks.%.norm", 0, 0},
+                                           {"encoder.stages.%.layers.%.pwconv1", "stages.%.blocks.%.mlp.fc1", 0, 0},
+                                           {"encoder.stages.%.layers.%.pwconv2", "stages.%.blocks.%.mlp.fc2", 0, 0},
+                                           {"layernorm", "head.norm", 0, 0},
+                                           {"classifier", "head.fc", 0, 0},
+                                           {0}};
+    return cb_rename(cb_bare_name(model, name), rules);
+}
+
 /* ---- forward ---- */
 
 /* Over the channels of each place, which come out behind: (N, C, H, W) -> (N, H, W, C). */
@@ -166,6 +184,7 @@ const cb_architecture cb_convnext_family[] = {
      .configure = configure,
      .build = build,
      .embed = embed,
-     .block = block},
+     .block = block,
+     .other_name = other_name},
     {0},
 };

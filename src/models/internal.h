@@ -226,6 +226,23 @@ bool cb_config_number(const cb_model *model, const char *key, double otherwise, 
 /* Names file and field in front of what is said. */
 bool cb_config_error(const cb_model *model, const char *format, ...) CB_PRINTF(2, 3);
 
+/* ---- timm (timm.c) ---- */
+
+/* What transformers would say of the network that a config.json of timm's names; NULL with an error. */
+json_t *cb_timm_config(const char *path, const json_t *config);
+
+/* A tensor whose name begins with `from` has one with `to` in its place in another naming; '%' stands for a number, the first of which grows by `add`.
+ * part: it is one of three that lie behind one another there (fused q, k and v): 1 to 3. */
+typedef struct cb_rename_rule {
+    const char *from, *to;
+    int add, part;
+} cb_rename_rule;
+#define CB_RENAME_PART "#" /* before "2/3", at the end of a name */
+/* By the first rule that fits, the last has from NULL; NULL: none does, or (an error) there is no memory. */
+char *cb_rename(const char *name, const cb_rename_rule *rules);
+/* The name without the architecture's prefix. */
+const char *cb_bare_name(const cb_model *model, const char *name);
+
 /* ---- weights ---- */
 
 typedef enum cb_initial {

@@ -149,6 +149,13 @@ static bool configure(cb_model *model, const char *path, cb_model_options option
         return false;
     if (!json_is_object(model->json))
         return cb_config_error(model, "not a JSON object");
+    if (!json_object_get(model->json, "model_type") && json_is_string(json_object_get(model->json, "architecture"))) {
+        json_t *translated = cb_timm_config(path, model->json);
+        json_decref(model->json);
+        model->json = translated;
+        if (!translated)
+            return false;
+    }
     const char *type = cb_json_string(path, model->json, "model_type", NULL);
     if (!cb_ok())
         return false;

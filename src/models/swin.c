@@ -147,6 +147,30 @@ static bool build(cb_model *model, cb_weight_source *source)
     return model->norm;
 }
 
+/* ---- timm's names ---- */
+
+static char *other_name(const cb_model *model, const char *name)
+{
+    static const cb_rename_rule rules[] = {
+        {"embeddings.patch_embeddings.projection", "patch_embed.proj", 0, 0},
+        {"embeddings.norm", "patch_embed.norm", 0, 0},
+        {"encoder.layers.%.blocks.%.attention.self.query", "layers.%.blocks.%.attn.qkv", 0, 1},
+        {"encoder.layers.%.blocks.%.attention.self.key", "layers.%.blocks.%.attn.qkv", 0, 2},
+        {"encoder.layers.%.blocks.%.attention.self.value", "layers.%.blocks.%.attn.qkv", 0, 3},
+        {"encoder.layers.%.blocks.%.attention.self.relative_position_bias_table", "layers.%.blocks.%.attn.relative_position_bias_table", 0,
+         0},
+        {"encoder.layers.%.blocks.%.attention.output.dense", "layers.%.blocks.%.attn.proj", 0, 0},
+        {"encoder.layers.%.blocks.%.intermediate.dense", "layers.%.blocks.%.mlp.fc1", 0, 0},
+        {"encoder.layers.%.blocks.%.output.dense", "layers.%.blocks.%.mlp.fc2", 0, 0},
+        {"encoder.layers.%.blocks.%.layernorm_before", "layers.%.blocks.%.norm1", 0, 0},
+        {"encoder.layers.%.blocks.%.layernorm_after", "layers.%.blocks.%.norm2", 0, 0},
+        {"encoder.layers.%.downsample", "layers.%.downsample", 1, 0}, /* where the next stage begins, since timm 0.9 */
+        {"layernorm", "norm", 0, 0},
+        {"classifier", "head.fc", 0, 0},
+        {0}};
+    return cb_rename(cb_bare_name(model, name), rules);
+}
+
 /* ---- windows ---- */
 
 static int64_t missing(int64_t size, int64_t divisor)
@@ -323,6 +347,7 @@ const cb_architecture cb_swin_family[] = {
      .build = build,
      .embed = embed,
      .block = block,
-     .norm = last_norm},
+     .norm = last_norm,
+     .other_name = other_name},
     {0},
 };

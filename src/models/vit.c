@@ -94,6 +94,30 @@ static bool build(cb_model *model, cb_weight_source *source)
     return model->norm;
 }
 
+/* ---- timm's names ---- */
+
+static char *other_name(const cb_model *model, const char *name)
+{
+    static const cb_rename_rule rules[] = {{"embeddings.cls_token", "cls_token", 0, 0},
+                                           {"embeddings.distillation_token", "dist_token", 0, 0},
+                                           {"embeddings.position_embeddings", "pos_embed", 0, 0},
+                                           {"embeddings.patch_embeddings.projection", "patch_embed.proj", 0, 0},
+                                           {"encoder.layer.%.attention.attention.query", "blocks.%.attn.qkv", 0, 1},
+                                           {"encoder.layer.%.attention.attention.key", "blocks.%.attn.qkv", 0, 2},
+                                           {"encoder.layer.%.attention.attention.value", "blocks.%.attn.qkv", 0, 3},
+                                           {"encoder.layer.%.attention.output.dense", "blocks.%.attn.proj", 0, 0},
+                                           {"encoder.layer.%.intermediate.dense", "blocks.%.mlp.fc1", 0, 0},
+                                           {"encoder.layer.%.output.dense", "blocks.%.mlp.fc2", 0, 0},
+                                           {"encoder.layer.%.layernorm_before", "blocks.%.norm1", 0, 0},
+                                           {"encoder.layer.%.layernorm_after", "blocks.%.norm2", 0, 0},
+                                           {"layernorm", "norm", 0, 0},
+                                           {"classifier", "head", 0, 0},
+                                           {"cls_classifier", "head", 0, 0},
+                                           {"distillation_classifier", "head_dist", 0, 0},
+                                           {0}};
+    return cb_rename(cb_bare_name(model, name), rules);
+}
+
 /* ---- forward ---- */
 
 /* A token that stands before each image's patches, (B, 1, width). */
@@ -137,7 +161,8 @@ static const cb_head_plan deit_heads[] = {
 #define MEMBER(type, class, start, plans, facts)                                                                                           \
     {                                                                                                                                      \
         .model_type = type, .class_prefix = class, .prefix = start, .heads = plans, .variant = facts, .bidirectional = true,               \
-        .images = true, .configure = configure, .build = build, .embed = embed, .block = cb_encoder_block, .norm = cb_layer_norm_forward   \
+        .images = true, .configure = configure, .build = build, .embed = embed, .block = cb_encoder_block, .norm = cb_layer_norm_forward,  \
+        .other_name = other_name                                                                                                           \
     }
 
 const cb_architecture cb_vit_family[] = {

@@ -2,12 +2,14 @@
  * it is used, or a random generator whose stream is a hash of the tensor's name, so that a weight's values depend on
  * nothing but seed and name. */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "formats/affine.h"
 #include "formats/quantized.h"
 #include "kernels/kernels.h"
 #include "models/internal.h"
+#include "models/names.h"
 
 struct cb_weight_source {
     cb_model *model;
@@ -37,9 +39,20 @@ static const cb_weight_entry *find_renamed(const cb_model *model, const char *na
 static const cb_weight_entry *find_other(const cb_model *model, const char *name)
 {
     char *other = model->architecture->other_name ? model->architecture->other_name(model, name) : NULL;
+    char *part = other ? strstr(other, CB_RENAME_PART) : NULL;
+    int number = 0, of = 0;
+    if (part && sscanf(part + strlen(CB_RENAME_PART), "%d/%d", &number, &of) == 2)
+        *part = '\0';
     const cb_weight_entry *entry = other ? cb_weights_find(model->file, other) : NULL;
     cb_free(other);
-    return entry;
+    return entry && of ? cb_weights_part(model->file, entry, number - 1, of) : entry;
+}
+
+const char *cb_bare_name(const cb_model *model, const char *name)
+{
+    const char *prefix = model->architecture->prefix;
+    size_t length = strlen(prefix);
+    return strncmp(name, prefix, length) == 0 ? name + length : name;
 }
 
 static const cb_weight_entry *find_exactly(const cb_model *model, const char *name)
@@ -72,6 +85,28 @@ static const cb_weight_entry *find_head(const cb_model *model)
     const cb_weight_entry *entry = name ? cb_weights_find(model->file, name) : NULL;
     cb_free(name);
     return entry;
+}
+
+typedef struct renaming {
+    const cb_model *model;
+    bool found;
+} renaming;
+
+static bool look_for_other(void *user, cb_layer *layer)
+{
+    renaming *r = user;
+    for (int i = 0; i < layer->weight_count && !r->found && cb_ok(); i++) {
+        char *name = cb_layer_weight_name(layer, layer->weights[i].name);
+        r->found = name && !cb_weights_find(r->model->file, name) && find_other(r->model, name);
+        cb_free(name);
+    }
+    return cb_ok();
+}
+
+bool cb_model_is_renamed(const cb_model *model)
+{
+    renaming r = {.model = model};
+    return model->file && model->architecture->other_name && cb_layer_visit(model->root, look_for_other, &r) && r.found;
 }
 
 /* Of a tied pair a file may hold the head alone. */
