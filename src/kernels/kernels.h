@@ -52,11 +52,13 @@ bool cbk_gemm(const cbk_gemm_args *args);
 /* An update of low rank: a (rank, in) and b (out, rank), dense. */
 typedef struct cbk_low_rank {
     const void *a, *b;
+    cb_dtype a_dtype, b_dtype;
     int64_t rank;
     double scale;
 } cbk_low_rank;
-/* y += scale b a x for the rows of each segment, with its pair.  All of one dtype (f32, bf16, f16, f64); x (rows, in) and y (rows, out)
- * dense; segments lie within the rows.  They are shared among threads unless `overlap` says that two have a row together. */
+/* y += scale b a x for the rows of each segment, with its pair.  x (rows, in) and y (rows, out) dense, of one dtype (f32, bf16, f16, f64), and
+ * so are the factors, but those of a pair that cbk_low_rank_is_thin(); segments lie within the rows.  They are shared among threads unless
+ * `overlap` says that two have a row together. */
 typedef struct cbk_low_rank_args {
     cb_dtype dtype;
     void *y;
@@ -64,10 +66,12 @@ typedef struct cbk_low_rank_args {
     int64_t in, out;
     const cbk_low_rank *pair;
     const cb_low_rank_rows *segment;
-    int64_t segments;
+    int64_t pairs, segments;
     bool overlap;
 } cbk_low_rank_args;
 bool cbk_low_rank_add(const cbk_low_rank_args *args); /* low_rank.c */
+/* Whether a pair has so few rows that reading its factors is what it costs: they are read as they are, in f32, bf16 or f16, and once. */
+bool cbk_low_rank_is_thin(cb_dtype dtype, int64_t rows, int64_t rank);
 /* Gives back cached primitives and scratch memory. */
 void cbk_gemm_flush(void);
 /* Rate in GF/s of such a product (median of repeated runs on memory of its own, about `seconds` long); 0 on failure. */

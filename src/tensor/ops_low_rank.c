@@ -149,21 +149,26 @@ static bool overlap(int64_t rows, int segments, const cb_low_rank_rows *segment)
     return found;
 }
 
-/* A factor as the kernel takes it. */
-static cb_tensor *dense(cb_tensor *factor, cb_dtype dtype)
+/* A factor as the kernel takes it; thin: in a dtype of its own. */
+static cb_tensor *dense(cb_tensor *factor, cb_dtype dtype, bool thin)
 {
-    return cb_contiguous(cb_cast(cb_detach(factor), dtype));
+    factor = cb_detach(factor);
+    return cb_contiguous(thin ? factor : cb_cast(factor, dtype));
 }
 
 static bool run(cb_tensor *sum, cb_tensor *x, int pairs, const cb_low_rank *pair, int segments, const cb_low_rank_rows *segment)
 {
     cbk_low_rank *list = cb_alloc((size_t)pairs * sizeof *list);
-    bool ok = list && (x = cb_contiguous(cb_detach(x)));
+    int64_t *rows = cb_calloc((size_t)pairs, sizeof *rows);
+    bool ok = list && rows && (x = cb_contiguous(cb_detach(x)));
+    for (int i = 0; ok && i < segments; i++)
+        rows[segment[i].pair] += segment[i].end - segment[i].begin;
     for (int p = 0; ok && p < pairs; p++) {
-        cb_tensor *a = dense(pair[p].a, x->dtype), *b = dense(pair[p].b, x->dtype);
+        bool thin = cbk_low_rank_is_thin(x->dtype, rows[p], pair[p].a->shape[0]);
+        cb_tensor *a = dense(pair[p].a, x->dtype, thin), *b = dense(pair[p].b, x->dtype, thin);
         ok = a && b;
         if (ok)
-            list[p] = (cbk_low_rank){a->data, b->data, a->shape[0], pair[p].scale};
+            list[p] = (cbk_low_rank){a->data, b->data, a->dtype, b->dtype, a->shape[0], pair[p].scale};
     }
     ok = ok && cbk_low_rank_add(&(cbk_low_rank_args){.dtype = x->dtype,
                                                      .y = sum->data,
@@ -172,9 +177,11 @@ static bool run(cb_tensor *sum, cb_tensor *x, int pairs, const cb_low_rank *pair
                                                      .out = sum->shape[sum->ndim - 1],
                                                      .pair = list,
                                                      .segment = segment,
+                                                     .pairs = pairs,
                                                      .segments = segments,
                                                      .overlap = overlap(matrix_rows(x), segments, segment)});
     cb_free(list);
+    cb_free(rows);
     return ok;
 }
 

@@ -156,6 +156,73 @@ static void thin_products(void **state)
                                                   .pad = variant == 2 ? 3 : 0});
 }
 
+/* ---- low-rank updates ---- */
+
+/* Rows r, r + pairs, ... have pair r; every pair has the same rank. */
+static void check_low_rank(cb_dtype dtype, cb_dtype factors, int64_t rank, int64_t pairs, int64_t rows, int64_t in, int64_t out)
+{
+    array x = array_random(dtype, rows * in, -1, 1), y = array_random(dtype, rows * out, -1, 1);
+    array a = array_random(factors, pairs * rank * in, -1, 1), b = array_random(factors, pairs * rank * out, -1, 1);
+    double *expected = cb_alloc((size_t)y.count * sizeof *expected);
+    cbk_low_rank *pair = cb_alloc((size_t)pairs * sizeof *pair);
+    cb_low_rank_rows *segment = cb_alloc((size_t)rows * sizeof *segment);
+    int64_t size = (int64_t)cb_dtype_size(factors), segments = 0;
+    for (int64_t p = 0; p < pairs; p++) {
+        pair[p] =
+            (cbk_low_rank){(char *)a.data + p * rank * in * size, (char *)b.data + p * rank * out * size, factors, factors, rank, 0.5};
+        for (int64_t r = p; r < rows; r += pairs)
+            segment[segments++] = (cb_low_rank_rows){r, r + 1, (int)p};
+    }
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t o = 0; o < out; o++) {
+            double sum = 0;
+            for (int64_t j = 0; j < rank; j++) {
+                double z = 0;
+                for (int64_t i = 0; i < in; i++)
+                    z += a.exact[(r % pairs * rank + j) * in + i] * x.exact[r * in + i];
+                sum += z * b.exact[(r % pairs * out + o) * rank + j];
+            }
+            expected[r * out + o] = y.exact[r * out + o] + 0.5 * sum;
+        }
+    assert_true(cbk_low_rank_add(&(cbk_low_rank_args){.dtype = dtype,
+                                                      .y = y.data,
+                                                      .x = x.data,
+                                                      .in = in,
+                                                      .out = out,
+                                                      .pair = pair,
+                                                      .segment = segment,
+                                                      .pairs = pairs,
+                                                      .segments = segments}));
+    /* f32 sums of at most 64 * 70 products below 1 */
+    array_expect(&y, expected, 1e-5 * (double)rank, 1e-5, "low-rank update");
+    cb_free(expected);
+    cb_free(pair);
+    cb_free(segment);
+    array_free(&x);
+    array_free(&y);
+    array_free(&a);
+    array_free(&b);
+}
+
+static void low_rank_updates_of_rows_here_and_there(void **state)
+{
+    (void)state;
+    static const cb_dtype kinds[][2] = {{CB_F32, CB_F32},  {CB_F32, CB_BF16}, {CB_F32, CB_F16}, {CB_BF16, CB_F32},
+                                        {CB_BF16, CB_F16}, {CB_F16, CB_F16},  {CB_F16, CB_F32}, {CB_BF16, CB_BF16}};
+    static const int64_t ranks[] = {1, 3, 4, 8, 12, 16, 32, 33, 64};
+    FOR_EACH_ISA
+    {
+        for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++)
+            for (size_t r = 0; r < sizeof ranks / sizeof *ranks; r++)
+                for (int64_t each = 1; each <= 16; each += each < 6 ? 1 : 5)
+                    check_low_rank(kinds[k][0], kinds[k][1], ranks[r], 3, 3 * each - (each > 1), 70, 45);
+        check_low_rank(CB_F32, CB_F32, 8, 2, 40, 70, 45); /* many rows, and a rank that is large: other ways */
+        check_low_rank(CB_F32, CB_F32, 65, 2, 5, 70, 45);
+        check_low_rank(CB_F64, CB_F64, 8, 2, 5, 70, 45);
+        check_low_rank(CB_F32, CB_F32, 8, 5, 3, 33, 200); /* pairs without rows */
+    }
+}
+
 static void product_blocks_of_converted_operands_fit_together(void **state)
 {
     (void)state;
@@ -831,6 +898,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(products_of_every_shape_and_kind),
         cmocka_unit_test(thin_products),
+        cmocka_unit_test(low_rank_updates_of_rows_here_and_there),
         cmocka_unit_test(product_blocks_of_converted_operands_fit_together),
         cmocka_unit_test(repeated_products_allocate_nothing_new),
         cmocka_unit_test(norms_and_their_gradients),

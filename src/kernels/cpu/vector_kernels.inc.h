@@ -14,6 +14,7 @@
 #include "kernels/cpu/random.inc.h"
 #include "kernels/cpu/tile.inc.h"
 #include "kernels/cpu/thin.inc.h"
+#include "kernels/cpu/low_rank.inc.h"
 #include "kernels/cpu/attention_forward.inc.h"
 #include "kernels/cpu/attention_backward.inc.h"
 #include "kernels/cpu/dequantize.inc.h"
@@ -52,6 +53,7 @@ const cbk_vector_table CBK_TABLE = {
     .thin_columns = thin_columns,
     .thin_pack_rows = thin_pack_rows,
     .thin_pack_columns = thin_pack_columns,
+    .expand = expand,
     .attention_pack = attention_pack,
     .attention_forward = attention_forward,
     .attention_backward = attention_backward,

@@ -49,6 +49,16 @@ typedef struct cbk_decoded {
     float *y; /* (rows, n) */
 } cbk_decoded;
 
+/* y[i] += b z[i]: b (out, rank), dense; a few rows, of a small rank. */
+enum { CBK_EXPAND_ROWS = 8, CBK_EXPAND_RANK = 64 };
+typedef struct cbk_expand {
+    cb_dtype b_dtype, y_dtype;
+    const void *b;
+    int64_t out, rank, rows;
+    const float *z; /* (rows, rank) */
+    void *y[CBK_EXPAND_ROWS];
+} cbk_expand;
+
 struct cbk_attention_job; /* attention_tile.h */
 
 typedef struct cbk_vector_table {
@@ -114,6 +124,9 @@ typedef struct cbk_vector_table {
     void (*thin_pack_rows)(bool pairs, uint32_t *to, int64_t words, int64_t padded, const void *from, int64_t row, int64_t step,
                            int64_t rows, int64_t k);
     void (*thin_pack_columns)(bool pairs, uint32_t *to, int64_t ld, const void *from, int64_t row, int64_t step, int64_t rows, int64_t k);
+
+    /* low_rank.inc.h */
+    void (*expand)(const cbk_expand *e);
 
     /* attention_forward.inc.h, attention_backward.inc.h: one block's forms; one tile of queries of one head; all of
      * one key-value head */
