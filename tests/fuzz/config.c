@@ -9,7 +9,12 @@
 
 static const struct {
     const char *word, *path;
-} models[] = {{"gpt2", "models/gpt2"},
+} models[] = {{"unet", "dense/unet"},
+              {"_window", "timm/swin"},
+              {"_patch", "timm/vit"},
+              {"convnext_", "timm/convnext"},
+              {"batch_norm", "torchvision/mobilenet_v2_int8"},
+              {"gpt2", "models/gpt2"},
               {"qwen2", "models/qwen2"},
               {"qwen3", "models/qwen3"},
               {"mistral", "models/mistral"},
