@@ -54,7 +54,10 @@ bool cbk_index_select(void *out, cb_dtype out_dtype, const void *x, cb_dtype dty
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (int64_t u = 0; u < outer * n; u++) {
         int64_t from = (u / n * size + index_at(index, index_dtype, u % n)) * inner;
-        cbk_convert((const char *)x + from * from_size, dtype, (char *)out + u * inner * to_size, out_dtype, inner);
+        if (inner == 1 && dtype == out_dtype)
+            memcpy((char *)out + u * to_size, (const char *)x + from * from_size, (size_t)from_size);
+        else
+            cbk_convert((const char *)x + from * from_size, dtype, (char *)out + u * inner * to_size, out_dtype, inner);
     }
     return true;
 }
@@ -67,8 +70,13 @@ static bool can_add(cb_dtype dtype, cb_dtype source_dtype)
 /* x[0..n-1] += alpha source[0..n-1] */
 static void add_piece(void *x, cb_dtype dtype, const void *source, cb_dtype source_dtype, int64_t n, double alpha)
 {
-    enum { PIECE = 256 };
+    enum { PIECE = 256, FEW = 8 };
     float piece[PIECE];
+    if (n < FEW && dtype == CB_F32 && source_dtype == CB_F32) { /* a call for each would take longer than they do */
+        for (int64_t i = 0; i < n; i++)
+            ((float *)x)[i] += (float)alpha * ((const float *)source)[i];
+        return;
+    }
     if (dtype == source_dtype && dtype <= CB_F64) {
         cbk_axpby(dtype, x, alpha, source, 1, n);
         return;

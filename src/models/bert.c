@@ -184,16 +184,6 @@ static cb_tensor *embed(cb_model *model, cb_tensor *ids, const cb_pass *pass)
     return finish(model, cb_embedding_forward(model->embedding, ids, model->dtype, &pass->ctx), pass->ctx.types, pass);
 }
 
-/* The norm reads what the branch comes to, in a second run too, and modules may run it themselves. */
-static cb_tensor *close_and_normalise(const cb_layer *host, const cb_layer *projection, const cb_layer *norm, cb_tensor *residual,
-                                      cb_tensor *x, cb_tensor *inner, const cb_context *ctx)
-{
-    cb_context read = *ctx;
-    read.unread = false;
-    read.residual_norm = norm;
-    return cb_layer_norm_forward(norm, cb_close_branch(host, projection, residual, x, inner, &read), ctx);
-}
-
 static cb_tensor *attention(const cb_model *model, int64_t index, cb_tensor *residual, const cb_pass *pass)
 {
     const cb_block *b = &model->blocks[index];
@@ -207,21 +197,12 @@ static cb_tensor *attention(const cb_model *model, int64_t index, cb_tensor *res
     cb_attention_options options = {.segments = ctx->segments, .prefix_k = pass->prefix.k, .prefix_v = pass->prefix.v};
     cb_tensor *y = cb_attention_forward(b->attention, q, k, v, options, ctx);
     y = y ? cb_reshape(y, x->shape[0], x->shape[1], -1) : NULL;
-    return close_and_normalise(b->attention, b->o, b->attention_norm, residual, x, y, ctx);
-}
-
-static cb_tensor *mlp(const cb_model *model, int64_t index, cb_tensor *residual, const cb_pass *pass)
-{
-    const cb_block *b = &model->blocks[index];
-    const cb_context *ctx = &pass->ctx;
-    cb_tensor *x = cb_layer_before(b->mlp, residual, ctx);
-    cb_tensor *inner = cb_activate(model->config.activation, cb_linear_forward(b->up, x, ctx));
-    return close_and_normalise(b->mlp, b->down, b->mlp_norm, residual, x, inner, ctx);
+    return cb_encoder_close_post(b->attention, b->o, b->attention_norm, residual, x, y, ctx);
 }
 
 static cb_tensor *block(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass)
 {
-    return cb_branch_run(mlp, model, index, cb_branch_run(attention, model, index, x, pass), pass);
+    return cb_branch_run(cb_encoder_mlp_post, model, index, cb_branch_run(attention, model, index, x, pass), pass);
 }
 
 /* ---- heads ---- */

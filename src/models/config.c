@@ -41,7 +41,7 @@ bool cb_config_integers(cb_model *model, const cb_config_field *fields)
     return true;
 }
 
-bool cb_config_activation(cb_model *model, const char *key, const char *otherwise)
+bool cb_config_activation_of(const cb_model *model, const char *key, const char *otherwise, cb_activation *out)
 {
     static const struct {
         const char *name;
@@ -65,7 +65,7 @@ bool cb_config_activation(cb_model *model, const char *key, const char *otherwis
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         if (strcmp(name, known[i].name) != 0)
             continue;
-        model->config.activation = known[i].activation;
+        *out = known[i].activation;
         return true;
     }
     cb_string names = {0};
@@ -74,6 +74,11 @@ bool cb_config_activation(cb_model *model, const char *key, const char *otherwis
     cb_fail(CB_ERR_UNSUPPORTED, "%s: %s is \"%s\", expected one of %s", model->config_path, key, name, names.data ? names.data : "");
     cb_string_free(&names);
     return false;
+}
+
+bool cb_config_activation(cb_model *model, const char *key, const char *otherwise)
+{
+    return cb_config_activation_of(model, key, otherwise, &model->config.activation);
 }
 
 int64_t cb_config_list(const cb_model *model, const char *key, const int64_t *otherwise, int64_t count, int64_t most, int64_t min,

@@ -1,6 +1,6 @@
 /* encoder.c: what the blocks of BERT's and ViT's kin have in common: three projections and an output, an MLP of two layers, two norms, under
  * names of their own.  Built here for both; what a block with its norms in front computes is here as well (Xiong et al. 2020,
- * arXiv:2002.04745), BERT's is its own. */
+ * arXiv:2002.04745), and what BERT's end with. */
 #include <stdio.h>
 
 #include "models/internal.h"
@@ -90,4 +90,23 @@ cb_tensor *cb_encoder_mlp(const cb_model *model, int64_t index, cb_tensor *resid
 cb_tensor *cb_encoder_block(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass)
 {
     return cb_branch_run(cb_encoder_mlp, model, index, cb_branch_run(attention, model, index, x, pass), pass);
+}
+
+/* The norm reads what the branch comes to, in a second run too, and modules may run it themselves. */
+cb_tensor *cb_encoder_close_post(const cb_layer *host, const cb_layer *projection, const cb_layer *norm, cb_tensor *residual, cb_tensor *x,
+                                 cb_tensor *inner, const cb_context *ctx)
+{
+    cb_context read = *ctx;
+    read.unread = false;
+    read.residual_norm = norm;
+    return cb_layer_norm_forward(norm, cb_close_branch(host, projection, residual, x, inner, &read), ctx);
+}
+
+cb_tensor *cb_encoder_mlp_post(const cb_model *model, int64_t index, cb_tensor *residual, const cb_pass *pass)
+{
+    const cb_block *b = &model->blocks[index];
+    const cb_context *ctx = &pass->ctx;
+    cb_tensor *x = cb_layer_before(b->mlp, residual, ctx);
+    cb_tensor *inner = cb_activate(model->config.activation, cb_linear_forward(b->up, x, ctx));
+    return cb_encoder_close_post(b->mlp, b->down, b->mlp_norm, residual, x, inner, ctx);
 }

@@ -32,7 +32,8 @@ cb_tensor *cb_activate(cb_activation activation, cb_tensor *x)
         return cb_tanh(x);
     case CB_ACT_NONE:
         return x;
-    case CB_ACT_OF_CONFIG: /* is another by now */
+    case CB_ACT_OF_CONFIG: /* are others by now */
+    case CB_ACT_OF_POOLER:
         break;
     }
     return NULL;
@@ -280,7 +281,7 @@ static bool tokens_begin(cb_pass *pass, cb_model *model, const cb_tensor *ids)
                 (long long)positions - 1, (long long)model->config.max_positions, type);
         return false;
     }
-    if (!model->position_embedding) {
+    if (!model->position_embedding && model->rope.dims) {
         if (!cb_rope_prepare(&model->rope, positions))
             return false;
         pass->cos = model->rope.cos;

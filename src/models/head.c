@@ -296,7 +296,9 @@ static cb_tensor *inner_layers(const cb_model *model, cb_tensor *x, const cb_con
 {
     cb_activation activation = model->head_plan->activation;
     if (model->head_dense && model->head_plan->output)
-        x = cb_activate(activation == CB_ACT_OF_CONFIG ? model->config.activation : activation,
+        x = cb_activate(activation == CB_ACT_OF_CONFIG   ? model->config.activation
+                        : activation == CB_ACT_OF_POOLER ? model->config.pooler_activation
+                                                         : activation,
                         cb_linear_forward(model->head_dense, x, ctx));
     return model->head_norm ? cb_layer_norm_forward(model->head_norm, x, ctx) : x;
 }

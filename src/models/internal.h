@@ -20,7 +20,8 @@ typedef enum cb_activation {
     CB_ACT_RELU6,
     CB_ACT_TANH,
     CB_ACT_NONE,
-    CB_ACT_OF_CONFIG /* of a head: the model's */
+    CB_ACT_OF_CONFIG, /* of a head: the model's */
+    CB_ACT_OF_POOLER  /* DeBERTa's, of pooler_hidden_act */
 } cb_activation;
 
 /* ---- rotary tables ---- */
@@ -57,7 +58,7 @@ typedef struct cb_model_config {
     double eps, initializer_range;
     double initial_value; /* of what starts as one number: ConvNeXt's layer scales, CLIP's logit_scale */
     bool tied;
-    cb_activation activation;
+    cb_activation activation, pooler_activation;
 } cb_model_config;
 
 /* A convolution, the norm behind it (of batches, or of groups where it has some; or NULL), and the activation behind that. */
@@ -192,6 +193,7 @@ typedef struct cb_architecture {
 extern const cb_architecture cb_llama_family[]; /* ends with model_type NULL */
 extern const cb_architecture cb_gpt2_family[];
 extern const cb_architecture cb_bert_family[];
+extern const cb_architecture cb_deberta_family[];
 extern const cb_architecture cb_vit_family[];
 extern const cb_architecture cb_resnet_family[];
 extern const cb_architecture cb_clip_family[];
@@ -215,6 +217,8 @@ typedef struct cb_config_field {
 /* Reads integers into model->config; the table ends with key NULL. */
 bool cb_config_integers(cb_model *model, const cb_config_field *fields);
 bool cb_config_activation(cb_model *model, const char *key, const char *otherwise);
+/* The same of another one than the model's. */
+bool cb_config_activation_of(const cb_model *model, const char *key, const char *otherwise, cb_activation *out);
 /* Reads a list of 1 to `most` integers from `min` to `max`, or takes `otherwise`, `count` of them, where it is missing; returns how many
  * there are, 0 on failure. */
 int64_t cb_config_list(const cb_model *model, const char *key, const int64_t *otherwise, int64_t count, int64_t most, int64_t min,
@@ -321,6 +325,10 @@ cb_tensor *cb_encoder_heads(const cb_layer *projection, cb_tensor *x, int64_t he
 /* x + attention(norm(x)), and x + mlp(norm(x)) of that: cb_architecture.block.  Causal unless the architecture is bidirectional. */
 cb_tensor *cb_encoder_block(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass);
 cb_tensor *cb_encoder_mlp(const cb_model *model, int64_t index, cb_tensor *residual, const cb_pass *pass);
+/* With the norm behind the sum, as BERT has it: what a half ends with (cb_close_branch), normalised, and the half of the MLP. */
+cb_tensor *cb_encoder_close_post(const cb_layer *host, const cb_layer *projection, const cb_layer *norm, cb_tensor *residual, cb_tensor *x,
+                                 cb_tensor *inner, const cb_context *ctx);
+cb_tensor *cb_encoder_mlp_post(const cb_model *model, int64_t index, cb_tensor *residual, const cb_pass *pass);
 
 /* ---- images (pixels.c) ---- */
 

@@ -20,7 +20,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import (AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoModelForTokenClassification, BertConfig,
-                          DistilBertConfig, GPT2Config, LlamaConfig, Qwen2Config, RobertaConfig, XLMRobertaConfig)
+                          DebertaV2Config, DistilBertConfig, GPT2Config, LlamaConfig, Qwen2Config, RobertaConfig, XLMRobertaConfig)
 
 ROWS, LENGTH = 3, 11
 WORDS, CLASSES = 30, 4
@@ -31,6 +31,11 @@ DISTIL = dict(vocab_size=WORDS, dim=16, hidden_dim=20, n_layers=1, n_heads=2, ma
               seq_classif_dropout=0.0)
 LLAMA = dict(vocab_size=WORDS, hidden_size=16, intermediate_size=20, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
              max_position_embeddings=20, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+# what v3 has, in small: 11 tokens are more than half of the buckets
+DEBERTA = dict(vocab_size=WORDS, hidden_size=16, intermediate_size=20, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=20,
+               type_vocab_size=0, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, layer_norm_eps=1e-5, relative_attention=True,
+               pos_att_type="p2c|c2p", share_att_key=True, norm_rel_ebd="layer_norm", position_buckets=6, position_biased_input=False)
+DEBERTA_OWN = dict(share_att_key=False, norm_rel_ebd="none", position_buckets=-1, num_hidden_layers=1)
 LABELS = dict(num_labels=CLASSES)
 
 WORD, ROW, TOKEN, BARE = AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoModel
@@ -53,6 +58,13 @@ MODELS = {
     "gpt2_rows": (ROW, GPT2Config(vocab_size=WORDS, n_positions=20, n_embd=16, n_layer=1, n_head=2, resid_pdrop=0.0, embd_pdrop=0.0,
                                   attn_pdrop=0.0, pad_token_id=0, bos_token_id=1, eos_token_id=2, **LABELS)),
     "qwen2_tokens": (TOKEN, Qwen2Config(**LLAMA, **LABELS, classifier_dropout=0.0)),
+    "deberta_v3": (WORD, DebertaV2Config(**DEBERTA, legacy=False)),
+    "deberta_v2": (WORD, DebertaV2Config(**{**DEBERTA, **DEBERTA_OWN}, max_relative_positions=5)),
+    "deberta_v3_rows": (ROW, DebertaV2Config(**DEBERTA, **LABELS, pooler_hidden_act="tanh")),
+    "deberta_v2_conv": (ROW, DebertaV2Config(**DEBERTA, **LABELS, conv_kernel_size=3, conv_act="gelu", problem_type="multi_label_classification")),
+    "deberta_v2_tokens": (TOKEN, DebertaV2Config(**{**DEBERTA, **DEBERTA_OWN, "pos_att_type": ["p2c"], "type_vocab_size": 2,
+                                                    "position_biased_input": True}, **LABELS)),
+    "deberta_plain": (BARE, DebertaV2Config(**{**DEBERTA, **DEBERTA_OWN, "relative_attention": False, "position_biased_input": True})),
 }
 
 # name: options of the LoRA; task types SEQ_CLS and TOKEN_CLS train and save the head whole
@@ -63,6 +75,9 @@ ADAPTERS = {
     "distilbert_rows": dict(task_type="SEQ_CLS", target_modules=["q_lin", "lin1"]),
     "xlm_roberta_tokens": dict(task_type="TOKEN_CLS", target_modules=["query", "output.dense"]),
     "llama_rows": dict(task_type="SEQ_CLS", target_modules="all-linear"),
+    "deberta_v3": dict(target_modules="all-linear"),
+    "deberta_v3_rows": dict(task_type="SEQ_CLS", target_modules=["query_proj", "key_proj", "value_proj"]),
+    "deberta_v2_tokens": dict(task_type="TOKEN_CLS", target_modules=["pos_query_proj", "query_proj", "value_proj"]),
 }
 
 

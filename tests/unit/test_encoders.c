@@ -5,9 +5,10 @@
 #include "model_fixtures.h"
 
 static const char *const encoders[] = {
-    "bert",         "bert_untied",     "roberta",     "xlm_roberta",        "distilbert",        "bert_rows", "bert_regression",
-    "roberta_rows", "distilbert_rows", "bert_tokens", "xlm_roberta_tokens", "distilbert_tokens", "bert_bare", "llama_rows",
-    "gpt2_rows",    "qwen2_tokens"};
+    "bert",         "bert_untied",     "roberta",     "xlm_roberta",        "distilbert",        "bert_rows",       "bert_regression",
+    "roberta_rows", "distilbert_rows", "bert_tokens", "xlm_roberta_tokens", "distilbert_tokens", "bert_bare",       "llama_rows",
+    "gpt2_rows",    "qwen2_tokens",    "deberta_v3",  "deberta_v2",         "deberta_v3_rows",   "deberta_v2_conv", "deberta_v2_tokens",
+    "deberta_plain"};
 #define ENCODERS (sizeof encoders / sizeof *encoders)
 
 static const char *encoder_path(const char *name)
@@ -609,7 +610,32 @@ static void configs_that_do_not_fit_are_refused(void **state)
     refused("bert_rows", "{\"id2label\": null, \"num_labels\": 0}", CB_ERR_FORMAT, "num_labels is 0");
     refused("roberta", "{\"pad_token_id\": 19}", CB_ERR_FORMAT, "pad_token_id is 19");
     refused("distilbert", "{\"n_heads\": 5}", CB_ERR_FORMAT, "dim is 16");
+    refused("deberta_v3", "{\"num_attention_heads\": 3}", CB_ERR_FORMAT, "hidden_size is 16, expected a multiple");
+    refused("deberta_v3", "{\"embedding_size\": 8}", CB_ERR_UNSUPPORTED, "embedding_size is 8, expected 16");
+    refused("deberta_v3", "{\"attention_head_size\": 4}", CB_ERR_UNSUPPORTED, "attention_head_size is 4, expected 8");
+    refused("deberta_v3", "{\"position_buckets\": 3}", CB_ERR_FORMAT, "position_buckets is 3");
+    refused("deberta_v3", "{\"position_buckets\": 40}", CB_ERR_FORMAT, "position_buckets is 40");
+    refused("deberta_v3", "{\"position_buckets\": 8}", CB_ERR_FORMAT, "rel_embeddings.weight has shape (12, 16), expected (16, 16)");
+    refused("deberta_v3", "{\"max_relative_positions\": 999999999999}", CB_ERR_FORMAT, "expected at most");
+    refused("deberta_v3", "{\"conv_kernel_size\": 4}", CB_ERR_FORMAT, "conv_kernel_size is 4, expected an odd number");
+    refused("deberta_v2_conv", "{\"conv_groups\": 2}", CB_ERR_UNSUPPORTED, "conv_groups is 2, expected 1");
+    refused("deberta_v2_conv", "{\"pooler_hidden_act\": \"mish\"}", CB_ERR_UNSUPPORTED, "pooler_hidden_act is \"mish\"");
+    refused("deberta_v3", "{\"architectures\": [\"DebertaV2ForQuestionAnswering\"]}", CB_ERR_UNSUPPORTED,
+            "expected one of DebertaV2ForMaskedLM");
     refused("distilbert", "{\"max_position_embeddings\": 2147483647}", CB_ERR_FORMAT, "position_embeddings");
+}
+
+/* As Microsoft has published it: the words' head of its own, and no word of that in the config. */
+static void the_first_debertas_are_read(void **state)
+{
+    (void)state;
+    char *directory =
+        changed_model_at(encoder_path("deberta_v3"), "{\"legacy\": null, \"architectures\": null, \"pos_att_type\": \"c2p|p2c\"}");
+    encoder e = encoder_open_at("deberta_v3", directory);
+    assert_int_equal(cb_model_head_kind(e.f.model), CB_HEAD_MASKED_LM);
+    assert_close_where_text("logits", cb_model_logits(e.f.model, e.f.ids, &e.ctx), expected_tensor(&e.f, "logits"), e.mask, 1e-4);
+    fixture_close(&e.f);
+    remove_model(directory);
 }
 
 static void bad_calls_are_refused(void **state)
@@ -652,6 +678,7 @@ int main(void)
         cmocka_unit_test_setup(a_trained_embedding_leaves_the_head_behind, without_errors),
         cmocka_unit_test_setup(saving_and_loading_changes_nothing, without_errors),
         cmocka_unit_test_setup(configs_that_do_not_fit_are_refused, without_errors),
+        cmocka_unit_test_setup(the_first_debertas_are_read, without_errors),
         cmocka_unit_test_setup(bad_calls_are_refused, without_errors),
         cmocka_unit_test_setup(hidden_states_and_logits_equal_transformers, without_errors),
         cmocka_unit_test_setup(losses_and_all_gradients_equal_transformers, without_errors),
