@@ -67,6 +67,7 @@ typedef struct cb_data_options {
     bool add_bos, add_eos;      /* around documents (not conversations with marks of their own), where the tokenizer has such
                             * tokens and does not say add_bos_token: false, and they do not stand there already */
     cb_string_list columns;     /* as in cb_records_options */
+    int quoting;                /* of tables: 0: RFC 4180's, 1: none */
     int64_t max_records;        /* 0: all */
     double mlm_probability;     /* of masked rows: share of the tokens that are to be predicted */
     bool whole_word_mask;       /* of these: all tokens of a word or none */

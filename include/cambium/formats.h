@@ -131,13 +131,14 @@ typedef struct cb_records_options {
     int64_t max_records;   /* 0: all */
     cb_record_form form;
     bool several_labels; /* labelled, in a table: commas separate them */
+    bool unquoted;       /* tables: a quote is a character like others, and a row is a line */
     /* What fields are called in these files: "prompt=question", "messages=turns"; copied.  NULL: by the names below */
     const cb_string_list *columns;
 } cb_records_options;
 
 /* Walks files, directories (sorted, recursively; hidden files left out) and "-" (standard input; there and in a pipe the
  * first byte tells JSONL from plain text).  By extension: .jsonl, .ndjson (one object a line), .json (an array of objects,
- * or objects one after another), .csv and .tsv (RFC 4180 quoting, a header names the columns); anything else is UTF-8
+ * or objects one after another), .csv and .tsv (RFC 4180 quoting, unless they are unquoted; a header names the columns); anything else is UTF-8
  * text.  Packed files are refused by name.  A leading byte-order mark is dropped; line ends within texts stay as they are.
  *
  * Fields of an object: messages (an array of objects with a role, for a chat template), else prompt + completion (two texts, or two such

@@ -198,6 +198,7 @@ typedef struct cli_task {
     bool asked;    /* by --task: images then bring labels of their own, where they have not the model's */
     cb_objective objective;
     cb_string_list labels; /* that are known before the data is read; none: those of the data */
+    bool follows;          /* the adapter brings the head */
     int64_t held;          /* labels of the head that an adapter without names for them brings; 0: none */
 } cli_task;
 /* From what is asked, what the adapter in `adapter` (NULL: none) was trained for, and what the model in `model` (or the config.json of that name) is. */

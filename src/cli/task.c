@@ -111,7 +111,7 @@ bool cli_task_open(cli_task *task, cli_task_settings *settings, const char *mode
     if (ok && trained && task->labelled && other)
         ok = cli_refuse("--task %s: %s was trained for %s", name_of(task->objective), adapter, name_of(saved.objective));
     if (ok && trained) {
-        task->labelled = true;
+        task->labelled = task->follows = true;
         task->objective = saved.named || !task->asked ? saved.objective : task->objective;
         task->held = saved.named ? 0 : (int64_t)saved.names.count;
     } else if (ok && !task->labelled) { /* which it is of texts, the model knows when it is loaded */
@@ -179,6 +179,7 @@ cb_model *cli_task_model(cli_task *task, const char *path, bool config, uint64_t
         options.head = kind;
         options.labels = is_number(task->objective) ? 1 : task->labels.count ? (int64_t)task->labels.count : task->held;
         options.head_seed = seed;
+        options.head_follows = task->follows;
     }
     cb_model *model = config ? cb_model_create(path, seed, options) : cb_model_load_with(path, options);
     bool ok = model && (!task->labelled || take_own(task, model, own || task->held));

@@ -13,6 +13,7 @@
 
 #include "data/dataset.h"
 
+static const char *const quoting_names[] = {"double", "none", NULL};
 static const char *const packing_names[] = {"auto", "bfd", "bfd_split", "wrapped", NULL}; /* as cb_packing_strategy */
 
 #define OPT cb_data_options
@@ -38,6 +39,9 @@ const cb_option cb_data_option_table[] = {
         "what fields of JSON, CSV and TSV are called in these files: text, prompt, completion, instruction, input, output, messages, "
         "task_ids, conditions, text_pair, label, tokens, tags; as in "
         "prompt=question,completion=answer"),
+    CB_OPT_ENUM(
+        OPT, quoting, 0, quoting_names,
+        "CSV and TSV: fields may stand in double quotes (double), or a quote is a quote and a row a line, as in GLUE's files (none)"),
     CB_OPT_INT(OPT, max_records, 0, 0, 9e15, "records to read at most (0: all)"),
     CB_OPT_INT(
         OPT, pad_to_multiple_of, 8, 0, 1 << 20,
@@ -363,6 +367,7 @@ static bool read_records(tokenization *t)
                                           : t->labelled ? CB_RECORDS_LABELLED
                                                         : CB_RECORDS_OF_TEXT,
                                   .several_labels = t->options->objective == CB_OBJECTIVE_MULTI_LABEL,
+                                  .unquoted = t->options->quoting,
                                   .columns = &t->options->columns};
     cb_records *records = cb_records_open(&t->options->data, &options);
     cb_record_text record;

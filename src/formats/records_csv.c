@@ -1,5 +1,5 @@
 /* records_csv.c: records as rows of CSV or TSV, quoted as in RFC 4180: a field in quotes may hold separators, line ends
- * and doubled quotes.  A quote within a field that does not begin with one is a quote.  The first row names the columns;
+ * and doubled quotes.  A quote within a field that does not begin with one is a quote; so are all where tables are unquoted, as GLUE's are.  The first row names the columns;
  * columns with other names than a record's fields are passed over. */
 #include <math.h>
 #include <stdlib.h>
@@ -28,7 +28,10 @@ static bool quoted_field(cb_records *records, size_t *at)
     for (size_t i = *at + 1;;) {
         const char *begin = in->bytes + i, *quote = memchr(begin, '"', in->size - i);
         if (!quote)
-            return refuse(records, in->line, "found the end of the file within quotes that begin in this row, expected their end");
+            return refuse(
+                records, in->line,
+                "found the end of the file within quotes that begin in this row, expected their end; --quoting none reads quotes as "
+                "they stand");
         bool doubled = quote + 1 < in->bytes + in->size && quote[1] == '"';
         if (!cb_string_append(&records->csv.row, begin, (size_t)(quote - begin) + doubled))
             return false;
@@ -47,12 +50,14 @@ static bool add_field(cb_records *records, size_t *at, char separator)
     if (!cb_grow(&csv->starts, &csv->capacity, csv->count + 1, sizeof *csv->starts))
         return false;
     csv->starts[csv->count++] = csv->row.length;
-    if (*at < in->size && in->bytes[*at] == '"') {
+    if (!records->options.unquoted && *at < in->size && in->bytes[*at] == '"') {
         if (!quoted_field(records, at))
             return false;
         if (*at < in->size && !ends_field(in, *at, separator))
-            return refuse(records, in->line,
-                          "found more after the closing quote of a field in this row, expected a separator or the line's end");
+            return refuse(
+                records, in->line,
+                "found more after the closing quote of a field in this row, expected a separator or the line's end; --quoting none reads "
+                "quotes as they stand");
     } else {
         size_t end = *at;
         while (end < in->size && !ends_field(in, end, separator))

@@ -94,6 +94,11 @@ printf 'the knife and the tree\nthe branch and the stem\n' >words.txt
     expect both pretrain --model bert --adapter labelled --data two.csv --output both $common
     grep -q '"0": *"dull"' both/config.json || fail "a model trained with an adapter of labels: $(cat both/config.json)"
     cmp -s both/*/labels.json labelled/labels.json || fail "the adapter beside a whole model has no labels"
+    expect goes_on train both --adapter other --data others.csv --output goes_on --steps 2 --sequence-length 12 --dtype f32
+    grep -q 'warning' goes_on.err && fail "an adapter that brings its head: $(cat goes_on.err)"
+    grep -q '"0": *"bright"' goes_on/labels.json || fail "an adapter that goes on has other labels: $(cat goes_on/labels.json)"
+    expect renamed train both --task sequence-classification --labels bright,dark --data others.csv --output renamed --steps 2 --sequence-length 12 --dtype f32
+    grep -q 'its head becomes a new one, because bright is not among its labels' renamed.err || fail "other labels: $(cat renamed.err)"
     bad 1 '--distill-model is for models of words' pretrain --model both --distill-model bert --data two.csv --output never $common
     [ -e never ] && fail "left never"
 

@@ -18,6 +18,7 @@ static const struct {
     {'n', "x.text", {.lines = true, .max_records = 100}},
     {'L', "x.jsonl", {.form = CB_RECORDS_LABELLED}},
     {'C', "x.csv", {.form = CB_RECORDS_LABELLED, .several_labels = true}},
+    {'G', "x.tsv", {.form = CB_RECORDS_LABELLED, .unquoted = true}},
     {'J', "x.jsonl", {.form = CB_RECORDS_TAGGED}},
     {'T', "x.tsv", {.form = CB_RECORDS_TAGGED}},
     {'W', "x.conll", {.form = CB_RECORDS_TAGGED}},

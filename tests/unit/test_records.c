@@ -341,6 +341,20 @@ static void damaged_tables_name_the_place(void **state)
     }
 }
 
+/* GLUE's files: a quote is a quote wherever it stands, and a row is a line. */
+static void unquoted_tables_have_quotes_as_they_are(void **state)
+{
+    (void)state;
+    const cb_records_options unquoted = {.unquoted = true};
+    put("a.tsv", "id\ttext\n1\t\"Quoted,\" he said\n2\t\"\n3\tan end\"\n4\t\"\"\r\n5\t\"a\"\n");
+    assert_records(
+        &unquoted, FILES("a.tsv"),
+        "a.tsv:2 text{\"Quoted,\" he said}\na.tsv:3 text{\"}\na.tsv:4 text{an end\"}\na.tsv:5 text{\"\"}\na.tsv:6 text{\"a\"}\n");
+    assert_failure(
+        "a.tsv", "",
+        "a.tsv:2: found more after the closing quote of a field in this row, expected a separator or the line's end; --quoting none");
+}
+
 static void tables_without_rows_have_no_records(void **state)
 {
     (void)state;
@@ -492,6 +506,7 @@ int main(void)
         FILE_TEST(deep_nesting_is_refused),
         FILE_TEST(rows_are_read_from_tables),
         FILE_TEST(damaged_tables_name_the_place),
+        FILE_TEST(unquoted_tables_have_quotes_as_they_are),
         FILE_TEST(tables_without_rows_have_no_records),
         FILE_TEST(directories_are_walked_in_order),
         FILE_TEST(packed_files_are_refused_by_name),
