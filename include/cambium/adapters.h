@@ -123,8 +123,10 @@ typedef struct cb_adapter_kind {
     /* Training.  A run of so many updates begins: settles the options that depend on it. */
     bool (*begin)(void *config, int64_t steps);
     /* The phase of the run that update `step` is part of, which begins with update *first and ends before *end.  With a phase the optimiser
-     * and its schedule begin anew, and layers that are trained whole as the base has them.  NULL: a run is one. */
+     * and its schedule begin anew.  NULL: a run is one. */
     void (*phase)(const void *config, int64_t step, int64_t *first, int64_t *end);
+    /* Whether layers that are trained whole are as the base has them again before update `step`, the first of a phase.  NULL: never. */
+    bool (*rewinds)(const void *config, int64_t step);
     /* What is added to the loss once an update: a scalar; NULL without an error: nothing. */
     cb_tensor *(*regulariser)(const cb_adapter_group *group);
     /* After an update: may change parameters and CB_ROLE_STATE.  Of several processes each does the same, so it may depend on these alone. */

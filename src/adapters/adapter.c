@@ -273,11 +273,10 @@ static bool rewind_whole(const cb_adapter *adapter)
 
 bool cb_adapter_stepped(const cb_adapter *adapter, const cb_adapter_step *step)
 {
-    int64_t first, end;
-    if (adapter->kind->step && !adapter->kind->step(&adapter->group, step))
+    const cb_adapter_kind *kind = adapter->kind;
+    if (kind->step && !kind->step(&adapter->group, step))
         return false;
-    bool begins = cb_adapter_phase(adapter, step->step + 1, &first, &end) && first == step->step + 1;
-    return !begins || rewind_whole(adapter);
+    return !kind->rewinds || !kind->rewinds(adapter->config, step->step + 1) || rewind_whole(adapter);
 }
 
 /* ---- for kinds ---- */

@@ -265,8 +265,8 @@ static cb_tensor *entry_memory(const cb_adapter_entry *entry, const cb_weight_en
 {
     if (!found)
         return cb_full_nd(entry->dtype, 0, entry->ndim, entry->shape);
-    if (held && found->dtype == entry->dtype && (uintptr_t)found->data % cb_dtype_size(entry->dtype) == 0)
-        return cb_wrap_held(entry->dtype, (void *)(uintptr_t)found->data, entry->ndim, entry->shape, held);
+    if (held && entry->dtype == CB_F32 && found->dtype == CB_F32 && (uintptr_t)found->data % sizeof(float) == 0)
+        return cb_wrap_held(CB_F32, (void *)(uintptr_t)found->data, entry->ndim, entry->shape, held);
     return cb_empty_nd(entry->dtype, entry->ndim, entry->shape);
 }
 

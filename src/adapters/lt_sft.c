@@ -3,8 +3,9 @@
  * A run has two phases.  In the first (full_share) every element of D is trained; then the K = density (numbers in all) with the largest |D|,
  * of all layers together, are chosen, D and what is trained whole go back to where they began, and only they are trained, by an optimiser that
  * begins anew: others get their zero back after each update, so momentum and decay do not move them.  With more than one iteration this is
- * done again, and each chooses its part of K among what is not chosen yet.  A layer's bias is one more column of its D.  The file holds places and values, so that adapters of one base are composed by
- * adding them up. */
+ * done again from where it led, and each chooses its part of K among what is not chosen yet.  Fewer are chosen where fewer moved, as in the
+ * rows of tokens that no text has.  A layer's bias is one more column of its D.  The file holds places and values, so that adapters of one base
+ * are composed by adding them up; one that is trained on has its places, and its run is one phase. */
 #include <math.h>
 #include <string.h>
 
@@ -57,11 +58,14 @@ static bool sft_chooses(const void *config, const cb_layer *layer)
 
 /* ---- making ---- */
 
+/* K of a file, 0 where it is being made, -1 where it is none. */
 static int64_t count_of(const sft_config *config, const cb_layer *layer)
 {
-    for (size_t i = 0; i < config->counts.count; i++)
+    for (size_t i = 0; i < config->counts.count; i++) {
+        double count = config->counts.values[i];
         if (strcmp(config->counts.keys[i], layer->name) == 0)
-            return config->counts.values[i] >= 1 ? (int64_t)config->counts.values[i] : -1;
+            return count >= 1 && count <= INT32_MAX && count == floor(count) ? (int64_t)count : -1;
+    }
     return config->counts.count ? -1 : 0;
 }
 
@@ -79,6 +83,8 @@ static bool sft_create(cb_module *m, const void *config, const cb_layer *layer)
 {
     sft_state *sft = m->state;
     sft->config = config;
+    if (!cb_adapter_module_of(m)->fresh && !sft->config->counts.count)
+        return cb_fail(CB_ERR_FORMAT, "counts: found none, expected the numbers of each layer") == CB_OK;
     sft->dropout = layer->kind == CB_LAYER_EMBEDDING ? 0 : sft->config->dropout;
     sft->count = count_of(config, layer);
     measure(sft, layer);
@@ -190,7 +196,7 @@ typedef struct sft_span {
 
 static int64_t iterations(const sft_config *config)
 {
-    return config->selection == SELECT_RANDOM ? 1 : config->iterations;
+    return config->selection == SELECT_RANDOM || config->counts.count ? 1 : config->iterations;
 }
 
 /* Each kind of update at least once; random ones are chosen before the first. */
@@ -215,7 +221,7 @@ static sft_span span_of(const sft_config *config, int64_t step)
 static bool sft_begin(void *config_, int64_t steps)
 {
     sft_config *config = config_;
-    int64_t total = config->total_step ? config->total_step : steps;
+    int64_t total = config->total_step && !config->counts.count ? config->total_step : steps; /* a file's are those of a former run */
     int64_t least = config->selection == SELECT_RANDOM ? 1 : 2 * config->iterations;
     if (!config->counts.count && (total < least || steps < least))
         return cb_fail(CB_ERR_ARGUMENT,
@@ -278,11 +284,11 @@ static float rank_of(const sft_config *config, size_t module, const sft_state *s
     return size == size ? size : 0;
 }
 
-/* Marks those that come first, of all layers together, and at a tie all of them; then D is zero again.  `chosen` of them are marked already. */
+/* Marks those that come first, of all layers together, and at a tie all of them, but none that did not move; then D is zero again. */
 static bool choose(const cb_adapter_group *group, int64_t iteration)
 {
     const sft_config *config = group->config;
-    int64_t n = 0, filled = 0, chosen = 0;
+    int64_t n = 0, filled = 0, chosen = 0, marked = 0;
     for (size_t i = 0; i < group->count; i++)
         n += ((const sft_state *)group->modules[i]->state)->change->count;
     float *ranks = cb_alloc((size_t)n * sizeof *ranks);
@@ -303,11 +309,14 @@ static bool choose(const cb_adapter_group *group, int64_t iteration)
         float *change = sft->change->data, *mask = sft->mask->data;
         for (int64_t k = 0; k < sft->change->count; k++) {
             float rank = rank_of(config, i, sft, k, iteration > 0);
-            mask[k] = rank < 0 || rank >= threshold;
+            mask[k] = rank < 0 || (rank >= threshold && rank > 0);
+            marked += mask[k] != 0;
             change[k] = 0;
         }
     }
-    return true;
+    return marked ||
+           cb_fail(CB_ERR_STATE, "lt_sft: found no number that moved, so there are none to choose: expected a larger full_share, or "
+                                 "a learning rate above 0") == CB_OK;
 }
 
 /* Random ones are chosen once all modules are there. */
@@ -329,6 +338,11 @@ static void sft_phase(const void *config, int64_t step, int64_t *first, int64_t 
     sft_span s = span_of(config, step);
     *first = step < s.full ? s.first : s.full;
     *end = step < s.full ? s.full : s.end;
+}
+
+static bool sft_rewinds(const void *config, int64_t step)
+{
+    return step == span_of(config, step).full;
 }
 
 /* One that is read from a file has its places already. */
@@ -417,6 +431,7 @@ const cb_adapter_kind cb_kind_lt_sft = {
     .regulariser = sft_regulariser,
     .step = sft_step,
     .phase = sft_phase,
+    .rewinds = sft_rewinds,
     .stored = sft_stored,
     .stored_config = sft_stored_config,
     .peft_fixed = sft_peft_fixed,

@@ -727,6 +727,93 @@ static void lt_sft_chooses_again(void **state)
     cb_model_free(model);
 }
 
+/* What no update moved is not chosen, even where there is room for it; where nothing moved there is nothing to go on with. */
+static void lt_sft_chooses_none_that_stayed(void **state)
+{
+    (void)state;
+    cb_model *model = load_model("llama2");
+    for (int moved = 0; moved < 2; moved++) {
+        cb_adapter *adapter = made(model, "lt_sft", "{\"density\": 0.25, \"target_modules\": [\"q_proj\"]}", 1);
+        assert_ok(cb_adapter_begin(adapter, 2));
+        for (int k = 0; k < 5 * moved; k++)
+            ((float *)parameter(adapter, "sft_change")->data)[7 * k] = 1 + (float)k;
+        bool ok = cb_adapter_stepped(adapter, &(cb_adapter_step){.step = 0, .gradient_scale = 1});
+        if (!moved)
+            assert_refused(!ok, "lt_sft: found no number that moved");
+        else
+            assert_true(ok && marked(adapter) == 5);
+        cb_adapter_free(adapter);
+    }
+    cb_model_free(model);
+}
+
+/* Layers that are trained whole go on from one iteration to the next, as D does. */
+static void lt_sft_rewinds_once_an_iteration(void **state)
+{
+    (void)state;
+    cb_model *model = load_model("llama2");
+    cb_adapter *adapter = made(
+        model, "lt_sft", "{\"density\": 0.5, \"iterations\": 2, \"target_modules\": [\"q_proj\"], \"modules_to_save\": [\"lm_head\"]}", 1);
+    cb_layer *const *saved;
+    assert_int_equal(cb_adapter_saved_layers(adapter, &saved), 1);
+    assert_ok(cb_adapter_begin(adapter, 8));
+    for (int64_t step = 0; step < 8; step++) {
+        shake(adapter, 30 + (uint64_t)step);
+        assert_ok(cb_adapter_stepped(adapter, &(cb_adapter_step){.step = step, .gradient_scale = 1}));
+        assert_int_equal(step % 4 == 1, distance(parameter(adapter, "lm_head.weight"), saved[0]->weights[0].frozen) == 0);
+        assert_int_equal(step % 4 == 1, nonzero(adapter, "layers.0.self_attn.q_proj.sft_change") == 0);
+    }
+    cb_adapter_free(adapter);
+    cb_model_free(model);
+}
+
+/* The adapter's config with what is from `from` through `last` replaced by `to`. */
+static void edit_config(const char *directory, const char *from, const char *last, const char *to)
+{
+    size_t size;
+    char *path = cb_path_join(directory, "adapter_config.json"), *text = cb_file_read(path, 1u << 20, &size), *at = strstr(text, from);
+    const char *end = at ? strstr(at, last) : NULL;
+    assert_non_null(end);
+    char *edited = cb_format("%.*s%s%s", (int)(at - text), text, to, end + strlen(last));
+    assert_true(edited && cb_file_write(path, edited, strlen(edited)));
+    cb_free(edited);
+    cb_free(text);
+    cb_free(path);
+}
+
+/* One that is read is no longer made: training goes on in one phase, however many it was made in, and without its counts it is none. */
+static void lt_sft_goes_on_from_a_file(void **state)
+{
+    (void)state;
+    cb_model *model = load_model("llama2");
+    cb_adapter *adapter = made(model, "lt_sft", "{\"density\": 0.002, \"iterations\": 2, \"target_modules\": [\"q_proj\"]}", 1);
+    assert_ok(cb_adapter_begin(adapter, 4));
+    for (int64_t step = 0; step < 4; step++) {
+        shake(adapter, 70 + (uint64_t)step);
+        assert_ok(cb_adapter_stepped(adapter, &(cb_adapter_step){.step = step, .gradient_scale = 1}));
+    }
+    const char *directory = scratch_path("iterated");
+    assert_ok(cb_adapter_save(adapter, directory, NULL));
+    cb_adapter_free(adapter);
+    for (int64_t steps = 2; steps < 30; steps += 27) {
+        int64_t first, end;
+        adapter = cb_adapter_load(directory, cb_model_root(model), cb_model_type(model));
+        assert_ok(adapter && cb_adapter_begin(adapter, steps));
+        for (int64_t step = 0; step < steps; step++) {
+            assert_true(cb_adapter_phase(adapter, step, &first, &end));
+            assert_true(first == 0 && end == steps);
+        }
+        cb_adapter_free(adapter);
+    }
+    edit_config(directory, ".q_proj\": 1", "1", ".q_proj\": 1e300");
+    assert_refused(!cb_adapter_load(directory, cb_model_root(model), cb_model_type(model)), "counts: found no number from 1 to");
+    edit_config(directory, ".q_proj\": 1e300", "1e300", ".q_proj\": 1.5");
+    assert_refused(!cb_adapter_load(directory, cb_model_root(model), cb_model_type(model)), "counts: found no number from 1 to");
+    edit_config(directory, "\"counts\": {", "}", "\"counts\": {}");
+    assert_refused(!cb_adapter_load(directory, cb_model_root(model), cb_model_type(model)), "counts: found none");
+    cb_model_free(model);
+}
+
 static void lt_sft_refuses_runs_of_one_phase(void **state)
 {
     (void)state;
@@ -921,6 +1008,9 @@ int main(void)
         cmocka_unit_test(lt_sft_adapts_the_base_alone),
         cmocka_unit_test(lt_sft_takes_random_places),
         cmocka_unit_test(lt_sft_chooses_again),
+        cmocka_unit_test(lt_sft_chooses_none_that_stayed),
+        cmocka_unit_test(lt_sft_rewinds_once_an_iteration),
+        cmocka_unit_test(lt_sft_goes_on_from_a_file),
         cmocka_unit_test(lt_sft_refuses_runs_of_one_phase),
         cmocka_unit_test(what_is_frozen_draws_nothing),
         cmocka_unit_test(a_base_in_training_drives_its_adapter),
