@@ -163,6 +163,8 @@ static bool search_all(word_index *x, size_t most, cb_candidates *c)
         for (size_t i = 0; ok && i < found; i++)
             c->documents[n + i] = hits[i].index;
         c->starts[q + 1] = n + found;
+        if (ok && cb_interrupted())
+            ok = cb_fail(CB_ERR_INTERRUPTED, "interrupted after the search for %zu queries", q + 1) == CB_OK;
     }
     cb_free(scores);
     cb_free(hits);

@@ -46,6 +46,13 @@ static bool check_labels(const cb_model *model, const cb_dataset *data)
                                         (long long)found, (long long)expected) == CB_OK;
 }
 
+bool cb_train_goes_on(const cb_validation *how, int64_t batches)
+{
+    if (cb_ok() && how->interruptible && cb_interrupted())
+        cb_fail(CB_ERR_INTERRUPTED, "interrupted after %lld batches of evaluation", (long long)batches);
+    return cb_ok();
+}
+
 bool cb_train_validate(cb_model *model, cb_dataset *data, const cb_validation *how, cb_evaluation *result)
 {
     *result = (cb_evaluation){0};
@@ -67,9 +74,7 @@ bool cb_train_validate(cb_model *model, cb_dataset *data, const cb_validation *h
         else if (batch.predicted)
             sums[0] += batch_loss(model, &batch, i * batch_size, predictions) * (double)batch.predicted;
         sums[1] += (double)batch.predicted;
-        ok = cb_ok();
-        if (ok && how->interruptible && cb_interrupted())
-            ok = cb_fail(CB_ERR_INTERRUPTED, "interrupted after %lld batches of evaluation", (long long)i + 1) == CB_OK;
+        ok = cb_train_goes_on(how, i + 1);
     }
     cb_batch_free(&batch);
     if (!cb_parallel_meet(CB_AT_VALIDATION, 0, 2, sums))

@@ -89,5 +89,7 @@ typedef struct cb_validation {
     void *user;
 } cb_validation;
 bool cb_train_validate(cb_model *model, cb_dataset *data, const cb_validation *how, cb_evaluation *result);
+/* After a batch of an evaluation: false once it failed, or was interrupted and may be. */
+bool cb_train_goes_on(const cb_validation *how, int64_t batches);
 
 #endif

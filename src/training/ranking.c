@@ -62,9 +62,11 @@ static cb_tensor *loss(const cb_trainee *what, cb_tensor *ids, cb_tensor *target
 
 /* ---- as something to train ---- */
 
+static bool judge(const cb_ranking_training *t, cb_dataset *data, const cb_validation *how, cb_evaluation *result);
+
 static bool evaluate(const cb_trainee *what, cb_dataset *data, int64_t batch_size, int64_t max_batches, cb_evaluation *result)
 {
-    bool ok = cb_evaluate_ranking(what->objective, data, batch_size, max_batches, result);
+    bool ok = judge(what->objective, data, &(cb_validation){.batch_size = batch_size, .max_batches = max_batches}, result);
     cb_predictions_free(&result->predictions);
     return ok;
 }
@@ -212,6 +214,14 @@ static double judge_batch(const cb_ranking_training *t, const cb_dataset *data, 
 
 bool cb_evaluate_ranking(const cb_ranking_training *t, cb_dataset *data, int64_t batch_size, int64_t max_batches, cb_evaluation *result)
 {
+    const cb_validation how = {.batch_size = batch_size, .max_batches = max_batches, .interruptible = true};
+    return judge(t, data, &how, result);
+}
+
+/* In training an interruption waits until it is through. */
+static bool judge(const cb_ranking_training *t, cb_dataset *data, const cb_validation *how, cb_evaluation *result)
+{
+    int64_t batch_size = how->batch_size, max_batches = how->max_batches;
     double begin = cb_now(), sum = 0;
     int64_t rows = cb_dataset_rows(data), size = cb_dataset_group(data), batches = (rows + batch_size - 1) / batch_size;
     batches = max_batches && max_batches < batches ? max_batches : batches;
@@ -224,8 +234,9 @@ bool cb_evaluate_ranking(const cb_ranking_training *t, cb_dataset *data, int64_t
     bool ok = scores && pairs;
     for (int64_t i = 0; ok && i < (cb_rehearsing() ? 1 : batches) && cb_dataset_sequential(data, i, batch_size, &batch); i++) {
         sum += judge_batch(t, data, &batch, i * batch_size, scores, pairs) * (double)batch.predicted;
-        ok = cb_ok();
+        ok = cb_train_goes_on(how, i + 1);
     }
+    ok = ok && cb_ok(); /* there was a batch */
     result->loss = sum / (double)rows;
     bool labelled = size == 1;
     if (ok && !cb_rehearsing())

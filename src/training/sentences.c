@@ -140,7 +140,8 @@ static cb_tensor *loss(const cb_trainee *what, cb_tensor *ids, cb_tensor *target
 
 static bool evaluate(const cb_trainee *what, cb_dataset *data, int64_t batch_size, int64_t max_batches, cb_evaluation *result)
 {
-    return cb_evaluate_sentences(what->objective, data, batch_size, max_batches, result);
+    return cb_train_validate_sentences(what->objective, data, &(cb_validation){.batch_size = batch_size, .max_batches = max_batches},
+                                       result);
 }
 
 static bool save(const cb_trainee *what, const char *directory)

@@ -180,6 +180,13 @@ static bool correlate(const judgement_run *run, const double *scores, cb_metrics
 
 bool cb_evaluate_sentences(const cb_sentence_training *t, cb_dataset *data, int64_t batch_size, int64_t max_batches, cb_evaluation *result)
 {
+    const cb_validation how = {.batch_size = batch_size, .max_batches = max_batches, .interruptible = true};
+    return cb_train_validate_sentences(t, data, &how, result);
+}
+
+bool cb_train_validate_sentences(const cb_sentence_training *t, cb_dataset *data, const cb_validation *how, cb_evaluation *result)
+{
+    int64_t batch_size = how->batch_size, max_batches = how->max_batches;
     judgement_run run = {.t = t, .data = data, .size = cb_dataset_group(data)};
     double begin = cb_now(), sum = 0;
     int64_t batches = (cb_dataset_rows(data) + batch_size - 1) / batch_size;
@@ -195,8 +202,9 @@ bool cb_evaluate_sentences(const cb_sentence_training *t, cb_dataset *data, int6
         sum += judge_batch(&run, &batch, i * batch_size) * (double)batch.predicted;
         for (int64_t k = 0; k < batch.predicted; k++)
             scores[i * batch_size + k] = cb_get(batch.targets, k * batch.targets->shape[1]);
-        ok = cb_ok();
+        ok = cb_train_goes_on(how, i + 1);
     }
+    ok = ok && cb_ok(); /* there was a batch */
     result->loss = sum / (double)run.rows;
     if (ok && !cb_rehearsing())
         ok = run.t->scored ? correlate(&run, scores, &result->metrics) : rank_groups(&run, &result->metrics);
