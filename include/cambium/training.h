@@ -226,6 +226,22 @@ typedef struct cb_perplexity_result {
 CB_API bool cb_evaluate_perplexity(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches,
                                    cb_perplexity_result *result);
 
+/* Of a masked language model. */
+typedef struct cb_pseudo_perplexity {
+    double perplexity;        /* mean over sentences of exp(-sum of log p / n), n its tokens */
+    double corpus_perplexity; /* the same of all tokens as one */
+    int64_t sentences, tokens;
+    double seconds;
+} cb_pseudo_perplexity;
+/* Every token of each of n sentences, special ones included, is replaced by the mask token (cb_tokenizer_mask()) in turn and predicted from the
+ * rest of its sentence, in batches of `batch_size` such rows; each (n): the sentences' own, or NULL.  Not comparable between tokenizers.  A model
+ * without a head for masked words: CB_ERR_UNSUPPORTED.  In a rehearsal one batch is run. */
+CB_API bool cb_evaluate_pseudo_perplexity(cb_model *model, int32_t mask, const cb_encoding *sentences, size_t n, int64_t batch_size,
+                                          double *each, cb_pseudo_perplexity *result);
+/* The lines or texts of files (cb_records), with special tokens, each cut to max_length tokens; max_records 0: all.  Free *out with
+ * cb_encodings_free(), also on failure. */
+CB_API bool cb_encode_sentences(const cb_tokenizer *tokenizer, const cb_string_list *files, int64_t max_records, int64_t max_length,
+                                cb_encodings *out);
 /* Takes the labels (8 bits) that were found for the places of a row of the data; false stops with the error that it recorded. */
 typedef bool cb_map_callback(void *user, int64_t row, const cb_image *labels);
 

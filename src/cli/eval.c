@@ -50,6 +50,32 @@ static bool perplexity(cli_call *call, settings *s, const cli_base *base)
     return true;
 }
 
+/* Every token in turn from all the others. */
+static bool pseudo_perplexity(cli_call *call, settings *s, const cli_base *base)
+{
+    cb_encodings sentences = {0};
+    cb_pseudo_perplexity r = {0};
+    cli_fit_sequence_length(call, &s->text, base->model);
+    int64_t rows = cli_given(call, "batch_size") ? s->batch_size : 32; /* rows are short */
+    bool ok = cb_encode_sentences(base->tokenizer, &s->data, s->text.max_records, s->text.sequence_length, &sentences) &&
+              cb_evaluate_pseudo_perplexity(base->model, cb_tokenizer_mask(base->tokenizer), sentences.items, sentences.count, rows, NULL, &r);
+    cb_encodings_free(&sentences);
+    if (!ok || cb_rehearsing())
+        return ok;
+    if (call->common.json)
+        return cli_json(json_pack("{s:s, s:s, s:o, s:o, s:I, s:I, s:o, s:I}", "task", "pseudo-perplexity", "model",
+                                  cb_model_directory(base->model), "pseudo_perplexity", cli_real(r.perplexity), "corpus_pseudo_perplexity",
+                                  cli_real(r.corpus_perplexity), "sentences", (json_int_t)r.sentences, "tokens", (json_int_t)r.tokens,
+                                  "seconds", cli_real(r.seconds), "peak_memory", (json_int_t)cb_peak_rss()));
+    cli_field("pseudo-perplexity", "%.4f (mean over sentences)", r.perplexity);
+    cli_field("of all tokens", "%.4f", r.corpus_perplexity);
+    cli_field("sentences", "%s", cli_thousands(r.sentences));
+    cli_field("tokens predicted", "%s", cli_thousands(r.tokens));
+    cli_field("time", "%s", cli_seconds(r.seconds));
+    cli_field("peak memory", "%s", cli_bytes(cb_peak_rss()));
+    return true;
+}
+
 /* One question of a line of JSONL; `answer` is an index from 0, or the text of a choice. */
 static bool read_question(const char *where, const json_t *line, cb_choice_question *q)
 {
@@ -234,9 +260,10 @@ static bool labels(cli_call *call, settings *s, const cli_base *base)
 }
 
 /* Auto comes first, then what is measured of words, then what is measured of labels, in this order. */
-enum { TASK_AUTO, TASK_PERPLEXITY, TASK_CHOICE, TASK_LABELS };
+enum { TASK_AUTO, TASK_PERPLEXITY, TASK_PSEUDO_PERPLEXITY, TASK_CHOICE, TASK_LABELS };
 static const char *const task_names[] = {"auto",
                                          "perplexity",
+                                         "pseudo-perplexity",
                                          "choice",
                                          "sequence-classification",
                                          "multi-label",
@@ -299,6 +326,8 @@ static bool measure(cli_call *call, settings *s, const cli_base *base)
         return labels(call, s, base);
     if (s->predictions || s->corruption)
         return cli_refuse("--%s, and the task is of words", s->predictions ? "predictions is of labels" : "corruption is of images");
+    if (s->task == TASK_PSEUDO_PERPLEXITY)
+        return pseudo_perplexity(call, s, base);
     return s->task == TASK_CHOICE ? choice(call, s, base) : perplexity(call, s, base);
 }
 
@@ -384,7 +413,8 @@ const cli_command cli_eval = {
         "Perplexity is exp of the mean cross-entropy per predicted token, over rows of --sequence-length tokens that do not "
         "overlap; a longer row gives the model more to go on. Bits per byte do not depend on the tokenizer. Of a masked "
         "language model it is that of "
-        "masked tokens, which are the same each time.  Choice: JSONL of "
+        "masked tokens, which are the same each time; pseudo-perplexity hides every token of a line or text in turn, special ones too, "
+        "and is exp of the mean per token, averaged over texts.  Choice: JSONL of "
         "{\"prompt\", \"choices\", \"answer\"}, where wanted with task_ids and conditions; the model chooses the likeliest continuation, "
         "and "
         "accuracy has Wilson's 95 % interval. "

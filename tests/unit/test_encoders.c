@@ -660,6 +660,87 @@ static void bad_calls_are_refused(void **state)
     fixture_close(&e.f);
 }
 
+/* ---- pseudo-perplexity ---- */
+
+enum { MASKED_BY = 4, MOST_SENTENCES = 8 };
+
+/* The tiny models have no tokenizer: sentences of ids. */
+static size_t read_sentences(const fixture *f, const char *name, cb_encoding *sentences, cb_tensor **each)
+{
+    char key[64];
+    snprintf(key, sizeof key, "%s.ids", name);
+    cb_tensor *ids = as_i32(expected_tensor(f, key));
+    snprintf(key, sizeof key, "%s.lengths", name);
+    cb_tensor *lengths = expected_tensor(f, key);
+    snprintf(key, sizeof key, "%s.each", name);
+    *each = expected_tensor(f, key);
+    assert_ok();
+    size_t count = (size_t)lengths->count, at = 0;
+    assert_true(count <= MOST_SENTENCES);
+    for (size_t i = 0; i < count; i++) {
+        sentences[i] = (cb_encoding){.ids = (int32_t *)ids->data + at, .count = (size_t)cb_get(lengths, (int64_t)i)};
+        at += sentences[i].count;
+    }
+    return count;
+}
+
+/* In batches of any size what transformers gives position by position. */
+static void pseudo_perplexities_equal_transformers(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"bert", "roberta", "xlm_roberta", "distilbert"};
+    static const int64_t batch_sizes[] = {1, 7, 100};
+    fixture f = {.expected = cb_safetensors_open(CB_TEST_DATA "/encoders/pseudo_perplexity.safetensors")};
+    assert_ok();
+    for (size_t m = 0; m < 4; m++)
+        for (size_t b = 0; b < 3; b++) {
+            cb_scope *scope = cb_scope_open();
+            cb_model *model = cb_model_load(encoder_path(names[m]));
+            cb_encoding sentences[MOST_SENTENCES];
+            cb_tensor *wanted;
+            double each[MOST_SENTENCES], mean = 0, sum = 0;
+            size_t n = read_sentences(&f, names[m], sentences, &wanted);
+            cb_pseudo_perplexity r;
+            assert_true(cb_evaluate_pseudo_perplexity(model, MASKED_BY, sentences, n, batch_sizes[b], each, &r));
+            for (size_t i = 0; i < n; i++) {
+                double expected = cb_get(wanted, (int64_t)i);
+                assert_true(fabs(each[i] - expected) < 2e-6 * expected); /* f32 logits */
+                mean += expected / (double)n;
+                sum += log(expected) * (double)sentences[i].count;
+            }
+            assert_true(fabs(r.perplexity - mean) < 2e-6 * mean);
+            assert_true(fabs(log(r.corpus_perplexity) - sum / (double)r.tokens) < 2e-6);
+            assert_int_equal(r.sentences, n);
+            cb_model_free(model);
+            cb_scope_close(scope);
+        }
+    cb_safetensors_close(f.expected);
+}
+
+static void assert_refuses(bool done, const char *text)
+{
+    assert_false(done);
+    assert_non_null(strstr(cb_error_message(), text));
+    cb_error_clear();
+}
+
+static void what_has_no_pseudo_perplexity_is_refused(void **state)
+{
+    (void)state;
+    int32_t ids[] = {5, 6, 30};
+    cb_encoding sentence = {.ids = ids, .count = 2}, beyond = {.ids = ids, .count = 3}, empty = {0};
+    cb_pseudo_perplexity r;
+    cb_model *model = cb_model_load(encoder_path("bert")), *rows = cb_model_load(encoder_path("bert_rows"));
+    assert_ok();
+    assert_refuses(cb_evaluate_pseudo_perplexity(rows, MASKED_BY, &sentence, 1, 4, NULL, &r), "predicts no masked tokens");
+    assert_refuses(cb_evaluate_pseudo_perplexity(model, -1, &sentence, 1, 4, NULL, &r), "found the mask token -1");
+    assert_refuses(cb_evaluate_pseudo_perplexity(model, MASKED_BY, &sentence, 0, 4, NULL, &r), "found 0 sentences");
+    assert_refuses(cb_evaluate_pseudo_perplexity(model, MASKED_BY, &beyond, 1, 4, NULL, &r), "sentence 1: expected tokens");
+    assert_refuses(cb_evaluate_pseudo_perplexity(model, MASKED_BY, &empty, 1, 4, NULL, &r), "sentence 1: expected tokens");
+    cb_model_free(model);
+    cb_model_free(rows);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -682,6 +763,8 @@ int main(void)
         cmocka_unit_test_setup(bad_calls_are_refused, without_errors),
         cmocka_unit_test_setup(hidden_states_and_logits_equal_transformers, without_errors),
         cmocka_unit_test_setup(losses_and_all_gradients_equal_transformers, without_errors),
+        cmocka_unit_test_setup(pseudo_perplexities_equal_transformers, without_errors),
+        cmocka_unit_test_setup(what_has_no_pseudo_perplexity_is_refused, without_errors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
