@@ -348,8 +348,8 @@ static bool check_mix(cli_call *call, const settings *s)
 
 static bool check_adapters(cli_call *call, const settings *s)
 {
-    if (s->mix && s->corpus.asked.task)
-        return cli_usage(call, "--mix is of adapters for words, and --task is of labels");
+    if (s->mix && s->mix != MIX_STACK && s->corpus.asked.task)
+        return cli_usage(call, "--mix %s is of adapters for words, and --task is of labels; expected --mix stack", mix_names[s->mix]);
     bool options = call->adapter_count || cli_given(call, "kind"), makes_new = s->mix == MIX_STACK || !s->adapter.count;
     if (s->mix && !s->adapter.count)
         return cli_usage(call, "--mix is of adapters that are trained already: --adapter names them");
@@ -362,12 +362,17 @@ static bool check_adapters(cli_call *call, const settings *s)
                      call->adapter_count ? call->adapter[0].name : "kind");
 }
 
-/* Of several adapters, none has a head. */
+/* Of adapters that stay as they are none has a head; a new one over them may. */
 static bool open_task(settings *s, const char *model)
 {
     cli_task *task = &s->corpus.task;
-    return cli_task_open(task, &s->corpus.asked, model, s->adapter.count == 1 && !s->mix ? s->adapter.items[0] : NULL) &&
-           (!task->labelled || !s->mix || cli_refuse("--mix is of adapters for words, and %s is a model of labels", model));
+    if (!cli_task_open(task, &s->corpus.asked, model, s->adapter.count == 1 && !s->mix ? s->adapter.items[0] : NULL))
+        return false;
+    if (!task->labelled || !s->mix)
+        return true;
+    if (s->mix != MIX_STACK)
+        return cli_refuse("--mix %s is of adapters for words, and %s is a model of labels; expected --mix stack", mix_names[s->mix], model);
+    return task->objective != CB_OBJECTIVE_IMAGE_CLASSIFICATION || cli_refuse("--mix is of adapters for texts, and %s takes images", model);
 }
 
 static bool run(cli_call *call, void *settings_)

@@ -123,10 +123,17 @@ static bool list_trained(composed *s)
     return ok;
 }
 
+/* An adapter that is trained over others has its labels with it as well: it may be put over others later. */
 static bool save(const cb_trainee *what, const char *directory)
 {
-    return cb_composition_save(((const composed *)what->user)->c, directory, cb_model_directory(what->model)) &&
-           cb_adapter_labels_write(what->model, directory);
+    const composed *s = what->user;
+    bool ok = cb_composition_save(s->c, directory, cb_model_directory(what->model)) && cb_adapter_labels_write(what->model, directory);
+    for (size_t i = s->frozen; ok && i < s->c->count; i++) {
+        char *part = cb_path_join(directory, cb_adapter_name(s->c->adapters[i]));
+        ok = part && cb_adapter_labels_write(what->model, part);
+        cb_free(part);
+    }
+    return ok;
 }
 
 /* With what the frozen adapters are: the checkpoint has only what is trained, so a run that goes on takes them from where they lie. */

@@ -68,6 +68,25 @@ printf 'the knife and the tree\nthe branch and the stem\n' >words.txt
     expect eval_mixed eval bert --adapter mixed --data two.csv --json
     grep -q '"task": *"sequence-classification"' eval_mixed.out || fail "$(cat eval_mixed.out)"
 
+    # ---- a head over adapters of languages, which stay as they are, and others in their place (MAD-X) ----
+    language="train bert --data words.txt --lines $common --kind bottleneck --inv-adapter nice --learning-rate 0.01"
+    expect first $language --output first --seed 1
+    expect second $language --output second --seed 2
+    topics="--task sequence-classification --data two.csv $common --kind bottleneck --learning-rate 0.01"
+    expect stacked train bert --adapter first --mix stack $topics --output stacked
+    cmp -s first/adapter_model.safetensors stacked/first/adapter_model.safetensors || fail "what is stacked on was trained"
+    expect over_first eval bert --adapter stacked --data two.csv --json
+    expect over_named eval bert --adapter first --adapter stacked/default --data two.csv --json
+    expect over_second eval bert --adapter second --adapter stacked/default --data two.csv --predictions said.jsonl --json
+    loss() { sed -n 's/.*"loss": *\([^,]*\).*/\1/p' "$1.out"; }
+    [ "$(loss over_first)" = "$(loss over_named)" ] || fail "a stack is $(loss over_first), its parts are $(loss over_named)"
+    [ "$(loss over_first)" = "$(loss over_second)" ] && fail "another language's adapter changes nothing"
+    grep -q '"dull"' said.jsonl || fail "a part of a stack has no names for its labels: $(cat said.jsonl)"
+    expect stacked_on train bert --adapter first --mix stack $topics --output stacked --resume
+    bad 2 'mix fusion is of adapters for words' train bert --adapter first --adapter second --mix fusion --task sequence-classification \
+        --data two.csv --output never $common
+    [ -e never ] && fail "left never"
+
     # ---- what is read is not written ----
     cp two.csv kept.csv
     bad 1 'kept.csv: is kept.csv, which is read' eval bert --adapter labelled --data kept.csv --predictions kept.csv
