@@ -149,6 +149,30 @@ CB_API bool cb_dataset_sources(cb_dataset *data, int64_t index, int64_t rows, cb
 CB_API bool cb_dataset_sequential(cb_dataset *data, int64_t index, int64_t rows, cb_batch *batch);
 CB_API void cb_batch_free(cb_batch *batch);
 
+/* ---- knowledge graphs as text ---- */
+
+typedef struct cb_verbalize_options {
+    cb_string_list data; /* files of triples: cb_records */
+    char *language;      /* only triples of this one; NULL: all */
+    bool across;         /* also those whose ends are of two languages */
+    cb_string_list phrases, columns;
+    double validation_split, test_split;
+    int64_t max_records;
+    uint64_t seed;
+} cb_verbalize_options;
+extern CB_API const cb_option cb_verbalize_option_table[]; /* all but `data` and `seed` */
+typedef struct cb_verbalize_result {
+    int64_t triples, loops, duplicates, other_languages; /* read, and of these left out */
+    int64_t train, validation, test;                     /* sentences */
+} cb_verbalize_result;
+/* Writes train.txt, validation.txt and test.txt into a directory, which is made: a sentence a line, each once, shuffled by the seed.  A relation
+ * that has no phrase is an error, and so is nothing to write. */
+CB_API bool cb_verbalize(const cb_verbalize_options *options, const char *directory, cb_verbalize_result *result);
+/* The English phrase of one of ConceptNet's relations, "is a synonym of" of Synonym; NULL: there is none. */
+CB_API const char *cb_relation_phrase(const char *relation);
+/* Appends "subject phrase object." */
+CB_API bool cb_verbalize_triple(const char *subject, const char *phrase, const char *object, cb_string *line);
+
 /* ---- groups of texts: what sentence encoders learn from ---- */
 
 /* How a text becomes tokens: role 0 is an anchor (a query, a first sentence), others are documents.  *skipped: tokens at the beginning that

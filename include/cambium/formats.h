@@ -104,7 +104,8 @@ enum { CB_MOST_TASKS = 1 << 20, CB_MOST_CONDITIONS = 1 << 16 };
 typedef enum cb_record_form {
     CB_RECORDS_OF_TEXT,  /* texts, prompts with completions, conversations */
     CB_RECORDS_LABELLED, /* a text, or a pair of them, with its label or labels */
-    CB_RECORDS_TAGGED    /* words, each with a tag */
+    CB_RECORDS_TAGGED,   /* words, each with a tag */
+    CB_RECORDS_TRIPLES   /* edges of a knowledge graph: a subject, a relation, an object */
 } cb_record_form;
 
 /* One example: plain text, a prompt with its completion, a conversation, or what the form says.  Those that it is not are NULL and 0.  The
@@ -113,13 +114,15 @@ typedef struct cb_record_text {
     const char *text;
     size_t text_length;
     const char *prompt, *completion;
-    const struct json_t *conversation; /* the whole object (jansson's): messages, and what a chat template may want beside them */
-    size_t asked;                      /* of its messages the first so many are the prompt, of which nothing is learned */
-    const char *pair;                  /* labelled: the second text */
-    const cb_string_list *labels;      /* labelled: names or numbers, as text; tagged: one a word */
-    const cb_string_list *words;       /* tagged */
-    int32_t task;                      /* which of several tasks it is of, from 0 */
-    const float *conditions;           /* what is known of it beside the text, or NULL */
+    const struct json_t *conversation;       /* the whole object (jansson's): messages, and what a chat template may want beside them */
+    size_t asked;                            /* of its messages the first so many are the prompt, of which nothing is learned */
+    const char *pair;                        /* labelled: the second text */
+    const cb_string_list *labels;            /* labelled: names or numbers, as text; tagged: one a word */
+    const cb_string_list *words;             /* tagged */
+    const char *subject, *relation, *object; /* triples */
+    const char *language, *object_language;  /* of the subject and the object, where that is known; else NULL */
+    int32_t task;                            /* which of several tasks it is of, from 0 */
+    const float *conditions;                 /* what is known of it beside the text, or NULL */
     size_t condition_count;
     const char *path; /* the file and line it came from, for messages */
     int64_t line;
@@ -152,7 +155,10 @@ typedef struct cb_records_options {
  * Labelled records: text (or sentence, sentence1), text_pair (or sentence2; may be missing) and label (or labels: text, a number, or an array
  * of them; in a table several are separated by commas).  Tagged ones: tokens (or words) and tags (or ner_tags, labels), arrays of the same length; in a table,
  * both are separated by blanks; any other file is CoNLL's: a word a line, its tag in the last column, an empty line between sentences.  A
- * text that is empty, a label that is missing and tags that are fewer or more than their words are errors. */
+ * text that is empty, a label that is missing and tags that are fewer or more than their words are errors.
+ *
+ * Triples: subject (or head, start), relation (or rel, predicate), object (or tail, end) and, where wanted, language (or lang); a file that begins
+ * with /a/[ is ConceptNet's dump, whatever its name. */
 typedef struct cb_records cb_records;
 /* options NULL: a file is one document, all are read. */
 CB_API cb_records *cb_records_open(const cb_string_list *paths, const cb_records_options *options);

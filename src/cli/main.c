@@ -108,9 +108,10 @@ static size_t length_of_first_word(const char *name)
     return strcspn(name, " ");
 }
 
-/* Takes one or two words; *used is how many. */
+/* Takes two words, or one where no command has both; *used is how many. */
 static const cli_command *find_command(int count, char **words, int *used)
 {
+    const cli_command *found = NULL;
     for (const cli_command *const *c = cli_commands(); *c && count > 0; c++) {
         const char *name = (*c)->name;
         size_t first = length_of_first_word(name);
@@ -119,10 +120,12 @@ static const cli_command *find_command(int count, char **words, int *used)
         bool two = name[first] == ' ';
         if (two && (count < 2 || strcmp(name + first + 1, words[1]) != 0))
             continue;
+        if (found && !two)
+            continue;
         *used = two ? 2 : 1;
-        return *c;
+        found = *c;
     }
-    return NULL;
+    return found;
 }
 
 /* Commands of two words that begin with this one: "train, encode, decode"; empty when there are none. */

@@ -90,9 +90,9 @@ static cb_record_step read_text(cb_records *records, cb_record_text *record)
 
 /* ---- forms of a record ---- */
 
-static const char *const field_names[CB_FIELD_NAMES] = {"text",   "prompt",   "completion", "instruction", "input",
-                                                        "output", "messages", "task_ids",   "text_pair",   "label",
-                                                        "tokens", "tags",     "conditions"};
+static const char *const field_names[CB_FIELD_NAMES] = {"text",       "prompt",   "completion", "instruction", "input",   "output",
+                                                        "messages",   "task_ids", "text_pair",  "label",       "tokens",  "tags",
+                                                        "conditions", "subject",  "relation",   "object",      "language"};
 
 const char *cb_record_field_name(const cb_records *records, int field, int n)
 {
@@ -101,7 +101,11 @@ const char *cb_record_field_name(const cb_records *records, int field, int n)
                                                              [CB_FIELD_TEXT_PAIR] = {"sentence2"},
                                                              [CB_FIELD_LABEL] = {"labels"},
                                                              [CB_FIELD_TOKENS] = {"words"},
-                                                             [CB_FIELD_TAGS] = {"ner_tags", "labels"}};
+                                                             [CB_FIELD_TAGS] = {"ner_tags", "labels"},
+                                                             [CB_FIELD_SUBJECT] = {"head", "start"},
+                                                             [CB_FIELD_RELATION] = {"rel", "predicate"},
+                                                             [CB_FIELD_OBJECT] = {"tail", "end"},
+                                                             [CB_FIELD_LANGUAGE] = {"lang"}};
     if (n == 0)
         return records->names[field];
     return n > MOST || records->options.form == CB_RECORDS_OF_TEXT || records->renamed[field] ? NULL : others[field][n - 1];
@@ -119,7 +123,7 @@ static bool rename_field(cb_records *records, const char *column)
         }
     return cb_fail(CB_ERR_ARGUMENT,
                    "columns: found \"%.80s\", expected NAME=COLUMN, where NAME is text, prompt, completion, instruction, input, output, "
-                   "messages, task_ids, conditions, text_pair, label, tokens or tags",
+                   "messages, task_ids, conditions, text_pair, label, tokens, tags, subject, relation, object or language",
                    column) == CB_OK;
 }
 
@@ -256,6 +260,8 @@ static cb_record_reader *reader_of(const char *path, const cb_input *input, bool
                    {"json", cb_records_read_json},
                    {"csv", cb_records_read_csv},
                    {"tsv", cb_records_read_tsv}};
+    if (form == CB_RECORDS_TRIPLES && cb_records_are_conceptnet(input->bytes, input->size))
+        return cb_records_read_conceptnet;
     for (size_t i = 0; i < sizeof readers / sizeof *readers; i++)
         if (has_extension(path, readers[i].extension))
             return readers[i].read;
@@ -265,7 +271,8 @@ static cb_record_reader *reader_of(const char *path, const cb_input *input, bool
         return cb_records_read_conll;
     if (form == CB_RECORDS_OF_TEXT)
         return read_text;
-    cb_fail(CB_ERR_FORMAT, "%s: found a file of plain text, expected records with labels: .jsonl, .json, .csv or .tsv", input->path);
+    cb_fail(CB_ERR_FORMAT, "%s: found a file of plain text, expected records %s: .jsonl, .json, .csv or .tsv", input->path,
+            form == CB_RECORDS_TRIPLES ? "of triples" : "with labels");
     return NULL;
 }
 

@@ -41,6 +41,10 @@ enum {
     CB_FIELD_TOKENS,
     CB_FIELD_TAGS,
     CB_FIELD_CONDITIONS,
+    CB_FIELD_SUBJECT,
+    CB_FIELD_RELATION,
+    CB_FIELD_OBJECT,
+    CB_FIELD_LANGUAGE,
     CB_FIELD_NAMES
 };
 
@@ -93,6 +97,13 @@ cb_record_step cb_record_fill_labelled_object(cb_records *records, int64_t line,
 cb_record_step cb_record_fill_labelled_row(cb_records *records, int64_t line, cb_record_text *record);
 /* Whether a table has the columns; `line` is its header's. */
 bool cb_record_check_labelled_header(const cb_records *records, int64_t line);
+
+/* records_triples.c: the same of triples. */
+cb_record_step cb_record_fill_triple_object(cb_records *records, int64_t line, cb_record_text *record);
+cb_record_step cb_record_fill_triple_row(cb_records *records, int64_t line, cb_record_text *record);
+bool cb_record_check_triple_header(const cb_records *records, int64_t line);
+bool cb_records_are_conceptnet(const char *bytes, size_t size);
+cb_record_reader cb_records_read_conceptnet;
 
 cb_record_reader cb_records_read_conll;
 cb_record_reader cb_records_read_lines; /* one JSON object a line */

@@ -131,6 +131,8 @@ static bool read_header(cb_records *records, int64_t line)
                            name) == CB_OK;
     }
     const int *c = csv->column;
+    if (records->options.form == CB_RECORDS_TRIPLES)
+        return cb_record_check_triple_header(records, line);
     if (records->options.form != CB_RECORDS_OF_TEXT)
         return cb_record_check_labelled_header(records, line);
     if (c[CB_FIELD_TEXT] >= 0 || (c[CB_FIELD_PROMPT] >= 0 && c[CB_FIELD_COMPLETION] >= 0) ||
@@ -196,8 +198,10 @@ static cb_record_step read_table(cb_records *records, char separator, cb_record_
                 csv->columns);
         return CB_RECORD_FAILED;
     }
-    step =
-        records->options.form == CB_RECORDS_OF_TEXT ? fill_row(records, line, record) : cb_record_fill_labelled_row(records, line, record);
+    cb_record_form form = records->options.form;
+    step = form == CB_RECORDS_OF_TEXT   ? fill_row(records, line, record)
+           : form == CB_RECORDS_TRIPLES ? cb_record_fill_triple_row(records, line, record)
+                                        : cb_record_fill_labelled_row(records, line, record);
     if (step == CB_RECORD_FOUND)
         step = read_conditions(records, record);
     return step == CB_RECORD_FOUND ? read_task(records, record) : step;

@@ -118,8 +118,10 @@ static cb_record_step fill_conditions(cb_records *records, int64_t line, cb_reco
 
 static cb_record_step fill_object(cb_records *records, int64_t line, cb_record_text *record)
 {
-    bool labelled = records->options.form != CB_RECORDS_OF_TEXT;
-    cb_record_step step = labelled ? cb_record_fill_labelled_object(records, line, record) : fill_texts(records, line, record);
+    cb_record_form form = records->options.form;
+    cb_record_step step = form == CB_RECORDS_OF_TEXT   ? fill_texts(records, line, record)
+                          : form == CB_RECORDS_TRIPLES ? cb_record_fill_triple_object(records, line, record)
+                                                       : cb_record_fill_labelled_object(records, line, record);
     if (step == CB_RECORD_FOUND)
         step = fill_conditions(records, line, record);
     const json_t *task = json_object_get(records->value, records->names[CB_FIELD_TASK_IDS]);

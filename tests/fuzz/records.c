@@ -22,15 +22,18 @@ static const struct {
     {'J', "x.jsonl", {.form = CB_RECORDS_TAGGED}},
     {'T', "x.tsv", {.form = CB_RECORDS_TAGGED}},
     {'W', "x.conll", {.form = CB_RECORDS_TAGGED}},
+    {'g', "x.csv", {.form = CB_RECORDS_TRIPLES}},
+    {'G', "x.jsonl", {.form = CB_RECORDS_TRIPLES}},
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
 static void touch(const cb_record_text *record)
 {
-    const char *const texts[] = {record->prompt, record->completion, record->path, record->pair};
+    const char *const texts[] = {record->prompt,   record->completion, record->path,     record->pair,           record->subject,
+                                 record->relation, record->object,     record->language, record->object_language};
     const cb_string_list *const lists[] = {record->words, record->labels};
     fuzz_touch(record->text, record->text_length);
-    for (int i = 0; i < 4; i++)
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         fuzz_touch(texts[i], texts[i] ? strlen(texts[i]) : 0);
     for (int l = 0; l < 2; l++)
         for (size_t i = 0; lists[l] && i < lists[l]->count; i++)
