@@ -1,7 +1,9 @@
 /* data_sets.c: see data_sets.h. */
 #include "experiments/data_sets.h"
 
-#include <stddef.h>
+#include <string.h>
+
+#include "cambium.h"
 
 static const data_set sets[] = {
     {.name = "text-corpora",
@@ -41,6 +43,12 @@ static const data_set sets[] = {
      .title = "digits and letters: MNIST's test part, notMNIST, semeion, USPS, optdigits, Omniglot",
      .origins = "MNIST, notMNIST (davidflanagan), UCI (semeion, optdigits), USPS (XLearning-SCU), brendenlake/omniglot",
      .terms = "of each set its own; Omniglot MIT"},
+    {.name = "cldr",
+     .title = "names and keywords of 1,900 signs and emoji in over 100 languages",
+     .origins = "Unicode Common Locale Data Repository (common/annotations)",
+     .terms = "Unicode licence",
+     .package = "unicode-cldr-core",
+     .directory = "/usr/share/unicode/cldr/common"},
     {.name = "fashion-mnist",
      .title = "70,000 pictures of clothes, 28x28",
      .origins = "zalandoresearch/fashion-mnist",
@@ -52,4 +60,26 @@ static const data_set sets[] = {
 const data_set *data_sets(void)
 {
     return sets;
+}
+
+char *data_set_place(const data_set *set)
+{
+    char *directory = cb_experiment_data(NULL), *path = directory ? cb_path_join(directory, set->name) : NULL;
+    cb_free(directory);
+    if (path && cb_is_directory(path))
+        return path;
+    cb_free(path);
+    return set->directory && cb_is_directory(set->directory) ? cb_strdup(set->directory) : NULL;
+}
+
+char *data_set_need(const char *name)
+{
+    const data_set *set = sets;
+    while (set->name && strcmp(set->name, name) != 0)
+        set++;
+    char *place = set->name ? data_set_place(set) : NULL;
+    if (!place && cb_ok())
+        cb_fail(CB_ERR_IO, "the data set %s was not found below CAMBIUM_DATA%s%s", name,
+                set->name && set->package ? ", nor is there the package " : "", set->name && set->package ? set->package : "");
+    return place;
 }

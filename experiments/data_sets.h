@@ -12,5 +12,8 @@ typedef struct data_set {
 } data_set;
 
 const data_set *data_sets(void); /* ends with name NULL */
+/* Where a set is: below the directory of data sets, else where its package puts it.  NULL: nowhere; free with cb_free(). */
+char *data_set_place(const data_set *set);
+char *data_set_need(const char *name); /* the same by name; nowhere is an error */
 
 #endif

@@ -102,10 +102,9 @@ static cb_dataset *open_rows(const cb_tokenizer *tokenizer, const encoder_task *
     return data;
 }
 
-bool encoder_train(cb_model *model, cb_adapter *adapter, const cb_tokenizer *tokenizer, const encoder_task *task, const encoder_training *t)
+static bool run_training(const cb_trainee *what, const cb_tokenizer *tokenizer, const encoder_task *task, const encoder_training *t)
 {
     cb_train_options options = {0};
-    cb_trainee what = {0};
     cb_dataset *data = open_rows(tokenizer, task, t->text, true, t->seed);
     bool ok = data && cb_options_init(cb_train_option_table, &options);
     options.output = (char *)(uintptr_t)t->output;
@@ -116,17 +115,32 @@ bool encoder_train(cb_model *model, cb_adapter *adapter, const cb_tokenizer *tok
     options.warmup_ratio = 0.1;
     options.seed = t->seed;
     options.overwrite = true;
-    if (ok && adapter)
-        what = cb_train_adapter(model, adapter);
-    else if (ok)
-        ok = cb_train_whole(&what, model, NULL, NULL, "", CB_F32);
-    ok = ok && cb_train(&what, data, NULL, &options, NULL, NULL, NULL);
-    if (!adapter)
-        cb_train_whole_free(&what);
+    ok = ok && cb_train(what, data, NULL, &options, NULL, NULL, NULL);
     cb_dataset_free(data);
     options.output = NULL;
     cb_options_free(cb_train_option_table, &options);
     return ok && cb_ok();
+}
+
+bool encoder_train(cb_model *model, cb_adapter *adapter, const cb_tokenizer *tokenizer, const encoder_task *task, const encoder_training *t)
+{
+    cb_trainee what = {0};
+    if (adapter) {
+        what = cb_train_adapter(model, adapter);
+        return run_training(&what, tokenizer, task, t);
+    }
+    bool ok = cb_train_whole(&what, model, NULL, NULL, "", CB_F32) && run_training(&what, tokenizer, task, t);
+    cb_train_whole_free(&what);
+    return ok;
+}
+
+bool encoder_train_over(cb_model *model, const cb_composition *c, size_t frozen, const cb_tokenizer *tokenizer, const encoder_task *task,
+                        const encoder_training *t)
+{
+    cb_trainee what;
+    bool ok = cb_train_composition(&what, model, c, frozen) && run_training(&what, tokenizer, task, t);
+    cb_train_composition_free(&what);
+    return ok && cb_composition_use(c, model);
 }
 
 /* ---- words ---- */
@@ -150,4 +164,13 @@ size_t encoder_judge(cb_model *model, const cb_tokenizer *tokenizer, const encod
     size_t count = data ? judge_rows(model, data, most, items) : 0;
     cb_dataset_free(data);
     return count;
+}
+
+bool encoder_metrics(cb_model *model, const cb_tokenizer *tokenizer, const encoder_task *task, const char *text, cb_metrics *metrics,
+                     size_t most, double *items, size_t *count)
+{
+    cb_dataset *data = open_rows(tokenizer, task, text, false, 0);
+    bool ok = data && judge_metrics(model, data, metrics, most, items, count);
+    cb_dataset_free(data);
+    return ok;
 }

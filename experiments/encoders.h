@@ -26,6 +26,10 @@ typedef struct encoder_training {
 bool encoder_train(cb_model *model, cb_adapter *adapter, const cb_tokenizer *tokenizer, const encoder_task *task,
                    const encoder_training *t);
 
+/* The same of what is in c after its first `frozen` adapters, which stay as they are; the model goes through c from here on. */
+bool encoder_train_over(cb_model *model, const cb_composition *c, size_t frozen, const cb_tokenizer *tokenizer, const encoder_task *task,
+                        const encoder_training *t);
+
 /* ---- words ---- */
 
 cb_model *encoder_open_words(const char *base); /* the base as it is, a masked language model */
@@ -38,5 +42,8 @@ bool encoder_adapt(cb_model *model, cb_adapter *adapter, const cb_tokenizer *tok
 /* Classification of texts: 1 for each row that is labelled rightly, else 0, into items (at most `most`); returns how many, 0 on failure. */
 size_t encoder_judge(cb_model *model, const cb_tokenizer *tokenizer, const encoder_task *task, const char *text, size_t most,
                      double *items);
+/* What cb_evaluate() says of any task; items (at most `most`) as above, NULL for tags. */
+bool encoder_metrics(cb_model *model, const cb_tokenizer *tokenizer, const encoder_task *task, const char *text, cb_metrics *metrics,
+                     size_t most, double *items, size_t *count);
 
 #endif

@@ -6,17 +6,6 @@
 #include "experiments/experiments.h"
 #include "experiments/zoo.h"
 
-/* Where a set is: below the directory of data sets, else where its package puts it.  NULL: nowhere; free with cb_free(). */
-static char *place_of(const data_set *set)
-{
-    char *directory = cb_experiment_data(NULL), *path = directory ? cb_path_join(directory, set->name) : NULL;
-    cb_free(directory);
-    if (path && cb_is_directory(path))
-        return path;
-    cb_free(path);
-    return set->directory && cb_is_directory(set->directory) ? cb_strdup(set->directory) : NULL;
-}
-
 static bool among(const char *const *names, const char *name)
 {
     for (; names && *names; names++)
@@ -39,7 +28,7 @@ static json_t *users_of(const data_set *set)
 
 static json_t *set_json(const data_set *set)
 {
-    char *place = place_of(set);
+    char *place = data_set_place(set);
     json_t *object = json_pack("{s:s, s:s, s:s, s:s, s:s?, s:s?, s:o}", "name", set->name, "title", set->title, "origins", set->origins,
                                "terms", set->terms, "package", set->package, "directory", place, "used_by", users_of(set));
     cb_free(place);
@@ -73,7 +62,7 @@ static bool print_all(const cli_call *call)
     cli_table table = {.columns = 3, .right = "lll"};
     json_t *list = json_array();
     for (const data_set *set = data_sets(); set->name; set++) {
-        char *place = place_of(set);
+        char *place = data_set_place(set);
         json_array_append_new(list, set_json(set));
         cli_table_add(&table, "%s", set->name);
         cli_table_add(&table, "%s", place ? place : "not here");

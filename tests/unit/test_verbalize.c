@@ -3,11 +3,6 @@
 #include "cambium/formats.h"
 #include "text_fixtures.h"
 
-static void write_file(const char *path, const char *text)
-{
-    assert_true(cb_file_write(path, text, strlen(text)));
-}
-
 /* "subject|relation|object|language" of each record, or the error. */
 static char *triples_of(const char *path, const char *column)
 {
@@ -56,8 +51,7 @@ static void triples_are_read_from_tables_json_and_conceptnet(void **state)
         {"a.txt", "a IsA b\n", NULL, "%s: found a file of plain text, expected records of triples: .jsonl, .json, .csv or .tsv"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        const char *path = scratch_path(cases[i].name);
-        write_file(path, cases[i].text);
+        const char *path = write_file(cases[i].name, cases[i].text);
         char *found = triples_of(path, cases[i].column),
              *expected = strncmp(cases[i].found, "%s", 2) ? cb_strdup(cases[i].found) : cb_format("%s%s", path, cases[i].found + 2);
         assert_string_equal(found, expected);
@@ -87,12 +81,12 @@ static size_t lines_in(const char *text)
 static void sentences_are_divided_once_each(void **state)
 {
     (void)state;
-    const char *path = scratch_path("kg.tsv"), *first = scratch_path("first"), *second = scratch_path("second");
+    const char *first = scratch_path("first"), *second = scratch_path("second");
     cb_string text = {0};
     cb_string_printf(&text, "subject\trelation\tobject\nx\tIsA\tx\n");
     for (int i = 0; i < 60; i++)
         cb_string_printf(&text, "word %d\tSynonym\tother\n", i % 50);
-    write_file(path, text.data);
+    const char *path = write_file("kg.tsv", text.data);
     cb_string_free(&text);
     cb_verbalize_options options;
     cb_verbalize_result r;
@@ -142,5 +136,5 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(triples_are_read_from_tables_json_and_conceptnet),
                                        cmocka_unit_test(sentences_are_divided_once_each), cmocka_unit_test(relations_have_phrases)};
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
 }
