@@ -277,12 +277,15 @@ static bool prepare_topics(const cb_run *run, const language *l)
 {
     if (!l->topics || run->quick)
         return !l->topics || made_up_topics(run, l->code);
-    char *from = cb_format("%s/crosslingual/sib200/%s/train.tsv.gz", run->data, l->topics),
+    char *plain = cb_format("%s/crosslingual/sib200/%s/train.tsv", run->data, l->topics),
+         *packed = plain ? cb_format("%s.gz", plain) : NULL,
          *judged = cb_format("%s/crosslingual/sib200/%s/test.tsv", run->data, l->topics);
     char *train = shared_path(run, l->code, "topics-train.jsonl"), *test = shared_path(run, l->code, "topics-test.jsonl"),
          *sentences = shared_path(run, l->code, "flores.txt");
-    bool ok = from && judged && train && test && sentences && write_topics(from, train, NULL) && write_topics(judged, test, sentences);
-    cb_free(from);
+    bool ok = packed && judged && train && test && sentences && write_topics(cb_is_file(plain) ? plain : packed, train, NULL) &&
+              write_topics(judged, test, sentences);
+    cb_free(plain);
+    cb_free(packed);
     cb_free(judged);
     cb_free(train);
     cb_free(test);

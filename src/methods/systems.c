@@ -105,10 +105,12 @@ static const cb_system systems[] = {
     SYSTEM(48, "iaa-ir", "Scattered or Connected? An Optimized Parameter-efficient Tuning Approach for Information Retrieval", "CIKM 2022",
            "2208.09847"),
     SYSTEM(49, "memspm", "Memory-Assisted Sub-Prototype Mining for Universal Domain Adaptation", "ICLR 2024", "2310.05453"),
-    SYSTEM(50, "small-models-big-impact",
-           "Small Models, Big Impact: Efficient Corpus and Graph-Based Adaptation of Small Multilingual Language Models for Low-Resource "
-           "Languages",
-           "preprint 2025", "2502.10140"),
+    PARTS(50, "small-models-big-impact",
+          "Small Models, Big Impact: Efficient Corpus and Graph-Based Adaptation of Small Multilingual Language Models for Low-Resource "
+          "Languages",
+          "preprint 2025", "2502.10140",
+          "cambium train --mix stack --task NAME, cambium eval --task pseudo-perplexity, cambium data verbalize",
+          "docs/methods/small-models-big-impact.md"),
     SYSTEM(51, "writer-adaptation", "Writer adaptation for offline text recognition: An exploration of neural network-based methods",
            "preprint 2023", "2307.15071"),
     SYSTEM(52, "medical-adaptation", "Medical Adaptation of Large Language and Vision-Language Models: Are We Making Progress?",
