@@ -686,7 +686,7 @@ const cb_experiment experiment_small_models = {
         "rows "
         "of 128 tokens of other text (at most 600 kB), or of CLDR's names and keywords of signs put into sentences, for each language, "
         "once "
-        "for all seeds; rates chosen in Swahili. Then a bottleneck and a head on top: SIB-200's topics (5 languages, 440 steps of 8), "
+        "for all seeds; rates chosen in Swahili. Then a bottleneck and a head on top: SIB-200's topics (5 languages, 400 steps of 8), "
         "MasakhaNER's names (4 languages, 300 steps of 8; not for commercial use). Pseudo-perplexity of 30 held-out lines a language, "
         "and of 30 sentences of FLORES, each "
         "cut "
