@@ -348,6 +348,9 @@ static bool check_mix(cli_call *call, const settings *s)
 
 static bool check_adapters(cli_call *call, const settings *s)
 {
+    if (s->mix && cli_task_objective(s->corpus.asked.task) > CB_OBJECTIVE_TOKEN_CLASSIFICATION)
+        return cli_usage(call, "--mix is of adapters for texts, and --task %s is not of labels of them",
+                         cli_task_names[s->corpus.asked.task]);
     if (s->mix && s->mix != MIX_STACK && s->corpus.asked.task)
         return cli_usage(call, "--mix %s is of adapters for words, and --task is of labels; expected --mix stack", mix_names[s->mix]);
     bool options = call->adapter_count || cli_given(call, "kind"), makes_new = s->mix == MIX_STACK || !s->adapter.count;
@@ -372,7 +375,7 @@ static bool open_task(settings *s, const char *model)
         return true;
     if (s->mix != MIX_STACK)
         return cli_refuse("--mix %s is of adapters for words, and %s is a model of labels; expected --mix stack", mix_names[s->mix], model);
-    return task->objective != CB_OBJECTIVE_IMAGE_CLASSIFICATION || cli_refuse("--mix is of adapters for texts, and %s takes images", model);
+    return task->objective <= CB_OBJECTIVE_TOKEN_CLASSIFICATION || cli_refuse("--mix is of adapters for texts, and %s takes images", model);
 }
 
 static bool run(cli_call *call, void *settings_)

@@ -83,6 +83,7 @@ printf 'the knife and the tree\nthe branch and the stem\n' >words.txt
     [ "$(loss over_first)" = "$(loss over_second)" ] && fail "another language's adapter changes nothing"
     grep -q '"dull"' said.jsonl || fail "a part of a stack has no names for its labels: $(cat said.jsonl)"
     expect stacked_on train bert --adapter first --mix stack $topics --output stacked --resume
+    bad 2 'task image-classification is not of labels' train bert --adapter first --mix stack --task image-classification --data two.csv --output never $common
     bad 2 'mix fusion is of adapters for words' train bert --adapter first --adapter second --mix fusion --task sequence-classification \
         --data two.csv --output never $common
     [ -e never ] && fail "left never"
