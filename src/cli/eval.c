@@ -57,8 +57,9 @@ static bool pseudo_perplexity(cli_call *call, settings *s, const cli_base *base)
     cb_pseudo_perplexity r = {0};
     cli_fit_sequence_length(call, &s->text, base->model);
     int64_t rows = cli_given(call, "batch_size") ? s->batch_size : 32; /* rows are short */
-    bool ok = cb_encode_sentences(base->tokenizer, &s->data, s->text.max_records, s->text.sequence_length, &sentences) &&
-              cb_evaluate_pseudo_perplexity(base->model, cb_tokenizer_mask(base->tokenizer), sentences.items, sentences.count, rows, NULL, &r);
+    bool ok =
+        cb_encode_sentences(base->tokenizer, &s->data, s->text.max_records, s->text.sequence_length, &sentences) &&
+        cb_evaluate_pseudo_perplexity(base->model, cb_tokenizer_mask(base->tokenizer), sentences.items, sentences.count, rows, NULL, &r);
     cb_encodings_free(&sentences);
     if (!ok || cb_rehearsing())
         return ok;
