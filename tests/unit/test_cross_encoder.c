@@ -379,6 +379,34 @@ static void candidates_are_put_in_the_order_of_their_scores(void **state)
     cb_scope_close(scope);
 }
 
+/* Whoever asks for an evaluation or a search may stop it. */
+static void it_stops_when_interrupted(void **state)
+{
+    (void)state;
+    cb_model *model = load();
+    cb_tokenizer *tokenizer = load_tokenizer();
+    cb_dataset *pairs = open_file(DIRECTORY "/pairs.jsonl", tokenizer, -1, 0);
+    const cb_ranking_training training = {.model = model};
+    cb_evaluation e;
+    cb_retrieval_data data;
+    cb_candidates found;
+    read_corpus(&data);
+    cb_interrupt();
+    assert_false(cb_evaluate_ranking(&training, pairs, 2, 0, &e));
+    assert_true(cb_error_status() == CB_ERR_INTERRUPTED && strstr(cb_error_message(), "after 1 batches"));
+    cb_error_clear();
+    assert_false(cb_candidates_search(&data, 0, &found));
+    assert_true(cb_error_status() == CB_ERR_INTERRUPTED && strstr(cb_error_message(), "after the search for 1 queries"));
+    cb_error_clear();
+    cb_interrupt_clear();
+    cb_candidates_free(&found);
+    cb_retrieval_free(&data);
+    cb_predictions_free(&e.predictions);
+    cb_dataset_free(pairs);
+    cb_tokenizer_free(tokenizer);
+    cb_model_free(model);
+}
+
 /* By hand: q2's words "shock" and "wave" are in d1 and d6; d1 is shorter. */
 static void words_find_candidates(void **state)
 {
@@ -442,6 +470,7 @@ int main(void)
         cmocka_unit_test_setup(held_out_pairs_are_ranked_by_query, without_errors),
         cmocka_unit_test_setup(candidates_are_put_in_the_order_of_their_scores, without_errors),
         cmocka_unit_test_setup(words_find_candidates, without_errors),
+        cmocka_unit_test_setup(it_stops_when_interrupted, without_errors),
         cmocka_unit_test_setup(candidates_come_in_several_forms, without_errors),
     };
     return cmocka_run_group_tests(tests, make_scratch, remove_scratch);

@@ -206,6 +206,11 @@ static void held_out_pairs_are_ranked_among_each_other(void **state)
     assert_true(result.metrics.items[0].value > 0.8 && result.metrics.items[0].value <= 1);
     assert_int_equal(result.rows, 3);
     assert_true(result.loss > 0);
+    cb_interrupt();
+    assert_false(cb_evaluate_sentences(&training, data, 2, 0, &result));
+    assert_true(cb_error_status() == CB_ERR_INTERRUPTED);
+    cb_error_clear();
+    cb_interrupt_clear();
     cb_dataset_free(data);
     data = open_groups(e,
                        "{\"sentence1\": \"wing\", \"sentence2\": \"wing\", \"score\": 1}\n"
