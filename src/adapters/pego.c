@@ -85,9 +85,17 @@ static cb_tensor *member_b(const pego_state *pego, int64_t i)
     return cb_slice(pego->b, 1, i * pego->config->rank, (i + 1) * pego->config->rank, 1);
 }
 
-static cb_tensor *added(cb_tensor *sum, cb_tensor *matrix)
+/* |X Y^T| of thin X and Y. */
+static cb_tensor *absolute_sum(void *unused, cb_tensor *const *factors)
 {
-    cb_tensor *term = cb_sum(cb_abs(matrix), CB_ALL, false);
+    (void)unused;
+    return cb_sum(cb_abs(cb_linear(factors[0], factors[1], NULL)), CB_ALL, false);
+}
+
+/* The product is as large as a weight, and there are N (N + 1) / 2 of them a layer: it is made again for the gradient, not kept. */
+static cb_tensor *added(cb_tensor *sum, cb_tensor *x, cb_tensor *y)
+{
+    cb_tensor *term = cb_checkpoint(absolute_sum, NULL, 2, (cb_tensor *[]){x, y}, NULL);
     return sum ? cb_add(sum, term) : term;
 }
 
@@ -97,7 +105,7 @@ static cb_tensor *preserving(const cb_module *m, cb_tensor *sum)
     const pego_state *pego = m->state;
     cb_tensor *weight = cb_weight_f32(m->layer);
     for (int64_t i = 0; weight && i < pego->config->members && cb_ok(); i++)
-        sum = added(sum, cb_linear(cb_linear(weight, member_a(pego, i), NULL), member_b(pego, i), NULL));
+        sum = added(sum, cb_linear(weight, member_a(pego, i), NULL), member_b(pego, i));
     return cb_ok() ? sum : NULL;
 }
 
@@ -106,8 +114,7 @@ static cb_tensor *diversifying(const pego_state *pego, cb_tensor *sum)
 {
     for (int64_t i = 0; i < pego->config->members && cb_ok(); i++)
         for (int64_t j = i + 1; j < pego->config->members && cb_ok(); j++)
-            sum = added(sum, cb_linear(cb_matmul(member_b(pego, i), cb_linear(member_a(pego, i), member_a(pego, j), NULL)),
-                                       member_b(pego, j), NULL));
+            sum = added(sum, cb_matmul(member_b(pego, i), cb_linear(member_a(pego, i), member_a(pego, j), NULL)), member_b(pego, j));
     return cb_ok() ? sum : NULL;
 }
 
