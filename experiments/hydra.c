@@ -47,7 +47,7 @@ typedef struct plan {
 static const plan head = {.way = HEAD, .parallel = NULL}, whole = {.way = WHOLE, .parallel = NULL};
 static const plan lora = {HEADS, "8", "0"}, seqlora = {HEADS, "0", "14"}, hydra = {HEADS, "4", "7"};
 
-static const double rates[] = {1e-3, 3e-3, 1e-2, 0}, head_rates[] = {1e-2, 3e-2, 1e-1, 0}, whole_rates[] = {1e-4, 3e-4, 1e-3, 0};
+static const double rates[] = {3e-3, 1e-2, 3e-2, 0}, head_rates[] = {1e-2, 3e-2, 1e-1, 0}, whole_rates[] = {3e-4, 1e-3, 3e-3, 0};
 #define PERCENT(name)                                                                                                                      \
     {                                                                                                                                      \
         name, "%", .scale = 100, .digits = 1                                                                                               \
