@@ -3,7 +3,8 @@
  * Eight small image tasks, each learned from a few pictures of a class, by heads on the output projections of attention and MLP: both heads of
  * Hydra, the parallel one alone (which is LoRA) and the sequential one alone (SeqLoRA), of exactly as many parameters: of a layer of 128 outputs the
  * parallel one has R (in + 128), the sequential one 256 Q, so that a block's two layers have 896 R + 512 Q, which is 7168 for R = 8, Q = 14, and
- * R = 4 with Q = 7.  Rates are chosen on a fifth of the pictures to learn from; the runs that count learn from all of them.
+ * R = 4 with Q = 7.  Rates are chosen on a fifth of the pictures to learn from, and of digits and letters on fifty more of each class; the runs that count learn from all
+ * of the first.
  *
  * The paper says that the sequential change lies along what the weight does already and the parallel one does not: of both, and of the weight, the first
  * SHARED right singular directions are compared, as the mean squared cosine between the two subspaces. */
@@ -80,8 +81,9 @@ static const cb_comparison comparisons[] = {
 
 /* ---- data ---- */
 
-enum { FIT, HELD, TEST, WHOLE_TRAIN, PARTS };
-static const char *const part_names[PARTS] = {"fit", "held", "test", "train"};
+/* What is learned from is FIT and HELD; rates are judged on HELD and MORE, while FIT alone is learned from.  The last two are made of these. */
+enum { FIT, HELD, TEST, MORE, WHOLE_TRAIN, JUDGED, PARTS };
+static const char *const part_names[PARTS] = {"fit", "held", "test", "more", "train", "judged"};
 
 static char *part_path(const cb_run *run, const task *t, int part)
 {
@@ -100,7 +102,9 @@ static int of_directory(int number)
 
 static int of_file(int number)
 {
-    return number < EACH_LEARNED ? learned(number) : number < EACH_LEARNED + EACH_KEPT ? TEST : -1;
+    static const int next[] = {TEST, MORE, -1};
+    int past = (number - EACH_LEARNED) / EACH_KEPT;
+    return number < EACH_LEARNED ? learned(number) : next[past < 2 ? past : 2];
 }
 
 static bool read_directories(const char *path, const task *t, picture_set *parts)
@@ -174,16 +178,18 @@ static bool read_task(const char *data, const task *t, picture_set *parts)
                        : cb_ends_with(path, ".gz") ? read_semeion(path, parts)
                                                    : read_idx(path, parts));
     cb_free(path);
-    return ok && pictures_append(&parts[WHOLE_TRAIN], &parts[FIT]) && pictures_append(&parts[WHOLE_TRAIN], &parts[HELD]);
+    return ok && pictures_append(&parts[WHOLE_TRAIN], &parts[FIT]) && pictures_append(&parts[WHOLE_TRAIN], &parts[HELD]) &&
+           pictures_append(&parts[JUDGED], &parts[HELD]) && pictures_append(&parts[JUDGED], &parts[MORE]);
 }
 
 static bool prepare_task(const cb_run *run, const task *t)
 {
     picture_set parts[PARTS] = {0};
     bool ok = !run->data || read_task(run->data, t, parts);
-    for (int i = 0; ok && i < PARTS; i++) {
-        char *path = part_path(run, t, i);
-        ok = path && (run->data ? pictures_write(&parts[i], path) : pictures_made_up(path, t->classes, (uint64_t)i));
+    static const int written[] = {FIT, TEST, WHOLE_TRAIN, JUDGED};
+    for (size_t i = 0; ok && i < sizeof written / sizeof *written; i++) {
+        char *path = part_path(run, t, written[i]);
+        ok = path && (run->data ? pictures_write(&parts[written[i]], path) : pictures_made_up(path, t->classes, (uint64_t)i));
         cb_free(path);
     }
     for (int i = 0; i < PARTS; i++)
@@ -312,7 +318,7 @@ static bool judge(bench *b, cb_model *model, int index, cb_outcome *outcome)
 {
     const cb_run *run = b->run;
     size_t before = judged_before(b, index);
-    char *images = part_path(run, &tasks[index], run->validation ? HELD : TEST);
+    char *images = part_path(run, &tasks[index], run->validation ? JUDGED : TEST);
     b->counts[index] = images ? vision_judge(model, images, MOST_JUDGED - before, b->items + before) : 0;
     cb_free(images);
     return b->counts[index] && cb_outcome_items(outcome, measures[1 + index].name, b->items + before, b->counts[index]);
@@ -336,11 +342,11 @@ static bool run_task(bench *b, int index, cb_outcome *outcome)
     return ok;
 }
 
-/* Every task counts the same, however many pictures it has. */
+/* Every task counts the same, however many pictures it has; where rates are chosen every picture does, of which some tasks have few. */
 static bool give(bench *b, cb_outcome *outcome)
 {
     size_t all = judged_before(b, TASKS), at = 0;
-    for (int i = 0; i < TASKS; i++)
+    for (int i = 0; i < TASKS && !b->run->validation; i++)
         for (size_t k = 0; k < b->counts[i]; k++)
             b->items[at++] *= (double)all / (TASKS * (double)b->counts[i]);
     bool ok = cb_outcome_items(outcome, "accuracy", b->items, all);

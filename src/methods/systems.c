@@ -28,7 +28,7 @@ static const cb_system systems[] = {
     SYSTEM(4, "tfup", "Training-Free Unsupervised Prompt for Vision-Language Models", "preprint 2024", "2404.16339"),
     PARTS(5, "psec", "Skill Expansion and Composition in Parameter Space", "ICLR 2025", "2502.05932",
           "cb_gate_new(), cb_composition_blend()", "docs/composition.md"),
-    PARTS(6, "pego", "Learn to Preserve and Diversify: Parameter-Efficient Group with Orthogonal Regularization for Domain Generalization",
+    WHOLE(6, "pego", "Learn to Preserve and Diversify: Parameter-Efficient Group with Orthogonal Regularization for Domain Generalization",
           "ECCV 2024", "2407.15085", "cambium train --kind pego", "docs/methods/pego.md"),
     WHOLE(7, "relaxed-recursive", "Relaxed Recursive Transformers: Effective Parameter Sharing with Layer-wise LoRA", "ICLR 2025",
           "2410.20672", "cambium tie, cambium pretrain --adapter, cambium generate --exit-confidence X --batching depth",
