@@ -195,6 +195,22 @@ double cbk_sum(cb_dtype dtype, const void *x, int64_t count);
 /* True when no element is NaN or infinite. */
 bool cbk_all_finite(cb_dtype dtype, const void *x, int64_t count);
 
+/* ---- Merging (merge.c); by the calling thread ---- */
+
+/* How many magnitudes lie beyond `high`, at it, between the two, at `low`. */
+typedef struct cbk_split {
+    int64_t above, at_high, between, at_low;
+} cbk_split;
+/* Compares the bits of |x|, which have the order of the numbers (NaN above all), with low < high, which are such bits or -1.  Those between go
+ * to `between` in their order, which has room for n. */
+void cbk_split_magnitudes(const float *x, int64_t n, int32_t low, int32_t high, cbk_split *s, uint32_t *between);
+/* out = the sum of those weights[m] x[m] that have the sign of the sum of all (frequency: of the sum of signs), 0 counting as positive;
+ * normalize: over the sum of their weights, unless that is 0.  x: count arrays of n. */
+void cbk_add_agreeing(float *out, const float *const *x, const float *weights, size_t count, int64_t n, bool frequency, bool normalize);
+/* The words that elements first..first+n-1 take of a stream: n rounded up to 4, and 4 more where `first` is no multiple of it, are written;
+ * returns where that of `first` is. */
+const uint32_t *cbk_random_words(uint32_t *words, uint64_t seed, uint64_t stream, int64_t first, int64_t n);
+
 /* ---- Indexing (index.c): indices are i32 or i64; one outside 0..size-1 fails and names itself ---- */
 
 /* out (outer, n, inner) = x (outer, size, inner) at index (n).  An embedding is outer 1, size V, inner C.  Any dtype,

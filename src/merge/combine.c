@@ -161,7 +161,7 @@ static bool visit_piece(const visiting *v, int64_t index)
     const cb_combine_job *job = v->job;
     size_t count = job->v->count, size = (size_t)job->piece;
     float *room = job->room + (size_t)omp_get_thread_num() * (count + 3) * size, *others[CB_MERGE_MOST_MODELS];
-    cb_combine_piece piece = {.index = index, .first = index * job->piece, .base = room, .others = others};
+    cb_combine_piece piece = {.index = index, .first = index * job->step, .base = room, .others = others};
     bool finite = true;
     piece.count = job->count - piece.first < job->piece ? job->count - piece.first : job->piece;
     if (!job->base_unused)
@@ -213,87 +213,6 @@ bool cb_combine_visit(const cb_combine_job *job, bool changes, bool write, cb_co
     return ok;
 }
 
-/* ---- the largest ---- */
-
-enum { HIGH = 1 << 15, LOW = 1 << 16 }; /* values of the upper bits (without sign), and of the lower ones */
-
-typedef struct selection {
-    cb_combine_ranked *ranked;
-    void *user;
-    int64_t *counts; /* threads x bins */
-    uint32_t high;   /* whose lower bits are counted */
-    bool lower;
-    cb_combine_largest *largest; /* whose equals are counted */
-} selection;
-
-static void count_bits(const cb_combine_job *job, const cb_combine_piece *piece, void *user)
-{
-    selection *s = user;
-    s->ranked(job, piece, s->user, piece->spare);
-    int64_t *counts = s->counts + (size_t)omp_get_thread_num() * (s->lower ? LOW : HIGH);
-    for (int64_t i = 0; i < piece->count; i++) {
-        uint32_t bits = cb_combine_bits(piece->spare[i]);
-        if (!s->lower)
-            counts[bits >> 16]++;
-        else if (bits >> 16 == s->high)
-            counts[bits & (LOW - 1)]++;
-    }
-}
-
-static void count_equals(const cb_combine_job *job, const cb_combine_piece *piece, void *user)
-{
-    selection *s = user;
-    s->ranked(job, piece, s->user, piece->spare);
-    int64_t equals = 0;
-    for (int64_t i = 0; i < piece->count; i++)
-        equals += cb_combine_bits(piece->spare[i]) == s->largest->threshold;
-    s->largest->before[piece->index] = equals;
-}
-
-/* The bin in which the keep-th largest lies; *keep becomes how many are wanted of that bin. */
-static uint32_t bin_of(const selection *s, int threads, int64_t *keep)
-{
-    uint32_t bins = s->lower ? LOW : HIGH;
-    for (uint32_t b = bins; b-- > 0;) {
-        int64_t here = 0;
-        for (int t = 0; t < threads; t++)
-            here += s->counts[(size_t)t * bins + b];
-        if (*keep <= here)
-            return b;
-        *keep -= here;
-    }
-    return 0;
-}
-
-bool cb_combine_select(const cb_combine_job *job, int64_t keep, cb_combine_ranked *ranked, void *user, cb_combine_largest *largest)
-{
-    *largest = (cb_combine_largest){.all = keep >= job->count};
-    if (largest->all)
-        return true;
-    size_t bytes = (size_t)job->threads * LOW * sizeof(int64_t);
-    selection s = {.ranked = ranked, .user = user, .largest = largest, .counts = cb_calloc(1, bytes)};
-    largest->before = cb_calloc((size_t)job->pieces, sizeof *largest->before);
-    bool ok = s.counts && largest->before && cb_combine_visit(job, true, false, count_bits, &s);
-    if (ok && keep > 0) {
-        s.high = bin_of(&s, job->threads, &keep);
-        s.lower = true;
-        memset(s.counts, 0, bytes);
-        ok = cb_combine_visit(job, true, false, count_bits, &s);
-        largest->threshold = s.high << 16 | bin_of(&s, job->threads, &keep);
-        largest->keep_equal = keep;
-        ok = ok && cb_combine_visit(job, true, false, count_equals, &s);
-        for (int64_t p = 0, sum = 0; ok && p < job->pieces; p++) {
-            int64_t here = largest->before[p];
-            largest->before[p] = sum;
-            sum += here;
-        }
-    } else {
-        largest->threshold = UINT32_MAX; /* nothing is larger */
-    }
-    cb_free(s.counts);
-    return ok;
-}
-
 /* ---- a tensor ---- */
 
 bool cb_combine(const cb_model_merge_options *options, const cb_versions *v, cb_dtype dtype, cb_combine_sink *sink, void *user)
@@ -305,8 +224,9 @@ bool cb_combine(const cb_model_merge_options *options, const cb_versions *v, cb_
     if (!job.count)
         return true;
     bool by_row = method->thinning == CB_THIN_RANKED || options->method == CB_MERGE_ARCEE_FUSION ||
-                  options->method == CB_MERGE_ARCEE_FUSION || (options->method == CB_MERGE_MODEL_STOCK && options->filter_wise);
+                  (options->method == CB_MERGE_MODEL_STOCK && options->filter_wise);
     job.piece = by_row ? v->columns : job.count < CB_COMBINE_PIECE ? job.count : CB_COMBINE_PIECE;
+    job.step = job.piece;
     job.pieces = (job.count + job.piece - 1) / job.piece;
     job.threads = job.pieces < cb_threads() ? (int)job.pieces : cb_threads();
     job.key = cb_hash_text(CB_HASH_START, v->base->name);

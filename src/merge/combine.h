@@ -61,6 +61,7 @@ typedef struct cb_combine_job {
     const cb_combine_method *method;
     const cb_versions *v;
     int64_t count, piece, pieces; /* elements, elements of a piece, pieces */
+    int64_t step;                 /* from the beginning of a piece to that of the next: a piece, or in a sample more */
     int threads;
     bool base_unused; /* the base is not read: nothing depends on it */
     float *room;      /* threads x (count of versions + 3) x piece */
@@ -93,12 +94,19 @@ bool cb_combine_values(cb_combine_job *job);
 typedef struct cb_combine_largest {
     uint32_t threshold; /* bits of the number */
     int64_t keep_equal; /* so many of its equals are kept */
-    int64_t *before;    /* pieces: equals in the pieces before this one */
-    bool all;           /* everything is kept */
+    int64_t *before;    /* pieces + 1: equals in the pieces before this one; the caller's to free */
 } cb_combine_largest;
-/* What is ranked, of one piece: piece->count numbers into `values`, NaN counting as large. */
-typedef void cb_combine_ranked(const cb_combine_job *job, const cb_combine_piece *piece, void *user, float *values);
-bool cb_combine_select(const cb_combine_job *job, int64_t keep, cb_combine_ranked *ranked, void *user, cb_combine_largest *largest);
+/* What is ranked, of one piece: the magnitudes of piece->count numbers, NaN counting as large; in piece->spare or elsewhere.  There may be
+ * several series of them. */
+typedef const float *cb_combine_ranked(const cb_combine_job *job, const cb_combine_piece *piece, void *user, size_t series);
+typedef struct cb_combine_question {
+    size_t series;
+    int64_t keep;                /* at most the number of elements; 0: threshold is beyond all numbers */
+    cb_combine_largest *largest; /* the answer */
+} cb_combine_question;
+/* Answers all questions in one pass over the tensor, or nearly always (combine_select.c). */
+bool cb_combine_select(const cb_combine_job *job, cb_combine_ranked *ranked, void *user, const cb_combine_question *questions,
+                       size_t count);
 
 static inline uint32_t cb_combine_bits(float magnitude)
 {

@@ -8,6 +8,7 @@
 #include <omp.h>
 #include <string.h>
 
+#include "kernels/kernels.h"
 #include "merge/combine.h"
 
 typedef struct thinned {
@@ -20,7 +21,6 @@ typedef struct thinned {
 
 typedef struct changes {
     thinned *models;
-    size_t index;  /* ranked: the model */
     char *sorting; /* threads x room for a row: keys and places, twice */
     bool by_norm, normalize;
     double sum_of_weights;
@@ -28,39 +28,48 @@ typedef struct changes {
 
 /* ---- which changes stay ---- */
 
-static void magnitudes(const cb_combine_job *job, const cb_combine_piece *piece, void *user, float *values)
+static const float *magnitudes(const cb_combine_job *job, const cb_combine_piece *piece, void *user, size_t model)
 {
     (void)job;
-    const float *x = piece->others[((const changes *)user)->index];
-    for (int64_t i = 0; i < piece->count; i++)
-        values[i] = fabsf(x[i]);
+    (void)user;
+    return piece->others[model];
 }
 
-/* Keeps the largest, or all but the largest. */
+/* Keeps the largest, or all but the largest.  Of the threshold's equals nearly every piece keeps all or none. */
 static void keep_largest(const cb_combine_piece *piece, const cb_combine_largest *largest, bool rest, float *x)
 {
-    int64_t equals = largest->all ? 0 : largest->before[piece->index];
+    int64_t equals = largest->before[piece->index], end = largest->before[piece->index + 1];
+    uint32_t threshold = largest->threshold;
+    if (equals < largest->keep_equal && end > largest->keep_equal) {
+        for (int64_t i = 0; i < piece->count; i++) {
+            uint32_t bits = cb_combine_bits(x[i]);
+            bool is = bits > threshold || (bits == threshold && equals++ < largest->keep_equal);
+            x[i] = is != rest ? x[i] : 0;
+        }
+        return;
+    }
+    int32_t least = threshold > INT32_MAX ? INT32_MAX : (int32_t)threshold - (end <= largest->keep_equal); /* which is not kept */
+    uint32_t flip = rest ? UINT32_MAX : 0;
     for (int64_t i = 0; i < piece->count; i++) {
-        uint32_t bits = cb_combine_bits(x[i]);
-        bool is = largest->all || bits > largest->threshold || (bits == largest->threshold && equals++ < largest->keep_equal);
-        x[i] = is != rest ? x[i] : 0;
+        uint32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        bits &= -(uint32_t)((int32_t)(bits & 0x7fffffffu) > least) ^ flip;
+        memcpy(x + i, &bits, sizeof bits);
     }
 }
 
-/* One draw for each element: of its tensor, model and place. */
-static double draw(const cb_combine_job *job, const thinned *m, int64_t place, uint32_t words[4])
-{
-    if (place % 4 == 0)
-        cb_philox((uint64_t)job->options->seed, m->stream, (uint64_t)(place / 4), words);
-    return (double)words[place % 4] * 0x1p-32;
-}
+/* One draw for each element: of its tensor, model and place.  The words of a few elements at a time. */
+enum { DRAWS = 1024 };
 
 static void keep_random(const cb_combine_job *job, const cb_combine_piece *piece, const thinned *m, float *x)
 {
-    uint32_t words[4];
-    cb_philox((uint64_t)job->options->seed, m->stream, (uint64_t)(piece->first / 4), words);
-    for (int64_t i = 0; i < piece->count; i++)
-        x[i] = draw(job, m, piece->first + i, words) < m->density ? x[i] : 0;
+    uint32_t room[DRAWS + 8], last = (uint32_t)(ceil(m->density * 0x1p32) - 1); /* of density * 2^32 words */
+    for (int64_t begin = 0, n; begin < piece->count; begin += n) {
+        n = piece->count - begin < DRAWS ? piece->count - begin : DRAWS;
+        const uint32_t *words = cbk_random_words(room, (uint64_t)job->options->seed, m->stream, piece->first + begin, n);
+        for (int64_t i = 0; i < n; i++)
+            x[begin + i] = words[i] <= last ? x[begin + i] : 0;
+    }
 }
 
 typedef struct ranked {
@@ -101,10 +110,12 @@ static void keep_ranked(const cb_combine_job *job, const cb_combine_piece *piece
     sort_row(row, row + n, n);
     for (int64_t rank = 0; rank < n; rank++)
         chance[row[rank].place] = (float)(m->density - epsilon + (n > 1 ? 2 * epsilon * (double)rank / (double)(n - 1) : epsilon));
-    uint32_t words[4];
-    cb_philox((uint64_t)job->options->seed, m->stream, (uint64_t)(piece->first / 4), words);
+    uint32_t room[DRAWS + 8];
+    const uint32_t *words = room;
     for (int64_t i = 0; i < n; i++) {
-        bool stays = draw(job, m, piece->first + i, words) < (double)chance[i];
+        if (i % DRAWS == 0)
+            words = cbk_random_words(room, (uint64_t)job->options->seed, m->stream, piece->first + i, n - i < DRAWS ? n - i : DRAWS);
+        bool stays = (double)words[i % DRAWS] * 0x1p-32 < (double)chance[i];
         x[i] = stays ? m->factor == 0 ? x[i] / chance[i] : x[i] : 0;
     }
 }
@@ -186,36 +197,32 @@ static int64_t share(double density, int64_t count)
     return n < 0 ? 0 : n > count ? count : n;
 }
 
-static bool prepare(cb_combine_job *job, changes *c, size_t index, int rescale)
+/* What is known of a model beforehand, and what is to be found out: at most two questions. */
+static size_t prepare(const cb_combine_job *job, changes *c, size_t index, int rescale, cb_combine_question *questions)
 {
     thinned *m = &c->models[index];
-    c->index = index;
     m->density = job->v->densities[index];
     m->factor = 1;
     m->stream = job->key + 0x9e3779b97f4a7c15u * (index + 1);
     if (m->density >= 1)
-        return true;
+        return 0;
+    if (rescale == CB_RESCALE_DENSITY && m->density > 0)
+        m->factor = (float)(1 / m->density);
+    int64_t keep = share(m->density, job->count), top = share(job->options->gamma, job->count);
     switch (job->method->thinning) {
-    case CB_THIN_MAGNITUDE: {
-        int64_t keep = share(m->density, job->count);
-        if (rescale == CB_RESCALE_DENSITY && m->density > 0)
-            m->factor = (float)(1 / m->density);
-        return cb_combine_select(job, m->density > 0 && keep < 1 ? 1 : keep, magnitudes, c, &m->kept);
-    }
-    case CB_THIN_OUTLIERS: {
-        int64_t keep = share(m->density, job->count), top = share(job->options->gamma, job->count);
+    case CB_THIN_MAGNITUDE:
+        questions[0] = (cb_combine_question){index, m->density > 0 && keep < 1 ? 1 : keep, &m->kept};
+        return 1;
+    case CB_THIN_OUTLIERS:
         top = job->count - keep < top ? job->count - keep : top;
-        if (rescale == CB_RESCALE_DENSITY && m->density > 0)
-            m->factor = (float)(1 / m->density);
-        return cb_combine_select(job, top + keep, magnitudes, c, &m->kept) && cb_combine_select(job, top, magnitudes, c, &m->dropped);
-    }
+        questions[0] = (cb_combine_question){index, top + keep, &m->kept};
+        questions[1] = (cb_combine_question){index, top, &m->dropped};
+        return 2;
     case CB_THIN_RANKED:
         m->factor = rescale == CB_RESCALE_DENSITY ? 0 : 1; /* 0: each by its own chance */
-        return true;
+        return 0;
     default:
-        if (rescale == CB_RESCALE_DENSITY && m->density > 0)
-            m->factor = (float)(1 / m->density);
-        return true;
+        return 0;
     }
 }
 
@@ -237,22 +244,11 @@ static void add_all(const cb_combine_job *job, const cb_combine_piece *piece, co
 /* Changes of the sign that wins, over the weights of the models that have them. */
 static void add_agreeing(const cb_combine_job *job, const cb_combine_piece *piece, const changes *c)
 {
-    bool frequency = job->options->majority_sign_method == 1;
-    for (int64_t i = 0; i < piece->count; i++) {
-        float sum = 0, total = 0, divisor = 0;
-        for (size_t m = 0; m < job->v->count; m++) {
-            float x = (float)job->v->weights[m] * piece->others[m][i];
-            sum += frequency ? (float)((x > 0) - (x < 0)) : x;
-        }
-        for (size_t m = 0; m < job->v->count; m++) {
-            float weight = (float)job->v->weights[m], x = weight * piece->others[m][i];
-            if (sum >= 0 ? x > 0 : x < 0) {
-                total += x;
-                divisor += weight;
-            }
-        }
-        piece->out[i] = c->normalize && divisor != 0 ? total / divisor : total;
-    }
+    float weights[CB_MERGE_MOST_MODELS];
+    for (size_t m = 0; m < job->v->count; m++)
+        weights[m] = (float)job->v->weights[m];
+    cbk_add_agreeing(piece->out, (const float *const *)piece->others, weights, job->v->count, piece->count,
+                     job->options->majority_sign_method == 1, c->normalize);
 }
 
 static void add_changes(const cb_combine_job *job, const cb_combine_piece *piece, void *user)
@@ -283,12 +279,15 @@ bool cb_combine_changes(cb_combine_job *job)
     bool ok = c.models && sums;
     if (ok && job->method->thinning == CB_THIN_RANKED)
         ok = (c.sorting = cb_alloc((size_t)job->threads * 2 * (size_t)job->piece * sizeof(ranked)));
+    cb_combine_question questions[2 * CB_MERGE_MOST_MODELS];
+    size_t asked = 0;
     for (size_t i = 0; ok && i < v->count; i++) {
         c.models[i].before = sums + 2 * i * (size_t)job->pieces;
         c.models[i].after = c.models[i].before + job->pieces;
-        ok = prepare(job, &c, i, rescale);
+        asked += prepare(job, &c, i, rescale, questions + asked);
     }
-    ok = ok && (!c.by_norm || find_norm_factors(job, &c)) && cb_combine_visit(job, true, true, add_changes, &c);
+    ok = ok && cb_combine_select(job, magnitudes, &c, questions, asked) && (!c.by_norm || find_norm_factors(job, &c)) &&
+         cb_combine_visit(job, true, true, add_changes, &c);
     for (size_t i = 0; c.models && i < v->count; i++) {
         cb_free(c.models[i].kept.before);
         cb_free(c.models[i].dropped.before);

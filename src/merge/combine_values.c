@@ -87,9 +87,10 @@ static bool find_ram_factors(const cb_combine_job *job, values *s)
 
 /* ---- sce: select, calculate, erase ---- */
 
-static void variances(const cb_combine_job *job, const cb_combine_piece *piece, void *user, float *out)
+static const float *variances(const cb_combine_job *job, const cb_combine_piece *piece, void *user, size_t series)
 {
     (void)user;
+    (void)series;
     size_t n = job->v->count;
     for (int64_t i = 0; i < piece->count; i++) {
         double mean = 0, sum = 0;
@@ -97,14 +98,15 @@ static void variances(const cb_combine_job *job, const cb_combine_piece *piece, 
             mean += (double)piece->others[m][i] / (double)n;
         for (size_t m = 0; m < n; m++)
             sum += ((double)piece->others[m][i] - mean) * ((double)piece->others[m][i] - mean);
-        out[i] = (float)(sum / (double)n);
+        piece->spare[i] = (float)(sum / (double)n);
     }
+    return piece->spare;
 }
 
 static void count_varying(const cb_combine_job *job, const cb_combine_piece *piece, void *user)
 {
     values *s = user;
-    variances(job, piece, NULL, piece->spare);
+    variances(job, piece, NULL, 0);
     for (int64_t i = 0; i < piece->count; i++)
         s->sums[(size_t)piece->index * s->numbers] += piece->spare[i] != 0;
 }
@@ -114,11 +116,11 @@ static void leave_out_unselected(const cb_combine_job *job, const cb_combine_pie
     if (job->options->select_topk >= 1)
         return;
     const cb_combine_largest *l = &s->selected;
-    int64_t equals = l->all ? 0 : l->before[piece->index];
-    variances(job, piece, NULL, piece->spare);
+    int64_t equals = l->before[piece->index];
+    variances(job, piece, NULL, 0);
     for (int64_t i = 0; i < piece->count; i++) {
         uint32_t bits = cb_combine_bits(piece->spare[i]);
-        bool is = l->all || bits > l->threshold || (bits == l->threshold && equals++ < l->keep_equal);
+        bool is = bits > l->threshold || (bits == l->threshold && equals++ < l->keep_equal);
         for (size_t m = 0; !is && m < job->v->count; m++)
             piece->others[m][i] = 0;
     }
@@ -166,7 +168,7 @@ static bool find_sce_weights(const cb_combine_job *job, values *s)
             return false;
         add_sums(job, s, totals);
         int64_t keep = (int64_t)(totals[0] * job->options->select_topk);
-        if (!cb_combine_select(job, keep, variances, NULL, &s->selected))
+        if (!cb_combine_select(job, variances, NULL, &(cb_combine_question){0, keep, &s->selected}, 1))
             return false;
         memset(s->sums, 0, (size_t)job->pieces * s->numbers * sizeof *s->sums);
     }
@@ -183,10 +185,11 @@ static bool find_sce_weights(const cb_combine_job *job, values *s)
 /* ---- arcee_fusion: changes that are large, in rows whose softmax they change ---- */
 
 /* |change| times KL(softmax of the model's row || of the base's), each with 1e-8 added. */
-static void importance(const cb_combine_job *job, const cb_combine_piece *piece, void *user, float *out)
+static const float *importance(const cb_combine_job *job, const cb_combine_piece *piece, void *user, size_t series)
 {
     (void)job;
     (void)user;
+    (void)series;
     const double tiny = 1e-8;
     const float *base = piece->base, *change = piece->others[0];
     double top_p = -INFINITY, top_q = -INFINITY, sum_p = 0, sum_q = 0, kl = 0;
@@ -203,54 +206,38 @@ static void importance(const cb_combine_job *job, const cb_combine_piece *piece,
         kl += p * log(p / q);
     }
     for (int64_t i = 0; i < piece->count; i++)
-        out[i] = (float)(fabs((double)change[i]) * fmax(kl, 0));
+        piece->spare[i] = (float)(fabs((double)change[i]) * fmax(kl, 0));
+    return piece->spare;
 }
 
-static void smallest(const cb_combine_job *job, const cb_combine_piece *piece, void *user)
-{
-    values *s = user;
-    importance(job, piece, NULL, piece->spare);
-    double least = INFINITY;
-    for (int64_t i = 0; i < piece->count; i++)
-        least = fmin(least, (double)piece->spare[i]);
-    s->sums[(size_t)piece->index * s->numbers] = least;
-}
-
-/* The number at this place among all in ascending order. */
-static bool at_quantile(const cb_combine_job *job, values *s, double q, double *value)
-{
-    int64_t place = (int64_t)(q * (double)(job->count - 1));
-    if (place == 0) {
-        bool ok = cb_combine_visit(job, true, false, smallest, s);
-        *value = INFINITY;
-        for (int64_t p = 0; ok && p < job->pieces; p++)
-            *value = fmin(*value, s->sums[(size_t)p * s->numbers]);
-        return ok;
-    }
-    cb_combine_largest largest;
-    union {
-        uint32_t u;
-        float f;
-    } bits;
-    bool ok = cb_combine_select(job, job->count - place, importance, NULL, &largest);
-    bits.u = largest.threshold;
-    *value = (double)bits.f;
-    cb_free(largest.before);
-    return ok;
-}
-
+/* More than 1.5 times the middle half's width above the median. */
 static bool find_threshold(const cb_combine_job *job, values *s)
 {
-    double low = 0, median = 0, high = 0;
-    bool ok = at_quantile(job, s, 0.25, &low) && at_quantile(job, s, 0.5, &median) && at_quantile(job, s, 0.75, &high);
-    s->threshold = median + 1.5 * (high - low);
+    static const double places[3] = {0.25, 0.5, 0.75}; /* among all in ascending order */
+    cb_combine_largest found[3] = {0};
+    cb_combine_question questions[3];
+    double at[3];
+    for (size_t i = 0; i < 3; i++) {
+        int64_t place = (int64_t)(places[i] * (double)(job->count - 1));
+        questions[i] = (cb_combine_question){0, job->count - place, &found[i]};
+    }
+    bool ok = cb_combine_select(job, importance, NULL, questions, 3);
+    for (size_t i = 0; i < 3; i++) {
+        union {
+            uint32_t u;
+            float f;
+        } bits = {found[i].threshold};
+        at[i] = (double)bits.f;
+        cb_free(found[i].before);
+    }
+    s->threshold = at[1] + 1.5 * (at[2] - at[0]);
     return ok;
 }
 
 static void fuse(const cb_combine_job *job, const cb_combine_piece *piece, void *user)
 {
     const values *s = user;
-    importance(job, piece, NULL, piece->spare);
+    importance(job, piece, NULL, 0);
     for (int64_t i = 0; i < piece->count; i++)
         piece->out[i] = piece->base[i] + ((double)piece->spare[i] >= s->threshold ? piece->others[0][i] : 0);
 }

@@ -334,6 +334,97 @@ static void threads_do_not_change_bits(void **state)
     cb_set_threads(threads);
 }
 
+/* ---- which changes are the largest, in a tensor too large to be ranked whole ---- */
+
+enum { LONG_ROWS = 500, LONG_COLUMNS = 600, LONG = LONG_ROWS * LONG_COLUMNS };
+
+static float long_changes[LONG], long_result[LONG], long_expected[LONG];
+
+static int descending(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x < y) - (x > y);
+}
+
+static void make_long_model(const char *name, const float *values)
+{
+    char path[100];
+    cb_weight_entry entry = {
+        .name = "w", .dtype = CB_F32, .ndim = 2, .shape = {LONG_ROWS, LONG_COLUMNS}, .data = values, .size = sizeof long_changes};
+    assert_true(cb_directory_make(scratch_path(name)));
+    snprintf(path, sizeof path, "%s/model.safetensors", name);
+    assert_true(cb_safetensors_write(scratch_path(path), &entry, 1, NULL, NULL, NULL));
+    snprintf(path, sizeof path, "%s/config.json", name);
+    write_file(path, "{\"model_type\": \"none\"}\n");
+}
+
+/* The first of equals stay. */
+static void expect_largest(int64_t keep)
+{
+    for (int i = 0; i < LONG; i++)
+        long_expected[i] = fabsf(long_changes[i]);
+    qsort(long_expected, LONG, sizeof *long_expected, descending);
+    float threshold = long_expected[keep - 1];
+    int64_t equals = keep;
+    for (int64_t i = 0; i < keep; i++)
+        equals -= long_expected[i] > threshold;
+    for (int i = 0; i < LONG; i++) {
+        float size = fabsf(long_changes[i]);
+        bool stays = size > threshold || (size == threshold && equals-- > 0);
+        long_expected[i] = stays ? long_changes[i] : 0;
+    }
+}
+
+static void check_largest(const char *what)
+{
+    static const double densities[] = {0.0001, 0.1, 0.5, 0.97};
+    make_long_model("long_tuned", long_changes);
+    for (size_t d = 0; d < sizeof densities / sizeof *densities; d++)
+        for (int threads = 1; threads <= 3; threads++) {
+            cb_model_merge_options o = merge_options();
+            char text[32];
+            snprintf(text, sizeof text, "%.4f", densities[d]);
+            set(&o, "method", "magnitude_prune");
+            set(&o, "density", text);
+            cb_set_threads(threads);
+            const char *models[] = {scratch_path("long_tuned")};
+            if (!cb_merge_models(scratch_path("long_base"), models, (double[]){1}, 1, scratch_path("merged"), &o))
+                fail_msg("%s", cb_error_message());
+            cb_safetensors *file = cb_safetensors_open(scratch_path("merged/model.safetensors"));
+            memcpy(long_result, cb_safetensors_find(file, "w")->data, sizeof long_result);
+            cb_safetensors_close(file);
+            remove_output("merged");
+            expect_largest((int64_t)(densities[d] * LONG));
+            for (int i = 0; i < LONG; i++)
+                if (long_result[i] != long_expected[i])
+                    fail_msg("%s, density %s, %d threads: change %d (%g): found %g", what, text, threads, i, (double)long_changes[i],
+                             (double)long_result[i]);
+            cb_options_free(cb_model_merge_option_table, &o);
+        }
+}
+
+static void the_largest_stay_whatever_a_sample_shows(void **state)
+{
+    (void)state;
+    int threads = cb_threads();
+    cb_rng rng = {.seed = 12};
+    make_long_model("long_base", long_changes);
+    for (int i = 0; i < LONG; i++)
+        long_changes[i] = (float)cb_rng_normal(&rng) * (float)(1 + i / LONG_COLUMNS % 7);
+    check_largest("rows of different sizes");
+    for (int i = 0; i < LONG; i++)
+        long_changes[i] = roundf(long_changes[i]);
+    check_largest("few sizes");
+    for (int i = 0; i < LONG; i++)
+        long_changes[i] = i % 1000 == 7 ? long_changes[i] : 0;
+    check_largest("hardly any");
+    enum { SPOTS = LONG / 128 / 32, STEP = LONG / SPOTS / LONG_COLUMNS * LONG_COLUMNS - LONG_COLUMNS * 3 / 8 };
+    for (int i = 0; i < LONG; i++) /* large where combine_select.c takes its sample, and nowhere else */
+        long_changes[i] = (float)cb_rng_normal(&rng) + (i % STEP < 32 ? 100.0f : 0);
+    check_largest("an unlucky sample");
+    cb_set_threads(threads);
+}
+
 /* Sums in f32, rounded once. */
 static void bf16_is_rounded_once(void **state)
 {
@@ -535,7 +626,7 @@ int main(void)
         TEST(outliers_and_the_small_are_left_out),
         TEST(random_changes_stay_at_their_share_and_are_made_up_for),
         TEST(larger_changes_stay_more_often),
-        TEST(threads_do_not_change_bits),
+        TEST(threads_do_not_change_bits), TEST(the_largest_stay_whatever_a_sample_shows),
         TEST(bf16_is_rounded_once),
         TEST(what_does_not_fit_is_refused_before_anything_is_written),
         TEST(floats_of_other_types_are_refused),

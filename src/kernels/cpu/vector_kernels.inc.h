@@ -8,6 +8,7 @@
 #include "kernels/cpu/vector.h"
 #include "kernels/cpu/elementwise.inc.h"
 #include "kernels/cpu/reduce.inc.h"
+#include "kernels/cpu/merge.inc.h"
 #include "kernels/cpu/norm.inc.h"
 #include "kernels/cpu/channels.inc.h"
 #include "kernels/cpu/optimizer.inc.h"
@@ -33,6 +34,8 @@ const cbk_vector_table CBK_TABLE = {
     .sum = sum,
     .all_finite = all_finite,
     .add_rows = add_rows,
+    .split = split,
+    .add_agreeing = add_agreeing,
     .rms_norm_forward = rms_norm_forward,
     .rms_norm_backward = rms_norm_backward,
     .layer_norm_forward = layer_norm_forward,

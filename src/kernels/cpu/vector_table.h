@@ -83,6 +83,10 @@ typedef struct cbk_vector_table {
     /* sum[j] += x[i, j] over all i: x (rows, n) with row stride ld */
     void (*add_rows)(cb_dtype dtype, float *sum, const void *x, int64_t rows, int64_t n, int64_t ld);
 
+    /* merge.inc.h: cbk_split() and cbk_add_agreeing() */
+    void (*split)(const float *x, int64_t n, int32_t low, int32_t high, cbk_split *s, uint32_t *between);
+    void (*add_agreeing)(float *out, const float *const *x, const float *weights, size_t count, int64_t n, bool frequency, bool normalize);
+
     /* norm.inc.h; rows first..last-1, weights as f32 */
     void (*rms_norm_forward)(cb_dtype dtype, void *y, float *rstd, const void *x, const float *weight, int64_t first, int64_t last,
                              int64_t c, float eps);
