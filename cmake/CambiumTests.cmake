@@ -86,6 +86,7 @@ if(TARGET cambium AND EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/run.sh)
   register_test(cli_sentinel_page ${page} docs/methods/sentinellms.md out/tuned/model.safetensors)
   register_test(cli_pego_page ${page} docs/methods/pego.md out/merged/model.safetensors)
   register_test(cli_hydra_page ${page} docs/methods/hydra.md out/merged/model.safetensors)
+  register_test(cli_lt_sft_page ${page} docs/methods/lt-sft.md out/swahili-tagger/model.safetensors)
   register_test(cli_merging_page ${page} docs/merging.md out/both/adapter_model.safetensors out/ties-adapter/adapter_config.json
     out/dare-adapter/adapter_model.safetensors out/lego-adapter/adapter_model.safetensors out/slerp/model.safetensors
     out/ties-lora/adapter_model.safetensors)

@@ -86,7 +86,9 @@ cb_model *encoder_open(const char *base, const encoder_task *task, uint64_t seed
     return model;
 }
 
-static cb_dataset *open_rows(const cb_tokenizer *tokenizer, const encoder_task *task, const char *text, bool shuffle, uint64_t seed)
+/* most 0: all */
+static cb_dataset *open_rows(const cb_tokenizer *tokenizer, const encoder_task *task, const char *text, int64_t most, bool shuffle,
+                             uint64_t seed)
 {
     cb_data_options options = {0};
     bool ok = cb_options_init(cb_data_option_table, &options) && cb_string_list_add(&options.data, text);
@@ -94,6 +96,7 @@ static cb_dataset *open_rows(const cb_tokenizer *tokenizer, const encoder_task *
     options.labels = task->labels;
     options.sequence_length = task->sequence_length;
     options.lines = !cb_objective_is_labelled(task->objective);
+    options.max_records = most;
     options.shuffle = shuffle;
     options.seed = seed;
     cb_dataset *data = ok ? cb_dataset_open(tokenizer, &options) : NULL;
@@ -105,7 +108,7 @@ static cb_dataset *open_rows(const cb_tokenizer *tokenizer, const encoder_task *
 static bool run_training(const cb_trainee *what, const cb_tokenizer *tokenizer, const encoder_task *task, const encoder_training *t)
 {
     cb_train_options options = {0};
-    cb_dataset *data = open_rows(tokenizer, task, t->text, true, t->seed);
+    cb_dataset *data = open_rows(tokenizer, task, t->text, 0, true, t->seed);
     bool ok = data && cb_options_init(cb_train_option_table, &options);
     options.output = (char *)(uintptr_t)t->output;
     options.steps = t->steps;
@@ -160,7 +163,7 @@ bool encoder_adapt(cb_model *model, cb_adapter *adapter, const cb_tokenizer *tok
 
 size_t encoder_judge(cb_model *model, const cb_tokenizer *tokenizer, const encoder_task *task, const char *text, size_t most, double *items)
 {
-    cb_dataset *data = open_rows(tokenizer, task, text, false, 0);
+    cb_dataset *data = open_rows(tokenizer, task, text, 0, false, 0);
     size_t count = data ? judge_rows(model, data, most, items) : 0;
     cb_dataset_free(data);
     return count;
@@ -169,8 +172,26 @@ size_t encoder_judge(cb_model *model, const cb_tokenizer *tokenizer, const encod
 bool encoder_metrics(cb_model *model, const cb_tokenizer *tokenizer, const encoder_task *task, const char *text, cb_metrics *metrics,
                      size_t most, double *items, size_t *count)
 {
-    cb_dataset *data = open_rows(tokenizer, task, text, false, 0);
+    cb_dataset *data = open_rows(tokenizer, task, text, 0, false, 0);
     bool ok = data && judge_metrics(model, data, metrics, most, items, count);
     cb_dataset_free(data);
     return ok;
+}
+
+size_t encoder_judge_words(cb_model *model, const cb_tokenizer *tokenizer, const encoder_task *task, const char *text, int64_t rows,
+                           size_t most, double *items)
+{
+    cb_dataset *data = open_rows(tokenizer, task, text, rows, false, 0);
+    cb_evaluation e = {0};
+    bool ok = data && cb_evaluate(model, data, 32, 0, &e);
+    size_t count = 0;
+    for (int64_t i = 0; ok && i < e.rows; i++) {
+        size_t words;
+        const int32_t *labels = cb_dataset_row_labels(data, i, &words);
+        for (size_t k = 0; k < words && count < most; k++)
+            items[count++] = e.predictions.words[e.predictions.starts[i] + (int64_t)k] == (float)(1 + labels[k]);
+    }
+    cb_predictions_free(&e.predictions);
+    cb_dataset_free(data);
+    return cb_ok() ? count : 0;
 }

@@ -45,5 +45,8 @@ size_t encoder_judge(cb_model *model, const cb_tokenizer *tokenizer, const encod
 /* What cb_evaluate() says of any task; items (at most `most`) as above, NULL for tags. */
 bool encoder_metrics(cb_model *model, const cb_tokenizer *tokenizer, const encoder_task *task, const char *text, cb_metrics *metrics,
                      size_t most, double *items, size_t *count);
+/* Classification of words, of the first `rows` texts: the same for each word, in the order of the texts. */
+size_t encoder_judge_words(cb_model *model, const cb_tokenizer *tokenizer, const encoder_task *task, const char *text, int64_t rows,
+                           size_t most, double *items);
 
 #endif

@@ -27,15 +27,20 @@ static bool bitfit_initialise(cb_module *m, const void *config, uint64_t seed)
     return cb_copy_into(((bitfit_state *)m->state)->bias, cb_layer_weight(m->layer, "bias"));
 }
 
+/* Where other modules have changed the bias already, it changes by as much as the layer's own would: several add up. */
 static cb_tensor *bitfit_bias(const cb_module *m, cb_tensor *bias, const cb_context *ctx)
 {
     (void)ctx;
-    return cb_at_strength(bias, ((const bitfit_state *)m->state)->bias, m->strength);
+    cb_tensor *own = ((const bitfit_state *)m->state)->bias, *base = cb_layer_weight(m->layer, "bias");
+    if (bias == base || m->strength == 0)
+        return cb_at_strength(bias, own, m->strength);
+    return cb_add(cb_cast(bias, CB_F32), cb_change_at_strength(cb_cast(base, CB_F32), own, m->strength));
 }
 
 static cb_tensor *bitfit_delta_bias(const cb_module *m, cb_tensor *bias)
 {
-    return cb_change_at_strength(bias, ((const bitfit_state *)m->state)->bias, m->strength);
+    (void)bias;
+    return cb_change_at_strength(cb_cast(cb_layer_weight(m->layer, "bias"), CB_F32), ((const bitfit_state *)m->state)->bias, m->strength);
 }
 
 const cb_adapter_kind cb_kind_bitfit = {
