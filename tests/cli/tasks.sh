@@ -134,7 +134,7 @@ printf 'text,label\nthe tree,blunt\n' >unknown.csv
     bad 1 'nan.csv:2: label: found "nan", expected a finite number' $train --task regression --data nan.csv
     bad 1 'texts.txt: found a file of plain text, expected records with labels' $train --task multi-label --data texts.txt
     bad 1 'unknown.csv:2: label: found "blunt", expected one of the 2 labels dull, sharp, or its number' $train --task sequence-classification --data texts.csv --validation-data unknown.csv
-    bad 2 '--mix is of adapters for words' train base --adapter a --adapter b --mix fusion --task regression --data nan.csv --output never
+    bad 2 'mix fusion is of adapters for words' train base --adapter a --adapter b --mix fusion --task regression --data nan.csv --output never
     bad 1 '--labels: found no --task that they are for' $train --labels a,b --data texts.txt
     bad 1 'sequence-classification was trained for sequence-classification' train base --adapter sequence-classification --task regression --data values.jsonl --output never
 }
