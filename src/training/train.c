@@ -510,8 +510,8 @@ static bool write_for_others(session *s)
 }
 
 /* Several processes were interrupted, in the middle of a step: what counts is the last whole one, which all of them have.  When all
- * stopped together, process 0 writes the checkpoint.  When some are gone, whoever gets the directory's lock does and says so, unless
- * another was faster. */
+ * stopped together, process 0 writes the checkpoint.  When some are gone, whoever gets the directory's lock does and says so.  One that was in
+ * the step after that one's, which can have been no more than one ahead, puts its own in the place and says nothing more. */
 static void leave(session *s)
 {
     s->state = s->whole;
@@ -525,12 +525,14 @@ static void leave(session *s)
     }
     cb_parallel_let_speak(false);
     int lock = cb_train_lock(s->options->output);
-    if (lock >= 0 && cb_train_state_left(s->options->output, s->fingerprint) < step) {
-        if (write_for_others(s))
+    int64_t left = lock < 0 ? step : cb_train_state_left(s->options->output, s->fingerprint);
+    if (left < step) {
+        bool written = write_for_others(s);
+        if (written)
             cb_fail(CB_ERR_INTERRUPTED,
                     "another process is gone; process %d wrote the checkpoint of step %lld of %lld, and --resume goes on from there",
                     cb_parallel_rank(), (long long)step, (long long)s->schedule.steps);
-        cb_parallel_let_speak(true);
+        cb_parallel_let_speak(!written || left < 0);
     } else {
         cb_fail(CB_ERR_INTERRUPTED, "another process is gone");
     }
