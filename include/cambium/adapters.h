@@ -69,6 +69,7 @@ typedef struct cb_adapter_group {
     void *state;               /* kind->group_size bytes, zeroed */
     cb_module *const *modules; /* those of the kind, in tree order; while one is created, those before it and itself */
     size_t count;
+    bool by_modules; /* the file names layers as their modules (nn.h) */
 } cb_adapter_group;
 
 /* An update of the parameters that was just made; their gradients are still there. */
@@ -372,10 +373,10 @@ CB_API bool cb_init_kaiming(cb_tensor *t, cb_rng rng);
 CB_API bool cb_adds_always(const cb_module *m); /* the `adds` of a kind whose forward does nothing else: true */
 /* The number of the transformer block that the layer is, or is in: the last part of the block's name; -1: none. */
 CB_API int64_t cb_block_number(const cb_layer *layer);
-/* *value becomes the one of the first key K of `map` with (.*\.)?(K)$ matching the layer's name, else stays; false on a bad pattern. */
-CB_API bool cb_adapter_pattern(const cb_option_map *map, const char *option, const char *layer_name, double *value);
+/* *value becomes the one of the first key K of `map` with (.*\.)?(K)$ matching the layer's name or its module's, else stays; false on a bad pattern. */
+CB_API bool cb_adapter_pattern(const cb_option_map *map, const char *option, const cb_layer *layer, double *value);
 /* The same for ranks and sizes: what is no whole number from 1 to `most` is refused. */
-CB_API bool cb_adapter_pattern_whole(const cb_option_map *map, const char *option, const char *layer_name, int64_t most, int64_t *value);
+CB_API bool cb_adapter_pattern_whole(const cb_option_map *map, const char *option, const cb_layer *layer, int64_t most, int64_t *value);
 
 #ifdef __cplusplus
 }

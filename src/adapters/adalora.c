@@ -102,7 +102,7 @@ static bool adalora_check(const void *config, const cb_layer *layer)
 }
 
 /* The marks of a layer's triplets in rank_pattern; NULL: there are none. */
-static const char *marks_of(const adalora_config *config, const char *layer)
+static const char *marks_of_name(const adalora_config *config, const char *layer)
 {
     size_t length = strlen(layer), suffix = strlen(".lora_E:");
     for (size_t i = 0; i < config->rank_pattern.count; i++) {
@@ -111,6 +111,12 @@ static const char *marks_of(const adalora_config *config, const char *layer)
             return item + length + suffix;
     }
     return NULL;
+}
+
+static const char *marks_of(const adalora_config *config, const cb_layer *layer)
+{
+    const char *marks = marks_of_name(config, layer->name);
+    return marks || !layer->module_name ? marks : marks_of_name(config, layer->module_name);
 }
 
 static bool count_marks(const adalora_config *config, const char *layer, const char *marks, int64_t *rank)
@@ -135,7 +141,7 @@ static bool adalora_create(cb_module *m, const void *config_, const cb_layer *la
     s->rank = config->init_r;
     s->dropout = config->dropout;
     s->scale = (config->alpha > 0 ? config->alpha : (double)config->init_r) / ((double)config->init_r + 1e-5);
-    const char *marks = marks_of(config, layer->name);
+    const char *marks = marks_of(config, layer);
     return !marks || count_marks(config, layer->name, marks, &s->rank);
 }
 
@@ -400,11 +406,11 @@ static cb_tensor *adalora_stored(const cb_module *m, const char *suffix)
     return cb_index_select(s->factors[which], which == B ? 1 : 0, index);
 }
 
-static bool add_marks(adalora_config *config, const cb_module *m)
+static bool add_marks(adalora_config *config, const cb_adapter_group *group, const cb_module *m)
 {
     const adalora_state *s = m->state;
     cb_string text = {0};
-    cb_string_printf(&text, "%s.lora_E:", m->layer->name);
+    cb_string_printf(&text, "%s.lora_E:", group->by_modules ? cb_layer_module_name(m->layer) : m->layer->name);
     for (int64_t r = 0; r < s->rank; r++)
         cb_string_append(&text, ((const float *)s->kept->data)[r] != 0 ? "1" : "0", 1);
     bool ok = text.data && cb_ok() && cb_string_list_add(&config->rank_pattern, text.data);
@@ -420,7 +426,7 @@ static bool adalora_stored_config(void *config, const cb_adapter_group *group)
         whole &= !s->kept || kept_count(s) == s->rank;
     }
     for (size_t i = 0; ok && !whole && i < group->count; i++)
-        ok = add_marks(config, group->modules[i]);
+        ok = add_marks(config, group, group->modules[i]);
     return ok;
 }
 

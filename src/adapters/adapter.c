@@ -333,13 +333,13 @@ int64_t cb_block_number(const cb_layer *layer)
     return end == digits || *end ? -1 : number;
 }
 
-bool cb_adapter_pattern_whole(const cb_option_map *map, const char *option, const char *layer_name, int64_t most, int64_t *value)
+bool cb_adapter_pattern_whole(const cb_option_map *map, const char *option, const cb_layer *layer, int64_t most, int64_t *value)
 {
     double number = (double)*value;
-    if (!cb_adapter_pattern(map, option, layer_name, &number))
+    if (!cb_adapter_pattern(map, option, layer, &number))
         return false;
     if (!(number >= 1 && number <= (double)most) || number != floor(number))
-        return cb_fail(CB_ERR_ARGUMENT, "%s: layer %s gets %g, expected a whole number from 1 to %lld", option, layer_name, number,
+        return cb_fail(CB_ERR_ARGUMENT, "%s: layer %s gets %g, expected a whole number from 1 to %lld", option, layer->name, number,
                        (long long)most) == CB_OK;
     *value = (int64_t)number;
     return true;

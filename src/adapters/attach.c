@@ -118,18 +118,18 @@ static bool hosts_our_module(const cb_adapter *adapter, const cb_layer *layer)
 }
 
 /* Those of virtual tokens have no prefix. */
-static char *parameter_name(const cb_module *m, const char *suffix)
+static char *parameter_name(const cb_adapter *adapter, const cb_module *m, const char *suffix)
 {
     if (!m)
         return cb_format(CB_PEFT_GROUP_PREFIX "%s", suffix);
-    return m->kind->virtual_tokens ? cb_strdup(suffix) : cb_format(CB_PEFT_PREFIX "%s.%s", m->layer->name, suffix);
+    return m->kind->virtual_tokens ? cb_strdup(suffix) : cb_format(CB_PEFT_PREFIX "%s.%s", cb_filed_name(adapter, m->layer), suffix);
 }
 
 /* The parameters of a module, or (m NULL) of all together. */
 static bool list_parameters(cb_adapter *adapter, cb_module *m, const cb_adapter_parameter *list, int count)
 {
     for (int i = 0; i < count; i++) {
-        char *name = parameter_name(m, list[i].suffix);
+        char *name = parameter_name(adapter, m, list[i].suffix);
         cb_adapter_entry *entry = list_entry(adapter, name, list[i].ndim, list[i].shape);
         if (!entry)
             return false;
@@ -161,7 +161,7 @@ static bool list_group_entries(cb_adapter *adapter)
 static bool list_follower(cb_adapter *adapter, size_t trained)
 {
     const cb_tensor *base = cb_layer_weight(adapter->follower, "weight");
-    cb_adapter_entry *entry = list_entry(adapter, cb_format(CB_PEFT_PREFIX "%s.weight", adapter->follower->name), base->ndim, base->shape);
+    cb_adapter_entry *entry = list_entry(adapter, cb_format(CB_PEFT_PREFIX "%s.weight", cb_filed_name(adapter, adapter->follower)), base->ndim, base->shape);
     if (!entry)
         return false;
     entry->trained = trained;
@@ -184,7 +184,7 @@ static bool list_entries(cb_adapter *adapter)
         /* PEFT wraps the layers it adapts, which shows in the names of their own weights */
         const char *wrap = hosts_our_module(adapter, trained->layer) ? ".base_layer" : "";
         cb_adapter_entry *entry =
-            list_entry(adapter, cb_format(CB_PEFT_PREFIX "%s%s.%s", trained->layer->name, wrap, trained->name), base->ndim, base->shape);
+            list_entry(adapter, cb_format(CB_PEFT_PREFIX "%s%s.%s", cb_filed_name(adapter, trained->layer), wrap, trained->name), base->ndim, base->shape);
         if (!entry)
             return false;
         entry->trained = i;
@@ -199,7 +199,9 @@ static bool plan_targets(cb_adapter *adapter, cb_layer *root, cb_layer *head, co
 {
     cb_layer **layers;
     size_t count;
-    bool ok = cb_match_targets(adapter, root, model_type, &layers, &count, &adapter->resolved_targets, &adapter->resolved_is_pattern);
+    bool ok = cb_match_targets(adapter, root, model_type, &layers, &count, &adapter->resolved_targets, &adapter->resolved_is_pattern,
+                               &adapter->by_modules);
+    adapter->group.by_modules = adapter->by_modules;
     bool tied = ok && cb_tied_replace(head, layers, &count);
     for (size_t i = 0; ok && i < count; i++)
         ok = cb_adapter_plan_module(adapter, adapter->kind, adapter->config, layers[i], fresh);
@@ -213,7 +215,7 @@ static bool is_target(const cb_adapter *adapter, const cb_layer *layer)
         if (adapter->modules[i]->layer == layer)
             return true;
     for (size_t i = 0; i < adapter->target.target_modules.count; i++)
-        if (cb_ends_with(layer->name, adapter->target.target_modules.items[i]))
+        if (cb_ends_with(cb_filed_name(adapter, layer), adapter->target.target_modules.items[i]))
             return true;
     return false;
 }

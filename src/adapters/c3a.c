@@ -54,7 +54,7 @@ static bool c3a_create(cb_module *m, const void *config_, const cb_layer *layer)
     const c3a_config *config = config_;
     c3a_state *c3a = m->state;
     int64_t block = config->block_size;
-    if (!cb_adapter_pattern_whole(&config->block_size_pattern, "block_size_pattern", layer->name, 1000000000, &block))
+    if (!cb_adapter_pattern_whole(&config->block_size_pattern, "block_size_pattern", layer, 1000000000, &block))
         return false;
     if (layer->in_features % block || layer->out_features % block)
         return cb_fail(CB_ERR_ARGUMENT, "block_size: found %lld for layer %s of %lld inputs and %lld outputs, expected a divisor of both",

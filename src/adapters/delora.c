@@ -46,7 +46,7 @@ static bool delora_create(cb_module *m, const void *config_, const cb_layer *lay
     delora_state *delora = m->state;
     delora->rank = config->rank;
     delora->dropout = config->module_dropout;
-    return cb_adapter_pattern_whole(&config->rank_pattern, "rank_pattern", layer->name, 65536, &delora->rank);
+    return cb_adapter_pattern_whole(&config->rank_pattern, "rank_pattern", layer, 65536, &delora->rank);
 }
 
 static int delora_parameters(cb_module *m, cb_adapter_parameter *list)
@@ -65,7 +65,7 @@ static bool delora_initialise(cb_module *m, const void *config_, uint64_t seed)
     const delora_config *config = config_;
     delora_state *delora = m->state;
     double lambda = config->lambda;
-    return cb_adapter_pattern(&config->lambda_pattern, "lambda_pattern", m->layer->name, &lambda) &&
+    return cb_adapter_pattern(&config->lambda_pattern, "lambda_pattern", m->layer, &lambda) &&
            cb_init_kaiming(delora->a, cb_adapter_rng(seed, m, "delora_A")) &&
            (config->init_weights || cb_init_kaiming(delora->b, cb_adapter_rng(seed, m, "delora_B"))) &&
            cb_copy_into(delora->lambda, cb_full(CB_F32, lambda, 1)) &&

@@ -80,7 +80,7 @@ static bool fourierft_create(cb_module *m, const void *config_, const cb_layer *
     fourierft_state *fourier = m->state;
     int64_t in = layer->in_features, out = layer->out_features, most = in * out;
     fourier->count = config->n_frequency;
-    if (!cb_adapter_pattern_whole(&config->n_frequency_pattern, "n_frequency_pattern", layer->name, most, &fourier->count))
+    if (!cb_adapter_pattern_whole(&config->n_frequency_pattern, "n_frequency_pattern", layer, most, &fourier->count))
         return false;
     fourier->scale = config->scaling / (double)most;
     choose(m, &fourier->in, in, fourier->count);

@@ -82,6 +82,7 @@ struct cb_adapter {
     size_t state_count;
     cb_string_list resolved_targets; /* what "all-linear" or the default turned out to be; else empty */
     bool resolved_is_pattern;
+    bool by_modules; /* its file has the names of modules (cb_layer_module_name()), by which its layers were chosen */
 };
 
 #define CB_PEFT_GROUP_PREFIX "base_model."
@@ -122,9 +123,14 @@ bool cb_is_pattern_text(const char *text); /* has characters that no layer name 
 /* Whether its name is one of these, or ends with "." and one of them. */
 bool cb_layer_is_listed(const cb_layer *layer, const cb_string_list *names);
 bool cb_match_saved(const cb_adapter *adapter, cb_layer *root, bool strict, cb_layer ***list, size_t *count);
-/* The same as cb_adapter_match(), and fills in what an automatic target resolved to. */
+/* The same as cb_adapter_match(), and fills in what an automatic target resolved to, and whether layers are named by their modules: where
+ * names in files hit none, and in automatic targets. */
 bool cb_match_targets(const cb_adapter *adapter, cb_layer *root, const char *model_type, cb_layer ***list, size_t *count,
-                      cb_string_list *resolved, bool *resolved_is_pattern);
+                      cb_string_list *resolved, bool *resolved_is_pattern, bool *by_modules);
+/* cb_adapter_pattern() of one name, which may be of no layer at hand. */
+bool cb_pattern_of_name(const cb_option_map *map, const char *option, const char *name, double *value);
+/* What the adapter's file calls a layer. */
+const char *cb_filed_name(const cb_adapter *adapter, const cb_layer *layer);
 
 /* stream.c: the width of the stream at a block, an attention or MLP layer, or a linear layer that takes it. */
 int64_t cb_stream_width(const cb_layer *layer);

@@ -49,8 +49,8 @@ static bool krona_create(cb_module *m, const void *config_, const cb_layer *laye
     const krona_config *config = config_;
     krona_state *s = m->state;
     *s = (krona_state){.a1 = config->a1, .a2 = config->a2, .scale = config->scale};
-    return cb_adapter_pattern_whole(&config->a1_pattern, "a1_pattern", layer->name, KRONA_MOST, &s->a1) &&
-           cb_adapter_pattern_whole(&config->a2_pattern, "a2_pattern", layer->name, KRONA_MOST, &s->a2) &&
+    return cb_adapter_pattern_whole(&config->a1_pattern, "a1_pattern", layer, KRONA_MOST, &s->a1) &&
+           cb_adapter_pattern_whole(&config->a2_pattern, "a2_pattern", layer, KRONA_MOST, &s->a2) &&
            divides("a1", s->a1, layer->out_features, layer, "outputs") && divides("a2", s->a2, layer->in_features, layer, "inputs");
 }
 

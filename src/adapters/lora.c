@@ -120,8 +120,8 @@ bool cb_lora_sizes(const lora_config *config, const cb_layer *layer, int64_t *ra
 {
     double r = (double)config->rank;
     *alpha = config->alpha;
-    if (!cb_adapter_pattern(&config->rank_pattern, "rank_pattern", layer->name, &r) ||
-        !cb_adapter_pattern(&config->alpha_pattern, "alpha_pattern", layer->name, alpha))
+    if (!cb_adapter_pattern(&config->rank_pattern, "rank_pattern", layer, &r) ||
+        !cb_adapter_pattern(&config->alpha_pattern, "alpha_pattern", layer, alpha))
         return false;
     if (!(r >= 1 && r <= LORA_MAX_RANK) || r != floor(r))
         return cb_fail(CB_ERR_ARGUMENT, "rank_pattern: layer %s gets rank %g, expected a whole number from 1 to %d", layer->name, r,

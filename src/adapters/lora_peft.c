@@ -95,7 +95,7 @@ static bool set_scales(cb_lora_set *set, const json_t *config)
     for (size_t i = 0; ok && i < set->count; i++) {
         cb_lora_pair *p = &set->pairs[i];
         double own = alpha;
-        ok = cb_adapter_pattern(&alphas, "alpha_pattern", p->layer, &own);
+        ok = cb_pattern_of_name(&alphas, "alpha_pattern", p->layer, &own);
         p->scale = own / (rslora ? sqrt((double)p->rank) : (double)p->rank);
     }
     free_map(&alphas);

@@ -7,8 +7,8 @@ bool cb_lycoris_create(cb_lycoris *state, const cb_lycoris_config *config, const
 {
     double alpha = config->alpha;
     state->rank = config->rank;
-    if (!cb_adapter_pattern_whole(&config->rank_pattern, "rank_pattern", layer->name, 65536, &state->rank) ||
-        !cb_adapter_pattern(&config->alpha_pattern, "alpha_pattern", layer->name, &alpha))
+    if (!cb_adapter_pattern_whole(&config->rank_pattern, "rank_pattern", layer, 65536, &state->rank) ||
+        !cb_adapter_pattern(&config->alpha_pattern, "alpha_pattern", layer, &alpha))
         return false;
     state->scale = alpha / (double)state->rank;
     state->rank_dropout = config->rank_dropout;

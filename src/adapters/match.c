@@ -6,6 +6,8 @@
  * 3. target_modules: as 1, or "all-linear".
  * 4. A list item that is not the whole name counts only when the first number in the name is among layers_to_transform.
  *
+ * A layer whose module transformers 5 calls otherwise than files do goes by either name: an adapter has one naming or the other.
+ *
  * Patterns come from files of strangers: their size, their depth and the work they may cause are bounded. */
 #include <stdlib.h>
 #include <string.h>
@@ -146,18 +148,35 @@ static int key_matches(const char *option, const char *key, const char *name)
     return found;
 }
 
-bool cb_adapter_pattern(const cb_option_map *map, const char *option, const char *layer_name, double *value)
+/* names: of one layer, which ends with NULL. */
+static bool first_value(const cb_option_map *map, const char *option, const char *const *names, double *value)
 {
-    for (size_t i = 0; i < map->count; i++) {
-        int found = key_matches(option, map->keys[i], layer_name);
-        if (found < 0)
-            return false;
-        if (found) {
-            *value = map->values[i];
-            return true;
+    for (size_t i = 0; i < map->count; i++)
+        for (int n = 0; names[n]; n++) {
+            int found = key_matches(option, map->keys[i], names[n]);
+            if (found < 0)
+                return false;
+            if (found) {
+                *value = map->values[i];
+                return true;
+            }
         }
-    }
     return true;
+}
+
+bool cb_pattern_of_name(const cb_option_map *map, const char *option, const char *name, double *value)
+{
+    return first_value(map, option, (const char *const[]){name, NULL}, value);
+}
+
+bool cb_adapter_pattern(const cb_option_map *map, const char *option, const cb_layer *layer, double *value)
+{
+    return first_value(map, option, (const char *const[]){layer->name, layer->module_name, NULL}, value);
+}
+
+const char *cb_filed_name(const cb_adapter *adapter, const cb_layer *layer)
+{
+    return adapter->by_modules ? cb_layer_module_name(layer) : layer->name;
 }
 
 /* ---- the matcher: an adapter's target options, compiled ---- */
@@ -166,6 +185,7 @@ typedef struct cb_matcher {
     const cb_adapter *adapter;
     const cb_string_list *targets;
     bool all_linear, all_hosts, is_pattern;
+    bool by_modules; /* layers go by the names of their modules */
     cb_name_pattern *target, *exclude;
     cb_name_pattern **saved;  /* one per modules_to_save */
     cb_name_pattern **layers; /* one per layers_pattern, or one for any */
@@ -262,16 +282,21 @@ static bool ends_with_item(const char *name, const char *item)
     return length > item_length && name[length - item_length - 1] == '.' && cb_ends_with(name, item);
 }
 
+static bool is_or_ends_with(const char *name, const char *item)
+{
+    return strcmp(name, item) == 0 || ends_with_item(name, item);
+}
+
 bool cb_layer_is_listed(const cb_layer *layer, const cb_string_list *names)
 {
     for (size_t i = 0; i < names->count; i++)
-        if (strcmp(layer->name, names->items[i]) == 0 || ends_with_item(layer->name, names->items[i]))
+        if (is_or_ends_with(layer->name, names->items[i]) || is_or_ends_with(cb_layer_module_name(layer), names->items[i]))
             return true;
     return false;
 }
 
 /* 1 excluded, 0 not, -1 an error */
-static int matcher_excludes(const cb_matcher *m, const char *name)
+static int matcher_excludes_name(const cb_matcher *m, const char *name)
 {
     const cb_target *target = &m->adapter->target;
     if (m->exclude) {
@@ -280,7 +305,7 @@ static int matcher_excludes(const cb_matcher *m, const char *name)
             return found;
     }
     for (size_t i = 0; !m->exclude && i < target->exclude_modules.count; i++)
-        if (strcmp(name, target->exclude_modules.items[i]) == 0 || ends_with_item(name, target->exclude_modules.items[i]))
+        if (is_or_ends_with(name, target->exclude_modules.items[i]))
             return 1;
     for (size_t i = 0; i < target->modules_to_save.count; i++) {
         int found = cb_name_pattern_test(m->saved[i], name, false);
@@ -288,6 +313,12 @@ static int matcher_excludes(const cb_matcher *m, const char *name)
             return found;
     }
     return 0;
+}
+
+static int matcher_excludes(const cb_matcher *m, const cb_layer *layer)
+{
+    int found = matcher_excludes_name(m, layer->name);
+    return found || !layer->module_name ? found : matcher_excludes_name(m, layer->module_name);
 }
 
 /* The first pattern that matches gives the layer number. */
@@ -323,6 +354,11 @@ static int matcher_list_hits(cb_matcher *m, const char *name)
     return matcher_number_fits(m, name);
 }
 
+static const char *name_of(const cb_matcher *m, const cb_layer *layer)
+{
+    return m->by_modules ? cb_layer_module_name(layer) : layer->name;
+}
+
 static bool can_host(const cb_adapter_kind *kind, const cb_layer *layer)
 {
     return (kind->hosts >> layer->kind & 1) && (!kind->needs || cb_layer_own_weight(layer, kind->needs));
@@ -336,7 +372,7 @@ static bool asks_for(const cb_adapter *adapter, const cb_layer *layer)
 /* 1 hit, 0 not, -1 an error */
 static int matcher_hits(cb_matcher *m, const cb_layer *layer)
 {
-    int excluded = matcher_excludes(m, layer->name);
+    int excluded = matcher_excludes(m, layer);
     if (excluded < 0)
         return -1;
     int hit;
@@ -345,9 +381,9 @@ static int matcher_hits(cb_matcher *m, const cb_layer *layer)
     else if (m->all_hosts)
         hit = can_host(m->adapter->kind, layer) && asks_for(m->adapter, layer);
     else if (m->target)
-        hit = cb_name_pattern_test(m->target, layer->name, true);
+        hit = cb_name_pattern_test(m->target, name_of(m, layer), true);
     else
-        hit = matcher_list_hits(m, layer->name);
+        hit = matcher_list_hits(m, name_of(m, layer));
     if (hit == 1 && excluded)
         m->excluded++;
     return hit == 1 && excluded ? 0 : hit;
@@ -376,7 +412,7 @@ static bool matcher_visit(void *user, cb_layer *layer)
         return true;
     const cb_adapter_kind *kind = m->adapter->kind;
     bool can = can_host(kind, layer);
-    if (can && !add_once(&m->near, last_part(layer->name)))
+    if (can && !add_once(&m->near, last_part(name_of(m, layer))))
         return false;
     int hit = matcher_hits(m, layer);
     if (hit <= 0)
@@ -414,13 +450,45 @@ static bool matcher_nothing(const cb_matcher *m)
     return false;
 }
 
+static bool has_no_other_name(void *user, cb_layer *layer)
+{
+    (void)user;
+    return !layer->module_name;
+}
+
+static size_t items_used(const cb_matcher *m)
+{
+    size_t used = 0;
+    for (size_t i = 0; i < m->targets->count; i++)
+        used += m->used[i];
+    return used;
+}
+
+static bool matcher_look(cb_matcher *m, cb_layer *root, bool by_modules)
+{
+    m->by_modules = by_modules;
+    m->hit_count = m->excluded = 0;
+    memset(m->used, 0, m->targets->count * sizeof *m->used);
+    return cb_layer_visit(root, matcher_visit, m);
+}
+
+/* Under the names of files, or those of modules where more of the targets are found under these. */
 static bool matcher_run(cb_matcher *m, cb_layer *root)
 {
-    if (!cb_layer_visit(root, matcher_visit, m))
+    if (!matcher_look(m, root, false))
         return false;
+    bool list = !m->all_linear && !m->all_hosts && !m->target;
+    size_t used = items_used(m);
+    bool all_found = list ? used == m->targets->count : m->hit_count > 0;
+    if (!all_found && !cb_layer_visit(root, has_no_other_name, NULL)) {
+        if (!matcher_look(m, root, true))
+            return false;
+        if ((list ? items_used(m) <= used : !m->hit_count) && !matcher_look(m, root, false))
+            return false;
+    }
     if (!m->hit_count)
         return matcher_nothing(m);
-    for (size_t i = 0; !m->all_linear && !m->all_hosts && !m->target && i < m->targets->count; i++)
+    for (size_t i = 0; list && i < m->targets->count; i++)
         if (!m->used[i])
             cb_log_message(CB_LOG_WARNING, "target_modules: '%.200s' matches no layer", m->targets->items[i]);
     return true;
@@ -464,18 +532,24 @@ static bool default_targets(const cb_adapter *adapter, const char *model_type, c
     return false;
 }
 
-/* Writes the hits of all-linear, or of every host, as PEFT and its readers like them: last parts of names where those hit the same
- * layers, else whole names. */
+static bool visit_again(cb_matcher *again, const cb_matcher *first, cb_layer *root)
+{
+    again->by_modules = first->by_modules;
+    return cb_layer_visit(root, matcher_visit, again);
+}
+
+/* Writes the hits of automatic targets as PEFT and its readers like them: last parts of names where those hit the same layers, else whole
+ * names; of modules, where these have names of their own. */
 static bool resolve_all(const cb_matcher *m, cb_layer *root, cb_string_list *resolved)
 {
     for (size_t i = 0; i < m->hit_count; i++)
-        if (!add_once(resolved, last_part(m->hits[i]->name)))
+        if (!add_once(resolved, last_part(name_of(m, m->hits[i]))))
             return false;
     cb_matcher again;
     /* hits of other kinds than linear end the visit with an error, and are asked about here, so it must not be kept */
     bool clean = cb_ok();
     bool same =
-        matcher_init(&again, m->adapter, resolved, false) && cb_layer_visit(root, matcher_visit, &again) && again.hit_count == m->hit_count;
+        matcher_init(&again, m->adapter, resolved, false) && visit_again(&again, m, root) && again.hit_count == m->hit_count;
     matcher_free(&again);
     if (same)
         return true;
@@ -484,7 +558,7 @@ static bool resolve_all(const cb_matcher *m, cb_layer *root, cb_string_list *res
     cb_string_list_free(resolved);
     *resolved = (cb_string_list){0};
     for (size_t i = 0; i < m->hit_count; i++)
-        if (!cb_string_list_add(resolved, m->hits[i]->name))
+        if (!cb_string_list_add(resolved, name_of(m, m->hits[i])))
             return false;
     return true;
 }
@@ -517,22 +591,26 @@ static bool match_embedding(const cb_adapter *adapter, cb_layer *root, cb_layer 
 }
 
 bool cb_match_targets(const cb_adapter *adapter, cb_layer *root, const char *model_type, cb_layer ***list, size_t *count,
-                      cb_string_list *resolved, bool *resolved_is_pattern)
+                      cb_string_list *resolved, bool *resolved_is_pattern, bool *by_modules)
 {
     const cb_target *target = &adapter->target;
     cb_string_list automatic = {0};
     bool is_pattern = target->target_is_pattern, given = target->target_modules.count > 0;
     *list = NULL;
     *count = 0;
+    *by_modules = false;
     if (adapter->kind->module.virtual_tokens)
         return match_embedding(adapter, root, list, count);
     cb_matcher m = {.adapter = adapter};
     bool ok = given || default_targets(adapter, model_type, &automatic, &is_pattern);
     ok = ok && matcher_init(&m, adapter, given ? &target->target_modules : &automatic, is_pattern) && matcher_run(&m, root);
     bool all = m.all_linear || m.all_hosts;
+    if (ok && (all || !given) && !cb_layer_visit(root, has_no_other_name, NULL))
+        all = m.by_modules = true;
     if (ok && all)
         ok = resolve_all(&m, root, resolved);
     if (ok) {
+        *by_modules = m.by_modules;
         *list = m.hits;
         *count = m.hit_count;
         m.hits = NULL;
@@ -551,8 +629,8 @@ bool cb_match_targets(const cb_adapter *adapter, cb_layer *root, const char *mod
 bool cb_adapter_match(const cb_adapter *adapter, cb_layer *root, const char *model_type, cb_layer ***list, size_t *count)
 {
     cb_string_list resolved = {0};
-    bool is_pattern = false;
-    bool ok = cb_match_targets(adapter, root, model_type, list, count, &resolved, &is_pattern);
+    bool is_pattern = false, by_modules;
+    bool ok = cb_match_targets(adapter, root, model_type, list, count, &resolved, &is_pattern, &by_modules);
     cb_string_list_free(&resolved);
     return ok;
 }
@@ -585,7 +663,7 @@ static bool saved_visit(void *user, cb_layer *layer)
         return false;
     bool hit = false;
     for (size_t i = 0; i < search->items->count; i++)
-        if (cb_ends_with(layer->name, search->items->items[i]))
+        if (cb_ends_with(layer->name, search->items->items[i]) || cb_ends_with(cb_layer_module_name(layer), search->items->items[i]))
             hit = search->used[i] = true;
     if (!hit || below_listed(search, layer))
         return true;

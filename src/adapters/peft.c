@@ -33,6 +33,21 @@ static const cb_weight_entry *find_entry(const cb_weights *file, const cb_adapte
     return found;
 }
 
+/* Config and file may go by different names of a layer. */
+static const cb_weight_entry *find_renamed(const cb_adapter *adapter, const cb_weights *file, const cb_adapter_entry *entry)
+{
+    const cb_layer *layer = entry->module ? entry->module->layer : entry->suffix ? NULL : adapter->trained[entry->trained].layer;
+    const char *used = layer ? cb_filed_name(adapter, layer) : "";
+    size_t length = strlen(CB_PEFT_PREFIX) + strlen(used);
+    if (!layer || !layer->module_name || strlen(entry->name) <= length || entry->name[length] != '.')
+        return NULL;
+    cb_adapter_entry other = *entry;
+    other.name = cb_format(CB_PEFT_PREFIX "%s%s", used == layer->name ? layer->module_name : layer->name, entry->name + length);
+    const cb_weight_entry *found = other.name ? find_entry(file, &other) : NULL;
+    cb_free(other.name);
+    return found;
+}
+
 static bool is_i16(const char *type)
 {
     return type && strcmp(type, "I16") == 0;
@@ -98,8 +113,9 @@ static const cb_layer *layer_of_base_weight(const cb_adapter *adapter, const cha
         return NULL;
     for (size_t i = 0; i < adapter->module_count; i++) {
         const cb_layer *layer = adapter->modules[i]->layer;
-        size_t length = strlen(layer->name);
-        if (strncmp(name + prefix, layer->name, length) == 0 && strcmp(name + prefix + length, ".base_layer.weight") == 0)
+        const char *filed = cb_filed_name(adapter, layer);
+        size_t length = strlen(filed);
+        if (strncmp(name + prefix, filed, length) == 0 && strcmp(name + prefix + length, ".base_layer.weight") == 0)
             return layer;
     }
     return NULL;
@@ -182,7 +198,10 @@ static bool match_file(const cb_adapter *adapter, const char *path, const cb_wei
     for (size_t i = 0; i < adapter->entry_count; i++) {
         if (!adapter->entries[i].filed)
             continue;
-        found[i] = names ? names->find(names, adapter, file, &adapter->entries[i]) : find_entry(file, &adapter->entries[i]);
+        const cb_adapter_entry *entry = &adapter->entries[i];
+        found[i] = names ? names->find(names, adapter, file, entry) : find_entry(file, entry);
+        if (!found[i] && !names && cb_ok())
+            found[i] = find_renamed(adapter, file, entry);
         if (!found[i] && !cb_ok())
             return false;
         if (!check_entry(path, &adapter->entries[i], found[i]))
@@ -394,7 +413,7 @@ static bool list_base_weights(const cb_adapter *adapter, cb_weight_entry *entrie
         const cb_module *m = adapter->modules[i];
         if (!saves_base_weight(adapter, m))
             continue;
-        char *name = cb_format(CB_PEFT_PREFIX "%s.base_layer.weight", m->layer->name);
+        char *name = cb_format(CB_PEFT_PREFIX "%s.base_layer.weight", cb_filed_name(adapter, m->layer));
         bool ok = name && cb_string_list_add(names, name);
         cb_free(name);
         cb_tensor *weight = ok ? cb_contiguous(cb_layer_weight(m->layer, "weight")) : NULL;

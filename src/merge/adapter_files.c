@@ -235,7 +235,7 @@ static bool set_scales(cb_adapter_merge *m, size_t source)
                            : !b ? "no B"
                                 : "other ranks") == CB_OK;
         double own = alpha, rank = (double)a->shape[0];
-        ok = cb_adapter_pattern(&alphas, "alpha_pattern", l->name, &own);
+        ok = cb_pattern_of_name(&alphas, "alpha_pattern", l->name, &own);
         l->scales[source] = own / (rslora ? sqrt(rank) : rank);
     }
     for (size_t i = 0; i < alphas.count; i++)

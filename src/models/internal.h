@@ -174,6 +174,8 @@ typedef struct cb_pass {
 
 typedef struct cb_weight_source cb_weight_source;
 
+typedef struct cb_rename_rule cb_rename_rule;
+
 typedef struct cb_architecture {
     const char *model_type, *class_prefix; /* "llama", "Llama" */
     const char *prefix;                    /* "model.": files of the bare model leave it out */
@@ -188,6 +190,7 @@ typedef struct cb_architecture {
     cb_tensor *(*block)(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass); /* (B, T, C) -> (B, T, C) */
     cb_tensor *(*norm)(const cb_layer *layer, cb_tensor *x, const cb_context *ctx);         /* the last one; NULL: there is none */
     char *(*other_name)(const cb_model *model, const char *name); /* of a tensor, in another naming of the network; NULL: it has none */
+    const cb_rename_rule *modules; /* what transformers 5 calls layers, without the prefix, where files have other names; may be NULL */
 } cb_architecture;
 
 extern const cb_architecture cb_llama_family[]; /* ends with model_type NULL */
@@ -237,10 +240,10 @@ json_t *cb_timm_config(const char *path, const json_t *config);
 
 /* A tensor whose name begins with `from` has one with `to` in its place in another naming; '%' stands for a number, the first of which grows by `add`.
  * part: it is one of three that lie behind one another there (fused q, k and v): 1 to 3. */
-typedef struct cb_rename_rule {
+struct cb_rename_rule {
     const char *from, *to;
     int add, part;
-} cb_rename_rule;
+};
 #define CB_RENAME_PART "#" /* before "2/3", at the end of a name */
 /* By the first rule that fits, the last has from NULL; NULL: none does, or (an error) there is no memory. */
 char *cb_rename(const char *name, const cb_rename_rule *rules);

@@ -171,6 +171,18 @@ static char *other_name(const cb_model *model, const char *name)
     return cb_rename(cb_bare_name(model, name), rules);
 }
 
+/* ---- transformers' modules ---- */
+
+#define BLOCK "encoder.layers.%.blocks.%."
+static const cb_rename_rule modules[] = {{BLOCK "attention.self.query", BLOCK "attention.q_proj", 0, 0},
+                                         {BLOCK "attention.self.key", BLOCK "attention.k_proj", 0, 0},
+                                         {BLOCK "attention.self.value", BLOCK "attention.v_proj", 0, 0},
+                                         {BLOCK "attention.output.dense", BLOCK "attention.o_proj", 0, 0},
+                                         {BLOCK "intermediate.dense", BLOCK "mlp.fc1", 0, 0},
+                                         {BLOCK "output.dense", BLOCK "mlp.fc2", 0, 0},
+                                         {BLOCK "output", BLOCK "mlp", 0, 0},
+                                         {0}};
+
 /* ---- windows ---- */
 
 static int64_t missing(int64_t size, int64_t divisor)
@@ -348,6 +360,7 @@ const cb_architecture cb_swin_family[] = {
      .embed = embed,
      .block = block,
      .norm = last_norm,
-     .other_name = other_name},
+     .other_name = other_name,
+     .modules = modules},
     {0},
 };

@@ -2,7 +2,7 @@
  * norms in front.  ViT: Dosovitskiy et al. 2020, arXiv:2010.11929.  DeiT (Touvron et al. 2020, arXiv:2012.12877) has a second token that
  * learned from a teacher.  The base model's own dropout is not applied: what is trained has its own.
  *
- * Names are those of published checkpoints, which transformers 5 writes too, whatever its modules are called. */
+ * Names are those of published checkpoints, which transformers 5 writes too; its modules have names of their own. */
 #include "models/internal.h"
 
 typedef struct vit_variant {
@@ -118,6 +118,18 @@ static char *other_name(const cb_model *model, const char *name)
     return cb_rename(cb_bare_name(model, name), rules);
 }
 
+/* ---- transformers' modules ---- */
+
+static const cb_rename_rule modules[] = {{"encoder.layer.%.attention.attention.query", "layers.%.attention.q_proj", 0, 0},
+                                         {"encoder.layer.%.attention.attention.key", "layers.%.attention.k_proj", 0, 0},
+                                         {"encoder.layer.%.attention.attention.value", "layers.%.attention.v_proj", 0, 0},
+                                         {"encoder.layer.%.attention.output.dense", "layers.%.attention.o_proj", 0, 0},
+                                         {"encoder.layer.%.intermediate.dense", "layers.%.mlp.fc1", 0, 0},
+                                         {"encoder.layer.%.output.dense", "layers.%.mlp.fc2", 0, 0},
+                                         {"encoder.layer.%.output", "layers.%.mlp", 0, 0},
+                                         {"encoder.layer.%", "layers.%", 0, 0},
+                                         {0}};
+
 /* ---- forward ---- */
 
 /* A token that stands before each image's patches, (B, 1, width). */
@@ -162,7 +174,7 @@ static const cb_head_plan deit_heads[] = {
     {                                                                                                                                      \
         .model_type = type, .class_prefix = class, .prefix = start, .heads = plans, .variant = facts, .bidirectional = true,               \
         .images = true, .configure = configure, .build = build, .embed = embed, .block = cb_encoder_block, .norm = cb_layer_norm_forward,  \
-        .other_name = other_name                                                                                                           \
+        .other_name = other_name, .modules = modules                                                                                       \
     }
 
 const cb_architecture cb_vit_family[] = {

@@ -464,11 +464,23 @@ bool cb_model_build_tower(cb_model *tower, cb_weight_source *source)
     return ok;
 }
 
+static bool name_module(void *user, cb_layer *layer)
+{
+    const cb_model *model = user;
+    const char *bare = cb_bare_name(model, layer->name);
+    char *renamed = cb_rename(bare, model->architecture->modules);
+    if (renamed)
+        layer->module_name = cb_format("%.*s%s", (int)(bare - layer->name), layer->name, renamed);
+    cb_free(renamed);
+    return cb_ok();
+}
+
 bool cb_model_build(cb_model *model, uint64_t seed)
 {
     cb_weight_source source = {.model = model, .seed = seed};
     model->root = cb_layer_new(NULL, "", CB_LAYER_GROUP);
     bool ok = model->root && model->architecture->build(model, &source) && cb_head_build(model, &source) && cb_ok();
+    ok = ok && (!model->architecture->modules || cb_layer_visit(model->root, name_module, model));
     cb_string_free(&source.made);
     return ok;
 }

@@ -63,6 +63,7 @@ void cb_layer_free(cb_layer *layer)
     cb_free(layer->children);
     cb_free(layer->modules);
     cb_free(layer->name);
+    cb_free(layer->module_name);
     cb_free(layer);
 }
 
@@ -243,10 +244,8 @@ void cb_layer_detach(cb_layer *layer, cb_module *module)
 
 /* ---- the tree ---- */
 
-cb_layer *cb_layer_find(cb_layer *root, const char *name)
+static cb_layer *find_by_name(cb_layer *root, const char *name)
 {
-    if (!root || !name)
-        return NULL;
     size_t length = strlen(root->name);
     if (strncmp(root->name, name, length) != 0)
         return NULL;
@@ -255,11 +254,39 @@ cb_layer *cb_layer_find(cb_layer *root, const char *name)
     if (length && name[length] != '.')
         return NULL;
     for (size_t i = 0; i < root->child_count; i++) {
-        cb_layer *found = cb_layer_find(root->children[i], name);
+        cb_layer *found = find_by_name(root->children[i], name);
         if (found)
             return found;
     }
     return NULL;
+}
+
+typedef struct module_search {
+    const char *name;
+    cb_layer *found;
+} module_search;
+
+static bool look_for_module(void *user, cb_layer *layer)
+{
+    module_search *search = user;
+    if (layer->module_name && strcmp(layer->module_name, search->name) == 0)
+        search->found = layer;
+    return !search->found;
+}
+
+cb_layer *cb_layer_find(cb_layer *root, const char *name)
+{
+    if (!root || !name)
+        return NULL;
+    module_search search = {.name = name, .found = find_by_name(root, name)};
+    if (!search.found)
+        cb_layer_visit(root, look_for_module, &search);
+    return search.found;
+}
+
+const char *cb_layer_module_name(const cb_layer *layer)
+{
+    return layer->module_name ? layer->module_name : layer->name;
 }
 
 bool cb_layer_visit(cb_layer *root, cb_layer_visitor *visit, void *user)
