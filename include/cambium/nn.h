@@ -86,7 +86,7 @@ typedef struct cb_buffer {
 #define CB_LAYER_BUFFERS 3
 
 struct cb_layer {
-    char *name; /* whole name; "" for the root */
+    char *name;        /* whole name; "" for the root */
     char *module_name; /* what transformers 5 calls its module, where that is not the name in files; else NULL */
     cb_layer_kind kind;
     cb_layer *parent;
@@ -195,7 +195,7 @@ CB_API void cb_layer_detach(cb_layer *layer, cb_module *module);
 /* ---- the tree ---- */
 
 CB_API cb_layer *cb_layer_find(cb_layer *root, const char *name); /* by whole name, or that of its module */
-CB_API const char *cb_layer_module_name(const cb_layer *layer);    /* its own where there is no other */
+CB_API const char *cb_layer_module_name(const cb_layer *layer);   /* its own where there is no other */
 /* Depth-first, in the order layers were made; stops and gives false when `visit` does. */
 typedef bool cb_layer_visitor(void *user, cb_layer *layer);
 CB_API bool cb_layer_visit(cb_layer *root, cb_layer_visitor *visit, void *user);

@@ -161,7 +161,8 @@ static bool list_group_entries(cb_adapter *adapter)
 static bool list_follower(cb_adapter *adapter, size_t trained)
 {
     const cb_tensor *base = cb_layer_weight(adapter->follower, "weight");
-    cb_adapter_entry *entry = list_entry(adapter, cb_format(CB_PEFT_PREFIX "%s.weight", cb_filed_name(adapter, adapter->follower)), base->ndim, base->shape);
+    cb_adapter_entry *entry =
+        list_entry(adapter, cb_format(CB_PEFT_PREFIX "%s.weight", cb_filed_name(adapter, adapter->follower)), base->ndim, base->shape);
     if (!entry)
         return false;
     entry->trained = trained;
@@ -184,7 +185,8 @@ static bool list_entries(cb_adapter *adapter)
         /* PEFT wraps the layers it adapts, which shows in the names of their own weights */
         const char *wrap = hosts_our_module(adapter, trained->layer) ? ".base_layer" : "";
         cb_adapter_entry *entry =
-            list_entry(adapter, cb_format(CB_PEFT_PREFIX "%s%s.%s", cb_filed_name(adapter, trained->layer), wrap, trained->name), base->ndim, base->shape);
+            list_entry(adapter, cb_format(CB_PEFT_PREFIX "%s%s.%s", cb_filed_name(adapter, trained->layer), wrap, trained->name),
+                       base->ndim, base->shape);
         if (!entry)
             return false;
         entry->trained = i;

@@ -548,8 +548,7 @@ static bool resolve_all(const cb_matcher *m, cb_layer *root, cb_string_list *res
     cb_matcher again;
     /* hits of other kinds than linear end the visit with an error, and are asked about here, so it must not be kept */
     bool clean = cb_ok();
-    bool same =
-        matcher_init(&again, m->adapter, resolved, false) && visit_again(&again, m, root) && again.hit_count == m->hit_count;
+    bool same = matcher_init(&again, m->adapter, resolved, false) && visit_again(&again, m, root) && again.hit_count == m->hit_count;
     matcher_free(&again);
     if (same)
         return true;

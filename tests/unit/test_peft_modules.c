@@ -104,7 +104,8 @@ static void names_are_those_that_chose_layers(void **state)
     check_names("vit", "q_proj", NEW, "[\"q_proj\"]");
     check_names("vit", "vit.layers.0.attention.q_proj", NEW, "[\"vit.layers.0.attention.q_proj\"]");
     /* one of Swin's names is the same in both */
-    check_names("swin", "reduction,fc1", "base_model.model.swin.encoder.layers.0.blocks.0.mlp.fc1.lora_A.weight", "[\"reduction\",\"fc1\"]");
+    check_names("swin", "reduction,fc1", "base_model.model.swin.encoder.layers.0.blocks.0.mlp.fc1.lora_A.weight",
+                "[\"reduction\",\"fc1\"]");
     check_names("swin", "reduction,query", "base_model.model.swin.encoder.layers.0.blocks.0.attention.self.query.lora_A.weight",
                 "[\"reduction\",\"query\"]");
 }
