@@ -50,7 +50,8 @@ typedef enum cb_objective {
     CB_OBJECTIVE_SEMANTIC_SEGMENTATION,   /* the same, of each place of an image: likewise */
     CB_OBJECTIVE_RETRIEVAL,               /* groups of an anchor, its positive and hard negatives */
     CB_OBJECTIVE_SIMILARITY,              /* groups of two sentences, with a score */
-    CB_OBJECTIVE_RANKING                  /* groups of documents, each read together with the query that they have in common */
+    CB_OBJECTIVE_RANKING,                 /* groups of documents, each read together with the query that they have in common */
+    CB_OBJECTIVE_FORECASTING              /* what series of numbers come to: cb_series_windows() */
 } cb_objective;
 CB_API bool cb_objective_is_labelled(cb_objective objective);
 
@@ -250,6 +251,67 @@ CB_API cb_dataset *cb_dataset_open_images(const cb_image_data_options *options);
 /* Of a dataset with maps: writes `labels`, the numbers (8 bits) that were found for a row of the unshuffled data, into DIRECTORY/name.png, as the data's
  * maps have them, and in the size of the image where its processor cuts nothing off.  The file must not be there yet. */
 CB_API bool cb_dataset_write_map(const cb_dataset *data, int64_t row, const cb_image *labels, const char *directory);
+
+/* ---- series of numbers in time ---- */
+
+/* How a series is made ready for a forecaster, stored beside its weights as preprocessor_config.json: (v - mean) / std of each channel, or
+ * (nodes not 0) of each channel of each node, over the training part. */
+typedef struct cb_series_processor {
+    int64_t channels; /* of the input, with the time of day behind the file's own where steps_per_day is not 0 */
+    int64_t nodes;    /* 0: a mean and a std for each channel, else for each node and channel */
+    int64_t steps_per_day;
+    double train_share, validation_share; /* which part was trained on */
+    double *mean, *std;                   /* (channels) or (nodes, channels) */
+} cb_series_processor;
+CB_API bool cb_series_processor_load(const char *path, cb_series_processor *processor); /* a directory, or the file itself */
+CB_API bool cb_series_processor_parse(const char *name, const char *json, size_t length, cb_series_processor *processor);
+CB_API bool cb_series_processor_save(const cb_series_processor *processor, const char *directory);
+CB_API void cb_series_processor_free(cb_series_processor *processor);
+
+typedef enum cb_series_normalize { CB_SERIES_BY_CHANNEL, CB_SERIES_BY_NODE } cb_series_normalize;
+typedef struct cb_series_options {
+    bool table_header;     /* the first line of a table names its columns */
+    char *series_array;    /* of an .npz */
+    char *null_value;      /* a number that stands for one that is not known; NULL: none does */
+    int64_t steps_per_day; /* 0: no time of day is added */
+    int normalize;         /* cb_series_normalize */
+    double train_share, validation_share;
+} cb_series_options;
+extern CB_API const cb_option cb_series_option_table[];
+
+/* Numbers (steps, nodes, channels), NaN where one is not known. */
+typedef struct cb_series cb_series;
+/* Reads .npy, .npz (the array of options->series_array), or a table of text, packed (archives) or not: a line a step, a column a node;
+ * a column whose first entry is no number (a date) is left out.  Arrays are (steps, nodes, channels), or (steps, nodes). */
+CB_API cb_series *cb_series_open(const char *path, const cb_series_options *options);
+/* The same of numbers in memory, which are copied; `name` is for messages. */
+CB_API cb_series *cb_series_from(const char *name, const float *values, int64_t steps, int64_t nodes, int64_t channels,
+                                 const cb_series_options *options);
+CB_API void cb_series_free(cb_series *series); /* datasets of it stay */
+CB_API int64_t cb_series_steps(const cb_series *series);
+CB_API int64_t cb_series_nodes(const cb_series *series);
+CB_API int64_t cb_series_channels(const cb_series *series); /* with the time of day */
+/* Mean and deviation of the training part, and what else the options say.  Free it with cb_series_processor_free(). */
+CB_API bool cb_series_fit(const cb_series *series, cb_series_processor *processor);
+
+typedef enum cb_series_part { CB_SERIES_TRAIN, CB_SERIES_VALIDATION, CB_SERIES_TEST, CB_SERIES_ALL } cb_series_part;
+extern CB_API const char *const cb_series_part_names[]; /* NULL-terminated */
+typedef struct cb_window_options {
+    cb_series_part part;
+    int64_t context, prediction; /* steps of input, and of what is to be foretold */
+    int64_t targets;             /* the first so many channels are */
+    bool shuffle;
+    uint64_t seed;
+} cb_window_options;
+/* A dataset of all windows whose steps to be foretold lie in a part of the series; those before them may lie in an earlier part.  Its batches hold
+ * ids (rows, context, nodes, channels) f32, normalised, 0 where a number is not known, and targets (rows, prediction, nodes, targets) f32 as they
+ * are, NaN where one is not.  In their order the windows begin a step after one another.  A processor that does not fit the series:
+ * CB_ERR_ARGUMENT. */
+CB_API cb_dataset *cb_series_windows(cb_series *series, const cb_series_processor *processor, const cb_window_options *options);
+
+/* A matrix (nodes, nodes) f32 of a graph from .npy, .npz (the array `array`) or a table without a header, packed or not; NULL with an error,
+ * which other sizes, negative weights and what is not finite are.  Free with cb_free(). */
+CB_API float *cb_adjacency_read(const char *path, const char *array, int64_t nodes);
 
 /* ---- compressed files ---- */
 

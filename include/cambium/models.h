@@ -27,6 +27,7 @@ typedef enum cb_head_kind {
     CB_HEAD_IMAGE_CLASSIFICATION,    /* ...ForImageClassification: a label of each image, (B, K) */
     CB_HEAD_SEMANTIC_SEGMENTATION,   /* ...ForSemanticSegmentation: a label of each place of an image, (B, K, h, w) */
     CB_HEAD_DENSE_REGRESSION,        /* ...ForDenseRegression: K numbers of each place, (B, K, h, w) */
+    CB_HEAD_FORECASTING,             /* ...ForPrediction: what series come to, (B, prediction, nodes, targets) */
     CB_HEAD_NONE                     /* ...Model */
 } cb_head_kind;
 
@@ -105,6 +106,23 @@ typedef struct cb_image_format {
     int64_t height, width; /* 0: any; else those of its learned positions: other sizes need cb_context.interpolate_positions */
 } cb_image_format;
 CB_API cb_image_format cb_model_image_format(const cb_model *model);
+
+/* What series of numbers in time a model takes: (B, context, nodes, channels) of floating-point numbers in place of ids, normalised as it was
+ * trained with.  Its logits are the forecast (B, prediction, nodes, targets), normalised likewise; of the context it refuses positions,
+ * segments, types and a cache.  What it learns from is cb_train_forecasting()'s: cb_model_loss() is CB_ERR_UNSUPPORTED. */
+typedef struct cb_series_format {
+    int64_t context; /* 0: it takes none */
+    int64_t prediction, channels, targets;
+    int64_t nodes; /* 0: any */
+    bool graph;    /* it has a graph of them: cb_model_set_graph() */
+} cb_series_format;
+CB_API cb_series_format cb_model_series_format(const cb_model *model);
+/* Gives a model the graph of its nodes, weights (nodes, nodes) f32 of 0 or more, which it is saved with: each row with 1 for the node itself,
+ * divided by its sum.  A model without a graph: CB_ERR_UNSUPPORTED. */
+CB_API bool cb_model_set_graph(cb_model *model, const float *adjacency);
+/* The mean of `kernel` (odd) neighbours along `dim`, the first and the last repeated beyond the ends: the trend of a series; what is left is its
+ * season.  Wu et al. 2021, arXiv:2106.13008. */
+CB_API cb_tensor *cb_series_trend(cb_tensor *x, int dim, int64_t kernel);
 
 /* Final hidden states after the last norm: ids (B, T) i32 -> (B, T, width).
  *

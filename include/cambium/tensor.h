@@ -440,6 +440,10 @@ CB_API bool cb_gru_with(cb_tensor *x, int layers, const cb_recurrent_weights *we
                         cb_recurrent_options options);
 #define cb_gru(x, layers, weights, h, y, hn, ...) cb_gru_with(x, layers, weights, h, y, hn, (cb_recurrent_options){__VA_ARGS__})
 
+/* One step of a GRU: what the inputs' product gives, x, and the state's, hh, (B, 3 H) each with its bias (reset, update, new, as torch has them),
+ * and the state h (B, H), f32 or f64, -> the next state.  No second derivative. */
+CB_API cb_tensor *cb_gru_cell(cb_tensor *x, cb_tensor *hh, cb_tensor *h);
+
 /* Connectionist temporal classification: the negative log-likelihoods (N) of the targets (N, S), i32 or i64, of which target_lengths (N) count,
  * in log_probs (T, N, C), of which the first input_lengths (N) times count; as torch.nn.functional.ctc_loss without reduction, but that the
  * gradient is the derivative by log_probs itself (torch's is that by the logits, given by both through cb_log_softmax).  Graves et al. 2006.

@@ -128,7 +128,7 @@ typedef struct cb_metric {
     double value;
 } cb_metric;
 typedef struct cb_metrics {
-    cb_metric items[8]; /* the first is the one to look at; higher is better */
+    cb_metric items[8]; /* the first is the one to look at; higher is better, but of forecasts, whose metrics are errors */
     int count;
 } cb_metrics;
 
@@ -196,6 +196,62 @@ CB_API bool cb_adapter_labels_save(const cb_adapter_labels *labels, const char *
 /* Makes a new adapter, not yet attached, one for the model's labels: PEFT's task type, and the head in modules_to_save.  A kind of virtual
  * tokens has no place for it: CB_ERR_UNSUPPORTED. */
 CB_API bool cb_adapter_fit_labels(cb_adapter *adapter, const cb_model *model);
+
+/* ---- Forecasting ---- */
+
+enum { CB_FORECAST_HUBER, CB_FORECAST_MAE };
+typedef struct cb_forecast_options {
+    int forecast_loss; /* of numbers that are not normalised */
+    double huber_delta;
+    double mask_below; /* in metrics: targets below it do not count */
+} cb_forecast_options;
+extern CB_API const cb_option cb_forecast_option_table[];
+
+typedef struct cb_forecast_training {
+    cb_model *model;
+    const cb_series_processor *processor;
+    cb_forecast_options options;
+    bool (*save)(const cb_trainee *what, const char *directory); /* these two are of the trainee and filled in */
+    char *(*describe)(const cb_trainee *what);
+} cb_forecast_training;
+/* Makes the forecasts of a model (cb_model_series_format()) what is learned, of windows that cb_series_windows() gives; the processor is saved beside
+ * the artefact.  *training must outlive it.  A processor that does not fit the model: CB_ERR_ARGUMENT. */
+CB_API bool cb_train_forecasting(cb_trainee *what, cb_forecast_training *training);
+/* Whether the processor gives as many channels, and means for as many nodes, as the model takes; `name` of the file, for messages. */
+CB_API bool cb_series_processor_fits(const cb_series_processor *processor, const cb_model *model, const char *name);
+/* A forecast (B, T, N, C) as it was before normalisation, in f32. */
+CB_API cb_tensor *cb_forecast_restore(const cb_series_processor *processor, cb_tensor *forecast);
+/* Loss of a restored forecast: a sum over the targets that are known, divided by normalizer (0: so many). */
+CB_API cb_tensor *cb_forecast_loss(const cb_forecast_options *options, cb_tensor *restored, cb_tensor *targets, double normalizer);
+
+/* Over all entries that count, and of mape of these those that are not 0. */
+typedef struct cb_forecast_errors {
+    double mae, rmse, mape; /* mape: a share, 0.1 for 10 % */
+    int64_t count;
+} cb_forecast_errors;
+typedef struct cb_forecast_result {
+    cb_forecast_errors all, *each; /* (prediction): of each step ahead, alone */
+    int64_t prediction, rows;
+    double *row_mae; /* (rows) NaN where nothing counts */
+    double loss, seconds;
+} cb_forecast_result;
+CB_API void cb_forecast_result_free(cb_forecast_result *result);
+/* Forecasts of all windows of the data, at most max_batches batches (0: all). */
+CB_API bool cb_evaluate_forecasting(const cb_forecast_training *training, cb_dataset *data, int64_t batch_size, int64_t max_batches,
+                                    cb_forecast_result *result);
+
+/* How a forecaster goes on learning while it is used.  `forecast` gives the normalised forecast (1, T, N, C) of one window (1, context, N, C),
+ * and `learn` takes the window again once its targets (1, T, N, C) have been seen; NULL: it does not learn. */
+typedef struct cb_forecast_policy {
+    cb_tensor *(*forecast)(void *user, cb_tensor *window);
+    bool (*learn)(void *user, cb_tensor *window, cb_tensor *targets);
+    void *user;
+} cb_forecast_policy;
+/* Windows one after another, each of which begins a step after the one before.  What a forecast said is what counts; then the window waits in a
+ * queue of T, and when that is full the oldest, whose targets have all been seen by the next window, is learned from.  So no forecast has seen
+ * a target that was not there yet. */
+CB_API bool cb_forecast_stream(const cb_forecast_training *training, cb_dataset *stream, const cb_forecast_policy *policy,
+                               int64_t max_windows, cb_forecast_result *result);
 
 /* ---- Several processes ----
  *

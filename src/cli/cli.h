@@ -194,8 +194,9 @@ cb_objective cli_task_objective(int index);
 
 /* What it comes to. */
 typedef struct cli_task {
-    bool labelled; /* else rows are for what the model predicts */
-    bool asked;    /* by --task: images then bring labels of their own, where they have not the model's */
+    bool labelled;  /* else rows are for what the model predicts */
+    bool forecasts; /* of series */
+    bool asked;     /* by --task: images then bring labels of their own, where they have not the model's */
     cb_objective objective;
     cb_string_list labels; /* that are known before the data is read; none: those of the data */
     bool follows;          /* the adapter brings the head */
@@ -204,6 +205,8 @@ typedef struct cli_task {
 /* From what is asked, what the adapter in `adapter` (NULL: none) was trained for, and what the model in `model` (or the config.json of that name) is. */
 bool cli_task_open(cli_task *task, cli_task_settings *settings, const char *model, const char *adapter);
 void cli_task_close(cli_task *task);
+/* What --dtype says; of series f32 where it does not. */
+cb_dtype cli_task_dtype(const cli_call *call, const cli_task *task, int index);
 /* Refuses options of rows of words, which labels have no use for. */
 bool cli_labels_check(cli_call *call);
 /* The model with a head for it; `config`: a new one, as cb_model_create() makes it. */
@@ -323,11 +326,37 @@ bool cli_is_of_images(cb_objective objective);
 /* How images were made ready, beside what was trained on them: preprocessor_config.json. */
 bool cli_images_save(const cli_image_settings *s, const char *directory);
 
+/* ---- series of numbers (series.c) ---- */
+
+typedef struct cli_series_settings {
+    char *adjacency, *adjacency_array;
+    int series_part;
+    cb_series_options data;
+    cb_forecast_options learning;
+    cb_series_processor processor; /* what it comes to */
+    cb_series *series;
+} cli_series_settings;
+extern const cb_option cli_graph_table[], cli_series_part_table[]; /* of new models; of evaluations */
+bool cli_takes_series(const cb_model *model);
+/* Refuses what has no meaning for forecasting, or, of other tasks (series false), its options. */
+bool cli_series_check(cli_call *call, bool series);
+/* Reads the series and finds how they are made ready: as `stored` says (a directory), or, NULL, by their training part, for a new model, which gets
+ * its graph.  To be closed, also on failure. */
+bool cli_series_ready(cli_call *call, cli_series_settings *s, const cb_string_list *data, cb_model *model, const char *stored);
+void cli_series_close(cli_series_settings *s);
+cb_dataset *cli_series_windows(const cli_series_settings *s, const cb_model *model, cb_series_part part, int64_t seed);
+/* cli_corpus_open() for these, once they are ready. */
+bool cli_series_corpus(cli_corpus *corpus, const cli_series_settings *s, const cb_model *model, int64_t seed);
+bool cli_forecast_print(cli_call *call, const char *task, const cb_model *model, const cb_forecast_result *r);
+bool cli_eval_forecasting(cli_call *call, cli_series_settings *s, const cb_string_list *data, cb_model *model, int64_t batch_size,
+                          int64_t max_batches);
+
 typedef struct cli_corpus_settings {
     cb_string_list data, validation_data, validation_label_maps;
     double validation_split;
     cb_data_options text;
     cli_image_settings images;
+    cli_series_settings series;
     cli_task_settings asked;
     cli_task task;
 } cli_corpus_settings;

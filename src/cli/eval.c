@@ -12,6 +12,7 @@ typedef struct settings {
     bool dry_run;
     cb_data_options text;
     cli_image_settings images;
+    cli_series_settings series;
     char *corruption;
     int64_t severity;
     cli_retrieval_settings retrieval;
@@ -275,14 +276,16 @@ static const char *const task_names[] = {"auto",
                                          "retrieval",
                                          "similarity",
                                          "ranking",
+                                         "forecasting",
                                          NULL};
 static const int task_retrieval = TASK_LABELS + CB_OBJECTIVE_RETRIEVAL - CB_OBJECTIVE_SEQUENCE_CLASSIFICATION;
 
+static const int task_forecasting = TASK_LABELS + CB_OBJECTIVE_FORECASTING - CB_OBJECTIVE_SEQUENCE_CLASSIFICATION;
 static const int task_ranking = TASK_LABELS + CB_OBJECTIVE_RANKING - CB_OBJECTIVE_SEQUENCE_CLASSIFICATION;
 
 static bool is_of_vectors(const settings *s)
 {
-    return s->task >= task_retrieval && s->task != task_ranking;
+    return s->task >= task_retrieval && s->task < task_ranking;
 }
 
 static bool refuse_option(cli_call *call, const char *option, const char *task)
@@ -315,6 +318,14 @@ static bool ranking(cli_call *call, settings *s, const cli_base *base)
 
 static bool measure(cli_call *call, settings *s, const cli_base *base)
 {
+    bool series = cli_takes_series(base->model);
+    if (!cli_series_check(call, series))
+        return false;
+    if (s->task == task_forecasting || (series && s->task == TASK_AUTO))
+        return s->predictions ? cli_refuse("--predictions is of labels and rankings")
+                              : cli_eval_forecasting(call, &s->series, &s->data, base->model, s->batch_size, s->max_batches);
+    if (series)
+        return cli_refuse("--task %s: %s takes series, expected forecasting", task_names[s->task], cb_model_directory(base->model));
     if (s->task == task_ranking || (s->task == TASK_AUTO && base->ranks))
         return ranking(call, s, base);
     if (!refuse_ranks(call, 0))
@@ -364,6 +375,9 @@ static const cli_group groups[] = {{"Task", table, 0},
                                    {"Images", cli_image_table, offsetof(settings, images)},
                                    {"Images as rows", cb_image_data_option_table, offsetof(settings, images.data)},
                                    {"Corruption of images", corruption_table, 0},
+                                   {"Series of numbers", cb_series_option_table, offsetof(settings, series.data)},
+                                   {"Their parts", cli_series_part_table, offsetof(settings, series)},
+                                   {"Forecasts", cb_forecast_option_table, offsetof(settings, series.learning)},
                                    {0}};
 
 /* Of words and labels, or of vectors. */
@@ -374,7 +388,9 @@ static bool evaluate(cli_call *call, settings *s, cli_base *base)
         return cli_embedder_open(call, base, model, &s->adapter, &s->adapter_option, cli_dtype(s->dtype), s->retrieval.max_seq_length) &&
                cli_eval_sentences(call, &s->retrieval, &s->data, &s->text, base, s->task != task_retrieval, s->batch_size, s->max_batches);
     return cli_base_open(base, model, &s->adapter, &s->adapter_option, cli_dtype(s->dtype)) &&
-           (cli_takes_images(base->model) || (base->tokenizer = cli_tokenizer(s->tokenizer, base->model))) && measure(call, s, base);
+           (cli_takes_images(base->model) || cli_takes_series(base->model) ||
+            (base->tokenizer = cli_tokenizer(s->tokenizer, base->model))) &&
+           measure(call, s, base);
 }
 
 /* Options of sentence encoders and of rankings: a task that is found out later (auto) may be the latter. */
@@ -429,7 +445,8 @@ const cli_command cli_eval = {
         "recall "
         "and precision of the documents that a sentence encoder finds for queries, in files of BEIR's form or a directory of them, or of "
         "the positives of held-out pairs; similarity: Spearman's and Pearson's correlation of cosines with scores.  Ranking: the same "
-        "measures of the order in which a cross-encoder puts what BM25, or --candidates, found.",
+        "measures of the order in which a cross-encoder puts what BM25, or --candidates, found.  Forecasting (docs/forecasting.md): mean "
+        "absolute error, root of the mean square error and mean relative error of a part of a series, of each step ahead and of all.",
     .least = 1,
     .most = 1,
     .settings_size = sizeof(settings),
@@ -439,5 +456,6 @@ const cli_command cli_eval = {
                               "cambium eval models/base --adapter out/adapter --task perplexity --data held-out.txt --json",
                               "cambium eval models/bert --adapter out/reviews --data held-out.csv --predictions out/said.jsonl",
                               "cambium eval models/bert --adapter out/ranks --data scifact/ --candidates bm25.run --predictions out.run",
-                              "cambium eval models/vit --adapter out/birds --data birds-test/ --corruption fog --severity 5", NULL},
+                              "cambium eval models/vit --adapter out/birds --data birds-test/ --corruption fog --severity 5",
+                              "cambium eval models/speeds --task forecasting --data speeds.csv --series-part test", NULL},
     .run = run};

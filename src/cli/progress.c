@@ -70,6 +70,8 @@ bool cli_corpus_open(cli_corpus *corpus, cli_call *call, cli_corpus_settings *se
         return false;
     if (cli_takes_images(model))
         return image_corpus(corpus, settings, model, seed);
+    if (cli_takes_series(model))
+        return cli_series_corpus(corpus, &settings->series, model, seed);
     cb_data_options *text = &settings->text;
     if (!cli_task_fit(&settings->task, text, model))
         return false;
@@ -264,7 +266,8 @@ static void print_validation(const cb_train_result *r, const cb_evaluation *befo
 
 static const char *unit_of(const cb_dataset *data)
 {
-    return cli_is_of_images(cb_dataset_objective(data)) ? "images" : "tokens";
+    cb_objective objective = cb_dataset_objective(data);
+    return objective == CB_OBJECTIVE_FORECASTING ? "windows" : cli_is_of_images(objective) ? "images" : "tokens";
 }
 
 static void print_result(const cb_trainee *what, const cb_dataset *data, const cb_train_options *o, const cb_train_result *r,

@@ -15,6 +15,7 @@ const char *const cli_task_names[] = {"auto",
                                       "retrieval",
                                       "similarity",
                                       "ranking",
+                                      "forecasting",
                                       NULL};
 
 const cb_option cli_task_table[] = {
@@ -22,7 +23,7 @@ const cb_option cli_task_table[] = {
                 "what is predicted: one label of a text or a pair, any number of them, a number, a label of each word, one of an image, or "
                 "one of each place of it; "
                 "retrieval, similarity: what a sentence encoder learns from pairs; ranking: how relevant a document is for a query, both "
-                "read together; "
+                "read together; forecasting: the next numbers of series; "
                 "auto: what the model, "
                 "or the adapter, is for"),
     CB_OPT_LIST(cli_task_settings, labels, NULL, "NAME,...",
@@ -38,7 +39,7 @@ cb_objective cli_task_objective(int index)
 
 static const char *name_of(cb_objective objective)
 {
-    return cb_objective_is_labelled(objective) || objective == CB_OBJECTIVE_RANKING
+    return cb_objective_is_labelled(objective) || objective == CB_OBJECTIVE_RANKING || objective == CB_OBJECTIVE_FORECASTING
                ? cli_task_names[objective - CB_OBJECTIVE_SEQUENCE_CLASSIFICATION + 1]
                : "words";
 }
@@ -104,7 +105,11 @@ bool cli_task_open(cli_task *task, cli_task_settings *settings, const char *mode
     if (settings->labels_file && (settings->labels.count ? !cli_refuse("--labels and --labels-file exclude each other")
                                                          : !read_labels(settings->labels_file, &settings->labels)))
         return false;
-    *task = (cli_task){.labelled = settings->task, .asked = settings->task, .objective = cli_task_objective(settings->task)};
+    bool forecasts = cli_task_objective(settings->task) == CB_OBJECTIVE_FORECASTING;
+    *task = (cli_task){.labelled = settings->task && !forecasts,
+                       .forecasts = forecasts,
+                       .asked = settings->task,
+                       .objective = cli_task_objective(settings->task)};
     bool trained = adapter && cb_adapter_labels_read(adapter, &saved), ok = cb_ok() && read_class(model, class, sizeof class);
     bool other = saved.named ? saved.objective != task->objective /* else the head is all that is known */
                              : cb_objective_head(saved.objective) != cb_objective_head(task->objective);
@@ -114,7 +119,10 @@ bool cli_task_open(cli_task *task, cli_task_settings *settings, const char *mode
         task->labelled = task->follows = true;
         task->objective = saved.named || !task->asked ? saved.objective : task->objective;
         task->held = saved.named ? 0 : (int64_t)saved.names.count;
-    } else if (ok && !task->labelled) { /* which it is of texts, the model knows when it is loaded */
+    } else if (ok && !settings->task && strncmp(class, "ForPrediction", strlen("ForPrediction")) == 0) {
+        task->forecasts = true;
+        task->objective = CB_OBJECTIVE_FORECASTING;
+    } else if (ok && !task->labelled && !task->forecasts) { /* which it is of texts, the model knows when it is loaded */
         task->labelled = task_of_class(class, &task->objective);
     }
     const cb_string_list none = {0}, *known = settings->labels.count ? &settings->labels : saved.named ? &saved.names : &none;
@@ -131,6 +139,11 @@ void cli_task_close(cli_task *task)
 {
     cb_string_list_free(&task->labels);
     *task = (cli_task){0};
+}
+
+cb_dtype cli_task_dtype(const cli_call *call, const cli_task *task, int index)
+{
+    return task->forecasts && !cli_given(call, "dtype") ? CB_F32 : cli_dtype(index);
 }
 
 bool cli_labels_check(cli_call *call)
@@ -183,6 +196,10 @@ cb_model *cli_task_model(cli_task *task, const char *path, bool config, uint64_t
     }
     cb_model *model = config ? cb_model_create(path, seed, options) : cb_model_load_with(path, options);
     bool ok = model && (!task->labelled || take_own(task, model, own || task->held));
+    if (ok && task->forecasts != cli_takes_series(model))
+        ok = task->forecasts
+                 ? cli_refuse("--task forecasting: a %s model takes no series, expected one of gcgru, dlinear", cb_model_type(model))
+                 : cli_refuse("%s: a %s model takes series, expected --task forecasting", path, cb_model_type(model));
     if (ok && task->labelled && task->labels.count)
         ok = cb_model_set_labels(model, &task->labels, cb_objective_problem(task->objective));
     if (ok)

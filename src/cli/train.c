@@ -55,9 +55,11 @@ static const cli_group groups[] = {{"Run", table, 0},
                                    {"Images", cli_image_table, offsetof(settings, corpus.images)},
                                    {"Images as rows", cb_image_data_option_table, offsetof(settings, corpus.images.data)},
                                    {"Augmentation of images", cb_augment_option_table, offsetof(settings, corpus.images.augment)},
+                                   {"Series of numbers", cb_series_option_table, offsetof(settings, corpus.series.data)},
+                                   {"What is learned of them", cb_forecast_option_table, offsetof(settings, corpus.series.learning)},
                                    {"Training", cb_train_option_table, offsetof(settings, train)},
                                    {"Pairs of texts (retrieval, similarity, ranking)", cli_sentence_table, offsetof(settings, sentences)},
-                                   {"What is learned of them", cb_sentence_option_table, offsetof(settings, learning)},
+                                   {"What is learned of pairs", cb_sentence_option_table, offsetof(settings, learning)},
                                    {"What is learned of rankings", cb_ranking_option_table, offsetof(settings, ranking)},
                                    {"Starts that are worked out first", cb_start_option_table, offsetof(settings, start)},
                                    {0}};
@@ -119,7 +121,8 @@ static cb_adapter *attach(const settings *s, cb_adapter *fresh, cb_model *model)
     size_t count;
     if (!fresh)
         return go_on(s, model);
-    if (cb_model_head_kind(model) == CB_HEAD_MASKED_LM && !cb_adapter_set_task_type(fresh, NULL)) /* PEFT has no type for it */
+    if ((cb_model_head_kind(model) == CB_HEAD_MASKED_LM || cli_takes_series(model)) &&
+        !cb_adapter_set_task_type(fresh, NULL)) /* PEFT has no type for it */
         return NULL;
     if (s->corpus.task.labelled && !cb_adapter_fit_labels(fresh, model))
         return NULL;
@@ -162,25 +165,37 @@ static bool open_corpus(cli_call *call, settings *s, cli_corpus *corpus, cb_mode
                             : cli_corpus_open(corpus, call, &s->corpus, model, tokenizer, s->seed);
 }
 
+/* Text by a tokenizer, images or series by what is stored with the adapter or the model. */
+static bool ready(cli_call *call, settings *s, cb_model *model, const cb_tokenizer *tokenizer, const char *former)
+{
+    const char *directory = cb_model_directory(model);
+    if (cli_takes_images(model))
+        return cli_images_ready(&s->corpus.images, model, directory, former);
+    return cli_takes_series(model) ? cli_series_ready(call, &s->corpus.series, &s->corpus.data, model, directory) : tokenizer != NULL;
+}
+
 static bool train(cli_call *call, settings *s, cb_model *model, cb_adapter *adapter)
 {
-    bool images = cli_takes_images(model);
-    cb_tokenizer *tokenizer = images ? NULL : cli_tokenizer(s->tokenizer, model);
+    bool images = cli_takes_images(model), series = cli_takes_series(model);
+    cb_tokenizer *tokenizer = images || series ? NULL : cli_tokenizer(s->tokenizer, model);
     cli_corpus corpus = {0};
     int64_t labels = cb_model_labels(model);
     const char *former = s->adapter.count ? s->adapter.items[0] : NULL;
-    bool ok = (images ? cli_images_ready(&s->corpus.images, model, cb_model_directory(model), former) : tokenizer != NULL) &&
-              open_corpus(call, s, &corpus, model, tokenizer) && prepare(call, s, model, adapter, corpus.train);
+    bool ok = ready(call, s, model, tokenizer, former) && open_corpus(call, s, &corpus, model, tokenizer) &&
+              prepare(call, s, model, adapter, corpus.train);
     if (ok && s->adapter.count && cb_model_labels(model) != labels) /* other images' labels: a new head, which is not the adapter's */
         ok = cli_refuse("--adapter: %s was trained for %lld labels, and the data have %lld; expected none, for a new one",
                         s->adapter.items[0], (long long)labels, (long long)cb_model_labels(model));
     if (ok) {
         cb_trainee what = cb_train_adapter(model, adapter);
         cb_ranking_training ranking = {.model = model, .options = s->ranking};
-        ok = (!is_of_ranking(s) || cb_train_ranking(&what, &ranking)) && cli_train_run(call, &what, &corpus, &s->train);
+        cb_forecast_training forecasting = {.model = model, .processor = &s->corpus.series.processor, .options = s->corpus.series.learning};
+        ok = (!is_of_ranking(s) || cb_train_ranking(&what, &ranking)) && (!series || cb_train_forecasting(&what, &forecasting)) &&
+             cli_train_run(call, &what, &corpus, &s->train);
     }
     ok = ok && (!images || s->dry_run || cli_images_save(&s->corpus.images, s->output));
     cli_corpus_close(&corpus);
+    cli_series_close(&s->corpus.series);
     cb_tokenizer_free(tokenizer);
     return ok;
 }
@@ -371,6 +386,8 @@ static bool open_task(settings *s, const char *model)
     cli_task *task = &s->corpus.task;
     if (!cli_task_open(task, &s->corpus.asked, model, s->adapter.count == 1 && !s->mix ? s->adapter.items[0] : NULL))
         return false;
+    if (task->forecasts && s->mix)
+        return cli_refuse("--mix is of adapters for texts, and %s takes series", model);
     if (!task->labelled || !s->mix)
         return true;
     if (s->mix != MIX_STACK)
@@ -401,10 +418,11 @@ static bool run(cli_call *call, void *settings_)
         return trained;
     }
     cli_task *task = &s->corpus.task;
-    bool opened = open_task(s, call->arguments[0]) && (known || cli_sentences_check(call, task->objective));
-    cb_model *model =
-        opened ? cli_task_model(task, call->arguments[0], false, (uint64_t)s->seed, (cb_model_options){.dtype = cli_dtype(s->dtype)})
-               : NULL;
+    bool opened = open_task(s, call->arguments[0]) && (known || cli_sentences_check(call, task->objective)) &&
+                  cli_series_check(call, task->forecasts);
+    cb_model *model = opened ? cli_task_model(task, call->arguments[0], false, (uint64_t)s->seed,
+                                              (cb_model_options){.dtype = cli_task_dtype(call, task, s->dtype)})
+                             : NULL;
     cb_adapter *adapter = model && !s->mix ? attach(s, fresh, model) : NULL;
     bool ok = s->mix ? model && train_mix(call, s, model, &fresh) : adapter && train(call, s, model, adapter);
     cb_adapter_free(adapter ? adapter : fresh);

@@ -10,6 +10,7 @@
 #include <math.h>
 
 #include "data/images.h"
+#include "data/series.h"
 
 /* Fewer than one in so many positions are to be empty, else examples are cut (cb_packing_strategy). */
 enum { EMPTY_SHARE = 50 };
@@ -48,6 +49,7 @@ void cb_dataset_free(cb_dataset *data)
     store_release(data->store);
     cb_groups_free(data->groups);
     cb_images_free(data->images);
+    cb_windows_free(data->series);
     cb_free(data->documents.items);
     rows_free(data);
     cb_free(data);
@@ -304,6 +306,10 @@ cb_dataset *cb_dataset_split(cb_dataset *data, double share, uint64_t seed)
         cb_fail(CB_ERR_ARGUMENT, "data: a validation share of %g, expected between 0 and 1", share);
         return NULL;
     }
+    if (data->series) {
+        cb_fail(CB_ERR_UNSUPPORTED, "data: series are divided by time (--train-share, --validation-share), not by rows");
+        return NULL;
+    }
     cb_dataset *part = cb_calloc(1, sizeof *part);
     if (!part)
         return NULL;
@@ -349,6 +355,8 @@ const cb_string_list *cb_dataset_labels(const cb_dataset *data)
 
 cb_objective cb_dataset_objective(const cb_dataset *data)
 {
+    if (data->series)
+        return CB_OBJECTIVE_FORECASTING;
     return data->images ? cb_images_objective(data->images) : data->options.objective;
 }
 
@@ -382,6 +390,8 @@ char *cb_dataset_row_source(const cb_dataset *data, int64_t row)
 {
     if (data->images)
         return cb_strdup(cb_images_source(data->images, row));
+    if (data->series)
+        return cb_windows_source(data->series, row);
     if (data->groups) {
         const group_store *s = data->groups->store;
         int64_t group = data->groups->members[row];
@@ -395,6 +405,8 @@ int64_t cb_dataset_tokens(const cb_dataset *data)
 {
     if (data->images)
         return cb_images_count(data->images);
+    if (data->series)
+        return cb_windows_count(data->series);
     return data->groups ? cb_groups_tokens(data->groups) : data->tokens;
 }
 
@@ -404,6 +416,8 @@ uint64_t cb_dataset_hash(const cb_dataset *data)
         return cb_groups_hash(data->groups);
     if (data->images)
         return cb_images_hash(data->images);
+    if (data->series)
+        return cb_windows_hash(data->series);
     uint64_t h = CB_HASH_START; /* as cb_hash_text(), over tokens instead of bytes */
     if (data->options.objective == CB_OBJECTIVE_MASKED_LM)
         h = (h ^ (uint64_t)(data->options.mlm_probability * 1e9) << 1 ^ data->options.whole_word_mask) * 0x100000001b3u;
@@ -425,6 +439,8 @@ int64_t cb_dataset_documents(const cb_dataset *data)
 {
     if (data->images)
         return cb_images_count(data->images);
+    if (data->series)
+        return cb_windows_count(data->series);
     return data->groups ? data->groups->count : (int64_t)data->documents.count;
 }
 
@@ -432,19 +448,21 @@ int64_t cb_dataset_rows(const cb_dataset *data)
 {
     if (data->images)
         return cb_images_count(data->images);
+    if (data->series)
+        return cb_windows_count(data->series);
     return data->groups ? data->groups->count : data->rows;
 }
 
 int64_t cb_dataset_row_length(const cb_dataset *data)
 {
-    if (data->images)
+    if (data->images || data->series)
         return 1;
     return data->groups ? data->groups->store->longest : data->options.sequence_length;
 }
 
 int64_t cb_dataset_padding(const cb_dataset *data)
 {
-    if (data->groups || data->images || cb_objective_is_labelled(data->options.objective))
+    if (data->groups || data->images || data->series || cb_objective_is_labelled(data->options.objective))
         return -1;
     int64_t held = 0;
     for (size_t i = 0; data->options.packing && i < data->documents.count; i++)

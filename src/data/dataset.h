@@ -112,8 +112,9 @@ struct cb_dataset {
     int64_t stream_documents, stream_rows; /* with packing: of what is wrapped; their rows come first */
     document_rows packed;                  /* and those of whole examples */
     layout shuffled, sequential;
-    groups *groups;            /* in place of all of the above */
-    struct image_rows *images; /* likewise */
+    groups *groups;             /* in place of all of the above */
+    struct image_rows *images;  /* likewise */
+    struct series_rows *series; /* likewise */
 };
 
 /* ---- groups of texts (groups.c, group_batches.c) ---- */
@@ -208,6 +209,9 @@ int64_t cb_data_mask(const cb_dataset *data, int32_t *ids, int32_t *targets, int
 /* rows.c: forgets an order. */
 void cb_layout_free(layout *l);
 void cb_data_shuffle(int64_t *items, int64_t count, uint64_t seed, uint64_t stream);
+/* The place of `at` among `count` in an order of its own for each epoch: a Feistel network of six rounds over as many bits as are needed (Luby and
+ * Rackoff 1988), gone through again while it leads beyond the count. */
+int64_t cb_data_permuted(uint64_t seed, int64_t epoch, int64_t count, int64_t at);
 /* dataset.c: how many tokens of its document a part has. */
 int64_t cb_data_part_length(const cb_dataset *data, document_part part);
 

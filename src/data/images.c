@@ -46,35 +46,13 @@ struct image_rows {
 
 /* ---- which ---- */
 
-/* The place of `at` among `count` in an order of its own for each epoch: a Feistel network of six rounds over as many bits as are needed (Luby and
- * Rackoff 1988), gone through again while it leads beyond the count. */
-static int64_t permuted(uint64_t seed, int64_t epoch, int64_t count, int64_t at)
-{
-    unsigned half = 1;
-    while ((INT64_C(1) << (2 * half)) < count)
-        half++;
-    uint64_t mask = (UINT64_C(1) << half) - 1, x = (uint64_t)at;
-    do {
-        uint64_t left = x >> half, right = x & mask;
-        for (uint64_t round = 0; round < 6; round++) {
-            uint32_t draw[4];
-            cb_philox(seed, (uint64_t)epoch, round << 48 ^ right, draw);
-            uint64_t turned = left ^ (((uint64_t)draw[1] << 32 | draw[0]) & mask);
-            left = right;
-            right = turned;
-        }
-        x = left << half | right;
-    } while (x >= (uint64_t)count);
-    return (int64_t)x;
-}
-
 /* The item at a place of the endless sequence, or of the unshuffled data. */
 static int64_t item_at(const image_rows *r, int64_t place)
 {
     if (place < 0)
         return r->members[-1 - place];
     int64_t epoch = place / r->count, at = place % r->count;
-    return r->members[r->shuffle ? permuted(r->seed, epoch, r->count, at) : at];
+    return r->members[r->shuffle ? cb_data_permuted(r->seed, epoch, r->count, at) : at];
 }
 
 /* ---- one row ---- */
@@ -157,7 +135,7 @@ static bool spread(image_rows *r)
 {
     int64_t *mixed = cb_calloc((size_t)r->count, sizeof *mixed);
     for (int64_t i = 0; mixed && i < r->count; i++)
-        mixed[i] = r->members[permuted(r->seed, -2, r->count, i)];
+        mixed[i] = r->members[cb_data_permuted(r->seed, -2, r->count, i)];
     if (!mixed)
         return false;
     cb_free(r->members);
@@ -269,7 +247,7 @@ image_rows *cb_images_split(image_rows *r, double share, uint64_t seed)
     part->count = 0;
     int64_t all = r->count;
     for (int64_t i = 0; i < all; i++) /* in their order, which one is moved by a permutation */
-        if (permuted(seed ^ 0x5e11, -1, all, i) < held)
+        if (cb_data_permuted(seed ^ 0x5e11, -1, all, i) < held)
             members[part->count++] = r->members[i];
         else
             r->members[kept++] = r->members[i];

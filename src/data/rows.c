@@ -3,6 +3,7 @@
 
 #include "data/dataset.h"
 #include "data/images.h"
+#include "data/series.h"
 
 void cb_layout_free(layout *l)
 {
@@ -20,6 +21,26 @@ void cb_data_shuffle(int64_t *items, int64_t count, uint64_t seed, uint64_t stre
         items[i] = items[j];
         items[j] = t;
     }
+}
+
+int64_t cb_data_permuted(uint64_t seed, int64_t epoch, int64_t count, int64_t at)
+{
+    unsigned half = 1;
+    while ((INT64_C(1) << (2 * half)) < count)
+        half++;
+    uint64_t mask = (UINT64_C(1) << half) - 1, x = (uint64_t)at;
+    do {
+        uint64_t left = x >> half, right = x & mask;
+        for (uint64_t round = 0; round < 6; round++) {
+            uint32_t draw[4];
+            cb_philox(seed, (uint64_t)epoch, round << 48 ^ right, draw);
+            uint64_t turned = left ^ (((uint64_t)draw[1] << 32 | draw[0]) & mask);
+            left = right;
+            right = turned;
+        }
+        x = left << half | right;
+    } while (x >= (uint64_t)count);
+    return (int64_t)x;
 }
 
 static bool layout_make(cb_dataset *data, layout *l, int64_t epoch, bool shuffled)
@@ -213,6 +234,8 @@ static bool fill_batch(cb_dataset *data, int64_t index, int64_t rows, cb_batch *
         return cb_groups_batch(data->groups, index, rows, batch, sources);
     if (data->images)
         return cb_images_batch(data->images, index, rows, batch, sources);
+    if (data->series)
+        return cb_windows_batch(data->series, index, rows, batch, sources);
     if (!data->rows)
         return cb_fail(CB_ERR_STATE, "data: there are no rows (a split of it failed)") == CB_OK;
     bool labelled = cb_objective_is_labelled(data->options.objective);
@@ -261,6 +284,8 @@ bool cb_dataset_sequential(cb_dataset *data, int64_t index, int64_t rows, cb_bat
         return cb_groups_sequential(data->groups, index, rows, batch);
     if (data->images)
         return cb_images_sequential(data->images, index, rows, batch);
+    if (data->series)
+        return cb_windows_sequential(data->series, index, rows, batch);
     int64_t first = index * rows, n = data->rows - first < rows ? data->rows - first : rows;
     if (n <= 0)
         return false;

@@ -74,8 +74,17 @@ static cb_tensor *random_pixels(cb_image_format format, uint64_t seed)
     return cb_randn(CB_F32, &rng, PROBE_ROWS, format.channels, height, width);
 }
 
+static cb_tensor *random_series(cb_series_format format, uint64_t seed)
+{
+    cb_rng rng = {.seed = seed, .stream = 0x6d65726765};
+    return cb_randn(CB_F32, &rng, PROBE_ROWS, format.context, format.nodes ? format.nodes : PROBE_ROWS, format.channels);
+}
+
 static cb_tensor *random_input(const cb_model *model, uint64_t seed)
 {
+    cb_series_format series = cb_model_series_format(model);
+    if (series.context)
+        return random_series(series, seed);
     cb_image_format format = cb_model_image_format(model);
     return format.channels ? random_pixels(format, seed) : random_ids(model, seed);
 }
@@ -90,7 +99,7 @@ static cb_tensor *outputs(cb_model *model, cb_tensor *input, uint64_t seed)
     if (cb_model_head_kind(model) != CB_HEAD_NONE) {
         cb_tensor *logits = cb_model_logits(model, input, &plain);
         return logits && logits->ndim == 4 ? cb_contiguous(cb_permute(logits, 0, 2, 3, 1))
-                                           : logits; /* labels last, of places of images too */
+                                           : logits; /* labels last, of places of images too; of forecasts the steps */
     }
     if (images && words)
         return cb_model_similarity(model, cb_model_features(model, input, &plain),

@@ -295,7 +295,7 @@ static bool rows_begin(cb_pass *pass, const cb_model *model, const cb_tensor *in
 {
     pass->ctx.first_row = 0;
     pass->ctx.first_token = cb_cache_length(pass->ctx.cache);
-    int64_t tokens = model->architecture->images ? 0 : input->shape[1];
+    int64_t tokens = model->architecture->images || model->architecture->series ? 0 : input->shape[1];
     if (!cb_blend_check(pass->ctx.blend, pass->ctx.blend_weights, input->shape[0], tokens))
         return false;
     const cb_tensor *tasks = pass->ctx.tasks;
@@ -307,7 +307,8 @@ static bool rows_begin(cb_pass *pass, const cb_model *model, const cb_tensor *in
 
 static bool pass_begin(cb_pass *pass, cb_model *model, const cb_tensor *input)
 {
-    bool (*begin)(cb_pass *, cb_model *, const cb_tensor *) = model->architecture->images ? cb_pixels_begin : tokens_begin;
+    const cb_architecture *a = model->architecture;
+    bool (*begin)(cb_pass *, cb_model *, const cb_tensor *) = a->images ? cb_pixels_begin : a->series ? cb_series_begin : tokens_begin;
     return begin(pass, model, input) && rows_begin(pass, model, input);
 }
 
@@ -622,6 +623,10 @@ cb_tensor *cb_model_loss(cb_model *model, cb_tensor *ids, cb_tensor *targets, do
 {
     if (!model || !ids || !targets)
         return NULL;
+    if (model->architecture->series) {
+        cb_fail(CB_ERR_UNSUPPORTED, "model: a forecaster's loss is of numbers that are not normalised: cb_train_forecasting()");
+        return NULL;
+    }
     cb_scope *scope = cb_scope_open();
     if (!scope)
         return NULL;

@@ -59,7 +59,7 @@ static bool configure_labels(cb_model *model, int64_t asked)
 {
     cb_head_kind kind = model->head_plan->kind;
     const json_t *names = json_object_get(model->json, "id2label");
-    if (kind < CB_HEAD_SEQUENCE_CLASSIFICATION || kind == CB_HEAD_NONE)
+    if (kind < CB_HEAD_SEQUENCE_CLASSIFICATION || kind == CB_HEAD_NONE || kind == CB_HEAD_FORECASTING)
         return true;
     int64_t labels = json_is_object(names) ? (int64_t)json_object_size(names) : kind == CB_HEAD_DENSE_REGRESSION ? 1 : 2;
     labels = cb_json_int(model->config_path, model->json, "num_labels", labels);
@@ -187,6 +187,23 @@ static bool build_labels(cb_model *model, cb_weight_source *source)
     return true;
 }
 
+/* Of series, a number for each step that is foretold. */
+static bool build_forecast(cb_model *model, cb_weight_source *source)
+{
+    const cb_head_plan *plan = model->head_plan;
+    int64_t channels = plan->each_channel ? 1 : model->config.targets;
+    model->head = linear_named(source, model, plan->output, model->config.prediction * channels, plan->bias);
+    return model->head;
+}
+
+static bool build_output(cb_model *model, cb_weight_source *source)
+{
+    cb_head_kind kind = model->head_plan->kind;
+    if (kind == CB_HEAD_FORECASTING)
+        return build_forecast(model, source);
+    return (kind == CB_HEAD_CAUSAL_LM || kind == CB_HEAD_MASKED_LM ? build_vocabulary : build_labels)(model, source);
+}
+
 static bool build_projection(cb_model *model, cb_weight_source *source)
 {
     const cb_model_config *c = &model->config;
@@ -210,8 +227,7 @@ bool cb_head_build(cb_model *model, cb_weight_source *source)
     bool words = plan->kind == CB_HEAD_CAUSAL_LM || plan->kind == CB_HEAD_MASKED_LM;
     if (model->head_asked)
         cb_source_allow_new(source, model->head_seed, words ? NULL : plan->output);
-    if (!cb_ok() || !build_inner(model, source) || !build_projection(model, source) ||
-        (plan->output && !(words ? build_vocabulary : build_labels)(model, source)))
+    if (!cb_ok() || !build_inner(model, source) || !build_projection(model, source) || (plan->output && !build_output(model, source)))
         return false;
     cb_layer_visit(model->root, mark_head, &first);
     if (cb_source_new(source) && !(model->head_new = cb_strdup(cb_source_new(source))))
@@ -352,6 +368,8 @@ cb_tensor *cb_head_run(const cb_model *model, cb_tensor *hidden, const cb_contex
                 model->architecture->class_prefix, model->head_plan->class_end);
         return NULL;
     }
+    if (model->architecture->series)
+        return cb_series_arrange(model, cb_linear_forward(model->head, hidden, ctx));
     if (cb_head_judges_places(model))
         return cb_conv2d_forward(model->head, maps_of(model, hidden), ctx);
     if (model->head_plan->maps_first)

@@ -55,6 +55,7 @@ typedef struct cb_model_config {
     int64_t end_token;      /* of texts whose features are its */
     int64_t first_position; /* RoBERTa's kin: the row of a text's first position, since the first rows stand for padding */
     int64_t channels, image_size[2], patch_size[2]; /* of images: height, width; image_size 0: any */
+    int64_t nodes, context, prediction, targets;    /* of series: nodes 0: any; steps that are read and foretold, channels that are */
     double eps, initializer_range;
     double initial_value; /* of what starts as one number: ConvNeXt's layer scales, CLIP's logit_scale */
     bool tied;
@@ -107,6 +108,7 @@ typedef struct cb_head_plan {
     bool group_bias;                   /* the bias of `output` stands beside it: cls.predictions.bias */
     cb_pooling pooling;                /* of heads that judge rows */
     bool maps_first;                   /* of them: `output` is a convolution, and its rectified maps are averaged (SqueezeNet) */
+    bool each_channel;                 /* of series: `output` gives the steps of one channel at a time */
 } cb_head_plan;
 
 struct cb_architecture;
@@ -183,6 +185,7 @@ typedef struct cb_architecture {
     const cb_head_plan *heads;             /* ends with kind 0; what most of its kin have is the first */
     bool bidirectional;                    /* a token sees what comes after it: such a model cannot generate */
     bool images;                           /* it takes pixels (B, C, H, W), and cb_pass.ctx has no positions; else ids */
+    bool series;                           /* it takes numbers in time (B, T, N, C), likewise */
     bool (*configure)(cb_model *model);
     bool (*build)(cb_model *model, cb_weight_source *source);
     cb_tensor *(*embed)(cb_model *model, cb_tensor *ids, const cb_pass *pass);  /* (B, T) -> (B, T, C); pixels: what blocks take */
@@ -205,6 +208,8 @@ extern const cb_architecture cb_mobilenet_v2_family[];
 extern const cb_architecture cb_swin_family[];
 extern const cb_architecture cb_unet_family[];
 extern const cb_architecture cb_squeezenet_family[];
+extern const cb_architecture cb_gcgru_family[];
+extern const cb_architecture cb_dlinear_family[];
 
 /* ---- configuration ---- */
 
@@ -275,6 +280,8 @@ cb_layer *cb_source_conv(cb_weight_source *source, cb_layer *parent, const char 
 cb_layer *cb_source_conv_of(cb_weight_source *source, cb_layer *parent, const char *name, int64_t in, int64_t out, const int64_t kernel[2],
                             cb_conv_options options, bool bias, cb_initial initial);
 cb_layer *cb_source_batch_norm(cb_weight_source *source, cb_layer *parent, const char *name, int64_t channels, double eps);
+/* A buffer of the layer, f32 in memory of its own: from the checkpoint, checked, or `otherwise` everywhere. */
+bool cb_source_buffer(cb_weight_source *source, cb_layer *layer, const char *name, double otherwise, int ndim, const int64_t *shape);
 /* The head of a vocabulary, which is tied to the embedding where the config says so and the checkpoint has no other. */
 cb_layer *cb_source_head(cb_weight_source *source, cb_model *model, cb_layer *parent, const char *name, bool bias);
 /* Whether there is a weight of this name, or there are none to look for. */
@@ -351,6 +358,15 @@ cb_tensor *cb_pixels_channels_in_front(cb_tensor *x);
  * before them.  Another size than the config's: see cb_context.interpolate_positions. */
 cb_tensor *cb_pixels_add_positions(const cb_model *model, cb_tensor *x, cb_tensor *positions, int64_t extra, const cb_tensor *pixels,
                                    const cb_context *ctx);
+
+/* ---- series of numbers in time (series.c) ---- */
+
+/* Reads num_nodes (otherwise: `nodes`), num_input_channels, num_targets, context_length and prediction_length. */
+bool cb_series_configure(cb_model *model, int64_t nodes);
+/* Checks numbers (B, T, N, C), and that the context asks for nothing that series do not have. */
+bool cb_series_begin(cb_pass *pass, cb_model *model, const cb_tensor *x);
+/* What the last layer gives, (B, N, T C) or (B, N, C, T), as a forecast (B, T, N, C). */
+cb_tensor *cb_series_arrange(const cb_model *model, cb_tensor *y);
 
 /* ---- convolutional networks (conv_unit.c) ---- */
 

@@ -11,7 +11,8 @@
 
 static const cb_architecture *const families[] = {cb_llama_family,        cb_gpt2_family,   cb_bert_family, cb_deberta_family,
                                                   cb_vit_family,          cb_resnet_family, cb_clip_family, cb_convnext_family,
-                                                  cb_mobilenet_v2_family, cb_swin_family,   cb_unet_family, cb_squeezenet_family};
+                                                  cb_mobilenet_v2_family, cb_swin_family,   cb_unet_family, cb_squeezenet_family,
+                                                  cb_gcgru_family,        cb_dlinear_family};
 #define FAMILY_COUNT (sizeof families / sizeof *families)
 #define MOST_TYPES   32
 
@@ -123,7 +124,7 @@ static json_t *read_config(const char *path)
 /* A recursive model's blocks share the weights of the first few (Bae et al. 2025, arXiv:2410.20672). */
 static bool configure_shared(cb_model *model)
 {
-    if (model->architecture->images)
+    if (model->architecture->images || model->architecture->series)
         return cb_fail(CB_ERR_UNSUPPORTED, "%s: model_type is \"" CB_RECURSIVE "%s\", expected a model of text where blocks are shared",
                        model->config_path, model->architecture->model_type) == CB_OK;
     int64_t shared = cb_json_int(model->config_path, model->json, "num_shared_layers", 0);

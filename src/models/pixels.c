@@ -27,6 +27,8 @@ bool cb_pixels_configure_patches(cb_model *model, int64_t image_size, int64_t pa
 cb_image_format cb_model_image_format(const cb_model *model)
 {
     const cb_model_config *c = &model->config;
+    if (model->architecture->series)
+        return (cb_image_format){0};
     return (cb_image_format){.channels = c->channels, .height = c->image_size[0], .width = c->image_size[1]};
 }
 

@@ -338,23 +338,26 @@ cb_layer *cb_source_conv(cb_weight_source *source, cb_layer *parent, const char 
     return cb_source_conv_of(source, parent, name, in, out, (const int64_t[]){kernel, kernel}, options, bias, initial);
 }
 
-/* From the checkpoint, or `otherwise`; memory of the layer's own, since it moves in training. */
-static bool source_statistics(cb_weight_source *source, cb_layer *layer, const char *name, double otherwise)
+bool cb_source_buffer(cb_weight_source *source, cb_layer *layer, const char *name, double otherwise, int ndim, const int64_t *shape)
 {
     const cb_model *model = source->model;
     char *full = cb_layer_weight_name(layer, name);
     cb_scope *scope = full ? cb_scope_open() : NULL;
-    cb_tensor *t = scope ? cb_full(CB_F32, otherwise, layer->out_features) : NULL;
-    bool ok = t;
-    if (ok && model->file) {
-        const cb_weight_entry *entry = find(model, full);
-        ok = entry_check(model, full, entry, 1, &layer->out_features) && cb_copy_into(t, cb_weight_entry_tensor(entry));
-    }
-    ok = ok && cb_layer_add_buffer(layer, name, t);
+    bool ok = scope;
+    const cb_weight_entry *entry = ok && model->file ? find(model, full) : NULL;
+    ok = ok && (!model->file || entry_check(model, full, entry, ndim, shape));
+    cb_tensor *t = ok ? cb_full_nd(CB_F32, otherwise, ndim, shape) : NULL;
+    ok = t && (!entry || cb_copy_into(t, cb_weight_entry_tensor(entry))) && cb_layer_add_buffer(layer, name, t);
     if (scope)
         cb_scope_close(scope);
     cb_free(full);
     return ok;
+}
+
+/* Memory of the layer's own, since it moves in training. */
+static bool source_statistics(cb_weight_source *source, cb_layer *layer, const char *name, double otherwise)
+{
+    return cb_source_buffer(source, layer, name, otherwise, 1, &layer->out_features);
 }
 
 /* How many batches the statistics have seen; files of old have no such tensor. */

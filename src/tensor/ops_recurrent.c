@@ -74,6 +74,20 @@ static state gru_step(cb_tensor *x, cb_tensor *hh, cb_tensor *h)
     return CB_RECORD(&cb_op_gru_cell, y, ins, saves, &s, sizeof s) ? (state){y, NULL} : failed;
 }
 
+cb_tensor *cb_gru_cell(cb_tensor *x, cb_tensor *hh, cb_tensor *h)
+{
+    if (!x || !hh || !h)
+        return NULL;
+    bool fits = x->ndim == 2 && h->ndim == 2 && cb_same_shape(x, hh) && x->shape[0] == h->shape[0] && x->shape[1] == 3 * h->shape[1] &&
+                x->dtype == h->dtype && hh->dtype == h->dtype && (h->dtype == CB_F32 || h->dtype == CB_F64);
+    if (!fits) {
+        cb_fail(CB_ERR_SHAPE, "gru_cell: gates %s and %s for a state %s, expected (B, 3 H) twice and (B, H), all f32 or f64",
+                cb_shape_text(x), cb_shape_text(hh), cb_shape_text(h));
+        return NULL;
+    }
+    return gru_step(x, cb_contiguous(hh), h).h;
+}
+
 /* ---- one layer in one direction ---- */
 
 /* What a step makes beside its state lives as long as the tape needs it. */

@@ -31,7 +31,7 @@ static bool collect(void *user, cb_layer *layer)
         if (!add_tensor(list, cb_layer_weight_name(layer, name), layer->weights[i].tensor))
             return false;
     }
-    layer->moves = layer->buffer_count > 0;
+    layer->moves = layer->kind == CB_LAYER_NORM && layer->buffer_count > 0;
     return true;
 }
 

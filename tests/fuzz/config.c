@@ -9,7 +9,9 @@
 
 static const struct {
     const char *word, *path;
-} models[] = {{"unet", "dense/unet"},
+} models[] = {{"gcgru", "forecasting/gcgru"},
+              {"dlinear", "forecasting/dlinear"},
+              {"unet", "dense/unet"},
               {"_window", "timm/swin"},
               {"_patch", "timm/vit"},
               {"convnext_", "timm/convnext"},

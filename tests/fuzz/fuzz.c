@@ -101,11 +101,14 @@ void fuzz_touch(const void *data, size_t size)
     __asm__ volatile("" : : "r"(sum)); /* the sum is of use to nobody */
 }
 
-/* Five tokens, or an image of the model's size or a small one. */
+/* Five tokens, an image of the model's size or a small one, or series of two nodes where the model does not say how many. */
 static cb_tensor *fuzz_input(const cb_model *model)
 {
     static const int32_t ids[] = {1, 0, 2, 3, 1};
     cb_image_format format = cb_model_image_format(model);
+    cb_series_format series = cb_model_series_format(model);
+    if (series.context)
+        return cb_full(CB_F32, 0.5, 1, series.context, series.nodes ? series.nodes : 2, series.channels);
     if (!format.channels)
         return cb_from(CB_I32, ids, 1, sizeof ids / sizeof *ids);
     return cb_full(CB_F32, 0.5, 1, format.channels, format.height ? format.height : 20, format.width ? format.width : 17);
