@@ -69,7 +69,7 @@ if(TARGET cambium AND EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/run.sh)
   register_test(cli_images sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/images.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
   register_test(cli_dense sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/dense.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
   register_test(cli_dense_page ${page} docs/dense.md out/unet/preprocessor_config.json out/adapter/labels.json out/merged/model.safetensors
-    out/maps/05.png)
+    out/maps/05.png out/depths/05.png out/facing/labels.json out/salient/preprocessor_config.json)
   register_test(cli_forecasting_page ${page} docs/forecasting.md out/speeds/preprocessor_config.json out/adapter/preprocessor_config.json
     out/merged/preprocessor_config.json out/linear/model.safetensors)
   register_test(cli_tasks sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/tasks.sh $<TARGET_FILE:cambium> ${reference} ${scratch})

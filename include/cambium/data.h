@@ -48,12 +48,17 @@ typedef enum cb_objective {
     CB_OBJECTIVE_TOKEN_CLASSIFICATION,    /* a label of each word; its first token is judged */
     CB_OBJECTIVE_IMAGE_CLASSIFICATION,    /* one label of several, of an image: cb_dataset_open_images() */
     CB_OBJECTIVE_SEMANTIC_SEGMENTATION,   /* the same, of each place of an image: likewise */
+    CB_OBJECTIVE_DEPTH_ESTIMATION,        /* of each place how far it is */
+    CB_OBJECTIVE_SURFACE_NORMALS,         /* which way it faces, a vector of length 1: x to the right, y, z */
+    CB_OBJECTIVE_SALIENCY,                /* whether it stands out, from 0 to 1 */
     CB_OBJECTIVE_RETRIEVAL,               /* groups of an anchor, its positive and hard negatives */
     CB_OBJECTIVE_SIMILARITY,              /* groups of two sentences, with a score */
     CB_OBJECTIVE_RANKING,                 /* groups of documents, each read together with the query that they have in common */
     CB_OBJECTIVE_FORECASTING              /* what series of numbers come to: cb_series_windows() */
 } cb_objective;
 CB_API bool cb_objective_is_labelled(cb_objective objective);
+CB_API bool cb_objective_is_of_places(cb_objective objective); /* of images: labels or numbers */
+CB_API int cb_objective_numbers(cb_objective objective);       /* numbers of a place: 1 or 3; 0: it has none */
 
 typedef struct cb_data_options {
     cb_string_list data; /* files, directories or "-" */
@@ -224,7 +229,10 @@ typedef struct cb_image_data_options {
     cb_string_list label_maps;         /* maps of labels: a directory for each of `data`, of files of the same names */
     int64_t ignore_index;              /* in maps: places that do not count; -1: there are none */
     cb_string_list label_values;       /* in maps: the numbers that stand for labels 0, 1, ...; none: these themselves */
-    int64_t max_images;                /* 0: all */
+    double map_scale;              /* of maps of numbers: what files' numbers are divided by; 0: 1, of colours and saliency 255 or 65535 */
+    cb_string_list invalid_values; /* the numbers in files of places that do not count; none given: 0 of depths and normals; "none" */
+    double max_depth;              /* places that are further do not count; 0: all do */
+    int64_t max_images;            /* 0: all */
     bool shuffle_images, exif_transpose;
     int64_t max_pixels, loader_threads;
     /* these are not in the table: */
@@ -232,7 +240,7 @@ typedef struct cb_image_data_options {
     const cb_augment_options *augment;   /* of shuffled batches; NULL: none; copied */
     const cb_string_list *labels;        /* in the order of their numbers; NULL or empty: those of the data, sorted */
     bool labels_may_differ;              /* where the data's labels are not these, by name, the data's count */
-    cb_objective objective;              /* CB_OBJECTIVE_SEMANTIC_SEGMENTATION: images have maps; else a label each */
+    cb_objective objective;              /* one of places: images have maps; else a label each */
     const char *corruption;              /* of every image, as the model sees it; NULL: none */
     int severity;
     bool spread; /* unshuffled rows in an order that mixes the classes, for evaluations that stop early */
@@ -241,16 +249,18 @@ typedef struct cb_image_data_options {
 extern CB_API const cb_option cb_image_data_option_table[];
 
 /* A dataset of images and their labels.  Its batches hold `ids` (rows, channels, height, width) f32, normalised; targets (rows) i32, or, with mixup
- * or CutMix, (rows, labels) f32 of shares; of maps (rows, height, width) i32, -100 where a place does not count; no segments and no positions.  A row depends on seed, epoch and image alone; threads of the dataset
+ * or CutMix, (rows, labels) f32 of shares; of maps (rows, height, width) i32, -100 where a place does not count, or,
+ * of numbers, (rows, numbers, height, width) f32, NaN there; no segments and no positions.  A row depends on seed, epoch and image alone; threads of the dataset
  * decode those that come next.
  *
  * Some images are looked at: when they are far from mean 0 and deviation 1 after normalisation, a warning says so with the numbers (a wrong mean costs
  * accuracy without any other sign).  Errors name the file; a label that is not among `labels` is one.  Directories hold files as
  * torchvision's ImageFolder takes them, but links to directories are not followed. */
 CB_API cb_dataset *cb_dataset_open_images(const cb_image_data_options *options);
-/* Of a dataset with maps: writes `labels`, the numbers (8 bits) that were found for a row of the unshuffled data, into DIRECTORY/name.png, as the data's
- * maps have them, and in the size of the image where its processor cuts nothing off.  The file must not be there yet. */
-CB_API bool cb_dataset_write_map(const cb_dataset *data, int64_t row, const cb_image *labels, const char *directory);
+/* Of a dataset with maps: writes `map`, the labels (8 bits) or numbers (f32, those of a place side by side) that were found for a row of the unshuffled
+ * data, into DIRECTORY/name.png, or .npy where the data's own map is one, as the data's maps have them, and in the size of the image where its
+ * processor cuts nothing off.  The file must not be there yet. */
+CB_API bool cb_dataset_write_map(const cb_dataset *data, int64_t row, const cb_image *map, const char *directory);
 
 /* ---- series of numbers in time ---- */
 

@@ -169,8 +169,9 @@ CB_API void cb_records_close(cb_records *records); /* NULL is allowed */
 
 /* ---- NumPy arrays ---- */
 
-/* Writes values (rows, columns) as an .npy file, atomically. */
-CB_API bool cb_npy_write(const char *path, const float *values, size_t rows, size_t columns);
+enum { CB_NPY_DIMS = 4 };
+/* Writes values (shape) of up to four dimensions as an .npy file, atomically. */
+CB_API bool cb_npy_write(const char *path, const float *values, int ndim, const int64_t *shape);
 
 /* ---- TensorBoard events ---- */
 

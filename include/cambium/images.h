@@ -20,8 +20,9 @@ extern "C" {
 /* Rows from the top, without gaps, channels side by side (height, width, channels).  Zero-initialise; free with cb_image_free(). */
 typedef struct cb_image {
     int64_t width, height;
-    int channels;    /* 1: grey, or labels; 3: red, green, blue */
-    int bits;        /* 8, or 16: pixels are uint16_t in this machine's order */
+    int channels; /* 1: grey, or labels; 3: red, green, blue */
+    int bits; /* 8, or 16: pixels are uint16_t in this machine's order; 32, of maps: numbers of 4 bytes, f32 or int32_t as who made them knows,
+                      * which are cut, mirrored and picked, not mixed */
     uint8_t *pixels; /* owned */
 } cb_image;
 
@@ -117,7 +118,7 @@ CB_API bool cb_image_processor_size(const cb_image_processor *processor, int64_t
 /* Converts, resizes and cuts, but leaves levels as they are. */
 CB_API bool cb_image_processor_fit(const cb_image_processor *processor, const cb_image *image, cb_image *out);
 /* The same of a map: what is known of each place of an image (labels, depths).  Its numbers are picked, not mixed, whatever the processor's filter
- * and channels; of 8 or 16 bits.  What lies outside is 0. */
+ * and channels; of 8, 16 or 32 bits.  What lies outside is 0. */
 CB_API bool cb_image_processor_fit_map(const cb_image_processor *processor, const cb_image *map, cb_image *out);
 /* Levels to numbers: (channels, height, width) f32, rescaled and normalised. */
 CB_API bool cb_image_processor_normalize(const cb_image_processor *processor, const cb_image *image, float *pixels);
@@ -147,10 +148,13 @@ CB_API cb_rng cb_image_rng(uint64_t seed, int64_t epoch, int64_t item);
  * not normalised yet. */
 CB_API bool cb_image_augment(const cb_augment_options *options, const cb_image_processor *processor, cb_rng *rng, const cb_image *image,
                              cb_image *out);
-/* The same draws for an image and a map of it, which has its size: both are cut and mirrored alike, and the map keeps its numbers.  Neither
- * auto_augment nor mixing: CB_ERR_UNSUPPORTED. */
+/* The same draws for an image and a map of it, which has its size: both are cut and mirrored alike, and the map keeps its numbers; whether they were
+ * mirrored (NULL: not asked) matters to directions.  Neither auto_augment nor mixing: CB_ERR_UNSUPPORTED. */
+typedef struct cb_image_mirrored {
+    bool across, down;
+} cb_image_mirrored;
 CB_API bool cb_image_augment_map(const cb_augment_options *options, const cb_image_processor *processor, cb_rng *rng, const cb_image *image,
-                                 const cb_image *map, cb_image *out, cb_image *map_out);
+                                 const cb_image *map, cb_image *out, cb_image *map_out, cb_image_mirrored *mirrored);
 /* Of normalised pixels (channels, height, width): blanks a rectangle with the options' probability. */
 CB_API void cb_image_erase(const cb_augment_options *options, cb_rng *rng, int channels, int64_t height, int64_t width, float *pixels);
 

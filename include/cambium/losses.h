@@ -35,6 +35,20 @@ CB_API cb_tensor *cb_soft_cross_entropy(cb_tensor *logits, cb_tensor *probabilit
  * elsewhere, sums over the places whose target (N) i32 or i64 is not negative.  Milletari et al. 2016, arXiv:1606.04797, without its squares. */
 CB_API cb_tensor *cb_dice_loss(cb_tensor *logits, cb_tensor *targets);
 
+/* ---- numbers of the places of images ---- */
+
+typedef enum cb_dense_loss_kind {
+    CB_DENSE_L2, /* mean over K of squares */
+    CB_DENSE_L1, /* mean over K of distances */
+    CB_DENSE_SILOG, /* K 1, all positive: with d = log x - log target of an image's N places sum d^2 - (sum d)^2 / (2 N), which half forgives a scale
+                      * that is wrong everywhere; x below 1e-6 is taken to be that.  Eigen et al. 2014, arXiv:1406.2283 */
+    CB_DENSE_COSINE, /* 1 - cosine of the vectors of K numbers */
+    CB_DENSE_BCE     /* mean over K of the binary cross-entropy of logits x */
+} cb_dense_loss_kind;
+extern CB_API const char *const cb_dense_loss_names[]; /* by kind: l2, l1, silog, cosine, bce; then NULL */
+/* The sum over places of x against targets, both (B, K, H, W); f32, of f64 f64.  A place of which a target is NaN does not count. */
+CB_API cb_tensor *cb_dense_loss(cb_tensor *x, cb_tensor *targets, cb_dense_loss_kind kind);
+
 /* x / max(|x|, 1e-12) along `dim`, as torch.nn.functional.normalize. */
 CB_API cb_tensor *cb_normalize(cb_tensor *x, int dim);
 

@@ -233,6 +233,36 @@ CB_API double cb_psnr(const float *a, const float *b, size_t n, double range);
  * them, K 0.01 and 0.03; mean over places and channels.  H and W are at least 11. */
 CB_API double cb_ssim(const float *a, const float *b, size_t channels, size_t height, size_t width, double range);
 
+/* Numbers of the places of images, summed up image by image; zero-initialise.  A place whose target (the first of its numbers) is NaN does not
+ * count, and an image without others is passed over. */
+typedef struct cb_depth_errors { /* all but `images` are sums of means over each image's places (Eigen et al. 2014) */
+    double images;
+    double abs_rel; /* |found - target| / target */
+    double rmse;    /* root of the mean square */
+    double delta1;  /* share where the larger is less than 1.25 of the smaller */
+    double silog;   /* root of the variance of log found - log target */
+} cb_depth_errors;
+/* An image of n places: found above 0, targets above 0. */
+CB_API void cb_depth_errors_add(cb_depth_errors *errors, const float *found, const float *target, size_t n);
+typedef struct cb_normal_errors { /* sums over all places */
+    double places;
+    double angle;                           /* between the two, in degrees */
+    double within_11, within_22, within_30; /* of at most 11.25, 22.5 and 30 degrees */
+} cb_normal_errors;
+/* Vectors (3, n) of any length above 0. */
+CB_API void cb_normal_errors_add(cb_normal_errors *errors, const float *found, const float *target, size_t n);
+enum { CB_SALIENCY_LEVELS = 256 };
+typedef struct cb_saliency_errors {
+    double images, absolute; /* sum of mean |found - target| */
+    double judged;           /* images with a place that stands out (target above 1/2) */
+    double precision[CB_SALIENCY_LEVELS],
+        recall[CB_SALIENCY_LEVELS]; /* of these, of the places with 255 found, rounded, of the level or more */
+} cb_saliency_errors;
+/* Probabilities. */
+CB_API void cb_saliency_errors_add(cb_saliency_errors *errors, const float *found, const float *target, size_t n);
+/* The highest over levels of F, with 0.3 for the square of beta, of the means of precision and recall over images (Achanta et al. 2009). */
+CB_API double cb_saliency_max_f(const cb_saliency_errors *errors);
+
 typedef struct cb_surface_distance {
     double maximum, percentile95, mean;
 } cb_surface_distance;

@@ -8,6 +8,7 @@
 #ifndef CAMBIUM_MODELS_H
 #define CAMBIUM_MODELS_H
 
+#include "cambium/losses.h"
 #include "cambium/nn.h"
 #include "cambium/tokenizer.h"
 
@@ -27,6 +28,9 @@ typedef enum cb_head_kind {
     CB_HEAD_IMAGE_CLASSIFICATION,    /* ...ForImageClassification: a label of each image, (B, K) */
     CB_HEAD_SEMANTIC_SEGMENTATION,   /* ...ForSemanticSegmentation: a label of each place of an image, (B, K, h, w) */
     CB_HEAD_DENSE_REGRESSION,        /* ...ForDenseRegression: K numbers of each place, (B, K, h, w) */
+    CB_HEAD_DEPTH_ESTIMATION,        /* ...ForDepthEstimation: how far each place is, as softplus of it, (B, 1, h, w) */
+    CB_HEAD_SURFACE_NORMALS,         /* ...ForSurfaceNormals: which way it faces, (B, 3, h, w): x to the right, y, z; of any length */
+    CB_HEAD_SALIENCY,                /* ...ForSaliency: whether it stands out, a logit, (B, 1, h, w) */
     CB_HEAD_FORECASTING,             /* ...ForPrediction: what series come to, (B, prediction, nodes, targets) */
     CB_HEAD_NONE                     /* ...Model */
 } cb_head_kind;
@@ -155,6 +159,15 @@ CB_API cb_tensor *cb_model_loss(cb_model *model, cb_tensor *ids, cb_tensor *targ
 CB_API cb_tensor *cb_model_hidden_loss(cb_model *model, cb_tensor *hidden, cb_tensor *targets, double normalizer, const cb_context *ctx);
 /* The same of the logits (B, K), (B, T, K) or (B, K, h, w) of a model that classifies. */
 CB_API cb_tensor *cb_model_label_loss(const cb_model *model, cb_tensor *logits, cb_tensor *targets, double normalizer);
+/* Numbers of places: logits (B, K, h, w), brought bilinearly to a size, as what they say, f32: depths, normals of length 1, probabilities.  Of
+ * CB_HEAD_DENSE_REGRESSION, and of labels, they are what they were. */
+CB_API cb_tensor *cb_model_places(const cb_model *model, cb_tensor *logits, int64_t height, int64_t width);
+/* By which loss they are learned, of targets (B, K, H, W) f32 that are NaN where a place does not count: config.json's dense_loss, or the first of
+ * silog, l1, l2 (depth); cosine, l1, l2 (normals); bce, l1, l2 (saliency).  The loss is that of what is said (bce: of logits); cb_model_loss()
+ * divides its sum by `normalizer`, or the places that count.  NULL: the model gives no such numbers. */
+CB_API const char *cb_model_dense_loss(const cb_model *model);
+/* Another of them, by its name; it is written into config.json with the model.  CB_ERR_ARGUMENT where it is none of the head's. */
+CB_API bool cb_model_set_dense_loss(cb_model *model, const char *name);
 /* Hidden states to logits, with the modules of the head's layers. */
 CB_API cb_tensor *cb_model_head(cb_model *model, cb_tensor *hidden, const cb_context *ctx);
 /* The layer that ends with: its weight is (vocabulary or labels, width), of a language model tied to the embedding where the model ties

@@ -182,8 +182,9 @@ CB_API cb_problem cb_objective_problem(cb_objective objective);
 /* What an adapter that trains a head is for. */
 typedef struct cb_adapter_labels {
     cb_objective objective;
-    cb_string_list names; /* in the order of their numbers */
-    bool named;           /* by labels.json; else the names stand for none, and the objective is the likeliest for so many */
+    cb_string_list names;   /* in the order of their numbers */
+    const char *dense_loss; /* of numbers of places: cb_model_set_dense_loss(); NULL: the usual one */
+    bool named;             /* by labels.json; else the names stand for none, and the objective is the likeliest for so many */
 } cb_adapter_labels;
 /* Writes labels.json into an adapter's directory: the model's id2label, label2id and problem_type, and the task.  Of a model without
  * labels, removes one that an earlier adapter left there. */
@@ -298,8 +299,9 @@ CB_API bool cb_evaluate_pseudo_perplexity(cb_model *model, int32_t mask, const c
  * cb_encodings_free(), also on failure. */
 CB_API bool cb_encode_sentences(const cb_tokenizer *tokenizer, const cb_string_list *files, int64_t max_records, int64_t max_length,
                                 cb_encodings *out);
-/* Takes the labels (8 bits) that were found for the places of a row of the data; false stops with the error that it recorded. */
-typedef bool cb_map_callback(void *user, int64_t row, const cb_image *labels);
+/* Takes the labels (8 bits), or numbers (f32, those of a place side by side), that were found for the places of a row of the data; false stops with the
+ * error that it recorded. */
+typedef bool cb_map_callback(void *user, int64_t row, const cb_image *map);
 
 /* What a model says of rows with labels. */
 typedef struct cb_predictions {
@@ -310,6 +312,7 @@ typedef struct cb_predictions {
     int64_t *starts; /* (rows + 1) where each row's begin in `words` */
     /* of places of images there are neither: */
     cb_class_counts *counts; /* (labels) */
+    double *errors;          /* of numbers: a cb_depth_errors, cb_normal_errors or cb_saliency_errors */
     cb_map_callback *see;    /* gets each row's map, in the process that made it; may be NULL */
     void *user;
     float *shared; /* room for others' counts */
@@ -331,10 +334,13 @@ struct cb_evaluation {
  *     regression               pearson, spearman, mse
  *     image classification     accuracy, top5_accuracy (of more than five labels), f1_macro, calibration_error (expected, of 15 bins)
  *     semantic segmentation    mean_iou, pixel_accuracy, dice (means over the labels that targets or predictions have)
+ *     depth estimation         delta1, abs_rel, rmse, silog (means over images)
+ *     surface normals          within_11, within_22, within_30 (shares of places), mean_angle (degrees)
+ *     saliency                 max_f, mae
  *     words                    f1, precision, recall (of entities, as seqeval), accuracy (of words)
  * `data` must have as many labels as the model (CB_ERR_ARGUMENT).  At most `max_batches` batches (0: all). */
 CB_API bool cb_evaluate(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches, cb_evaluation *result);
-/* The same of segmentation, with all maps. */
+/* The same of places, with all maps. */
 CB_API bool cb_evaluate_maps(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches, cb_map_callback *see, void *user,
                              cb_evaluation *result);
 /* The same by what->evaluate, where there is one. */

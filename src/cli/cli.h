@@ -186,6 +186,7 @@ typedef struct cli_task_settings {
     int task;
     char *labels_file;
     cb_string_list labels; /* with those of the file, once cli_task_open() has read it */
+    char *dense_loss;      /* NULL: the usual one */
 } cli_task_settings;
 extern const cb_option cli_task_table[];
 extern const char *const cli_task_names[]; /* "auto", then those with labels as cb_objective has them */
@@ -198,9 +199,10 @@ typedef struct cli_task {
     bool forecasts; /* of series */
     bool asked;     /* by --task: images then bring labels of their own, where they have not the model's */
     cb_objective objective;
-    cb_string_list labels; /* that are known before the data is read; none: those of the data */
-    bool follows;          /* the adapter brings the head */
-    int64_t held;          /* labels of the head that an adapter without names for them brings; 0: none */
+    cb_string_list labels;  /* that are known before the data is read; none: those of the data */
+    bool follows;           /* the adapter brings the head */
+    int64_t held;           /* labels of the head that an adapter without names for them brings; 0: none */
+    const char *dense_loss; /* of numbers of places, as asked or as the adapter was trained; NULL: neither says */
 } cli_task;
 /* From what is asked, what the adapter in `adapter` (NULL: none) was trained for, and what the model in `model` (or the config.json of that name) is. */
 bool cli_task_open(cli_task *task, cli_task_settings *settings, const char *model, const char *adapter);
@@ -250,7 +252,7 @@ typedef struct cli_maps {
     const char *directory; /* NULL: none are written */
     const cb_dataset *data;
 } cli_maps;
-bool cli_maps_see(void *maps, int64_t row, const cb_image *labels); /* a cb_map_callback */
+bool cli_maps_see(void *maps, int64_t row, const cb_image *map); /* a cb_map_callback */
 void cli_maps_json(json_t *object, const cb_predictions *predictions, const cb_string_list *names);
 void cli_maps_print(const cb_predictions *predictions, const cb_string_list *names);
 

@@ -84,7 +84,7 @@ static bool write_vectors(const char *output, const float *vectors, size_t count
     if (!output)
         return cb_rehearsing() || write_lines(NULL, vectors, count, dimension);
     if (cb_ends_with(output, ".npy"))
-        return cb_npy_write(output, vectors, count, dimension);
+        return cb_npy_write(output, vectors, 2, (const int64_t[]){(int64_t)count, (int64_t)dimension});
     cb_writer *w = cb_writer_open(output);
     if (w && write_lines(w, vectors, count, dimension))
         return cb_writer_commit(w);

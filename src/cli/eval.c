@@ -245,7 +245,7 @@ static bool labels(cli_call *call, settings *s, const cli_base *base)
     s->text.labels = cb_model_label_names(base->model);
     if (!images)
         cli_fit_sequence_length(call, &s->text, base->model);
-    bool maps = s->text.objective == CB_OBJECTIVE_SEMANTIC_SEGMENTATION;
+    bool maps = cb_objective_is_of_places(s->text.objective);
     if (!ready_for_predictions(s, maps))
         return false;
     cb_dataset *data = images ? open_images(s, base) : cb_dataset_open(base->tokenizer, &s->text);
@@ -273,6 +273,9 @@ static const char *const task_names[] = {"auto",
                                          "token-classification",
                                          "image-classification",
                                          "semantic-segmentation",
+                                         "depth-estimation",
+                                         "surface-normals",
+                                         "saliency",
                                          "retrieval",
                                          "similarity",
                                          "ranking",
@@ -353,10 +356,10 @@ static const cb_option table[] = {
     CLI_ADAPTER_OPTION(settings),
     CB_OPT_STRING(settings, tokenizer, NULL, "PATH", "tokenizer.json or its directory; without it the model's own"),
     CB_OPT_ENUM(settings, dtype, 1, cli_dtype_names, "how activations are kept and products are computed"),
-    CB_OPT_STRING(
-        settings, predictions, NULL, "FILE",
-        "labels: what is predicted of each text or image, as JSONL; of the places of images: a new directory of label maps (PNG); "
-        "rankings: the scores of each line, or of a corpus a run of TREC"),
+    CB_OPT_STRING(settings, predictions, NULL, "FILE",
+                  "labels: what is predicted of each text or image, as JSONL; of the places of images: a new directory of maps (PNG, or "
+                  ".npy where the data's are); "
+                  "rankings: the scores of each line, or of a corpus a run of TREC"),
     CB_OPT_INT(settings, batch_size, 4, 1, 65536, "rows per forward pass"),
     CB_OPT_INT(settings, max_batches, 0, 0, 1e12, "forward passes at most; 0: all of the data"),
     CLI_DRY_RUN(settings, CLI_NEEDS_HELP),
@@ -440,7 +443,10 @@ const cli_command cli_eval = {
         "correlation; of words F1, precision and recall of whole entities; of images (docs/images.md) accuracy, that of the five likeliest "
         "labels, F1 "
         "and the expected calibration error, also under the corruptions of ImageNet-C; of the places of images (docs/dense.md) the mean "
-        "intersection over union, the share of places that are right, and Dice's coefficient.  Retrieval (docs/retrieval.md): nDCG, MRR, "
+        "intersection over union, the share of places that are right, and Dice's coefficient; of depths relative and root mean square "
+        "errors and "
+        "the share within 1.25, of normals the mean angle, of saliency the best F and the mean error.  Retrieval (docs/retrieval.md): "
+        "nDCG, MRR, "
         "MAP, "
         "recall "
         "and precision of the documents that a sentence encoder finds for queries, in files of BEIR's form or a directory of them, or of "

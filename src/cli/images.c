@@ -15,7 +15,7 @@ bool cli_takes_images(const cb_model *model)
 
 bool cli_is_of_images(cb_objective objective)
 {
-    return objective == CB_OBJECTIVE_IMAGE_CLASSIFICATION || objective == CB_OBJECTIVE_SEMANTIC_SEGMENTATION;
+    return objective == CB_OBJECTIVE_IMAGE_CLASSIFICATION || cb_objective_is_of_places(objective);
 }
 
 /* The directory that `path` is, or that a config.json of it lies in. */

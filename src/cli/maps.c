@@ -1,11 +1,11 @@
-/* maps.c: what evaluation says of the places of images: maps of labels as files, and how well each label is found. */
+/* maps.c: what evaluation says of the places of images: maps of labels or numbers as files, and how well each label is found. */
 #include "cli/cli.h"
 #include "core/json.h"
 
-bool cli_maps_see(void *maps_, int64_t row, const cb_image *labels)
+bool cli_maps_see(void *maps_, int64_t row, const cb_image *map)
 {
     const cli_maps *maps = maps_;
-    return cb_rehearsing() || cb_dataset_write_map(maps->data, row, labels, maps->directory);
+    return cb_rehearsing() || cb_dataset_write_map(maps->data, row, map, maps->directory);
 }
 
 static bool has_places(cb_class_counts c)

@@ -46,7 +46,8 @@ static cb_dataset *open_images(cli_corpus_settings *s, cb_model *model, int64_t 
 static bool image_corpus(cli_corpus *corpus, cli_corpus_settings *s, cb_model *model, int64_t seed)
 {
     corpus->train = open_images(s, model, seed);
-    if (!corpus->train || !cb_model_set_labels(model, cb_dataset_labels(corpus->train), CB_PROBLEM_SINGLE_LABEL))
+    if (!corpus->train ||
+        !cb_model_set_labels(model, cb_dataset_labels(corpus->train), cb_objective_problem(cb_dataset_objective(corpus->train))))
         return false;
     if (s->validation_split > 0)
         corpus->validation = cb_dataset_split(corpus->train, s->validation_split, (uint64_t)seed);

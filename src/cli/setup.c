@@ -328,7 +328,9 @@ static cb_model *load_with_head(const char *path, const cb_string_list *adapters
         options.head_follows = true;
     }
     cb_model *model = cb_ok() ? cb_model_load_with(path, options) : NULL;
-    if (model && labels.named && !cb_model_set_labels(model, &labels.names, cb_objective_problem(labels.objective))) {
+    bool named = model && labels.named;
+    if (named && (!cb_model_set_labels(model, &labels.names, cb_objective_problem(labels.objective)) ||
+                  (labels.dense_loss && !cb_model_set_dense_loss(model, labels.dense_loss)))) {
         cb_model_free(model);
         model = NULL;
     }

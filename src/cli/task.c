@@ -12,6 +12,9 @@ const char *const cli_task_names[] = {"auto",
                                       "token-classification",
                                       "image-classification",
                                       "semantic-segmentation",
+                                      "depth-estimation",
+                                      "surface-normals",
+                                      "saliency",
                                       "retrieval",
                                       "similarity",
                                       "ranking",
@@ -21,14 +24,19 @@ const char *const cli_task_names[] = {"auto",
 const cb_option cli_task_table[] = {
     CB_OPT_ENUM(cli_task_settings, task, 0, cli_task_names,
                 "what is predicted: one label of a text or a pair, any number of them, a number, a label of each word, one of an image, or "
-                "one of each place of it; "
+                "of each place of it one, how far it is, which way it faces, or whether it stands out (docs/dense.md); "
                 "retrieval, similarity: what a sentence encoder learns from pairs; ranking: how relevant a document is for a query, both "
                 "read together; forecasting: the next numbers of series; "
                 "auto: what the model, "
                 "or the adapter, is for"),
     CB_OPT_LIST(cli_task_settings, labels, NULL, "NAME,...",
                 "labels in the order of their numbers, instead of the model's, or, where it has none, of those in the data, sorted"),
-    CB_OPT_STRING(cli_task_settings, labels_file, NULL, "FILE", "the same, one a line"), CB_OPT_END};
+    CB_OPT_STRING(cli_task_settings, labels_file, NULL, "FILE", "the same, one a line"),
+    CB_OPT_STRING(
+        cli_task_settings, dense_loss, NULL, "NAME",
+        "of numbers of places: silog (of depths: scale-invariant, of logarithms), cosine (of normals), bce (of saliency), or l1 or l2; "
+        "without it the model's, or the one of these three"),
+    CB_OPT_END};
 
 cb_objective cli_task_objective(int index)
 {
@@ -74,6 +82,9 @@ static bool task_of_class(const char *class, cb_objective *objective)
         cb_objective objective;
     } classes[] = {{"ForImageClassification", CB_OBJECTIVE_IMAGE_CLASSIFICATION}, /* also ...WithTeacher */
                    {"ForSemanticSegmentation", CB_OBJECTIVE_SEMANTIC_SEGMENTATION},
+                   {"ForDepthEstimation", CB_OBJECTIVE_DEPTH_ESTIMATION},
+                   {"ForSurfaceNormals", CB_OBJECTIVE_SURFACE_NORMALS},
+                   {"ForSaliency", CB_OBJECTIVE_SALIENCY},
                    {"ForTokenClassification", CB_OBJECTIVE_TOKEN_CLASSIFICATION},
                    {"ForSequenceClassification", CB_OBJECTIVE_CAUSAL_LM}};
     *objective = CB_OBJECTIVE_CAUSAL_LM;
@@ -110,6 +121,7 @@ bool cli_task_open(cli_task *task, cli_task_settings *settings, const char *mode
                        .forecasts = forecasts,
                        .asked = settings->task,
                        .objective = cli_task_objective(settings->task)};
+    task->dense_loss = settings->dense_loss;
     bool trained = adapter && cb_adapter_labels_read(adapter, &saved), ok = cb_ok() && read_class(model, class, sizeof class);
     bool other = saved.named ? saved.objective != task->objective /* else the head is all that is known */
                              : cb_objective_head(saved.objective) != cb_objective_head(task->objective);
@@ -119,12 +131,15 @@ bool cli_task_open(cli_task *task, cli_task_settings *settings, const char *mode
         task->labelled = task->follows = true;
         task->objective = saved.named || !task->asked ? saved.objective : task->objective;
         task->held = saved.named ? 0 : (int64_t)saved.names.count;
+        task->dense_loss = task->dense_loss ? task->dense_loss : saved.dense_loss;
     } else if (ok && !settings->task && strncmp(class, "ForPrediction", strlen("ForPrediction")) == 0) {
         task->forecasts = true;
         task->objective = CB_OBJECTIVE_FORECASTING;
     } else if (ok && !task->labelled && !task->forecasts) { /* which it is of texts, the model knows when it is loaded */
         task->labelled = task_of_class(class, &task->objective);
     }
+    if (ok && settings->labels.count && cb_objective_numbers(task->objective))
+        ok = cli_refuse("--labels: %s is of numbers, which have no labels", name_of(task->objective));
     const cb_string_list none = {0}, *known = settings->labels.count ? &settings->labels : saved.named ? &saved.names : &none;
     if (ok && settings->labels.count && trained && settings->labels.count != saved.names.count)
         ok = cli_refuse("--labels: found %zu, expected %zu as %s has", settings->labels.count, saved.names.count, adapter);
@@ -181,12 +196,15 @@ cb_model *cli_task_model(cli_task *task, const char *path, bool config, uint64_t
     static const char *const classes[] = {[CB_HEAD_SEQUENCE_CLASSIFICATION] = "ForSequenceClassification",
                                           [CB_HEAD_TOKEN_CLASSIFICATION] = "ForTokenClassification",
                                           [CB_HEAD_IMAGE_CLASSIFICATION] = "ForImageClassification",
-                                          [CB_HEAD_SEMANTIC_SEGMENTATION] = "ForSemanticSegmentation"};
+                                          [CB_HEAD_SEMANTIC_SEGMENTATION] = "ForSemanticSegmentation",
+                                          [CB_HEAD_DEPTH_ESTIMATION] = "ForDepthEstimation",
+                                          [CB_HEAD_SURFACE_NORMALS] = "ForSurfaceNormals",
+                                          [CB_HEAD_SALIENCY] = "ForSaliency"};
     char class[64] = "";
     if (task->labelled && !read_class(path, class, sizeof class))
         return NULL;
     cb_head_kind kind = task->objective == CB_OBJECTIVE_CAUSAL_LM ? CB_HEAD_SEQUENCE_CLASSIFICATION : cb_objective_head(task->objective);
-    bool images = kind == CB_HEAD_IMAGE_CLASSIFICATION || kind == CB_HEAD_SEMANTIC_SEGMENTATION;
+    bool images = cli_is_of_images(task->objective);
     bool own = task->labelled && strncmp(class, classes[kind], images ? strlen(classes[kind]) : sizeof class) == 0;
     if (task->labelled && (!own || (images && task->asked) || task->labels.count || task->held || is_number(task->objective))) {
         options.head = kind;
@@ -202,6 +220,10 @@ cb_model *cli_task_model(cli_task *task, const char *path, bool config, uint64_t
                  : cli_refuse("%s: a %s model takes series, expected --task forecasting", path, cb_model_type(model));
     if (ok && task->labelled && task->labels.count)
         ok = cb_model_set_labels(model, &task->labels, cb_objective_problem(task->objective));
+    if (ok && task->dense_loss && !cb_model_dense_loss(model))
+        ok = cli_refuse("--dense-loss: is of numbers of the places of images, found --task %s", name_of(task->objective));
+    else if (ok && task->dense_loss)
+        ok = cb_model_set_dense_loss(model, task->dense_loss);
     if (ok)
         return model;
     cb_model_free(model);

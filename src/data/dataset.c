@@ -342,7 +342,19 @@ cb_dataset *cb_dataset_split(cb_dataset *data, double share, uint64_t seed)
 
 bool cb_objective_is_labelled(cb_objective objective)
 {
-    return objective >= CB_OBJECTIVE_SEQUENCE_CLASSIFICATION && objective <= CB_OBJECTIVE_SEMANTIC_SEGMENTATION;
+    return objective >= CB_OBJECTIVE_SEQUENCE_CLASSIFICATION && objective <= CB_OBJECTIVE_SALIENCY;
+}
+
+bool cb_objective_is_of_places(cb_objective objective)
+{
+    return objective >= CB_OBJECTIVE_SEMANTIC_SEGMENTATION && objective <= CB_OBJECTIVE_SALIENCY;
+}
+
+int cb_objective_numbers(cb_objective objective)
+{
+    if (objective == CB_OBJECTIVE_SURFACE_NORMALS)
+        return 3;
+    return objective == CB_OBJECTIVE_DEPTH_ESTIMATION || objective == CB_OBJECTIVE_SALIENCY;
 }
 
 const cb_string_list *cb_dataset_labels(const cb_dataset *data)

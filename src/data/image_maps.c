@@ -1,6 +1,6 @@
-/* image_maps.c: images with a map of labels each: in which files, and what the numbers in them stand for.
+/* image_maps.c: images with a map each, of labels or numbers (number_maps.c): in which files, and what labels' numbers stand for.
  *
- * A map is read as what a label's number is, plus one: 0 is a place that does not count, and so is what lies outside of an image that is shifted. */
+ * A map of labels is read as what a label's number is, plus one: 0 is a place that does not count, and so is what lies outside of an image that is shifted. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,13 +43,13 @@ static int by_stem(const void *a_, const void *b_)
     return order ? order : (a->length > b->length) - (a->length < b->length);
 }
 
-/* The images among the files below a directory, in the order of their stems; the names stay in `names`. */
-static stem *list_stems(const char *directory, cb_string_list *names, size_t *count)
+/* The images, or maps, among the files below a directory, in the order of their stems; the names stay in `names`. */
+static stem *list_stems(const char *directory, bool (*is_one)(const char *), cb_string_list *names, size_t *count)
 {
     stem *list = cb_directory_list(directory, true, names) ? cb_calloc(names->count + 1, sizeof *list) : NULL;
     *count = 0;
     for (size_t i = 0; list && i < names->count; i++)
-        if (cb_image_is_name(names->items[i]))
+        if (is_one(names->items[i]))
             list[(*count)++] = stem_of(names->items[i]);
     if (list)
         qsort(list, *count, sizeof *list, by_stem);
@@ -60,16 +60,16 @@ static bool read_pairs(image_store *s, const char *images, const char *maps)
 {
     cb_string_list image_names = {0}, map_names = {0};
     size_t image_count, map_count;
-    stem *image_list = list_stems(images, &image_names, &image_count),
-         *map_list = image_list ? list_stems(maps, &map_names, &map_count) : NULL;
+    stem *image_list = list_stems(images, cb_image_is_name, &image_names, &image_count),
+         *map_list = image_list ? list_stems(maps, s->numbers ? cb_number_map_is_name : cb_image_is_name, &map_names, &map_count) : NULL;
     bool ok = map_list;
     if (ok && !image_count)
         ok = cb_fail(CB_ERR_FORMAT, "%s: found no images in it", images) == CB_OK;
     for (size_t i = 0; ok && i < image_count; i++) {
         const stem *found = bsearch(&image_list[i], map_list, map_count, sizeof *map_list, by_stem);
         ok = found ? add_pair(s, cb_path_join(images, image_list[i].name), cb_path_join(maps, found->name))
-                   : cb_fail(CB_ERR_FORMAT, "%s: found no label map %.*s.png or such for %s/%s", maps, (int)image_list[i].length,
-                             image_list[i].name, images, image_list[i].name) == CB_OK;
+                   : cb_fail(CB_ERR_FORMAT, "%s: found no %s %.*s.png or such for %s/%s", maps, s->numbers ? "map" : "label map",
+                             (int)image_list[i].length, image_list[i].name, images, image_list[i].name) == CB_OK;
     }
     cb_free(image_list);
     cb_free(map_list);
@@ -92,18 +92,23 @@ static char *find_directory(const char *path, const char *const *names)
 
 static bool read_directory(image_store *s, const char *path, const char *given)
 {
-    static const char *const image_names[] = {"images", "image", "imgs", "img", NULL}, *const map_names[] = {
-                                                                                           "annotations", "annotation", "labels", "label",
-                                                                                           "masks",       "mask",       NULL};
+    static const char *const images_names[] = {"images", "image", "imgs", "img", NULL};
+    static const char *const labels_names[] = {"annotations", "annotation", "labels", "label", "masks", "mask", NULL};
+    static const char *const depth_names[] = {"depth", "depths", "depth_maps", NULL};
+    static const char *const normals_names[] = {"normals", "normal", "normal_maps", NULL};
+    static const char *const saliency_names[] = {"saliency", "masks", "mask", "gt", NULL};
+    const char *const *names = s->objective == CB_OBJECTIVE_DEPTH_ESTIMATION  ? depth_names
+                               : s->objective == CB_OBJECTIVE_SURFACE_NORMALS ? normals_names
+                               : s->objective == CB_OBJECTIVE_SALIENCY        ? saliency_names
+                                                                              : labels_names;
     if (given)
         return read_pairs(s, path, given);
-    char *images = find_directory(path, image_names), *maps = images ? find_directory(path, map_names) : NULL;
-    bool ok = images && maps
-                  ? read_pairs(s, images, maps)
-                  : cb_ok() && cb_fail(CB_ERR_FORMAT,
-                                       "%s: found no directories images and annotations (or labels, masks) in it, expected these, or "
-                                       "--label-maps with the directory of the maps",
-                                       path) == CB_OK;
+    char *images = find_directory(path, images_names), *maps = images ? find_directory(path, names) : NULL;
+    bool ok = images && maps ? read_pairs(s, images, maps)
+                             : cb_ok() && cb_fail(CB_ERR_FORMAT,
+                                                  "%s: found no directories images and %s%s in it, expected these, or "
+                                                  "--label-maps with the directory of the maps",
+                                                  path, names[0], s->numbers ? "" : " (or labels, masks)") == CB_OK;
     cb_free(images);
     cb_free(maps);
     return ok;
@@ -237,6 +242,8 @@ bool cb_image_maps_read(image_store *s, const cb_image_data_options *o)
 {
     bool ok = true;
     s->maps_too = true;
+    s->objective = o->objective;
+    s->numbers = cb_objective_numbers(o->objective);
     s->max_pixels = o->max_pixels;
     if (o->label_maps.count && o->label_maps.count != o->data.count)
         return cb_fail(CB_ERR_ARGUMENT, "label_maps: found %zu, expected one for each of the %zu of the data", o->label_maps.count,
@@ -245,7 +252,7 @@ bool cb_image_maps_read(image_store *s, const cb_image_data_options *o)
         ok = read_one(s, o, i);
     if (ok && !s->count)
         ok = cb_fail(CB_ERR_FORMAT, "%s: found no images in it", o->data.count ? o->data.items[0] : "data") == CB_OK;
-    return ok && number_labels(s, o);
+    return ok && (s->numbers ? cb_number_maps_open : number_labels)(s, o);
 }
 
 /* ---- one map ---- */
@@ -271,31 +278,42 @@ static bool number_places(const image_store *s, const cb_image *map, cb_image *n
     return true;
 }
 
-bool cb_image_map_read(const image_store *s, int64_t item, const cb_image *image, cb_image *numbers)
+bool cb_image_map_read(const image_store *s, int64_t item, const cb_image *image, cb_image *out)
 {
     cb_image map = {0};
-    bool read = read_map(s, item, &map), ok = read;
+    bool read = s->numbers ? cb_number_map_read(s, s->items[item].map, &map) : read_map(s, item, &map), ok = read;
     if (ok && (map.width != image->width || map.height != image->height))
         ok = cb_fail(CB_ERR_FORMAT, "is %lld x %lld, expected %lld x %lld as its image %s", (long long)map.width, (long long)map.height,
                      (long long)image->width, (long long)image->height, s->items[item].name) == CB_OK;
-    ok = ok && number_places(s, &map, numbers);
+    ok = ok && (s->numbers || number_places(s, &map, out));
     if (read && !ok)
         cb_error_prefix("%s", s->items[item].map);
-    cb_image_free(&map);
+    if (ok && s->numbers)
+        *out = map;
+    else
+        cb_image_free(&map);
     return ok;
+}
+
+void cb_image_map_pick(const image_store *s, const cb_image *map, const cb_image *places, cb_image_mirrored mirrored, float *targets)
+{
+    const int32_t *from = (const int32_t *)(const void *)places->pixels;
+    if (s->numbers) {
+        cb_number_map_pick(s, map, places, mirrored, targets);
+        return;
+    }
+    for (int64_t i = 0; i < places->width * places->height; i++) {
+        int number = from[i] ? map->pixels[from[i] - 1] : 0;
+        targets[i] = (float)(number ? number - 1 : IMAGE_LABEL_NOT_COUNTED);
+    }
 }
 
 /* ---- what was predicted ---- */
 
-bool cb_image_map_write(const image_store *s, int64_t item, const cb_image *labels, bool whole, const char *directory)
+static bool write_labels(const image_store *s, const char *path, const cb_image *labels, int64_t height, int64_t width)
 {
-    const image_item *of = &s->items[item];
-    cb_image image = {0}, numbers = {0}, sized = {0};
-    stem own = stem_of(cb_path_base(of->name));
-    char *path = cb_format("%s/%.*s.png", directory, (int)own.length, own.name);
-    bool deep = false, ok = path && (!whole || cb_image_read(of->name, &(cb_image_options){.max_pixels = s->max_pixels}, &image));
-    if (ok && cb_is_file(path))
-        ok = cb_fail(CB_ERR_ARGUMENT, "%s: is there already, from another image of that name; expected names that differ", path) == CB_OK;
+    cb_image numbers = {0}, sized = {0};
+    bool deep = false, ok = true;
     for (size_t i = 0; i < s->labels.count; i++)
         deep = deep || s->value_of[i] > UINT8_MAX;
     ok = ok && cb_image_make(&numbers, labels->width, labels->height, 1, deep ? 16 : 8);
@@ -306,12 +324,27 @@ bool cb_image_map_write(const image_store *s, int64_t item, const cb_image *labe
         else
             numbers.pixels[i] = (uint8_t)value;
     }
-    bool resize = whole && ok && (image.width != numbers.width || image.height != numbers.height);
-    ok = ok && (!resize || cb_image_resize(&numbers, image.width, image.height, CB_RESAMPLE_NEAREST, NULL, &sized)) &&
+    bool resize = ok && (width != numbers.width || height != numbers.height);
+    ok = ok && (!resize || cb_image_resize(&numbers, width, height, CB_RESAMPLE_NEAREST, NULL, &sized)) &&
          cb_image_write_png(path, resize ? &sized : &numbers);
-    cb_image_free(&image);
     cb_image_free(&numbers);
     cb_image_free(&sized);
+    return ok;
+}
+
+bool cb_image_map_write(const image_store *s, int64_t item, const cb_image *map, bool whole, const char *directory)
+{
+    const image_item *of = &s->items[item];
+    cb_image image = {0};
+    stem own = stem_of(cb_path_base(of->name));
+    bool as_array = s->numbers && cb_ends_with(of->map, ".npy");
+    char *path = cb_format("%s/%.*s.%s", directory, (int)own.length, own.name, as_array ? "npy" : "png");
+    bool ok = path && (!whole || cb_image_read(of->name, &(cb_image_options){.max_pixels = s->max_pixels}, &image));
+    if (ok && cb_is_file(path))
+        ok = cb_fail(CB_ERR_ARGUMENT, "%s: is there already, from another image of that name; expected names that differ", path) == CB_OK;
+    int64_t height = whole ? image.height : map->height, width = whole ? image.width : map->width;
+    ok = ok && (s->numbers ? cb_number_map_write(s, path, as_array, map, height, width) : write_labels(s, path, map, height, width));
+    cb_image_free(&image);
     cb_free(path);
     return ok;
 }

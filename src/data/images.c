@@ -5,11 +5,10 @@
 #include "data/images.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "data/dataset.h"
-
-enum { NOT_COUNTED = -100 }; /* a place without a label */
 
 #define OPT cb_image_data_options
 const cb_option cb_image_data_option_table[] = {
@@ -17,9 +16,16 @@ const cb_option cb_image_data_option_table[] = {
     CB_OPT_STRING(OPT, label_column, "label", "NAME", "of a table: the column with their labels"),
     CB_OPT_STRING(OPT, data_split, "train", "NAME", "of an .npz file: which of its arrays, as in NAME_images and NAME_labels"),
     CB_OPT_LIST(OPT, label_maps, NULL, "DIR,...",
-                "of segmentation: for each directory of data that of its label maps, which are called as the images"),
+                "of places of images: for each directory of data that of its maps, of labels or numbers, which are called as the images"),
     CB_OPT_INT(OPT, ignore_index, 255, -1, 65535, "of label maps: the number of places that do not count (-1: all do)"),
     CB_OPT_LIST(OPT, label_values, NULL, "N,...", "of label maps: the numbers that stand for labels 0, 1, ...; without, these themselves"),
+    CB_OPT_FLOAT(OPT, map_scale, 0, 0, 1e12,
+                 "of maps of numbers: what the numbers in files are divided by, as 1000 of millimetres (0: depths by 1, what images say of "
+                 "normals and saliency by 255 or, of 16 bits, 65535)"),
+    CB_OPT_LIST(
+        OPT, invalid_values, NULL, "N,...",
+        "of maps of numbers: those in files of places that do not count, beside NaN; without, 0 of depths and normals; none: all do"),
+    CB_OPT_FLOAT(OPT, max_depth, 0, 0, 1e12, "of depths: places that are further do not count (0: all do)"),
     CB_OPT_INT(OPT, max_images, 0, 0, 9e15, "images to use at most, spread over all of them (0: all)"),
     CB_OPT_BOOL(OPT, shuffle_images, 1, "another order in every epoch"),
     CB_OPT_BOOL(OPT, exif_transpose, 1, "turn photographs upright as their EXIF data say"),
@@ -73,39 +79,52 @@ static size_t values_of(const image_rows *r)
     return (size_t)r->processor.channels * (size_t)r->height * (size_t)r->width;
 }
 
-/* Labels behind an image's pixels. */
+/* Labels or numbers behind an image's pixels. */
 static size_t map_values_of(const image_rows *r)
 {
-    return r->store->maps_too ? (size_t)r->height * (size_t)r->width : 0;
+    size_t each = r->store->numbers ? (size_t)r->store->numbers : 1;
+    return r->store->maps_too ? each * (size_t)r->height * (size_t)r->width : 0;
 }
 
-/* The image as the processor or augmentation makes it, and, where there are maps, its labels. */
-static bool fit(const image_rows *r, bool augmented, cb_rng *rng, const cb_image *image, const cb_image *numbers, cb_image *out,
-                float *labels)
+/* Which place is which, from 1: what becomes of them says where each place of a made image comes from, for all maps of it. */
+static bool number_places(const cb_image *image, cb_image *places)
+{
+    bool ok = cb_image_make(places, image->width, image->height, 1, 32);
+    for (int64_t i = 0; ok && i < image->width * image->height; i++)
+        ((int32_t *)(void *)places->pixels)[i] = (int32_t)(i + 1);
+    return ok;
+}
+
+/* The image as the processor or augmentation makes it, and, where it has a map, what of that. */
+static bool fit(const image_rows *r, bool augmented, cb_rng *rng, const cb_image *image, const cb_image *map, cb_image *out, float *targets)
 {
     if (!r->store->maps_too)
         return augmented ? cb_image_augment(&r->augment, &r->processor, rng, image, out)
                          : cb_image_processor_fit(&r->processor, image, out);
-    cb_image fitted = {0};
-    bool ok = augmented ? cb_image_augment_map(&r->augment, &r->processor, rng, image, numbers, out, &fitted)
-                        : cb_image_processor_fit(&r->processor, image, out) && cb_image_processor_fit_map(&r->processor, numbers, &fitted);
-    for (size_t i = 0; ok && i < map_values_of(r); i++)
-        labels[i] = fitted.pixels[i] ? (float)(fitted.pixels[i] - 1) : NOT_COUNTED;
+    cb_image places = {0}, fitted = {0};
+    cb_image_mirrored mirrored = {0};
+    bool ok =
+        number_places(image, &places) &&
+        (augmented ? cb_image_augment_map(&r->augment, &r->processor, rng, image, &places, out, &fitted, &mirrored)
+                   : cb_image_processor_fit(&r->processor, image, out) && cb_image_processor_fit_map(&r->processor, &places, &fitted));
+    if (ok)
+        cb_image_map_pick(r->store, map, &fitted, mirrored, targets);
+    cb_image_free(&places);
     cb_image_free(&fitted);
     return ok;
 }
 
-/* Pixels, and the labels of a map behind them. */
+/* Pixels, and the labels or numbers of a map behind them. */
 static bool make_row(void *user, int64_t place, float *pixels)
 {
     const image_rows *r = user;
     int64_t item = item_at(r, place);
     cb_rng rng = cb_image_rng(r->seed, place < 0 ? 0 : place / r->count, item);
-    cb_image image = {0}, fitted = {0}, numbers = {0};
+    cb_image image = {0}, fitted = {0}, map = {0};
     bool augmented = r->augmented && place >= 0;
     bool read =
-        cb_image_item_read(r->store, item, &r->how, &image) && (!r->store->maps_too || cb_image_map_read(r->store, item, &image, &numbers));
-    bool ok = read && fit(r, augmented, &rng, &image, &numbers, &fitted, pixels + values_of(r));
+        cb_image_item_read(r->store, item, &r->how, &image) && (!r->store->maps_too || cb_image_map_read(r->store, item, &image, &map));
+    bool ok = read && fit(r, augmented, &rng, &image, &map, &fitted, pixels + values_of(r));
     ok = ok && (!r->corruption || corrupt(r, item, &fitted)) && cb_image_processor_normalize(&r->processor, &fitted, pixels);
     if (ok && augmented)
         cb_image_erase(&r->augment, &rng, r->processor.channels, r->height, r->width, pixels);
@@ -113,7 +132,7 @@ static bool make_row(void *user, int64_t place, float *pixels)
         cb_error_prefix("%s", r->store->items[item].name);
     cb_image_free(&image);
     cb_image_free(&fitted);
-    cb_image_free(&numbers);
+    cb_image_free(&map);
     return ok;
 }
 
@@ -154,6 +173,19 @@ static bool choose_members(image_rows *r, int64_t most)
     return r->members;
 }
 
+/* A network begins with depths about 1. */
+static void warn_of_depths(const image_rows *r, double sum, double count)
+{
+    const double near = 0.02, far = 200;
+    double mean = count > 0 ? sum / count : 1;
+    if (r->store->objective == CB_OBJECTIVE_DEPTH_ESTIMATION && (mean < near || mean > far))
+        cb_log_message(
+            CB_LOG_WARNING,
+            "depths: their mean is %.4g, expected about 1 to 100, which is what networks begin with: --map-scale divides those of "
+            "files, as 1000 of millimetres",
+            mean);
+}
+
 /* Of some images, spread over all: networks are trained on numbers around 0 with deviations of about 1, and a wrong mean or a missing division shows
  * here. */
 static bool check_statistics(const image_rows *r)
@@ -161,7 +193,7 @@ static bool check_statistics(const image_rows *r)
     enum { SAMPLE = 48 };
     static const double far = 0.75, narrow = 0.4, wide = 2.5;
     float *pixels = cb_alloc((values_of(r) + map_values_of(r)) * sizeof *pixels);
-    double sum = 0, squares = 0, n = 0;
+    double sum = 0, squares = 0, n = 0, depths = 0, counted = 0;
     bool ok = pixels;
     for (int64_t i = 0; ok && i < SAMPLE && i < r->count; i++) {
         ok = make_row((void *)r, -1 - (r->count <= SAMPLE ? i : i * r->count / SAMPLE), pixels);
@@ -170,8 +202,14 @@ static bool check_statistics(const image_rows *r)
             squares += (double)pixels[k] * pixels[k];
         }
         n += (double)values_of(r);
+        for (size_t k = 0; ok && r->store->objective == CB_OBJECTIVE_DEPTH_ESTIMATION && k < map_values_of(r); k++) {
+            double depth = (double)pixels[values_of(r) + k];
+            depths += isnan(depth) ? 0 : depth;
+            counted += !isnan(depth);
+        }
     }
     cb_free(pixels);
+    warn_of_depths(r, depths, counted);
     double mean = n > 0 ? sum / n : 0, deviation = n > 0 ? sqrt(fmax(squares / n - mean * mean, 0)) : 1;
     if (ok && (fabs(mean) > far || deviation < narrow || deviation > wide))
         cb_log_message(
@@ -205,7 +243,7 @@ static bool open_rows(image_rows *r, const cb_image_data_options *o)
     if (!r->store)
         return false;
     r->store->references = 1;
-    bool maps = o->objective == CB_OBJECTIVE_SEMANTIC_SEGMENTATION;
+    bool maps = cb_objective_is_of_places(o->objective);
     return (maps ? cb_image_maps_read : cb_image_store_read)(r->store, o) && choose_members(r, o->max_images) &&
            (!o->spread || spread(r)) && (cb_rehearsing() || check_statistics(r));
 }
@@ -277,11 +315,13 @@ static bool is_mixed(const image_rows *r)
 static bool batch_ready(const image_rows *r, int64_t rows, bool shares, cb_batch *batch)
 {
     const int64_t pixels[] = {rows, r->processor.channels, r->height, r->width}, targets[] = {rows, (int64_t)r->store->labels.count},
-                  places[] = {rows, r->height, r->width};
+                  places[] = {rows, r->height, r->width}, numbers[] = {rows, r->store->numbers, r->height, r->width};
     batch->tokens = rows;
     batch->predicted = r->store->maps_too ? rows * r->height * r->width : rows;
     if (r->store->maps_too) {
-        bool ok = cb_batch_tensor(&batch->ids, CB_F32, 4, pixels) && cb_batch_tensor(&batch->targets, CB_I32, 3, places);
+        bool ok =
+            cb_batch_tensor(&batch->ids, CB_F32, 4, pixels) && (r->store->numbers ? cb_batch_tensor(&batch->targets, CB_F32, 4, numbers)
+                                                                                  : cb_batch_tensor(&batch->targets, CB_I32, 3, places));
         if (ok && cb_rehearsing()) /* no map is read then */
             memset(batch->targets->data, 0, (size_t)batch->targets->count * sizeof(int32_t));
         return ok;
@@ -311,18 +351,33 @@ static void mix(const image_rows *r, int64_t index, image_batch_place place, con
     }
 }
 
-/* Rows of pixels with labels behind them. */
+/* Of an image's targets, which are labels or planes of numbers: how many places count. */
+static int64_t put_targets(const image_rows *r, const float *from, cb_batch *batch, int64_t row)
+{
+    size_t values = map_values_of(r), places = (size_t)r->height * (size_t)r->width;
+    int64_t counted = 0;
+    if (r->store->numbers) {
+        memcpy((float *)batch->targets->data + (size_t)row * values, from, values * sizeof *from);
+        for (size_t i = 0; i < places; i++)
+            counted += !isnan(from[i]);
+        return counted;
+    }
+    int32_t *labels = (int32_t *)batch->targets->data + (size_t)row * values;
+    for (size_t i = 0; i < places; i++) {
+        labels[i] = (int32_t)from[i];
+        counted += labels[i] != IMAGE_LABEL_NOT_COUNTED;
+    }
+    return counted;
+}
+
+/* Rows of pixels with targets behind them. */
 static void fill_maps(const image_rows *r, int64_t rows, const float *values, cb_batch *batch)
 {
-    size_t pixels = values_of(r), places = map_values_of(r);
-    int32_t *labels = batch->targets->data;
+    size_t pixels = values_of(r);
     batch->predicted = 0;
-    for (int64_t row = 0; row < rows; row++, values += pixels + places, labels += places) {
+    for (int64_t row = 0; row < rows; row++, values += pixels + map_values_of(r)) {
         memcpy((float *)batch->ids->data + (size_t)row * pixels, values, pixels * sizeof *values);
-        for (size_t i = 0; i < places; i++) {
-            labels[i] = (int32_t)values[pixels + i];
-            batch->predicted += labels[i] != NOT_COUNTED;
-        }
+        batch->predicted += put_targets(r, values + pixels, batch, row);
     }
 }
 
@@ -406,13 +461,20 @@ const char *cb_images_source(const image_rows *r, int64_t row)
 
 cb_objective cb_images_objective(const image_rows *r)
 {
-    return r->store->maps_too ? CB_OBJECTIVE_SEMANTIC_SEGMENTATION : CB_OBJECTIVE_IMAGE_CLASSIFICATION;
+    return r->store->maps_too ? r->store->objective : CB_OBJECTIVE_IMAGE_CLASSIFICATION;
 }
 
-bool cb_images_write_map(const image_rows *r, int64_t row, const cb_image *labels, const char *directory)
+bool cb_images_write_map(const image_rows *r, int64_t row, const cb_image *map, const char *directory)
 {
     const cb_image_processor *p = &r->processor;
-    return cb_image_map_write(r->store, r->members[row], labels, !p->do_center_crop && p->crop_pct <= 0, directory);
+    return cb_image_map_write(r->store, r->members[row], map, !p->do_center_crop && p->crop_pct <= 0, directory);
+}
+
+static uint64_t hash_number(uint64_t h, double number)
+{
+    char text[40];
+    snprintf(text, sizeof text, "%.17g", number);
+    return cb_hash_text(h, text);
 }
 
 /* Of names, labels, how images are made ready and what is drawn for them; not of the files' bytes. */
@@ -425,6 +487,10 @@ uint64_t cb_images_hash(const image_rows *r)
         h = item->map ? cb_hash_text(h, cb_path_base(item->map)) : h;
         h = (cb_hash_text(h, cb_path_base(item->name)) ^ (uint64_t)(uint32_t)item->label << 32 ^ item->length) * prime;
     }
+    for (int v = 0; v < r->store->invalid_count; v++)
+        h = hash_number(h, r->store->invalid[v]);
+    if (r->store->numbers)
+        h = hash_number(hash_number(h, r->store->map_scale), r->store->max_depth);
     char *processor = cb_image_processor_describe(&r->processor),
          *augment = r->augmented ? cb_options_to_json(cb_augment_option_table, &r->augment) : NULL;
     h = cb_hash_text(cb_hash_text(h, processor ? processor : ""), augment ? augment : "");

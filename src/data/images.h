@@ -34,9 +34,14 @@ typedef struct image_store {
     cb_file_map *maps; /* and files */
     size_t map_count, map_capacity;
     cb_string_list labels; /* in the order of their numbers */
-    bool maps_too;         /* images have maps of labels */
-    int16_t *label_of;     /* by the number in a map: the label, or less than 0 */
-    uint16_t *value_of;    /* and the other way round */
+    cb_objective objective;
+    bool maps_too;      /* images have maps: of labels, or of so many numbers a place */
+    int numbers;        /* 0: of labels */
+    int16_t *label_of;  /* by the number in a map: the label, or less than 0 */
+    uint16_t *value_of; /* and the other way round */
+    double map_scale, max_depth;
+    double invalid[8]; /* numbers in files of places that do not count */
+    int invalid_count;
     int64_t max_pixels;
     int references;
 } image_store;
@@ -72,12 +77,22 @@ typedef bool image_row_visit(void *user, const char *image, const char *label);
 bool cb_image_is_table(const char *path);
 bool cb_image_table_read(const char *path, const cb_image_data_options *options, bool is_map, image_row_visit *visit, void *user);
 
-/* image_maps.c: finds images and their maps of labels. */
+enum { IMAGE_LABEL_NOT_COUNTED = -100 }; /* of a place */
+/* image_maps.c: finds images and their maps. */
 bool cb_image_maps_read(image_store *s, const cb_image_data_options *options);
-/* The map of an item, which must have the size of its image: labels' numbers plus one; 0: does not count. */
-bool cb_image_map_read(const image_store *s, int64_t item, const cb_image *image, cb_image *numbers);
-/* Writes labels (8 bits) of an item as the data's maps have them, into DIRECTORY/name.png; whole: they are of all of the image, and get its size. */
-bool cb_image_map_write(const image_store *s, int64_t item, const cb_image *labels, bool whole, const char *directory);
+/* The map of an item, which must have the size of its image: labels' numbers plus one, 0: does not count; or f32 numbers, NaN where it does not. */
+bool cb_image_map_read(const image_store *s, int64_t item, const cb_image *image, cb_image *map);
+/* The targets of places that are, from 1, those of a map; 0: outside of it.  Labels (height, width), or numbers (K, height, width). */
+void cb_image_map_pick(const image_store *s, const cb_image *map, const cb_image *places, cb_image_mirrored mirrored, float *targets);
+/* Writes labels (8 bits) or numbers (f32) of an item as the data's maps have them, into DIRECTORY/name.png or .npy; whole: they are of all of the image,
+ * and get its size. */
+bool cb_image_map_write(const image_store *s, int64_t item, const cb_image *map, bool whole, const char *directory);
+/* number_maps.c: the same of numbers. */
+bool cb_number_maps_open(image_store *s, const cb_image_data_options *options);
+bool cb_number_map_is_name(const char *path); /* beside images */
+bool cb_number_map_read(const image_store *s, const char *path, cb_image *map);
+void cb_number_map_pick(const image_store *s, const cb_image *map, const cb_image *places, cb_image_mirrored mirrored, float *targets);
+bool cb_number_map_write(const image_store *s, const char *path, bool as_array, const cb_image *map, int64_t height, int64_t width);
 
 /* image_arrays.c: files of arrays by their names: IDX (.gz) with labels beside it, .npy with labels beside it, .npz.  `split` chooses among those
  * of an .npz. */
@@ -118,6 +133,6 @@ const cb_string_list *cb_images_labels(const image_rows *r);
 const int32_t *cb_images_label(const image_rows *r, int64_t row);
 const char *cb_images_source(const image_rows *r, int64_t row);
 cb_objective cb_images_objective(const image_rows *r);
-bool cb_images_write_map(const image_rows *r, int64_t row, const cb_image *labels, const char *directory);
+bool cb_images_write_map(const image_rows *r, int64_t row, const cb_image *map, const char *directory);
 
 #endif

@@ -3,11 +3,18 @@
 
 #include "cambium/formats.h"
 
-bool cb_npy_write(const char *path, const float *values, size_t rows, size_t columns)
+bool cb_npy_write(const char *path, const float *values, int ndim, const int64_t *shape)
 {
     enum { PREFIX = 10, ALIGNMENT = 64 };
     char header[256];
-    int length = snprintf(header, sizeof header, "{'descr': '<f4', 'fortran_order': False, 'shape': (%zu, %zu), }", rows, columns);
+    size_t count = 1;
+    int length = snprintf(header, sizeof header, "{'descr': '<f4', 'fortran_order': False, 'shape': (");
+    for (int i = 0; i < ndim && i < CB_NPY_DIMS; i++) {
+        length +=
+            snprintf(header + length, sizeof header - (size_t)length, "%s%lld%s", i ? ", " : "", (long long)shape[i], ndim == 1 ? "," : "");
+        count *= (size_t)shape[i];
+    }
+    length += snprintf(header + length, sizeof header - (size_t)length, "), }");
     while ((PREFIX + length + 1) % ALIGNMENT)
         header[length++] = ' ';
     header[length++] = '\n';
@@ -16,7 +23,7 @@ bool cb_npy_write(const char *path, const float *values, size_t rows, size_t col
     if (!w)
         return false;
     if (cb_writer_write(w, prefix, PREFIX) && cb_writer_write(w, header, (size_t)length) &&
-        cb_writer_values(w, values, rows * columns * sizeof *values))
+        cb_writer_values(w, values, count * sizeof *values))
         return cb_writer_commit(w);
     cb_writer_abort(w);
     return false;

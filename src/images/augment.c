@@ -71,6 +71,7 @@ static rectangle random_part(const cb_augment_options *o, cb_rng *rng, int64_t w
 typedef struct picture {
     const cb_image *image, *map;
     cb_image *out, *map_out;
+    cb_image_mirrored *mirrored; /* NULL: nobody asks */
 } picture;
 
 static bool resize_part(const cb_image_processor *p, const cb_image *image, rectangle part, bool is_map, cb_image *out)
@@ -124,6 +125,8 @@ static bool place(const cb_augment_options *o, const cb_image_processor *p, cb_r
     cb_adjust_flip(x->out, across, down);
     if (x->map)
         cb_adjust_flip(x->map_out, across, down);
+    if (x->mirrored)
+        *x->mirrored = (cb_image_mirrored){across, down};
     return true;
 }
 
@@ -167,12 +170,12 @@ bool cb_image_augment(const cb_augment_options *o, const cb_image_processor *pro
 }
 
 bool cb_image_augment_map(const cb_augment_options *o, const cb_image_processor *processor, cb_rng *rng, const cb_image *image,
-                          const cb_image *map, cb_image *out, cb_image *map_out)
+                          const cb_image *map, cb_image *out, cb_image *map_out, cb_image_mirrored *mirrored)
 {
     const char *other = o->auto_augment ? "auto_augment" : o->mixup_alpha > 0 ? "mixup_alpha" : o->cutmix_alpha > 0 ? "cutmix_alpha" : NULL;
     if (other)
         return cb_fail(CB_ERR_UNSUPPORTED, "%s: is for images with one label each, found maps of them", other) == CB_OK;
-    return place(o, processor, rng, &(picture){image, map, out, map_out}) && jitter(o, rng, out);
+    return place(o, processor, rng, &(picture){image, map, out, map_out, mirrored}) && jitter(o, rng, out);
 }
 
 void cb_image_erase(const cb_augment_options *o, cb_rng *rng, int channels, int64_t height, int64_t width, float *pixels)

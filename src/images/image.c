@@ -7,9 +7,9 @@ bool cb_image_make(cb_image *image, int64_t width, int64_t height, int channels,
 {
     static const int64_t most = INT64_C(1) << 31; /* a side; two of them, three channels and two bytes stay below 2^63 x 6 */
     cb_image_free(image);
-    if (width <= 0 || height <= 0 || width >= most || height >= most || (channels != 1 && channels != 3) || (bits != 8 && bits != 16) ||
-        width > INT64_MAX / 8 / height)
-        return cb_fail(CB_ERR_ARGUMENT, "image: found %lld x %lld, %d channels of %d bits, expected positive sizes, 1 or 3 of 8 or 16",
+    if (width <= 0 || height <= 0 || width >= most || height >= most || (channels != 1 && channels != 3) ||
+        (bits != 8 && bits != 16 && bits != 32) || width > INT64_MAX / 8 / height)
+        return cb_fail(CB_ERR_ARGUMENT, "image: found %lld x %lld, %d channels of %d bits, expected positive sizes, 1 or 3 of 8, 16 or 32",
                        (long long)width, (long long)height, channels, bits) == CB_OK;
     *image = (cb_image){.width = width, .height = height, .channels = channels, .bits = bits};
     image->pixels = cb_alloc(cb_image_bytes(image));
@@ -86,6 +86,9 @@ bool cb_image_convert(cb_image *image, int channels)
 {
     if (image->channels == channels)
         return true;
+    if (image->bits == 32)
+        return cb_fail(CB_ERR_ARGUMENT, "image: found a map of %d numbers a place, expected colours or grey levels", image->channels) ==
+               CB_OK;
     cb_image out = {0};
     if (!cb_image_make(&out, image->width, image->height, channels, image->bits))
         return false;

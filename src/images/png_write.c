@@ -59,6 +59,8 @@ static bool put(const png_file *f, const cb_image *image)
 bool cb_image_write_png(const char *path, const cb_image *image)
 {
     png_file f = {.path = path};
+    if (image->bits == 32)
+        return cb_fail(CB_ERR_ARGUMENT, "%s: found numbers of 32 bits, expected 8 or 16", path) == CB_OK;
     if (!image->pixels || image->width > INT32_MAX || image->height > INT32_MAX)
         return cb_fail(CB_ERR_ARGUMENT, "%s: found an image of %lld x %lld, expected one that a PNG can hold", path,
                        (long long)image->width, (long long)image->height) == CB_OK;

@@ -169,7 +169,7 @@ static const cb_head_plan heads[] = {
      .norm = "convnext.layernorm",
      .output = "classifier",
      .bias = true},
-    {.kind = CB_HEAD_SEMANTIC_SEGMENTATION, .class_end = "ForSemanticSegmentation", .output = "decode_head.classifier", .bias = true},
+    CB_PLACE_HEADS("decode_head.classifier"),
     {.kind = CB_HEAD_NONE, .class_end = "Model", .pooling = CB_POOL_MEAN, .norm = "layernorm"},
     {0},
 };

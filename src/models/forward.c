@@ -349,7 +349,10 @@ static bool composed(cb_model *model, cb_tensor *ids, int64_t rows, const cb_con
 /* Blocks that end with a norm need no other. */
 static cb_tensor *last_norm(const cb_model *model, cb_tensor *x, const cb_context *ctx)
 {
-    return x && model->norm ? model->architecture->norm(model->norm, x, ctx) : x;
+    const cb_architecture *a = model->architecture;
+    if (!x || !model->norm)
+        return x;
+    return (a->maps_norm && cb_head_judges_places(model) ? a->maps_norm : a->norm)(model->norm, x, ctx);
 }
 
 /* What comes out after each round through a recursive model's shared blocks but the last, normalised as the last is. */

@@ -62,11 +62,14 @@ static bool configure_labels(cb_model *model, int64_t asked)
     if (kind < CB_HEAD_SEQUENCE_CLASSIFICATION || kind == CB_HEAD_NONE || kind == CB_HEAD_FORECASTING)
         return true;
     int64_t labels = json_is_object(names) ? (int64_t)json_object_size(names) : kind == CB_HEAD_DENSE_REGRESSION ? 1 : 2;
-    labels = cb_json_int(model->config_path, model->json, "num_labels", labels);
+    labels = cb_places_numbers(kind) ? cb_places_numbers(kind) : cb_json_int(model->config_path, model->json, "num_labels", labels);
     if (cb_ok() && (labels < 1 || labels > INT32_MAX))
         return cb_config_error(model, "num_labels is %lld, expected 1 or more", (long long)labels);
+    if (cb_places_numbers(kind) && asked && asked != labels)
+        return cb_fail(CB_ERR_ARGUMENT, "model: %lld labels, expected the %lld numbers that %s gives of a place", (long long)asked,
+                       (long long)labels, model->head_plan->class_end) == CB_OK;
     model->labels = asked ? asked : labels;
-    return cb_ok() && cb_labels_configure(model, model->labels);
+    return cb_ok() && cb_places_configure(model) && cb_labels_configure(model, model->labels);
 }
 
 bool cb_head_configure(cb_model *model, const cb_model_options *options)
@@ -304,7 +307,7 @@ bool cb_head_judges_rows(const cb_model *model)
 bool cb_head_judges_places(const cb_model *model)
 {
     cb_head_kind kind = model->head_plan->kind;
-    return kind == CB_HEAD_SEMANTIC_SEGMENTATION || kind == CB_HEAD_DENSE_REGRESSION;
+    return kind == CB_HEAD_SEMANTIC_SEGMENTATION || kind == CB_HEAD_DENSE_REGRESSION || cb_places_numbers(kind);
 }
 
 /* What comes before the last layer, of x (..., C). */

@@ -111,6 +111,38 @@ typedef struct cb_head_plan {
     bool each_channel;                 /* of series: `output` gives the steps of one channel at a time */
 } cb_head_plan;
 
+/* What judges each place of an image, by one layer on the last maps or patches. */
+#define CB_PLACE_HEAD(kind_, end, layer)                                                                                                   \
+    {                                                                                                                                      \
+        .kind = kind_, .class_end = end, .output = layer, .bias = true                                                                     \
+    }
+#define CB_PLACE_HEADS(layer)                                                                                                              \
+    CB_PLACE_HEAD(CB_HEAD_SEMANTIC_SEGMENTATION, "ForSemanticSegmentation", layer),                                                        \
+        CB_PLACE_HEAD(CB_HEAD_DEPTH_ESTIMATION, "ForDepthEstimation", layer),                                                              \
+        CB_PLACE_HEAD(CB_HEAD_SURFACE_NORMALS, "ForSurfaceNormals", layer), CB_PLACE_HEAD(CB_HEAD_SALIENCY, "ForSaliency", layer),         \
+        CB_PLACE_HEAD(CB_HEAD_DENSE_REGRESSION, "ForDenseRegression", layer)
+/* The heads of a network whose feature maps are averaged for a class: its classifier, those of places, and none. */
+#define CB_MAP_HEADS(classifier_, maps_first_)                                                                                             \
+    {.kind = CB_HEAD_IMAGE_CLASSIFICATION,                                                                                                 \
+     .class_end = "ForImageClassification",                                                                                                \
+     .pooling = CB_POOL_MEAN,                                                                                                              \
+     .output = classifier_,                                                                                                                \
+     .bias = true,                                                                                                                         \
+     .maps_first = maps_first_},                                                                                                           \
+        CB_PLACE_HEADS("decode_head.classifier"), {.kind = CB_HEAD_NONE, .class_end = "Model", .pooling = CB_POOL_MEAN},                   \
+    {                                                                                                                                      \
+        0                                                                                                                                  \
+    }
+
+/* A head whose logits are numbers of places: how many, what they are called, and the losses they are learned by, the usual one first. */
+enum { CB_DENSE_NUMBERS = 3, CB_DENSE_LOSSES = 3 };
+typedef struct cb_dense_facts {
+    cb_head_kind kind;
+    int64_t numbers;
+    const char *names[CB_DENSE_NUMBERS];
+    cb_dense_loss_kind losses[CB_DENSE_LOSSES];
+} cb_dense_facts;
+
 struct cb_architecture;
 
 struct cb_model {
@@ -136,6 +168,8 @@ struct cb_model {
     int64_t labels;
     cb_string_list label_names;
     cb_problem problem;
+    const cb_dense_facts *dense; /* of heads of numbers of places (places.c); NULL: of others */
+    cb_dense_loss_kind dense_loss;
     cb_layer *head_dense, *head_norm, *head; /* NULL: there is none */
     cb_layer *head_second;                   /* DeiT's, of its second token */
     cb_layer *projection;
@@ -192,6 +226,8 @@ typedef struct cb_architecture {
     cb_tensor *(*position)(cb_model *model, cb_tensor *x, const cb_pass *pass); /* adds learned positions; may be NULL */
     cb_tensor *(*block)(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass); /* (B, T, C) -> (B, T, C) */
     cb_tensor *(*norm)(const cb_layer *layer, cb_tensor *x, const cb_context *ctx);         /* the last one; NULL: there is none */
+    cb_tensor *(*maps_norm)(const cb_layer *layer, cb_tensor *x,
+                            const cb_context *ctx);               /* instead, where places are judged; NULL: the same */
     char *(*other_name)(const cb_model *model, const char *name); /* of a tensor, in another naming of the network; NULL: it has none */
     const cb_rename_rule *modules; /* what transformers 5 calls layers, without the prefix, where files have other names; may be NULL */
 } cb_architecture;
@@ -309,6 +345,14 @@ bool cb_head_configure(cb_model *model, const cb_model_options *options);
 bool cb_head_build(cb_model *model, cb_weight_source *source);
 /* Reads the names of `count` labels, and what they are for, from the config (labels.c). */
 bool cb_labels_configure(cb_model *model, int64_t count);
+/* ---- numbers of places (places.c) ---- */
+
+/* Finds what the head is for, and its loss, from the config.  False with an error. */
+bool cb_places_configure(cb_model *model);
+/* How many numbers such a head gives; 0: it is another. */
+int64_t cb_places_numbers(cb_head_kind kind);
+/* As cb_model_label_loss(). */
+cb_tensor *cb_places_number_loss(const cb_model *model, cb_tensor *logits, cb_tensor *targets, double normalizer);
 bool cb_head_judges_rows(const cb_model *model);   /* its logits are (B, K) */
 bool cb_head_judges_places(const cb_model *model); /* they are (B, K, h, w) */
 /* What its last layer reads, (B, width), of what `input` gave. */

@@ -46,7 +46,7 @@ static bool read_problem(cb_model *model)
 {
     const char *name = cb_json_string(model->config_path, model->json, "problem_type", NULL);
     cb_head_kind kind = model->head_plan->kind;
-    bool number = kind == CB_HEAD_DENSE_REGRESSION || (kind == CB_HEAD_SEQUENCE_CLASSIFICATION && model->labels == 1);
+    bool number = kind == CB_HEAD_DENSE_REGRESSION || model->dense || (kind == CB_HEAD_SEQUENCE_CLASSIFICATION && model->labels == 1);
     model->problem = number ? CB_PROBLEM_REGRESSION : CB_PROBLEM_SINGLE_LABEL;
     for (int i = 0; name && i < 3; i++)
         if (strcmp(name, problem_names[i]) == 0) {
@@ -60,9 +60,9 @@ static bool read_problem(cb_model *model)
 bool cb_labels_configure(cb_model *model, int64_t count)
 {
     const json_t *names = json_object_get(model->json, "id2label");
-    bool fit = json_is_object(names) && (int64_t)json_object_size(names) == count, ok = true;
+    bool fit = json_is_object(names) && (int64_t)json_object_size(names) == count && !model->dense, ok = true;
     for (int64_t i = 0; ok && i < count; i++)
-        ok = add_name(&model->label_names, fit ? name_in(names, i) : NULL, i);
+        ok = add_name(&model->label_names, model->dense ? model->dense->names[i] : fit ? name_in(names, i) : NULL, i);
     return ok && read_problem(model);
 }
 
@@ -227,16 +227,12 @@ static cb_tensor *loss_of_values(const cb_model *model, cb_tensor *logits, cb_te
     return cb_scale(sum, 1 / (normalizer > 0 ? normalizer : (double)(single ? targets->shape[0] : targets->count)));
 }
 
-cb_tensor *cb_labels_in_size(cb_tensor *logits, int64_t height, int64_t width)
-{
-    bool same = logits->shape[2] == height && logits->shape[3] == width;
-    return same ? logits : cb_interpolate(logits, .size = {height, width}, .mode = CB_LINEAR);
-}
-
 cb_tensor *cb_model_label_loss(const cb_model *model, cb_tensor *logits, cb_tensor *targets, double normalizer)
 {
     if (!logits || !targets)
         return NULL;
+    if (model->dense)
+        return cb_places_number_loss(model, logits, targets, normalizer);
     if (logits->ndim == 4)
         logits = cb_labels_in_size(logits, targets->shape[targets->ndim - 2], targets->shape[targets->ndim - 1]);
     if (logits && logits->ndim == 4 && targets->dtype != CB_F32)

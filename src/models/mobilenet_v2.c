@@ -216,15 +216,7 @@ static cb_tensor *block(cb_model *model, int64_t index, cb_tensor *x, const cb_p
 
 /* ---- heads ---- */
 
-static const cb_head_plan heads[] = {
-    {.kind = CB_HEAD_IMAGE_CLASSIFICATION,
-     .class_end = "ForImageClassification",
-     .pooling = CB_POOL_MEAN,
-     .output = "classifier",
-     .bias = true},
-    {.kind = CB_HEAD_NONE, .class_end = "Model", .pooling = CB_POOL_MEAN},
-    {0},
-};
+static const cb_head_plan heads[] = {CB_MAP_HEADS("classifier", false)};
 
 const cb_architecture cb_mobilenet_v2_family[] = {
     {.model_type = "mobilenet_v2",

@@ -163,17 +163,7 @@ static cb_tensor *block(cb_model *model, int64_t index, cb_tensor *x, const cb_p
 
 /* ---- heads ---- */
 
-static const cb_head_plan heads[] = {
-    {.kind = CB_HEAD_IMAGE_CLASSIFICATION,
-     .class_end = "ForImageClassification",
-     .pooling = CB_POOL_MEAN,
-     .output = "classifier.1",
-     .maps_first = true,
-     .bias = true},
-    {.kind = CB_HEAD_SEMANTIC_SEGMENTATION, .class_end = "ForSemanticSegmentation", .output = "decode_head.classifier", .bias = true},
-    {.kind = CB_HEAD_NONE, .class_end = "Model", .pooling = CB_POOL_MEAN},
-    {0},
-};
+static const cb_head_plan heads[] = {CB_MAP_HEADS("classifier.1", true)};
 
 const cb_architecture cb_squeezenet_family[] = {
     {.model_type = "squeezenet",

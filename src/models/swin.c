@@ -336,17 +336,16 @@ static cb_tensor *last_norm(const cb_layer *norm, cb_tensor *x, const cb_context
     return cb_layer_norm_forward(norm, cb_reshape(x, x->shape[0], -1, x->shape[3]), ctx);
 }
 
+/* As maps: (B, H, W, C) -> (B, C, H, W). */
+static cb_tensor *maps_norm(const cb_layer *norm, cb_tensor *x, const cb_context *ctx)
+{
+    cb_tensor *y = last_norm(norm, x, ctx);
+    return y ? cb_pixels_channels_in_front(cb_reshape(y, x->shape[0], x->shape[1], x->shape[2], x->shape[3])) : NULL;
+}
+
 /* ---- heads ---- */
 
-static const cb_head_plan heads[] = {
-    {.kind = CB_HEAD_IMAGE_CLASSIFICATION,
-     .class_end = "ForImageClassification",
-     .pooling = CB_POOL_MEAN,
-     .output = "classifier",
-     .bias = true},
-    {.kind = CB_HEAD_NONE, .class_end = "Model", .pooling = CB_POOL_MEAN},
-    {0},
-};
+static const cb_head_plan heads[] = {CB_MAP_HEADS("classifier", false)};
 
 const cb_architecture cb_swin_family[] = {
     {.model_type = "swin",
@@ -360,6 +359,7 @@ const cb_architecture cb_swin_family[] = {
      .embed = embed,
      .block = block,
      .norm = last_norm,
+     .maps_norm = maps_norm,
      .other_name = other_name,
      .modules = modules},
     {0},

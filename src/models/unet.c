@@ -221,8 +221,7 @@ static cb_tensor *embed(cb_model *model, cb_tensor *pixels, const cb_pass *pass)
 /* ---- heads ---- */
 
 static const cb_head_plan heads[] = {
-    {.kind = CB_HEAD_SEMANTIC_SEGMENTATION, .class_end = "ForSemanticSegmentation", .output = "classifier", .bias = true},
-    {.kind = CB_HEAD_DENSE_REGRESSION, .class_end = "ForDenseRegression", .output = "classifier", .bias = true},
+    CB_PLACE_HEADS("classifier"),
     {.kind = CB_HEAD_IMAGE_CLASSIFICATION,
      .class_end = "ForImageClassification",
      .pooling = CB_POOL_MEAN,

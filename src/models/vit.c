@@ -154,7 +154,7 @@ static cb_tensor *embed(cb_model *model, cb_tensor *pixels, const cb_pass *pass)
 
 static const cb_head_plan vit_heads[] = {
     {.kind = CB_HEAD_IMAGE_CLASSIFICATION, .class_end = "ForImageClassification", .output = "classifier", .bias = true},
-    {.kind = CB_HEAD_SEMANTIC_SEGMENTATION, .class_end = "ForSemanticSegmentation", .output = "decode_head.classifier", .bias = true},
+    CB_PLACE_HEADS("decode_head.classifier"),
     {.kind = CB_HEAD_NONE, .class_end = "Model", .dense = "pooler.dense"},
     {0},
 };
@@ -165,7 +165,7 @@ static const cb_head_plan deit_heads[] = {
      .output = "cls_classifier",
      .second = "distillation_classifier",
      .bias = true},
-    {.kind = CB_HEAD_SEMANTIC_SEGMENTATION, .class_end = "ForSemanticSegmentation", .output = "decode_head.classifier", .bias = true},
+    CB_PLACE_HEADS("decode_head.classifier"),
     {.kind = CB_HEAD_NONE, .class_end = "Model", .dense = "pooler.dense"},
     {0},
 };

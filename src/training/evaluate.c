@@ -17,8 +17,10 @@ static CB_COLD void not_finite(cb_model *model, const cb_batch *batch, double lo
 /* The loss of labelled rows, whose predictions are kept. */
 static cb_tensor *label_loss(cb_model *model, const cb_batch *batch, int64_t first_row, cb_predictions *predictions, const cb_context *ctx)
 {
-    cb_tensor *logits = cb_model_logits(model, batch->ids, ctx);
-    if (!logits || (!cb_rehearsing() && !cb_predictions_add(predictions, first_row, batch, logits)))
+    cb_tensor *logits = cb_model_logits(model, batch->ids, ctx), *said = logits;
+    if (logits && cb_objective_numbers(predictions->objective))
+        said = cb_model_places(model, logits, batch->targets->shape[2], batch->targets->shape[3]);
+    if (!said || (!cb_rehearsing() && !cb_predictions_add(predictions, first_row, batch, said)))
         return NULL;
     return cb_model_label_loss(model, logits, batch->targets, batch->predicted ? (double)batch->predicted : 1);
 }

@@ -72,7 +72,12 @@ const char *cb_objective_name(cb_objective objective);
 bool cb_predictions_open(cb_predictions *p, const cb_dataset *data, int64_t rows);
 bool cb_predictions_add(cb_predictions *p, int64_t first_row, const cb_batch *batch, cb_tensor *logits);
 bool cb_predictions_share(cb_predictions *p);
-/* places.c: the same of places of images; and their metrics. */
+/* numbers.c: the same of numbers of places of images; `said` is what cb_model_places() makes of logits. */
+bool cb_numbers_open(cb_predictions *p);
+bool cb_numbers_add(cb_predictions *p, int64_t first_row, const cb_batch *batch, cb_tensor *said);
+bool cb_numbers_share(cb_predictions *p);
+void cb_numbers_measure(const cb_predictions *p, cb_metrics *m);
+/* places.c: the same of labels of places; and their metrics. */
 bool cb_places_open(cb_predictions *p);
 bool cb_places_add(cb_predictions *p, int64_t first_row, const cb_batch *batch, cb_tensor *logits);
 bool cb_places_share(cb_predictions *p);

@@ -23,11 +23,14 @@ static const struct {
     {CB_OBJECTIVE_TOKEN_CLASSIFICATION, "token-classification", CB_HEAD_TOKEN_CLASSIFICATION, CB_PROBLEM_SINGLE_LABEL, "TOKEN_CLS"},
     {CB_OBJECTIVE_IMAGE_CLASSIFICATION, "image-classification", CB_HEAD_IMAGE_CLASSIFICATION, CB_PROBLEM_SINGLE_LABEL, NULL},
     {CB_OBJECTIVE_SEMANTIC_SEGMENTATION, "semantic-segmentation", CB_HEAD_SEMANTIC_SEGMENTATION, CB_PROBLEM_SINGLE_LABEL, NULL},
+    {CB_OBJECTIVE_DEPTH_ESTIMATION, "depth-estimation", CB_HEAD_DEPTH_ESTIMATION, CB_PROBLEM_REGRESSION, NULL},
+    {CB_OBJECTIVE_SURFACE_NORMALS, "surface-normals", CB_HEAD_SURFACE_NORMALS, CB_PROBLEM_REGRESSION, NULL},
+    {CB_OBJECTIVE_SALIENCY, "saliency", CB_HEAD_SALIENCY, CB_PROBLEM_REGRESSION, NULL},
     {CB_OBJECTIVE_RANKING, "ranking", CB_HEAD_SEQUENCE_CLASSIFICATION, CB_PROBLEM_REGRESSION, "SEQ_CLS"},
     {CB_OBJECTIVE_FORECASTING, "forecasting", CB_HEAD_FORECASTING, CB_PROBLEM_REGRESSION, NULL},
     {CB_OBJECTIVE_CAUSAL_LM, NULL, CB_HEAD_CAUSAL_LM, CB_PROBLEM_SINGLE_LABEL, "CAUSAL_LM"},
     {CB_OBJECTIVE_MASKED_LM, NULL, CB_HEAD_MASKED_LM, CB_PROBLEM_SINGLE_LABEL, NULL}};
-enum { LABELLED = 7, TASKS = sizeof tasks / sizeof *tasks };
+enum { LABELLED = 10, TASKS = sizeof tasks / sizeof *tasks };
 
 static int index_of(cb_objective objective)
 {
@@ -72,13 +75,14 @@ bool cb_adapter_fit_labels(cb_adapter *adapter, const cb_model *model)
 
 /* ---- writing ---- */
 
-static bool write_file(cb_objective objective, const cb_string_list *names, const char *directory)
+static bool write_file(cb_objective objective, const cb_string_list *names, const char *dense_loss, const char *directory)
 {
     json_t *file = json_object();
     char *path = cb_path_join(directory, FILE_NAME);
     bool ok = path && cb_json_put(file, "task", json_string(cb_objective_name(objective))) &&
               cb_json_put(file, "num_labels", json_integer((json_int_t)names->count)) &&
-              cb_labels_put(file, names, cb_objective_problem(objective)) && cb_json_save(path, file, false);
+              cb_labels_put(file, names, cb_objective_problem(objective)) &&
+              (!dense_loss || cb_json_put(file, "dense_loss", json_string(dense_loss))) && cb_json_save(path, file, false);
     json_decref(file);
     cb_free(path);
     return ok;
@@ -87,7 +91,7 @@ static bool write_file(cb_objective objective, const cb_string_list *names, cons
 bool cb_adapter_labels_write(const cb_model *model, const char *directory)
 {
     if (cb_objective_is_labelled(cb_objective_of(model)))
-        return write_file(cb_objective_of(model), cb_model_label_names(model), directory);
+        return write_file(cb_objective_of(model), cb_model_label_names(model), cb_model_dense_loss(model), directory);
     char *path = cb_path_join(directory, FILE_NAME);
     bool ok = path && cb_file_remove(path);
     cb_free(path);
@@ -96,10 +100,18 @@ bool cb_adapter_labels_write(const cb_model *model, const char *directory)
 
 bool cb_adapter_labels_save(const cb_adapter_labels *labels, const char *directory)
 {
-    return write_file(labels->objective, &labels->names, directory);
+    return write_file(labels->objective, &labels->names, labels->dense_loss, directory);
 }
 
 /* ---- reading ---- */
+
+static const char *known_loss(const char *name)
+{
+    const char *const *known = cb_dense_loss_names;
+    while (*known && strcmp(name, *known) != 0)
+        known++;
+    return *known;
+}
 
 static bool read_file(const char *path, cb_adapter_labels *labels)
 {
@@ -122,6 +134,10 @@ static bool read_file(const char *path, cb_adapter_labels *labels)
         ok = name ? cb_string_list_add(&labels->names, name)
                   : cb_fail(CB_ERR_FORMAT, "%s: id2label: found no name of label %zu, expected text", path, n) == CB_OK;
     }
+    const char *loss = ok ? cb_json_string(path, file, "dense_loss", NULL) : NULL;
+    ok = ok && cb_ok() &&
+         (!loss || (labels->dense_loss = known_loss(loss)) ||
+          cb_fail(CB_ERR_FORMAT, "%s: dense_loss: found \"%.20s\", expected l2, l1, silog, cosine or bce", path, loss) == CB_OK);
     if (ok)
         labels->objective = tasks[i].objective;
     json_decref(file);

@@ -14,6 +14,8 @@ bool cb_predictions_open(cb_predictions *p, const cb_dataset *data, int64_t rows
     *p = (cb_predictions){.objective = cb_dataset_objective(data), .rows = rows, .labels = (int64_t)cb_dataset_labels(data)->count};
     if (p->objective == CB_OBJECTIVE_SEMANTIC_SEGMENTATION)
         return cb_places_open(p);
+    if (cb_objective_numbers(p->objective))
+        return cb_numbers_open(p);
     if (p->objective != CB_OBJECTIVE_TOKEN_CLASSIFICATION) {
         p->scores = cb_calloc(cb_parallel_room((size_t)(rows * p->labels)), sizeof *p->scores);
         return p->scores;
@@ -34,6 +36,7 @@ void cb_predictions_free(cb_predictions *p)
     cb_free(p->words);
     cb_free(p->starts);
     cb_free(p->counts);
+    cb_free(p->errors);
     cb_free(p->shared);
     *p = (cb_predictions){0};
 }
@@ -63,6 +66,8 @@ bool cb_predictions_add(cb_predictions *p, int64_t first_row, const cb_batch *ba
 {
     if (p->counts)
         return cb_places_add(p, first_row, batch, logits);
+    if (p->errors)
+        return cb_numbers_add(p, first_row, batch, logits);
     float *values = cb_alloc((size_t)logits->count * sizeof *values);
     bool ok = values && cb_read(logits, CB_F32, values);
     if (ok && p->words)
@@ -79,6 +84,8 @@ bool cb_predictions_share(cb_predictions *p)
         return true;
     if (p->counts)
         return cb_places_share(p);
+    if (p->errors)
+        return cb_numbers_share(p);
     return p->words ? cb_parallel_sum(p->words, (size_t)p->starts[p->rows]) : cb_parallel_sum(p->scores, (size_t)(p->rows * p->labels));
 }
 
@@ -287,6 +294,11 @@ bool cb_metrics_of(const cb_predictions *p, const cb_dataset *data, cb_metrics *
         return measure_images(p, data, m);
     case CB_OBJECTIVE_SEMANTIC_SEGMENTATION:
         cb_places_measure(p, m);
+        return true;
+    case CB_OBJECTIVE_DEPTH_ESTIMATION:
+    case CB_OBJECTIVE_SURFACE_NORMALS:
+    case CB_OBJECTIVE_SALIENCY:
+        cb_numbers_measure(p, m);
         return true;
     default:
         return cb_fail(CB_ERR_ARGUMENT, "metrics: the rows have no labels") == CB_OK;

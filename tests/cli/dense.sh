@@ -11,6 +11,7 @@ work=$3/dense.$$
 mkdir -p "$work" || exit 1
 case $program in /*) ;; *) program=$(pwd)/$program ;; esac
 reference=$(cd "$reference" && pwd)
+root=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$work" || exit 1
 
 # ---- pictures: a bright rectangle on noise; its map has 7 there, 3 elsewhere, and 9, which does not count, in the first column ----
@@ -133,6 +134,37 @@ grep -q '"num_labels": 8' head/labels.json || fail "expected the labels 0 to 7: 
     bad 1 "dice_weight: is of semantic segmentation" train vit --task image-classification --data test --output never --dice-weight 1
     printf '\n' >no-labels
     bad 1 "no-labels: found no labels" train whole --task semantic-segmentation --data train $numbers --output never --labels-file no-labels
+}
+
+# ---- numbers of places ----
+balls=$(cd "$root/examples/balls" && pwd)
+{
+    run="--config $balls/unet/config.json --task depth-estimation --data $balls/train --validation-data $balls/test --map-scale 1000 --batch-size 8
+        --learning-rate 0.01 --horizontal-flip 0.5 --seed 1 --quiet"
+    # shellcheck disable=SC2086
+    {
+        expect depth "$program" pretrain $run --output depth --steps 60 --eval-steps 30
+        expect measured "$program" eval depth --data "$balls/test" --map-scale 1000 --json --dtype f32 --predictions far
+        over measured.out delta1 0.8
+        [ "$(ls far | wc -l)" = 8 ] || fail "expected 8 maps: $(ls far)"
+        expect own "$program" eval depth --data "$balls/test/images" --label-maps far --map-scale 1000 --json --dtype f32
+        over own.out delta1 0.999 # what it said is right by its own word
+        expect l1 "$program" pretrain $run --output l1 --steps 2 --dense-loss l1
+    }
+    grep -q '"dense_loss": "l1"' l1/config.json || fail "the loss was not stored: $(cat l1/config.json)"
+    expect normals "$program" train depth --task surface-normals --data "$balls/train" --output normals --rank 4 --steps 40 --batch-size 8 --learning-rate 0.01 \
+        --horizontal-flip 0.5 --vertical-flip 0.5 --dense-loss l1 --seed 1
+    grep -q '"dense_loss": "l1"' normals/labels.json || fail "the loss was not stored: $(cat normals/labels.json)"
+    expect facing "$program" eval depth --adapter normals --data "$balls/test" --json --dtype f32
+    over facing.out within_30 0.5
+    grep -q '"task":"surface-normals"' facing.out || fail "another task: $(cat facing.out)"
+    bad 1 "dense_loss: found cosine, expected silog, l1 or l2" pretrain --config "$balls/unet/config.json" --task depth-estimation --data "$balls/train" --output never --dense-loss cosine
+    bad 1 "dense-loss: is of numbers of the places" pretrain --config unet/config.json --task semantic-segmentation --data train --output never --dense-loss l1 --ignore-index 9
+    bad 1 "labels: depth-estimation is of numbers" train depth --task depth-estimation --data "$balls/train" --output never --labels a
+    bad 1 "dice_weight: is of semantic segmentation" train depth --task depth-estimation --data "$balls/train" --map-scale 1000 --output never --dice-weight 1
+    bad 1 "found 0 at column 0 of row 0, expected a depth above 0" eval depth --data "$balls/test" --map-scale 1000 --invalid-values none
+    expect far "$program" eval depth --data "$balls/test" --json # in millimetres
+    grep -q "their mean is .* --map-scale divides" far.err || fail "no warning of depths in millimetres: $(cat far.err)"
 }
 
 cd / && rm -rf "$work"

@@ -1,5 +1,5 @@
 /* arrays.c: files of arrays of images and labels.  The first byte of the input says which the rest is: images or labels, of IDX or NumPy; the other file
- * is a good one of two images. */
+ * is a good one of two images.  Or it is a map of depths, normals or saliency beside a good image. */
 #include "cambium/data.h"
 #include "fuzz.h"
 
@@ -27,8 +27,35 @@ static void read_images(const char *path)
     cb_string_list_free(&o.data);
 }
 
+static void read_map(const uint8_t *bytes, size_t size, cb_objective objective)
+{
+    static const char image[] = "P5 2 2 255\nabcd";
+    cb_image_data_options o = {.objective = objective, .max_pixels = 1 << 18};
+    cb_image_processor processor;
+    cb_batch batch = {0};
+    cb_image_processor_init(&processor);
+    processor.height = processor.width = 2;
+    o.processor = &processor;
+    fuzz_file("x.pgm", image, sizeof image - 1);
+    fuzz_file("x.npy", bytes, size);
+    static const char row[] = "file,label\nx.pgm,x.npy\n";
+    bool ok = cb_string_list_add(&o.data, fuzz_file("x.csv", row, sizeof row - 1));
+    cb_dataset *data = ok ? cb_dataset_open_images(&o) : NULL;
+    if (fuzz_expect(data != NULL)) {
+        fuzz_expect(cb_dataset_sequential(data, 0, 1, &batch));
+        fuzz_touch(batch.targets->data, (size_t)batch.targets->count * sizeof(float));
+    }
+    cb_batch_free(&batch);
+    cb_dataset_free(data);
+    cb_string_list_free(&o.data);
+}
+
 void fuzz_target(const uint8_t *data, size_t size)
 {
+    if (size && data[0] >= 'e' && data[0] <= 'g') {
+        read_map(data + 1, size - 1, (cb_objective)(CB_OBJECTIVE_DEPTH_ESTIMATION + data[0] - 'e'));
+        return;
+    }
     if (!size || data[0] < 'a' || data[0] > 'd')
         return;
     bool idx = data[0] < 'c', labels = data[0] == 'b' || data[0] == 'd';

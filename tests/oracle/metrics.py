@@ -587,6 +587,63 @@ def vision(rng):
             "segmentations": [segmentation_case(rng, (12, 10), 5, 255), segmentation_case(rng, (6, 6), 3, -1)]}
 
 
+# ---- numbers of places ----
+
+
+def depth_case(rng, sizes):
+    """Eigen et al. 2014, of each image by itself; scikit-learn's where it has them."""
+    import sklearn.metrics as m
+    images, sums = [], np.zeros(4)
+    for n in sizes:
+        target, found = short(rng.uniform(0.5, 8, n)), short(rng.uniform(0.5, 8, n))
+        found[::3] = target[::3] * np.float32(1.125)
+        known = rng.random(n) < 0.8
+        x, t = found[known].astype(np.float64), target[known].astype(np.float64)
+        images.append({"found": found, "target": np.where(known, target, np.nan)})
+        if len(x):
+            sums += [np.mean(np.maximum(x / t, t / x) < 1.25), m.mean_absolute_percentage_error(t, x), math.sqrt(m.mean_squared_error(t, x)),
+                     np.std(np.log(x) - np.log(t))]
+    return {"images": images, **dict(zip(("delta1", "abs_rel", "rmse", "silog"), sums))}
+
+
+def normals_case(rng, sizes):
+    images, angles = [], []
+    for n in sizes:
+        target, found = (short(rng.normal(size=(3, n))) for _ in range(2))
+        found[:, ::2] = short(target[:, ::2] + rng.normal(size=(3, n))[:, ::2] * 0.3)
+        known = rng.random(n) < 0.8
+        a, b = found.astype(np.float64)[:, known], target.astype(np.float64)[:, known]
+        angles += list(np.degrees(np.arccos(np.clip((a * b).sum(0) / np.linalg.norm(a, axis=0) / np.linalg.norm(b, axis=0), -1, 1))))
+        images.append({"found": found.ravel(), "target": np.where(known, target, np.nan).ravel()})
+    angles = np.array(angles)
+    return {"images": images, "angle": angles.sum(), "within_11": (angles <= 11.25).sum(), "within_22": (angles <= 22.5).sum(),
+            "within_30": (angles <= 30).sum()}
+
+
+def saliency_case(rng, sizes):
+    """Precision and recall by scikit-learn at each of 256 thresholds, means over images that have something salient."""
+    import sklearn.metrics as m
+    images, precision, recall, absolute = [], [], [], 0
+    for i, n in enumerate(sizes):
+        target = (rng.random(n) < (0 if i == 1 else 0.3)).astype(np.float32)
+        found = short(np.clip(target * 0.5 + rng.random(n) * 0.6, 0, 1))
+        known = rng.random(n) < 0.9
+        x, t = found[known].astype(np.float64), target[known] > 0.5
+        absolute += np.abs(x - t).mean()
+        images.append({"found": found, "target": np.where(known, target, np.nan)})
+        if t.any():
+            said = [np.rint(x * 255) >= level for level in range(256)]
+            precision.append([m.precision_score(t, s, zero_division=0) for s in said])
+            recall.append([m.recall_score(t, s) for s in said])
+    p, r = np.mean(precision, 0), np.mean(recall, 0)
+    return {"images": images, "absolute": absolute, "max_f": np.max(1.3 * p * r / np.maximum(0.3 * p + r, 1e-300))}
+
+
+def dense(rng):
+    return {"depth": [depth_case(rng, (20, 1, 7)), depth_case(rng, (16,))], "normals": [normals_case(rng, (12, 9))],
+            "saliency": [saliency_case(rng, (30, 8, 17))]}
+
+
 # ---- entities ------------------------------------------------------------------------------------------------------------
 
 ENTITY_TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "E-LOC", "S-PER", "B-a-b", "I-a-b", "B", "I", "X"]
@@ -605,7 +662,8 @@ def entities(rng):
     return {"tags": ENTITY_TAGS, "cases": cases}
 
 
-PARTS = {"entities": entities, "classification": classification, "regression": regression, "statistics": statistics, "text": text, "ranking": ranking, "vision": vision}
+PARTS = {"entities": entities, "classification": classification, "regression": regression, "statistics": statistics, "text": text, "ranking": ranking, "vision": vision,
+         "dense": dense}
 
 
 def main():

@@ -529,6 +529,24 @@ def cosent(cosines, targets):
     return torch.logsumexp(torch.cat([torch.zeros(1, dtype=cosines.dtype), difference[wrong]]), 0)
 
 
+def dense(kind):
+    """The sum over places of (A, K, C, T) that have all their targets; those above 1.5 are holes."""
+    def loss(x, t):
+        counts = ~(t > 1.5).any(1, keepdim=True)
+        t = t if kind in ("l2", "cosine", "l1") else torch.exp(t) if kind == "silog" else torch.sigmoid(t)
+        if kind == "silog":
+            total = 0
+            for x1, t1, c1 in zip(x, t, counts):
+                d = (torch.log(x1) - torch.log(t1))[c1]
+                total = total + (d ** 2).sum() - d.sum() ** 2 / (2 * max(len(d), 1))
+            return total
+        places = {"l2": lambda: ((x - t) ** 2).mean(1), "l1": lambda: (x - t).abs().mean(1),
+                  "cosine": lambda: 1 - F.cosine_similarity(x, t, 1, 1e-8),
+                  "bce": lambda: F.binary_cross_entropy_with_logits(x, t, reduction="none").mean(1)}[kind]()
+        return places[counts[:, 0]].sum()
+    return loss
+
+
 DISTINCT = two(domain="distinct")
 BCE = ("ABC", "ABC:unit")
 COSINE = ("MC", "MC", "M:plus_minus")
@@ -567,6 +585,11 @@ LOSSES = {
     "ranking_symmetric": (ranking(3.0, symmetric=True), "MC", "VC"),
     "ranking_dot": (ranking(1.0, dot=True), "MC", "VC"),
     "cosent": (cosent, "V", "V:constant"),
+    "dense_l2": (dense("l2"), "ABCT", "ABCT:constant"),
+    "dense_l1": (dense("l1"), "ABCT:distinct", "ABCT:plus_minus"),
+    "dense_silog": (dense("silog"), "A1CT:positive", "A1CT:constant"),
+    "dense_cosine": (dense("cosine"), "ABCT", "ABCT:constant"),
+    "dense_bce": (dense("bce"), "A1CT", "A1CT:constant"),
 }
 
 

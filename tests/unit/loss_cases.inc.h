@@ -55,3 +55,14 @@ CASE(ranking_symmetric, cb_ranking_loss(x[0], x[1], (cb_ranking_loss_options){.s
 CASE(ranking_dot, cb_ranking_loss(x[0], x[1], (cb_ranking_loss_options){.scale = 1, .dot = true}), .op = "log_softmax", .fixed = true,
      .nonzero = "MCV", .input = {{"MC"}, {"VC"}}, .loose = 16)
 CASE(cosent, cb_cosent_loss(x[0], x[1], 2), .op = "logsumexp", .nonzero = "V", .input = {{"V"}, {"V", CONSTANT}}, .loose = 16)
+/* a place without targets (NaN) does not count */
+CASE(dense_l2, cb_dense_loss(x[0], with_holes(x[1], x[1]), CB_DENSE_L2), .op = "sum", .fixed = true,
+     .input = {{"ABCT"}, {"ABCT", CONSTANT}}, .loose = 64)
+CASE(dense_l1, cb_dense_loss(x[0], x[1], CB_DENSE_L1), .op = "sum", .fixed = true, .input = {{"ABCT", DISTINCT}, {"ABCT", PLUS_MINUS}},
+     .loose = 64)
+CASE(dense_silog, cb_dense_loss(x[0], with_holes(x[1], cb_exp(x[1])), CB_DENSE_SILOG), .op = "sum", .fixed = true,
+     .input = {{"A1CT", POSITIVE}, {"A1CT", CONSTANT}}, .loose = 64)
+CASE(dense_cosine, cb_dense_loss(x[0], with_holes(x[1], x[1]), CB_DENSE_COSINE), .op = "sum", .fixed = true,
+     .input = {{"ABCT"}, {"ABCT", CONSTANT}}, .loose = 64)
+CASE(dense_bce, cb_dense_loss(x[0], with_holes(x[1], cb_sigmoid(x[1])), CB_DENSE_BCE), .op = "sum", .fixed = true,
+     .input = {{"A1CT"}, {"A1CT", CONSTANT}}, .loose = 64)

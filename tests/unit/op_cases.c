@@ -85,6 +85,12 @@ static int halves_count(const cb_tensor *x)
     return halves(x)[1].end ? 3 : 0;
 }
 
+/* Values that are not known where those of `at` are above 1.5. */
+static cb_tensor *with_holes(cb_tensor *at, cb_tensor *values)
+{
+    return values ? cb_where(cb_gt(at, cb_scalar(at->dtype, 1.5)), cb_scalar(values->dtype, NAN), values) : NULL;
+}
+
 #define CASE(name_, expression, ...)                                                                                                       \
     static int run_##name_(cb_tensor *const *x, cb_tensor **y)                                                                             \
     {                                                                                                                                      \

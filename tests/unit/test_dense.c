@@ -249,7 +249,7 @@ static void a_head_on_a_backbone(const char *name, int64_t rows, int64_t columns
     assert_ok();
     cb_image_format format = cb_model_image_format(model);
     cb_rng rng = {.seed = 3};
-    cb_tensor *pixels = cb_randn(CB_F32, &rng, 2, 3, format.height ? format.height : 64, format.width ? format.width : 64);
+    cb_tensor *pixels = cb_randn(CB_F32, &rng, 2, format.channels, format.height ? format.height : 64, format.width ? format.width : 64);
     cb_tensor *logits = cb_model_logits(model, pixels, NULL), *labels = cb_zeros(CB_I32, 2, pixels->shape[2], pixels->shape[3]);
     assert_ok();
     assert_true(logits->shape[0] == 2 && logits->shape[1] == 3 && logits->shape[2] == rows && logits->shape[3] == columns);
@@ -277,6 +277,82 @@ static void backbones_get_heads(void **state)
     a_head_on_a_backbone("deit", 3, 3);
     a_head_on_a_backbone("resnet_basic", 8, 8);
     a_head_on_a_backbone("convnext", 8, 8);
+    a_head_on_a_backbone("swin", 16, 16);
+    a_head_on_a_backbone("mobilenet_v2", 4, 4);
+}
+
+/* ---- numbers of places ---- */
+
+/* Of logits by hand: what they say in another size, and the loss of that. */
+static void numbers_are_said_and_learned(void **state)
+{
+    (void)state;
+    static const struct {
+        cb_head_kind head;
+        const char *loss;
+        int numbers;
+    } cases[] = {{CB_HEAD_DEPTH_ESTIMATION, "silog", 1}, {CB_HEAD_DEPTH_ESTIMATION, "l1", 1}, {CB_HEAD_SURFACE_NORMALS, "cosine", 3},
+                 {CB_HEAD_SURFACE_NORMALS, "l2", 3},     {CB_HEAD_SALIENCY, "bce", 1},        {CB_HEAD_SALIENCY, "l1", 1}};
+    cb_scope *scope = cb_scope_open();
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        cb_model *model = cb_model_load(network_path("unet"), .head = cases[i].head, .head_seed = 4);
+        assert_ok();
+        if (i % 2)
+            assert_true(cb_model_set_dense_loss(model, cases[i].loss));
+        assert_string_equal(cb_model_dense_loss(model), cases[i].loss);
+        assert_int_equal(cb_model_labels(model), cases[i].numbers);
+        cb_rng rng = {.seed = 3};
+        cb_tensor *logits = cb_randn(CB_F32, &rng, 2, cases[i].numbers, 3, 4),
+                  *large = cb_interpolate(logits, .size = {6, 5}, .mode = CB_LINEAR);
+        cb_tensor *said = cases[i].head == CB_HEAD_DEPTH_ESTIMATION  ? cb_softplus(large)
+                          : cases[i].head == CB_HEAD_SURFACE_NORMALS ? cb_normalize(large, 1)
+                                                                     : cb_sigmoid(large);
+        assert_close("said", cb_model_places(model, logits, 6, 5), said, 1e-6);
+        cb_tensor *targets = cb_sigmoid(cb_randn(CB_F32, &rng, 2, cases[i].numbers, 6, 5));
+        ((float *)targets->data)[7] = NAN;
+        cb_dense_loss_kind kind = i == 0   ? CB_DENSE_SILOG
+                                  : i == 2 ? CB_DENSE_COSINE
+                                  : i == 3 ? CB_DENSE_L2
+                                  : i == 4 ? CB_DENSE_BCE
+                                           : CB_DENSE_L1;
+        cb_tensor *expected = cb_scale(cb_dense_loss(kind == CB_DENSE_BCE ? large : said, targets, kind), 1.0 / 59);
+        assert_close(cases[i].loss, cb_reshape(cb_model_label_loss(model, logits, targets, 0), 1), cb_reshape(expected, 1), 1e-6);
+        assert_close(cases[i].loss, cb_reshape(cb_model_label_loss(model, logits, targets, 118), 1), cb_scale(cb_reshape(expected, 1), 0.5),
+                     1e-6);
+        cb_model_free(model);
+    }
+    cb_scope_close(scope);
+}
+
+static void losses_are_kept_with_the_model(void **state)
+{
+    (void)state;
+    char *directory = strdup("/tmp/cambium-test-XXXXXX");
+    assert_non_null(mkdtemp(directory));
+    cb_model *model = cb_model_load(network_path("unet"), .head = CB_HEAD_DEPTH_ESTIMATION, .head_seed = 4);
+    assert_false(cb_model_set_dense_loss(model, "cosine"));
+    assert_non_null(strstr(cb_error_message(), "dense_loss: found cosine, expected silog, l1 or l2 of UNetForDepthEstimation"));
+    cb_error_clear();
+    assert_true(cb_model_set_dense_loss(model, "l2") && cb_model_save(model, directory, CB_F32));
+    cb_model_free(model);
+    model = cb_model_load(directory);
+    assert_int_equal(cb_model_head_kind(model), CB_HEAD_DEPTH_ESTIMATION);
+    assert_string_equal(cb_model_dense_loss(model), "l2");
+    assert_string_equal(cb_model_label_names(model)->items[0], "depth");
+    assert_int_equal(cb_model_problem(model), CB_PROBLEM_REGRESSION);
+    cb_model_free(model);
+    model = cb_model_load(directory, .head = CB_HEAD_SALIENCY); /* l2 is one of its own; it is another head's here */
+    assert_non_null(model);
+    cb_model_free(model);
+    assert_null(cb_model_load(directory, .head = CB_HEAD_SURFACE_NORMALS, .labels = 2));
+    assert_non_null(strstr(cb_error_message(), "2 labels, expected the 3 numbers"));
+    cb_error_clear();
+    model = cb_model_load(network_path("unet"));
+    assert_null(cb_model_dense_loss(model));
+    assert_false(cb_model_set_dense_loss(model, "l1"));
+    cb_error_clear();
+    cb_model_free(model);
+    remove_model(directory);
 }
 
 /* ---- Dice's loss ---- */
@@ -386,6 +462,8 @@ int main(void)
         cmocka_unit_test_setup(other_labels_get_a_new_head, without_errors),
         cmocka_unit_test_setup(coarse_logits_are_enlarged, without_errors),
         cmocka_unit_test_setup(backbones_get_heads, without_errors),
+        cmocka_unit_test_setup(numbers_are_said_and_learned, without_errors),
+        cmocka_unit_test_setup(losses_are_kept_with_the_model, without_errors),
         cmocka_unit_test_setup(dice_loss_is_its_formula, without_errors),
         cmocka_unit_test_setup(configs_that_do_not_fit_are_refused, without_errors),
         cmocka_unit_test_setup(bad_calls_are_refused, without_errors),
