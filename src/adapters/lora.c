@@ -414,7 +414,7 @@ static cb_tensor *lora_forward(const cb_module *m, cb_tensor *x, cb_tensor *y, c
     double scale = lora->scale * m->strength;
     cb_tensor *dropped = ctx->training && lora->dropout > 0 ? cb_dropout(x, lora->dropout, ctx->rng) : x;
     if (m->layer->kind == CB_LAYER_CONV)
-        y = cb_add(y, cb_scale(cb_lora_conv(m->layer, dropped, lora->a, lora->b), scale));
+        y = cb_lora_conv_add(m->layer, y, cb_lora_conv_in(m->layer, dropped, lora->a), lora->b, scale);
     else
         y = cb_linear_add(y, project(m, x, dropped, y->dtype), outer(lora), scale);
     return lora->has_bias && y ? cb_add(y, own_bias(m, scale, y->dtype)) : y;

@@ -37,14 +37,15 @@ cb_tensor *cb_lora_conv_in(const cb_layer *layer, cb_tensor *x, cb_tensor *a)
     return cb_conv_with(x, a, NULL, whole);
 }
 
-cb_tensor *cb_lora_conv_out(const cb_layer *layer, cb_tensor *z, cb_tensor *b)
+cb_tensor *cb_lora_conv_add(const cb_layer *layer, cb_tensor *y, cb_tensor *z, cb_tensor *b, double scale)
 {
-    return cb_conv(z, b, NULL, .groups = groups_of(layer));
-}
-
-cb_tensor *cb_lora_conv(const cb_layer *layer, cb_tensor *x, cb_tensor *a, cb_tensor *b)
-{
-    return cb_lora_conv_out(layer, cb_lora_conv_in(layer, x, a), b);
+    if (groups_of(layer) > 1)
+        return cb_add(y, cb_conv(cb_scale(z, scale), b, NULL, .groups = groups_of(layer)));
+    if (!y || !z)
+        return NULL;
+    cb_tensor *rows = cb_linear_add(cb_permute(cb_channels_last(y), 0, 2, 3, 1), cb_permute(z, 0, 2, 3, 1),
+                                    cb_reshape(b, b->shape[0], b->shape[1]), scale);
+    return rows ? cb_permute(rows, 0, 3, 1, 2) : NULL;
 }
 
 cb_tensor *cb_lora_conv_product(const cb_layer *layer, cb_tensor *a, cb_tensor *b)

@@ -221,7 +221,7 @@ static cb_tensor *s3diff_forward(const cb_module *m, cb_tensor *x, cb_tensor *y,
         x = cb_dropout(x, config->dropout, ctx->rng);
     if (m->layer->kind == CB_LAYER_CONV) {
         cb_tensor *z = mix_channels(cb_lora_conv_in(m->layer, x, s->a), core);
-        return cb_add(y, cb_scale(cb_lora_conv_out(m->layer, z, s->b), scale));
+        return cb_lora_conv_add(m->layer, y, z, s->b, scale);
     }
     return cb_linear_add(y, mix(cb_linear(x, s->a, NULL), core), s->b, scale);
 }

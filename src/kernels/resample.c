@@ -95,7 +95,7 @@ void cbk_resample(cb_dtype dtype, void *y, const void *x, int64_t outer, int64_t
 
 /* ---- maxima ---- */
 
-enum { CHANNELS = 64 }; /* that one task has */
+enum { TAPS = 256 }; /* places or windows that are listed at once */
 
 static int64_t product(const int64_t *size, int64_t dims)
 {
@@ -121,11 +121,39 @@ static int64_t place(const cbk_windows *s, int64_t at, int64_t k)
     return p;
 }
 
+/* The windows that may have place p: of each dimension those from `first` on, `count` of them; returns how many in all. */
+static int64_t windows_at(const cbk_windows *s, int64_t p, int64_t *first, int64_t *count)
+{
+    int64_t all = 1;
+    for (int d = (int)s->dims - 1; d >= 0; d--) {
+        int64_t i = p % s->in[d] + s->padding[d], reach = s->dilation[d] * (s->kernel[d] - 1);
+        int64_t low = i > reach ? (i - reach + s->stride[d] - 1) / s->stride[d] : 0, high = i / s->stride[d];
+        high = high < s->out[d] ? high : s->out[d] - 1;
+        first[d] = low;
+        count[d] = high >= low ? high - low + 1 : 0;
+        all *= count[d];
+        p /= s->in[d];
+    }
+    return all;
+}
+
+/* Window number w of those. */
+static int64_t window_of(const cbk_windows *s, const int64_t *first, const int64_t *count, int64_t w)
+{
+    int64_t at = 0, size = 1;
+    for (int d = (int)s->dims - 1; d >= 0; d--) {
+        at += (first[d] + w % count[d]) * size;
+        size *= s->out[d];
+        w /= count[d];
+    }
+    return at;
+}
+
+/* ---- one row of channels, by vectors or, where a list is too short for it or in f64, one after another ---- */
+
 #define MAX_POOL(T)                                                                                                                        \
     static void max_window_##T(T *y, int32_t *index, const T *x, const cbk_windows *s, int64_t at, int64_t kernel)                         \
     {                                                                                                                                      \
-        for (int64_t c = 0; c < s->c; c++)                                                                                                 \
-            y[c] = (T)-INFINITY;                                                                                                           \
         bool first = true;                                                                                                                 \
         for (int64_t k = 0; k < kernel; k++) {                                                                                             \
             int64_t p = place(s, at, k);                                                                                                   \
@@ -138,45 +166,84 @@ static int64_t place(const cbk_windows *s, int64_t at, int64_t k)
             first = first && p < 0;                                                                                                        \
         }                                                                                                                                  \
     }                                                                                                                                      \
-    static void add_at_maxima_##T(T *dx, const T *dy, const int32_t *index, int64_t c, int64_t begin, int64_t end, int64_t places)         \
+    static void max_gradient_##T(T *dx, const T *dy, const int32_t *index, int64_t c, int64_t p, int64_t at)                               \
     {                                                                                                                                      \
-        for (int64_t at = 0; at < places; at++)                                                                                            \
-            for (int64_t j = begin; j < end; j++)                                                                                          \
-                dx[index[at * c + j] * c + j] += dy[at * c + j];                                                                           \
+        for (int64_t j = 0; j < c; j++)                                                                                                    \
+            dx[j] += index[at * c + j] == p ? dy[at * c + j] : 0;                                                                          \
     }
 MAX_POOL(float)
 MAX_POOL(double)
 
+static void max_row(cb_dtype dtype, char *y, int32_t *index, const char *x, const cbk_windows *s, int64_t at, int64_t kernel)
+{
+    int32_t places[TAPS];
+    int64_t count = 0;
+    if (dtype == CB_F64) {
+        max_window_double((double *)(void *)y, index, (const double *)(const void *)x, s, at, kernel);
+        return;
+    }
+    if (kernel > TAPS) {
+        max_window_float((float *)(void *)y, index, (const float *)(const void *)x, s, at, kernel);
+        return;
+    }
+    for (int64_t k = 0; k < kernel; k++) {
+        int64_t p = place(s, at, k);
+        if (p >= 0)
+            places[count++] = (int32_t)p;
+    }
+    cbk_vector()->max_window(dtype, y, index, x, places, count, s->c);
+}
+
+static void gradient_row(cb_dtype dtype, char *dx, const char *dy, const int32_t *index, const cbk_windows *s, int64_t p)
+{
+    int64_t first[3], count[3], all = windows_at(s, p, first, count);
+    int32_t windows[TAPS];
+    if (dtype != CB_F64 && all <= TAPS) {
+        for (int64_t w = 0; w < all; w++)
+            windows[w] = (int32_t)window_of(s, first, count, w);
+        cbk_vector()->max_gradient(dtype, dx, dy, index, (int32_t)p, windows, all, s->c);
+        return;
+    }
+    memset(dx, 0, (size_t)s->c * cb_dtype_size(dtype));
+    for (int64_t w = 0; w < all; w++) {
+        int64_t at = window_of(s, first, count, w);
+        if (dtype == CB_F64)
+            max_gradient_double((double *)(void *)dx, (const double *)(const void *)dy, index, s->c, p, at);
+        else
+            max_gradient_float((float *)(void *)dx, (const float *)(const void *)dy, index, s->c, p, at);
+    }
+}
+
+bool cbk_max_pool_takes(cb_dtype dtype, const cbk_windows *s)
+{
+    int64_t windows = 1;
+    for (int64_t d = 0; d < s->dims && windows <= TAPS; d++)
+        windows *= s->dilation[d] * (s->kernel[d] - 1) / s->stride[d] + 1;
+    return dtype == CB_F32 || dtype == CB_F64 || (cb_dtype_is_half(dtype) && product(s->kernel, s->dims) <= TAPS && windows <= TAPS);
+}
+
 void cbk_max_pool(cb_dtype dtype, void *y, int32_t *index, const void *x, const cbk_windows *s)
 {
     int64_t places = product(s->out, s->dims), kernel = product(s->kernel, s->dims), image = product(s->in, s->dims) * s->c;
+    int64_t size = (int64_t)cb_dtype_size(dtype);
     if (cb_rehearsing())
         places = 0;
     int threads = cbk_threads(s->n * places * s->c * kernel);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
-    for (int64_t row = 0; row < s->n * places; row++) {
-        int64_t to = row * s->c, from = row / places * image;
-        if (dtype == CB_F64)
-            max_window_double((double *)y + to, index + to, (const double *)x + from, s, row % places, kernel);
-        else
-            max_window_float((float *)y + to, index + to, (const float *)x + from, s, row % places, kernel);
-    }
+    for (int64_t row = 0; row < s->n * places; row++)
+        max_row(dtype, (char *)y + row * s->c * size, index + row * s->c, (const char *)x + row / places * image * size, s, row % places,
+                kernel);
 }
 
 void cbk_max_pool_backward(cb_dtype dtype, void *dx, const void *dy, const int32_t *index, const cbk_windows *s)
 {
     if (cb_rehearsing())
         return;
-    int64_t places = product(s->out, s->dims), image = product(s->in, s->dims) * s->c, parts = (s->c + CHANNELS - 1) / CHANNELS;
-    memset(dx, 0, (size_t)(s->n * image) * cb_dtype_size(dtype));
-    int threads = cbk_threads(s->n * places * s->c * 4);
+    int64_t places = product(s->out, s->dims), image = product(s->in, s->dims), size = (int64_t)cb_dtype_size(dtype);
+    int threads = cbk_threads(s->n * image * s->c * 4);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
-    for (int64_t task = 0; task < s->n * parts; task++) {
-        int64_t to = task / parts * image, from = task / parts * places * s->c, begin = task % parts * CHANNELS;
-        int64_t end = begin + CHANNELS < s->c ? begin + CHANNELS : s->c;
-        if (dtype == CB_F64)
-            add_at_maxima_double((double *)dx + to, (const double *)dy + from, index + from, s->c, begin, end, places);
-        else
-            add_at_maxima_float((float *)dx + to, (const float *)dy + from, index + from, s->c, begin, end, places);
+    for (int64_t row = 0; row < s->n * image; row++) {
+        int64_t from = row / image * places * s->c;
+        gradient_row(dtype, (char *)dx + row * s->c * size, (const char *)dy + from * size, index + from, s, row % image);
     }
 }

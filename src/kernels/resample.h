@@ -26,9 +26,11 @@ typedef struct cbk_windows {
     int64_t in[3], kernel[3], stride[3], padding[3], dilation[3], out[3];
 } cbk_windows;
 /* y (n, out, c) = the largest element of each window of x (n, in, c), a NaN where there is one, the first among equals; index: its place in
- * the image, row by row.  f32 or f64. */
+ * the image, row by row. */
 void cbk_max_pool(cb_dtype dtype, void *y, int32_t *index, const void *x, const cbk_windows *s);
 /* dx (n, in, c) = dy (n, out, c) added up where the maxima were. */
 void cbk_max_pool_backward(cb_dtype dtype, void *dx, const void *dy, const int32_t *index, const cbk_windows *s);
+/* f32 and f64; halves where the windows are not huge.  A half's gradients are added up in f32. */
+bool cbk_max_pool_takes(cb_dtype dtype, const cbk_windows *s);
 
 #endif

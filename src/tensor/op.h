@@ -17,7 +17,8 @@ typedef struct cb_op {
     void (*backward)(struct cb_backward_pass *pass);
     bool reaches_leaves; /* the rule matters even when no input wants a gradient (checkpoint) */
     /* Makes the (only) output once more, bit for bit, out of args and saved; dy, need, dx and into are not there.  An op has it when that
-     * costs little beside the products around it: a later op that saves the output then keeps no memory for it. */
+     * costs little beside the products around it: a later op that saves the output then keeps no memory for it, where the first tensor that
+     * this op saved is there and is not the output itself. */
     cb_tensor *(*again)(const struct cb_backward_pass *pass);
 } cb_op;
 
@@ -53,6 +54,8 @@ bool cb_record(const cb_op *op, int outputs, cb_tensor *const *output, int input
                cb_tensor *const *save, const void *args, size_t args_size);
 /* True when cb_record() would record: lets an op skip work that only the backward pass needs. */
 bool cb_will_record(int inputs, cb_tensor *const *input);
+/* Whether t, as it is now, is what its op can make again: saving it keeps no memory. */
+bool cb_can_be_remade(const cb_tensor *t);
 /* True in the second run of a checkpoint's function: what an operation leaves beside its result, the first run has left. */
 bool cb_runs_again(void);
 /* The common case of one output. */

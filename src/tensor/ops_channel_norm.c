@@ -130,10 +130,18 @@ static bool mix_statistics(const cbk_channels *s, const channel_norm *a, const c
             mix_and_move(o->running_var, t->rstd, a->batch_weight, o->momentum, count / (count - 1)));
 }
 
+/* The numbers as they are saved: made again from those, y has the same bits. */
+static void round_statistics(const cbk_channels *s, const channel_norm *a, numbers *t)
+{
+    for (int64_t set = 0; set < rows_of_sets(s) * a->groups; set++) {
+        double rstd = 1 / sqrt(t->rstd[set] + a->eps);
+        t->rstd[set] = s->dtype == CB_F64 ? rstd : (float)rstd;
+        t->mean[set] = s->dtype == CB_F64 ? t->mean[set] : (float)t->mean[set];
+    }
+}
+
 static bool normalize(cb_tensor *y, const cb_tensor *x, const cbk_channels *s, const channel_norm *a, numbers *t)
 {
-    for (int64_t set = 0; set < rows_of_sets(s) * a->groups; set++)
-        t->rstd[set] = 1 / sqrt(t->rstd[set] + a->eps);
     for (int64_t i = 0; i < rows_of_sets(s) * s->c; i++) {
         int64_t set = set_of(s, a, i), c = i % s->c;
         t->q[i] = t->rstd[set] * t->weight[c];
@@ -292,7 +300,19 @@ static void channel_norm_backward(cb_backward_pass *pass)
         backward_recorded(pass);
 }
 
-const cb_op cb_op_channel_norm = {.name = "channel_norm", .twice = true, .backward = channel_norm_backward};
+static cb_tensor *channel_norm_again(const cb_backward_pass *pass)
+{
+    const channel_norm *a = pass->args;
+    cb_tensor *x = pass->saved[0], *y = cb_empty_ordered(x->dtype, x);
+    cbk_channels s = channels_of(x, a);
+    numbers t = {0};
+    bool ok = y && numbers_make(&t, &s, a, pass->saved[1], pass->saved[7]) && cb_read(pass->saved[2], CB_F64, t.mean) &&
+              cb_read(pass->saved[3], CB_F64, t.rstd) && (!x->count || normalize(y, x, &s, a, &t));
+    cb_free(t.shift);
+    return ok ? y : NULL;
+}
+
+const cb_op cb_op_channel_norm = {.name = "channel_norm", .twice = true, .backward = channel_norm_backward, .again = channel_norm_again};
 
 /* ---- the public faces ---- */
 
@@ -316,7 +336,11 @@ static cb_tensor *run(cb_tensor *x, cb_tensor *weight, cb_tensor *bias, const ch
     bool own = a->batch_weight > 0 || o->momentum > 0, mixes = a->batch_weight < 1;
     bool ok = y && (!mixes || (part[0] && part[1])) && numbers_make(&t, &s, a, weight, bias);
     if (ok && x->count)
-        ok = (!own || own_statistics(x, &s, a, &t)) && mix_statistics(&s, a, o, &t) && normalize(y, x, &s, a, &t);
+        ok = (!own || own_statistics(x, &s, a, &t)) && mix_statistics(&s, a, o, &t);
+    if (ok && x->count) {
+        round_statistics(&s, a, &t);
+        ok = normalize(y, x, &s, a, &t);
+    }
     cb_dtype stats = statistics(x->dtype);
     int64_t rows = rows_of_sets(&s);
     cb_tensor *ins[] = {x, weight, bias};
@@ -327,7 +351,8 @@ static cb_tensor *run(cb_tensor *x, cb_tensor *weight, cb_tensor *bias, const ch
                               from_numbers(stats, t.rstd, rows, a->groups),
                               from_numbers(stats, t.own, rows, a->groups),
                               part[0],
-                              part[1]};
+                              part[1],
+                              bias};
         ok = saves[2] && saves[3] && saves[4] && CB_RECORD(&cb_op_channel_norm, y, ins, saves, a, sizeof *a);
     }
     cb_free(t.shift);

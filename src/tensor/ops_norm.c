@@ -66,7 +66,22 @@ static void layer_norm_backward(cb_backward_pass *pass)
     pass->dx[2] = db ? cb_cast(db, pass->input[2].dtype) : NULL;
 }
 
-const cb_op cb_op_layer_norm = {.name = "layer_norm", .backward = layer_norm_backward};
+static bool layer_norm_run(cb_tensor *y, cb_tensor *mean, cb_tensor *rstd, const cb_tensor *x, const cb_tensor *w, const cb_tensor *b,
+                           double eps)
+{
+    cb_dtype dtype = w ? w->dtype : b ? b->dtype : CB_F32;
+    return cbk_layer_norm_forward(x->dtype, y->data, mean->data, rstd->data, x->data, w ? w->data : NULL, b ? b->data : NULL, dtype,
+                                  rows_of(x), x->shape[x->ndim - 1], eps);
+}
+
+static cb_tensor *layer_norm_again(const cb_backward_pass *pass)
+{
+    cb_tensor *x = pass->saved[0], *y = cb_empty_like(x), *mean = cb_empty_like(pass->saved[2]), *rstd = cb_empty_like(pass->saved[3]);
+    bool ok = y && mean && rstd && layer_norm_run(y, mean, rstd, x, pass->saved[1], pass->saved[4], *(const double *)pass->args);
+    return ok ? y : NULL;
+}
+
+const cb_op cb_op_layer_norm = {.name = "layer_norm", .backward = layer_norm_backward, .again = layer_norm_again};
 
 cb_tensor *cb_layer_norm(cb_tensor *x, cb_tensor *weight, cb_tensor *bias, double eps)
 {
@@ -81,16 +96,15 @@ cb_tensor *cb_layer_norm(cb_tensor *x, cb_tensor *weight, cb_tensor *bias, doubl
         return NULL;
     }
     cb_tensor *w = weight ? cb_contiguous(weight) : NULL, *b = bias ? cb_contiguous(bias) : NULL;
-    cb_dtype stats = statistics(x->dtype), weight_dtype = w ? w->dtype : b ? b->dtype : CB_F32;
+    cb_dtype stats = statistics(x->dtype);
     cb_tensor *y = cb_empty_like(x), *mean = cb_empty_nd(stats, x->ndim - 1, x->shape), *rstd = cb_empty_nd(stats, x->ndim - 1, x->shape);
     if (!y || !mean || !rstd || (weight && !w) || (bias && !b))
         return NULL;
-    if (!cbk_layer_norm_forward(x->dtype, y->data, mean->data, rstd->data, x->data, w ? w->data : NULL, b ? b->data : NULL, weight_dtype,
-                                rows_of(x), n, eps))
+    if (!layer_norm_run(y, mean, rstd, x, w, b, eps))
         return NULL;
     cb_tensor *ins[] = {x, w, b};
-    cb_tensor *saves[] = {x, w, mean, rstd};
-    return CB_RECORD(&cb_op_layer_norm, y, ins, saves, NULL, 0) ? y : NULL;
+    cb_tensor *saves[] = {x, w, mean, rstd, b};
+    return CB_RECORD(&cb_op_layer_norm, y, ins, saves, &eps, sizeof eps) ? y : NULL;
 }
 
 /* ---- a scale and a shift for each column ---- */

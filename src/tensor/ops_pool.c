@@ -32,8 +32,10 @@ static cb_tensor *backward_recorded(const cb_backward_pass *pass, cb_tensor *ind
     int64_t places = 1;
     for (int d = 0; d < s->dims; d++)
         places *= s->in[d];
-    cb_tensor *zeros = cb_zeros(pass->dy[0]->dtype, s->n, s->c, places);
-    return cb_reshape_nd(cb_scatter_add(zeros, 2, flattened(index), flattened(pass->dy[0])), in->ndim, in->shape);
+    cb_tensor *dy = cb_dtype_is_half(in->dtype) ? cb_cast(pass->dy[0], CB_F32) : pass->dy[0];
+    cb_tensor *zeros = dy ? cb_zeros(dy->dtype, s->n, s->c, places) : NULL;
+    cb_tensor *dx = zeros ? cb_scatter_add(zeros, 2, flattened(index), flattened(dy)) : NULL;
+    return dx ? cb_cast(cb_reshape_nd(dx, in->ndim, in->shape), in->dtype) : NULL;
 }
 
 static void max_pool_backward(cb_backward_pass *pass)
@@ -62,8 +64,6 @@ cb_tensor *cb_max_pool_with(cb_tensor *x, cb_pool_options options)
         cb_fail(CB_ERR_SHAPE, "max_pool: %s, expected floating-point (N, C, ...) of 1 to 3 spatial dimensions", cb_shape_text(x));
         return NULL;
     }
-    if (cb_dtype_is_half(x->dtype))
-        return cb_cast(cb_max_pool_with(cb_cast(x, CB_F32), options), x->dtype);
     cbk_windows s = {.dims = x->ndim - 2, .n = x->shape[0], .c = x->shape[1]};
     int64_t shape[5] = {s.n, s.c}, places = 1, elements = 1;
     bool small = true;
@@ -84,6 +84,8 @@ cb_tensor *cb_max_pool_with(cb_tensor *x, cb_pool_options options)
                 cb_shape_text_nd((int)s.dims, s.kernel), cb_shape_text(x));
         return NULL;
     }
+    if (!cbk_max_pool_takes(x->dtype, &s))
+        return cb_cast(cb_max_pool_with(cb_cast(x, CB_F32), options), x->dtype);
     x = cb_channels_last(x);
     cb_tensor *y = x ? cb_empty_channels_last(x->dtype, x->ndim, shape) : NULL,
               *index = y ? cb_empty_channels_last(CB_I32, x->ndim, shape) : NULL;

@@ -63,8 +63,16 @@ static void no_slope_backward(cb_backward_pass *pass)
     pass->dx[0] = cb_zeros_like(pass->dy[0]);
 }
 
+static cb_tensor *unary_again(const cb_backward_pass *pass, cbk_unary_op kernel)
+{
+    const cb_tensor *x = pass->saved[0];
+    const numbers *n = pass->args;
+    cb_tensor *y = cb_empty_ordered(x->dtype, x);
+    return y && cbk_unary(kernel, x->dtype, y->data, x->data, x->count, n->p, n->q) ? y : NULL;
+}
+
 /* A function whose slope depends on x; `slope_of_x` gives it in public operations of x and the numbers n. */
-#define CURVE(function, kernel, slope_of_x)                                                                                                \
+#define CURVE(function, kernel, slope_of_x, remake)                                                                                        \
     static cb_tensor *function##_slope(cb_tensor *x, numbers n)                                                                            \
     {                                                                                                                                      \
         (void)n;                                                                                                                           \
@@ -74,14 +82,28 @@ static void no_slope_backward(cb_backward_pass *pass)
     {                                                                                                                                      \
         unary_backward(pass, kernel, function##_slope);                                                                                    \
     }                                                                                                                                      \
-    const cb_op cb_op_##function = {.name = #function, .twice = true, .backward = function##_backward};
+    const cb_op cb_op_##function = {.name = #function, .twice = true, .backward = function##_backward, .again = remake};
 
 #define FUNCTION(function, kernel, slope_of_x)                                                                                             \
-    CURVE(function, kernel, slope_of_x)                                                                                                    \
+    CURVE(function, kernel, slope_of_x, NULL)                                                                                              \
+    PUBLIC(function, kernel)
+
+#define PUBLIC(function, kernel)                                                                                                           \
     cb_tensor *cb_##function(cb_tensor *x)                                                                                                 \
     {                                                                                                                                      \
         return unary(&cb_op_##function, kernel, x, (numbers){0, 0}, true);                                                                 \
     }
+
+/* What stands between a network's products, where x is kept anyway and the product behind it would keep y as well. */
+#define REMADE(function, kernel)                                                                                                           \
+    static cb_tensor *function##_again(const cb_backward_pass *pass)                                                                       \
+    {                                                                                                                                      \
+        return unary_again(pass, kernel);                                                                                                  \
+    }
+#define ACTIVATION(function, kernel, slope_of_x)                                                                                           \
+    REMADE(function, kernel)                                                                                                               \
+    CURVE(function, kernel, slope_of_x, function##_again)                                                                                  \
+    PUBLIC(function, kernel)
 
 /* A function that is constant between its jumps. */
 #define STEPS(function, kernel)                                                                                                            \
@@ -156,11 +178,28 @@ FUNCTION(erf, CBK_ERF, cb_scale(cb_exp(cb_neg(cb_square(x))), M_2_SQRTPI))
 FUNCTION(tanh, CBK_TANH, complement(cb_square(cb_tanh(x))))
 FUNCTION(sigmoid, CBK_SIGMOID, cb_mul(cb_sigmoid(x), cb_sigmoid(cb_neg(x))))
 FUNCTION(softplus, CBK_SOFTPLUS, cb_sigmoid(x))
-FUNCTION(relu, CBK_RELU, positive(x))
-FUNCTION(hard_swish, CBK_HARD_SWISH, hard_swish_derivative(x))
-FUNCTION(silu, CBK_SILU, silu_derivative(x))
-FUNCTION(gelu, CBK_GELU, gelu_derivative(x))
-FUNCTION(gelu_tanh, CBK_GELU_TANH, gelu_tanh_derivative(x))
+REMADE(relu, CBK_RELU)
+CURVE(relu, CBK_RELU, positive(x), relu_again)
+ACTIVATION(hard_swish, CBK_HARD_SWISH, hard_swish_derivative(x))
+ACTIVATION(silu, CBK_SILU, silu_derivative(x))
+ACTIVATION(gelu, CBK_GELU, gelu_derivative(x))
+ACTIVATION(gelu_tanh, CBK_GELU_TANH, gelu_tanh_derivative(x))
+
+/* The slope is the same of y as of x: what is kept is the one that takes no memory, or y, which the next product keeps as well. */
+cb_tensor *cb_relu(cb_tensor *x)
+{
+    x = cb_dense(x);
+    cb_tensor *y = x ? cb_empty_ordered(x->dtype, x) : NULL;
+    if (!y)
+        return NULL;
+    if (!cbk_unary(CBK_RELU, x->dtype, y->data, x->data, x->count, 0, 0)) {
+        cb_error_prefix("relu");
+        return NULL;
+    }
+    numbers n = {0};
+    cb_tensor *ins[] = {x}, *saves[] = {cb_can_be_remade(x) ? x : y};
+    return CB_RECORD(&cb_op_relu, y, ins, saves, &n, sizeof n) ? y : NULL;
+}
 
 static void neg_backward(cb_backward_pass *pass)
 {
@@ -205,7 +244,7 @@ static cb_tensor *power_derivative(cb_tensor *x, double exponent)
     return exponent == 0 ? cb_zeros_like(x) : cb_scale(cb_pow_scalar(x, exponent - 1), exponent);
 }
 
-CURVE(pow_scalar, CBK_POW_SCALAR, power_derivative(x, n.p))
+CURVE(pow_scalar, CBK_POW_SCALAR, power_derivative(x, n.p), NULL)
 
 cb_tensor *cb_pow_scalar(cb_tensor *x, double exponent)
 {
@@ -220,7 +259,8 @@ static cb_tensor *within(cb_tensor *x, double low, double high)
     return x ? cb_cast(cb_mul(cb_ge(x, cb_scalar(x->dtype, low)), cb_le(x, cb_scalar(x->dtype, high))), x->dtype) : NULL;
 }
 
-CURVE(clamp, CBK_CLAMP, within(x, n.p, n.q))
+REMADE(clamp, CBK_CLAMP)
+CURVE(clamp, CBK_CLAMP, within(x, n.p, n.q), clamp_again)
 
 cb_tensor *cb_clamp(cb_tensor *x, double low, double high)
 {

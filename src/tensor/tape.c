@@ -134,10 +134,13 @@ static void edge_set(cb_edge *edge, cb_tensor *input)
     }
 }
 
-/* Whether t, as it is now, is what its node can make again. */
-static bool can_be_remade(const cb_tensor *t)
+bool cb_can_be_remade(const cb_tensor *t)
 {
-    return t->node && t->node->op->again && !t->node->released && t->storage->version == 0;
+    const cb_node *node = t->node;
+    if (!node || !node->op->again || node->released || t->storage->version > 0 || node->saved_count == 0)
+        return false;
+    const cb_saved *first = &node->saved[0];
+    return first->source || (first->tensor && first->output < 0); /* else it is kept itself, or what it is made of is not */
 }
 
 /* An output that is saved would keep its own node alive for ever; a bare alias of it does not. */
@@ -149,7 +152,7 @@ static bool save_set(cb_saved *slot, cb_tensor *t, int outputs, cb_tensor *const
     for (int i = 0; i < outputs; i++)
         if (output[i] == t)
             slot->output = i;
-    if (slot->output < 0 && can_be_remade(t)) {
+    if (slot->output < 0 && cb_can_be_remade(t)) {
         slot->source = t->node;
         cb_node_reference(t->node);
         return true;

@@ -394,6 +394,93 @@ static void mapped_memory_is_never_written(void **state)
     expect_values(x, (double[]){1, 2, 3}, 3, 0);
 }
 
+/* ---- what the backward pass makes again ---- */
+
+/* x (4, 6, 5, 5); w and b (6), of a layer norm (5) */
+static cb_tensor *layer_normed(cb_tensor *x, cb_tensor *w, cb_tensor *b)
+{
+    return cb_layer_norm(x, cb_slice(w, 0, 0, 5, 1), cb_slice(b, 0, 0, 5, 1), 1e-5);
+}
+
+static cb_tensor *batch_normed(cb_tensor *x, cb_tensor *w, cb_tensor *b)
+{
+    return cb_batch_norm(x, w, b);
+}
+
+static cb_tensor *group_normed(cb_tensor *x, cb_tensor *w, cb_tensor *b)
+{
+    return cb_group_norm(cb_channels_last(x), 2, w, b, 1e-5);
+}
+
+static cb_tensor *normed_relu(cb_tensor *x, cb_tensor *w, cb_tensor *b)
+{
+    return cb_relu(cb_batch_norm(cb_channels_last(x), w, b));
+}
+
+#define ACTIVATED(name, y)                                                                                                                 \
+    static cb_tensor *name(cb_tensor *x, cb_tensor *w, cb_tensor *b)                                                                       \
+    {                                                                                                                                      \
+        (void)w;                                                                                                                           \
+        (void)b;                                                                                                                           \
+        return y;                                                                                                                          \
+    }
+ACTIVATED(through_gelu, cb_gelu(x))
+ACTIVATED(through_gelu_tanh, cb_gelu_tanh(x))
+ACTIVATED(through_silu, cb_silu(x))
+ACTIVATED(through_hard_swish, cb_hard_swish(x))
+ACTIVATED(through_clamp, cb_clamp(x, -0.5, 1))
+
+/* A later op that saves a cheap op's result keeps no memory for it, and its rule finds the same bits: the gradients of y^2 are those of 2 y
+ * times y. */
+static void what_is_made_again_has_the_same_bits(void **state)
+{
+    (void)state;
+    static cb_tensor *(*const each[])(cb_tensor *, cb_tensor *, cb_tensor *) = {layer_normed, batch_normed,       group_normed,
+                                                                                normed_relu,  through_gelu,       through_gelu_tanh,
+                                                                                through_silu, through_hard_swish, through_clamp};
+    for (size_t i = 0; i < 2 * (sizeof each / sizeof *each); i++) {
+        cb_scope *inner = cb_scope_open();
+        cb_dtype dtype = i % 2 ? CB_BF16 : CB_F32;
+        cb_tensor *x[2], *w[2], *b[2], *factor = NULL;
+        for (int k = 0; k < 2; k++) {
+            cb_rng rng = {.seed = 3};
+            x[k] = cb_parameter(cb_randn(dtype, &rng, 4, 6, 5, 5));
+            w[k] = cb_parameter(cb_randn(CB_F32, &rng, 6));
+            b[k] = cb_parameter(cb_randn(CB_F32, &rng, 6));
+            cb_scope *step = cb_scope_open();
+            cb_tensor *y = each[i / 2](x[k], w[k], b[k]);
+            factor = k ? factor : cb_scope_return(step, cb_scale(cb_detach(y), 2));
+            cb_tensor *z = k ? cb_mul(factor, y) : cb_square(y);
+            assert_true(k || cb_can_be_remade(y));
+            assert_true(cb_backward(cb_sum(z, CB_ALL, false)));
+            cb_scope_close(step);
+        }
+        assert_same(x[0]->grad, x[1]->grad);
+        for (int k = 0; i < 8 && k < 2; k++) /* those with parameters */
+            assert_same((k ? b : w)[0]->grad, (k ? b : w)[1]->grad);
+        for (int k = 0; k < 2; k++) {
+            cb_zero_grad(x[k]);
+            cb_zero_grad(w[k]);
+            cb_zero_grad(b[k]);
+        }
+        cb_scope_close(inner);
+    }
+}
+
+/* Nothing is made again of an activation that was not kept: of a frozen norm by running statistics. */
+static void what_is_not_kept_is_not_made_again(void **state)
+{
+    (void)state;
+    cb_rng rng = {.seed = 4};
+    cb_tensor *x = cb_scale(cb_parameter(cb_randn(CB_F32, &rng, 2, 3, 4, 4)), 1), *mean = cb_zeros(CB_F32, 3), *var = cb_ones(CB_F32, 3);
+    cb_tensor *y = cb_batch_norm(x, NULL, NULL, .running_weight = 1, .running_mean = mean, .running_var = var);
+    assert_false(cb_can_be_remade(y));
+    cb_tensor *positive = cb_relu(y);
+    assert_false(cb_can_be_remade(positive));
+    assert_true(cb_can_be_remade(cb_relu(cb_batch_norm(x, NULL, NULL))));
+    assert_true(cb_backward(cb_sum(cb_square(positive), CB_ALL, false)));
+}
+
 /* ---- special values ---- */
 
 static void the_first_of_equals_is_chosen(void **state)
@@ -407,6 +494,22 @@ static void the_first_of_equals_is_chosen(void **state)
     expect_values(indices, (double[]){1, 2, 0, 0, 1, 2}, 6, 0);
     assert_true(cb_sort(x, 1, false, &values, &indices));
     expect_values(indices, (double[]){0, 1, 2, 0, 1, 2}, 6, 0);
+}
+
+/* Maxima of bf16 are those of the same numbers in f32; of their gradients the sums are rounded. */
+static void maxima_of_halves_are_those_of_floats(void **state)
+{
+    (void)state;
+    cb_tensor *half = cb_cast(cb_randn(CB_F32, &(cb_rng){.seed = 9}, 2, 19, 7, 6), CB_BF16);
+    cb_tensor *x[] = {cb_parameter(half), cb_parameter(cb_cast(half, CB_F32))}, *y[2];
+    for (int k = 0; k < 2; k++) {
+        y[k] = cb_max_pool(x[k], .kernel = {3, 3}, .stride = {2, 1}, .padding = {1, 1});
+        assert_true(cb_backward(cb_sum(y[k], CB_ALL, false)));
+    }
+    assert_same(cb_cast(y[0], CB_F32), y[1]);
+    assert_same(x[0]->grad, cb_cast(x[1]->grad, CB_BF16));
+    for (int k = 0; k < 2; k++)
+        cb_zero_grad(x[k]);
 }
 
 static void nan_and_infinity_pass_as_they_should(void **state)
@@ -602,7 +705,10 @@ int main(void)
         TEST(views_share_memory_and_copies_do_not),
         TEST(linear_add_works_in_place_only_when_nobody_minds),
         TEST(mapped_memory_is_never_written),
+        TEST(what_is_made_again_has_the_same_bits),
+        TEST(what_is_not_kept_is_not_made_again),
         TEST(the_first_of_equals_is_chosen),
+        TEST(maxima_of_halves_are_those_of_floats),
         TEST(nan_and_infinity_pass_as_they_should),
         TEST(a_query_that_sees_nothing_gives_zero),
         TEST(last_queries_see_their_own_segments),

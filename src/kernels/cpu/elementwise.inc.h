@@ -157,6 +157,13 @@ INLINE vf unary_v(cbk_unary_op op, vf x, float p, float q)
 INLINE vf slope_v(cbk_unary_op op, vf x, float p, float q)
 {
     switch (op) {
+    case CBK_NEG:
+        return splat(-1);
+    case CBK_SCALE:
+    case CBK_AFFINE:
+        return splat(p);
+    case CBK_CLAMP:
+        return (vf)((vi)(x >= p) & (vi)(x <= q) & (vi)splat(1));
     case CBK_SQUARE:
         return 2.0f * x;
     case CBK_EXP:
@@ -249,6 +256,10 @@ static void unary_backward(cbk_unary_op op, cb_dtype dtype, void *dx, const void
                            bool accumulate)
 {
     switch (op) {
+        SLOPE_CASE(CBK_NEG);
+        SLOPE_CASE(CBK_SCALE);
+        SLOPE_CASE(CBK_AFFINE);
+        SLOPE_CASE(CBK_CLAMP);
         SLOPE_CASE(CBK_SQUARE);
         SLOPE_CASE(CBK_EXP);
         SLOPE_CASE(CBK_TANH);

@@ -11,6 +11,7 @@
 #include "kernels/cpu/merge.inc.h"
 #include "kernels/cpu/norm.inc.h"
 #include "kernels/cpu/channels.inc.h"
+#include "kernels/cpu/pool.inc.h"
 #include "kernels/cpu/optimizer.inc.h"
 #include "kernels/cpu/random.inc.h"
 #include "kernels/cpu/tile.inc.h"
@@ -47,6 +48,8 @@ const cbk_vector_table CBK_TABLE = {
     .channel_sums = channel_sums,
     .run_sums = run_sums,
     .channel_mix = channel_mix,
+    .max_window = max_window,
+    .max_gradient = max_gradient,
     .adamw = adamw,
     .sgd = sgd,
     .philox = philox,

@@ -111,6 +111,11 @@ typedef struct cbk_vector_table {
     void (*channel_mix)(cb_dtype dtype, void *out, const void *x, const void *dy, const float *p, const float *q, const float *r,
                         int64_t rows, int64_t c, int step);
 
+    /* pool.inc.h */
+    void (*max_window)(cb_dtype dtype, void *y, int32_t *index, const void *x, const int32_t *place, int64_t places, int64_t c);
+    void (*max_gradient)(cb_dtype dtype, void *dx, const void *dy, const int32_t *index, int32_t place, const int32_t *window,
+                         int64_t windows, int64_t c);
+
     /* optimizer.inc.h */
     void (*adamw)(const cbk_adamw_constants *k, float *p, float *m, float *v, const float *g, int64_t n);
     void (*sgd)(const cbk_sgd_constants *k, float *p, float *buffer, const float *g, int64_t n);
