@@ -67,7 +67,8 @@ static dnnl_status_t describe_weight(dnnl_memory_desc_t *md, const cbk_convoluti
 
 /* The first implementation that oneDNN offers.  Its "brgconv" makes a product of each row of an image, which is slow where rows are short: of 3 by
  * 3 kernels over 2 to 4 places, by 1.1 to 2.6 times as slow as the next one that it offers (x86-64 with AVX-512, f32 and bf16). */
-static dnnl_status_t choose(dnnl_primitive_desc_t *pd, const dnnl_convolution_desc_t *c, dnnl_primitive_attr_t attr, const cbk_convolution *s)
+static dnnl_status_t choose(dnnl_primitive_desc_t *pd, const dnnl_convolution_desc_t *c, dnnl_primitive_attr_t attr,
+                            const cbk_convolution *s)
 {
     static const char slow[] = "brgconv:";
     int64_t width = s->out[s->dims - 1];
@@ -78,8 +79,8 @@ static dnnl_status_t choose(dnnl_primitive_desc_t *pd, const dnnl_convolution_de
     *pd = dnnl_primitive_desc_iterator_fetch(offers);
     const char *name = NULL;
     if (s->dims == 2 && width > 1 && width <= SHORT_ROW && *pd &&
-        dnnl_primitive_desc_query(*pd, dnnl_query_impl_info_str, 0, (void *)&name) == dnnl_success && strncmp(name, slow, strlen(slow)) == 0 &&
-        dnnl_primitive_desc_iterator_next(offers) == dnnl_success) {
+        dnnl_primitive_desc_query(*pd, dnnl_query_impl_info_str, 0, (void *)&name) == dnnl_success &&
+        strncmp(name, slow, strlen(slow)) == 0 && dnnl_primitive_desc_iterator_next(offers) == dnnl_success) {
         dnnl_primitive_desc_destroy(*pd);
         *pd = dnnl_primitive_desc_iterator_fetch(offers);
     }
