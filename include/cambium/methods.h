@@ -4,6 +4,7 @@
 
 #include "cambium/core.h"
 #include "cambium/tokenizer.h"
+#include "cambium/training.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -49,6 +50,56 @@ extern CB_API const cb_option cb_tie_option_table[];
 CB_API bool cb_tie_layers(const char *directory, const char *output, const cb_tie_options *options);
 /* A recursive model as one that every program reads: each block has its own copy of the weights.  Its relaxation fits it as it is. */
 CB_API bool cb_untie_layers(const char *directory, const char *output);
+
+/* ---- ADCSD (14) ----
+ *
+ * A forecaster's forecast is corrected while it is used (Guo et al. 2024, arXiv:2401.04148): it is divided into trend and season, each goes
+ * through a small head of its own, and what comes out is added, times a number for each node that starts at 0.
+ *
+ *     y = y0 + lambda1 g1(season) + lambda2 g2(trend),    g = Linear(C, hidden), LayerNorm([T, N, hidden]), GELU, Linear(hidden, C)
+ */
+
+enum { CB_ADCSD_BOTH, CB_ADCSD_ONE };
+typedef struct cb_adcsd_options {
+    int64_t adcsd_hidden_size, adcsd_kernel;
+    bool adcsd_decompose; /* off: both heads read the forecast as it is */
+    bool adcsd_lambda;    /* off: lambdas are 1 and stay, and the heads' last layers start at 0 */
+    int adcsd_heads;      /* CB_ADCSD_ONE: one head, which reads the forecast as it is */
+} cb_adcsd_options;
+extern CB_API const cb_option cb_adcsd_option_table[];
+
+typedef struct cb_adcsd cb_adcsd;
+/* For forecasts (B, T, N, C) of so many steps, nodes and channels.  Before the first step it changes no bit of them. */
+CB_API cb_adcsd *cb_adcsd_new(int64_t steps, int64_t nodes, int64_t channels, const cb_adcsd_options *options, uint64_t seed);
+CB_API void cb_adcsd_free(cb_adcsd *adcsd); /* NULL is allowed */
+/* "seasonal.up.weight", ...: of each head up, norm and down, and lambda; f32. */
+CB_API size_t cb_adcsd_parameters(const cb_adcsd *adcsd, const cb_named_tensor **list);
+/* A normalised forecast (B, T, N, C) f32, corrected. */
+CB_API cb_tensor *cb_adcsd_forward(const cb_adcsd *adcsd, cb_tensor *forecast);
+/* adcsd_config.json and adcsd.safetensors in a directory, which is made. */
+CB_API bool cb_adcsd_save(const cb_adcsd *adcsd, const char *directory);
+CB_API cb_adcsd *cb_adcsd_load(const char *directory);
+
+/* What learns while a forecaster is used: nothing, every weight of it (the paper calls that TENT), ADCSD, or both together. */
+typedef enum cb_online { CB_ONLINE_NONE, CB_ONLINE_FINETUNE, CB_ONLINE_ADCSD, CB_ONLINE_BOTH } cb_online;
+typedef struct cb_online_options {
+    int online; /* cb_online */
+    double online_learning_rate;
+    int64_t online_seed;
+    cb_adcsd_options adcsd;
+} cb_online_options;
+extern CB_API const cb_option cb_online_option_table[]; /* all but adcsd, which has a table of its own */
+
+typedef struct cb_online_forecaster cb_online_forecaster;
+/* A policy of cb_forecast_stream(): one step of Adam on the training's own loss for each window whose targets have come to be, in one state all along.
+ * What learns of the model is the model's from then on.  adcsd (may be NULL: a new one where it is to learn) goes on learning, and stays the caller's.
+ * `training` must outlive it. */
+CB_API cb_online_forecaster *cb_online_forecaster_new(const cb_forecast_training *training, const cb_online_options *options,
+                                                      cb_adcsd *adcsd, int64_t nodes);
+CB_API cb_forecast_policy cb_online_forecaster_policy(cb_online_forecaster *forecaster);
+CB_API const cb_adcsd *cb_online_forecaster_adcsd(const cb_online_forecaster *forecaster); /* NULL: there is none */
+CB_API int64_t cb_online_forecaster_size(const cb_online_forecaster *forecaster);          /* numbers that learn */
+CB_API void cb_online_forecaster_free(cb_online_forecaster *forecaster);                   /* NULL is allowed */
 
 /* ---- SentinelLMs (57) ----
  *

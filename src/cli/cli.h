@@ -335,10 +335,12 @@ typedef struct cli_series_settings {
     int series_part;
     cb_series_options data;
     cb_forecast_options learning;
+    cb_online_options online; /* of evaluations */
+    char *online_adapter, *online_output;
     cb_series_processor processor; /* what it comes to */
     cb_series *series;
 } cli_series_settings;
-extern const cb_option cli_graph_table[], cli_series_part_table[]; /* of new models; of evaluations */
+extern const cb_option cli_graph_table[], cli_series_part_table[], cli_online_table[]; /* of new models; of evaluations */
 bool cli_takes_series(const cb_model *model);
 /* Refuses what has no meaning for forecasting, or, of other tasks (series false), its options. */
 bool cli_series_check(cli_call *call, bool series);
@@ -349,7 +351,6 @@ void cli_series_close(cli_series_settings *s);
 cb_dataset *cli_series_windows(const cli_series_settings *s, const cb_model *model, cb_series_part part, int64_t seed);
 /* cli_corpus_open() for these, once they are ready. */
 bool cli_series_corpus(cli_corpus *corpus, const cli_series_settings *s, const cb_model *model, int64_t seed);
-bool cli_forecast_print(cli_call *call, const char *task, const cb_model *model, const cb_forecast_result *r);
 bool cli_eval_forecasting(cli_call *call, cli_series_settings *s, const cb_string_list *data, cb_model *model, int64_t batch_size,
                           int64_t max_batches);
 

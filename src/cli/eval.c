@@ -381,6 +381,9 @@ static const cli_group groups[] = {{"Task", table, 0},
                                    {"Series of numbers", cb_series_option_table, offsetof(settings, series.data)},
                                    {"Their parts", cli_series_part_table, offsetof(settings, series)},
                                    {"Forecasts", cb_forecast_option_table, offsetof(settings, series.learning)},
+                                   {"Learning while forecasts are made", cb_online_option_table, offsetof(settings, series.online)},
+                                   {"What is learned so", cli_online_table, offsetof(settings, series)},
+                                   {"ADCSD", cb_adcsd_option_table, offsetof(settings, series.online.adcsd)},
                                    {0}};
 
 /* Of words and labels, or of vectors. */
@@ -452,7 +455,8 @@ const cli_command cli_eval = {
         "and precision of the documents that a sentence encoder finds for queries, in files of BEIR's form or a directory of them, or of "
         "the positives of held-out pairs; similarity: Spearman's and Pearson's correlation of cosines with scores.  Ranking: the same "
         "measures of the order in which a cross-encoder puts what BM25, or --candidates, found.  Forecasting (docs/forecasting.md): mean "
-        "absolute error, root of the mean square error and mean relative error of a part of a series, of each step ahead and of all.",
+        "absolute error, root of the mean square error and mean relative error of a part of a series, of each step ahead and of all; with --online "
+        "what comes to be is learned from, window after window (docs/methods/adcsd.md).",
     .least = 1,
     .most = 1,
     .settings_size = sizeof(settings),
@@ -463,5 +467,6 @@ const cli_command cli_eval = {
                               "cambium eval models/bert --adapter out/reviews --data held-out.csv --predictions out/said.jsonl",
                               "cambium eval models/bert --adapter out/ranks --data scifact/ --candidates bm25.run --predictions out.run",
                               "cambium eval models/vit --adapter out/birds --data birds-test/ --corruption fog --severity 5",
-                              "cambium eval models/speeds --task forecasting --data speeds.csv --series-part test", NULL},
+                              "cambium eval models/speeds --task forecasting --data speeds.csv --series-part test",
+                              "cambium eval models/speeds --data speeds.csv --online adcsd --online-learning-rate 1e-3", NULL},
     .run = run};

@@ -15,6 +15,11 @@ const cb_option cli_series_part_table[] = {
                 "which part of the series is foretold, by the shares that the model was trained with"),
     CB_OPT_END};
 
+const cb_option cli_online_table[] = {
+    CB_OPT_STRING(cli_series_settings, online_adapter, NULL, "DIR",
+                  "adcsd: goes on with what --online-output left there, instead of a new one"),
+    CB_OPT_STRING(cli_series_settings, online_output, NULL, "DIR", "adcsd: where what was learned is written"), CB_OPT_END};
+
 bool cli_takes_series(const cb_model *model)
 {
     return cb_model_series_format(model).context > 0;
@@ -45,7 +50,9 @@ bool cli_series_check(cli_call *call, bool series)
             return false;
         }
     return series || (refuse_given(call, cli_graph_table) && refuse_given(call, cli_series_part_table) &&
-                      refuse_given(call, cb_series_option_table) && refuse_given(call, cb_forecast_option_table));
+                      refuse_given(call, cb_online_option_table) && refuse_given(call, cli_online_table) &&
+                      refuse_given(call, cb_adcsd_option_table) && refuse_given(call, cb_series_option_table) &&
+                      refuse_given(call, cb_forecast_option_table));
 }
 
 /* ---- how they are made ready ---- */
@@ -145,19 +152,23 @@ static json_t *errors_json(const cb_forecast_errors *e)
                      (json_int_t)e->count);
 }
 
-bool cli_forecast_print(cli_call *call, const char *task, const cb_model *model, const cb_forecast_result *r)
+static bool print_json(const cb_model *model, const cb_forecast_result *r, json_t *online)
 {
-    if (call->common.json) {
-        json_t *line =
-            json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:I, s:o, s:I}", "task", task, "model", cb_model_directory(model), "loss",
-                      cli_real(r->loss), "mae", cli_real(r->all.mae), "rmse", cli_real(r->all.rmse), "mape", cli_real(r->all.mape),
-                      "windows", (json_int_t)r->rows, "seconds", cli_real(r->seconds), "peak_memory", (json_int_t)cb_peak_rss());
-        json_t *each = json_array();
-        for (int64_t t = 0; t < r->prediction; t++)
-            json_array_append_new(each, errors_json(&r->each[t]));
-        json_object_set_new(line, "horizons", each);
-        return cli_json(line);
-    }
+    json_t *line =
+        json_pack("{s:s, s:s, s:o, s:o, s:o, s:I, s:o, s:I, s:o*}", "task", "forecasting", "model", cb_model_directory(model), "mae",
+                  cli_real(r->all.mae), "rmse", cli_real(r->all.rmse), "mape", cli_real(r->all.mape), "windows", (json_int_t)r->rows,
+                  "seconds", cli_real(r->seconds), "peak_memory", (json_int_t)cb_peak_rss(), "online", online);
+    if (line && !online)
+        json_object_set_new(line, "loss", cli_real(r->loss));
+    json_t *each = json_array();
+    for (int64_t t = 0; t < r->prediction; t++)
+        json_array_append_new(each, errors_json(&r->each[t]));
+    json_object_set_new(line, "horizons", each);
+    return cli_json(line);
+}
+
+static bool print_table(const cb_forecast_result *r)
+{
     cli_table table = {.columns = 4, .right = "rrrr"};
     bool ok = cli_table_add(&table, "step ahead") && cli_table_add(&table, "MAE") && cli_table_add(&table, "RMSE") &&
               cli_table_add(&table, "MAPE %%");
@@ -174,15 +185,65 @@ bool cli_forecast_print(cli_call *call, const char *task, const cb_model *model,
     return ok;
 }
 
+/* ---- learning from what comes to be ---- */
+
+static bool check_online(cli_call *call, const cli_series_settings *s)
+{
+    static const char *const own[] = {"online_learning_rate", "online_seed", "online_adapter", "online_output"};
+    bool learns = s->online.online != CB_ONLINE_NONE, corrects = s->online.online == CB_ONLINE_ADCSD || s->online.online == CB_ONLINE_BOTH;
+    for (size_t i = 0; !learns && i < sizeof own / sizeof *own; i++)
+        if (cli_given(call, own[i]))
+            return cli_refuse("%s: has no meaning without --online", own[i]), cli_blame(call, own[i]), false;
+    for (const cb_option *o = cb_adcsd_option_table; o->name; o++)
+        if (cli_given(call, o->name) && (!corrects || s->online_adapter))
+            return cli_refuse("%s: is of a new adcsd: --online adcsd or both, and no --online-adapter", o->name), cli_blame(call, o->name),
+                   false;
+    if (!corrects && (s->online_adapter || s->online_output))
+        return cli_usage(call, "--online-%s: is of --online adcsd or both", s->online_adapter ? "adapter" : "output");
+    return !learns || !cli_given(call, "batch_size") || cli_usage(call, "--batch-size: with --online windows come one by one");
+}
+
+static bool run_online(cli_call *call, const cli_series_settings *s, const cb_forecast_training *t, cb_dataset *windows,
+                       int64_t max_windows)
+{
+    cb_adcsd *adcsd = s->online_adapter ? cb_adcsd_load(s->online_adapter) : NULL;
+    cb_online_forecaster *f = cb_ok() ? cb_online_forecaster_new(t, &s->online, adcsd, cb_series_nodes(s->series)) : NULL;
+    cb_forecast_result r = {0};
+    bool ok = f != NULL;
+    if (ok) {
+        const cb_forecast_policy policy = cb_online_forecaster_policy(f);
+        ok = cb_forecast_stream(t, windows, &policy, max_windows, &r);
+    }
+    ok = ok && (!s->online_output || cb_adcsd_save(cb_online_forecaster_adcsd(f), s->online_output));
+    if (ok && !cb_rehearsing() && call->common.json) {
+        ok = print_json(t->model, &r,
+                        json_pack("{s:s, s:I, s:o}", "learns", cb_online_option_table[0].choices[s->online.online], "parameters",
+                                  (json_int_t)cb_online_forecaster_size(f), "learning_rate", cli_real(s->online.online_learning_rate)));
+    } else if (ok && !cb_rehearsing()) {
+        ok = print_table(&r);
+        cli_field("learned", "%s numbers (%s)", cli_thousands(cb_online_forecaster_size(f)),
+                  cb_online_option_table[0].choices[s->online.online]);
+    }
+    cb_forecast_result_free(&r);
+    cb_online_forecaster_free(f);
+    cb_adcsd_free(adcsd);
+    return ok;
+}
+
 bool cli_eval_forecasting(cli_call *call, cli_series_settings *s, const cb_string_list *data, cb_model *model, int64_t batch_size,
                           int64_t max_batches)
 {
     const cb_forecast_training training = {.model = model, .processor = &s->processor, .options = s->learning};
     cb_forecast_result r = {0};
-    bool ok = cli_series_ready(call, s, data, model, cb_model_directory(model));
+    bool online = s->online.online != CB_ONLINE_NONE;
+    bool ok = check_online(call, s) && (!s->online_output || cli_output_directory(s->online_output, cb_model_directory(model))) &&
+              cli_series_ready(call, s, data, model, cb_model_directory(model));
     cb_dataset *windows = ok ? cli_series_windows(s, model, (cb_series_part)s->series_part, 0) : NULL;
-    ok = windows && cb_evaluate_forecasting(&training, windows, batch_size, max_batches, &r);
-    ok = ok && (cb_rehearsing() || cli_forecast_print(call, "forecasting", model, &r));
+    if (online)
+        ok = windows && run_online(call, s, &training, windows, max_batches);
+    else
+        ok = windows && cb_evaluate_forecasting(&training, windows, batch_size, max_batches, &r) &&
+             (cb_rehearsing() || (call->common.json ? print_json(model, &r, NULL) : print_table(&r)));
     cb_forecast_result_free(&r);
     cb_dataset_free(windows);
     cli_series_close(s);

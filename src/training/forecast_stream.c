@@ -54,7 +54,8 @@ static bool step(const cb_forecast_training *t, const cb_forecast_policy *policy
     cb_no_grad
     {
         cb_tensor *restored = cb_forecast_restore(t->processor, policy->forecast(policy->user, batch->ids));
-        cb_forecast_score_add(score, restored, batch->targets);
+        if (!cb_rehearsing())
+            cb_forecast_score_add(score, restored, batch->targets);
     }
     cb_scope_close(scope);
     if (!cb_ok() || !policy->learn)
@@ -69,6 +70,7 @@ bool cb_forecast_stream(const cb_forecast_training *training, cb_dataset *stream
     double begin = cb_now();
     int64_t rows = cb_dataset_rows(stream), prediction = cb_model_series_format(training->model).prediction;
     rows = max_windows && max_windows < rows ? max_windows : rows;
+    rows = cb_rehearsing() && prediction + 1 < rows ? prediction + 1 : rows; /* until it has learned */
     queue q = {.capacity = prediction, .entries = cb_calloc((size_t)prediction, sizeof *q.entries)};
     forecast_score score = {0};
     cb_batch batch = {0};
@@ -81,7 +83,7 @@ bool cb_forecast_stream(const cb_forecast_training *training, cb_dataset *stream
     }
     cb_batch_free(&batch);
     queue_free(&q);
-    if (ok && cb_ok())
+    if (ok && cb_ok() && !cb_rehearsing())
         ok = cb_forecast_score_finish(&score, result);
     else
         cb_forecast_score_free(&score);

@@ -1,6 +1,7 @@
 /* series.c: series of numbers, graphs of their nodes and how they are made ready.  The first byte of the input says which: an array of NumPy's, a
- * table with a header, a matrix of three nodes, or preprocessor_config.json. */
+ * table with a header, a matrix of three nodes, preprocessor_config.json, or adcsd_config.json beside weights. */
 #include "cambium/data.h"
+#include "cambium/methods.h"
 #include "fuzz.h"
 
 static void read_windows(cb_series *series)
@@ -47,6 +48,21 @@ static void read_processor(const uint8_t *data, size_t size)
     cb_series_processor_free(&processor);
 }
 
+static void read_adcsd(const uint8_t *data, size_t size)
+{
+    static bool saved;
+    if (!saved) {
+        cb_adcsd_options o = {.adcsd_hidden_size = 2, .adcsd_kernel = 3, .adcsd_decompose = true, .adcsd_lambda = true};
+        cb_adcsd *adcsd = cb_adcsd_new(2, 3, 1, &o, 0);
+        saved = fuzz_expect(adcsd && cb_adcsd_save(adcsd, fuzz_path("adcsd")));
+        cb_adcsd_free(adcsd);
+    }
+    fuzz_file("adcsd/adcsd_config.json", data, size);
+    cb_adcsd *adcsd = cb_adcsd_load(fuzz_path("adcsd"));
+    fuzz_expect(adcsd != NULL);
+    cb_adcsd_free(adcsd);
+}
+
 void fuzz_target(const uint8_t *data, size_t size)
 {
     if (!size)
@@ -63,6 +79,9 @@ void fuzz_target(const uint8_t *data, size_t size)
         break;
     case 'p':
         read_processor(data + 1, size - 1);
+        break;
+    case 'a':
+        read_adcsd(data + 1, size - 1);
         break;
     default:
         break;
