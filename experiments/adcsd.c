@@ -131,8 +131,10 @@ static cb_series *made_up(const city *c, int64_t nodes, const cb_series_options 
 {
     int64_t channels = c->channels - (c->steps_per_day > 0), count = MADE_UP_STEPS * nodes * channels;
     float *values = cb_calloc((size_t)count, sizeof *values);
-    for (int64_t i = 0; values && i < count; i++)
-        values[i] = (float)(30 + 9 * sin((double)(i / (nodes * channels)) / 4 + (double)(i % nodes)));
+    for (int64_t i = 0; values && i < count; i++) {
+        int64_t step = i / (nodes * channels);
+        values[i] = (float)(30 + 9 * sin((double)step / 4 + (double)(i % nodes)));
+    }
     cb_series *s = values ? cb_series_from(c->name, values, MADE_UP_STEPS, nodes, channels, o) : NULL;
     cb_free(values);
     return s;

@@ -104,7 +104,6 @@ static bool check(int64_t steps, int64_t nodes, int64_t channels, const cb_adcsd
 
 cb_adcsd *cb_adcsd_new(int64_t steps, int64_t nodes, int64_t channels, const cb_adcsd_options *options, uint64_t seed)
 {
-    static const char *const parts[] = {"seasonal", "trend"};
     if (!cb_ok() || !check(steps, nodes, channels, options))
         return NULL;
     cb_adcsd *a = cb_calloc(1, sizeof *a);
@@ -113,7 +112,7 @@ cb_adcsd *cb_adcsd_new(int64_t steps, int64_t nodes, int64_t channels, const cb_
     if (a)
         *a = (cb_adcsd){.options = *options, .steps = steps, .nodes = nodes, .channels = channels, .head_count = one ? 1 : HEADS};
     for (int i = 0; ok && i < a->head_count; i++)
-        ok = make_head(a, one ? "whole" : parts[i], seed, &a->heads[i]);
+        ok = make_head(a, one ? "whole" : i ? "trend" : "seasonal", seed, &a->heads[i]);
     if (scope)
         cb_scope_close(scope);
     if (ok)
@@ -173,9 +172,10 @@ cb_tensor *cb_adcsd_forward(const cb_adcsd *a, cb_tensor *forecast)
         return NULL;
     bool divided = a->head_count == HEADS && a->options.adcsd_decompose;
     cb_tensor *trend = divided ? cb_series_trend(forecast, 1, a->options.adcsd_kernel) : NULL;
-    cb_tensor *read[HEADS] = {divided ? cb_sub(forecast, trend) : forecast, divided ? trend : forecast}, *y = forecast;
-    for (int i = 0; i < a->head_count; i++)
-        y = cb_add(y, correction(a, &a->heads[i], read[i]));
+    cb_tensor *first = divided ? cb_sub(forecast, trend) : forecast, *second = divided ? trend : forecast;
+    cb_tensor *y = cb_add(forecast, correction(a, &a->heads[0], first));
+    if (a->head_count == HEADS)
+        y = cb_add(y, correction(a, &a->heads[1], second));
     y = cb_scope_return(scope, y);
     cb_scope_close(scope);
     return y;
