@@ -455,7 +455,8 @@ const cli_command cli_eval = {
         "and precision of the documents that a sentence encoder finds for queries, in files of BEIR's form or a directory of them, or of "
         "the positives of held-out pairs; similarity: Spearman's and Pearson's correlation of cosines with scores.  Ranking: the same "
         "measures of the order in which a cross-encoder puts what BM25, or --candidates, found.  Forecasting (docs/forecasting.md): mean "
-        "absolute error, root of the mean square error and mean relative error of a part of a series, of each step ahead and of all; with --online "
+        "absolute error, root of the mean square error and mean relative error of a part of a series, of each step ahead and of all; with "
+        "--online "
         "what comes to be is learned from, window after window (docs/methods/adcsd.md).",
     .least = 1,
     .most = 1,
