@@ -8,6 +8,7 @@
 #include "cambium/convert.h"
 #include "cambium/core.h"
 #include "cambium/data.h"
+#include "cambium/diffusion.h"
 #include "cambium/dtype.h"
 #include "cambium/embedding.h"
 #include "cambium/eval.h"

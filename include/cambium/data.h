@@ -54,7 +54,8 @@ typedef enum cb_objective {
     CB_OBJECTIVE_RETRIEVAL,               /* groups of an anchor, its positive and hard negatives */
     CB_OBJECTIVE_SIMILARITY,              /* groups of two sentences, with a score */
     CB_OBJECTIVE_RANKING,                 /* groups of documents, each read together with the query that they have in common */
-    CB_OBJECTIVE_FORECASTING              /* what series of numbers come to: cb_series_windows() */
+    CB_OBJECTIVE_FORECASTING,             /* what series of numbers come to: cb_series_windows() */
+    CB_OBJECTIVE_IMAGE_GENERATION         /* images as they are, and the class of each: likewise */
 } cb_objective;
 CB_API bool cb_objective_is_labelled(cb_objective objective);
 CB_API bool cb_objective_is_of_places(cb_objective objective); /* of images: labels or numbers */
@@ -239,8 +240,10 @@ typedef struct cb_image_data_options {
     const cb_image_processor *processor; /* must give images of one size; copied */
     const cb_augment_options *augment;   /* of shuffled batches; NULL: none; copied */
     const cb_string_list *labels;        /* in the order of their numbers; NULL or empty: those of the data, sorted */
+    bool unlabelled;                     /* all images of directories and archives count, wherever they lie, and have one label */
     bool labels_may_differ;              /* where the data's labels are not these, by name, the data's count */
-    cb_objective objective;              /* one of places: images have maps; else a label each */
+    cb_objective objective;              /* one of places: images have maps; else a label each.  For
+                                          * CB_OBJECTIVE_IMAGE_GENERATION they are not mixed: CB_ERR_ARGUMENT */
     const char *corruption;              /* of every image, as the model sees it; NULL: none */
     int severity;
     bool spread; /* unshuffled rows in an order that mixes the classes, for evaluations that stop early */

@@ -64,7 +64,7 @@ CB_API bool cb_safetensors_stream(const char *path, const cb_weight_entry *entri
 /* ---- a checkpoint: one file or shards ---- */
 
 /* model.safetensors of a directory, or the shards of model.safetensors.index.json (its weight_map is checked against
- * the files); where there is neither, the same of pytorch_model.bin, or the one .pth or .pt that is there, files of torch.save, which are read without running
+ * the files); where there is neither, the same of pytorch_model.bin, those of diffusers (diffusion_pytorch_model), or the one .pth or .pt that is there; files of torch.save are read without running
  * anything of them: what is more than tensors and plain values is refused by name.  Such a file gives the tensors of nested
  * dicts and lists under names joined by dots ("" for a file that is one tensor). `directory` may also
  * be a GGUF file: its tensors come under Hugging Face's names and in its shapes (gguf.h). */
@@ -87,6 +87,11 @@ CB_API const char *cb_weights_file(const cb_weights *weights, size_t index, size
  * last.  Each file is replaced atomically. */
 CB_API bool cb_weights_write(const char *directory, const cb_weight_entry *entries, size_t count, uint64_t shard_bytes,
                              cb_weight_provider *provide, void *user);
+/* The same with another stem: STEM.safetensors, STEM-00001-of-00002.safetensors, STEM.safetensors.index.json. */
+#define CB_WEIGHTS_OF_MODEL     "model"
+#define CB_WEIGHTS_OF_DIFFUSERS "diffusion_pytorch_model"
+CB_API bool cb_weights_write_as(const char *directory, const char *stem, const cb_weight_entry *entries, size_t count, uint64_t shard_bytes,
+                                cb_weight_provider *provide, void *user);
 
 /* ---- llama2.c ---- */
 

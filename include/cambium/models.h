@@ -32,7 +32,8 @@ typedef enum cb_head_kind {
     CB_HEAD_SURFACE_NORMALS,         /* ...ForSurfaceNormals: which way it faces, (B, 3, h, w): x to the right, y, z; of any length */
     CB_HEAD_SALIENCY,                /* ...ForSaliency: whether it stands out, a logit, (B, 1, h, w) */
     CB_HEAD_FORECASTING,             /* ...ForPrediction: what series come to, (B, prediction, nodes, targets) */
-    CB_HEAD_NONE                     /* ...Model */
+    CB_HEAD_NONE,                    /* ...Model */
+    CB_HEAD_DENOISING                /* networks of diffusers: what is noise, or image, in a noisy image, (B, C, H, W): diffusion.h */
 } cb_head_kind;
 
 /* What a classification's numbers mean, as transformers' problem_type: which of the labels; which of them, each on or off; the number itself. */
@@ -79,6 +80,9 @@ CB_API cb_problem cb_model_problem(const cb_model *model);
  * warning: before anything is attached to it, and only of a head that was asked for
  * (CB_ERR_STATE). */
 CB_API bool cb_model_set_labels(cb_model *model, const cb_string_list *names, cb_problem problem);
+/* Of a network that denoises: its table of classes has a row for images of none, which a class less than 0 stands for. */
+CB_API bool cb_model_has_null_class(const cb_model *model);
+CB_API int64_t cb_model_output_channels(const cb_model *model); /* of one: of what it gives; 0: it is another model */
 /* Names of the weights that loading made new and random: "bert.pooler.dense.weight, ..."; NULL: there are none. */
 CB_API const char *cb_model_new_weights(const cb_model *model);
 /* The layers of a head that are of one task alone, by the names that an adapter saves them whole under (modules_to_save): the output's, as in

@@ -45,6 +45,8 @@ typedef struct cb_context {
     cb_tensor *tasks;     /* (B) i32, or NULL: which of its tasks an adapter of several does with a row; 0 */
     cb_tensor
         *conditions; /* (B, C) f32, or NULL: what is known of a row beside what is in it: quality, degradation, state; without gradient */
+    cb_tensor *timesteps;          /* (B) f32, of networks that denoise: how far each row has been noised */
+    cb_tensor *classes;            /* (B) i32, of those that are told: the class of each row, less than 0: none */
     cb_norm_statistics statistics; /* of batch norms */
     double running_weight;         /* of CB_STATISTICS_MIXED, 0 to 1 */
     bool interpolate_positions; /* images of another size than a model's learned positions are for: those are interpolated, bicubically */

@@ -10,6 +10,7 @@
 
 #include "cambium/adapters.h"
 #include "cambium/data.h"
+#include "cambium/diffusion.h"
 #include "cambium/metrics.h"
 #include "cambium/models.h"
 
@@ -101,6 +102,30 @@ typedef struct cb_distillation {
 } cb_distillation;
 /* Makes it the objective of `what`; *distillation must outlive the training.  CB_ERR_ARGUMENT when the vocabularies differ. */
 CB_API bool cb_train_distill(cb_trainee *what, const cb_distillation *distillation);
+
+/* ---- Denoising ---- */
+
+typedef struct cb_diffusion_options {
+    double min_snr_gamma;     /* weighs timesteps by min-SNR (diffusion.h); 0: all alike */
+    double class_dropout;     /* so often an image is shown without its class, for classifier-free guidance (Ho and Salimans 2022) */
+    int64_t validation_draws; /* of noise and timestep, of each held-out image */
+} cb_diffusion_options;
+extern CB_API const cb_option cb_diffusion_option_table[];
+typedef struct cb_diffusion_training {
+    const cb_noise_schedule *schedule;
+    cb_diffusion_options options;
+    cb_trainee before; /* what was asked of the trainee: cb_train_diffusion() sets it */
+} cb_diffusion_training;
+/* Makes denoising the objective of `what`, whose model must be a network that denoises (CB_ERR_ARGUMENT): each image gets noise of a timestep
+ * drawn for it, and the loss is the mean square of what the network says of it less what it should.  The batches' targets are classes; a network
+ * without a table of them is not told.  Held-out images are judged, without weights, with noise and timesteps that depend on nothing but their
+ * number, so that values of different runs can be compared; timesteps are spread evenly.  What is saved has the schedule beside it, in
+ * scheduler/scheduler_config.json.  *training must outlive the run.  Of several processes each draws for its own rows, so the loss curve is that of
+ * one process only on average. */
+CB_API bool cb_train_diffusion(cb_trainee *what, cb_diffusion_training *training);
+/* The same judgement of a model as it is; an interruption stops it. */
+CB_API bool cb_evaluate_diffusion(cb_model *model, const cb_diffusion_training *training, cb_dataset *data, int64_t batch_size,
+                                  int64_t max_batches, cb_evaluation *result);
 
 /* ---- Starts that are worked out first ---- */
 

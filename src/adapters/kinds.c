@@ -40,6 +40,7 @@ const cb_default_target cb_lora_default_targets[] = {
     {"deit", "query,value"},
     {"resnet", "convolution"},
     {"unet", "convolution"},
+    {"UNet2DModel", "to_q,to_k,to_v,to_out.0"}, /* diffusers' own scripts */
     {"squeezenet", "squeeze,expand1x1,expand3x3"},
     {"clip", "q_proj,v_proj"},
     {"clip_vision_model", "q_proj,v_proj"},

@@ -325,6 +325,7 @@ bool cli_images_ready(cli_image_settings *s, const cb_model *model, const char *
 cb_dataset *cli_images_open(cli_image_settings *s, const cb_string_list *data, const cb_string_list *labels, int64_t seed, bool train);
 bool cli_takes_images(const cb_model *model);
 bool cli_is_of_images(cb_objective objective);
+bool cli_is_denoiser(const cb_model *model); /* whether it makes images from noise */
 /* How images were made ready, beside what was trained on them: preprocessor_config.json. */
 bool cli_images_save(const cli_image_settings *s, const char *directory);
 
@@ -368,6 +369,20 @@ extern const cb_option cli_corpus_table[];
 bool cli_corpus_open(cli_corpus *corpus, cli_call *call, cli_corpus_settings *settings, cb_model *model, const cb_tokenizer *tokenizer,
                      int64_t seed);
 void cli_corpus_close(cli_corpus *corpus);
+
+/* ---- networks that denoise (diffusion.c) ---- */
+
+typedef struct cli_diffusion_settings {
+    cb_noise_options noise; /* of a network that has none beside it */
+    cb_diffusion_training training;
+    cb_noise_schedule *schedule; /* what it comes to */
+} cli_diffusion_settings;
+/* Makes denoising the objective, where the model is of that: the schedule is the model's (`path`: its directory or a config.json in it), or the
+ * adapter's (NULL: there is none), or what the options say. */
+bool cli_diffusion_train(cli_call *call, cli_diffusion_settings *s, cb_trainee *what, const char *path, const char *adapter);
+/* The schedule alone; `s` may then hold defaults. */
+bool cli_diffusion_open(cli_call *call, cli_diffusion_settings *s, const char *path, const char *adapter);
+void cli_diffusion_close(cli_diffusion_settings *s);
 
 /* For evaluation: answers are measured with all of their prompt, unless the user chose otherwise. */
 void cli_keep_examples_whole(cb_data_options *text);

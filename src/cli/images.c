@@ -15,7 +15,8 @@ bool cli_takes_images(const cb_model *model)
 
 bool cli_is_of_images(cb_objective objective)
 {
-    return objective == CB_OBJECTIVE_IMAGE_CLASSIFICATION || cb_objective_is_of_places(objective);
+    return objective == CB_OBJECTIVE_IMAGE_CLASSIFICATION || cb_objective_is_of_places(objective) ||
+           objective == CB_OBJECTIVE_IMAGE_GENERATION;
 }
 
 /* The directory that `path` is, or that a config.json of it lies in. */
@@ -66,9 +67,32 @@ static bool warn_of_difference(const cb_image_processor *used, const char *sourc
     return cb_ok();
 }
 
+bool cli_is_denoiser(const cb_model *model)
+{
+    return cb_model_head_kind(model) == CB_HEAD_DENOISING;
+}
+
+/* diffusers' own have none: images of the size that the network was made for, levels as -1 to 1. */
+static bool denoised(cb_image_processor *p, const cb_model *model, const char *source)
+{
+    cb_image_format takes = cb_model_image_format(model);
+    cb_image_processor_init(p);
+    p->channels = (int)takes.channels;
+    p->height = takes.height;
+    p->width = takes.width;
+    if (takes.channels != 1 && takes.channels != 3)
+        return cli_refuse("%s: in_channels is %lld, expected 1 or 3 where the data are images", source, (long long)takes.channels);
+    return takes.height || cli_refuse("%s: found no sample_size in config.json, expected one, or --image-processor", source);
+}
+
 bool cli_images_ready(cli_image_settings *s, const cb_model *model, const char *path, const char *adapter)
 {
     char *directory = directory_of(path);
+    if (directory && cli_is_denoiser(model) && !s->image_processor && !has_processor(adapter) && !has_processor(directory)) {
+        bool ready = denoised(&s->processor, model, directory);
+        cb_free(directory);
+        return ready;
+    }
     const char *source = s->image_processor ? s->image_processor : has_processor(adapter) ? adapter : directory;
     bool ok = directory && cb_image_processor_load(source, &s->processor) && check(&s->processor, model, source);
     if (ok && s->image_processor && has_processor(adapter))

@@ -10,6 +10,7 @@ typedef struct settings {
     bool dry_run;
     cli_corpus_settings corpus;
     cb_train_options train;
+    cli_diffusion_settings diffusion;
 } settings;
 
 static const char *const save_dtype_names[] = {"f32", "bf16", "f16", NULL};
@@ -35,19 +36,22 @@ static const cb_option distill_table[] = {
                  "recursive models: of the divergence of each earlier round from the last, for early exits"),
     CB_OPT_END};
 
-static const cli_group groups[] = {{"Run", table, 0},
-                                   {"Task", cli_task_table, offsetof(settings, corpus.asked)},
-                                   {"Distillation", distill_table, 0},
-                                   {"Data", cli_corpus_table, offsetof(settings, corpus)},
-                                   {"Rows", cb_data_option_table, offsetof(settings, corpus.text)},
-                                   {"Images", cli_image_table, offsetof(settings, corpus.images)},
-                                   {"Images as rows", cb_image_data_option_table, offsetof(settings, corpus.images.data)},
-                                   {"Augmentation of images", cb_augment_option_table, offsetof(settings, corpus.images.augment)},
-                                   {"Series of numbers", cb_series_option_table, offsetof(settings, corpus.series.data)},
-                                   {"Their graph", cli_graph_table, offsetof(settings, corpus.series)},
-                                   {"What is learned of them", cb_forecast_option_table, offsetof(settings, corpus.series.learning)},
-                                   {"Training", cb_train_option_table, offsetof(settings, train)},
-                                   {0}};
+static const cli_group groups[] = {
+    {"Run", table, 0},
+    {"Task", cli_task_table, offsetof(settings, corpus.asked)},
+    {"Distillation", distill_table, 0},
+    {"Data", cli_corpus_table, offsetof(settings, corpus)},
+    {"Rows", cb_data_option_table, offsetof(settings, corpus.text)},
+    {"Images", cli_image_table, offsetof(settings, corpus.images)},
+    {"Images as rows", cb_image_data_option_table, offsetof(settings, corpus.images.data)},
+    {"Augmentation of images", cb_augment_option_table, offsetof(settings, corpus.images.augment)},
+    {"Series of numbers", cb_series_option_table, offsetof(settings, corpus.series.data)},
+    {"Their graph", cli_graph_table, offsetof(settings, corpus.series)},
+    {"What is learned of them", cb_forecast_option_table, offsetof(settings, corpus.series.learning)},
+    {"Training", cb_train_option_table, offsetof(settings, train)},
+    {"Making images", cb_diffusion_option_table, offsetof(settings, diffusion.training.options)},
+    {"Noise, of networks without scheduler_config.json", cb_noise_option_table, offsetof(settings, diffusion.noise)},
+    {0}};
 
 /* ---- the command ---- */
 
@@ -82,8 +86,11 @@ static bool pretrain(cli_call *call, settings *s, cb_model *model)
     bool ok = cb_ok() && ready(call, s, model, tokenizer) && cb_ok() &&
               cli_corpus_open(&corpus, call, &s->corpus, model, tokenizer, s->seed) &&
               cb_train_whole(&what, model, adapter, tokenizer, path, save_dtypes[s->save_dtype]) && distill(s, &what, &distillation) &&
-              (!series || cb_train_forecasting(&what, &forecasting)) && cli_train_run(call, &what, &corpus, &s->train);
+              (!series || cb_train_forecasting(&what, &forecasting)) &&
+              cli_diffusion_train(call, &s->diffusion, &what, s->config ? s->config : s->model, NULL) &&
+              cli_train_run(call, &what, &corpus, &s->train);
     ok = ok && (!images || s->dry_run || cli_images_save(&s->corpus.images, s->output));
+    cli_diffusion_close(&s->diffusion);
     cb_train_whole_free(&what);
     cb_model_free(distillation.teacher);
     cb_adapter_free(adapter);
@@ -107,7 +114,7 @@ static bool run(cli_call *call, void *settings_)
     s->train.output = s->output;
     s->train.seed = (uint64_t)s->seed;
     cb_objective asked = cli_task_objective(s->corpus.asked.task);
-    if (asked >= CB_OBJECTIVE_RETRIEVAL && asked != CB_OBJECTIVE_FORECASTING)
+    if (asked >= CB_OBJECTIVE_RETRIEVAL && asked != CB_OBJECTIVE_FORECASTING && asked != CB_OBJECTIVE_IMAGE_GENERATION)
         return cli_usage(call, "--task %s is one of cambium train", cli_task_names[s->corpus.asked.task]);
     if (!s->config == !s->model)
         return cli_usage(call, "expected either --config or --model");

@@ -19,6 +19,7 @@ const char *const cli_task_names[] = {"auto",
                                       "similarity",
                                       "ranking",
                                       "forecasting",
+                                      "image-generation",
                                       NULL};
 
 const cb_option cli_task_table[] = {
@@ -27,6 +28,7 @@ const cb_option cli_task_table[] = {
                 "of each place of it one, how far it is, which way it faces, or whether it stands out (docs/dense.md); "
                 "retrieval, similarity: what a sentence encoder learns from pairs; ranking: how relevant a document is for a query, both "
                 "read together; forecasting: the next numbers of series; "
+                "image-generation: what is noise in an image, by networks that make images of it; "
                 "auto: what the model, "
                 "or the adapter, is for"),
     CB_OPT_LIST(cli_task_settings, labels, NULL, "NAME,...",
@@ -122,6 +124,10 @@ bool cli_task_open(cli_task *task, cli_task_settings *settings, const char *mode
                        .asked = settings->task,
                        .objective = cli_task_objective(settings->task)};
     task->dense_loss = settings->dense_loss;
+    if (task->objective == CB_OBJECTIVE_IMAGE_GENERATION) { /* classes are told, not found: there is no head for them */
+        *task = (cli_task){.objective = task->objective};
+        return copy_labels(&task->labels, &settings->labels);
+    }
     bool trained = adapter && cb_adapter_labels_read(adapter, &saved), ok = cb_ok() && read_class(model, class, sizeof class);
     bool other = saved.named ? saved.objective != task->objective /* else the head is all that is known */
                              : cb_objective_head(saved.objective) != cb_objective_head(task->objective);
@@ -213,6 +219,12 @@ cb_model *cli_task_model(cli_task *task, const char *path, bool config, uint64_t
         options.head_follows = task->follows;
     }
     cb_model *model = config ? cb_model_create(path, seed, options) : cb_model_load_with(path, options);
+    if (model && task->objective == CB_OBJECTIVE_IMAGE_GENERATION && !cli_is_denoiser(model)) {
+        cli_refuse("--task image-generation: %s is a %s, expected a network that denoises, such as UNet2DModel", path,
+                   cb_model_type(model));
+        cb_model_free(model);
+        return NULL;
+    }
     bool ok = model && (!task->labelled || take_own(task, model, own || task->held));
     if (ok && task->forecasts != cli_takes_series(model))
         ok = task->forecasts

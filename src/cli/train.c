@@ -18,6 +18,7 @@ typedef struct settings {
     cb_xlora_options xlora;
     cb_sentence_options learning;
     cb_ranking_options ranking;
+    cli_diffusion_settings diffusion;
     cli_sentence_settings sentences;
 } settings;
 
@@ -45,24 +46,27 @@ static const cb_option mix_table[] = {
                "gate: numbers that are known of a row, conditions of the data, by which it weighs instead"),
     CB_OPT_END};
 
-static const cli_group groups[] = {{"Run", table, 0},
-                                   {"Task", cli_task_table, offsetof(settings, corpus.asked)},
-                                   {"Several adapters", mix_table, 0},
-                                   {"Weights of several adapters", cb_mixer_option_table, offsetof(settings, mixer)},
-                                   {"X-LoRA", cb_xlora_option_table, offsetof(settings, xlora)},
-                                   {"Data", cli_corpus_table, offsetof(settings, corpus)},
-                                   {"Rows", cb_data_option_table, offsetof(settings, corpus.text)},
-                                   {"Images", cli_image_table, offsetof(settings, corpus.images)},
-                                   {"Images as rows", cb_image_data_option_table, offsetof(settings, corpus.images.data)},
-                                   {"Augmentation of images", cb_augment_option_table, offsetof(settings, corpus.images.augment)},
-                                   {"Series of numbers", cb_series_option_table, offsetof(settings, corpus.series.data)},
-                                   {"What is learned of them", cb_forecast_option_table, offsetof(settings, corpus.series.learning)},
-                                   {"Training", cb_train_option_table, offsetof(settings, train)},
-                                   {"Pairs of texts (retrieval, similarity, ranking)", cli_sentence_table, offsetof(settings, sentences)},
-                                   {"What is learned of pairs", cb_sentence_option_table, offsetof(settings, learning)},
-                                   {"What is learned of rankings", cb_ranking_option_table, offsetof(settings, ranking)},
-                                   {"Starts that are worked out first", cb_start_option_table, offsetof(settings, start)},
-                                   {0}};
+static const cli_group groups[] = {
+    {"Run", table, 0},
+    {"Task", cli_task_table, offsetof(settings, corpus.asked)},
+    {"Several adapters", mix_table, 0},
+    {"Weights of several adapters", cb_mixer_option_table, offsetof(settings, mixer)},
+    {"X-LoRA", cb_xlora_option_table, offsetof(settings, xlora)},
+    {"Data", cli_corpus_table, offsetof(settings, corpus)},
+    {"Rows", cb_data_option_table, offsetof(settings, corpus.text)},
+    {"Images", cli_image_table, offsetof(settings, corpus.images)},
+    {"Images as rows", cb_image_data_option_table, offsetof(settings, corpus.images.data)},
+    {"Augmentation of images", cb_augment_option_table, offsetof(settings, corpus.images.augment)},
+    {"Series of numbers", cb_series_option_table, offsetof(settings, corpus.series.data)},
+    {"What is learned of them", cb_forecast_option_table, offsetof(settings, corpus.series.learning)},
+    {"Training", cb_train_option_table, offsetof(settings, train)},
+    {"Pairs of texts (retrieval, similarity, ranking)", cli_sentence_table, offsetof(settings, sentences)},
+    {"What is learned of pairs", cb_sentence_option_table, offsetof(settings, learning)},
+    {"What is learned of rankings", cb_ranking_option_table, offsetof(settings, ranking)},
+    {"Making images", cb_diffusion_option_table, offsetof(settings, diffusion.training.options)},
+    {"Noise, of networks without scheduler_config.json", cb_noise_option_table, offsetof(settings, diffusion.noise)},
+    {"Starts that are worked out first", cb_start_option_table, offsetof(settings, start)},
+    {0}};
 
 /* A new adapter with the options of the command line. */
 static cb_adapter *configure(cli_call *call, const settings *s)
@@ -191,7 +195,9 @@ static bool train(cli_call *call, settings *s, cb_model *model, cb_adapter *adap
         cb_ranking_training ranking = {.model = model, .options = s->ranking};
         cb_forecast_training forecasting = {.model = model, .processor = &s->corpus.series.processor, .options = s->corpus.series.learning};
         ok = (!is_of_ranking(s) || cb_train_ranking(&what, &ranking)) && (!series || cb_train_forecasting(&what, &forecasting)) &&
+             cli_diffusion_train(call, &s->diffusion, &what, cb_model_directory(model), former) &&
              cli_train_run(call, &what, &corpus, &s->train);
+        cli_diffusion_close(&s->diffusion);
     }
     ok = ok && (!images || s->dry_run || cli_images_save(&s->corpus.images, s->output));
     cli_corpus_close(&corpus);

@@ -125,9 +125,10 @@ bool cb_image_store_add_classes(image_store *s, const image_class_source *source
     for (size_t i = 0; ok && i < count; i++) {
         const char *own = !shared || strncmp(files[i].name, source->shared, shared) == 0 ? files[i].name + shared : "";
         const char *slash = strchr(own, '/');
-        if (!slash)
+        if (!slash && !s->unlabelled)
             continue;
-        size_t length = (size_t)(slash - own);
+        own = s->unlabelled ? "image" : own;
+        size_t length = s->unlabelled ? strlen(own) : (size_t)(slash - own);
         if (!class.name || class.length != length || strncmp(class.name, own, length) != 0) {
             ok = end_class(source->path, &class, &all);
             class = (class_files){.name = own, .length = length};
@@ -151,6 +152,8 @@ static bool read_directory(image_store *s, const char *path)
     ok = files && cb_image_store_add_classes(s, &(image_class_source){.path = path}, files, names.count);
     cb_free(files);
     cb_string_list_free(&names);
+    if (ok && s->count == before && s->unlabelled)
+        return cb_fail(CB_ERR_FORMAT, "%s: found no images in it", path) == CB_OK;
     if (ok && s->count == before)
         return cb_fail(CB_ERR_FORMAT, "%s: found no images in directories below it, expected one directory for each class", path) == CB_OK;
     return ok;
@@ -237,6 +240,7 @@ static bool read_one(image_store *s, const char *path, const cb_image_data_optio
 bool cb_image_store_read(image_store *s, const cb_image_data_options *o)
 {
     bool ok = true, directories = false;
+    s->unlabelled = o->unlabelled;
     for (size_t i = 0; ok && i < o->data.count; i++)
         ok = read_one(s, o->data.items[i], o, &directories);
     if (ok && !s->count)

@@ -40,6 +40,7 @@ struct image_rows {
     cb_image_processor processor;
     cb_augment_options augment;
     bool augmented, shuffle;
+    cb_objective objective;
     cb_image_options how;
     char *corruption;
     int severity, threads;
@@ -220,6 +221,11 @@ static bool check_statistics(const image_rows *r)
     return ok;
 }
 
+static bool is_mixed(const image_rows *r)
+{
+    return r->augmented && (r->augment.mixup_alpha > 0 || r->augment.cutmix_alpha > 0);
+}
+
 static bool open_rows(image_rows *r, const cb_image_data_options *o)
 {
     r->processor = *o->processor;
@@ -243,9 +249,12 @@ static bool open_rows(image_rows *r, const cb_image_data_options *o)
     if (!r->store)
         return false;
     r->store->references = 1;
-    bool maps = cb_objective_is_of_places(o->objective);
+    bool maps = cb_objective_is_of_places(o->objective), made = o->objective == CB_OBJECTIVE_IMAGE_GENERATION;
+    r->objective = maps || made ? o->objective : CB_OBJECTIVE_IMAGE_CLASSIFICATION;
+    if (made && is_mixed(r))
+        return cb_fail(CB_ERR_ARGUMENT, "images: found mixup or CutMix, expected none where images are to be made") == CB_OK;
     return (maps ? cb_image_maps_read : cb_image_store_read)(r->store, o) && choose_members(r, o->max_images) &&
-           (!o->spread || spread(r)) && (cb_rehearsing() || check_statistics(r));
+           (!o->spread || spread(r)) && (made || cb_rehearsing() || check_statistics(r));
 }
 
 cb_dataset *cb_dataset_open_images(const cb_image_data_options *options)
@@ -305,11 +314,6 @@ static image_batch_place next_place(void *user, image_batch_place place)
         return (image_batch_place){.first = place.first + place.count, .count = place.count};
     int64_t first = place.first + r->stride, left = r->count - first;
     return (image_batch_place){.first = first, .count = left < r->rows ? left : r->rows, .sequential = true};
-}
-
-static bool is_mixed(const image_rows *r)
-{
-    return r->augmented && (r->augment.mixup_alpha > 0 || r->augment.cutmix_alpha > 0);
 }
 
 static bool batch_ready(const image_rows *r, int64_t rows, bool shares, cb_batch *batch)
@@ -461,7 +465,7 @@ const char *cb_images_source(const image_rows *r, int64_t row)
 
 cb_objective cb_images_objective(const image_rows *r)
 {
-    return r->store->maps_too ? r->store->objective : CB_OBJECTIVE_IMAGE_CLASSIFICATION;
+    return r->objective;
 }
 
 bool cb_images_write_map(const image_rows *r, int64_t row, const cb_image *map, const char *directory)

@@ -36,6 +36,7 @@ typedef struct image_store {
     cb_string_list labels; /* in the order of their numbers */
     cb_objective objective;
     bool maps_too;      /* images have maps: of labels, or of so many numbers a place */
+    bool unlabelled;    /* directories are no classes */
     int numbers;        /* 0: of labels */
     int16_t *label_of;  /* by the number in a map: the label, or less than 0 */
     uint16_t *value_of; /* and the other way round */

@@ -16,6 +16,8 @@
 
 #define SINGLE_NAME "model.safetensors"
 #define INDEX_NAME  "model.safetensors.index.json"
+#define SINGLE_END  ".safetensors"
+#define INDEX_END   ".safetensors.index.json"
 
 /* ---- reading ---- */
 
@@ -169,15 +171,17 @@ static char *find_state(const char *directory)
 
 static bool open_checkpoint(cb_weights *weights, const char *directory)
 {
-    static const char *const singles[] = {SINGLE_NAME, "pytorch_model.bin"}, *const indices[] = {INDEX_NAME,
-                                                                                                 "pytorch_model.bin.index.json"};
+    static const char *const names[][2] = {{SINGLE_NAME, INDEX_NAME},
+                                           {"pytorch_model.bin", "pytorch_model.bin.index.json"},
+                                           {CB_WEIGHTS_OF_DIFFUSERS SINGLE_END, CB_WEIGHTS_OF_DIFFUSERS INDEX_END},
+                                           {CB_WEIGHTS_OF_DIFFUSERS ".bin", CB_WEIGHTS_OF_DIFFUSERS ".bin.index.json"}};
     bool ok = true, found = false;
-    for (int i = 0; ok && !found && i < 2; i++) {
-        char *single = cb_path_join(directory, singles[i]), *index = cb_path_join(directory, indices[i]);
+    for (size_t i = 0; ok && !found && i < sizeof names / sizeof *names; i++) {
+        char *single = cb_path_join(directory, names[i][0]), *index = cb_path_join(directory, names[i][1]);
         ok = single && index;
         found = ok && (cb_is_file(single) || cb_is_file(index));
         if (found && cb_is_file(single))
-            ok = add_shard(weights, singles[i]) && open_shards(weights, directory);
+            ok = add_shard(weights, names[i][0]) && open_shards(weights, directory);
         else if (found)
             ok = open_index(weights, directory, index);
         cb_free(single);
@@ -320,7 +324,7 @@ const cb_weight_entry *cb_weights_part(cb_weights *weights, const cb_weight_entr
 #define DEFAULT_SHARD UINT64_C(5000000000)
 
 typedef struct write_job {
-    const char *directory;
+    const char *directory, *stem;
     const cb_weight_entry *entries;
     size_t count, first; /* first: of the shard being written */
     uint64_t limit;
@@ -360,14 +364,15 @@ static bool write_index(write_job *job, json_t *map)
     json_int_t total = 0;
     for (size_t i = 0; i < job->count; i++)
         total += (json_int_t)job->entries[i].size;
-    char *path = cb_path_join(job->directory, INDEX_NAME);
+    char *name = cb_format("%s" INDEX_END, job->stem), *path = name ? cb_path_join(job->directory, name) : NULL;
     json_t *index = json_object(), *metadata = json_object();
     bool ok = path && cb_json_put(metadata, "total_size", json_integer(total)) && cb_json_put(index, "metadata", json_incref(metadata)) &&
-              cb_json_put(index, "weight_map", json_incref(map)) && cb_string_list_add(&job->written, INDEX_NAME) &&
+              cb_json_put(index, "weight_map", json_incref(map)) && cb_string_list_add(&job->written, name) &&
               cb_json_save(path, index, true);
     json_decref(metadata);
     json_decref(index);
     cb_free(path);
+    cb_free(name);
     return ok;
 }
 
@@ -378,7 +383,7 @@ static bool write_shards(write_job *job, size_t shards)
     size_t number = 0;
     for (size_t first = 0, end; ok && first < job->count; first = end) {
         end = shard_end(job, first);
-        char *name = cb_format("model-%05zu-of-%05zu.safetensors", ++number, shards);
+        char *name = cb_format("%s-%05zu-of-%05zu" SINGLE_END, job->stem, ++number, shards);
         ok = name && write_shard(job, name, first, end);
         for (size_t i = first; ok && i < end; i++)
             ok = cb_json_put(map, job->entries[i].name, json_string(name));
@@ -389,14 +394,21 @@ static bool write_shards(write_job *job, size_t shards)
     return ok;
 }
 
-/* True for a name that a checkpoint of ours or of transformers has. */
-static bool is_checkpoint(const char *name)
+/* What of a checkpoint of ours or of transformers or diffusers a name is. */
+typedef enum checkpoint_part { NO_PART, PART_WHOLE, PART_SHARD } checkpoint_part;
+
+static checkpoint_part part_named(const char *stem, const char *name)
 {
     unsigned number, of;
     int end = 0;
-    if (strcmp(name, SINGLE_NAME) == 0 || strcmp(name, INDEX_NAME) == 0)
-        return true;
-    return sscanf(name, "model-%5u-of-%5u.safetensors%n", &number, &of, &end) == 2 && end && name[end] == '\0';
+    size_t length = strlen(stem);
+    if (strncmp(name, stem, length) != 0)
+        return NO_PART;
+    name += length;
+    if (strcmp(name, SINGLE_END) == 0 || strcmp(name, INDEX_END) == 0)
+        return PART_WHOLE;
+    bool is_shard = sscanf(name, "-%5u-of-%5u" SINGLE_END "%n", &number, &of, &end) == 2 && end && name[end] == '\0';
+    return is_shard ? PART_SHARD : NO_PART;
 }
 
 static bool is_written(const write_job *job, const char *name)
@@ -412,10 +424,10 @@ static bool remove_former(const write_job *job)
 {
     cb_string_list names = {0};
     bool ok = cb_directory_list(job->directory, false, &names), any = false;
-    for (int shards = 0; shards < 2; shards++)
+    for (checkpoint_part part = PART_WHOLE; part <= PART_SHARD; part++)
         for (size_t i = 0; ok && i < names.count; i++) {
             const char *name = names.items[i];
-            if (!is_checkpoint(name) || is_written(job, name) || (strncmp(name, "model-", 6) == 0) != shards)
+            if (part_named(job->stem, name) != part || is_written(job, name))
                 continue;
             any = true;
             char *path = cb_path_join(job->directory, name);
@@ -429,7 +441,14 @@ static bool remove_former(const write_job *job)
 bool cb_weights_write(const char *directory, const cb_weight_entry *entries, size_t count, uint64_t shard_bytes,
                       cb_weight_provider *provide, void *user)
 {
+    return cb_weights_write_as(directory, CB_WEIGHTS_OF_MODEL, entries, count, shard_bytes, provide, user);
+}
+
+bool cb_weights_write_as(const char *directory, const char *stem, const cb_weight_entry *entries, size_t count, uint64_t shard_bytes,
+                         cb_weight_provider *provide, void *user)
+{
     write_job job = {.directory = directory,
+                     .stem = stem,
                      .entries = entries,
                      .count = count,
                      .limit = shard_bytes ? shard_bytes : DEFAULT_SHARD,
@@ -438,8 +457,9 @@ bool cb_weights_write(const char *directory, const cb_weight_entry *entries, siz
     size_t shards = 0;
     for (size_t first = 0; first < count; first = shard_end(&job, first))
         shards++;
-    bool ok = shards > 1 ? write_shards(&job, shards) : write_shard(&job, SINGLE_NAME, 0, count);
-    ok = ok && remove_former(&job);
+    char *single = cb_format("%s" SINGLE_END, stem);
+    bool ok = single && (shards > 1 ? write_shards(&job, shards) : write_shard(&job, single, 0, count)) && remove_former(&job);
     cb_string_list_free(&job.written);
+    cb_free(single);
     return ok;
 }

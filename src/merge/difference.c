@@ -89,13 +89,27 @@ static cb_tensor *random_input(const cb_model *model, uint64_t seed)
     return format.channels ? random_pixels(format, seed) : random_ids(model, seed);
 }
 
+/* Images at timesteps of a long schedule, of the first class. */
+static void tell_noise(const cb_model *model, const cb_tensor *pixels, cb_context *ctx)
+{
+    const double step = 250;
+    ctx->timesteps = cb_arange(CB_F32, step / 2, step, pixels->shape[0]);
+    ctx->classes = cb_model_labels(model) ? cb_zeros(CB_I32, pixels->shape[0]) : NULL;
+}
+
 /* What is compared: logits.  A model of text without a head, a sentence encoder's, is judged by its hidden states as if words were predicted
- * by their embeddings, one of images by its hidden states, one of both by how they fit. */
+ * by their embeddings, one of images by its hidden states, one of both by how they fit, and one that denoises by all that it says of an
+ * image. */
 static cb_tensor *outputs(cb_model *model, cb_tensor *input, uint64_t seed)
 {
-    const cb_context plain = {0};
+    cb_context plain = {0};
     bool images = cb_model_image_format(model).channels;
     cb_layer *words = cb_model_embedding_layer(model);
+    if (cb_model_head_kind(model) == CB_HEAD_DENOISING) {
+        tell_noise(model, input, &plain);
+        cb_tensor *said = cb_model_logits(model, input, &plain);
+        return said ? cb_reshape(said, said->shape[0], -1) : NULL;
+    }
     if (cb_model_head_kind(model) != CB_HEAD_NONE) {
         cb_tensor *logits = cb_model_logits(model, input, &plain);
         return logits && logits->ndim == 4 ? cb_contiguous(cb_permute(logits, 0, 2, 3, 1))

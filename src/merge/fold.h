@@ -9,7 +9,7 @@
 #include "formats/quantized.h"
 #include "merge/internal.h"
 
-#define CB_FOLD_INDEX "model.safetensors.index.json"
+#define CB_FOLD_INDEX_END ".safetensors.index.json"
 
 /* One tensor to write. */
 typedef struct planned {
@@ -62,6 +62,7 @@ typedef struct fold_plan {
     cb_weight_entry *heads; /* the weights of a head that the base has not, as adapters found them */
     size_t head_count, head_capacity;
     bool sharded, untied;
+    const char *index;   /* name of the file that says which of the others has a tensor */
     bool base_quantized; /* some weight of the base is */
 } fold_plan;
 

@@ -10,6 +10,7 @@
 #include <sys/statvfs.h>
 
 #include "adapters/internal.h"
+#include "cambium/diffusion.h"
 #include "cambium/embedding.h"
 #include "cambium/gguf.h"
 #include "merge/fold.h"
@@ -17,11 +18,16 @@
 
 /* ---- tensors ---- */
 
+static bool is_of_diffusers(const char *name)
+{
+    return strncmp(name, CB_WEIGHTS_OF_DIFFUSERS, strlen(CB_WEIGHTS_OF_DIFFUSERS)) == 0;
+}
+
 /* Files of torch.save become safetensors: pytorch_model-00001-of-00002.bin is model-00001-of-00002.safetensors then. */
 static char *output_name(const char *name)
 {
     static const char begin[] = "pytorch_", end[] = ".bin";
-    size_t skip = strlen(begin), length = strlen(name);
+    size_t skip = is_of_diffusers(name) ? 0 : strlen(begin), length = strlen(name);
     if (strncmp(name, begin, skip) != 0 || !cb_ends_with(name, end))
         return cb_strdup(name);
     return cb_format("%.*s.safetensors", (int)(length - skip - strlen(end)), name + skip);
@@ -40,7 +46,10 @@ static bool plan_files(fold_plan *plan)
         if (!file->name)
             return false;
     }
-    plan->sharded = count > 1 || strcmp(plan->files[0].name, "model.safetensors") != 0;
+    const char *stem = is_of_diffusers(plan->files[0].name) ? CB_WEIGHTS_OF_DIFFUSERS : CB_WEIGHTS_OF_MODEL;
+    bool single = strncmp(plan->files[0].name, stem, strlen(stem)) == 0 && strcmp(plan->files[0].name + strlen(stem), ".safetensors") == 0;
+    plan->sharded = count > 1 || !single;
+    plan->index = is_of_diffusers(stem) ? CB_WEIGHTS_OF_DIFFUSERS CB_FOLD_INDEX_END : CB_WEIGHTS_OF_MODEL CB_FOLD_INDEX_END;
     return true;
 }
 
@@ -399,6 +408,9 @@ bool cb_fold_list_others(const char *input, cb_string_list *others)
     for (size_t i = 0; ok && i < all.count; i++)
         ok = is_weights(all.items[i]) || strcmp(all.items[i], "config.json") == 0 || cb_string_list_add(others, all.items[i]);
     cb_string_list_free(&all);
+    char *schedule = ok ? cb_path_join(input, CB_SCHEDULE_FILE) : NULL; /* of networks that denoise */
+    ok = schedule && (!cb_is_file(schedule) || cb_string_list_add(others, CB_SCHEDULE_FILE));
+    cb_free(schedule);
     return ok && cb_embedder_list_files(input, others);
 }
 

@@ -132,10 +132,10 @@ static bool write_index(const fold_plan *plan)
             ok = cb_json_put(map, plan->files[f].tensors[i].out.name, json_string(plan->files[f].name));
         }
     index = json_pack("{s:{s:I}, s:o}", "metadata", "total_size", (json_int_t)total, "weight_map", map);
-    char *path = cb_path_join(plan->stage, CB_FOLD_INDEX);
+    char *path = cb_path_join(plan->stage, plan->index);
     ok = ok && index && path && cb_json_save(path, index, false);
     if (!ok)
-        cb_fail(CB_ERR_MEMORY, "no memory for " CB_FOLD_INDEX);
+        cb_fail(CB_ERR_MEMORY, "no memory for %s", plan->index);
     json_decref(index);
     cb_free(path);
     return ok;

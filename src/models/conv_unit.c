@@ -45,3 +45,8 @@ cb_tensor *cb_conv_unit_run(const cb_conv_unit *unit, cb_tensor *x, const cb_con
         x = (unit->norm->groups ? cb_group_norm_forward : cb_batch_norm_forward)(unit->norm, x, ctx);
     return cb_activate(unit->activation, x);
 }
+
+cb_tensor *cb_conv_behind_norm(const cb_layer *norm, const cb_layer *conv, cb_activation activation, cb_tensor *x, const cb_context *ctx)
+{
+    return cb_conv2d_forward(conv, cb_activate(activation, cb_group_norm_forward(norm, x, ctx)), ctx);
+}

@@ -66,6 +66,8 @@ enum {
     INPUT_SEGMENTS,
     INPUT_TASKS,
     INPUT_CONDITIONS,
+    INPUT_TIME,
+    INPUT_CLASSES,
     INPUT_COS,
     INPUT_SIN,
     INPUT_WEIGHTS,
@@ -85,6 +87,8 @@ static cb_tensor *branch_again(void *user, cb_tensor *const *inputs)
     call.pass.ctx.tasks = inputs[INPUT_TASKS];
     call.pass.ctx.conditions = inputs[INPUT_CONDITIONS];
     call.pass.ctx.blend_weights = inputs[INPUT_WEIGHTS];
+    call.pass.time = inputs[INPUT_TIME];
+    call.pass.classes = inputs[INPUT_CLASSES];
     call.pass.ctx.unread = cb_grad_enabled(); /* the second run: what comes out is there already */
     call.pass.cos = inputs[INPUT_COS];
     call.pass.sin = inputs[INPUT_SIN];
@@ -103,6 +107,8 @@ static cb_tensor *branch_checkpointed(cb_branch *branch, const cb_model *model, 
                                       [INPUT_SEGMENTS] = pass->ctx.segments,
                                       [INPUT_TASKS] = pass->ctx.tasks,
                                       [INPUT_CONDITIONS] = pass->ctx.conditions,
+                                      [INPUT_TIME] = pass->time,
+                                      [INPUT_CLASSES] = pass->classes,
                                       [INPUT_COS] = pass->cos,
                                       [INPUT_SIN] = pass->sin,
                                       [INPUT_WEIGHTS] = pass->ctx.blend_weights,
@@ -132,8 +138,8 @@ cb_tensor *cb_branch_run(cb_branch *branch, const cb_model *model, int64_t index
     cb_scope *scope = x ? cb_scope_open() : NULL;
     if (!scope)
         return NULL;
-    bool learns =
-        x->requires_grad || (pass->prefix.k && pass->prefix.k->requires_grad) || takes_gradient(model->blocks[index].layer, &pass->ctx);
+    bool learns = x->requires_grad || (pass->time && pass->time->requires_grad) || (pass->prefix.k && pass->prefix.k->requires_grad) ||
+                  takes_gradient(model->blocks[index].layer, &pass->ctx);
     bool checkpoint = pass->ctx.checkpoint && cb_grad_enabled() && learns;
     cb_tensor *y = checkpoint ? branch_checkpointed(branch, model, index, x, pass) : branch(model, index, x, pass);
     if (y != x) /* x's memory with something added is the caller's already */
@@ -309,7 +315,7 @@ static bool pass_begin(cb_pass *pass, cb_model *model, const cb_tensor *input)
 {
     const cb_architecture *a = model->architecture;
     bool (*begin)(cb_pass *, cb_model *, const cb_tensor *) = a->images ? cb_pixels_begin : a->series ? cb_series_begin : tokens_begin;
-    return begin(pass, model, input) && rows_begin(pass, model, input);
+    return begin(pass, model, input) && rows_begin(pass, model, input) && (!a->begin || a->begin(model, input, pass));
 }
 
 /* ---- the model's own blend ---- */

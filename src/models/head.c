@@ -59,7 +59,9 @@ static bool configure_labels(cb_model *model, int64_t asked)
 {
     cb_head_kind kind = model->head_plan->kind;
     const json_t *names = json_object_get(model->json, "id2label");
-    if (kind < CB_HEAD_SEQUENCE_CLASSIFICATION || kind == CB_HEAD_NONE || kind == CB_HEAD_FORECASTING)
+    if (kind == CB_HEAD_DENOISING)
+        return cb_denoiser_configure_classes(model);
+    if (kind < CB_HEAD_SEQUENCE_CLASSIFICATION || kind >= CB_HEAD_NONE || kind == CB_HEAD_FORECASTING)
         return true;
     int64_t labels = json_is_object(names) ? (int64_t)json_object_size(names) : kind == CB_HEAD_DENSE_REGRESSION ? 1 : 2;
     labels = cb_places_numbers(kind) ? cb_places_numbers(kind) : cb_json_int(model->config_path, model->json, "num_labels", labels);
@@ -366,6 +368,8 @@ static cb_tensor *with_second(const cb_model *model, cb_tensor *logits, cb_tenso
 
 cb_tensor *cb_head_run(const cb_model *model, cb_tensor *hidden, const cb_context *ctx)
 {
+    if (model->head_plan->kind == CB_HEAD_DENOISING) /* comes out of its last layer as it is */
+        return hidden;
     if (!model->head) {
         cb_fail(CB_ERR_UNSUPPORTED, "%s: %s%s has no head, so it gives hidden states only", model->config_path,
                 model->architecture->class_prefix, model->head_plan->class_end);

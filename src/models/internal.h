@@ -56,6 +56,8 @@ typedef struct cb_model_config {
     int64_t first_position; /* RoBERTa's kin: the row of a text's first position, since the first rows stand for padding */
     int64_t channels, image_size[2], patch_size[2]; /* of images: height, width; image_size 0: any */
     int64_t nodes, context, prediction, targets;    /* of series: nodes 0: any; steps that are read and foretold, channels that are */
+    int64_t output_channels;                        /* of networks that denoise */
+    int64_t class_rows;                             /* of networks that denoise: rows of their table of classes; 0: there is none */
     double eps, initializer_range;
     double initial_value; /* of what starts as one number: ConvNeXt's layer scales, CLIP's logit_scale */
     bool tied;
@@ -206,6 +208,8 @@ typedef struct cb_pass {
     const cb_slot_rows *at; /* in place of a cache; or NULL */
     bool keys_only;         /* a token that has left early: its state gives each block's keys and values and stays as it is */
     cb_keys *taken;         /* of virtual tokens on their way through the model: where the block's go; else NULL */
+    cb_tensor *time;        /* of networks that denoise: what their blocks are told of timesteps, and classes, of each row; else NULL */
+    cb_tensor *classes;     /* of them: (B, 1) i32, rows of the table of classes, or NULL */
 } cb_pass;
 
 typedef struct cb_weight_source cb_weight_source;
@@ -220,8 +224,10 @@ typedef struct cb_architecture {
     bool bidirectional;                    /* a token sees what comes after it: such a model cannot generate */
     bool images;                           /* it takes pixels (B, C, H, W), and cb_pass.ctx has no positions; else ids */
     bool series;                           /* it takes numbers in time (B, T, N, C), likewise */
+    bool diffusers;                        /* config.json names it as _class_name, and the weights lie in diffusers' files */
     bool (*configure)(cb_model *model);
     bool (*build)(cb_model *model, cb_weight_source *source);
+    bool (*begin)(cb_model *model, const cb_tensor *input, cb_pass *pass);      /* fills in what the pass carries besides; may be NULL */
     cb_tensor *(*embed)(cb_model *model, cb_tensor *ids, const cb_pass *pass);  /* (B, T) -> (B, T, C); pixels: what blocks take */
     cb_tensor *(*position)(cb_model *model, cb_tensor *x, const cb_pass *pass); /* adds learned positions; may be NULL */
     cb_tensor *(*block)(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass); /* (B, T, C) -> (B, T, C) */
@@ -246,6 +252,7 @@ extern const cb_architecture cb_unet_family[];
 extern const cb_architecture cb_squeezenet_family[];
 extern const cb_architecture cb_gcgru_family[];
 extern const cb_architecture cb_dlinear_family[];
+extern const cb_architecture cb_unet_2d_family[];
 
 /* ---- configuration ---- */
 
@@ -420,7 +427,25 @@ bool cb_conv_unit_build(cb_model *model, cb_weight_source *source, cb_layer *par
 /* The same where the norm is folded into the convolution, which then has a bias. */
 bool cb_conv_unit_build_folded(cb_weight_source *source, cb_layer *parent, const char *name, int64_t in, int64_t out, int64_t kernel,
                                cb_conv_options options, cb_activation activation, cb_conv_unit *unit);
+/* Normalised by groups of channels, activated, then convolved. */
+cb_tensor *cb_conv_behind_norm(const cb_layer *norm, const cb_layer *conv, cb_activation activation, cb_tensor *x, const cb_context *ctx);
 cb_tensor *cb_conv_unit_run(const cb_conv_unit *unit, cb_tensor *x, const cb_context *ctx);
+
+/* ---- networks that denoise (denoiser.c) ---- */
+
+/* Reads names of classes, of a table of class_rows rows: as many as id2label has, or as the architecture said. */
+bool cb_denoiser_configure_classes(cb_model *model);
+/* Checks that the pass says what such a network has to be told, and sets pass->classes. */
+bool cb_denoiser_begin(const cb_model *model, const cb_tensor *pixels, cb_pass *pass);
+/* Sines and cosines of timesteps (B) at `width` / 2 frequencies 10000^(-i / (width / 2 - shift)), cosines first where `flip`: (B, 1, width) in the
+ * model's dtype.  Vaswani et al. 2017, as in diffusers' Timesteps. */
+cb_tensor *cb_denoiser_waves(const cb_model *model, const cb_tensor *timesteps, int64_t width, bool flip, double shift);
+/* Two linear layers with a SiLU between them, linear_1 and linear_2 below a group `name`: diffusers' TimestepEmbedding. */
+typedef struct cb_time_layers {
+    cb_layer *first, *second;
+} cb_time_layers;
+bool cb_time_layers_build(cb_weight_source *source, cb_layer *parent, const char *name, int64_t in, int64_t out, cb_time_layers *layers);
+cb_tensor *cb_time_layers_run(const cb_time_layers *layers, cb_tensor *waves, const cb_context *ctx);
 
 /* ---- forward ---- */
 

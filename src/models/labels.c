@@ -131,19 +131,28 @@ static bool resize(cb_model *model, int64_t labels)
     return true;
 }
 
-bool cb_labels_put(json_t *object, const cb_string_list *names, cb_problem problem)
+bool cb_labels_name(json_t *object, const cb_string_list *names)
 {
-    json_t *by_number = json_object(), *by_name = json_object();
+    json_t *by_number = json_object();
     bool ok = true;
     for (size_t i = 0; ok && i < names->count; i++) {
         char key[24];
         snprintf(key, sizeof key, "%zu", i);
-        ok =
-            cb_json_put(by_number, key, json_string(names->items[i])) && cb_json_put(by_name, names->items[i], json_integer((json_int_t)i));
+        ok = cb_json_put(by_number, key, json_string(names->items[i]));
     }
-    ok = ok && cb_json_put(object, "id2label", json_incref(by_number)) && cb_json_put(object, "label2id", json_incref(by_name)) &&
-         cb_json_put(object, "problem_type", json_string(problem_names[problem]));
+    ok = ok && cb_json_put(object, "id2label", json_incref(by_number));
     json_decref(by_number);
+    return ok;
+}
+
+bool cb_labels_put(json_t *object, const cb_string_list *names, cb_problem problem)
+{
+    json_t *by_name = json_object();
+    bool ok = cb_labels_name(object, names);
+    for (size_t i = 0; ok && i < names->count; i++)
+        ok = cb_json_put(by_name, names->items[i], json_integer((json_int_t)i));
+    ok = ok && cb_json_put(object, "label2id", json_incref(by_name)) &&
+         cb_json_put(object, "problem_type", json_string(problem_names[problem]));
     json_decref(by_name);
     return ok;
 }
@@ -187,7 +196,13 @@ bool cb_model_set_labels(cb_model *model, const cb_string_list *names, cb_proble
         return cb_fail(CB_ERR_STATE, "%s: the model classifies nothing, and has no labels", model->config_path) == CB_OK;
     if (!names->count || names->count > INT32_MAX)
         return cb_fail(CB_ERR_ARGUMENT, "%s: found %zu labels, expected 1 or more", model->config_path, names->count) == CB_OK;
-    bool other = is_of_names(model) && !are_same(&model->label_names, names);
+    bool denoises = model->head_plan->kind == CB_HEAD_DENOISING;
+    bool other = !denoises && is_of_names(model) && !are_same(&model->label_names, names);
+    if (denoises && (int64_t)names->count > model->config.class_rows)
+        return cb_fail(CB_ERR_STATE, "%s: its table of classes has %lld rows, and the data have %zu classes", model->config_path,
+                       (long long)model->config.class_rows, names->count) == CB_OK;
+    if (denoises)
+        model->labels = (int64_t)names->count;
     if (((int64_t)names->count != model->labels || other) && !resize(model, (int64_t)names->count))
         return false;
     if (other)
@@ -203,7 +218,7 @@ bool cb_model_set_labels(cb_model *model, const cb_string_list *names, cb_proble
     cb_string_list_free(&model->label_names);
     model->label_names = copy;
     model->problem = problem;
-    ok = cb_labels_put(model->json, names, problem);
+    ok = denoises ? cb_labels_name(model->json, names) : cb_labels_put(model->json, names, problem);
     if (ok && json_object_get(model->json, "num_labels"))
         ok = cb_json_put(model->json, "num_labels", json_integer((json_int_t)model->labels));
     return ok;

@@ -8,6 +8,8 @@
 
 /* Sets id2label, label2id and problem_type. */
 bool cb_labels_put(json_t *object, const cb_string_list *names, cb_problem problem);
+/* id2label alone. */
+bool cb_labels_name(json_t *object, const cb_string_list *names);
 
 /* Whether these are the names of labels without names: LABEL_0, LABEL_1, ... */
 bool cb_labels_generic(const cb_string_list *names);

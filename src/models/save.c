@@ -64,8 +64,9 @@ static const void *provide(void *user, size_t index)
 static bool write_weights(const cb_model *model, const char *directory, cb_dtype dtype)
 {
     weight_list list = {.dtype = dtype};
+    const char *stem = model->architecture->diffusers ? CB_WEIGHTS_OF_DIFFUSERS : CB_WEIGHTS_OF_MODEL;
     bool ok = cb_layer_visit(model->root, add_layer, &list) && (list.buffer = cb_alloc(list.buffer_size)) &&
-              cb_weights_write(directory, list.entries, list.count, 0, provide, &list);
+              cb_weights_write_as(directory, stem, list.entries, list.count, 0, provide, &list);
     for (size_t i = 0; i < list.count; i++)
         cb_free((void *)(uintptr_t)list.entries[i].name);
     cb_free(list.entries);
@@ -88,6 +89,8 @@ static json_t *new_config(const cb_model *model, cb_dtype dtype)
     bool untied = model->config.tied && !model->labels && model->head && cb_layer_own_weight(model->head, "weight");
     const char *name = torch_name(dtype);
     json_t *json = cb_json_copy(model->json);
+    if (model->architecture->diffusers) /* whose configurations know none of these */
+        return json;
     bool old = json_object_get(json, "torch_dtype"), ok = json;
     ok = ok && cb_json_put(json, "architectures", cb_model_architectures(model));
     ok = ok && (!old || cb_json_put(json, "torch_dtype", json_string(name)));

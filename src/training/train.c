@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cambium/formats.h"
 #include "core/rehearsal.h"
 #include "kernels/kernels.h"
 #include "training/parallel.h"
@@ -190,8 +191,13 @@ static bool out_of_patience(const session *s)
 
 bool cb_train_check_output(const cb_train_options *o)
 {
-    static const char *const results[] = {"checkpoint.safetensors", "adapter_model.safetensors",    "adapter_model.bin",
-                                          "model.safetensors",      "model.safetensors.index.json", "blend.json"};
+    static const char *const results[] = {"checkpoint.safetensors",
+                                          "adapter_model.safetensors",
+                                          "adapter_model.bin",
+                                          "model.safetensors",
+                                          "model.safetensors.index.json",
+                                          "blend.json",
+                                          CB_WEIGHTS_OF_DIFFUSERS ".safetensors"};
     for (size_t i = 0; !o->resume && !o->overwrite && i < sizeof results / sizeof *results; i++) {
         char *path = cb_path_join(o->output, results[i]);
         bool there = path && cb_is_file(path);

@@ -11,6 +11,7 @@ static const struct {
     const char *word, *path;
 } models[] = {{"gcgru", "forecasting/gcgru"},
               {"dlinear", "forecasting/dlinear"},
+              {"UNet2DModel", "diffusion/unet"},
               {"unet", "dense/unet"},
               {"_window", "timm/swin"},
               {"_patch", "timm/vit"},
@@ -41,8 +42,9 @@ enum { MODELS = sizeof models / sizeof *models };
 static void link_models(void)
 {
     for (int i = 0; i < MODELS; i++) {
-        char name[80], source[112];
-        snprintf(name, sizeof name, "%s/model.safetensors", models[i].path);
+        char name[96], source[128];
+        bool diffusion = strncmp(models[i].path, "diffusion/", 10) == 0;
+        snprintf(name, sizeof name, "%s/%s.safetensors", models[i].path, diffusion ? "diffusion_pytorch_model" : "model");
         snprintf(source, sizeof source, "tests/reference/%s", name);
         fuzz_link(name, source);
     }

@@ -185,7 +185,7 @@ static inline char *changed_model_at(const char *source, const char *changes)
         char from[1024], to[1024];
         snprintf(from, sizeof from, "%s/%s", source, names.items[i]);
         snprintf(to, sizeof to, "%s/%s", directory, names.items[i]);
-        if (!strncmp(names.items[i], "model", 5)) {
+        if (!strncmp(names.items[i], "model", 5) || !strncmp(names.items[i], "diffusion", 9)) {
             char *real = realpath(from, NULL);
             assert_non_null(real);
             assert_int_equal(symlink(real, to), 0);
@@ -229,7 +229,8 @@ static inline void remove_model(char *directory)
         unlink(path);
     }
     cb_string_list_free(&names);
-    static const char *const links[] = {"model.safetensors"}; /* a list of regular files may leave links out */
+    static const char *const links[] = {"model.safetensors",
+                                        "diffusion_pytorch_model.safetensors"}; /* a list of regular files may leave links out */
     for (size_t i = 0; i < sizeof links / sizeof *links; i++) {
         char path[1024];
         snprintf(path, sizeof path, "%s/%s", directory, links[i]);

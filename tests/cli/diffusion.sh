@@ -1,0 +1,99 @@
+#!/bin/sh
+# Networks that denoise from end to end: one learns made-up pictures of two classes from its configuration, adapters go on with it, are resumed with
+# the same bits and merged; and what is wrong with bad input is said.
+#
+#     diffusion.sh PROGRAM REFERENCE_DIRECTORY TEMPORARY_DIRECTORY
+set -u
+program=$1
+reference=$2
+work=$3/diffusion.$$
+. "$(dirname "$0")/checks.sh"
+mkdir -p "$work" || exit 1
+case $program in /*) ;; *) program=$(pwd)/$program ;; esac
+reference=$(cd "$reference" && pwd)
+cd "$work" || exit 1
+under() { # FILE FIELD NUMBER: the number of that field of a line of JSON is under NUMBER
+    found=$(sed -n "s/.*\"$2\": *\([-0-9.e+]*\).*/\1/p" "$1")
+    awk -v x="$found" -v most="$3" 'BEGIN { exit !(x != "" && x + 0 < most) }' || fail "$1: $2 is \"$found\", expected under $3"
+}
+
+# ---- pictures: bright above and dark below, or the other way round ----
+mkdir -p pictures/up pictures/down
+awk 'BEGIN {
+    for (i = 0; i < 16; i++) {
+        image = "pictures/" (i % 2 ? "up" : "down") "/" i ".pgm"
+        print "P2 8 8 255" > image
+        for (y = 0; y < 8; y++) {
+            line = ""
+            for (x = 0; x < 8; x++)
+                line = line " " ((y < 4) == (i % 2) ? 220 + i : 20 + i)
+            print line > image
+        }
+        close(image)
+    }
+}'
+config() { # DIRECTORY MORE
+    mkdir -p "$1"
+    printf '%s' '{"_class_name": "UNet2DModel", "sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": [8, 16], "layers_per_block": 1,
+        "down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D", "UpBlock2D"], "norm_num_groups": 4'"$2"'}' >"$1/config.json"
+}
+config classes ', "num_class_embeds": 3'
+config plain ''
+
+# shellcheck disable=SC2086
+{
+    # ---- a network with classes ----
+    whole="--task image-generation --data pictures --validation-data pictures --batch-size 8 --learning-rate 0.003 --steps 80 --seed 1 --class-dropout 0.2
+        --num-train-timesteps 100 --beta-end 0.1"
+    expect plan "$program" pretrain --config classes/config.json $whole --output never --dry-run
+    [ -e never ] && fail "a dry run left $(ls never)"
+    expect whole "$program" pretrain --config classes/config.json $whole --output whole --json --quiet
+    under whole.out validation_mse 0.25
+    grep -q '"0": "down"' whole/config.json || fail "names of classes are not stored: $(cat whole/config.json)"
+    grep -q '"num_train_timesteps": 100' whole/scheduler/scheduler_config.json || fail "the schedule is not stored"
+    [ -f whole/diffusion_pytorch_model.safetensors ] || fail "expected the file of diffusers: $(ls whole)"
+
+    # ---- an adapter, resumed with the same bits ----
+    long="--data pictures --validation-split 0.25 --rank 2 --learning-rate 0.005 --batch-size 4 --steps 20 --save-steps 5 --seed 1 --quiet --min-snr-gamma 5"
+    expect straight "$program" train whole $long --output straight --json
+    "$program" train whole $long --output killed >killed.out 2>&1 &
+    child=$!
+    tries=0
+    while [ ! -f killed/checkpoint.safetensors ] && [ $tries -lt 600 ]; do
+        sleep 0.05
+        tries=$((tries + 1))
+    done
+    kill -INT $child
+    wait $child
+    expect resumed "$program" train whole $long --output killed --resume
+    cmp -s straight/adapter_model.safetensors killed/adapter_model.safetensors || fail "a resumed run ends with other bits"
+    bad 1 "the checkpoint is of another run" train whole $long --output killed --resume --min-snr-gamma 2
+    expect merge "$program" merge whole --adapter straight --output merged
+    cmp -s whole/scheduler/scheduler_config.json merged/scheduler/scheduler_config.json || fail "merging loses the schedule"
+
+    # ---- without classes, directories are none ----
+    expect plain "$program" pretrain --config plain/config.json --task image-generation --data pictures --output plain-trained --steps 2 --batch-size 4 \
+        --prediction-type v_prediction --json --quiet
+    grep -q '"prediction_type": "v_prediction"' plain-trained/scheduler/scheduler_config.json || fail "the prediction type is not stored"
+    grep -q id2label plain-trained/config.json && fail "classes were found where there are none"
+
+    # ---- bad input ----
+    bad 1 "class_dropout: found 0.1, and the network's table of 0 classes has no row" train plain-trained --data pictures --output never --class-dropout 0.1
+    bad 2 "beta-start: the model has a scheduler_config.json" train whole --data pictures --output never --beta-start 0.1
+    bad 1 "--task image-generation: $reference/vision/vit is a vit, expected a network that denoises" train "$reference/vision/vit" --task image-generation \
+        --data pictures --output never
+    bad 1 "found mixup or CutMix, expected none where images are to be made" train whole --data pictures --output never --mixup-alpha 0.2
+    mkdir -p other/left && cp pictures/up/1.pgm other/left
+    bad 1 "left" train whole --data other --output never
+    bad 1 "its table of classes has 3 rows, and the data have 4 classes" pretrain --config classes/config.json --task image-generation --output never \
+        --data "$(for c in a b c d; do mkdir -p "four/$c" && cp pictures/up/1.pgm "four/$c"; done && echo four)"
+    mkdir vit
+    cp "$reference/vision/vit/config.json" "$reference/vision/vit/model.safetensors" vit
+    printf '%s' '{"image_processor_type": "ViTImageProcessor", "size": {"height": 12, "width": 12}}' >vit/preprocessor_config.json
+    bad 2 "min-snr-gamma: is for networks that make images" train vit --task image-classification --data pictures --output never --min-snr-gamma 5 \
+        --target-modules query --rank 2
+}
+
+cd / && rm -rf "$work"
+[ $failures = 0 ] && echo "all passed"
+exit $failures
