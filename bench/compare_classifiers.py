@@ -80,7 +80,7 @@ class Pair:
                     "--setting", setting])
 
     def us(self):
-        return run([self.args.program, *self.common, "--adapter", self.base / "adapter-published", "--steps", self.args.steps])
+        return run([self.args.program, *self.common, "--adapter", self.base / "adapter", "--steps", self.args.steps])
 
     def rounds(self):
         return [(self.peer(self.setting, self.args.steps), self.us()) for _ in range(self.args.rounds)]

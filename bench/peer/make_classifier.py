@@ -1,18 +1,15 @@
 #!/usr/bin/env python3
 """Inputs of bench/compare_classifiers.py: classifiers with random weights, a fresh LoRA for each, and random images or texts.
 
-Writes OUT/model (Hugging Face directory, f32), OUT/adapter (PEFT directory: LoRA of rank 8, and the head), OUT/adapter-published (the same under
-the names of published checkpoints, where the modules of transformers have others) and OUT/inputs.bin (little-endian f32 pixels, or int32 ids).
+Writes OUT/model (Hugging Face directory, f32), OUT/adapter (PEFT directory: LoRA of rank 8, and the head) and OUT/inputs.bin (little-endian
+f32 pixels, or int32 ids).
 """
 import argparse
-import json
 import os
-import re
 
 import numpy
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file, save_file
 from transformers import (BertConfig, BertForSequenceClassification, ResNetConfig, ResNetForImageClassification, ViTConfig,
                           ViTForImageClassification)
 
@@ -24,26 +21,6 @@ SHAPES = {
     "bert-base": (BertForSequenceClassification, lambda size: BertConfig(num_labels=2)),
 }
 TARGETS = {"resnet-18": ["convolution"], "bert-base": ["query", "value"], "vit-tiny-16": ["q_proj", "v_proj"], "vit-tiny-8": ["q_proj", "v_proj"]}
-
-PUBLISHED = [(r"\.layers\.(\d+)\.attention\.q_proj", r".encoder.layer.\1.attention.attention.query"),
-             (r"\.layers\.(\d+)\.attention\.v_proj", r".encoder.layer.\1.attention.attention.value"), (r"^q_proj$", "query"), (r"^v_proj$", "value")]
-
-
-def published(name):
-    for pattern, other in PUBLISHED:
-        name = re.sub(pattern, other, name)
-    return name
-
-
-def publish(adapter, out):
-    os.makedirs(out, exist_ok=True)
-    save_file({published(k): v for k, v in load_file(os.path.join(adapter, "adapter_model.safetensors")).items()},
-              os.path.join(out, "adapter_model.safetensors"))
-    with open(os.path.join(adapter, "adapter_config.json")) as f:
-        config = json.load(f)
-    config["target_modules"] = [published(name) for name in config["target_modules"]]
-    with open(os.path.join(out, "adapter_config.json"), "w") as f:
-        json.dump(config, f)
 
 
 def main():
@@ -62,7 +39,6 @@ def main():
     model = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules=TARGETS[args.shape], modules_to_save=["classifier"]))
     model.peft_config["default"].base_model_name_or_path = "model"
     model.save_pretrained(os.path.join(args.out, "adapter"))
-    publish(os.path.join(args.out, "adapter"), os.path.join(args.out, "adapter-published"))
 
     random = numpy.random.default_rng(args.seed)
     if args.shape == "bert-base":

@@ -22,6 +22,9 @@ int cb_io_make_directory(const char *path);
 DIR *cb_io_list(const char *path);
 struct dirent *cb_io_next(DIR *directory); /* NULL with errno 0: the end */
 
+/* The kernel may take back the pages of a mapped file: it reads them again should they be wanted.  Other memory, and a map that may be written
+ * to, is left alone. */
+void cb_file_map_let_go(const void *data, size_t size);
 /* map.c: a map that belongs to all who hold it, and that they may write to: what is written stays in this process's memory, the file does not
  * change.  Closed with the last of them. */
 typedef struct cb_held_map cb_held_map;

@@ -76,6 +76,27 @@ static bool leave(const cb_file_map *map)
     return !lost || say_lost(map->path);
 }
 
+/* Whether memory is of a map that nobody writes to. */
+static bool is_as_the_file(const uint8_t *data, size_t size)
+{
+    bool found = false;
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; i < used && !found; i++)
+        found = table[i].begin && !table[i].held && data >= table[i].begin && data + size <= table[i].begin + table[i].size;
+    pthread_mutex_unlock(&lock);
+    return found;
+}
+
+void cb_file_map_let_go(const void *data, size_t size)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = ((uintptr_t)data + page - 1) / page * page,
+              end = ((uintptr_t)data + size) / page * page;
+    if (cb_rehearsing())
+        cb_rehearsal_let_go(data, size);
+    else if (end > begin && is_as_the_file(data, size))
+        madvise((void *)begin, end - begin, MADV_DONTNEED);
+}
+
 bool cb_file_map_open(cb_file_map *map, const char *path)
 {
     *map = (cb_file_map){0};

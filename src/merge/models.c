@@ -1,10 +1,9 @@
 /* models.c: whole models merged into one, a tensor in memory at a time: the plan and the writing are those of fold.c, each tensor is made by
  * combine.c. */
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "cambium/tokenizer.h"
+#include "core/io.h"
 #include "core/json.h"
 #include "core/rehearsal.h"
 #include "merge/combine.h"
@@ -182,17 +181,6 @@ static bool check_configs(const cb_merged *m)
 
 /* ---- making a tensor ---- */
 
-/* The kernel may take back the pages of a mapped file; it reads them again should they be wanted. */
-static void let_go(const cb_weight_entry *entry)
-{
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = ((uintptr_t)entry->data + page - 1) / page * page,
-              end = ((uintptr_t)entry->data + entry->size) / page * page;
-    if (cb_rehearsing())
-        cb_rehearsal_let_go(entry->data, entry->size);
-    else if (end > begin)
-        madvise((void *)begin, end - begin, MADV_DONTNEED);
-}
-
 /* Writes what was made; f16 ends at 65504, what is beyond became infinite. */
 typedef struct result {
     cb_writer *w;
@@ -218,9 +206,9 @@ bool cb_merged_tensor(const cb_merged *m, const cb_weight_entry *base, cb_dtype 
     for (size_t i = 0; i < m->count; i++)
         others[i] = cb_weights_find(m->others[i], base->name);
     bool ok = cb_combine(m->options, &v, dtype, write_result, &(result){w, base->name, dtype == CB_F16});
-    let_go(base);
+    cb_file_map_let_go(base->data, base->size);
     for (size_t i = 0; i < m->count; i++)
-        let_go(others[i]);
+        cb_file_map_let_go(others[i]->data, others[i]->size);
     return ok;
 }
 

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "models/internal.h"
+#include "tensor/op.h"
 
 /* Logits of the head's slow path are made for this many values at a time. */
 #define CHUNK_VALUES ((int64_t)1 << 23)
@@ -174,20 +175,6 @@ cb_tensor *cb_block_run(cb_model *model, int64_t index, cb_tensor *x, const cb_p
         y = cb_scope_return(scope, y);
     cb_scope_close(scope);
     return y;
-}
-
-/* Gives y a fresh scope and closes the old one with all that is left of earlier blocks.  What requires a gradient is
- * held by the tape anyway and stays where it is. */
-static cb_tensor *move_on(cb_scope **scope, cb_tensor *y)
-{
-    if (!y || y->requires_grad)
-        return y;
-    cb_keep(y);
-    cb_scope_close(*scope);
-    *scope = cb_scope_open();
-    cb_tensor *moved = *scope ? cb_detach(y) : NULL;
-    cb_release(y);
-    return moved;
 }
 
 /* ---- before the first block ---- */
@@ -398,7 +385,7 @@ static cb_tensor *hidden_run(cb_model *model, cb_tensor *ids, const cb_context *
                           : NULL;
     cb_tensor *x = scope ? model->architecture->embed(model, ids, &pass) : NULL;
     for (int64_t i = 0; x && i < model->config.layers; i++) {
-        x = move_on(&scope, cb_prompt_next(&prompt, model, i, &pass) ? run_next(model, i, x, &pass) : NULL);
+        x = cb_scope_renew(&scope, cb_prompt_next(&prompt, model, i, &pass) ? run_next(model, i, x, &pass) : NULL);
         if (!keep_exit(model, i + 1, x, &pass, scope, exits))
             x = NULL;
         pass.keys_only = leaves(model, i + 1, x, &pass, leaving);

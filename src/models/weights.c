@@ -10,6 +10,7 @@
 #include "kernels/kernels.h"
 #include "models/internal.h"
 #include "models/names.h"
+#include "tensor/op.h"
 
 struct cb_weight_source {
     cb_model *model;
@@ -181,7 +182,10 @@ static cb_tensor *from_file(const cb_model *model, cb_layer *layer, const char *
         return from_quantized(model, layer, entry, shape);
     if (!cb_ok() || !entry_check(model, name, entry, ndim, shape))
         return NULL;
-    return in_kept_dtype(model, cb_weight_entry_tensor(entry));
+    cb_tensor *stored = cb_weight_entry_tensor(entry), *kept = in_kept_dtype(model, stored);
+    if (kept && kept != stored)
+        cb_let_go_of_file(stored);
+    return kept;
 }
 
 /* ---- random ---- */

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "cambium/nn.h"
+#include "tensor/op.h"
 
 cb_layer *cb_layer_new(cb_layer *parent, const char *name, cb_layer_kind kind)
 {
@@ -179,6 +180,8 @@ static bool train(cb_layer *layer, const char *name, cb_dtype dtype)
         weight->frozen = frozen; /* the layer's reference moves along */
         weight->tensor = cb_keep(copy);
     }
+    if (ok)
+        cb_let_go_of_file(frozen);
     if (scope)
         cb_scope_close(scope);
     return ok;

@@ -75,6 +75,13 @@ cb_tensor *cb_wrap_held(cb_dtype dtype, void *data, int ndim, const int64_t *sha
 /* A view of x's storage with its own shape and strides (offset in elements from x->data). Not recorded. */
 cb_tensor *cb_view(cb_tensor *x, int ndim, const int64_t *shape, const int64_t *stride, int64_t offset);
 
+/* Closes the innermost scope, opens another in its place and gives t to that, with everything else of the old one gone that the tape does not
+ * keep; NULL, which t may be, without. */
+cb_tensor *cb_scope_renew(cb_scope **scope, cb_tensor *t);
+
+/* What is wanted of t has been copied: pages of a file that it lies in need not stay in memory. */
+void cb_let_go_of_file(const cb_tensor *t);
+
 /* Normalises a dimension: -ndim..ndim-1 -> 0..ndim-1; otherwise fails, naming `op`, and gives -1. */
 int cb_dim(const char *op, const cb_tensor *x, int dim);
 /* NumPy broadcast of two shapes into shape[]; fails naming `op` and both shapes. */

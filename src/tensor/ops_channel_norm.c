@@ -229,7 +229,9 @@ static void backward_fused(cb_backward_pass *pass)
     if (numbers_make(&t, &s, a, pass->saved[1], NULL) && cb_read(sets[0], CB_F64, t.mean) && cb_read(sets[1], CB_F64, t.rstd) &&
         cb_read(sets[2], CB_F64, t.own) && (!sums || sums_of_gradient(&s, a, x, dy, &t))) {
         parameter_gradients(pass, &s, a, &t);
-        cb_tensor *dx = pass->need[0] ? cb_empty_ordered(dy->dtype, dy) : NULL;
+        cb_tensor *dx = NULL;
+        if (pass->need[0]) /* over dy when nobody else holds it */
+            dx = !cb_can_overwrite(dy) ? cb_empty_ordered(dy->dtype, dy) : cb_will_write("channel_norm", dy) ? dy : NULL;
         if (dx && image_gradient(&s, a, dx, x, dy, &t))
             pass->dx[0] = dx;
     }

@@ -91,6 +91,19 @@ cb_tensor *cb_scope_return(cb_scope *scope, cb_tensor *y)
     return y;
 }
 
+cb_tensor *cb_scope_renew(cb_scope **scope, cb_tensor *t)
+{
+    if (!t)
+        return NULL;
+    cb_tensor_reference(t);
+    cb_scope_close(*scope);
+    *scope = cb_scope_open();
+    if (*scope)
+        return cb_scope_own(t);
+    cb_release(t);
+    return NULL;
+}
+
 cb_tensor *cb_keep(cb_tensor *t)
 {
     if (t)

@@ -259,6 +259,12 @@ bool cb_same_shape(const cb_tensor *a, const cb_tensor *b)
     return true;
 }
 
+void cb_let_go_of_file(const cb_tensor *t)
+{
+    if (t->storage->read_only && cb_is_contiguous(t))
+        cb_file_map_let_go(t->data, (size_t)t->count * cb_dtype_size(t->dtype));
+}
+
 bool cb_exclusive(const cb_tensor *t)
 {
     return t->references == 1 && t->storage->references == 1 && !t->storage->read_only;

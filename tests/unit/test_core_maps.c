@@ -298,6 +298,32 @@ static void writable_is_found_out_by_writing(void **state)
     assert_io_error("nowhere: cannot be written");
 }
 
+/* Pages that are let go of are read again; memory that is no map keeps what is in it. */
+static void pages_that_are_let_go_of_come_back(void **state)
+{
+    (void)state;
+    enum { MANY = 1024 };
+    put("a", 'x', MANY);
+    cb_file_map map;
+    assert_true(cb_file_map_open(&map, "a"));
+    size_t size = MANY * page(), sum = 0;
+    for (size_t i = 0; i < size; i++)
+        sum += map.data[i] == 'x';
+    uint64_t before = cb_current_rss();
+    char *own = aligned_alloc(page(), size);
+    memset(own, 'y', size);
+    cb_file_map_let_go(map.data, size);
+    cb_file_map_let_go(own, size);
+    for (size_t i = 0; i < size; i++)
+        sum += (map.data[i] == 'x') + (own[i] == 'y');
+    assert_int_equal(sum, 3 * size);
+    cb_file_map_let_go(map.data, size);
+    memset(own, 0, size);
+    assert_true(cb_current_rss() < before + size / 2); /* what `own` takes, the map gave back */
+    free(own);
+    cb_file_map_close(&map);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -306,6 +332,7 @@ int main(void)
         MAP_TEST(a_file_that_is_replaced_or_removed_goes_on),
         MAP_TEST(lost_pages_read_as_zeroes_and_fail_everything_after),
         MAP_TEST(what_is_written_to_a_held_map_stays_in_memory),
+        MAP_TEST(pages_that_are_let_go_of_come_back),
         MAP_TEST(glances_see_every_file_in_turn),
         MAP_TEST(other_bus_errors_are_not_ours),
         MAP_TEST(many_files_are_mapped_and_then_no_more),
