@@ -77,6 +77,9 @@ if(TARGET cambium AND EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/run.sh)
   register_test(cli_diffusion sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/diffusion.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
   register_test(cli_diffusion_page ${page} docs/diffusion.md out/noise/scheduler/scheduler_config.json out/noise-adapter/adapter_model.safetensors
     out/noise-merged/scheduler/scheduler_config.json)
+  register_test(cli_recognition sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/recognition.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
+  register_test(cli_recognition_page ${page} docs/recognition.md out/reader/vocab.json out/read.jsonl out/adapter/adapter_model.safetensors
+    out/merged/vocab.json)
   register_test(cli_tasks sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/tasks.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
   register_test(cli_labels sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/labels.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
   register_test(cli_tasks_page ${page} docs/tasks.md out/reviews/labels.json out/said.jsonl out/names/adapter_model.safetensors

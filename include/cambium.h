@@ -7,6 +7,7 @@
 #include "cambium/adapters.h"
 #include "cambium/convert.h"
 #include "cambium/core.h"
+#include "cambium/ctc.h"
 #include "cambium/data.h"
 #include "cambium/diffusion.h"
 #include "cambium/dtype.h"

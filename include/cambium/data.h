@@ -18,6 +18,7 @@
 #ifndef CAMBIUM_DATA_H
 #define CAMBIUM_DATA_H
 
+#include "cambium/ctc.h"
 #include "cambium/images.h"
 #include "cambium/tensor.h"
 #include "cambium/tokenizer.h"
@@ -51,6 +52,7 @@ typedef enum cb_objective {
     CB_OBJECTIVE_DEPTH_ESTIMATION,        /* of each place how far it is */
     CB_OBJECTIVE_SURFACE_NORMALS,         /* which way it faces, a vector of length 1: x to the right, y, z */
     CB_OBJECTIVE_SALIENCY,                /* whether it stands out, from 0 to 1 */
+    CB_OBJECTIVE_TEXT_RECOGNITION,        /* what is written in an image: cb_dataset_open_images() */
     CB_OBJECTIVE_RETRIEVAL,               /* groups of an anchor, its positive and hard negatives */
     CB_OBJECTIVE_SIMILARITY,              /* groups of two sentences, with a score */
     CB_OBJECTIVE_RANKING,                 /* groups of documents, each read together with the query that they have in common */
@@ -142,6 +144,7 @@ typedef struct cb_batch {
     cb_tensor *words;      /* words with labels: the number of the word whose first token it is, else -1; NULL: rows have none */
     cb_tensor *tasks;      /* (rows) i32: of which task each is; NULL: all documents of the dataset are of task 0 */
     cb_tensor *conditions; /* (rows, C) f32: what is known of each; NULL: of none of the dataset is anything */
+    cb_tensor *lengths;    /* (rows) i32: how wide each image is before its padding; NULL: there is none */
     int64_t tokens;        /* that are not padding */
     int64_t predicted;     /* targets that count */
 } cb_batch;
@@ -221,6 +224,9 @@ CB_API uint64_t cb_dataset_query_hash(const cb_dataset *data, int64_t row); /* o
 
 /* ---- images with labels ---- */
 
+/* How many frames a model makes of so many columns. */
+typedef int64_t cb_frames_function(const void *user, int64_t width);
+
 typedef struct cb_image_data_options {
     /* Directories with one directory of images for each class, .zip or .tar archives of such, tables (.csv, .tsv, .jsonl) of files and labels, IDX files
      * (.gz), .npy, .npz */
@@ -233,7 +239,10 @@ typedef struct cb_image_data_options {
     double map_scale;              /* of maps of numbers: what files' numbers are divided by; 0: 1, of colours and saliency 255 or 65535 */
     cb_string_list invalid_values; /* the numbers in files of places that do not count; none given: 0 of depths and normals; "none" */
     double max_depth;              /* places that are further do not count; 0: all do */
-    int64_t max_images;            /* 0: all */
+    char *text_column;             /* of text recognition: NULL: text */
+    int64_t max_width;             /* likewise: wider images are squeezed to that; 0: none */
+    bool ctc_zero_infinity; /* likewise: a text that needs more frames than its image gives is passed over, with a warning, and no error */
+    int64_t max_images;     /* 0: all */
     bool shuffle_images, exif_transpose;
     int64_t max_pixels, loader_threads;
     /* these are not in the table: */
@@ -242,9 +251,12 @@ typedef struct cb_image_data_options {
     const cb_string_list *labels;        /* in the order of their numbers; NULL or empty: those of the data, sorted */
     bool unlabelled;                     /* all images of directories and archives count, wherever they lie, and have one label */
     bool labels_may_differ;              /* where the data's labels are not these, by name, the data's count */
-    cb_objective objective;              /* one of places: images have maps; else a label each.  For
+    cb_objective objective;              /* one of places: images have maps; CB_OBJECTIVE_TEXT_RECOGNITION: texts; else a label each.  For
                                           * CB_OBJECTIVE_IMAGE_GENERATION they are not mixed: CB_ERR_ARGUMENT */
-    const char *corruption;              /* of every image, as the model sees it; NULL: none */
+    const cb_ctc_vocabulary *vocabulary; /* of texts; must outlive the dataset */
+    cb_frames_function *frames;          /* of texts: what they are held against; NULL: nothing */
+    const void *frames_user;
+    const char *corruption; /* of every image, as the model sees it; NULL: none */
     int severity;
     bool spread; /* unshuffled rows in an order that mixes the classes, for evaluations that stop early */
     uint64_t seed;
@@ -260,6 +272,14 @@ extern CB_API const cb_option cb_image_data_option_table[];
  * accuracy without any other sign).  Errors name the file; a label that is not among `labels` is one.  Directories hold files as
  * torchvision's ImageFolder takes them, but links to directories are not followed. */
 CB_API cb_dataset *cb_dataset_open_images(const cb_image_data_options *options);
+/* Of texts `data` are tables of images (image_column, or image or file_name where there is no such column) and texts, or directories with metadata.jsonl, .csv
+ * or .tsv in them, and the processor gives a height (its width is 0).  Batches are as wide as their widest image, rounded up to 8, with zeros
+ * behind narrower ones and `lengths` that say how wide each is; targets (rows, S) i32, -100 behind each text, S rounded up to 8.  The text of a
+ * row of the unshuffled data, as it is in the table; what its ids stand for; and of how many images of all so far the text needed more frames than
+ * there were. */
+CB_API const char *cb_dataset_row_text(const cb_dataset *data, int64_t row);
+CB_API const cb_ctc_vocabulary *cb_dataset_vocabulary(const cb_dataset *data);
+CB_API int64_t cb_dataset_too_long(const cb_dataset *data);
 /* Of a dataset with maps: writes `map`, the labels (8 bits) or numbers (f32, those of a place side by side) that were found for a row of the unshuffled
  * data, into DIRECTORY/name.png, or .npy where the data's own map is one, as the data's maps have them, and in the size of the image where its
  * processor cuts nothing off.  The file must not be there yet. */

@@ -87,7 +87,7 @@ CB_API bool cb_image_convert(cb_image *image, int channels); /* grey to colours 
 typedef struct cb_image_processor {
     int channels; /* of what the model takes: 3, or 1: one number in image_mean */
     bool do_resize;
-    int64_t height, width;               /* size as height and width */
+    int64_t height, width;               /* size as height and width; width 0: as wide as the shape of the image makes it */
     int64_t shortest_edge, longest_edge; /* or as that of the shorter side, and the most for the longer one */
     cb_resample resample;
     double crop_pct; /* ConvNeXt: resized to shortest_edge / crop_pct, then cut to shortest_edge; 0: not so */

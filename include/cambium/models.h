@@ -23,6 +23,7 @@ typedef enum cb_head_kind {
     CB_HEAD_OF_CONFIG,               /* loading: what config.json says */
     CB_HEAD_CAUSAL_LM,               /* ...ForCausalLM: the next token, (B, T, V) */
     CB_HEAD_MASKED_LM,               /* ...ForMaskedLM: the token itself, (B, T, V) */
+    CB_HEAD_CTC,                     /* ...ForCTC: a token or the blank for each frame, (B, T, V) */
     CB_HEAD_SEQUENCE_CLASSIFICATION, /* ...ForSequenceClassification: a label or number of each row, (B, K) */
     CB_HEAD_TOKEN_CLASSIFICATION,    /* ...ForTokenClassification: a label of each token, (B, T, K) */
     CB_HEAD_IMAGE_CLASSIFICATION,    /* ...ForImageClassification: a label of each image, (B, K) */
@@ -172,6 +173,15 @@ CB_API cb_tensor *cb_model_places(const cb_model *model, cb_tensor *logits, int6
 CB_API const char *cb_model_dense_loss(const cb_model *model);
 /* Another of them, by its name; it is written into config.json with the model.  CB_ERR_ARGUMENT where it is none of the head's. */
 CB_API bool cb_model_set_dense_loss(cb_model *model, const char *name);
+/* Of a CTC head: logits (B, T, V), of which as many frames count as ctx->lengths (NULL: all) come to, and targets (B, S), below 0 behind each row's own:
+ * the negative log-likelihoods of all rows, summed and divided by `normalizer` (0: by the number of targets). */
+CB_API cb_tensor *cb_model_ctc_loss(const cb_model *model, cb_tensor *logits, cb_tensor *targets, double normalizer, const cb_context *ctx);
+/* How many frames a model makes of an input of `length` columns; -1: it makes no frames.  Of each row of such logits, (B). */
+CB_API int64_t cb_model_frames(const cb_model *model, int64_t length);
+CB_API bool cb_model_row_frames(const cb_model *model, const cb_tensor *logits, const cb_context *ctx, int64_t *frames);
+CB_API int64_t cb_model_blank(const cb_model *model); /* of a CTC head (pad_token_id); -1: it has another head */
+/* Of a CTC head: rows whose targets do not fit their frames count nothing, instead of infinity (ctc_zero_infinity of config.json). */
+CB_API void cb_model_set_zero_infinity(cb_model *model, bool on);
 /* Hidden states to logits, with the modules of the head's layers. */
 CB_API cb_tensor *cb_model_head(cb_model *model, cb_tensor *hidden, const cb_context *ctx);
 /* The layer that ends with: its weight is (vocabulary or labels, width), of a language model tied to the embedding where the model ties

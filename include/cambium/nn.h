@@ -45,8 +45,10 @@ typedef struct cb_context {
     cb_tensor *tasks;     /* (B) i32, or NULL: which of its tasks an adapter of several does with a row; 0 */
     cb_tensor
         *conditions; /* (B, C) f32, or NULL: what is known of a row beside what is in it: quality, degradation, state; without gradient */
-    cb_tensor *timesteps;          /* (B) f32, of networks that denoise: how far each row has been noised */
-    cb_tensor *classes;            /* (B) i32, of those that are told: the class of each row, less than 0: none */
+    cb_tensor *timesteps; /* (B) f32, of networks that denoise: how far each row has been noised */
+    cb_tensor *classes;   /* (B) i32, of those that are told: the class of each row, less than 0: none */
+    cb_tensor
+        *lengths; /* (B) i32, or NULL: all of every row: how much of a row counts where rows are padded at their ends: columns of images */
     cb_norm_statistics statistics; /* of batch norms */
     double running_weight;         /* of CB_STATISTICS_MIXED, 0 to 1 */
     bool interpolate_positions; /* images of another size than a model's learned positions are for: those are interpolated, bicubically */
@@ -103,6 +105,7 @@ struct cb_layer {
     cb_conv_options conv;              /* convolution */
     bool transposed;                   /* linear: weight stored (in, out), as GPT-2's Conv1D */
     bool turned;                       /* is so in files that are not quantised, but this one is: (out, in) */
+    bool recurrent;                    /* linear: a matrix of a recurrence, named in files as the layer itself (see cb_recurrent) */
     bool output;                       /* the output head: `all-linear` leaves it out */
     bool head;                         /* of what comes after the base model: the output head and what leads to it */
     bool classifies;                   /* the output head, and its results are labels, not a vocabulary */
@@ -202,6 +205,9 @@ CB_API const char *cb_layer_module_name(const cb_layer *layer);   /* its own whe
 typedef bool cb_layer_visitor(void *user, cb_layer *layer);
 CB_API bool cb_layer_visit(cb_layer *root, cb_layer_visitor *visit, void *user);
 
+/* The layer and the name of its weight, "weight" or such, that a tensor of a checkpoint is; NULL (no error): the tree has no such layer. */
+CB_API cb_layer *cb_layer_of_tensor(cb_layer *root, const char *tensor, const char **weight);
+
 /* ---- blends ---- */
 
 /* The part of a batch that a module acts on. */
@@ -268,6 +274,22 @@ CB_API cb_tensor *cb_layer_norm_forward(const cb_layer *layer, cb_tensor *x, con
 CB_API cb_tensor *cb_batch_norm_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx);
 /* x (N, C, ...), normalised over each of the layer's groups of channels in each sample; see cb_group_norm(). */
 CB_API cb_tensor *cb_group_norm_forward(const cb_layer *layer, cb_tensor *x, const cb_context *ctx);
+/* Layers of LSTM or GRU, torch.nn.LSTM's.  Every matrix is a linear layer that hosts modules: weight_ih_l0 and weight_hh_l0 of the first layer,
+ * _reverse behind them where it is of the other direction; in files each has its layer's name, and its bias is bias_ih_l0 and so on. */
+enum { CB_MOST_RECURRENT = 64 }; /* layers in all directions */
+typedef struct cb_recurrent {
+    int layers;
+    bool gru, bidirectional;
+    int64_t hidden;                                          /* H */
+    double dropout;                                          /* between layers, while training */
+    cb_layer *ih[CB_MOST_RECURRENT], *hh[CB_MOST_RECURRENT]; /* layers of one direction beside each other */
+} cb_recurrent;
+/* x (B, T, I) -> (B, T, D H), D directions; `lengths` (B) integers or NULL as in cb_sequence_options: what lies behind the end of a row does not
+ * count, and its result is 0.  States are f32 (f64 of f64). */
+CB_API cb_tensor *cb_recurrent_forward(const cb_recurrent *r, cb_tensor *x, cb_tensor *lengths, const cb_context *ctx);
+/* The last part of the name of matrix `index` of the inputs, or of the states. */
+CB_API void cb_recurrent_name(const cb_recurrent *r, int index, bool states, char *name, size_t size);
+
 /* Runs the modules of an attention, mlp or block layer on its input (their `before`) and on its result y (their `forward`). */
 CB_API cb_tensor *cb_layer_before(const cb_layer *layer, cb_tensor *x, const cb_context *ctx);
 CB_API cb_tensor *cb_layer_after(const cb_layer *layer, cb_tensor *x, cb_tensor *y, const cb_context *ctx);

@@ -429,6 +429,7 @@ typedef struct cb_recurrent_options {
     bool bidirectional;
     double dropout; /* between layers, where rng is given (training) */
     cb_rng *rng;
+    cb_tensor *lengths; /* as of cb_sequence_options */
 } cb_recurrent_options;
 /* x (T, B, I), weights [layers * D], directions of a layer side by side (D = 2 when bidirectional), states h and c (layers D, B, H) ->
  * y (T, B, D H), hn and cn like h and c; all of one dtype, computed in f32 where that is a half type; no second derivative. */
@@ -440,8 +441,24 @@ CB_API bool cb_gru_with(cb_tensor *x, int layers, const cb_recurrent_weights *we
                         cb_recurrent_options options);
 #define cb_gru(x, layers, weights, h, y, hn, ...) cb_gru_with(x, layers, weights, h, y, hn, (cb_recurrent_options){__VA_ARGS__})
 
-/* One step of a GRU: what the inputs' product gives, x, and the state's, hh, (B, 3 H) each with its bias (reset, update, new, as torch has them),
- * and the state h (B, H), f32 or f64, -> the next state.  No second derivative. */
+/* The same of one layer in one direction whose products with the inputs are there, x (T, B, gates H); b_hh, h and c (B, H) may be NULL (zeros);
+ * f32 or f64.  Rows end where their lengths say, as torch's packed sequences: there y is 0, the last state is that of the row's own end, and
+ * backwards it begins there.  No second derivative. */
+typedef struct cb_sequence_options {
+    cb_tensor *lengths; /* (B) integers; NULL: all of every row counts */
+    bool backwards;     /* from the last time to the first */
+    bool batch_first;   /* x (B, T, gates H), y (B, T, H) */
+} cb_sequence_options;
+CB_API bool cb_lstm_sequence_with(cb_tensor *x, cb_tensor *w_hh, cb_tensor *b_hh, cb_tensor *h, cb_tensor *c, cb_tensor **y, cb_tensor **hn,
+                                  cb_tensor **cn, cb_sequence_options options);
+#define cb_lstm_sequence(x, w_hh, b_hh, h, c, y, hn, cn, ...)                                                                              \
+    cb_lstm_sequence_with(x, w_hh, b_hh, h, c, y, hn, cn, (cb_sequence_options){__VA_ARGS__})
+CB_API bool cb_gru_sequence_with(cb_tensor *x, cb_tensor *w_hh, cb_tensor *b_hh, cb_tensor *h, cb_tensor **y, cb_tensor **hn,
+                                 cb_sequence_options options);
+#define cb_gru_sequence(x, w_hh, b_hh, h, y, hn, ...) cb_gru_sequence_with(x, w_hh, b_hh, h, y, hn, (cb_sequence_options){__VA_ARGS__})
+/* One step: gates (B, 4 H), the sum of both products, and c (B, H) -> h and c; x and hh (B, 3 H), the two products, and h (B, H) -> h.  f32 or
+ * f64; no second derivative. */
+CB_API bool cb_lstm_cell(cb_tensor *gates, cb_tensor *c, cb_tensor **h_next, cb_tensor **c_next);
 CB_API cb_tensor *cb_gru_cell(cb_tensor *x, cb_tensor *hh, cb_tensor *h);
 
 /* Connectionist temporal classification: the negative log-likelihoods (N) of the targets (N, S), i32 or i64, of which target_lengths (N) count,

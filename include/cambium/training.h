@@ -341,6 +341,11 @@ typedef struct cb_predictions {
     cb_map_callback *see;    /* gets each row's map, in the process that made it; may be NULL */
     void *user;
     float *shared; /* room for others' counts */
+    /* of text recognition there are these: */
+    char **texts;   /* (rows) what was read; NULL: by another process */
+    int64_t *exact; /* rows that were read without an error, and all, of all processes; then edits and lengths of characters and of words */
+    int64_t beam_width;
+    const cb_dataset *data;
 } cb_predictions;
 CB_API void cb_predictions_free(cb_predictions *predictions);
 
@@ -362,12 +367,16 @@ struct cb_evaluation {
  *     depth estimation         delta1, abs_rel, rmse, silog (means over images)
  *     surface normals          within_11, within_22, within_30 (shares of places), mean_angle (degrees)
  *     saliency                 max_f, mae
+ *     text recognition         accuracy (rows without an error), cer and wer (errors of characters and of words, of those of the texts: lower is better)
  *     words                    f1, precision, recall (of entities, as seqeval), accuracy (of words)
  * `data` must have as many labels as the model (CB_ERR_ARGUMENT).  At most `max_batches` batches (0: all). */
 CB_API bool cb_evaluate(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches, cb_evaluation *result);
 /* The same of places, with all maps. */
 CB_API bool cb_evaluate_maps(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches, cb_map_callback *see, void *user,
                              cb_evaluation *result);
+/* The same of text recognition, where texts are found by a beam of prefixes (cb_ctc_beam()); 1: by the likeliest path. */
+CB_API bool cb_evaluate_recognition(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches, int64_t beam_width,
+                                    cb_evaluation *result);
 /* The same by what->evaluate, where there is one. */
 CB_API bool cb_train_evaluate(const cb_trainee *what, cb_dataset *data, int64_t batch_size, int64_t max_batches, cb_evaluation *result);
 /* The metrics of predictions of the first rows of `data`. */

@@ -40,6 +40,8 @@ const cb_default_target cb_lora_default_targets[] = {
     {"deit", "query,value"},
     {"resnet", "convolution"},
     {"unet", "convolution"},
+    {"crnn", "weight_ih_l0,weight_hh_l0,weight_ih_l0_reverse,weight_hh_l0_reverse,weight_ih_l1,weight_hh_l1,weight_ih_l1_reverse,"
+             "weight_hh_l1_reverse"},
     {"UNet2DModel", "to_q,to_k,to_v,to_out.0"}, /* diffusers' own scripts */
     {"squeezenet", "squeeze,expand1x1,expand3x3"},
     {"clip", "q_proj,v_proj"},

@@ -307,6 +307,7 @@ void cli_bench_model_remove(cli_bench_model *made); /* also after a failure */
 /* The rows a run trains on and is judged by. */
 typedef struct cli_corpus {
     cb_dataset *train, *validation;
+    cb_ctc_vocabulary *vocabulary; /* of texts in images; else NULL */
 } cli_corpus;
 /* Where training text comes from, as train and pretrain name it. */
 /* ---- images (images.c) ---- */
@@ -363,6 +364,7 @@ typedef struct cli_corpus_settings {
     cli_series_settings series;
     cli_task_settings asked;
     cli_task task;
+    const char *vocabulary; /* of texts in images: where it is; NULL: in the model's directory */
 } cli_corpus_settings;
 extern const cb_option cli_corpus_table[];
 /* Reads the data; `seed` orders it and chooses the share held out.  Labels that were found in it become the model's. */
@@ -388,6 +390,21 @@ void cli_diffusion_close(cli_diffusion_settings *s);
 void cli_keep_examples_whole(cb_data_options *text);
 /* Rows are as long as asked, or by default no longer than the model can see. */
 void cli_fit_sequence_length(const cli_call *call, cb_data_options *text, const cb_model *model);
+
+/* ---- reading text in images (recognition.c) ---- */
+
+bool cli_recognises(const cb_model *model);
+/* The rows of cli_corpus_open() for it. */
+bool cli_lines_open(cli_corpus *corpus, cli_corpus_settings *settings, cb_model *model, int64_t seed);
+/* The vocabulary beside a model that was trained with it. */
+bool cli_lines_save(const cli_corpus *corpus, const char *directory);
+typedef struct cli_recognition_settings {
+    int64_t beam_width;
+} cli_recognition_settings;
+extern const cb_option cli_recognition_table[];
+/* `cambium eval --task text-recognition`; vocabulary NULL: the model's own; predictions NULL: none are written. */
+bool cli_eval_recognition(cli_call *call, const cli_recognition_settings *s, cli_image_settings *images, const cb_string_list *files,
+                          const char *vocabulary, const cli_base *base, const char *predictions, int64_t batch_size, int64_t max_batches);
 
 /* ---- sentence encoders (sentences.c, eval_sentences.c) ---- */
 

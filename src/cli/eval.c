@@ -16,6 +16,7 @@ typedef struct settings {
     char *corruption;
     int64_t severity;
     cli_retrieval_settings retrieval;
+    cli_recognition_settings recognition;
 } settings;
 
 /* ---- tasks ---- */
@@ -211,13 +212,20 @@ static bool print_labels(cli_call *call, const char *task, const cb_model *model
     return true;
 }
 
-/* The images of --data, with the labels of the model in their order. */
-static cb_dataset *open_images(settings *s, const cli_base *base)
+/* How images are made ready, by the first adapter or the model. */
+static bool ready_images(settings *s, const cli_base *base)
 {
     cli_adapter_argument first = {0};
     bool ok = !s->adapter.count || cli_split_adapter(s->adapter.items[0], &first);
     ok = ok && cli_images_ready(&s->images, base->model, cb_model_directory(base->model), first.directory);
     cb_free(first.text);
+    return ok;
+}
+
+/* The images of --data, with the labels of the model in their order. */
+static cb_dataset *open_images(settings *s, const cli_base *base)
+{
+    bool ok = ready_images(s, base);
     s->images.data.corruption = s->corruption;
     s->images.data.severity = (int)s->severity;
     s->images.data.spread = s->max_batches > 0;
@@ -276,6 +284,7 @@ static const char *const task_names[] = {"auto",
                                          "depth-estimation",
                                          "surface-normals",
                                          "saliency",
+                                         "text-recognition",
                                          "retrieval",
                                          "similarity",
                                          "ranking",
@@ -337,6 +346,9 @@ static bool measure(cli_call *call, settings *s, const cli_base *base)
     cb_objective asked = s->task >= TASK_LABELS ? cli_task_objective(s->task - TASK_LABELS + 1) : CB_OBJECTIVE_CAUSAL_LM;
     if (s->task >= TASK_LABELS && cb_objective_of(base->model) != asked)
         return cli_refuse("--task %s: %s has no head for it, nor has an adapter", task_names[s->task], cb_model_directory(base->model));
+    if (asked == CB_OBJECTIVE_TEXT_RECOGNITION || (s->task == TASK_AUTO && cli_recognises(base->model)))
+        return ready_images(s, base) && cli_eval_recognition(call, &s->recognition, &s->images, &s->data, s->tokenizer, base,
+                                                             s->predictions, s->batch_size, s->max_batches);
     if (s->task >= TASK_LABELS || (s->task == TASK_AUTO && labelled))
         return labels(call, s, base);
     if (s->predictions || s->corruption)
@@ -357,7 +369,8 @@ static const cb_option table[] = {
     CB_OPT_STRING(settings, tokenizer, NULL, "PATH", "tokenizer.json or its directory; without it the model's own"),
     CB_OPT_ENUM(settings, dtype, 1, cli_dtype_names, "how activations are kept and products are computed"),
     CB_OPT_STRING(settings, predictions, NULL, "FILE",
-                  "labels: what is predicted of each text or image, as JSONL; of the places of images: a new directory of maps (PNG, or "
+                  "labels: what is predicted of each text or image, and what is read in it, as JSONL; of the places of images: a new "
+                  "directory of maps (PNG, or "
                   ".npy where the data's are); "
                   "rankings: the scores of each line, or of a corpus a run of TREC"),
     CB_OPT_INT(settings, batch_size, 4, 1, 65536, "rows per forward pass"),
@@ -384,6 +397,7 @@ static const cli_group groups[] = {{"Task", table, 0},
                                    {"Learning while forecasts are made", cb_online_option_table, offsetof(settings, series.online)},
                                    {"What is learned so", cli_online_table, offsetof(settings, series)},
                                    {"ADCSD", cb_adcsd_option_table, offsetof(settings, series.online.adcsd)},
+                                   {"Text recognition", cli_recognition_table, offsetof(settings, recognition)},
                                    {0}};
 
 /* Of words and labels, or of vectors. */
@@ -448,7 +462,9 @@ const cli_command cli_eval = {
         "and the expected calibration error, also under the corruptions of ImageNet-C; of the places of images (docs/dense.md) the mean "
         "intersection over union, the share of places that are right, and Dice's coefficient; of depths relative and root mean square "
         "errors and "
-        "the share within 1.25, of normals the mean angle, of saliency the best F and the mean error.  Retrieval (docs/retrieval.md): "
+        "the share within 1.25, of normals the mean angle, of saliency the best F and the mean error; of text in images "
+        "(docs/recognition.md) the share that is read without an error, and the error rates of characters and words.  Retrieval "
+        "(docs/retrieval.md): "
         "nDCG, MRR, "
         "MAP, "
         "recall "

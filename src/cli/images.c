@@ -40,6 +40,10 @@ static bool check(const cb_image_processor *p, const cb_model *model, const char
     if (p->channels != takes.channels)
         return cli_refuse("%s: makes images of %d channels (image_mean), and the model takes %lld", source, p->channels,
                           (long long)takes.channels);
+    if (cli_recognises(model))
+        return (p->height == takes.height && !p->width && p->do_resize && !p->do_center_crop) ||
+               cli_refuse("%s: expected a size of height %lld alone, which is what the model takes, and no crop", source,
+                          (long long)takes.height);
     if (!cb_image_processor_size(p, &height, &width))
         return cli_refuse("%s: makes images of different sizes, expected size as height and width, or a crop", source);
     if (takes.height && (height != takes.height || width != takes.width))
@@ -85,16 +89,33 @@ static bool denoised(cb_image_processor *p, const cb_model *model, const char *s
     return takes.height || cli_refuse("%s: found no sample_size in config.json, expected one, or --image-processor", source);
 }
 
+/* Pictures of lines of text: as high as the model takes them, in their own shape, levels as -1 to 1. */
+static bool of_lines(cb_image_processor *p, const cb_model *model)
+{
+    cb_image_format takes = cb_model_image_format(model);
+    cb_image_processor_init(p);
+    p->channels = (int)takes.channels;
+    p->height = takes.height;
+    p->width = 0;
+    return true;
+}
+
+/* What a model says itself, where there is no file; *known: it does. */
+static bool without_file(cli_image_settings *s, const cb_model *model, const char *directory, const char *adapter, bool *known)
+{
+    bool lines = cli_recognises(model);
+    *known = (lines || cli_is_denoiser(model)) && !s->image_processor && !has_processor(adapter) && !has_processor(directory);
+    return !*known || (lines ? of_lines(&s->processor, model) : denoised(&s->processor, model, directory));
+}
+
 bool cli_images_ready(cli_image_settings *s, const cb_model *model, const char *path, const char *adapter)
 {
+    bool known = false;
     char *directory = directory_of(path);
-    if (directory && cli_is_denoiser(model) && !s->image_processor && !has_processor(adapter) && !has_processor(directory)) {
-        bool ready = denoised(&s->processor, model, directory);
-        cb_free(directory);
-        return ready;
-    }
+    bool ok = directory && without_file(s, model, directory, adapter, &known);
     const char *source = s->image_processor ? s->image_processor : has_processor(adapter) ? adapter : directory;
-    bool ok = directory && cb_image_processor_load(source, &s->processor) && check(&s->processor, model, source);
+    if (ok && !known)
+        ok = cb_image_processor_load(source, &s->processor) && check(&s->processor, model, source);
     if (ok && s->image_processor && has_processor(adapter))
         ok = warn_of_difference(&s->processor, source, adapter);
     cb_free(directory);

@@ -20,7 +20,8 @@ static const cb_option table[] = {
     CB_OPT_STRING(settings, config, NULL, "CONFIG_JSON", "config.json of the model to make"),
     CB_OPT_STRING(settings, model, NULL, "DIR", "model to go on training, instead of --config"),
     CB_OPT_STRING(settings, adapter, NULL, "DIR", "adapter that is trained together with --model, and saved in the output under its name"),
-    CB_OPT_STRING(settings, tokenizer, NULL, "TOKENIZER_JSON", "tokenizer.json or its directory; with --model the model's own"),
+    CB_OPT_STRING(settings, tokenizer, NULL, "TOKENIZER_JSON",
+                  "tokenizer.json or its directory, of text recognition vocab.json; with --model the model's own"),
     CB_OPT_STRING(settings, output, NULL, "DIR", "the model, checkpoints and records of the run"),
     CB_OPT_ENUM(settings, dtype, 0, cli_dtype_names, "how activations are kept and products are computed; weights are f32 while training"),
     CB_OPT_ENUM(settings, save_dtype, 0, save_dtype_names, "how weights are written to model.safetensors"),
@@ -76,6 +77,7 @@ static bool ready(cli_call *call, settings *s, cb_model *model, const cb_tokeniz
 static bool pretrain(cli_call *call, settings *s, cb_model *model)
 {
     const char *path = s->tokenizer ? s->tokenizer : s->model;
+    s->corpus.vocabulary = path;
     bool images = cli_takes_images(model), series = cli_takes_series(model);
     cb_tokenizer *tokenizer = images || series ? NULL : cli_tokenizer(path, model);
     cb_forecast_training forecasting = {.model = model, .processor = &s->corpus.series.processor, .options = s->corpus.series.learning};
@@ -85,11 +87,12 @@ static bool pretrain(cli_call *call, settings *s, cb_model *model)
     cb_adapter *adapter = s->adapter && cb_ok() ? cb_adapter_load(s->adapter, cb_model_root(model), cb_model_type(model)) : NULL;
     bool ok = cb_ok() && ready(call, s, model, tokenizer) && cb_ok() &&
               cli_corpus_open(&corpus, call, &s->corpus, model, tokenizer, s->seed) &&
-              cb_train_whole(&what, model, adapter, tokenizer, path, save_dtypes[s->save_dtype]) && distill(s, &what, &distillation) &&
-              (!series || cb_train_forecasting(&what, &forecasting)) &&
+              cb_train_whole(&what, model, adapter, tokenizer, cli_recognises(model) ? NULL : path, save_dtypes[s->save_dtype]) &&
+              distill(s, &what, &distillation) && (!series || cb_train_forecasting(&what, &forecasting)) &&
               cli_diffusion_train(call, &s->diffusion, &what, s->config ? s->config : s->model, NULL) &&
               cli_train_run(call, &what, &corpus, &s->train);
     ok = ok && (!images || s->dry_run || cli_images_save(&s->corpus.images, s->output));
+    ok = ok && (s->dry_run || cli_lines_save(&corpus, s->output));
     cli_diffusion_close(&s->diffusion);
     cb_train_whole_free(&what);
     cb_model_free(distillation.teacher);

@@ -96,6 +96,8 @@ bool cli_corpus_open(cli_corpus *corpus, cli_call *call, cli_corpus_settings *se
         return false;
     if (cli_is_denoiser(model))
         return corpus_to_make(corpus, settings, model, seed);
+    if (cli_recognises(model))
+        return cli_lines_open(corpus, settings, model, seed);
     if (cli_takes_images(model))
         return image_corpus(corpus, settings, model, seed);
     if (cli_takes_series(model))
@@ -132,6 +134,7 @@ void cli_corpus_close(cli_corpus *corpus)
 {
     cb_dataset_free(corpus->validation);
     cb_dataset_free(corpus->train);
+    cb_ctc_vocabulary_free(corpus->vocabulary);
     *corpus = (cli_corpus){0};
 }
 
@@ -295,7 +298,8 @@ static void print_validation(const cb_train_result *r, const cb_evaluation *befo
 static const char *unit_of(const cb_dataset *data)
 {
     cb_objective objective = cb_dataset_objective(data);
-    return objective == CB_OBJECTIVE_FORECASTING ? "windows" : cli_is_of_images(objective) ? "images" : "tokens";
+    bool images = cli_is_of_images(objective) || objective == CB_OBJECTIVE_TEXT_RECOGNITION;
+    return objective == CB_OBJECTIVE_FORECASTING ? "windows" : images ? "images" : "tokens";
 }
 
 static void print_result(const cb_trainee *what, const cb_dataset *data, const cb_train_options *o, const cb_train_result *r,

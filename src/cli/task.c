@@ -15,6 +15,7 @@ const char *const cli_task_names[] = {"auto",
                                       "depth-estimation",
                                       "surface-normals",
                                       "saliency",
+                                      "text-recognition",
                                       "retrieval",
                                       "similarity",
                                       "ranking",
@@ -25,7 +26,8 @@ const char *const cli_task_names[] = {"auto",
 const cb_option cli_task_table[] = {
     CB_OPT_ENUM(cli_task_settings, task, 0, cli_task_names,
                 "what is predicted: one label of a text or a pair, any number of them, a number, a label of each word, one of an image, or "
-                "of each place of it one, how far it is, which way it faces, or whether it stands out (docs/dense.md); "
+                "of each place of it one, how far it is, which way it faces, or whether it stands out (docs/dense.md); what is written in "
+                "an image (docs/recognition.md); "
                 "retrieval, similarity: what a sentence encoder learns from pairs; ranking: how relevant a document is for a query, both "
                 "read together; forecasting: the next numbers of series; "
                 "image-generation: what is noise in an image, by networks that make images of it; "
@@ -49,9 +51,8 @@ cb_objective cli_task_objective(int index)
 
 static const char *name_of(cb_objective objective)
 {
-    return cb_objective_is_labelled(objective) || objective == CB_OBJECTIVE_RANKING || objective == CB_OBJECTIVE_FORECASTING
-               ? cli_task_names[objective - CB_OBJECTIVE_SEQUENCE_CLASSIFICATION + 1]
-               : "words";
+    bool other = objective == CB_OBJECTIVE_RANKING || objective == CB_OBJECTIVE_FORECASTING || objective == CB_OBJECTIVE_TEXT_RECOGNITION;
+    return cb_objective_is_labelled(objective) || other ? cli_task_names[objective - CB_OBJECTIVE_SEQUENCE_CLASSIFICATION + 1] : "words";
 }
 
 /* The end of the class name in config.json; "" where there is none. */
@@ -118,11 +119,10 @@ bool cli_task_open(cli_task *task, cli_task_settings *settings, const char *mode
     if (settings->labels_file && (settings->labels.count ? !cli_refuse("--labels and --labels-file exclude each other")
                                                          : !read_labels(settings->labels_file, &settings->labels)))
         return false;
-    bool forecasts = cli_task_objective(settings->task) == CB_OBJECTIVE_FORECASTING;
-    *task = (cli_task){.labelled = settings->task && !forecasts,
-                       .forecasts = forecasts,
-                       .asked = settings->task,
-                       .objective = cli_task_objective(settings->task)};
+    cb_objective objective = cli_task_objective(settings->task);
+    bool forecasts = objective == CB_OBJECTIVE_FORECASTING, reads = objective == CB_OBJECTIVE_TEXT_RECOGNITION;
+    *task = (cli_task){
+        .labelled = settings->task && !forecasts && !reads, .forecasts = forecasts, .asked = settings->task, .objective = objective};
     task->dense_loss = settings->dense_loss;
     if (task->objective == CB_OBJECTIVE_IMAGE_GENERATION) { /* classes are told, not found: there is no head for them */
         *task = (cli_task){.objective = task->objective};
@@ -141,7 +141,7 @@ bool cli_task_open(cli_task *task, cli_task_settings *settings, const char *mode
     } else if (ok && !settings->task && strncmp(class, "ForPrediction", strlen("ForPrediction")) == 0) {
         task->forecasts = true;
         task->objective = CB_OBJECTIVE_FORECASTING;
-    } else if (ok && !task->labelled && !task->forecasts) { /* which it is of texts, the model knows when it is loaded */
+    } else if (ok && !task->labelled && !task->forecasts && !task->asked) { /* which it is of texts, the model knows when it is loaded */
         task->labelled = task_of_class(class, &task->objective);
     }
     if (ok && settings->labels.count && cb_objective_numbers(task->objective))
@@ -230,6 +230,9 @@ cb_model *cli_task_model(cli_task *task, const char *path, bool config, uint64_t
         ok = task->forecasts
                  ? cli_refuse("--task forecasting: a %s model takes no series, expected one of gcgru, dlinear", cb_model_type(model))
                  : cli_refuse("%s: a %s model takes series, expected --task forecasting", path, cb_model_type(model));
+    if (ok && task->objective == CB_OBJECTIVE_TEXT_RECOGNITION && !cli_recognises(model))
+        ok = cli_refuse("--task text-recognition: %s is a %s, expected a model whose architectures in config.json ends with ForCTC", path,
+                        cb_model_type(model));
     if (ok && task->labelled && task->labels.count)
         ok = cb_model_set_labels(model, &task->labels, cb_objective_problem(task->objective));
     if (ok && task->dense_loss && !cb_model_dense_loss(model))

@@ -31,7 +31,8 @@ static const cb_option table[] = {
     CB_OPT_LIST(settings, adapter, NULL, "DIR,...",
                 "adapter to go on training, instead of a new one; with --mix one that stays as it is, with an optional NAME= before it and "
                 "=weight behind it, and may be given again"),
-    CB_OPT_STRING(settings, tokenizer, NULL, "PATH", "tokenizer.json or its directory; without it the model's own"),
+    CB_OPT_STRING(settings, tokenizer, NULL, "PATH",
+                  "tokenizer.json or its directory, of text recognition vocab.json; without it the model's own"),
     CB_OPT_ENUM(settings, dtype, 0, cli_dtype_names, "how activations are kept and products are computed; what is trained is f32"),
     CB_OPT_INT(settings, seed, 0, 0, 9e15, "seed of initial values, order of the data and dropout"),
     CLI_DRY_RUN(settings, CLI_PLAN_HELP),
@@ -125,8 +126,9 @@ static cb_adapter *attach(const settings *s, cb_adapter *fresh, cb_model *model)
     size_t count;
     if (!fresh)
         return go_on(s, model);
-    if ((cb_model_head_kind(model) == CB_HEAD_MASKED_LM || cli_takes_series(model)) &&
-        !cb_adapter_set_task_type(fresh, NULL)) /* PEFT has no type for it */
+    cb_head_kind head = cb_model_head_kind(model);
+    bool untyped = head == CB_HEAD_MASKED_LM || head == CB_HEAD_CTC || cli_takes_series(model);
+    if (untyped && !cb_adapter_set_task_type(fresh, NULL)) /* PEFT has no type for it */
         return NULL;
     if (s->corpus.task.labelled && !cb_adapter_fit_labels(fresh, model))
         return NULL;
@@ -184,6 +186,7 @@ static bool train(cli_call *call, settings *s, cb_model *model, cb_adapter *adap
     cb_tokenizer *tokenizer = images || series ? NULL : cli_tokenizer(s->tokenizer, model);
     cli_corpus corpus = {0};
     int64_t labels = cb_model_labels(model);
+    s->corpus.vocabulary = s->tokenizer;
     const char *former = s->adapter.count ? s->adapter.items[0] : NULL;
     bool ok = ready(call, s, model, tokenizer, former) && open_corpus(call, s, &corpus, model, tokenizer) &&
               prepare(call, s, model, adapter, corpus.train);
@@ -459,20 +462,23 @@ const cli_command cli_train = {
     .groups = groups,
     .adapter_options = true,
     .required = (const char *const[]){"data", "output", NULL},
-    .examples = (const char *const[]){"cambium train models/base --data notes.txt --output out/adapter --rank 8 --alpha 16 "
-                                      "--target-modules all-linear --steps 200 --batch-size 4 --sequence-length 256 "
-                                      "--learning-rate 1e-3 --seed 1",
-                                      "cambium train models/all-MiniLM-L6-v2 --task retrieval --data pairs.jsonl --validation-split 0.1 "
-                                      "--output out/adapter --batch-size 64",
-                                      "cambium train models/bert --task ranking --data groups.jsonl --ranking-loss listwise --output "
-                                      "out/ranks --target-modules query,value",
-                                      "cambium train models/base --data chats.jsonl --validation-split 0.1 --eval-steps 50 --save-steps 50 "
-                                      "--output out/adapter --resume",
-                                      "cambium train models/bert --task sequence-classification --data reviews.csv --validation-split 0.1 "
-                                      "--output out/reviews --target-modules query,value",
-                                      "cambium train models/vit --task image-classification --data birds/ --validation-split 0.1 "
-                                      "--output out/birds --target-modules query,value --random-resized-crop --horizontal-flip 0.5",
-                                      "cambium train models/base --adapter out/law --adapter out/news --mix fusion --data notes.txt "
-                                      "--output out/both",
-                                      NULL},
+    .examples =
+        (const char *const[]){"cambium train models/base --data notes.txt --output out/adapter --rank 8 --alpha 16 "
+                              "--target-modules all-linear --steps 200 --batch-size 4 --sequence-length 256 "
+                              "--learning-rate 1e-3 --seed 1",
+                              "cambium train models/all-MiniLM-L6-v2 --task retrieval --data pairs.jsonl --validation-split 0.1 "
+                              "--output out/adapter --batch-size 64",
+                              "cambium train models/bert --task ranking --data groups.jsonl --ranking-loss listwise --output "
+                              "out/ranks --target-modules query,value",
+                              "cambium train models/base --data chats.jsonl --validation-split 0.1 --eval-steps 50 --save-steps 50 "
+                              "--output out/adapter --resume",
+                              "cambium train models/bert --task sequence-classification --data reviews.csv --validation-split 0.1 "
+                              "--output out/reviews --target-modules query,value",
+                              "cambium train models/vit --task image-classification --data birds/ --validation-split 0.1 "
+                              "--output out/birds --target-modules query,value --random-resized-crop --horizontal-flip 0.5",
+                              "cambium train models/crnn --task text-recognition --data lines/metadata.jsonl --validation-split 0.1 "
+                              "--output out/hand --target-modules weight_ih_l0,weight_hh_l0",
+                              "cambium train models/base --adapter out/law --adapter out/news --mix fusion --data notes.txt "
+                              "--output out/both",
+                              NULL},
     .run = run};

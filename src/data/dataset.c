@@ -11,6 +11,7 @@
 
 #include "data/images.h"
 #include "data/series.h"
+#include "data/text_lines.h"
 
 /* Fewer than one in so many positions are to be empty, else examples are cut (cb_packing_strategy). */
 enum { EMPTY_SHARE = 50 };
@@ -50,6 +51,7 @@ void cb_dataset_free(cb_dataset *data)
     cb_groups_free(data->groups);
     cb_images_free(data->images);
     cb_windows_free(data->series);
+    cb_text_lines_free(data->lines);
     cb_free(data->documents.items);
     rows_free(data);
     cb_free(data);
@@ -313,11 +315,12 @@ cb_dataset *cb_dataset_split(cb_dataset *data, double share, uint64_t seed)
     cb_dataset *part = cb_calloc(1, sizeof *part);
     if (!part)
         return NULL;
-    if (data->groups || data->images) {
+    if (data->groups || data->images || data->lines) {
         part->options.objective = data->options.objective;
         part->groups = data->groups ? cb_groups_split(data->groups, share, seed) : NULL;
         part->images = data->images ? cb_images_split(data->images, share, seed) : NULL;
-        if (part->groups || part->images)
+        part->lines = data->lines ? cb_text_lines_split(data->lines, share, seed) : NULL;
+        if (part->groups || part->images || part->lines)
             return part;
         cb_free(part);
         return NULL;
@@ -398,8 +401,25 @@ double cb_dataset_row_value(const cb_dataset *data, int64_t row)
     return (double)data->store->labels.values[document_of_row(data, row)->label];
 }
 
+const char *cb_dataset_row_text(const cb_dataset *data, int64_t row)
+{
+    return data->lines ? cb_text_lines_text(data->lines, row) : NULL;
+}
+
+const cb_ctc_vocabulary *cb_dataset_vocabulary(const cb_dataset *data)
+{
+    return data->lines ? cb_text_lines_vocabulary(data->lines) : NULL;
+}
+
+int64_t cb_dataset_too_long(const cb_dataset *data)
+{
+    return data->lines ? cb_text_lines_too_long(data->lines) : 0;
+}
+
 char *cb_dataset_row_source(const cb_dataset *data, int64_t row)
 {
+    if (data->lines)
+        return cb_text_lines_source(data->lines, row);
     if (data->images)
         return cb_strdup(cb_images_source(data->images, row));
     if (data->series)
@@ -413,12 +433,20 @@ char *cb_dataset_row_source(const cb_dataset *data, int64_t row)
     return cb_format("%s:%lld", data->store->files.items[d->file], (long long)d->line);
 }
 
-int64_t cb_dataset_tokens(const cb_dataset *data)
+/* Of images and series: each is a document, a row and a token; -1: of others. */
+static int64_t whole_rows(const cb_dataset *data)
 {
     if (data->images)
         return cb_images_count(data->images);
-    if (data->series)
-        return cb_windows_count(data->series);
+    if (data->lines)
+        return cb_text_lines_count(data->lines);
+    return data->series ? cb_windows_count(data->series) : -1;
+}
+
+int64_t cb_dataset_tokens(const cb_dataset *data)
+{
+    if (whole_rows(data) >= 0)
+        return whole_rows(data);
     return data->groups ? cb_groups_tokens(data->groups) : data->tokens;
 }
 
@@ -430,6 +458,8 @@ uint64_t cb_dataset_hash(const cb_dataset *data)
         return cb_images_hash(data->images);
     if (data->series)
         return cb_windows_hash(data->series);
+    if (data->lines)
+        return cb_text_lines_hash(data->lines);
     uint64_t h = CB_HASH_START; /* as cb_hash_text(), over tokens instead of bytes */
     if (data->options.objective == CB_OBJECTIVE_MASKED_LM)
         h = (h ^ (uint64_t)(data->options.mlm_probability * 1e9) << 1 ^ data->options.whole_word_mask) * 0x100000001b3u;
@@ -449,32 +479,28 @@ uint64_t cb_dataset_hash(const cb_dataset *data)
 
 int64_t cb_dataset_documents(const cb_dataset *data)
 {
-    if (data->images)
-        return cb_images_count(data->images);
-    if (data->series)
-        return cb_windows_count(data->series);
+    if (whole_rows(data) >= 0)
+        return whole_rows(data);
     return data->groups ? data->groups->count : (int64_t)data->documents.count;
 }
 
 int64_t cb_dataset_rows(const cb_dataset *data)
 {
-    if (data->images)
-        return cb_images_count(data->images);
-    if (data->series)
-        return cb_windows_count(data->series);
+    if (whole_rows(data) >= 0)
+        return whole_rows(data);
     return data->groups ? data->groups->count : data->rows;
 }
 
 int64_t cb_dataset_row_length(const cb_dataset *data)
 {
-    if (data->images || data->series)
+    if (whole_rows(data) >= 0)
         return 1;
     return data->groups ? data->groups->store->longest : data->options.sequence_length;
 }
 
 int64_t cb_dataset_padding(const cb_dataset *data)
 {
-    if (data->groups || data->images || data->series || cb_objective_is_labelled(data->options.objective))
+    if (data->groups || whole_rows(data) >= 0 || cb_objective_is_labelled(data->options.objective))
         return -1;
     int64_t held = 0;
     for (size_t i = 0; data->options.packing && i < data->documents.count; i++)

@@ -115,6 +115,7 @@ struct cb_dataset {
     groups *groups;             /* in place of all of the above */
     struct image_rows *images;  /* likewise */
     struct series_rows *series; /* likewise */
+    struct text_lines *lines;   /* likewise */
 };
 
 /* ---- groups of texts (groups.c, group_batches.c) ---- */

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "data/dataset.h"
+#include "data/text_lines.h"
 
 #define OPT cb_image_data_options
 const cb_option cb_image_data_option_table[] = {
@@ -26,6 +27,11 @@ const cb_option cb_image_data_option_table[] = {
         OPT, invalid_values, NULL, "N,...",
         "of maps of numbers: those in files of places that do not count, beside NaN; without, 0 of depths and normals; none: all do"),
     CB_OPT_FLOAT(OPT, max_depth, 0, 0, 1e12, "of depths: places that are further do not count (0: all do)"),
+    CB_OPT_STRING(OPT, text_column, "text", "NAME", "of text recognition: the column with what is written in the images"),
+    CB_OPT_INT(OPT, max_width, 2048, 0, 1 << 20,
+               "of text recognition: wider images, once they are as high as the model takes them, are squeezed to this width (0: none)"),
+    CB_OPT_BOOL(OPT, ctc_zero_infinity, 0,
+                "of text recognition: pass over texts that need more frames than their images give, with a warning, instead of an error"),
     CB_OPT_INT(OPT, max_images, 0, 0, 9e15, "images to use at most, spread over all of them (0: all)"),
     CB_OPT_BOOL(OPT, shuffle_images, 1, "another order in every epoch"),
     CB_OPT_BOOL(OPT, exif_transpose, 1, "turn photographs upright as their EXIF data say"),
@@ -260,6 +266,14 @@ static bool open_rows(image_rows *r, const cb_image_data_options *o)
 cb_dataset *cb_dataset_open_images(const cb_image_data_options *options)
 {
     cb_dataset *data = cb_calloc(1, sizeof *data);
+    if (data && options->objective == CB_OBJECTIVE_TEXT_RECOGNITION) {
+        data->options.objective = options->objective;
+        data->lines = cb_text_lines_open(options);
+        if (data->lines)
+            return data;
+        cb_free(data);
+        return NULL;
+    }
     image_rows *r = data ? cb_calloc(1, sizeof *r) : NULL;
     if (r && open_rows(r, options)) {
         data->images = r;

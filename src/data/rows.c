@@ -4,6 +4,7 @@
 #include "data/dataset.h"
 #include "data/images.h"
 #include "data/series.h"
+#include "data/text_lines.h"
 
 void cb_layout_free(layout *l)
 {
@@ -236,6 +237,8 @@ static bool fill_batch(cb_dataset *data, int64_t index, int64_t rows, cb_batch *
         return cb_images_batch(data->images, index, rows, batch, sources);
     if (data->series)
         return cb_windows_batch(data->series, index, rows, batch, sources);
+    if (data->lines)
+        return cb_text_lines_batch(data->lines, index, rows, batch, sources);
     if (!data->rows)
         return cb_fail(CB_ERR_STATE, "data: there are no rows (a split of it failed)") == CB_OK;
     bool labelled = cb_objective_is_labelled(data->options.objective);
@@ -286,6 +289,8 @@ bool cb_dataset_sequential(cb_dataset *data, int64_t index, int64_t rows, cb_bat
         return cb_images_sequential(data->images, index, rows, batch);
     if (data->series)
         return cb_windows_sequential(data->series, index, rows, batch);
+    if (data->lines)
+        return cb_text_lines_sequential(data->lines, index, rows, batch);
     int64_t first = index * rows, n = data->rows - first < rows ? data->rows - first : rows;
     if (n <= 0)
         return false;
@@ -310,5 +315,6 @@ void cb_batch_free(cb_batch *batch)
     cb_release(batch->words);
     cb_release(batch->tasks);
     cb_release(batch->conditions);
+    cb_release(batch->lengths);
     *batch = (cb_batch){0};
 }

@@ -17,7 +17,7 @@ bool cb_image_processor_size(const cb_image_processor *p, int64_t *height, int64
         *height = p->height;
         *width = p->width;
     }
-    return p->do_center_crop || (p->do_resize && (p->crop_pct > 0 || !p->shortest_edge));
+    return p->do_center_crop || (p->do_resize && (p->crop_pct > 0 || (!p->shortest_edge && p->width)));
 }
 
 /* Both sides for the shorter one, rounded down; `most` (0: none) for the longer one. */
@@ -73,6 +73,8 @@ static bool resize_as_told(const cb_image_processor *p, const cb_image *image, c
     }
     if (p->shortest_edge)
         keep_shape(image, p->shortest_edge, p->longest_edge, &width, &height);
+    else if (!width)
+        width = lrint(fmax(1, (double)height * (double)image->width / (double)image->height));
     return resize(p, image, width, height, out);
 }
 

@@ -92,7 +92,7 @@ static bool read_size(const char *file, const json_t *json, const class *c, cb_i
         return side(file, size, "shortest_edge", &p->shortest_edge) &&
                (!json_object_get(size, "longest_edge") || side(file, size, "longest_edge", &p->longest_edge));
     if (json_is_object(size))
-        return side(file, size, "height", &p->height) && side(file, size, "width", &p->width);
+        return side(file, size, "height", &p->height) && (!json_object_get(size, "width") || side(file, size, "width", &p->width));
     if (!side(file, json, "size", c->square ? &p->height : &p->shortest_edge))
         return false;
     p->width = p->height;
@@ -280,7 +280,7 @@ static json_t *sides(int64_t height, int64_t width)
 static json_t *size_of(const cb_image_processor *p)
 {
     if (!p->shortest_edge)
-        return sides(p->height, p->width);
+        return p->width ? sides(p->height, p->width) : json_pack("{s:I}", "height", (json_int_t)p->height);
     json_t *size = json_pack("{s:I}", "shortest_edge", (json_int_t)p->shortest_edge);
     if (size && p->longest_edge)
         cb_json_put(size, "longest_edge", json_integer(p->longest_edge));

@@ -153,7 +153,7 @@ static bool take_weight(extraction *x, cb_layer *layer, const cb_layer *other, c
                        layer->name) == CB_OK;
     if (!differs(weight->tensor, tuned))
         return cb_ok();
-    char *name = cb_format("%s.%s", layer->name, weight->name);
+    char *name = cb_layer_weight_name(layer, weight->name);
     bool ok = name && cb_string_list_add(&x->report->dropped, name);
     cb_free(name);
     return ok;

@@ -70,9 +70,9 @@ static cb_layer *layer_named(const fold_plan *plan, const char *tensor)
     if (!plan->model)
         return NULL;
     cb_layer *root = cb_model_root(plan->model), *layer;
-    const char *dot = strrchr(tensor, '.');
-    char *stem = dot ? cb_format("%.*s", (int)(dot - tensor), tensor) : NULL;
-    layer = stem ? cb_layer_find(root, stem) : NULL;
+    const char *dot = strrchr(tensor, '.'), *weight;
+    layer = cb_layer_of_tensor(root, tensor, &weight);
+    char *stem = dot && !layer ? cb_format("%.*s", (int)(dot - tensor), tensor) : NULL;
     for (size_t i = 0; stem && !layer && i < root->child_count; i++) {
         char *full = cb_format("%s.%s", root->children[i]->name, stem);
         layer = full ? cb_layer_find(root, full) : NULL;
@@ -85,17 +85,19 @@ static cb_layer *layer_named(const fold_plan *plan, const char *tensor)
     return layer;
 }
 
-static const char *weight_of(const char *tensor)
+static const char *weight_of(const fold_plan *plan, const char *tensor)
 {
-    const char *dot = strrchr(tensor, '.');
-    return dot ? dot + 1 : tensor;
+    const char *dot = strrchr(tensor, '.'), *weight = dot ? dot + 1 : tensor;
+    if (plan->model)
+        cb_layer_of_tensor(cb_model_root(plan->model), tensor, &weight);
+    return weight;
 }
 
 static const cb_change *change_of(fold_plan *plan, const cb_layer *layer, const char *tensor)
 {
     for (size_t i = 0; layer && i < plan->changes.count; i++) {
         const cb_change *change = &plan->changes.list[i];
-        if (!plan->found[i] && change->layer == layer && strcmp(change->name, weight_of(tensor)) == 0) {
+        if (!plan->found[i] && change->layer == layer && strcmp(change->name, weight_of(plan, tensor)) == 0) {
             plan->found[i] = true;
             return change;
         }
@@ -189,7 +191,8 @@ static bool add_quantized(const fold_plan *plan, planned_file *file, const char 
 /* Whether the options want this weight quantised. */
 static bool to_quantize(fold_plan *plan, const cb_layer *layer, const char *tensor)
 {
-    if (plan->options->quantize == CB_QUANTIZE_NONE || !layer || layer->kind != CB_LAYER_LINEAR || strcmp(weight_of(tensor), "weight") != 0)
+    if (plan->options->quantize == CB_QUANTIZE_NONE || !layer || layer->kind != CB_LAYER_LINEAR ||
+        strcmp(weight_of(plan, tensor), "weight") != 0)
         return false;
     bool skip = layer->output || cb_layer_is_listed(layer, &plan->options->skip_modules);
     if (skip && !cb_string_list_add(&plan->skipped, layer->name))
@@ -255,7 +258,7 @@ static const cb_weight_entry *tied_entry(const fold_plan *plan, const cb_change 
     for (size_t f = 0; change->layer->tied && f < plan->file_count; f++)
         for (size_t i = 0; i < plan->files[f].count; i++) {
             const planned *t = &plan->files[f].tensors[i];
-            if (layer_named(plan, t->out.name) == change->layer->tied && strcmp(weight_of(t->out.name), change->name) == 0)
+            if (layer_named(plan, t->out.name) == change->layer->tied && strcmp(weight_of(plan, t->out.name), change->name) == 0)
                 return t->from;
         }
     return NULL;
@@ -267,7 +270,7 @@ static bool plan_untied(fold_plan *plan, const cb_change *change)
     const cb_weight_entry *from = tied_entry(plan, change);
     if (!from)
         return cb_fail(CB_ERR_FORMAT, "%s: no tensor for the %s of layer %s", plan->input, change->name, change->layer->name) == CB_OK;
-    char *name = cb_format("%s.%s", change->layer->name, change->name);
+    char *name = cb_layer_weight_name(change->layer, change->name);
     bool ok =
         name && check_change(plan, from, change) &&
         add_plain(plan, &plan->files[plan->file_count - 1], name, from, change->layer, change, output_dtype(plan, from->dtype), false);
@@ -282,7 +285,7 @@ static planned *find_planned(const fold_plan *plan, const cb_layer *layer, const
         for (size_t i = 0; i < plan->files[f].count; i++) {
             planned *t = &plan->files[f].tensors[i];
             *file = &plan->files[f];
-            if (strcmp(weight_of(t->out.name), weight) == 0 && layer_named(plan, t->out.name) == layer)
+            if (strcmp(weight_of(plan, t->out.name), weight) == 0 && layer_named(plan, t->out.name) == layer)
                 return t;
         }
     return NULL;
@@ -319,7 +322,7 @@ static bool list_head(void *user, cb_layer *layer)
     for (int i = 0; i < layer->weight_count; i++) {
         const cb_weight *w = &layer->weights[i];
         const cb_tensor *t = w->frozen ? w->frozen : w->tensor;
-        char *name = cb_format("%s.%s", layer->name, w->name);
+        char *name = cb_layer_weight_name(layer, w->name);
         bool is_new = name && cb_model_is_new(plan->model, name);
         if (!is_new || !cb_grow(&plan->heads, &plan->head_capacity, plan->head_count + 1, sizeof *plan->heads)) {
             cb_free(name);
@@ -339,7 +342,7 @@ static bool list_head(void *user, cb_layer *layer)
 static bool name_in_full(const fold_plan *plan, planned *t)
 {
     const cb_layer *layer = layer_named(plan, t->out.name);
-    char *name = layer ? cb_format("%s.%s", layer->name, weight_of(t->out.name)) : NULL;
+    char *name = layer ? cb_layer_weight_name(layer, weight_of(plan, t->out.name)) : NULL;
     if (name) {
         cb_free((char *)(uintptr_t)t->out.name);
         t->out.name = name;

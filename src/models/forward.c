@@ -605,6 +605,8 @@ cb_tensor *cb_model_hidden_loss(cb_model *model, cb_tensor *hidden, cb_tensor *t
         return NULL;
     if (cb_head_judges_rows(model) || (cb_head_judges_places(model) && model->head))
         return loss_of_rows(model, hidden, targets, normalizer, &own);
+    if (cb_model_head_kind(model) == CB_HEAD_CTC && model->head)
+        return cb_model_ctc_loss(model, cb_head_run(model, hidden, &own), targets, normalizer, &own);
     if (!model->head)
         return cb_head_run(model, hidden, &own); /* says so */
     if (head_hosts(model, &own))
@@ -627,13 +629,15 @@ cb_tensor *cb_model_loss(cb_model *model, cb_tensor *ids, cb_tensor *targets, do
     if (!scope)
         return NULL;
     cb_tensor *hidden = cb_model_hidden(model, ids, ctx);
-    bool rows = cb_head_judges_rows(model), places = cb_head_judges_places(model);
-    bool fits = rows     ? targets->shape[0] == ids->shape[0] && (targets->ndim == 1 || targets->dtype == CB_F32)
+    bool rows = cb_head_judges_rows(model), places = cb_head_judges_places(model), frames = cb_model_head_kind(model) == CB_HEAD_CTC;
+    bool fits = frames   ? targets->ndim == 2 && targets->shape[0] == ids->shape[0]
+                : rows   ? targets->shape[0] == ids->shape[0] && (targets->ndim == 1 || targets->dtype == CB_F32)
                 : places ? targets->shape[0] == ids->shape[0] && targets->ndim == (targets->dtype == CB_F32 ? 4 : 3)
                          : cb_same_shape(ids, targets);
     if (hidden && !fits) {
         cb_fail(CB_ERR_SHAPE, "model: targets are %s for ids %s, expected %s", cb_shape_text(targets), cb_shape_text(ids),
-                rows     ? "one a row"
+                frames   ? "(B, S)"
+                : rows   ? "one a row"
                 : places ? "one a place"
                          : "the same shape");
         hidden = NULL;

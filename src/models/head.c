@@ -201,12 +201,18 @@ static bool build_forecast(cb_model *model, cb_weight_source *source)
     return model->head;
 }
 
+/* Its results are a vocabulary's. */
+static bool says_words(cb_head_kind kind)
+{
+    return kind == CB_HEAD_CAUSAL_LM || kind == CB_HEAD_MASKED_LM || kind == CB_HEAD_CTC;
+}
+
 static bool build_output(cb_model *model, cb_weight_source *source)
 {
     cb_head_kind kind = model->head_plan->kind;
     if (kind == CB_HEAD_FORECASTING)
         return build_forecast(model, source);
-    return (kind == CB_HEAD_CAUSAL_LM || kind == CB_HEAD_MASKED_LM ? build_vocabulary : build_labels)(model, source);
+    return (says_words(kind) ? build_vocabulary : build_labels)(model, source);
 }
 
 static bool build_projection(cb_model *model, cb_weight_source *source)
@@ -229,7 +235,7 @@ bool cb_head_build(cb_model *model, cb_weight_source *source)
 {
     const cb_head_plan *plan = model->head_plan;
     size_t first = model->root->made;
-    bool words = plan->kind == CB_HEAD_CAUSAL_LM || plan->kind == CB_HEAD_MASKED_LM;
+    bool words = says_words(plan->kind);
     if (model->head_asked)
         cb_source_allow_new(source, model->head_seed, words ? NULL : plan->output);
     if (!cb_ok() || !build_inner(model, source) || !build_projection(model, source) || (plan->output && !build_output(model, source)))

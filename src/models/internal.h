@@ -60,7 +60,8 @@ typedef struct cb_model_config {
     int64_t class_rows;                             /* of networks that denoise: rows of their table of classes; 0: there is none */
     double eps, initializer_range;
     double initial_value; /* of what starts as one number: ConvNeXt's layer scales, CLIP's logit_scale */
-    bool tied;
+    int64_t blank;        /* CTC */
+    bool tied, zero_infinity;
     cb_activation activation, pooler_activation;
 } cb_model_config;
 
@@ -234,6 +235,7 @@ typedef struct cb_architecture {
     cb_tensor *(*norm)(const cb_layer *layer, cb_tensor *x, const cb_context *ctx);         /* the last one; NULL: there is none */
     cb_tensor *(*maps_norm)(const cb_layer *layer, cb_tensor *x,
                             const cb_context *ctx);               /* instead, where places are judged; NULL: the same */
+    int64_t (*frames)(const cb_model *model, int64_t length);     /* that it makes of so many columns; NULL: of none */
     char *(*other_name)(const cb_model *model, const char *name); /* of a tensor, in another naming of the network; NULL: it has none */
     const cb_rename_rule *modules; /* what transformers 5 calls layers, without the prefix, where files have other names; may be NULL */
 } cb_architecture;
@@ -253,6 +255,7 @@ extern const cb_architecture cb_squeezenet_family[];
 extern const cb_architecture cb_gcgru_family[];
 extern const cb_architecture cb_dlinear_family[];
 extern const cb_architecture cb_unet_2d_family[];
+extern const cb_architecture cb_crnn_family[];
 
 /* ---- configuration ---- */
 
@@ -304,6 +307,7 @@ typedef enum cb_initial {
     CB_INITIAL_NORMAL,
     CB_INITIAL_RESIDUAL,
     CB_INITIAL_KAIMING, /* of convolutions before a ReLU: sqrt(2 / (out KH KW)), He et al. 2015, arXiv:1502.01852 */
+    CB_INITIAL_UNIFORM, /* from minus the config's initial_value to that */
     CB_INITIAL_ONES,
     CB_INITIAL_ZEROS,
     CB_INITIAL_VALUE /* the config's initial_value */
@@ -325,6 +329,8 @@ cb_layer *cb_source_conv_of(cb_weight_source *source, cb_layer *parent, const ch
 cb_layer *cb_source_batch_norm(cb_weight_source *source, cb_layer *parent, const char *name, int64_t channels, double eps);
 /* A buffer of the layer, f32 in memory of its own: from the checkpoint, checked, or `otherwise` everywhere. */
 bool cb_source_buffer(cb_weight_source *source, cb_layer *layer, const char *name, double otherwise, int ndim, const int64_t *shape);
+/* A group `name` with the matrices of r->layers layers, r->hidden wide, of `inputs` inputs. */
+bool cb_source_recurrent(cb_weight_source *source, cb_model *model, cb_layer *parent, const char *name, int64_t inputs, cb_recurrent *r);
 /* The head of a vocabulary, which is tied to the embedding where the config says so and the checkpoint has no other. */
 cb_layer *cb_source_head(cb_weight_source *source, cb_model *model, cb_layer *parent, const char *name, bool bias);
 /* Whether there is a weight of this name, or there are none to look for. */

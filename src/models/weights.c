@@ -198,6 +198,10 @@ static cb_tensor *random_weight(const cb_model *model, uint64_t seed, const char
         return cb_parameter(cb_full_nd(CB_F32, value, ndim, shape));
     }
     cb_rng rng = {.seed = seed, .stream = cb_hash_text(CB_HASH_START, name)};
+    if (initial == CB_INITIAL_UNIFORM) {
+        cb_tensor *u = cb_rand_nd(CB_F32, &rng, ndim, shape);
+        return u ? cb_parameter(cb_detach(cb_scale(cb_add_scalar(u, -0.5), 2 * c->initial_value))) : NULL;
+    }
     cb_tensor *t = cb_randn_nd(CB_F32, &rng, ndim, shape);
     float deviation = (float)c->initializer_range;
     if (initial == CB_INITIAL_RESIDUAL)

@@ -9,6 +9,7 @@
  * updates of many modules are one operation.  Where weights, bias or attention change, rows that have the same modules go through the
  * layer together (shared.c). */
 #include "core/rehearsal.h"
+#include "nn/matrix.h"
 #include "nn/shared.h"
 
 _Thread_local const cb_layer_watch *cb_layer_watching;
@@ -168,6 +169,37 @@ cb_tensor *cb_linear_forward_add(const cb_layer *layer, cb_tensor *residual, cb_
     if (!cb_layer_hosts(layer, ctx) && !layer->transposed && !cb_layer_weight(layer, "bias"))
         return cb_watched(layer, NULL, cb_linear_add(residual, given(layer, x), cb_layer_weight(layer, "weight"), 1));
     return cb_add(residual, cb_linear_forward(layer, x, ctx));
+}
+
+/* What a module's part in forward comes to: it is a low-rank update, or none. */
+static bool adds_a_pair(const cb_part *p, const cb_context *ctx, cb_low_rank *pair, bool *any)
+{
+    const cb_module_kind *kind = p->module->kind;
+    *any = kind->forward;
+    return !p->share && !p->mix && !kind->before && (!kind->forward || (kind->low_rank && kind->low_rank(p->module, ctx, pair)));
+}
+
+int cb_layer_matrix(const cb_layer *layer, const cb_context *ctx, cb_dtype dtype, cb_tensor **weight, cb_tensor **bias)
+{
+    own_part own = {.layer = layer, .shared = {.parts = cb_parts_on(layer, ctx), .ctx = ctx}};
+    const cb_parts *parts = &own.shared.parts;
+    cb_low_rank pair;
+    bool any;
+    for (size_t i = 0; i < parts->count; i++) {
+        cb_part p = cb_part_at(parts, i);
+        if (!adds_a_pair(&p, ctx, &pair, &any))
+            return cb_ok() ? 0 : -1;
+    }
+    *weight = effective_weight(&own, NULL);
+    *bias = effective_bias(&own, NULL);
+    *weight = *weight ? cb_cast(layer->transposed ? cb_transpose(*weight, 0, 1) : *weight, dtype) : NULL;
+    *bias = *bias ? cb_cast(*bias, dtype) : NULL;
+    for (size_t i = 0; cb_ok() && i < parts->count; i++) {
+        cb_part p = cb_part_at(parts, i);
+        if (adds_a_pair(&p, ctx, &pair, &any) && any)
+            *weight = cb_add(*weight, cb_scale(cb_matmul(cb_cast(pair.b, dtype), cb_cast(pair.a, dtype)), pair.scale));
+    }
+    return cb_ok() ? 1 : -1;
 }
 
 static cb_tensor *run_conv2d(const own_part *own, cb_tensor *x, cb_tensor *weight, cb_tensor *bias)

@@ -124,8 +124,18 @@ cb_tensor *cb_layer_buffer(const cb_layer *layer, const char *name)
     return NULL;
 }
 
+/* "rnn.bias_ih_l0" of the layer "rnn.weight_ih_l0". */
+static char *recurrent_bias_name(const char *layer)
+{
+    static const char weight[] = "weight";
+    const char *dot = strrchr(layer, '.'), *last = dot ? dot + 1 : layer;
+    return cb_format("%.*sbias%s", (int)(last - layer), layer, last + sizeof weight - 1);
+}
+
 char *cb_layer_weight_name(const cb_layer *layer, const char *name)
 {
+    if (layer->recurrent)
+        return strcmp(name, "bias") == 0 ? recurrent_bias_name(layer->name) : cb_strdup(layer->name);
     return *layer->name ? cb_format("%s.%s", layer->name, name) : cb_strdup(name);
 }
 
@@ -290,6 +300,33 @@ cb_layer *cb_layer_find(cb_layer *root, const char *name)
 const char *cb_layer_module_name(const cb_layer *layer)
 {
     return layer->module_name ? layer->module_name : layer->name;
+}
+
+/* "rnn.bias_ih_l0" as "rnn.weight_ih_l0"; NULL (no error): it is no name of such a bias. */
+static char *weight_for_bias(const char *tensor)
+{
+    static const char bias[] = "bias_";
+    const char *dot = strrchr(tensor, '.'), *last = dot ? dot + 1 : tensor;
+    return strncmp(last, bias, sizeof bias - 1) ? NULL : cb_format("%.*sweight%s", (int)(last - tensor), tensor, last + sizeof bias - 2);
+}
+
+cb_layer *cb_layer_of_tensor(cb_layer *root, const char *tensor, const char **weight)
+{
+    const char *dot = strrchr(tensor, '.');
+    char *stem = dot ? cb_strndup(tensor, (size_t)(dot - tensor)) : NULL;
+    cb_layer *found = stem ? cb_layer_find(root, stem) : NULL;
+    *weight = dot ? dot + 1 : tensor;
+    cb_free(stem);
+    if (found && (cb_layer_own_weight(found, *weight) || cb_layer_buffer(found, *weight)))
+        return found;
+    char *other = weight_for_bias(tensor);
+    cb_layer *whole = cb_layer_find(root, other ? other : tensor);
+    if (whole && whole->recurrent) {
+        *weight = other ? "bias" : "weight";
+        found = whole;
+    }
+    cb_free(other);
+    return found;
 }
 
 bool cb_layer_visit(cb_layer *root, cb_layer_visitor *visit, void *user)

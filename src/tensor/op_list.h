@@ -120,6 +120,8 @@ CB_OP(cross_entropy)
 /* ops_recurrent.c, ops_ctc.c */
 CB_OP(lstm_cell)
 CB_OP(gru_cell)
+CB_OP(lstm_sequence)
+CB_OP(gru_sequence)
 CB_OP(ctc)
 /* ops_random.c */
 CB_OP(dropout)

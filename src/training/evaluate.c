@@ -18,6 +18,10 @@ static CB_COLD void not_finite(cb_model *model, const cb_batch *batch, double lo
 static cb_tensor *label_loss(cb_model *model, const cb_batch *batch, int64_t first_row, cb_predictions *predictions, const cb_context *ctx)
 {
     cb_tensor *logits = cb_model_logits(model, batch->ids, ctx), *said = logits;
+    if (logits && predictions->exact) {
+        bool read = cb_rehearsing() || cb_recognition_add(predictions, model, first_row, logits, ctx);
+        return read ? cb_model_ctc_loss(model, logits, batch->targets, batch->predicted ? (double)batch->predicted : 1, ctx) : NULL;
+    }
     if (logits && cb_objective_numbers(predictions->objective))
         said = cb_model_places(model, logits, batch->targets->shape[2], batch->targets->shape[3]);
     if (!said || (!cb_rehearsing() && !cb_predictions_add(predictions, first_row, batch, said)))
@@ -59,17 +63,19 @@ bool cb_train_validate(cb_model *model, cb_dataset *data, const cb_validation *h
 {
     *result = (cb_evaluation){0};
     int64_t batch_size = how->batch_size, max_batches = how->max_batches;
-    double begin = cb_now(), sums[] = {0, 0}; /* of losses, of what is predicted */
-    int64_t each = cb_parallel_size();        /* every so many-th batch is this process's */
+    double begin = cb_now(), sums[2 + RECOGNITION_COUNTS] = {0}; /* of losses, of what is predicted */
+    int64_t each = cb_parallel_size();                           /* every so many-th batch is this process's */
     cb_batch batch = {0};
     int64_t batches = (cb_dataset_rows(data) + batch_size - 1) / batch_size;
     batches = max_batches && max_batches < batches ? max_batches : batches;
-    bool labelled = cb_objective_is_labelled(cb_dataset_objective(data));
+    bool recognises = cb_dataset_objective(data) == CB_OBJECTIVE_TEXT_RECOGNITION;
+    bool labelled = recognises || cb_objective_is_labelled(cb_dataset_objective(data));
     cb_predictions *predictions = labelled ? &result->predictions : NULL;
     result->rows = batches * batch_size < cb_dataset_rows(data) ? batches * batch_size : cb_dataset_rows(data);
-    bool ok = !labelled || (check_labels(model, data) && cb_predictions_open(predictions, data, result->rows));
+    bool ok = !labelled || ((recognises || check_labels(model, data)) && cb_predictions_open(predictions, data, result->rows));
     result->predictions.see = how->see;
     result->predictions.user = how->user;
+    result->predictions.beam_width = how->beam_width;
     for (int64_t i = cb_parallel_rank(); ok && i < batches && cb_dataset_sequential(data, i, batch_size, &batch); i += each) {
         if (cb_rehearsing() && i >= each && i + each < batches) /* a rehearsal sees a whole batch and the last one */
             cb_train_rehearse_rows(model, &batch);
@@ -79,8 +85,12 @@ bool cb_train_validate(cb_model *model, cb_dataset *data, const cb_validation *h
         ok = cb_train_goes_on(how, i + 1);
     }
     cb_batch_free(&batch);
-    if (!cb_parallel_meet(CB_AT_VALIDATION, 0, 2, sums))
+    for (int i = 0; result->predictions.exact && i < RECOGNITION_COUNTS; i++)
+        sums[2 + i] = (double)result->predictions.exact[i];
+    if (!cb_parallel_meet(CB_AT_VALIDATION, 0, recognises ? 2 + RECOGNITION_COUNTS : 2, sums))
         return false;
+    for (int i = 0; result->predictions.exact && i < RECOGNITION_COUNTS; i++)
+        result->predictions.exact[i] = (int64_t)sums[2 + i];
     result->predicted = (int64_t)sums[1];
     if (!result->predicted)
         return cb_fail(CB_ERR_ARGUMENT, "evaluation: the data has no token to predict") == CB_OK;
@@ -99,7 +109,14 @@ bool cb_evaluate(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t 
 bool cb_evaluate_maps(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches, cb_map_callback *see, void *user,
                       cb_evaluation *result)
 {
-    const cb_validation how = {batch_size, max_batches, true, see, user};
+    const cb_validation how = {.batch_size = batch_size, .max_batches = max_batches, .interruptible = true, .see = see, .user = user};
+    return cb_train_validate(model, data, &how, result);
+}
+
+bool cb_evaluate_recognition(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches, int64_t beam_width,
+                             cb_evaluation *result)
+{
+    const cb_validation how = {.batch_size = batch_size, .max_batches = max_batches, .interruptible = true, .beam_width = beam_width};
     return cb_train_validate(model, data, &how, result);
 }
 

@@ -77,6 +77,11 @@ bool cb_numbers_open(cb_predictions *p);
 bool cb_numbers_add(cb_predictions *p, int64_t first_row, const cb_batch *batch, cb_tensor *said);
 bool cb_numbers_share(cb_predictions *p);
 void cb_numbers_measure(const cb_predictions *p, cb_metrics *m);
+/* recognition.c: the same of texts in images; what this process counted, and what all did, RECOGNITION_COUNTS numbers; and the metrics of that. */
+enum { RECOGNITION_COUNTS = 6 };
+bool cb_recognition_open(cb_predictions *p);
+bool cb_recognition_add(cb_predictions *p, const cb_model *model, int64_t first_row, cb_tensor *logits, const cb_context *ctx);
+void cb_recognition_measure(const cb_predictions *p, cb_metrics *m);
 /* places.c: the same of labels of places; and their metrics. */
 bool cb_places_open(cb_predictions *p);
 bool cb_places_add(cb_predictions *p, int64_t first_row, const cb_batch *batch, cb_tensor *logits);
@@ -92,6 +97,7 @@ typedef struct cb_validation {
     bool interruptible;
     cb_map_callback *see;
     void *user;
+    int64_t beam_width; /* of text recognition; 0: 1 */
 } cb_validation;
 bool cb_train_validate(cb_model *model, cb_dataset *data, const cb_validation *how, cb_evaluation *result);
 /* After a batch of an evaluation: false once it failed, or was interrupted and may be. */

@@ -11,7 +11,7 @@ typedef enum cb_place { CB_AT_START, CB_AT_STEP, CB_AT_VALIDATION, CB_AT_END } c
 /* Waits until all processes have come to this place; values[] (0 or more of MOST_VALUES) become their sums, in the order of ranks.  False when
  * some process failed (its message is then this one's as well), was interrupted (CB_ERR_INTERRUPTED), or is somewhere else.  Call it
  * after a local failure too: that is how the others learn of it. */
-enum { CB_MOST_VALUES = 4 };
+enum { CB_MOST_VALUES = 8 };
 bool cb_parallel_meet(cb_place place, int64_t step, int count, double *values);
 /* All processes have the text that process 0 has, or the call fails and says what differs; for the start. */
 bool cb_parallel_same(const char *text);

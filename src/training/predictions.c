@@ -12,10 +12,13 @@
 bool cb_predictions_open(cb_predictions *p, const cb_dataset *data, int64_t rows)
 {
     *p = (cb_predictions){.objective = cb_dataset_objective(data), .rows = rows, .labels = (int64_t)cb_dataset_labels(data)->count};
+    p->data = data;
     if (p->objective == CB_OBJECTIVE_SEMANTIC_SEGMENTATION)
         return cb_places_open(p);
     if (cb_objective_numbers(p->objective))
         return cb_numbers_open(p);
+    if (p->objective == CB_OBJECTIVE_TEXT_RECOGNITION)
+        return cb_recognition_open(p);
     if (p->objective != CB_OBJECTIVE_TOKEN_CLASSIFICATION) {
         p->scores = cb_calloc(cb_parallel_room((size_t)(rows * p->labels)), sizeof *p->scores);
         return p->scores;
@@ -38,6 +41,10 @@ void cb_predictions_free(cb_predictions *p)
     cb_free(p->counts);
     cb_free(p->errors);
     cb_free(p->shared);
+    for (int64_t i = 0; p->texts && i < p->rows; i++)
+        cb_free(p->texts[i]);
+    cb_free(p->texts);
+    cb_free(p->exact);
     *p = (cb_predictions){0};
 }
 
@@ -86,6 +93,8 @@ bool cb_predictions_share(cb_predictions *p)
         return cb_places_share(p);
     if (p->errors)
         return cb_numbers_share(p);
+    if (p->exact) /* went along with the losses */
+        return true;
     return p->words ? cb_parallel_sum(p->words, (size_t)p->starts[p->rows]) : cb_parallel_sum(p->scores, (size_t)(p->rows * p->labels));
 }
 
@@ -299,6 +308,9 @@ bool cb_metrics_of(const cb_predictions *p, const cb_dataset *data, cb_metrics *
     case CB_OBJECTIVE_SURFACE_NORMALS:
     case CB_OBJECTIVE_SALIENCY:
         cb_numbers_measure(p, m);
+        return true;
+    case CB_OBJECTIVE_TEXT_RECOGNITION:
+        cb_recognition_measure(p, m);
         return true;
     default:
         return cb_fail(CB_ERR_ARGUMENT, "metrics: the rows have no labels") == CB_OK;

@@ -299,7 +299,8 @@ cb_context cb_train_context(const cb_batch *batch)
                         .segments = batch->segments,
                         .types = batch->types,
                         .tasks = batch->tasks,
-                        .conditions = batch->conditions};
+                        .conditions = batch->conditions,
+                        .lengths = batch->lengths};
 }
 
 cb_tensor *cb_train_loss(const cb_trainee *what, cb_tensor *ids, cb_tensor *targets, double normalizer, const cb_context *ctx)
@@ -319,6 +320,7 @@ static double micro_step(session *s, const cb_batch *batch, double targets)
     ctx.types = share(batch->types);
     ctx.tasks = share(batch->tasks);
     ctx.conditions = share(batch->conditions);
+    ctx.lengths = share(batch->lengths);
     cb_tensor *ids = share(batch->ids), *own = share(batch->targets);
     double dice = s->options->dice_weight;
     cb_tensor *loss =

@@ -12,6 +12,7 @@ static const struct {
 } models[] = {{"gcgru", "forecasting/gcgru"},
               {"dlinear", "forecasting/dlinear"},
               {"UNet2DModel", "diffusion/unet"},
+              {"crnn", "crnn/lstm"},
               {"unet", "dense/unet"},
               {"_window", "timm/swin"},
               {"_patch", "timm/vit"},

@@ -139,6 +139,58 @@ def gru(x, h, weights, layers):
     return y, hn
 
 
+def packed(run, x, states, weights, lengths):
+    """Two layers in both directions over rows that end where their lengths say."""
+    rows = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
+    states = [s.index_select(1, rows.sorted_indices) for s in states]
+    y, *last = run(rows.data, rows.batch_sizes, states[0] if len(states) == 1 else states, list(weights) * 4, False, 2, 0.0, False, True)
+    rows = torch.nn.utils.rnn.PackedSequence(y, rows.batch_sizes, rows.sorted_indices, rows.unsorted_indices)
+    y = torch.nn.utils.rnn.pad_packed_sequence(rows, total_length=x.shape[0])[0]
+    return y, *[s.index_select(1, rows.unsorted_indices) for s in last]
+
+
+def turned(x, lengths):
+    """Each row's own part of (B, T, ...) from its end to its beginning."""
+    return torch.stack([torch.cat([r[:n].flip(0), r[n:]]) for r, n in zip(x, lengths)])
+
+
+def sequence(run, products, w_hh, b_hh, states, lengths=None):
+    """One layer whose products with the inputs (B, T, G H) are there; backwards where there are lengths."""
+    size = products.shape[-1]
+    weights = [torch.eye(size, dtype=products.dtype), w_hh, torch.zeros(size, dtype=products.dtype), b_hh]
+    x = turned(products, lengths) if lengths else products
+    lengths = lengths or [x.shape[1]] * len(x)
+    rows = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+    states = [s.index_select(0, rows.sorted_indices)[None] for s in states]
+    y, *last = run(rows.data, rows.batch_sizes, states[0] if len(states) == 1 else states, weights, True, 1, 0.0, False, False)
+    rows = torch.nn.utils.rnn.PackedSequence(y, rows.batch_sizes, rows.sorted_indices, rows.unsorted_indices)
+    y = torch.nn.utils.rnn.pad_packed_sequence(rows, batch_first=True, total_length=x.shape[1])[0]
+    return y, [s.index_select(1, rows.unsorted_indices)[0] for s in last], lengths
+
+
+def lstm_sequence(products, w_hh, b_hh):
+    zeros = torch.zeros(len(products), w_hh.shape[1], dtype=products.dtype)
+    y, last, _ = sequence(torch._VF.lstm, products, w_hh, b_hh, (zeros, zeros))
+    return y, *last
+
+
+def sequence_back(run, products, w_hh, b_hh, *states):
+    y, last, lengths = sequence(run, products, w_hh, b_hh, states, [2, 5, 3])
+    return turned(y, lengths), *last
+
+
+def lstm_cell(gates, c):
+    i, f, g, o = gates.chunk(4, -1)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c.tanh(), c
+
+
+def gru_cell(x, hh, h):
+    (xr, xz, xn), (hr, hz, hn) = x.chunk(3, -1), hh.chunk(3, -1)
+    z = (xz + hz).sigmoid()
+    return (1 - z) * (xn + (xr + hr).sigmoid() * hn).tanh() + z * h
+
+
 def ctc(x, targets, inputs, lengths, **options):
     return F.ctc_loss(x.log_softmax(-1), targets, torch.tensor(inputs), torch.tensor(lengths), reduction="none", **options)
 
@@ -435,6 +487,14 @@ OPS = {
     "lstm_layers": (lambda x, a, b, h, c: lstm(x, h, c, (a, b), 2), "TB4", "84", "82", "4B2", "4B2"),
     "gru": (lambda x, *w: gru(x, w[4], w[:4], 1), "TB4", "64", "62", "6", "6", "1B2"),
     "gru_layers": (lambda x, a, b, h: gru(x, h, (a, b), 2), "TB4", "64", "62", "4B2"),
+    "lstm_lengths": (lambda x, a, b, h, c: packed(torch._VF.lstm, x, (h, c), (a, b), [2, 5, 3]), "534", "84", "82", "432", "432"),
+    "gru_lengths": (lambda x, a, b, h: packed(torch._VF.gru, x, (h,), (a, b), [2, 5, 3]), "534", "64", "62", "432"),
+    "lstm_sequence": (lstm_sequence, "BT8", "82", "8"),
+    "lstm_sequence_back": (lambda x, w, h, c: sequence_back(torch._VF.lstm, x, w, torch.zeros(8, dtype=x.dtype), h, c),
+                           "358", "82", "32", "32"),
+    "gru_sequence_back": (lambda x, w, b, h: sequence_back(torch._VF.gru, x, w, b, h), "356", "62", "6", "32"),
+    "lstm_cell": (lstm_cell, "B8", "B2"),
+    "gru_cell": (gru_cell, "B6", "B6", "B2"),
     "ctc": (lambda x, t: ctc(x, t, (5, 4, 5), (2, 1, 0)), "534", "33:index:M"),
     "ctc_blank": (lambda x, t: ctc(x, t.long(), (5, 5, 1), (2, 1, 3), blank=3, zero_infinity=True), "534", "33:index32:M"),
     "conv2d_depthwise": (lambda x, w: F.conv2d(x, w, groups=4, padding=1), "2465", "4133"),

@@ -138,15 +138,11 @@ static inline size_t each_gradient(fixture *f, const char *prefix, gradient_visi
         const char *key = cb_safetensors_at(f->expected, i)->name;
         if (strncmp(key, prefix, skip) != 0)
             continue;
-        char name[256];
-        snprintf(name, sizeof name, "%s", key + skip);
-        char *dot = strrchr(name, '.');
-        if (dot)
-            *dot = 0;
-        cb_layer *layer = dot ? cb_layer_find(cb_model_root(f->model), name) : cb_model_root(f->model);
+        const char *weight;
+        cb_layer *tree = cb_model_root(f->model), *layer = cb_layer_of_tensor(tree, key + skip, &weight);
+        layer = layer || strchr(key + skip, '.') ? layer : tree;
         if (!layer)
-            fail_msg("there is no layer %s", name);
-        const char *weight = dot ? dot + 1 : name;
+            fail_msg("there is no layer of %s", key + skip);
         while (layer && !cb_layer_own_weight(layer, weight)) /* shared weights go by the name of either layer */
             layer = layer->bias_at && !strcmp(weight, "bias") ? layer->bias_at : layer->tied;
         if (!layer)

@@ -411,7 +411,7 @@ CASE(irfft_two, cb_irfft(x[0], 2, 6), .op = "fft", .fixed = true, .loose = 4, .i
 
 /* loose: each of five times, and of two layers, adds the roundings of a step to those of the state before it */
 CASE_MANY(lstm, cb_lstm(x[0], 1, (&(cb_recurrent_weights){x[1], x[2], x[3], x[4]}), x[5], x[6], &y[0], &y[1], &y[2]) ? 3 : 0,
-          .op = "lstm_cell", .fixed = true, .loose = 16, .input = {{"TB4"}, {"84"}, {"82"}, {"8"}, {"8"}, {"1B2"}, {"1B2"}})
+          .op = "lstm_sequence", .fixed = true, .loose = 16, .input = {{"TB4"}, {"84"}, {"82"}, {"8"}, {"8"}, {"1B2"}, {"1B2"}})
 #define FOUR_TIMES(w)                                                                                                                      \
     (const cb_recurrent_weights[])                                                                                                         \
     {                                                                                                                                      \
@@ -419,13 +419,33 @@ CASE_MANY(lstm, cb_lstm(x[0], 1, (&(cb_recurrent_weights){x[1], x[2], x[3], x[4]
     }
 #define SHARED ((cb_recurrent_weights){.w_ih = x[1], .w_hh = x[2]})
 CASE_MANY(lstm_layers, cb_lstm(x[0], 2, FOUR_TIMES(SHARED), x[3], x[4], &y[0], &y[1], &y[2], .bidirectional = true) ? 3 : 0,
-          .op = "lstm_cell", .fixed = true, .loose = 16, .input = {{"TB4"}, {"84"}, {"82"}, {"4B2"}, {"4B2"}})
-CASE_MANY(gru, cb_gru(x[0], 1, (&(cb_recurrent_weights){x[1], x[2], x[3], x[4]}), x[5], &y[0], &y[1]) ? 2 : 0, .op = "gru_cell",
+          .op = "lstm_sequence", .fixed = true, .loose = 16, .input = {{"TB4"}, {"84"}, {"82"}, {"4B2"}, {"4B2"}})
+CASE_MANY(gru, cb_gru(x[0], 1, (&(cb_recurrent_weights){x[1], x[2], x[3], x[4]}), x[5], &y[0], &y[1]) ? 2 : 0, .op = "gru_sequence",
           .fixed = true, .loose = 16, .input = {{"TB4"}, {"64"}, {"62"}, {"6"}, {"6"}, {"1B2"}})
-CASE_MANY(gru_layers, cb_gru(x[0], 2, FOUR_TIMES(SHARED), x[3], &y[0], &y[1], .bidirectional = true) ? 2 : 0, .op = "gru_cell",
+CASE_MANY(gru_layers, cb_gru(x[0], 2, FOUR_TIMES(SHARED), x[3], &y[0], &y[1], .bidirectional = true) ? 2 : 0, .op = "gru_sequence",
           .fixed = true, .loose = 16, .input = {{"TB4"}, {"64"}, {"62"}, {"4B2"}})
+CASE_MANY(lstm_lengths,
+          cb_lstm(x[0], 2, FOUR_TIMES(SHARED), x[3], x[4], &y[0], &y[1], &y[2], .bidirectional = true, .lengths = lengths(2, 5, 3)) ? 3 : 0,
+          .op = "lstm_sequence", .fixed = true, .loose = 16, .input = {{"534"}, {"84"}, {"82"}, {"432"}, {"432"}})
+CASE_MANY(gru_lengths, cb_gru(x[0], 2, FOUR_TIMES(SHARED), x[3], &y[0], &y[1], .bidirectional = true, .lengths = lengths(2, 5, 3)) ? 2 : 0,
+          .op = "gru_sequence", .fixed = true, .loose = 16, .input = {{"534"}, {"64"}, {"62"}, {"432"}})
 #undef SHARED
 #undef FOUR_TIMES
+CASE_MANY(lstm_sequence, cb_lstm_sequence(x[0], x[1], x[2], NULL, NULL, &y[0], &y[1], &y[2], .batch_first = true) ? 3 : 0,
+          .op = "lstm_sequence", .fixed = true, .no_half = true, .loose = 16, .input = {{"BT8"}, {"82"}, {"8"}})
+CASE_MANY(lstm_sequence_back,
+          cb_lstm_sequence(x[0], x[1], NULL, x[2], x[3], &y[0], &y[1], &y[2], .batch_first = true, .backwards = true,
+                           .lengths = lengths(2, 5, 3))
+              ? 3
+              : 0,
+          .op = "lstm_sequence", .fixed = true, .no_half = true, .loose = 16, .input = {{"358"}, {"82"}, {"32"}, {"32"}})
+CASE_MANY(gru_sequence_back,
+          cb_gru_sequence(x[0], x[1], x[2], x[3], &y[0], &y[1], .batch_first = true, .backwards = true, .lengths = lengths(2, 5, 3)) ? 2
+                                                                                                                                     : 0,
+          .op = "gru_sequence", .fixed = true, .no_half = true, .loose = 16, .input = {{"356"}, {"62"}, {"6"}, {"32"}})
+CASE_MANY(lstm_cell, cb_lstm_cell(x[0], x[1], &y[0], &y[1]) ? 2 : 0, .op = "lstm_cell", .fixed = true, .no_half = true,
+          .input = {{"B8"}, {"B2"}})
+CASE(gru_cell, cb_gru_cell(x[0], x[1], x[2]), .op = "gru_cell", .fixed = true, .no_half = true, .input = {{"B6"}, {"B6"}, {"B2"}})
 /* loose: the loss adds up the rounded logarithms of all times; the gradient is their exponential */
 CASE(ctc, cb_ctc(cb_log_softmax(x[0], -1), x[1], lengths(5, 4, 5), lengths(2, 1, 0)), .op = "ctc", .fixed = true, .loose = 8,
      .input = {{"534"}, {"33", INDEX, 'M'}})

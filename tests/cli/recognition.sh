@@ -1,0 +1,80 @@
+#!/bin/sh
+# Reading text in images from end to end: a CRNN from its configuration learns drawn digits, an adapter on its recurrent matrices goes on, is
+# resumed with the same bits, evaluated and merged; and what is wrong with bad input is said.
+#
+#     recognition.sh PROGRAM REFERENCE_DIRECTORY TEMPORARY_DIRECTORY
+set -u
+program=$1
+work=$3/recognition.$$
+root=$(cd "$(dirname "$0")/../.." && pwd)
+. "$(dirname "$0")/checks.sh"
+mkdir -p "$work" || exit 1
+case $program in /*) ;; *) program=$(pwd)/$program ;; esac
+cd "$work" || exit 1
+lines=$root/examples/lines
+ln -s "$root/examples/crnn" crnn
+
+# ---- a network from its configuration ----
+expect plan "$program" pretrain --config crnn/config.json --tokenizer crnn/vocab.json --data "$lines/train" --output reader --steps 9 --dry-run
+[ -e reader ] && fail "a dry run left $(ls reader)"
+expect reader "$program" pretrain --config crnn/config.json --tokenizer crnn/vocab.json --task text-recognition --data "$lines/train/metadata.jsonl" \
+    --validation-split 0.2 --output reader --steps 150 --batch-size 16 --learning-rate 0.01 --seed 1 --json --quiet
+over reader.out validation_accuracy 0.1
+[ -f reader/vocab.json ] && [ -f reader/preprocessor_config.json ] || fail "expected the vocabulary and the processor beside the model: $(ls reader)"
+expect eval "$program" eval reader --data "$lines/test" --json --predictions said.jsonl
+expect alone "$program" eval reader --data "$lines/test" --json --batch-size 1
+for field in accuracy cer wer rows characters; do
+    sed "s/.*\"$field\": *\([-0-9.e]*\).*/\1/" eval.out >a
+    sed "s/.*\"$field\": *\([-0-9.e]*\).*/\1/" alone.out >b
+    cmp -s a b || fail "rows in a batch and alone are read otherwise: $field $(cat a b)"
+done
+[ "$(grep -c '"reference"' said.jsonl)" = 16 ] || fail "expected 16 predictions: $(cat said.jsonl)"
+expect beam "$program" eval reader --data "$lines/test" --json --beam-width 5
+
+# ---- an adapter, resumed with the same bits ----
+long="--data $lines/train --rank 2 --target-modules weight_ih_l0,weight_hh_l0,weight_hh_l0_reverse --learning-rate 0.005 --batch-size 8 --steps 12
+    --save-steps 4 --seed 1 --quiet --crop-padding 1 --jitter-brightness 0.2"
+# shellcheck disable=SC2086
+{
+    expect straight "$program" train reader $long --output straight
+    expect half "$program" train reader $long --output twice --dropout 0
+    cmp -s straight/adapter_model.safetensors twice/adapter_model.safetensors || fail "the same run ends with other bits"
+    "$program" train reader $long --steps 4000 --output killed >killed.out 2>&1 &
+    child=$!
+    tries=0
+    while [ ! -f killed/checkpoint.safetensors ] && [ $tries -lt 600 ]; do
+        sleep 0.05
+        tries=$((tries + 1))
+    done
+    kill -INT $child
+    wait $child
+    grep -q "interrupted" killed.out || fail "expected an interrupted run: $(cat killed.out)"
+    bad 1 "the checkpoint is of another run" train reader $long --output killed --resume --max-width 30
+}
+expect adapted "$program" eval reader --adapter straight --data "$lines/test" --json
+expect merge "$program" merge reader --adapter straight --output merged
+grep -q "same likeliest token *100" merge.out || fail "merging changes what is said: $(cat merge.out)"
+expect merged "$program" eval merged --data "$lines/test" --json
+
+# ---- bad input ----
+mkdir odd
+cp "$lines/test/00.png" odd
+said() { printf '%s\n' "$1" >odd/lines.jsonl; }
+said '{"image": "00.png", "text": "2x"}'
+bad 1 'odd/lines.jsonl:1: text: found "x", expected characters of the vocabulary' eval reader --data odd/lines.jsonl
+said '{"image": "00.png", "text": "22222222222222"}'
+bad 1 'odd/lines.jsonl:1: text: "22222222222222" needs 27 frames' eval reader --data odd/lines.jsonl
+expect long "$program" eval reader --data odd/lines.jsonl --ctc-zero-infinity --json
+grep -q '"too_long":1' long.out || fail "expected one text too long: $(cat long.out)"
+said '{"image": "none.png", "text": "2"}'
+bad 1 "odd/none.png" eval reader --data odd/lines.jsonl
+bad 1 "expected a table (.jsonl, .csv, .tsv) of images and texts" eval reader --data odd
+bad 1 "whose architectures in config.json ends with ForCTC" train "$root/models/sprig-5m" --task text-recognition --data odd --output never
+bad 1 "found mixup or CutMix" train reader --data "$lines/train" --output never --mixup-alpha 0.5
+printf '{"<pad>": 0, "1": 1}' >few.json
+bad 1 "few.json: found 2 tokens" eval reader --tokenizer few.json --data "$lines/test"
+bad 2 "--tokenizer is needed with --config" pretrain --config crnn/config.json --task text-recognition --data "$lines/train" --output never
+
+cd / && rm -rf "$work"
+[ $failures = 0 ] && echo "all passed"
+exit $failures
