@@ -10,6 +10,7 @@
 #include "cambium/ctc.h"
 #include "cambium/data.h"
 #include "cambium/diffusion.h"
+#include "cambium/domains.h"
 #include "cambium/dtype.h"
 #include "cambium/embedding.h"
 #include "cambium/eval.h"

@@ -83,9 +83,11 @@ typedef struct cb_data_options {
     int64_t pad_to_multiple_of; /* labelled rows: 0: a batch is as long as its longest row */
     cb_objective objective;
     const cb_string_list *labels; /* labelled rows: in the order of their numbers; NULL or empty: those of the data, sorted */
+    bool unlabelled;              /* of sequence classification: records need no label, and none is read: targets are -100 */
     uint64_t seed;
 } cb_data_options;
-extern CB_API const cb_option cb_data_option_table[]; /* all but `data`, `objective`, `labels` and `seed`, which commands name themselves */
+extern CB_API const cb_option
+    cb_data_option_table[]; /* all but `data`, `objective`, `labels`, `unlabelled` and `seed`, which commands name themselves */
 
 /* ---- conversations ---- */
 
@@ -145,6 +147,7 @@ typedef struct cb_batch {
     cb_tensor *tasks;      /* (rows) i32: of which task each is; NULL: all documents of the dataset are of task 0 */
     cb_tensor *conditions; /* (rows, C) f32: what is known of each; NULL: of none of the dataset is anything */
     cb_tensor *lengths;    /* (rows) i32: how wide each image is before its padding; NULL: there is none */
+    cb_tensor *items;      /* of joined datasets: (rows) i64: which row of its own, unshuffled dataset each is; else NULL */
     int64_t tokens;        /* that are not padding */
     int64_t predicted;     /* targets that count */
 } cb_batch;
@@ -158,6 +161,18 @@ CB_API bool cb_dataset_sources(cb_dataset *data, int64_t index, int64_t rows, cb
  * with cb_ok() at the end). */
 CB_API bool cb_dataset_sequential(cb_dataset *data, int64_t index, int64_t rows, cb_batch *batch);
 CB_API void cb_batch_free(cb_batch *batch);
+
+/* ---- several datasets at once ---- */
+
+/* Batches of `rows` rows of each of `count` datasets, those of the first before those of the second and so on: rows with labels beside rows without
+ * (options.unlabelled), or different views of the same (cb_dataset_view()).  All are images of one size, or all texts; every row counts
+ * as one that is predicted.  An epoch is one of the last dataset, of which the others go through as many rows.  Labels are those of the first.
+ * Takes the datasets, also on failure.  Neither sequential nor to be split: that is for the parts. */
+CB_API cb_dataset *cb_dataset_join(size_t count, cb_dataset *const *parts);
+/* The same rows in the same order, images augmented in another way (NULL: not at all); of texts it is as the first. */
+CB_API cb_dataset *cb_dataset_view(const cb_dataset *data, const cb_augment_options *augment);
+/* Which row of the unshuffled data stands at a place of the endless sequence: of labelled rows and images; -1 on failure. */
+CB_API int64_t cb_dataset_row_at(cb_dataset *data, int64_t place);
 
 /* ---- knowledge graphs as text ---- */
 
@@ -249,9 +264,9 @@ typedef struct cb_image_data_options {
     const cb_image_processor *processor; /* must give images of one size; copied */
     const cb_augment_options *augment;   /* of shuffled batches; NULL: none; copied */
     const cb_string_list *labels;        /* in the order of their numbers; NULL or empty: those of the data, sorted */
-    bool unlabelled;                     /* all images of directories and archives count, wherever they lie, and have one label */
-    bool labels_may_differ;              /* where the data's labels are not these, by name, the data's count */
-    cb_objective objective;              /* one of places: images have maps; CB_OBJECTIVE_TEXT_RECOGNITION: texts; else a label each.  For
+    bool unlabelled;        /* images need no label, and none is read: targets are -100, and images may lie anywhere in a directory */
+    bool labels_may_differ; /* where the data's labels are not these, by name, the data's count */
+    cb_objective objective; /* one of places: images have maps; CB_OBJECTIVE_TEXT_RECOGNITION: texts; else a label each.  For
                                           * CB_OBJECTIVE_IMAGE_GENERATION they are not mixed: CB_ERR_ARGUMENT */
     const cb_ctc_vocabulary *vocabulary; /* of texts; must outlive the dataset */
     cb_frames_function *frames;          /* of texts: what they are held against; NULL: nothing */

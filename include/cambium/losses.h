@@ -67,6 +67,56 @@ CB_API cb_tensor *cb_ranking_loss(cb_tensor *anchors, cb_tensor *candidates, cb_
  * t (N) how alike they are.  Su 2022; sentence-transformers' CoSENTLoss.  scale 0: 20. */
 CB_API cb_tensor *cb_cosent_loss(cb_tensor *cosines, cb_tensor *targets, double scale);
 
+/* ---- what predictions say of themselves ---- */
+
+/* Entropies, in nats, of the softmax of logits (..., K): how unsure each prediction is.  Grandvalet and Bengio 2004. */
+CB_API cb_tensor *cb_entropy_loss(cb_tensor *logits, cb_reduction reduction);
+/* The entropy of the mean of the softmax of logits (N, K): log K where all labels are used as often, 0 where one is. */
+CB_API cb_tensor *cb_marginal_entropy(cb_tensor *logits);
+/* cb_marginal_entropy() less the mean of cb_entropy_loss(): how much a prediction tells of its sample, from 0 to log K.  Information
+ * maximisation (Bridle et al. 1991; SHOT: Liang et al. 2020, arXiv:2002.08546, equation 5) is its negative. */
+CB_API cb_tensor *cb_prediction_information(cb_tensor *logits);
+/* (N) of logits (N, K): 1 + exp(-entropy), divided by their mean, without gradient: sure predictions count more.  CDAN and MCC. */
+CB_API cb_tensor *cb_certainty_weights(cb_tensor *logits);
+/* Mean over N of the cross-entropy of logits (N, K) with the likeliest label of `judge` (N, K; no gradient), where its probability is
+ * `threshold` or more, 0 elsewhere.  Lee 2013 where both are the same; FixMatch (Sohn et al. 2020, arXiv:2001.07685) where judge is of a weakly
+ * and logits of a strongly augmented image. */
+CB_API cb_tensor *cb_pseudo_label_loss(cb_tensor *logits, cb_tensor *judge, double threshold);
+/* Minimum class confusion: of p = softmax(logits / temperature), logits (N, K), the share of each row of p^T W p, W the certainty weights, that is
+ * off the diagonal, averaged over K.  Jin et al. 2020, arXiv:1912.03699. */
+CB_API cb_tensor *cb_class_confusion_loss(cb_tensor *logits, double temperature);
+
+/* ---- two domains ---- */
+
+/* |cov(source) - cov(target)|^2 / (4 C^2) of (S, C) and (T, C), covariances over S - 1 and T - 1.  Sun and Saenko 2016, arXiv:1607.01719. */
+CB_API cb_tensor *cb_coral_loss(cb_tensor *source, cb_tensor *target);
+/* A sum of `count` Gaussians exp(-|x - y|^2 / b) of bandwidths b that double from one to the next. */
+typedef struct cb_mmd_kernel {
+    int count;        /* 0: 5 */
+    double bandwidth; /* the middle one; 0: the mean of |x - y|^2 over all pairs at hand, without gradient */
+} cb_mmd_kernel;
+/* The squared maximum mean discrepancy of source[i] (S, C_i) and target[i] (T, C_i), the kernel being the product of those of `layers` layers: of one,
+ * deep adaptation networks (Long et al. 2015, arXiv:1502.02791); of several, joint ones (Long et al. 2017, arXiv:1605.06636).  The unbiased
+ * quadratic estimate, without a sample's own pair; `linear`: mean of k(s, s') + k(t, t') - k(s, t') - k(s', t) over neighbouring rows, the
+ * first after the last, S = T.  Either may be below 0. */
+CB_API cb_tensor *cb_mmd_loss_with(int layers, cb_tensor *const *source, cb_tensor *const *target, const cb_mmd_kernel *kernels,
+                                   bool linear);
+#define cb_mmd_loss(source, target, ...)                                                                                                   \
+    cb_mmd_loss_with(1, (cb_tensor *[]){source}, (cb_tensor *[]){target}, &(cb_mmd_kernel){__VA_ARGS__}, false)
+/* Binary cross-entropy of telling the domains apart: logits (S) are to be above 0, those of the target (T) below, half of it each; weights (S)
+ * and (T), or NULL.  With cb_reverse_gradient() before the discriminator: Ganin et al. 2016, arXiv:1505.07818. */
+CB_API cb_tensor *cb_domain_loss(cb_tensor *source, cb_tensor *target, cb_tensor *source_weights, cb_tensor *target_weights);
+/* All products of features (N, C) with predictions (N, K), as (N, K C); or, given matrices (C, D) and (K, D) of standard normal numbers, their
+ * estimate (N, D): (f F) * (p P) / sqrt(D).  CDAN: Long et al. 2018, arXiv:1705.10667, section 3.2. */
+CB_API cb_tensor *cb_multilinear_map(cb_tensor *features, cb_tensor *predictions, cb_tensor *of_features, cb_tensor *of_predictions);
+/* Mean over samples and labels of |softmax(a) - softmax(b)|.  MCD: Saito et al. 2018, arXiv:1712.02560, equation 9. */
+CB_API cb_tensor *cb_classifier_discrepancy(cb_tensor *a, cb_tensor *b);
+/* What the adversary minimises, and features maximise: margin times its cross-entropy with the classifier's label of the source (S, K), less
+ * the mean of log(1 - its probability of the classifier's label) of the target (T, K).  Labels carry no gradient.  MDD: Zhang et al. 2019,
+ * arXiv:1904.05801, equations 28 to 30. */
+CB_API cb_tensor *cb_margin_disparity_loss(cb_tensor *source, cb_tensor *source_adversary, cb_tensor *target, cb_tensor *target_adversary,
+                                           double margin);
+
 #ifdef __cplusplus
 }
 #endif

@@ -225,6 +225,34 @@ typedef struct cb_ranking_score {
 /* k 0: all.  exponential: gains 2^grade - 1 (Burges et al. 2005) in the place of the grades. */
 CB_API bool cb_ranking_score_of(const cb_ranking *ranking, size_t k, bool exponential, cb_ranking_score *score);
 
+/* ---- Without labels ---- */
+
+/* How far the rows of a classifier's weight (K, D) are from being spread evenly: mean over pairs of (angle - acos(-1 / (K - 1)))^2, 0 for the corners of
+ * a regular simplex; NaN with a row of zeros. */
+CB_API double cb_classifier_unevenness(const float *weights, size_t classes, size_t width);
+/* Hopkins' statistic (Hopkins, Skellam 1954) of features (N, D), by m points (m, D) and m of the rows: sum a / (sum a + sum b), a the distance of a
+ * point to the nearest row, b that of a row to the nearest other; about one half where rows lie evenly, near 1 where they lie in clusters. */
+CB_API double cb_hopkins_of(const float *features, size_t n, size_t width, const float *points, const size_t *rows, size_t m);
+/* Mean and deviation (NaN of one) over draws of N / 20 points, uniform in the box that the rows fill, and as many rows. */
+CB_API bool cb_hopkins(const float *features, size_t n, size_t width, size_t draws, uint64_t seed, double *mean, double *deviation);
+/* Of logits (N, K): mutual information of rows and predictions, entropy of the mean prediction less mean entropy, over all rows, or (batch > 0) its mean over
+ * runs of so many; and the mean entropy.  In nats. */
+CB_API bool cb_information_of(const float *logits, size_t n, size_t classes, size_t batch, double *information, double *entropy);
+
+/* Transfer Score: -unevenness + hopkins + information / log K, higher is better.  Yang et al. 2024, arXiv:2305.18712. */
+typedef struct cb_transfer_score {
+    double score;
+    double unevenness, hopkins, hopkins_deviation; /* deviation: between draws */
+    double information;                            /* over log K: 0 to 1; of all rows together */
+    double batch_score,
+        batch_information; /* the same with information as the mean over batches, which depends on their size: the authors' */
+    double entropy;        /* mean of predictions, in nats */
+    size_t rows, classes;
+} cb_transfer_score;
+/* weights (K, D), features (N, D), logits (N, K).  Fewer than 20 rows or 2 labels: CB_ERR_ARGUMENT. */
+CB_API bool cb_transfer_score_of(const float *weights, const float *features, const float *logits, size_t n, size_t width, size_t classes,
+                                 size_t batch, size_t draws, uint64_t seed, cb_transfer_score *score);
+
 /* ---- Images, masks, poses.  Of classes of pixels: cb_confusion_add(), cb_accuracy(), cb_class_score (iou, f1: Dice) ---- */
 
 /* 10 log10(range^2 / mean (a - b)^2), range the width of the values (1, 255); infinite for equal images. */

@@ -150,6 +150,10 @@ CB_API int64_t cb_model_exits(const cb_model *model); /* rounds; 1: the model is
  * the mean of the feature maps.  Of CLIP the features of images (pixels) or of texts (ids), (B, P), as transformers' get_image_features and
  * get_text_features.  A model that judges no rows: CB_ERR_UNSUPPORTED. */
 CB_API cb_tensor *cb_model_features(cb_model *model, cb_tensor *input, const cb_context *ctx);
+/* cb_model_logits() and cb_model_features() of a model that judges rows, in one pass. */
+CB_API cb_tensor *cb_model_judge(cb_model *model, cb_tensor *input, const cb_context *ctx, cb_tensor **features);
+/* The logits (B, K) that the last layer makes of features (B, width), with its modules.  A head that reads more than these: CB_ERR_UNSUPPORTED. */
+CB_API cb_tensor *cb_model_judge_features(cb_model *model, cb_tensor *features, const cb_context *ctx);
 /* CLIP: how well images and texts fit, (B, N), of their features (B, P) and (N, P): the cosine times exp(logit_scale), transformers'
  * logits_per_image.  The softmax over texts that name classes tells images apart without training (Radford et al. 2021). */
 CB_API cb_tensor *cb_model_similarity(cb_model *model, cb_tensor *images, cb_tensor *texts);

@@ -49,6 +49,7 @@ typedef struct cb_context {
     cb_tensor *classes;   /* (B) i32, of those that are told: the class of each row, less than 0: none */
     cb_tensor
         *lengths; /* (B) i32, or NULL: all of every row: how much of a row counts where rows are padded at their ends: columns of images */
+    cb_tensor *items; /* (B) i64, or NULL: which row of the data each is: for objectives that remember rows; layers do not read it */
     cb_norm_statistics statistics; /* of batch norms */
     double running_weight;         /* of CB_STATISTICS_MIXED, 0 to 1 */
     bool interpolate_positions; /* images of another size than a model's learned positions are for: those are interpolated, bicubically */

@@ -47,6 +47,16 @@ typedef struct cb_train_options {
 } cb_train_options;
 extern CB_API const cb_option cb_train_option_table[]; /* all but output and seed */
 
+/* A number by its name in lower case: accuracy, f1_macro, ... */
+typedef struct cb_metric {
+    const char *name;
+    double value;
+} cb_metric;
+typedef struct cb_metrics {
+    cb_metric items[8]; /* of an evaluation the first is the one to look at; higher is better, but of forecasts, whose metrics are errors */
+    int count;
+} cb_metrics;
+
 /* What is trained: named f32 parameters, and how to write the artefact. */
 typedef struct cb_evaluation cb_evaluation;
 typedef struct cb_trainee cb_trainee;
@@ -70,7 +80,11 @@ struct cb_trainee {
     cb_tensor *(*loss)(const cb_trainee *what, cb_tensor *ids, cb_tensor *targets, double normalizer, const cb_context *ctx);
     /* How well it does on held-out data; NULL: cb_evaluate(). */
     bool (*evaluate)(const cb_trainee *what, cb_dataset *data, int64_t batch_size, int64_t max_batches, cb_evaluation *result);
-    const void *objective; /* for loss and evaluate */
+    /* Before the forward passes of a step, also of the first one after a resumption; and the values of the objective's parts, means since it was
+     * last asked.  Each may be NULL. */
+    bool (*prepare)(const cb_trainee *what, int64_t step);
+    void (*tell)(const cb_trainee *what, cb_metrics *parts);
+    const void *objective; /* for loss, evaluate, prepare and tell */
 };
 /* An attached adapter, saved as a PEFT adapter of the directory that the model was loaded from. */
 CB_API cb_trainee cb_train_adapter(cb_model *model, cb_adapter *adapter);
@@ -81,6 +95,10 @@ CB_API cb_trainee cb_train_adapter(cb_model *model, cb_adapter *adapter);
 CB_API bool cb_train_whole(cb_trainee *what, cb_model *model, cb_adapter *adapter, const cb_tokenizer *tokenizer,
                            const char *tokenizer_path, cb_dtype dtype);
 CB_API void cb_train_whole_free(cb_trainee *what);
+/* The same of a part of the weights; the others, with their running statistics, stay as they are.  The head: what comes after the base model. */
+typedef enum cb_model_part { CB_PART_ALL, CB_PART_HEAD, CB_PART_BASE } cb_model_part;
+CB_API bool cb_train_part(cb_trainee *what, cb_model *model, cb_model_part part, const cb_tokenizer *tokenizer, const char *tokenizer_path,
+                          cb_dtype dtype);
 
 /* Passes of the model go through the composition from here on, in place of what is on its layers' lists (cb_model_set_blend()).  The composition
  * must outlive the model, or be taken back by cb_model_set_blend(model, NULL, NULL, NULL).  Its gate, if it has one, weighs by
@@ -147,16 +165,6 @@ extern CB_API const cb_option cb_start_option_table[];
 CB_API bool cb_train_attach(cb_model *model, cb_adapter *adapter, cb_dataset *data, const cb_train_options *options,
                             const cb_start_options *start);
 
-/* A metric by its name in lower case: accuracy, f1_macro, ... */
-typedef struct cb_metric {
-    const char *name;
-    double value;
-} cb_metric;
-typedef struct cb_metrics {
-    cb_metric items[8]; /* the first is the one to look at; higher is better, but of forecasts, whose metrics are errors */
-    int count;
-} cb_metrics;
-
 typedef struct cb_train_report {
     int64_t step, steps; /* finished, planned */
     double loss;         /* mean over the tokens of this step (or since the last report) */
@@ -166,8 +174,9 @@ typedef struct cb_train_report {
     uint64_t memory; /* peak resident bytes */
     bool evaluated;
     double eval_loss, best_loss;
-    cb_metrics eval; /* of labelled data */
-    bool saved;      /* a checkpoint was written at this step */
+    cb_metrics eval;  /* of labelled data */
+    cb_metrics parts; /* of an objective of several terms, their values */
+    bool saved;       /* a checkpoint was written at this step */
 } cb_train_report;
 typedef void cb_train_callback(void *user, const cb_train_report *report);
 

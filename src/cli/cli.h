@@ -45,7 +45,7 @@ typedef struct cli_command {
     bool (*run)(cli_call *call, void *settings);
 } cli_command;
 
-extern const cli_command cli_train, cli_pretrain, cli_generate, cli_embed, cli_eval, cli_merge, cli_extract, cli_convert,
+extern const cli_command cli_train, cli_pretrain, cli_adapt_pool, cli_generate, cli_embed, cli_eval, cli_merge, cli_extract, cli_convert,
     cli_tokenizer_train, cli_tokenizer_encode, cli_tokenizer_decode, cli_tokenizer_convert, cli_inspect, cli_bench_gemm, cli_bench_lora,
     cli_bench_training, cli_bench_generate, cli_bench_packing, cli_methods, cli_repro, cli_tie, cli_zoo_build, cli_zoo_list, cli_data,
     cli_data_verbalize, cli_sentinel_convert, cli_sentinel_encode;
@@ -308,6 +308,7 @@ void cli_bench_model_remove(cli_bench_model *made); /* also after a failure */
 typedef struct cli_corpus {
     cb_dataset *train, *validation;
     cb_ctc_vocabulary *vocabulary; /* of texts in images; else NULL */
+    cb_dataset *test;              /* judged before and after; nothing is chosen by it.  NULL: there is none */
 } cli_corpus;
 /* Where training text comes from, as train and pretrain name it. */
 /* ---- images (images.c) ---- */
@@ -438,6 +439,19 @@ bool cli_print_ranks(cli_call *call, json_t *line, const cb_metrics *metrics, do
 /* `cambium eval --task retrieval` and similarity (scored), over base->embedder. */
 bool cli_eval_sentences(cli_call *call, const cli_retrieval_settings *s, const cb_string_list *files, const cb_data_options *text,
                         const cli_base *base, bool scored, int64_t batch_size, int64_t max_batches);
+
+/* ---- without labels (unlabelled.c) ---- */
+
+/* `cambium eval --unlabelled`: the models of the call, or the adapters of one, on the same data. */
+typedef struct cli_unlabelled {
+    const cb_string_list *data, *adapters, *adapter_option;
+    const char *tokenizer;
+    const cb_data_options *text;
+    cli_image_settings *images;
+    cb_dtype dtype;
+    int64_t batch_size, max_batches, draws, seed;
+} cli_unlabelled;
+bool cli_eval_unlabelled(cli_call *call, const cli_unlabelled *u);
 
 /* ---- cross-encoders (ranking.c) ---- */
 

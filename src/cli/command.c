@@ -3,6 +3,7 @@
 
 static const cli_command *const commands[] = {&cli_train,
                                               &cli_pretrain,
+                                              &cli_adapt_pool,
                                               &cli_generate,
                                               &cli_embed,
                                               &cli_eval,

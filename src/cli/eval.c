@@ -17,6 +17,8 @@ typedef struct settings {
     int64_t severity;
     cli_retrieval_settings retrieval;
     cli_recognition_settings recognition;
+    bool unlabelled;
+    int64_t hopkins_draws, seed;
 } settings;
 
 /* ---- tasks ---- */
@@ -385,7 +387,16 @@ static const cb_option corruption_table[] = {
         "brightness, contrast, elastic_transform, pixelate, jpeg_compression, speckle_noise, gaussian_blur or saturate"),
     CB_OPT_INT(settings, severity, 3, 1, 5, "of the corruption"), CB_OPT_END};
 
+static const cb_option unlabelled_table[] = {
+    CB_OPT_BOOL(
+        settings, unlabelled, 0,
+        "say how well each of several models, or adapters (--adapter, given again) of one, is likely to do, by Transfer Score: labels are "
+        "not read"),
+    CB_OPT_INT(settings, hopkins_draws, 5, 1, 1000, "of points that Hopkins' statistic is averaged over"),
+    CB_OPT_INT(settings, seed, 0, 0, 9e15, "of these draws"), CB_OPT_END};
+
 static const cli_group groups[] = {{"Task", table, 0},
+                                   {"Without labels", unlabelled_table, 0},
                                    {"Retrieval and ranking", cli_retrieval_table, offsetof(settings, retrieval)},
                                    {"Data", cb_data_option_table, offsetof(settings, text)},
                                    {"Images", cli_image_table, offsetof(settings, images)},
@@ -413,10 +424,29 @@ static bool evaluate(cli_call *call, settings *s, cli_base *base)
            measure(call, s, base);
 }
 
+static bool unlabelled(cli_call *call, settings *s)
+{
+    if (s->task != TASK_AUTO || s->predictions || s->corruption)
+        return cli_usage(call, "--unlabelled goes without --%s", s->predictions ? "predictions" : s->corruption ? "corruption" : "task");
+    return cli_eval_unlabelled(call, &(cli_unlabelled){.data = &s->data,
+                                                       .adapters = &s->adapter,
+                                                       .adapter_option = &s->adapter_option,
+                                                       .tokenizer = s->tokenizer,
+                                                       .text = &s->text,
+                                                       .images = &s->images,
+                                                       .dtype = cli_dtype(s->dtype),
+                                                       .batch_size = s->batch_size,
+                                                       .max_batches = s->max_batches,
+                                                       .draws = s->hopkins_draws,
+                                                       .seed = s->seed});
+}
+
 /* Options of sentence encoders and of rankings: a task that is found out later (auto) may be the latter. */
 static bool check_options(cli_call *call, const settings *s)
 {
     static const char *const vectors[] = {"query_prompt", "document_prompt", "max_seq_length"};
+    if (call->argument_count > 1 && !s->unlabelled)
+        return cli_usage(call, "expected one MODEL_DIR; several go with --unlabelled");
     bool may_rank = s->task == task_ranking || s->task == TASK_AUTO;
     for (size_t i = 0; !is_of_vectors(s) && i < sizeof vectors / sizeof *vectors; i++)
         if (cli_given(call, vectors[i]))
@@ -437,7 +467,7 @@ static bool run(cli_call *call, void *settings_)
     if (!check_options(call, s) || (s->predictions && ((!cb_is_directory(s->predictions) && !cli_output_file(s->predictions)) ||
                                                        !cli_output_is_no_input(s->predictions, &s->data))))
         return false;
-    bool ok = (!s->dry_run || cli_rehearsal_begin(&rehearsal, NULL)) && evaluate(call, s, &base);
+    bool ok = (!s->dry_run || cli_rehearsal_begin(&rehearsal, NULL)) && (s->unlabelled ? unlabelled(call, s) : evaluate(call, s, &base));
     cli_base_close(&base);
     return s->dry_run ? cli_plan(call, &rehearsal, ok) : ok;
 }
@@ -445,7 +475,7 @@ static bool run(cli_call *call, void *settings_)
 const cli_command cli_eval = {
     .name = "eval",
     .summary = "measure a model, with any adapters, on a task",
-    .synopsis = "MODEL_DIR [--adapter DIR[=weight]]... [--task NAME] --data FILE [options]",
+    .synopsis = "MODEL_DIR... [--adapter DIR[=weight]]... [--task NAME] --data FILE [options]",
     .description =
         "Perplexity is exp of the mean cross-entropy per predicted token, over rows of --sequence-length tokens that do not "
         "overlap; a longer row gives the model more to go on. Bits per byte do not depend on the tokenizer. Of a masked "
@@ -475,13 +505,14 @@ const cli_command cli_eval = {
         "--online "
         "what comes to be is learned from, window after window (docs/methods/adcsd.md).",
     .least = 1,
-    .most = 1,
+    .most = 256,
     .settings_size = sizeof(settings),
     .groups = groups,
     .examples =
         (const char *const[]){"cambium eval models/base --task perplexity --data held-out.txt",
                               "cambium eval models/base --adapter out/adapter --task perplexity --data held-out.txt --json",
                               "cambium eval models/bert --adapter out/reviews --data held-out.csv --predictions out/said.jsonl",
+                              "cambium eval out/dann out/cdan out/mcc --unlabelled --data webcam/ --json",
                               "cambium eval models/bert --adapter out/ranks --data scifact/ --candidates bm25.run --predictions out.run",
                               "cambium eval models/vit --adapter out/birds --data birds-test/ --corruption fog --severity 5",
                               "cambium eval models/speeds --task forecasting --data speeds.csv --series-part test",

@@ -146,7 +146,8 @@ typedef struct progress {
     double shown;         /* when a line was last written */
     double smoothed;      /* loss, for the eye */
     cb_evaluation before; /* the first step */
-    const char *unit;     /* what rows are counted in */
+    cb_evaluation test_before, test;
+    const char *unit; /* what rows are counted in */
 } progress;
 
 static const double terminal_period = 0.1, plain_period = 5;
@@ -184,6 +185,8 @@ static void json_report(const cb_train_report *r)
         json_object_set_new(line, "validation_loss", cli_real(r->eval_loss));
         cli_metrics_json(line, "validation_", &r->eval, r->eval_loss);
     }
+    for (int i = 0; line && i < r->parts.count; i++)
+        json_object_set_new(line, r->parts.items[i].name, cli_real(r->parts.items[i].value));
     if (line && r->saved)
         json_object_set_new(line, "saved", json_true());
     cli_json(line);
@@ -243,8 +246,9 @@ static json_t *written_files(const char *directory)
 }
 
 static bool json_result(const cb_trainee *what, const cb_dataset *data, const cb_train_options *o, const cb_train_result *r,
-                        const cb_evaluation *before, uint64_t predicted)
+                        const progress *p, uint64_t predicted)
 {
+    const cb_evaluation *before = &p->before;
     bool judged = isfinite(r->best_eval_loss), labelled = is_measured(data);
     int64_t padding = cb_dataset_padding(data);
     json_t *line = json_pack("{s:s, s:s, s:I, s:I, s:I, s:b, s:o, s:o, s:o, s:I, s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:o, s:o}", "event",
@@ -265,6 +269,10 @@ static bool json_result(const cb_trainee *what, const cb_dataset *data, const cb
         if (r->best_eval.count)
             cli_metrics_json(line, "validation_", &r->best_eval, r->best_eval_loss);
     }
+    if (line && p->test_before.rows)
+        cli_metrics_json(line, "test_before_", &p->test_before.metrics, p->test_before.loss);
+    if (line && p->test.rows)
+        cli_metrics_json(line, "test_", &p->test.metrics, p->test.loss);
     return cli_json(line);
 }
 
@@ -295,6 +303,15 @@ static void print_validation(const cb_train_result *r, const cb_evaluation *befo
         cli_field("validation", "%s %.*f (step %lld)", after.name, digits, after.value, (long long)r->best_step);
 }
 
+static void print_test(const cb_evaluation *before, const cb_evaluation *after)
+{
+    const cb_metric m = cli_main_metric(&after->metrics, after->loss), first = cli_main_metric(&before->metrics, before->loss);
+    if (before->rows)
+        cli_field("test", "%s %.4f before, %.4f after", m.name, first.value, m.value);
+    else if (after->rows)
+        cli_field("test", "%s %.4f", m.name, m.value);
+}
+
 static const char *unit_of(const cb_dataset *data)
 {
     cb_objective objective = cb_dataset_objective(data);
@@ -303,7 +320,7 @@ static const char *unit_of(const cb_dataset *data)
 }
 
 static void print_result(const cb_trainee *what, const cb_dataset *data, const cb_train_options *o, const cb_train_result *r,
-                         const cb_evaluation *before, uint64_t predicted)
+                         const progress *p, uint64_t predicted)
 {
     bool labelled = is_measured(data);
     int64_t all = cb_model_parameter_count(what->model);
@@ -312,7 +329,8 @@ static void print_result(const cb_trainee *what, const cb_dataset *data, const c
               cli_thousands(all));
     cli_field("steps", "%lld%s", (long long)r->steps, r->stopped_early ? ", stopped early" : "");
     cli_field("loss", "%.4f at the first step, %.4f at the last", r->first_loss, r->last_loss);
-    print_validation(r, before, labelled);
+    print_validation(r, &p->before, labelled);
+    print_test(&p->test_before, &p->test);
     int64_t padding = cb_dataset_padding(data), positions = cb_dataset_rows(data) * cb_dataset_row_length(data);
     if (padding >= 0)
         cli_field("padding", "%.2f %% of the positions in %s rows", 100 * (double)padding / (double)positions,
@@ -321,6 +339,13 @@ static void print_result(const cb_trainee *what, const cb_dataset *data, const c
     cli_field("time", "%s", cli_seconds(r->seconds));
     cli_field("peak memory", "%s; predicted were %s", cli_bytes(r->peak_memory), cli_bytes(predicted));
     print_files(o->output);
+}
+
+static bool test(const cb_trainee *what, const cli_corpus *corpus, const cb_train_options *o, cb_evaluation *result)
+{
+    bool ok = !corpus->test || cb_train_evaluate(what, corpus->test, o->batch_size, 0, result);
+    cb_predictions_free(&result->predictions);
+    return ok;
 }
 
 bool cli_train_run(cli_call *call, const cb_trainee *what, const cli_corpus *corpus, const cb_train_options *options)
@@ -344,12 +369,13 @@ bool cli_train_run(cli_call *call, const cb_trainee *what, const cli_corpus *cor
         if (!judged)
             return false;
     }
-    bool ok = cb_train(what, corpus->train, corpus->validation, options, on_report, &p, &result);
+    bool ok = (options->resume || test(what, corpus, options, &p.test_before)) &&
+              cb_train(what, corpus->train, corpus->validation, options, on_report, &p, &result) && test(what, corpus, options, &p.test);
     cli_status_clear();
     if (!ok)
         return false;
     if (call->common.json)
-        return json_result(what, corpus->train, options, &result, &p.before, predicted);
-    print_result(what, corpus->train, options, &result, &p.before, predicted);
+        return json_result(what, corpus->train, options, &result, &p, predicted);
+    print_result(what, corpus->train, options, &result, &p, predicted);
     return true;
 }

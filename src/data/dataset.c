@@ -52,6 +52,7 @@ void cb_dataset_free(cb_dataset *data)
     cb_images_free(data->images);
     cb_windows_free(data->series);
     cb_text_lines_free(data->lines);
+    cb_joined_free(data->joined);
     cb_free(data->documents.items);
     rows_free(data);
     cb_free(data);
@@ -236,11 +237,16 @@ cb_dataset *cb_dataset_open(const cb_tokenizer *tokenizer, const cb_data_options
     data->store = store;
     data->options = *options;
     data->options.labels = NULL;
+    if (options->unlabelled && options->objective != CB_OBJECTIVE_SEQUENCE_CLASSIFICATION) {
+        cb_fail(CB_ERR_UNSUPPORTED, "data: unlabelled rows are of sequence classification, found another objective");
+        cb_dataset_free(data);
+        return NULL;
+    }
     if (cb_objective_is_labelled(options->objective))
         data->options.packing = false;
     if (!cb_data_masking_open(tokenizer, options, &store->masking) || !cb_labels_open(&store->labels, options) ||
-        !cb_data_tokenize(tokenizer, options, store, &data->documents) || !cb_labels_close(&store->labels, options->objective) ||
-        !make_rows(data) || !has_judged(data)) {
+        !cb_data_tokenize(tokenizer, options, store, &data->documents) ||
+        (!options->unlabelled && !cb_labels_close(&store->labels, options->objective)) || !make_rows(data) || !has_judged(data)) {
         cb_dataset_free(data);
         return NULL;
     }
@@ -312,6 +318,10 @@ cb_dataset *cb_dataset_split(cb_dataset *data, double share, uint64_t seed)
         cb_fail(CB_ERR_UNSUPPORTED, "data: series are divided by time (--train-share, --validation-share), not by rows");
         return NULL;
     }
+    if (data->joined) {
+        cb_fail(CB_ERR_UNSUPPORTED, "data: joined datasets are split before they are joined");
+        return NULL;
+    }
     cb_dataset *part = cb_calloc(1, sizeof *part);
     if (!part)
         return NULL;
@@ -341,6 +351,32 @@ cb_dataset *cb_dataset_split(cb_dataset *data, double share, uint64_t seed)
     return part;
 }
 
+cb_dataset *cb_dataset_view(const cb_dataset *data, const cb_augment_options *augment)
+{
+    cb_dataset *view = cb_calloc(1, sizeof *view);
+    if (!view)
+        return NULL;
+    bool ok = false;
+    if (data->images) {
+        view->images = cb_images_view(data->images, augment);
+        ok = view->images;
+    } else if (data->store) {
+        view->store = data->store;
+        view->store->references++;
+        view->options = data->options;
+        ok = true;
+        for (size_t i = 0; ok && i < data->documents.count; i++)
+            ok = add_document(view, data->documents.items[i]);
+        ok = ok && make_rows(view);
+    } else {
+        cb_fail(CB_ERR_UNSUPPORTED, "data: groups of texts and joined datasets have no views");
+    }
+    if (ok)
+        return view;
+    cb_dataset_free(view);
+    return NULL;
+}
+
 /* ---- questions ---- */
 
 bool cb_objective_is_labelled(cb_objective objective)
@@ -363,6 +399,8 @@ int cb_objective_numbers(cb_objective objective)
 const cb_string_list *cb_dataset_labels(const cb_dataset *data)
 {
     static const cb_string_list none = {0};
+    if (data->joined)
+        return cb_dataset_labels(cb_joined_first(data->joined));
     if (data->images)
         return cb_images_labels(data->images);
     return data->store ? &data->store->labels.names : &none;
@@ -372,6 +410,8 @@ cb_objective cb_dataset_objective(const cb_dataset *data)
 {
     if (data->series)
         return CB_OBJECTIVE_FORECASTING;
+    if (data->joined)
+        return cb_dataset_objective(cb_joined_first(data->joined));
     return data->images ? cb_images_objective(data->images) : data->options.objective;
 }
 
@@ -445,6 +485,8 @@ static int64_t whole_rows(const cb_dataset *data)
 
 int64_t cb_dataset_tokens(const cb_dataset *data)
 {
+    if (data->joined)
+        return cb_joined_sum(data->joined, cb_dataset_tokens);
     if (whole_rows(data) >= 0)
         return whole_rows(data);
     return data->groups ? cb_groups_tokens(data->groups) : data->tokens;
@@ -452,6 +494,8 @@ int64_t cb_dataset_tokens(const cb_dataset *data)
 
 uint64_t cb_dataset_hash(const cb_dataset *data)
 {
+    if (data->joined)
+        return cb_joined_hash(data->joined);
     if (data->groups)
         return cb_groups_hash(data->groups);
     if (data->images)
@@ -479,6 +523,8 @@ uint64_t cb_dataset_hash(const cb_dataset *data)
 
 int64_t cb_dataset_documents(const cb_dataset *data)
 {
+    if (data->joined)
+        return cb_joined_sum(data->joined, cb_dataset_documents);
     if (whole_rows(data) >= 0)
         return whole_rows(data);
     return data->groups ? data->groups->count : (int64_t)data->documents.count;
@@ -486,6 +532,8 @@ int64_t cb_dataset_documents(const cb_dataset *data)
 
 int64_t cb_dataset_rows(const cb_dataset *data)
 {
+    if (data->joined)
+        return cb_joined_rows(data->joined);
     if (whole_rows(data) >= 0)
         return whole_rows(data);
     return data->groups ? data->groups->count : data->rows;
@@ -493,6 +541,8 @@ int64_t cb_dataset_rows(const cb_dataset *data)
 
 int64_t cb_dataset_row_length(const cb_dataset *data)
 {
+    if (data->joined)
+        return cb_dataset_row_length(cb_joined_first(data->joined));
     if (whole_rows(data) >= 0)
         return 1;
     return data->groups ? data->groups->store->longest : data->options.sequence_length;
@@ -500,7 +550,7 @@ int64_t cb_dataset_row_length(const cb_dataset *data)
 
 int64_t cb_dataset_padding(const cb_dataset *data)
 {
-    if (data->groups || whole_rows(data) >= 0 || cb_objective_is_labelled(data->options.objective))
+    if (data->groups || whole_rows(data) >= 0 || data->joined || cb_objective_is_labelled(data->options.objective))
         return -1;
     int64_t held = 0;
     for (size_t i = 0; data->options.packing && i < data->documents.count; i++)

@@ -116,7 +116,18 @@ struct cb_dataset {
     struct image_rows *images;  /* likewise */
     struct series_rows *series; /* likewise */
     struct text_lines *lines;   /* likewise */
+    struct joined *joined;      /* likewise */
 };
+
+/* ---- several datasets at once (joined.c) ---- */
+
+typedef struct joined joined;
+void cb_joined_free(joined *j);
+bool cb_joined_batch(joined *j, int64_t index, int64_t rows, cb_batch *batch, cb_string *sources);
+const cb_dataset *cb_joined_first(const joined *j);
+int64_t cb_joined_sum(const joined *j, int64_t (*of)(const cb_dataset *part)); /* over the parts */
+int64_t cb_joined_rows(const joined *j);
+uint64_t cb_joined_hash(const joined *j);
 
 /* ---- groups of texts (groups.c, group_batches.c) ---- */
 

@@ -50,6 +50,8 @@ static bool check(const char *path, const raw_array *images, const raw_array *la
     if (images->ndim < 3 || images->item != 1 || images->kind != 'u' || !n || !images->shape[1] || !images->shape[2] ||
         (images->ndim == 4 && images->shape[3] != 1 && images->shape[3] != 3))
         return cb_array_fails(path, "expected images as bytes (number, height, width) or (number, height, width, 1 or 3)");
+    if (!labels)
+        return true;
     if (labels->kind == 'f')
         return cb_array_fails(path, "found labels that are no whole numbers");
     if (labels->ndim < 1 || labels->ndim > 2 || labels->shape[0] != n || (labels->ndim == 2 && labels->shape[1] != 1))
@@ -85,7 +87,7 @@ static bool add(image_store *s, const char *path, const char *member, const raw_
         char label[32];
         const image_item item = {
             .name = cb_format("%s:%s image %lld", path, member, (long long)i), .array = (int32_t)s->array_count - 1, .at = i};
-        snprintf(label, sizeof label, "%lld", (long long)cb_array_integer(labels, i));
+        snprintf(label, sizeof label, "%lld", labels ? (long long)cb_array_integer(labels, i) : 0);
         ok = cb_image_store_add(s, item, label, strlen(label));
     }
     return ok;
@@ -95,8 +97,9 @@ static bool read_pair(image_store *s, const char *path, const char *images_membe
                       bool numpy)
 {
     raw_array images, labels = {0};
-    bool ok = read_array(path, images_member, numpy, &images) && read_array(labels_path, labels_member, numpy, &labels) &&
-              add(s, path, images_member ? images_member : "", &images, &labels);
+    bool ok = read_array(path, images_member, numpy, &images) &&
+              (s->unlabelled || read_array(labels_path, labels_member, numpy, &labels)) &&
+              add(s, path, images_member ? images_member : "", &images, s->unlabelled ? NULL : &labels);
     cb_free(images.block);
     cb_free(labels.block);
     return ok;
@@ -135,7 +138,7 @@ bool cb_image_arrays_read(image_store *s, const char *path, const char *split)
     if (cb_ends_with(path, ".npz"))
         return read_npz(s, path, split && *split ? split : "train");
     char *labels = labels_name(path);
-    if (!labels)
+    if (!labels && !s->unlabelled)
         return cb_ok() &&
                cb_fail(CB_ERR_FORMAT, "%s: expected a name with \"images\" in it, beside a file with \"labels\" there", path) == CB_OK;
     bool ok = read_pair(s, path, NULL, labels, NULL, cb_ends_with(path, ".npy"));

@@ -4,7 +4,10 @@
 #include "cambium/formats.h"
 #include "data/images.h"
 
-enum { MOST_LABELS = 1 << 15 }; /* they are searched one by one */
+enum {
+    MOST_LABELS = 1 << 15, /* they are searched one by one */
+    NO_LABEL = -100
+};
 
 /* ---- the store ---- */
 
@@ -38,6 +41,8 @@ static bool is_label(const image_store *s, size_t i, const char *name, size_t le
 /* Images of one class come one after another as a rule, so that the last label is looked at first; -1 on failure. */
 static int32_t number_of(image_store *s, const char *name, size_t length)
 {
+    if (s->unlabelled)
+        return NO_LABEL;
     if (s->count && is_label(s, (size_t)s->items[s->count - 1].label, name, length))
         return s->items[s->count - 1].label;
     for (size_t i = 0; i < s->labels.count; i++)
@@ -56,7 +61,7 @@ static int32_t number_of(image_store *s, const char *name, size_t length)
 bool cb_image_store_add(image_store *s, image_item item, const char *label, size_t label_length)
 {
     item.label = item.name ? number_of(s, label, label_length) : -1;
-    if (item.label < 0 || !cb_grow(&s->items, &s->capacity, s->count + 1, sizeof *s->items)) {
+    if (item.label == -1 || !cb_grow(&s->items, &s->capacity, s->count + 1, sizeof *s->items)) {
         cb_free(item.name);
         return false;
     }
@@ -89,7 +94,7 @@ static bool end_class(const char *path, const class_files *class, class_files *a
     all->images += class->images;
     if (!all->first_other)
         all->first_other = class->first_other;
-    if (class->images || !class->others)
+    if (class->images || !class->others || !class->length)
         return true;
     return cb_fail(CB_ERR_FORMAT,
                    "%s: class %.*s: found none of its %zu files to be an image that is read, as %s, expected .jpg, .png or such", path,
@@ -127,10 +132,9 @@ bool cb_image_store_add_classes(image_store *s, const image_class_source *source
         const char *slash = strchr(own, '/');
         if (!slash && !s->unlabelled)
             continue;
-        own = s->unlabelled ? "image" : own;
-        size_t length = s->unlabelled ? strlen(own) : (size_t)(slash - own);
+        size_t length = s->unlabelled ? 0 : (size_t)(slash - own);
         if (!class.name || class.length != length || strncmp(class.name, own, length) != 0) {
-            ok = end_class(source->path, &class, &all);
+            ok = !class.name || end_class(source->path, &class, &all);
             class = (class_files){.name = own, .length = length};
         }
         ok = ok && add_file(s, source, &files[i], &class);
@@ -152,10 +156,10 @@ static bool read_directory(image_store *s, const char *path)
     ok = files && cb_image_store_add_classes(s, &(image_class_source){.path = path}, files, names.count);
     cb_free(files);
     cb_string_list_free(&names);
-    if (ok && s->count == before && s->unlabelled)
-        return cb_fail(CB_ERR_FORMAT, "%s: found no images in it", path) == CB_OK;
     if (ok && s->count == before)
-        return cb_fail(CB_ERR_FORMAT, "%s: found no images in directories below it, expected one directory for each class", path) == CB_OK;
+        return cb_fail(CB_ERR_FORMAT, "%s: found no images in %s", path,
+                       s->unlabelled ? "it, nor in directories below" : "directories below it, expected one directory for each class") ==
+               CB_OK;
     return ok;
 }
 
@@ -168,7 +172,7 @@ static char *file_in(const char *directory, const char *name)
 
 static bool visit_row(const char *directory, const cb_record_text *record, bool is_map, image_row_visit *visit, void *user)
 {
-    const char *label = record->labels->items[0];
+    const char *label = record->labels->count ? record->labels->items[0] : "";
     char *image = file_in(directory, record->text), *map = is_map && image ? file_in(directory, label) : NULL;
     bool ok = image && (!is_map || map) && visit(user, image, is_map ? map : label);
     cb_free(image);
@@ -185,13 +189,15 @@ bool cb_image_table_read(const char *path, const cb_image_data_options *o, bool 
          *label = cb_format("label=%s", o->label_column ? o->label_column : "label"), *directory = cb_path_parent(path);
     bool ok = file && label && directory && cb_string_list_add(&paths, path) && cb_string_list_add(&columns, file) &&
               cb_string_list_add(&columns, label);
-    cb_records *records = ok ? cb_records_open(&paths, &(cb_records_options){.form = CB_RECORDS_LABELLED, .columns = &columns}) : NULL;
+    cb_records *records =
+        ok ? cb_records_open(&paths, &(cb_records_options){.form = CB_RECORDS_LABELLED, .columns = &columns, .unlabelled = o->unlabelled})
+           : NULL;
     ok = records;
     while (ok && cb_records_next(records, &record)) {
         size_t labels = record.labels ? record.labels->count : 0;
-        ok = labels == 1 ? visit_row(directory, &record, is_map, visit, user)
-                         : cb_fail(CB_ERR_FORMAT, "%s:%lld: %s: found %zu labels, expected one", path, (long long)record.line, label + 6,
-                                   labels) == CB_OK;
+        ok = labels == 1 || o->unlabelled ? visit_row(directory, &record, is_map, visit, user)
+                                          : cb_fail(CB_ERR_FORMAT, "%s:%lld: %s: found %zu labels, expected one", path,
+                                                    (long long)record.line, label + 6, labels) == CB_OK;
     }
     ok = ok && cb_ok();
     cb_records_close(records);

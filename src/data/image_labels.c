@@ -105,6 +105,14 @@ static bool refuse(const image_store *s, size_t label, const cb_string_list *lab
     return false;
 }
 
+static bool copy_names(cb_string_list *to, const cb_string_list *names)
+{
+    bool ok = true;
+    for (size_t i = 0; ok && names && i < names->count; i++)
+        ok = cb_string_list_add(to, names->items[i]);
+    return ok;
+}
+
 static bool adopt_labels(image_store *s, const cb_string_list *labels)
 {
     int32_t *numbers = cb_calloc(s->labels.count, sizeof *numbers);
@@ -117,10 +125,8 @@ static bool adopt_labels(image_store *s, const cb_string_list *labels)
         renumber(s, numbers);
         cb_string_list_free(&s->labels);
     }
-    for (size_t i = 0; ok && i < labels->count; i++)
-        ok = cb_string_list_add(&s->labels, labels->items[i]);
     cb_free(numbers);
-    return ok;
+    return ok && copy_names(&s->labels, labels);
 }
 
 /* Whether a model with these labels was made for those of the data: by their names; numbers say so only where the model has names for none of
@@ -135,6 +141,8 @@ static bool are_of_model(const image_store *s, const cb_string_list *labels)
 
 bool cb_image_store_number_labels(image_store *s, const cb_image_data_options *o, bool as_numbers)
 {
+    if (s->unlabelled)
+        return copy_names(&s->labels, o->labels);
     bool known = o->labels && o->labels->count, other = known && o->labels_may_differ && !are_of_model(s, o->labels);
     return known && !other ? adopt_labels(s, o->labels) : sort_labels(s, as_numbers);
 }

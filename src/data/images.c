@@ -59,13 +59,16 @@ struct image_rows {
 
 /* ---- which ---- */
 
+int64_t cb_images_row_at(const image_rows *r, int64_t place)
+{
+    int64_t epoch = place / r->count, at = place % r->count;
+    return r->shuffle ? cb_data_permuted(r->seed, epoch, r->count, at) : at;
+}
+
 /* The item at a place of the endless sequence, or of the unshuffled data. */
 static int64_t item_at(const image_rows *r, int64_t place)
 {
-    if (place < 0)
-        return r->members[-1 - place];
-    int64_t epoch = place / r->count, at = place % r->count;
-    return r->members[r->shuffle ? cb_data_permuted(r->seed, epoch, r->count, at) : at];
+    return r->members[place < 0 ? -1 - place : cb_images_row_at(r, place)];
 }
 
 /* ---- one row ---- */
@@ -317,6 +320,28 @@ image_rows *cb_images_split(image_rows *r, double share, uint64_t seed)
         return part;
     cb_images_free(part);
     return NULL;
+}
+
+image_rows *cb_images_view(const image_rows *r, const cb_augment_options *augment)
+{
+    image_rows *view = cb_calloc(1, sizeof *view);
+    int64_t *members = view ? cb_calloc((size_t)r->count, sizeof *members) : NULL;
+    char *corruption = r->corruption && members ? cb_strdup(r->corruption) : NULL;
+    if (!members || (r->corruption && !corruption)) {
+        cb_free(members);
+        cb_free(view);
+        return NULL;
+    }
+    *view = *r;
+    view->store->references++;
+    memcpy(members, r->members, (size_t)r->count * sizeof *members);
+    view->members = members;
+    view->corruption = corruption;
+    view->loader = NULL;
+    view->last_first = -1;
+    view->augmented = augment;
+    view->augment = augment ? *augment : (cb_augment_options){0};
+    return view;
 }
 
 /* ---- batches ---- */

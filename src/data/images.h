@@ -35,8 +35,8 @@ typedef struct image_store {
     size_t map_count, map_capacity;
     cb_string_list labels; /* in the order of their numbers */
     cb_objective objective;
+    bool unlabelled;    /* images have no labels */
     bool maps_too;      /* images have maps: of labels, or of so many numbers a place */
-    bool unlabelled;    /* directories are no classes */
     int numbers;        /* 0: of labels */
     int16_t *label_of;  /* by the number in a map: the label, or less than 0 */
     uint16_t *value_of; /* and the other way round */
@@ -50,7 +50,7 @@ typedef struct image_store {
 /* image_files.c: finds the images of all of options->data and numbers their labels. */
 bool cb_image_store_read(image_store *s, const cb_image_data_options *options);
 void cb_image_store_free(image_store *s); /* when the last of those that share it does */
-/* Adds an image with the label of this name; takes the name, also on failure. */
+/* Adds an image with the label of this name, or, in a store that is unlabelled, without; takes the item's name, also on failure. */
 bool cb_image_store_add(image_store *s, image_item item, const char *label, size_t label_length);
 bool cb_image_store_keep(image_store *s, char *block); /* until it is freed; takes it, also on failure */
 
@@ -125,6 +125,8 @@ const float *cb_image_loader_get(image_loader *l, image_batch_place batch, image
 
 typedef struct image_rows image_rows;
 void cb_images_free(image_rows *r);
+image_rows *cb_images_view(const image_rows *r, const cb_augment_options *augment); /* cb_dataset_view() */
+int64_t cb_images_row_at(const image_rows *r, int64_t place);                       /* cb_dataset_row_at() */
 bool cb_images_batch(image_rows *r, int64_t index, int64_t rows, cb_batch *batch, cb_string *sources);
 bool cb_images_sequential(image_rows *r, int64_t index, int64_t rows, cb_batch *batch);
 image_rows *cb_images_split(image_rows *r, double share, uint64_t seed);

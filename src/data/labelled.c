@@ -68,7 +68,7 @@ static void fill_target(const cb_dataset *data, const document *d, int64_t at, c
         fill_words(data->store, d, at, batch);
         return;
     case CB_OBJECTIVE_SEQUENCE_CLASSIFICATION:
-        ((int32_t *)batch->targets->data)[at] = labels->ids[d->label];
+        ((int32_t *)batch->targets->data)[at] = d->label_count ? labels->ids[d->label] : -100;
         batch->predicted++;
         return;
     case CB_OBJECTIVE_REGRESSION:

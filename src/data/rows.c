@@ -239,6 +239,8 @@ static bool fill_batch(cb_dataset *data, int64_t index, int64_t rows, cb_batch *
         return cb_windows_batch(data->series, index, rows, batch, sources);
     if (data->lines)
         return cb_text_lines_batch(data->lines, index, rows, batch, sources);
+    if (data->joined)
+        return cb_joined_batch(data->joined, index, rows, batch, sources);
     if (!data->rows)
         return cb_fail(CB_ERR_STATE, "data: there are no rows (a split of it failed)") == CB_OK;
     bool labelled = cb_objective_is_labelled(data->options.objective);
@@ -256,6 +258,19 @@ static bool fill_batch(cb_dataset *data, int64_t index, int64_t rows, cb_batch *
     ok = ok && (!labelled || fill_labelled(data, numbers, rows, batch, sources));
     cb_free(numbers);
     return ok;
+}
+
+int64_t cb_dataset_row_at(cb_dataset *data, int64_t place)
+{
+    if (data->images)
+        return cb_images_row_at(data->images, place);
+    layout *l = &data->shuffled;
+    if (data->groups || data->joined || !data->rows) {
+        cb_fail(CB_ERR_UNSUPPORTED, "data: rows of groups and of joined datasets have no number");
+        return -1;
+    }
+    bool ok = l->epoch == place / data->rows || layout_make(data, l, place / data->rows, data->options.shuffle);
+    return ok ? l->rows[place % data->rows] : -1;
 }
 
 bool cb_dataset_batch(cb_dataset *data, int64_t index, int64_t rows, cb_batch *batch)
@@ -291,6 +306,8 @@ bool cb_dataset_sequential(cb_dataset *data, int64_t index, int64_t rows, cb_bat
         return cb_windows_sequential(data->series, index, rows, batch);
     if (data->lines)
         return cb_text_lines_sequential(data->lines, index, rows, batch);
+    if (data->joined)
+        return cb_fail(CB_ERR_UNSUPPORTED, "data: joined datasets have no order of their own, but each part has") == CB_OK;
     int64_t first = index * rows, n = data->rows - first < rows ? data->rows - first : rows;
     if (n <= 0)
         return false;
@@ -316,5 +333,6 @@ void cb_batch_free(cb_batch *batch)
     cb_release(batch->tasks);
     cb_release(batch->conditions);
     cb_release(batch->lengths);
+    cb_release(batch->items);
     *batch = (cb_batch){0};
 }

@@ -288,7 +288,8 @@ static bool fill_labelled(tokenization *t, job *j, const cb_record_text *r)
     j->example = j->special = true;
     j->text = j->copy.data;
     j->length = j->copy.length;
-    return ok && cb_labels_add(&t->store->labels, t->options->objective, r, &j->label, &j->label_count);
+    j->label = j->label_count = 0;
+    return ok && (t->options->unlabelled || cb_labels_add(&t->store->labels, t->options->objective, r, &j->label, &j->label_count));
 }
 
 /* The record as one text, and which parts of it are learned.  Its strings live until the next one is read: a long plain
@@ -367,6 +368,7 @@ static bool read_records(tokenization *t)
                                           : t->labelled ? CB_RECORDS_LABELLED
                                                         : CB_RECORDS_OF_TEXT,
                                   .several_labels = t->options->objective == CB_OBJECTIVE_MULTI_LABEL,
+                                  .unlabelled = t->options->unlabelled,
                                   .unquoted = t->options->quoting,
                                   .columns = &t->options->columns};
     cb_records *records = cb_records_open(&t->options->data, &options);

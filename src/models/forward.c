@@ -490,6 +490,36 @@ cb_tensor *cb_model_features(cb_model *model, cb_tensor *input, const cb_context
     return features;
 }
 
+static bool judges_rows(const cb_model *model)
+{
+    return cb_head_judges_rows(model) ||
+           cb_fail(CB_ERR_UNSUPPORTED, "%s: found a head that judges no rows, expected one of sequence or image classification",
+                   model->config_path) == CB_OK;
+}
+
+cb_tensor *cb_model_judge(cb_model *model, cb_tensor *input, const cb_context *ctx, cb_tensor **features)
+{
+    *features = NULL;
+    cb_scope *scope = model && input && judges_rows(model) ? cb_scope_open() : NULL;
+    if (!scope)
+        return NULL;
+    cb_context given = reading(ctx), own;
+    cb_tensor *hidden = cb_model_hidden(model, input, ctx);
+    bool ok = hidden && composed(model, NULL, hidden->shape[0], &given, &own);
+    cb_tensor *logits = cb_scope_return(scope, ok ? cb_head_judge(model, hidden, &own, features) : NULL);
+    *features = cb_scope_return(scope, *features);
+    cb_scope_close(scope);
+    return logits;
+}
+
+cb_tensor *cb_model_judge_features(cb_model *model, cb_tensor *features, const cb_context *ctx)
+{
+    cb_context own;
+    return model && features && judges_rows(model) && composed(model, NULL, features->shape[0], ctx, &own)
+               ? cb_head_judge_features(model, features, &own)
+               : NULL;
+}
+
 /* ---- loss ---- */
 
 typedef struct head_call {

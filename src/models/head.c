@@ -393,6 +393,27 @@ cb_tensor *cb_head_run(const cb_model *model, cb_tensor *hidden, const cb_contex
     return cb_squeeze(model->head_second ? with_second(model, logits, hidden, ctx) : logits, 1);
 }
 
+/* Whether the logits are what the last layer makes of the features, and nothing else. */
+static bool reads_features_alone(const cb_model *model)
+{
+    return model->head && !model->head_second && !model->head_plan->maps_first;
+}
+
+cb_tensor *cb_head_judge_features(const cb_model *model, cb_tensor *features, const cb_context *ctx)
+{
+    if (reads_features_alone(model) && cb_head_judges_rows(model))
+        return cb_squeeze(cb_linear_forward(model->head, cb_unsqueeze(features, 1), ctx), 1);
+    cb_fail(CB_ERR_UNSUPPORTED, "%s: the head of a %s reads more than the features of rows", model->config_path,
+            model->architecture->model_type);
+    return NULL;
+}
+
+cb_tensor *cb_head_judge(const cb_model *model, cb_tensor *hidden, const cb_context *ctx, cb_tensor **features)
+{
+    *features = cb_head_features(model, NULL, hidden, ctx);
+    return reads_features_alone(model) ? cb_head_judge_features(model, *features, ctx) : cb_head_run(model, hidden, ctx);
+}
+
 /* ---- questions ---- */
 
 cb_head_kind cb_model_head_kind(const cb_model *model)

@@ -370,6 +370,9 @@ bool cb_head_judges_rows(const cb_model *model);   /* its logits are (B, K) */
 bool cb_head_judges_places(const cb_model *model); /* they are (B, K, h, w) */
 /* What its last layer reads, (B, width), of what `input` gave. */
 cb_tensor *cb_head_features(const cb_model *model, const cb_tensor *input, cb_tensor *hidden, const cb_context *ctx);
+/* Both its logits and its features. */
+cb_tensor *cb_head_judge(const cb_model *model, cb_tensor *hidden, const cb_context *ctx, cb_tensor **features);
+cb_tensor *cb_head_judge_features(const cb_model *model, cb_tensor *features, const cb_context *ctx);
 /* cb_model_head() with what is in ctx alone. */
 cb_tensor *cb_head_run(const cb_model *model, cb_tensor *hidden, const cb_context *ctx);
 

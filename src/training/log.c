@@ -175,6 +175,8 @@ static char *line_of(const cb_train_report *p)
         ok = name && cb_json_put(line, name, number(p->eval.items[i].value));
         cb_free(name);
     }
+    for (int i = 0; ok && i < p->parts.count; i++)
+        ok = cb_json_put(line, p->parts.items[i].name, number(p->parts.items[i].value));
     char *text = ok ? json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(DIGITS)) : NULL;
     char *copy = text ? cb_format("%s\n", text) : NULL;
     if (!text)
@@ -212,6 +214,11 @@ bool cb_train_log_add(train_log *r, const cb_train_report *p)
          cb_events_scalar(r->events, p->step, "train/learning_rate", p->learning_rate) &&
          cb_events_scalar(r->events, p->step, "train/grad_norm", p->grad_norm) &&
          cb_events_scalar(r->events, p->step, "train/tokens_per_second", p->tokens_per_second);
+    for (int i = 0; ok && i < p->parts.count; i++) {
+        char *name = cb_format("train/%s", p->parts.items[i].name);
+        ok = name && cb_events_scalar(r->events, p->step, name, p->parts.items[i].value);
+        cb_free(name);
+    }
     ok = ok && (!p->evaluated || cb_events_scalar(r->events, p->step, "eval/loss", p->eval_loss));
     for (int i = 0; ok && p->evaluated && i < p->eval.count; i++) {
         char *name = cb_format("eval/%s", p->eval.items[i].name);

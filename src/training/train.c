@@ -300,7 +300,8 @@ cb_context cb_train_context(const cb_batch *batch)
                         .types = batch->types,
                         .tasks = batch->tasks,
                         .conditions = batch->conditions,
-                        .lengths = batch->lengths};
+                        .lengths = batch->lengths,
+                        .items = batch->items};
 }
 
 cb_tensor *cb_train_loss(const cb_trainee *what, cb_tensor *ids, cb_tensor *targets, double normalizer, const cb_context *ctx)
@@ -413,6 +414,8 @@ static bool train_step(session *s, cb_train_report *report)
     int64_t k = o->gradient_accumulation_steps, predicted = 0;
     cb_rng before = s->state.rng;
     double operations = cb_rehearsal_operations(0);
+    if (s->what->prepare && !s->what->prepare(s->what, s->state.step))
+        return false;
     for (int64_t i = 0; i < k; i++) {
         if (!cb_dataset_batch(s->train, s->state.step * k + i, o->batch_size, &s->batches[i]))
             return false;
@@ -493,6 +496,8 @@ static void fill_report(session *s, cb_train_report *report)
     report->seconds_left = s->state.step ? report->seconds / (double)s->state.step * (double)(s->schedule.steps - s->state.step) : 0;
     report->memory = cb_peak_rss();
     report->best_loss = s->state.best_loss;
+    if (s->what->tell)
+        s->what->tell(s->what, &report->parts);
 }
 
 static bool checkpoint(session *s)

@@ -7,6 +7,7 @@
 typedef struct parameter_list {
     cb_named_tensor *items;
     size_t count, capacity;
+    cb_model_part part; /* of the model that is listed */
 } parameter_list;
 
 /* Takes the name. */
@@ -24,6 +25,8 @@ static bool add_tensor(parameter_list *list, char *name, cb_tensor *tensor)
 static bool collect(void *user, cb_layer *layer)
 {
     parameter_list *list = user;
+    if (list->part != CB_PART_ALL && (list->part == CB_PART_HEAD) != layer->head)
+        return true;
     for (int i = 0; i < layer->weight_count; i++) {
         const char *name = layer->weights[i].name;
         if (!layer->weights[i].tensor->requires_grad && !cb_layer_train_copy(layer, name, CB_F32, true))
@@ -159,10 +162,10 @@ static bool collect_state(parameter_list *state, cb_model *model, const cb_adapt
 
 /* ---- as something to train ---- */
 
-bool cb_train_whole(cb_trainee *what, cb_model *model, cb_adapter *adapter, const cb_tokenizer *tokenizer, const char *tokenizer_path,
-                    cb_dtype dtype)
+static bool train_weights(cb_trainee *what, cb_model *model, cb_model_part part, cb_adapter *adapter, const cb_tokenizer *tokenizer,
+                          const char *tokenizer_path, cb_dtype dtype)
 {
-    parameter_list list = {0}, state = {0};
+    parameter_list list = {.part = part}, state = {0};
     saver *s = cb_calloc(1, sizeof *s);
     bool ok = s && (!tokenizer_path || (s->tokenizer_path = cb_strdup(tokenizer_path))) &&
               cb_layer_visit(cb_model_root(model), collect, &list) && add_adapter(&list, adapter) && collect_state(&state, model, adapter);
@@ -186,10 +189,22 @@ bool cb_train_whole(cb_trainee *what, cb_model *model, cb_adapter *adapter, cons
     return ok;
 }
 
+bool cb_train_whole(cb_trainee *what, cb_model *model, cb_adapter *adapter, const cb_tokenizer *tokenizer, const char *tokenizer_path,
+                    cb_dtype dtype)
+{
+    return train_weights(what, model, CB_PART_ALL, adapter, tokenizer, tokenizer_path, dtype);
+}
+
+bool cb_train_part(cb_trainee *what, cb_model *model, cb_model_part part, const cb_tokenizer *tokenizer, const char *tokenizer_path,
+                   cb_dtype dtype)
+{
+    return train_weights(what, model, part, NULL, tokenizer, tokenizer_path, dtype);
+}
+
 void cb_train_whole_free(cb_trainee *what)
 {
-    parameters_free(&(parameter_list){(cb_named_tensor *)(uintptr_t)what->parameters, what->count, 0});
-    parameters_free(&(parameter_list){(cb_named_tensor *)(uintptr_t)what->state, what->state_count, 0});
+    parameters_free(&(parameter_list){.items = (cb_named_tensor *)(uintptr_t)what->parameters, .count = what->count});
+    parameters_free(&(parameter_list){.items = (cb_named_tensor *)(uintptr_t)what->state, .count = what->state_count});
     saver *s = what->user;
     if (s)
         cb_free(s->tokenizer_path);

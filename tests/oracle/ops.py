@@ -607,6 +607,68 @@ def dense(kind):
     return loss
 
 
+# ---- two domains, and predictions without targets ----
+
+def entropy(logits):
+    return torch.distributions.Categorical(logits=logits).entropy()
+
+
+def marginal_entropy(logits):
+    return torch.distributions.Categorical(probs=logits.softmax(1).mean(0)).entropy()
+
+
+def certainty(logits):
+    w = 1 + torch.exp(-entropy(logits))
+    return (w / w.mean()).detach()
+
+
+def pseudo_label(logits, judge, threshold):
+    p, label = judge.detach().softmax(1).max(1)
+    return (F.cross_entropy(logits, label, reduction="none") * (p >= threshold)).mean()
+
+
+def class_confusion(logits, temperature):
+    """Algorithm 1 of Jin et al. 2020."""
+    p = (logits / temperature).softmax(1)
+    c = p.T @ torch.diag(certainty(logits / temperature)) @ p
+    c = c / c.sum(1, keepdim=True)
+    return (c.sum() - c.trace()) / c.shape[0]
+
+
+def coral(s, t):
+    d = s.shape[1]
+    return (torch.cov(s.T) - torch.cov(t.T)).pow(2).sum() / (4 * d * d)
+
+
+def gaussians(x, count, bandwidth):
+    d = (x[:, None] - x[None]).pow(2).sum(2)
+    middle = bandwidth or d.detach().sum() / (len(x) * (len(x) - 1))
+    return sum(torch.exp(-d / (middle * 2.0 ** (i - count // 2))) for i in range(count))
+
+
+def mmd(pairs, kernels, linear=False):
+    """pairs: (source, target) of each layer; the kernel is their product."""
+    n = len(pairs[0][0])
+    k = torch.stack([gaussians(torch.cat(p), *kernel) for p, kernel in zip(pairs, kernels)]).prod(0)
+    ss, tt, st = k[:n, :n], k[n:, n:], k[:n, n:]
+    if linear:
+        i = torch.arange(n)
+        j = (i + 1) % n
+        return (ss[i, j] + tt[i, j] - st[i, j] - st[j, i]).mean()
+    m = len(tt)
+    return ((ss.sum() - ss.trace()) / (n * (n - 1)) + (tt.sum() - tt.trace()) / (m * (m - 1)) - 2 * st.mean())
+
+
+def domain(s, t, ws=None, wt=None):
+    of = [F.binary_cross_entropy_with_logits(x, torch.full_like(x, y), w) for x, y, w in ((s, 1.0, ws), (t, 0.0, wt))]
+    return (of[0] + of[1]) / 2
+
+
+def margin_disparity(s, sa, t, ta, margin):
+    other = 1 - ta.softmax(1).gather(1, t.argmax(1, keepdim=True))
+    return margin * F.cross_entropy(sa, s.argmax(1)) - other.log().mean()
+
+
 DISTINCT = two(domain="distinct")
 BCE = ("ABC", "ABC:unit")
 COSINE = ("MC", "MC", "M:plus_minus")
@@ -650,6 +712,26 @@ LOSSES = {
     "dense_silog": (dense("silog"), "A1CT:positive", "A1CT:constant"),
     "dense_cosine": (dense("cosine"), "ABCT", "ABCT:constant"),
     "dense_bce": (dense("bce"), "A1CT", "A1CT:constant"),
+    "entropy_none": (entropy, "ABV"),
+    "entropy_mean": (lambda x: entropy(x).mean(), "MV"),
+    "entropy_sum": (lambda x: entropy(x).sum(), "MV"),
+    "marginal_entropy": (marginal_entropy, "MV"),
+    "mutual_information": (lambda x: marginal_entropy(x) - entropy(x).mean(), "MV"),
+    "certainty_weights": (certainty, "MV:constant"),
+    "pseudo_label": (lambda x, j: pseudo_label(x, j, 0.4), "MV", "MV:constant"),
+    "class_confusion": (lambda x: class_confusion(x, 2.5), "MV"),
+    "coral": (coral, "MC", "VC"),
+    "mmd_fixed": (lambda s, t: mmd([(s, t)], [(1, 3.0)]), "MC", "VC"),
+    "mmd_kernels": (lambda s, t: mmd([(s, t)], [(5, None)]), "MC", "VC"),
+    "mmd_linear": (lambda s, t: mmd([(s, t)], [(3, 4.0)], linear=True), "MC", "MC"),
+    "mmd_joint": (lambda s, t, ps, pt: mmd([(s, t), (ps, pt)], [(5, None), (1, 1.68)]), "MC", "VC", "MV", "VV"),
+    "domain": (domain, "M", "V"),
+    "domain_weighted": (domain, "M", "V", "M:probabilities", "V:probabilities"),
+    "multilinear_map": (lambda f, p: torch.einsum("nk,nc->nkc", p, f).flatten(1), "MC", "MV"),
+    "multilinear_map_random": (lambda f, p, a, b: (f @ a) * (p @ b) / a.shape[1] ** 0.5,
+                               "MC", "MV", "CT:constant", "VT:constant"),
+    "classifier_discrepancy": (lambda a, b: (a.softmax(-1) - b.softmax(-1)).abs().mean(), "MV:distinct", "MV:distinct"),
+    "margin_disparity": (lambda s, sa, t, ta: margin_disparity(s, sa, t, ta, 4.0), "MV:constant", "MV", "VV:constant", "VV"),
 }
 
 

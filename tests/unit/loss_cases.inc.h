@@ -66,3 +66,31 @@ CASE(dense_cosine, cb_dense_loss(x[0], with_holes(x[1], x[1]), CB_DENSE_COSINE),
      .input = {{"ABCT"}, {"ABCT", CONSTANT}}, .loose = 64)
 CASE(dense_bce, cb_dense_loss(x[0], with_holes(x[1], cb_sigmoid(x[1])), CB_DENSE_BCE), .op = "sum", .fixed = true,
      .input = {{"A1CT"}, {"A1CT", CONSTANT}}, .loose = 64)
+
+/* without targets, and between domains */
+CASE(entropy_none, cb_entropy_loss(x[0], CB_REDUCE_NONE), .op = "neg", .nonzero = "V", .input = {{"ABV"}}, .loose = 16)
+CASE(entropy_mean, cb_entropy_loss(x[0], CB_REDUCE_MEAN), .op = "mean", .nonzero = "MV", .input = {{"MV"}}, .loose = 16)
+CASE(entropy_sum, cb_entropy_loss(x[0], CB_REDUCE_SUM), .op = "sum", .nonzero = "V", .input = {{"MV"}}, .loose = 16)
+CASE(marginal_entropy, cb_marginal_entropy(x[0]), .op = "neg", .nonzero = "MV", .input = {{"MV"}}, .loose = 16)
+CASE(mutual_information, cb_prediction_information(x[0]), .op = "sub", .nonzero = "MV", .input = {{"MV"}}, .loose = 16)
+CASE(certainty_weights, cb_certainty_weights(x[0]), .nonzero = "MV", .input = {{"MV", CONSTANT}}, .loose = 16)
+CASE(pseudo_label, cb_pseudo_label_loss(x[0], x[1], 0.4), .op = "mean", .fixed = true, .input = {{"MV"}, {"MV", CONSTANT}}, .loose = 4)
+/* weights and bandwidths carry no gradient though they depend on the inputs: no differences where they do */
+CASE(class_confusion, cb_class_confusion_loss(x[0], 2.5), .op = "scale", .nonzero = "MV", .kinks = true, .input = {{"MV"}}, .loose = 16)
+CASE(coral, cb_coral_loss(x[0], x[1]), .op = "scale", .fixed = true, .input = {{"MC"}, {"VC"}}, .loose = 16)
+CASE(mmd_fixed, cb_mmd_loss(x[0], x[1], .count = 1, .bandwidth = 3), .op = "sum", .fixed = true, .input = {{"MC"}, {"VC"}}, .loose = 16)
+CASE(mmd_kernels, cb_mmd_loss(x[0], x[1], .count = 0), .op = "sum", .fixed = true, .kinks = true, .input = {{"MC"}, {"VC"}}, .loose = 16)
+CASE(mmd_linear, cb_mmd_loss_with(1, &x[0], &x[1], &(cb_mmd_kernel){3, 4}, true), .op = "sum", .fixed = true, .input = {{"MC"}, {"MC"}},
+     .loose = 16)
+CASE(mmd_joint, cb_mmd_loss_with(2, (cb_tensor *[]){x[0], x[2]}, (cb_tensor *[]){x[1], x[3]}, (cb_mmd_kernel[]){{5, 0}, {1, 1.68}}, false),
+     .op = "sum", .fixed = true, .kinks = true, .input = {{"MC"}, {"VC"}, {"MV"}, {"VV"}}, .loose = 16)
+CASE(domain, cb_domain_loss(x[0], x[1], NULL, NULL), .op = "scale", .nonzero = "MV", .input = {{"M"}, {"V"}}, .loose = 4)
+CASE(domain_weighted, cb_domain_loss(x[0], x[1], x[2], x[3]), .op = "scale", .nonzero = "MV",
+     .input = {{"M"}, {"V"}, {"M", PROBABILITIES}, {"V", PROBABILITIES}}, .loose = 4)
+CASE(multilinear_map, cb_multilinear_map(x[0], x[1], NULL, NULL), .op = "reshape", .nonzero = "MCV", .input = {{"MC"}, {"MV"}}, .loose = 2)
+CASE(multilinear_map_random, cb_multilinear_map(x[0], x[1], x[2], x[3]), .op = "scale", .nonzero = "MCVT",
+     .input = {{"MC"}, {"MV"}, {"CT", CONSTANT}, {"VT", CONSTANT}}, .loose = 16)
+CASE(classifier_discrepancy, cb_classifier_discrepancy(x[0], x[1]), .op = "mean", .nonzero = "MV",
+     .input = {{"MV", DISTINCT}, {"MV", DISTINCT}}, .fixed = true, .loose = 16)
+CASE(margin_disparity, cb_margin_disparity_loss(x[0], x[1], x[2], x[3], 4), .op = "sub", .fixed = true,
+     .input = {{"MV", CONSTANT}, {"MV"}, {"VV", CONSTANT}, {"VV"}}, .loose = 16)

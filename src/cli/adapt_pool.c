@@ -1,0 +1,238 @@
+/* adapt_pool.c: `cambium adapt pool`: a model for data of another domain that have no labels. */
+#include <string.h>
+
+#include "cli/cli.h"
+
+typedef struct settings {
+    char *output, *kind, *adapter, *tokenizer;
+    cb_string_list source, target, test_data;
+    int trained, dtype;
+    int64_t seed, strong_magnitude;
+    bool dry_run;
+    cli_corpus_settings corpus;
+    cb_train_options train;
+    cb_domain_options domains;
+} settings;
+
+enum { TRAINED_ADAPTER, TRAINED_ALL, TRAINED_BASE, TRAINED_HEAD };
+static const char *const trained_names[] = {"adapter", "all", "base", "head", NULL};
+static const cb_model_part parts[] = {CB_PART_ALL, CB_PART_ALL, CB_PART_BASE, CB_PART_HEAD};
+
+static const cb_option table[] = {
+    CB_OPT_LIST(settings, source, NULL, "FILE,...", "labelled data of the domain that is known; none: the model has learned it before"),
+    CB_OPT_LIST(settings, target, NULL, "FILE,...", "data of the other domain; labels are not read, should there be any"),
+    CB_OPT_LIST(settings, test_data, NULL, "FILE,...",
+                "labelled data of the other domain to measure before and after: nothing is chosen by it"),
+    CB_OPT_STRING(settings, output, NULL, "DIR", "the adapter or model, checkpoints and records of the run"),
+    CB_OPT_ENUM(
+        settings, trained, TRAINED_ADAPTER, trained_names,
+        "what is trained: an adapter, with the head where there is a source; all weights; those of the base model without the head; the "
+        "head alone"),
+    CB_OPT_STRING(settings, kind, CLI_DEFAULT_KIND, "NAME", "adapter kind"),
+    CB_OPT_STRING(settings, adapter, NULL, "DIR", "adapter to go on training, instead of a new one"),
+    CB_OPT_STRING(settings, tokenizer, NULL, "PATH", "tokenizer.json or its directory; without it the model's own"),
+    CB_OPT_ENUM(settings, dtype, 1, cli_dtype_names, "how activations are kept and products are computed; what is trained is f32"),
+    CB_OPT_INT(settings, seed, 0, 0, 9e15, "seed of initial values, order of the data and dropout"),
+    CB_OPT_INT(settings, strong_magnitude, 10, 0, 30,
+               "of fixmatch and mean-teacher: RandAugment's magnitude for the second view, beside the augmentation of the first"),
+    CLI_DRY_RUN(settings, CLI_PLAN_HELP),
+    CB_OPT_END};
+
+static const cli_group groups[] = {{"Run", table, 0},
+                                   {"Method", cb_domain_option_table, offsetof(settings, domains)},
+                                   {"Task", cli_task_table, offsetof(settings, corpus.asked)},
+                                   {"Rows", cb_data_option_table, offsetof(settings, corpus.text)},
+                                   {"Images", cli_image_table, offsetof(settings, corpus.images)},
+                                   {"Images as rows", cb_image_data_option_table, offsetof(settings, corpus.images.data)},
+                                   {"Augmentation of images", cb_augment_option_table, offsetof(settings, corpus.images.augment)},
+                                   {"Training", cb_train_option_table, offsetof(settings, train)},
+                                   {0}};
+
+/* ---- data ---- */
+
+/* Of the target without labels, or of the data to measure by. */
+static cb_dataset *open_data(cli_call *call, settings *s, const cb_string_list *files, const cb_model *model, const cb_tokenizer *tokenizer,
+                             bool unlabelled)
+{
+    if (cli_takes_images(model)) {
+        s->corpus.images.data.unlabelled = unlabelled;
+        cb_dataset *images = cli_images_open(&s->corpus.images, files, cb_model_label_names(model), s->seed, unlabelled);
+        s->corpus.images.data.unlabelled = false;
+        return images;
+    }
+    cb_data_options text = s->corpus.text;
+    cli_fit_sequence_length(call, &text, model);
+    text.seed = (uint64_t)s->seed;
+    text.data = *files;
+    text.labels = cb_model_label_names(model);
+    text.objective = cb_objective_of(model);
+    text.unlabelled = unlabelled;
+    text.shuffle = unlabelled && text.shuffle;
+    return cb_dataset_open(tokenizer, &text);
+}
+
+/* Another view is drawn from the first one's options and RandAugment (Cubuk et al. 2020), with a part blanked. */
+static cb_augment_options strong_view(const settings *s)
+{
+    cb_augment_options o = s->corpus.images.augment;
+    o.auto_augment = CB_AUGMENT_RANDAUGMENT;
+    o.randaugment_magnitude = s->strong_magnitude;
+    o.random_erasing = 0.5;
+    return o;
+}
+
+static cb_domains *open_domains(cli_call *call, settings *s, cb_model *model, const cb_tokenizer *tokenizer)
+{
+    cb_augment_options strong = strong_view(s);
+    cli_corpus corpus = {0};
+    s->corpus.data = s->source;
+    bool ok = !s->source.count || cli_corpus_open(&corpus, call, &s->corpus, model, tokenizer, s->seed);
+    s->corpus.data = (cb_string_list){0}; /* the option's own list is freed as `source` */
+    cb_dataset *target = ok ? open_data(call, s, &s->target, model, tokenizer, true) : NULL;
+    if (!target) {
+        cb_dataset_free(corpus.train);
+        return NULL;
+    }
+    s->domains.batch_size = s->train.batch_size;
+    s->domains.seed = (uint64_t)s->seed;
+    s->domains.strong = cli_takes_images(model) ? &strong : NULL;
+    cb_domains *domains = cb_domains_open(model, corpus.train, target, &s->domains);
+    if (!domains && cb_error_status() == CB_ERR_ARGUMENT && strncmp(cb_error_message(), "method", 6) == 0)
+        cli_blame(call, "method");
+    return domains;
+}
+
+/* ---- what is trained ---- */
+
+/* A new adapter with the options of the command line; with labels to learn from it has the head. */
+static cb_adapter *new_adapter(cli_call *call, const settings *s, cb_model *model)
+{
+    cb_adapter *adapter = cb_adapter_new(s->kind, "default");
+    if (!adapter)
+        cli_blame(call, "kind");
+    bool ok = adapter;
+    for (size_t i = 0; ok && i < call->adapter_count; i++)
+        if (!(ok = cb_adapter_set(adapter, call->adapter[i].name, call->adapter[i].value)))
+            cli_blame(call, call->adapter[i].name);
+    ok = ok && (!s->source.count || cb_adapter_fit_labels(adapter, model));
+    if (ok && cb_adapter_attach(adapter, cb_model_root(model), cb_model_type(model), (uint64_t)s->seed))
+        return adapter;
+    cb_adapter_free(adapter);
+    return NULL;
+}
+
+static cb_adapter *open_adapter(cli_call *call, const settings *s, cb_model *model)
+{
+    return s->adapter ? cb_adapter_load(s->adapter, cb_model_root(model), cb_model_type(model)) : new_adapter(call, s, model);
+}
+
+static bool run_domains(cli_call *call, settings *s, const cb_trainee *inner, cb_domains *domains, cb_dataset *test)
+{
+    cb_trainee what = {0};
+    const cli_corpus corpus = {.train = cb_domains_rows(domains), .test = test};
+    return cb_train_domains(&what, inner, domains) && cli_train_run(call, &what, &corpus, &s->train);
+}
+
+/* The trainee must outlive the run, and the domains too. */
+static bool train(cli_call *call, settings *s, cb_model *model, cb_domains *domains, cb_dataset *test, const cb_tokenizer *tokenizer)
+{
+    cb_adapter *adapter = s->trained == TRAINED_ADAPTER ? open_adapter(call, s, model) : NULL;
+    cb_trainee inner = {0};
+    const char *path = tokenizer ? s->tokenizer ? s->tokenizer : cb_model_directory(model) : NULL;
+    bool whole = s->trained != TRAINED_ADAPTER;
+    if (adapter)
+        inner = cb_train_adapter(model, adapter);
+    bool ok = cb_ok() && (!whole || cb_train_part(&inner, model, parts[s->trained], tokenizer, path, CB_F32)) &&
+              run_domains(call, s, &inner, domains, test);
+    if (whole)
+        cb_train_whole_free(&inner);
+    cb_adapter_free(adapter);
+    return ok;
+}
+
+static bool adapt(cli_call *call, settings *s, cb_model *model)
+{
+    bool images = cli_takes_images(model);
+    cb_tokenizer *tokenizer = images ? NULL : cli_tokenizer(s->tokenizer, model);
+    bool ok = images ? cli_images_ready(&s->corpus.images, model, cb_model_directory(model), s->adapter) : tokenizer != NULL;
+    if (ok && !s->source.count && cb_model_new_weights(model) && !s->adapter)
+        ok = cli_refuse("--source: found none, and %s has no %s, which unlabelled data cannot teach it", cb_model_directory(model),
+                        cb_model_new_weights(model));
+    cb_domains *domains = ok ? open_domains(call, s, model, tokenizer) : NULL;
+    cb_dataset *test = domains && s->test_data.count ? open_data(call, s, &s->test_data, model, tokenizer, false) : NULL;
+    ok = domains && (!s->test_data.count || test) && train(call, s, model, domains, test, tokenizer);
+    ok = ok && (!images || s->dry_run || cli_images_save(&s->corpus.images, s->output));
+    cb_dataset_free(test);
+    cb_domains_free(domains);
+    cb_tokenizer_free(tokenizer);
+    return ok;
+}
+
+/* ---- the command ---- */
+
+static bool check(cli_call *call, const settings *s)
+{
+    if (s->trained != TRAINED_ADAPTER && (s->adapter || cli_given(call, "kind") || call->adapter_count))
+        return cli_usage(call, "--trained %s goes without an adapter, so --%s cannot be given", trained_names[s->trained],
+                         s->adapter            ? "adapter"
+                         : call->adapter_count ? call->adapter[0].name
+                                               : "kind");
+    if (s->adapter && (cli_given(call, "kind") || call->adapter_count))
+        return cli_usage(call, "--adapter goes on with an adapter as it is, so --%s cannot be given",
+                         call->adapter_count ? call->adapter[0].name : "kind");
+    if (s->trained == TRAINED_HEAD && !s->source.count)
+        return cli_usage(call, "--trained head: a head alone needs labels to learn from, expected --source");
+    const cb_string_list *lists[] = {&s->source, &s->target, &s->test_data};
+    bool ok = true;
+    for (size_t i = 0; ok && i < sizeof lists / sizeof *lists; i++)
+        ok = cli_output_apart(s->output, &(cli_corpus_settings){.data = *lists[i]});
+    return ok;
+}
+
+static bool run(cli_call *call, void *settings_)
+{
+    settings *s = settings_;
+    s->train.output = s->output;
+    s->train.seed = (uint64_t)s->seed;
+    if (!check(call, s) || !cli_output_directory(s->output, call->arguments[0]) || !cb_train_check_output(&s->train))
+        return false;
+    if (s->dry_run)
+        cb_rehearsal_begin();
+    cli_task *task = &s->corpus.task;
+    cb_model_options options = {.dtype = cli_dtype(s->dtype), .keep_weights = s->trained != TRAINED_ADAPTER};
+    cb_model *model = cli_task_open(task, &s->corpus.asked, call->arguments[0], s->adapter)
+                          ? cli_task_model(task, call->arguments[0], false, (uint64_t)s->seed, options)
+                          : NULL;
+    bool ok = model && adapt(call, s, model);
+    cb_model_free(model);
+    cli_task_close(task);
+    cb_rehearsal_end();
+    return ok;
+}
+
+const cli_command cli_adapt_pool = {
+    .name = "adapt pool",
+    .summary = "adapt a classifier to another domain's unlabelled data",
+    .synopsis = "MODEL_DIR [--source DATA] --target DATA --method NAME --output DIR [options]",
+    .description =
+        "The model learns the labels of the source while what it makes of the target is brought close to it, or, without a source, "
+        "what it has learned before is fitted to the target (docs/domains.md).  A method is a sum of terms, each with a weight, and "
+        "--terms sets others.  Images or texts with one label of several.  --test-data says how well it does on labelled data of the "
+        "target, "
+        "before and after; nothing is chosen by it.",
+    .least = 1,
+    .most = 1,
+    .settings_size = sizeof(settings),
+    .groups = groups,
+    .adapter_options = true,
+    .required = (const char *const[]){"target", "output", NULL},
+    .examples =
+        (const char *const[]){
+            "cambium adapt pool models/net --source amazon/ --target webcam/ --method cdan --output out/webcam --trained all "
+            "--steps 1000 --batch-size 32 --learning-rate 3e-4",
+            "cambium adapt pool models/vit --target sketches/ --method shot --output out/sketches --target-modules query,value "
+            "--test-data sketches-test/ --epochs 10",
+            "cambium adapt pool models/net --source photos/ --target paintings/ --method coral --terms coral=10,entropy=0.1 "
+            "--output out/paintings",
+            NULL},
+    .run = run};

@@ -1,0 +1,102 @@
+/* domains.h: what the files of the two-domain protocol share. */
+#ifndef CB_TRAINING_DOMAINS_H
+#define CB_TRAINING_DOMAINS_H
+
+#include "cambium/domains.h"
+#include "cambium/losses.h"
+#include "training/internal.h"
+
+/* The parts of a batch, as many rows each, in this order; those that a run has not are left out. */
+enum { PART_SOURCE, PART_HELD, PART_TARGET, PART_STRONG, PARTS }; /* held: of the target, to be guided by */
+
+/* Linear layers with ReLU between them. */
+enum { NETWORK_LAYERS = 3 };
+typedef struct domain_network {
+    cb_tensor *weight[NETWORK_LAYERS], *bias[NETWORK_LAYERS];
+    int layers;
+} domain_network;
+cb_tensor *cb_network_run(const domain_network *n, cb_tensor *x);
+
+typedef struct domain_term domain_term;
+enum { MOST_TERMS = 24 };
+
+/* Tensors with their names, which are the list's. */
+typedef struct domain_tensors {
+    cb_named_tensor *items;
+    size_t count, capacity;
+} domain_tensors;
+
+struct cb_domains {
+    cb_model *model;
+    cb_domain_options options; /* strings are not kept */
+    char *description;
+    cb_augment_options strong;
+    cb_dataset *rows, *target; /* target: that of the rows */
+    bool has[PARTS];
+    int64_t width, labels;      /* of features; K */
+    double weights[MOST_TERMS]; /* of the terms in their order; 0: left out */
+    double sums[MOST_TERMS];    /* of their values */
+    int64_t summed;
+    int64_t step, steps;
+    const cb_trainee *inner;
+
+    bool pareto;                                                          /* terms are weighed anew in each step */
+    cb_tensor *class_weight[NETWORK_LAYERS], *class_bias[NETWORK_LAYERS]; /* discriminators of each label */
+    domain_network adversary, conditional, second, margin;
+    cb_tensor *of_features, *of_predictions; /* of the multilinear map, where it is an estimate; else NULL */
+    cb_tensor *pseudo;                       /* (rows of the target) f32: labels; of the checkpoint's state */
+    size_t teacher_first;                    /* the teacher's weights in the state, in the order of the trainee's parameters */
+    bool moves;                              /* some norms' running statistics follow */
+
+    domain_tensors parameters, state; /* that the terms bring along */
+    cb_named_tensor *all, *all_state; /* with the trainee's */
+};
+
+/* What one forward pass gave, f32; NULL: a part that the run has not. */
+typedef struct domain_pass {
+    cb_tensor *features[PARTS], *logits[PARTS];
+    cb_tensor *labels; /* (B) i32 of the source */
+    cb_tensor *items;  /* (B) i64 of the target: rows of the pool */
+    cb_tensor *target; /* input of the target, and its context */
+    cb_context target_ctx;
+    const cb_context *ctx;
+} domain_pass;
+
+/* domain_terms.c: terms and methods. */
+struct domain_term {
+    cb_domain_term about;
+    bool (*open)(cb_domains *d);    /* makes what it needs; NULL: nothing */
+    bool (*attach)(cb_domains *d);  /* the same, once it is known what is trained (d->inner) */
+    bool (*prepare)(cb_domains *d); /* before each step; NULL: nothing */
+    bool (*stepped)(cb_domains *d); /* after each; NULL: nothing */
+    cb_tensor *(*loss)(cb_domains *d, const domain_pass *p);
+};
+extern const domain_term cb_domain_terms[];
+extern const size_t cb_domain_term_count;
+
+/* domain_teacher.c */
+bool cb_teacher_attach(cb_domains *d);
+bool cb_teacher_stepped(cb_domains *d);
+cb_tensor *cb_teacher_loss(cb_domains *d, const domain_pass *p);
+
+/* domain_refine.c */
+bool cb_refine_open(cb_domains *d);
+cb_tensor *cb_refined_information(const cb_domains *d, const domain_pass *p, int part); /* negative */
+cb_tensor *cb_class_domain_loss(cb_domains *d, const domain_pass *p);
+
+/* balance.c: a function with the sum of the terms' values, and with gradients that are weighed where terms share parameters; guide: a loss of held-out
+ * rows, or NULL, which counts if `guided`. */
+cb_tensor *cb_domains_balance(cb_domains *d, size_t count, cb_tensor *const *values, cb_tensor *guide, bool guided);
+
+/* domains.c, for terms. */
+/* Uniform up to 1 / sqrt(inputs), as torch.nn.Linear. */
+cb_tensor *cb_domains_uniform(cb_rng *rng, int64_t inputs, int ndim, const int64_t *shape);
+/* A new network from `in` numbers through `hidden` (0: none) to `out`, random by the run's seed and its name. */
+bool cb_domains_network(cb_domains *d, domain_network *n, const char *name, int64_t in, int64_t hidden, int64_t out);
+/* Kept by the list; takes the name. */
+bool cb_domains_keep(domain_tensors *list, char *name, cb_tensor *tensor);
+cb_rng cb_domains_rng(const cb_domains *d, const char *name);
+/* How far gradient reversal has set in: 2 / (1 + exp(-gamma p)) - 1 at a share p of the steps. */
+double cb_domains_reversal(const cb_domains *d);
+
+#endif
