@@ -112,6 +112,51 @@ bool pictures_made_up(const char *path, int classes, uint64_t seed)
     return ok;
 }
 
+/* ---- places ---- */
+
+enum { MADE_UP_MAPS = 6 };
+
+static bool picture_of_patch(const char *image_path, const char *map_path, cb_rng *rng)
+{
+    cb_image image = {0}, map = {0};
+    int64_t left = (int64_t)cb_rng_below(rng, PICTURE_SIDE / 2), top = (int64_t)cb_rng_below(rng, PICTURE_SIDE / 2);
+    bool ok = cb_image_make(&image, PICTURE_SIDE, PICTURE_SIDE, 3, 8) && cb_image_make(&map, PICTURE_SIDE, PICTURE_SIDE, 1, 8);
+    for (int64_t i = 0; ok && i < PICTURE_SIDE * PICTURE_SIDE; i++) {
+        int64_t x = i % PICTURE_SIDE - left, y = i / PICTURE_SIDE - top;
+        map.pixels[i] = x >= 0 && y >= 0 && x < PICTURE_SIDE / 2 && y < PICTURE_SIDE / 2;
+        for (int k = 0; k < 3; k++)
+            image.pixels[3 * i + k] = (uint8_t)(cb_rng_below(rng, 128) + (map.pixels[i] ? 120 : 0));
+    }
+    ok = ok && cb_image_write_png(image_path, &image) && cb_image_write_png(map_path, &map);
+    cb_image_free(&image);
+    cb_image_free(&map);
+    return ok;
+}
+
+bool maps_made_up(const char *images, const char *maps, uint64_t seed)
+{
+    cb_rng rng = {.seed = seed};
+    bool ok = cb_directory_make(images) && cb_directory_make(maps);
+    for (int i = 0; ok && i < MADE_UP_MAPS; i++) {
+        char *image = cb_format("%s/%d.png", images, i), *map = cb_format("%s/%d.png", maps, i);
+        ok = image && map && picture_of_patch(image, map, &rng);
+        cb_free(image);
+        cb_free(map);
+    }
+    return ok;
+}
+
+void maps_remove(const char *directory)
+{
+    for (int i = 0; i < MADE_UP_MAPS; i++) {
+        char *path = cb_format("%s/%d.png", directory, i);
+        if (path && cb_is_file(path))
+            cb_file_remove(path);
+        cb_free(path);
+    }
+    remove(directory);
+}
+
 /* ---- the base ---- */
 
 char *vision_base(const cb_run *run)

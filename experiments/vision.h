@@ -23,6 +23,10 @@ bool pictures_write(const picture_set *set, const char *path);
 /* Some of each class, in its own colour. */
 bool pictures_made_up(const char *path, int classes, uint64_t seed);
 
+/* Pictures of a bright patch each, in one directory, and where it is, in another, as 0 and 1. */
+bool maps_made_up(const char *images, const char *maps, uint64_t seed);
+void maps_remove(const char *directory); /* what it made there, and the directory */
+
 /* ---- networks ---- */
 
 /* The ViT of the zoo; of quick runs a tiny new one, made in shared/vit.  For `prepare`. */

@@ -14,7 +14,9 @@ typedef struct zoo_network {
     const char *const *tokenizer, *const *training, *const *quick_tokenizer, *const *quick_training;
     /* Writes what is trained on and what is held out, one document a line; data NULL: made-up text */
     bool (*texts)(const char *data, bool quick, const char *train, const char *held_out);
-    const char *train, *held_out; /* of images instead: archives in the sets; without data made-up ones */
+    const char *train, *held_out; /* of images instead: archives or directories in the sets; without data made-up ones, of quick builds */
+    const char *train_maps, *held_out_maps; /* of places of images: the directories of their maps; NULL: images have labels */
+    const char *const *reading;             /* of them: options of `cambium pretrain` and `cambium eval` that say how maps are read */
 } zoo_network;
 
 const zoo_network *zoo_networks(void);         /* ends with name NULL */

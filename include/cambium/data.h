@@ -248,9 +248,11 @@ typedef struct cb_image_data_options {
     cb_string_list data;
     char *image_column, *label_column; /* of tables */
     char *data_split;                  /* of .npz files: train, val, test */
-    cb_string_list label_maps;         /* maps of labels: a directory for each of `data`, of files of the same names */
-    int64_t ignore_index;              /* in maps: places that do not count; -1: there are none */
-    cb_string_list label_values;       /* in maps: the numbers that stand for labels 0, 1, ...; none: these themselves */
+    cb_string_list label_maps; /* maps of labels: for each of `data` a directory of files of the same names, or a TIFF of as many images */
+    char *map_suffix;          /* maps are called as their images with this in the place of the ending; NULL: with any ending */
+    int64_t mask_threshold;    /* maps are masks: grey levels above it are label 1, others 0; -1: numbers are labels */
+    int64_t ignore_index;      /* in maps: places that do not count; -1: there are none */
+    cb_string_list label_values;   /* in maps: the numbers that stand for labels 0, 1, ...; none: these themselves */
     double map_scale;              /* of maps of numbers: what files' numbers are divided by; 0: 1, of colours and saliency 255 or 65535 */
     cb_string_list invalid_values; /* the numbers in files of places that do not count; none given: 0 of depths and normals; "none" */
     double max_depth;              /* places that are further do not count; 0: all do */

@@ -47,14 +47,17 @@ typedef struct cb_image_options {
     bool deep;           /* 16 bits a channel where the file has more than 8; else those files give their 8 upper bits */
     bool exif_transpose; /* turn and mirror as the EXIF data of a JPEG or PNG say, as ImageOps.exif_transpose */
     int64_t max_pixels;  /* larger images are refused; 0: 64 x 1024 x 1024 */
+    int64_t page;        /* of a TIFF of several images, from 0 */
 } cb_image_options;
 
-/* Reads a PNG, JPEG, TIFF (its first image), BMP or PBM/PGM/PPM (binary and ASCII) in memory, whose kind is told by its first bytes;
+/* Reads a PNG, JPEG, TIFF (one of its images), BMP or PBM/PGM/PPM (binary and ASCII) in memory, whose kind is told by its first bytes;
  * `name` is for messages; options may be NULL.  As Pillow's convert("RGB"): alpha is dropped, palettes become colours, CMYK JPEGs are
  * taken to be inverted as Adobe's are; colour profiles and gamma do not count.  TIFFs are turned as they say.  A file that is damaged or
  * was cut off is CB_ERR_FORMAT, one of a kind or form that is not read CB_ERR_UNSUPPORTED; `image` is then empty. */
 CB_API bool cb_image_decode(const char *name, const void *bytes, size_t length, const cb_image_options *options, cb_image *image);
 CB_API bool cb_image_read(const char *path, const cb_image_options *options, cb_image *image);
+/* How many images a file holds: of a TIFF its pages, 1 of others; -1 on failure. */
+CB_API int64_t cb_image_pages(const char *path);
 /* Whether a file's name ends like those of images that are read: .jpg, .jpeg, .png, .ppm, .pgm, .pbm, .pnm, .bmp, .tif, .tiff. */
 CB_API bool cb_image_is_name(const char *path);
 

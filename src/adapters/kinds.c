@@ -50,6 +50,7 @@ const cb_default_target cb_lora_default_targets[] = {
     {"convnext", "pwconv1,pwconv2"},
     {"mobilenet_v2", "expand_1x1.convolution,reduce_1x1.convolution,conv_1x1.convolution"},
     {"swin", "query,value"},
+    {"segformer", "query,value"},
     {"electra", "query,value"},
     {"deberta-v2", "query_proj,value_proj"},
     {"deberta", "in_proj"},

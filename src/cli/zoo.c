@@ -28,9 +28,10 @@ typedef struct building {
     const cli_call *call;
     const zoo_network *network;
     const settings *settings;
-    char *place, *work;     /* where it will be, and is made */
-    char *data;             /* the sets; NULL: there are none */
-    char *train, *held_out; /* texts, or images */
+    char *place, *work;               /* where it will be, and is made */
+    char *data;                       /* the sets; NULL: there are none */
+    char *train, *held_out;           /* texts, or images */
+    char *train_maps, *held_out_maps; /* of these; NULL: they have none */
     char *tokenizer, *processor, *config, *model;
     json_t *commands; /* as they are recorded, with names seen from `work` */
     json_t *held_out_loss;
@@ -155,13 +156,20 @@ static bool same_as_begun(const building *b)
     return ok;
 }
 
+static bool is_there(const char *path)
+{
+    return cb_is_file(path) || cb_is_directory(path);
+}
+
 static bool write_examples(const building *b)
 {
-    if (cb_is_file(b->train) && cb_is_file(b->held_out))
+    if (is_there(b->train) && is_there(b->held_out))
         return true;
+    if (b->train_maps && !b->data)
+        return maps_made_up(b->train, b->train_maps, 1) && maps_made_up(b->held_out, b->held_out_maps, 2);
     if (of_images(b))
         return !b->data ? pictures_made_up(b->train, 3, 1) && pictures_made_up(b->held_out, 3, 2)
-                        : cli_refuse("%s: not found", cb_is_file(b->train) ? b->held_out : b->train);
+                        : cli_refuse("%s: not found", is_there(b->train) ? b->held_out : b->train);
     return b->network->texts(b->data, b->settings->quick, b->train, b->held_out);
 }
 
@@ -198,6 +206,13 @@ static bool write_config(const building *b)
     return ok;
 }
 
+static void put_maps(const building *b, words *w, const char *maps)
+{
+    if (maps)
+        put_pair(w, "--label-maps", maps);
+    put_all(w, b->network->reading);
+}
+
 static bool train(building *b)
 {
     char *checkpoint = cb_path_join(b->model, "checkpoint.safetensors"), *directory = cb_path_parent(b->tokenizer);
@@ -206,6 +221,7 @@ static bool train(building *b)
     if (of_images(b)) {
         put_pair(&w, "--image-processor", b->processor);
         put_pair(&w, "--data", b->train);
+        put_maps(b, &w, b->train_maps);
     } else {
         put_pair(&w, "--tokenizer", directory);
         put_pair(&w, "--data", b->train);
@@ -225,6 +241,7 @@ static bool judge(building *b)
 {
     char threads[24];
     words w = {.items = {CLI_PROGRAM, "eval", b->model, "--data", b->held_out}, .count = 5};
+    put_maps(b, &w, b->held_out_maps);
     if (!of_images(b)) {
         put(&w, "--lines");
         put_pair(&w, "--sequence-length", b->settings->quick ? "32" : "128");
@@ -262,25 +279,54 @@ static json_t *last_report(const building *b, const char *key)
     return found;
 }
 
-static json_t *file_record(const char *path)
+typedef struct summary {
+    int64_t bytes, lines, files;
+    uint64_t hash;
+} summary;
+
+static bool add_file(summary *s, const char *path)
 {
-    const char *name = cb_path_base(path);
     cb_file_map map = {0};
     if (!cb_file_map_open(&map, path))
-        return NULL;
-    bool text = cb_ends_with(path, ".txt");
-    int64_t lines = 0;
-    uint64_t hash = CB_HASH_START;
+        return false;
     for (size_t i = 0; i < map.size; i++) {
-        lines += map.data[i] == '\n';
-        hash = (hash ^ map.data[i]) * UINT64_C(0x100000001b3);
+        s->lines += map.data[i] == '\n';
+        s->hash = (s->hash ^ map.data[i]) * UINT64_C(0x100000001b3);
     }
-    char digits[20];
-    snprintf(digits, sizeof digits, "%016llx", (unsigned long long)hash);
-    json_t *object = json_pack("{s:s, s:I, s:o*, s:s}", "name", name, "bytes", (json_int_t)map.size, "lines",
-                               text ? json_integer((json_int_t)lines) : NULL, "fnv1a", digits);
+    s->bytes += (int64_t)map.size;
+    s->files++;
     cb_file_map_close(&map);
-    return object;
+    return true;
+}
+
+/* Of all files in it, in the order of their names. */
+static bool add_directory(summary *s, const char *path)
+{
+    cb_string_list names = {0};
+    bool ok = cb_directory_list(path, true, &names);
+    for (size_t i = 0; ok && i < names.count; i++) {
+        char *file = cb_path_join(path, names.items[i]);
+        ok = file && add_file(s, file);
+        cb_free(file);
+    }
+    cb_string_list_free(&names);
+    return ok;
+}
+
+/* Of a file, or of all that a directory holds; NULL: there is none. */
+static json_t *file_record(const char *path)
+{
+    summary s = {.hash = CB_HASH_START};
+    if (!path)
+        return NULL;
+    bool directory = cb_is_directory(path);
+    if (!(directory ? add_directory : add_file)(&s, path))
+        return NULL;
+    char digits[20];
+    snprintf(digits, sizeof digits, "%016llx", (unsigned long long)s.hash);
+    return json_pack("{s:s, s:I, s:o*, s:o*, s:s}", "name", cb_path_base(path), "bytes", (json_int_t)s.bytes, "lines",
+                     cb_ends_with(path, ".txt") ? json_integer((json_int_t)s.lines) : NULL, "files",
+                     directory ? json_integer((json_int_t)s.files) : NULL, "fnv1a", digits);
 }
 
 static json_t *whole_record(const building *b)
@@ -288,8 +334,10 @@ static json_t *whole_record(const building *b)
     json_t *last = last_report(b, "loss"), *texts = json_array(), *sets = json_array();
     for (const char *const *set = b->network->data; *set; set++)
         json_array_append_new(sets, json_string(*set));
-    json_array_append_new(texts, file_record(b->train));
-    json_array_append_new(texts, file_record(b->held_out));
+    const char *const read[] = {b->train, b->train_maps, b->held_out, b->held_out_maps};
+    for (size_t i = 0; i < sizeof read / sizeof *read; i++)
+        if (read[i])
+            json_array_append_new(texts, file_record(read[i]));
     json_t *record =
         json_pack("{s:s, s:s, s:s, s:b, s:o, s:o, s:O, s:O?, s:O?, s:O?, s:O?, s:O}", "name", b->network->name, "title", b->network->title,
                   "program", CB_VERSION, "quick", (int)b->settings->quick, "data_sets", sets, "texts", texts, "commands", b->commands,
@@ -308,7 +356,9 @@ static double number(const json_t *object, const char *key)
 
 static const char *held_out_text(const building *b, const json_t *held_out, char *text, size_t size)
 {
-    if (of_images(b))
+    if (b->train_maps)
+        snprintf(text, size, "mean IoU %.3f, pixel accuracy %.3f", number(held_out, "mean_iou"), number(held_out, "pixel_accuracy"));
+    else if (of_images(b))
         snprintf(text, size, "loss %.4f, accuracy %.3f", number(held_out, "loss"), number(held_out, "accuracy"));
     else
         snprintf(text, size, "loss %.4f, perplexity %.3f", number(held_out, "loss"), number(held_out, "perplexity"));
@@ -326,10 +376,13 @@ static bool write_readme(const building *b, const json_t *record)
                                b->network->name, b->settings->quick ? " --quick" : "");
     json_array_foreach(json_object_get(record, "texts"), i, text)
     {
-        const json_t *lines = json_object_get(text, "lines");
+        const json_t *lines = json_object_get(text, "lines"), *files = json_object_get(text, "files"), *parts = lines ? lines : files;
         ok = ok && cb_string_printf(&page, "%s`%s`: %s%s%s bytes, FNV-1a %s", i ? "; " : "",
-                                    json_string_value(json_object_get(text, "name")), lines ? cli_thousands(json_integer_value(lines)) : "",
-                                    lines ? " lines, " : "", cli_thousands(json_integer_value(json_object_get(text, "bytes"))),
+                                    json_string_value(json_object_get(text, "name")), parts ? cli_thousands(json_integer_value(parts)) : "",
+                                    lines   ? " lines, "
+                                    : files ? " files, "
+                                            : "",
+                                    cli_thousands(json_integer_value(json_object_get(text, "bytes"))),
                                     json_string_value(json_object_get(text, "fnv1a")));
     }
     ok = ok && cb_string_puts(&page, ". From the data sets");
@@ -392,6 +445,8 @@ static bool publish(const building *b)
     remove_named(b->work, "begun");
     for (size_t i = 0; i < sizeof made_names / sizeof *made_names; i++)
         remove_named(b->work, made_names[i]);
+    for (int i = 0; b->train_maps && !b->data && i < 4; i++)
+        maps_remove((const char *const[]){b->train, b->train_maps, b->held_out, b->held_out_maps}[i]);
     remove_named(directory, "tokenizer.json");
     remove_named(directory, "tokenizer_config.json");
     remove(directory);
@@ -420,12 +475,14 @@ static void name_examples(building *b)
     if (!b->data && b->settings->quick)
         cb_error_clear();
     bool found = of_images(b) && b->data;
-    b->train = !b->work ? NULL
-               : found  ? cb_path_join(b->data, n->train)
-                        : cb_path_join(b->work, of_images(b) ? "train-images-ubyte" : "train.txt");
-    b->held_out = !b->train ? NULL
-                  : found   ? cb_path_join(b->data, n->held_out)
-                            : cb_path_join(b->work, of_images(b) ? "held-out-images-ubyte" : "held-out.txt");
+    const char *train = n->train_maps ? "train" : of_images(b) ? "train-images-ubyte" : "train.txt";
+    const char *held_out = n->train_maps ? "held-out" : of_images(b) ? "held-out-images-ubyte" : "held-out.txt";
+    b->train = !b->work ? NULL : found ? cb_path_join(b->data, n->train) : cb_path_join(b->work, train);
+    b->held_out = !b->train ? NULL : found ? cb_path_join(b->data, n->held_out) : cb_path_join(b->work, held_out);
+    if (n->train_maps && b->held_out) {
+        b->train_maps = found ? cb_path_join(b->data, n->train_maps) : cb_path_join(b->work, "train-maps");
+        b->held_out_maps = found ? cb_path_join(b->data, n->held_out_maps) : cb_path_join(b->work, "held-out-maps");
+    }
 }
 
 static bool build_run(cli_call *call, void *settings_)
@@ -447,7 +504,8 @@ static bool build_run(cli_call *call, void *settings_)
     bool ok = cb_ok() && b.model && b.commands && cb_directory_vacant(b.place) && build(&b);
     json_decref(b.commands);
     json_decref(b.held_out_loss);
-    char *const made[] = {b.place, b.work, b.data, b.train, b.held_out, b.tokenizer, b.processor, b.config, b.model};
+    char *const made[] = {b.place,         b.work,      b.data,      b.train,  b.held_out, b.train_maps,
+                          b.held_out_maps, b.tokenizer, b.processor, b.config, b.model};
     for (size_t i = 0; i < sizeof made / sizeof *made; i++)
         cb_free(made[i]);
     return ok && cb_ok();

@@ -259,8 +259,11 @@ bool cb_image_item_read(const image_store *s, int64_t number, const cb_image_opt
     const image_item *item = &s->items[number];
     if (item->bytes)
         return cb_image_decode(item->name, item->bytes, item->length, how, image);
-    if (item->array < 0)
-        return cb_image_read(item->name, how, image);
+    if (item->array < 0) {
+        cb_image_options of_page = *how;
+        of_page.page = item->page ? item->page - 1 : 0;
+        return cb_image_read(item->name, &of_page, image);
+    }
     const image_array *a = &s->arrays[item->array];
     if (!cb_image_make(image, a->width, a->height, a->channels, 8))
         return false;

@@ -12,14 +12,14 @@ enum { VALUES = 1 << 16, MOST_LABELS = 254, NOT_COUNTED = -1, NO_LABEL = -2 };
 
 /* ---- pairs of files ---- */
 
-static bool add_pair(image_store *s, char *image, char *map)
+static bool add_pair(image_store *s, char *image, char *map, int64_t page)
 {
     if (!image || !map || !cb_grow(&s->items, &s->capacity, s->count + 1, sizeof *s->items)) {
         cb_free(image);
         cb_free(map);
         return false;
     }
-    s->items[s->count++] = (image_item){.name = image, .map = map, .array = -1};
+    s->items[s->count++] = (image_item){.name = image, .map = map, .array = -1, .page = page};
     return true;
 }
 
@@ -43,6 +43,20 @@ static int by_stem(const void *a_, const void *b_)
     return order ? order : (a->length > b->length) - (a->length < b->length);
 }
 
+/* Maps are called as their images with another ending; those that have it are no images. */
+static bool add_suffixed(image_store *s, const char *images, const char *maps, const char *suffix, const stem *image)
+{
+    if (cb_ends_with(image->name, suffix))
+        return true;
+    char *map = cb_format("%s/%.*s%s", maps, (int)image->length, image->name, suffix);
+    if (map && !cb_is_file(map)) {
+        cb_fail(CB_ERR_FORMAT, "%s: not found, expected a map of %s/%s (map_suffix)", map, images, image->name);
+        cb_free(map);
+        return false;
+    }
+    return add_pair(s, cb_path_join(images, image->name), map, 0);
+}
+
 /* The images, or maps, among the files below a directory, in the order of their stems; the names stay in `names`. */
 static stem *list_stems(const char *directory, bool (*is_one)(const char *), cb_string_list *names, size_t *count)
 {
@@ -56,8 +70,25 @@ static stem *list_stems(const char *directory, bool (*is_one)(const char *), cb_
     return list;
 }
 
-static bool read_pairs(image_store *s, const char *images, const char *maps)
+static bool read_suffixed(image_store *s, const char *images, const char *maps, const char *suffix)
 {
+    cb_string_list names = {0};
+    size_t count, before = s->count;
+    stem *list = list_stems(images, cb_image_is_name, &names, &count);
+    bool ok = list;
+    for (size_t i = 0; ok && i < count; i++)
+        ok = add_suffixed(s, images, maps, suffix, &list[i]);
+    if (ok && s->count == before)
+        ok = cb_fail(CB_ERR_FORMAT, "%s: found no images in it that do not end with %s (map_suffix)", images, suffix) == CB_OK;
+    cb_free(list);
+    cb_string_list_free(&names);
+    return ok;
+}
+
+static bool read_pairs(image_store *s, const char *images, const char *maps, const char *suffix)
+{
+    if (suffix)
+        return read_suffixed(s, images, maps, suffix);
     cb_string_list image_names = {0}, map_names = {0};
     size_t image_count, map_count;
     stem *image_list = list_stems(images, cb_image_is_name, &image_names, &image_count),
@@ -67,7 +98,7 @@ static bool read_pairs(image_store *s, const char *images, const char *maps)
         ok = cb_fail(CB_ERR_FORMAT, "%s: found no images in it", images) == CB_OK;
     for (size_t i = 0; ok && i < image_count; i++) {
         const stem *found = bsearch(&image_list[i], map_list, map_count, sizeof *map_list, by_stem);
-        ok = found ? add_pair(s, cb_path_join(images, image_list[i].name), cb_path_join(maps, found->name))
+        ok = found ? add_pair(s, cb_path_join(images, image_list[i].name), cb_path_join(maps, found->name), 0)
                    : cb_fail(CB_ERR_FORMAT, "%s: found no %s %.*s.png or such for %s/%s", maps, s->numbers ? "map" : "label map",
                              (int)image_list[i].length, image_list[i].name, images, image_list[i].name) == CB_OK;
     }
@@ -90,7 +121,7 @@ static char *find_directory(const char *path, const char *const *names)
     return NULL;
 }
 
-static bool read_directory(image_store *s, const char *path, const char *given)
+static bool read_directory(image_store *s, const char *path, const char *given, const char *suffix)
 {
     static const char *const images_names[] = {"images", "image", "imgs", "img", NULL};
     static const char *const labels_names[] = {"annotations", "annotation", "labels", "label", "masks", "mask", NULL};
@@ -102,12 +133,14 @@ static bool read_directory(image_store *s, const char *path, const char *given)
                                : s->objective == CB_OBJECTIVE_SALIENCY        ? saliency_names
                                                                               : labels_names;
     if (given)
-        return read_pairs(s, path, given);
+        return read_pairs(s, path, given, suffix);
     char *images = find_directory(path, images_names), *maps = images ? find_directory(path, names) : NULL;
-    bool ok = images && maps ? read_pairs(s, images, maps)
+    if (!images && suffix && cb_ok())
+        return read_pairs(s, path, path, suffix);
+    bool ok = images && maps ? read_pairs(s, images, maps, suffix)
                              : cb_ok() && cb_fail(CB_ERR_FORMAT,
                                                   "%s: found no directories images and %s%s in it, expected these, or "
-                                                  "--label-maps with the directory of the maps",
+                                                  "--label-maps with the directory of the maps, or --map-suffix where they lie beside them",
                                                   path, names[0], s->numbers ? "" : " (or labels, masks)") == CB_OK;
     cb_free(images);
     cb_free(maps);
@@ -116,18 +149,33 @@ static bool read_directory(image_store *s, const char *path, const char *given)
 
 static bool add_row(void *user, const char *image, const char *map)
 {
-    return add_pair(user, cb_strdup(image), cb_strdup(map));
+    return add_pair(user, cb_strdup(image), cb_strdup(map), 0);
+}
+
+/* A file of images and one of as many maps: TIFF stacks. */
+static bool read_stacks(image_store *s, const char *images, const char *maps)
+{
+    int64_t count = cb_image_pages(images), others = count > 0 ? cb_image_pages(maps) : -1;
+    bool ok = others > 0 && (count == others || cb_fail(CB_ERR_FORMAT, "%s: found %lld maps, expected %lld as images in %s", maps,
+                                                        (long long)others, (long long)count, images) == CB_OK);
+    for (int64_t page = 1; ok && page <= count; page++)
+        ok = add_pair(s, cb_strdup(images), cb_strdup(maps), count > 1 ? page : 0);
+    return ok;
 }
 
 static bool read_one(image_store *s, const cb_image_data_options *o, size_t i)
 {
     const char *path = o->data.items[i];
     if (cb_is_directory(path))
-        return read_directory(s, path, o->label_maps.count ? o->label_maps.items[i] : NULL);
+        return read_directory(s, path, o->label_maps.count ? o->label_maps.items[i] : NULL,
+                              o->map_suffix && *o->map_suffix ? o->map_suffix : NULL);
+    if (cb_image_is_name(path) && o->label_maps.count)
+        return read_stacks(s, path, o->label_maps.items[i]);
     if (cb_image_is_table(path))
         return cb_image_table_read(path, o, true, add_row, s);
     return cb_fail(CB_ERR_FORMAT,
-                   "%s: found another kind of file, expected a directory, or a table (.csv, .tsv, .jsonl), of images and their maps",
+                   "%s: found another kind of file, expected a directory, or a table (.csv, .tsv, .jsonl), of images and their maps, or an "
+                   "image and --label-maps",
                    path) == CB_OK;
 }
 
@@ -135,7 +183,14 @@ static bool read_one(image_store *s, const cb_image_data_options *o, size_t i)
 
 static bool read_map(const image_store *s, int64_t item, cb_image *map)
 {
-    return cb_image_read(s->items[item].map, &(cb_image_options){.mode = CB_IMAGE_LABELS, .deep = true, .max_pixels = s->max_pixels}, map);
+    bool mask = s->mask_threshold >= 0;
+    const image_item *of = &s->items[item];
+    const cb_image_options how = {
+        .mode = mask ? CB_IMAGE_GREY : CB_IMAGE_LABELS, .deep = !mask, .max_pixels = s->max_pixels, .page = of->page ? of->page - 1 : 0};
+    bool ok = cb_image_read(of->map, &how, map);
+    for (int64_t i = 0; ok && mask && i < map->width * map->height; i++)
+        map->pixels[i] = map->pixels[i] > s->mask_threshold;
+    return ok;
 }
 
 static int value_at(const cb_image *map, int64_t i)
@@ -191,13 +246,19 @@ static bool name_labels(image_store *s, int count)
 /* How many labels the data show; -1 on failure. */
 static int count_labels(const image_store *s, const cb_image_data_options *o)
 {
-    if (o->label_values.count)
-        return (int)o->label_values.count;
+    if (o->label_values.count || s->mask_threshold >= 0)
+        return s->mask_threshold >= 0 ? 2 : (int)o->label_values.count;
     int highest = highest_value(s, o->ignore_index);
     if (highest == -1)
         cb_fail(CB_ERR_FORMAT, "%s: found no place in %zu label maps that counts, all are %lld (ignore_index)", o->data.items[0], s->count,
                 (long long)o->ignore_index);
-    return highest < 0 ? -1 : highest + 1;
+    if (highest == 0 && o->ignore_index >= 0)
+        cb_fail(CB_ERR_FORMAT,
+                "%s: found no label but 0 in %zu label maps, beside %lld, which does not count (ignore_index); expected two at least: of "
+                "masks of "
+                "0 and 255 --label-values 0,255 or --mask-threshold says what they are",
+                o->data.items[0], s->count, (long long)o->ignore_index);
+    return highest < 0 || !cb_ok() ? -1 : highest + 1;
 }
 
 /* Names of labels: those that are known, where they are enough, else of as many as the data show. */
@@ -228,13 +289,18 @@ static bool number_labels(image_store *s, const cb_image_data_options *o)
     if ((int64_t)o->label_values.count > labels)
         return cb_fail(CB_ERR_ARGUMENT, "label_values: found %zu numbers, expected as many as labels (%lld) at most", o->label_values.count,
                        (long long)labels) == CB_OK;
+    if (s->mask_threshold >= 0 && (labels < 2 || o->label_values.count))
+        return cb_fail(CB_ERR_ARGUMENT, "mask_threshold: makes two labels, found %s",
+                       labels < 2 ? "a model of one" : "--label-values as well") == CB_OK;
     bool plain = !o->label_values.count;
     for (int v = 0; v < VALUES; v++) {
         s->label_of[v] = plain && v < labels ? (int16_t)v : NO_LABEL;
         s->value_of[v] = (uint16_t)v;
     }
-    if (o->ignore_index >= 0)
+    if (o->ignore_index >= 0 && s->mask_threshold < 0)
         s->label_of[o->ignore_index] = NOT_COUNTED;
+    if (s->mask_threshold >= 0)
+        s->value_of[1] = UINT8_MAX;
     return read_values(s, &o->label_values);
 }
 
@@ -244,6 +310,7 @@ bool cb_image_maps_read(image_store *s, const cb_image_data_options *o)
     s->maps_too = true;
     s->objective = o->objective;
     s->numbers = cb_objective_numbers(o->objective);
+    s->mask_threshold = o->objective == CB_OBJECTIVE_SEMANTIC_SEGMENTATION ? (int)o->mask_threshold : -1;
     s->max_pixels = o->max_pixels;
     if (o->label_maps.count && o->label_maps.count != o->data.count)
         return cb_fail(CB_ERR_ARGUMENT, "label_maps: found %zu, expected one for each of the %zu of the data", o->label_maps.count,
@@ -281,7 +348,7 @@ static bool number_places(const image_store *s, const cb_image *map, cb_image *n
 bool cb_image_map_read(const image_store *s, int64_t item, const cb_image *image, cb_image *out)
 {
     cb_image map = {0};
-    bool read = s->numbers ? cb_number_map_read(s, s->items[item].map, &map) : read_map(s, item, &map), ok = read;
+    bool read = s->numbers ? cb_number_map_read(s, &s->items[item], &map) : read_map(s, item, &map), ok = read;
     if (ok && (map.width != image->width || map.height != image->height))
         ok = cb_fail(CB_ERR_FORMAT, "is %lld x %lld, expected %lld x %lld as its image %s", (long long)map.width, (long long)map.height,
                      (long long)image->width, (long long)image->height, s->items[item].name) == CB_OK;
@@ -338,8 +405,11 @@ bool cb_image_map_write(const image_store *s, int64_t item, const cb_image *map,
     cb_image image = {0};
     stem own = stem_of(cb_path_base(of->name));
     bool as_array = s->numbers && cb_ends_with(of->map, ".npy");
-    char *path = cb_format("%s/%.*s.%s", directory, (int)own.length, own.name, as_array ? "npy" : "png");
-    bool ok = path && (!whole || cb_image_read(of->name, &(cb_image_options){.max_pixels = s->max_pixels}, &image));
+    char page[24] = "";
+    if (of->page)
+        snprintf(page, sizeof page, "-%03lld", (long long)of->page - 1);
+    char *path = cb_format("%s/%.*s%s.%s", directory, (int)own.length, own.name, page, as_array ? "npy" : "png");
+    bool ok = path && (!whole || cb_image_item_read(s, item, &(cb_image_options){.max_pixels = s->max_pixels}, &image));
     if (ok && cb_is_file(path))
         ok = cb_fail(CB_ERR_ARGUMENT, "%s: is there already, from another image of that name; expected names that differ", path) == CB_OK;
     int64_t height = whole ? image.height : map->height, width = whole ? image.width : map->width;

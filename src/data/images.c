@@ -17,7 +17,13 @@ const cb_option cb_image_data_option_table[] = {
     CB_OPT_STRING(OPT, label_column, "label", "NAME", "of a table: the column with their labels"),
     CB_OPT_STRING(OPT, data_split, "train", "NAME", "of an .npz file: which of its arrays, as in NAME_images and NAME_labels"),
     CB_OPT_LIST(OPT, label_maps, NULL, "DIR,...",
-                "of places of images: for each directory of data that of its maps, of labels or numbers, which are called as the images"),
+                "of places of images: for each directory of data that of its maps, of labels or numbers, which are called as the images; "
+                "for a TIFF "
+                "of several images one of as many maps"),
+    CB_OPT_STRING(OPT, map_suffix, NULL, "TEXT",
+                  "maps are called as their images with this in the place of the ending, as _mask.png, and may lie beside them"),
+    CB_OPT_INT(OPT, mask_threshold, -1, -1, 255,
+               "label maps are masks, in which grey levels above N are label 1 and others 0 (-1: numbers are labels)"),
     CB_OPT_INT(OPT, ignore_index, 255, -1, 65535, "of label maps: the number of places that do not count (-1: all do)"),
     CB_OPT_LIST(OPT, label_values, NULL, "N,...", "of label maps: the numbers that stand for labels 0, 1, ...; without, these themselves"),
     CB_OPT_FLOAT(OPT, map_scale, 0, 0, 1e12,
@@ -530,6 +536,8 @@ uint64_t cb_images_hash(const image_rows *r)
         h = item->map ? cb_hash_text(h, cb_path_base(item->map)) : h;
         h = (cb_hash_text(h, cb_path_base(item->name)) ^ (uint64_t)(uint32_t)item->label << 32 ^ item->length) * prime;
     }
+    if (r->store->mask_threshold >= 0)
+        h = hash_number(h, r->store->mask_threshold);
     for (int v = 0; v < r->store->invalid_count; v++)
         h = hash_number(h, r->store->invalid[v]);
     if (r->store->numbers)

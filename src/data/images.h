@@ -20,7 +20,8 @@ typedef struct image_item {
     int32_t array; /* -1: none */
     int64_t at;    /* in it */
     int32_t label;
-    char *map; /* the file of its map of labels; NULL: it has one label */
+    char *map;    /* the file of its map; NULL: it has one label */
+    int64_t page; /* of a file of several images, and of its maps, from 1; 0: it is the only one */
 } image_item;
 
 /* All images that were found; shared by a dataset and what is split from it. */
@@ -41,7 +42,8 @@ typedef struct image_store {
     int16_t *label_of;  /* by the number in a map: the label, or less than 0 */
     uint16_t *value_of; /* and the other way round */
     double map_scale, max_depth;
-    double invalid[8]; /* numbers in files of places that do not count */
+    int mask_threshold; /* of masks: levels above are label 1, others 0; -1: numbers are labels */
+    double invalid[8];  /* numbers in files of places that do not count */
     int invalid_count;
     int64_t max_pixels;
     int references;
@@ -91,7 +93,7 @@ bool cb_image_map_write(const image_store *s, int64_t item, const cb_image *map,
 /* number_maps.c: the same of numbers. */
 bool cb_number_maps_open(image_store *s, const cb_image_data_options *options);
 bool cb_number_map_is_name(const char *path); /* beside images */
-bool cb_number_map_read(const image_store *s, const char *path, cb_image *map);
+bool cb_number_map_read(const image_store *s, const image_item *item, cb_image *map);
 void cb_number_map_pick(const image_store *s, const cb_image *map, const cb_image *places, cb_image_mirrored mirrored, float *targets);
 bool cb_number_map_write(const image_store *s, const char *path, bool as_array, const cb_image *map, int64_t height, int64_t width);
 

@@ -31,7 +31,7 @@ static bool add_invalid(image_store *s, const char *text)
 
 bool cb_number_maps_open(image_store *s, const cb_image_data_options *o)
 {
-    static const char *const depth[] = {"depth"}, *const normals[] = {"x", "y", "z"}, *const saliency[] = {"saliency"};
+    static const char *const depth[3] = {"depth"}, *const normals[3] = {"x", "y", "z"}, *const saliency[3] = {"saliency"};
     const char *const *names = s->objective == CB_OBJECTIVE_DEPTH_ESTIMATION ? depth : s->numbers == 3 ? normals : saliency;
     const cb_string_list *given = &o->invalid_values;
     bool ok = true, none = given->count == 1 && strcmp(given->items[0], "none") == 0;
@@ -43,7 +43,7 @@ bool cb_number_maps_open(image_store *s, const cb_image_data_options *o)
         s->invalid_count = 1; /* 0 */
     for (size_t i = 0; ok && !none && i < given->count; i++)
         ok = add_invalid(s, given->items[i]);
-    for (int k = 0; ok && k < s->numbers; k++)
+    for (int k = 0; ok && k < 3 && names[k]; k++)
         ok = cb_string_list_add(&s->labels, names[k]);
     return ok;
 }
@@ -56,12 +56,14 @@ bool cb_number_map_is_name(const char *path)
 /* ---- what files hold ---- */
 
 /* Numbers as they stand in a file, `numbers` side by side, into f32. */
-static bool read_image(const image_store *s, const char *path, cb_image *map, double *scale)
+static bool read_image(const image_store *s, const image_item *item, cb_image *map, double *scale)
 {
     cb_image image = {0};
+    int64_t page = item->page ? item->page - 1 : 0;
     cb_image_mode mode = s->numbers == 3 ? CB_IMAGE_RGB : s->objective == CB_OBJECTIVE_DEPTH_ESTIMATION ? CB_IMAGE_LABELS : CB_IMAGE_GREY;
-    bool ok = cb_image_read(path, &(cb_image_options){.mode = mode, .deep = true, .max_pixels = s->max_pixels}, &image) &&
-              cb_image_make(map, image.width, image.height, s->numbers, 32);
+    bool ok =
+        cb_image_read(item->map, &(cb_image_options){.mode = mode, .deep = true, .max_pixels = s->max_pixels, .page = page}, &image) &&
+        cb_image_make(map, image.width, image.height, s->numbers, 32);
     float *to = ok ? (float *)(void *)map->pixels : NULL;
     for (int64_t i = 0; ok && i < image.width * image.height * s->numbers; i++)
         to[i] = image.bits == 16 ? ((const uint16_t *)(const void *)image.pixels)[i] : image.pixels[i];
@@ -161,11 +163,12 @@ static bool refuse(const image_store *s, const char *path, const cb_image *map, 
                    saliency ? "0 to 1 after division by --map-scale" : "a depth above 0") == CB_OK;
 }
 
-bool cb_number_map_read(const image_store *s, const char *path, cb_image *map)
+bool cb_number_map_read(const image_store *s, const image_item *item, cb_image *map)
 {
+    const char *path = item->map;
     bool array = cb_ends_with(path, ".npy");
     double scale = array && s->numbers == 3 ? 0 : 1;
-    bool ok = array ? read_array(s, path, map) : read_image(s, path, map, &scale);
+    bool ok = array ? read_array(s, path, map) : read_image(s, item, map, &scale);
     scale = s->map_scale > 0 ? s->map_scale : scale;
     float *n = ok ? (float *)(void *)map->pixels : NULL;
     for (int64_t i = 0; ok && i < map->width * map->height; i++, n += s->numbers) {

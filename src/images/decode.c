@@ -123,6 +123,17 @@ bool cb_image_read(const char *path, const cb_image_options *options, cb_image *
     return false;
 }
 
+int64_t cb_image_pages(const char *path)
+{
+    cb_file_map file;
+    if (!cb_file_map_open(&file, path))
+        return -1;
+    image_source s = {.name = path, .bytes = file.data, .length = file.size, .orientation = 1, .options.max_pixels = default_pixels};
+    int64_t pages = reader_of(&s) == cb_tiff_decode ? cb_tiff_pages(&s) : 1;
+    cb_file_map_close(&file);
+    return cb_ok() ? pages : -1;
+}
+
 bool cb_image_is_name(const char *path)
 {
     static const char *const ends[] = {".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".pbm", ".pnm", ".bmp", ".tif", ".tiff"};

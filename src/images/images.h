@@ -16,6 +16,7 @@ typedef struct image_source {
 bool cb_png_decode(image_source *s, cb_image *image);
 bool cb_jpeg_decode(image_source *s, cb_image *image);
 bool cb_tiff_decode(image_source *s, cb_image *image);
+int64_t cb_tiff_pages(image_source *s); /* -1 on failure */
 bool cb_bmp_decode(image_source *s, cb_image *image);
 bool cb_pnm_decode(image_source *s, cb_image *image);
 

@@ -1,4 +1,4 @@
-/* tiff.c: the first image of a TIFF by libtiff: grey, palette, RGB and CMYK of up to 16 bits in strips or tiles; what else libtiff can show
+/* tiff.c: an image of a TIFF by libtiff: grey, palette, RGB and CMYK of up to 16 bits in strips or tiles; what else libtiff can show
  * as colours (YCbCr, Lab) through its own conversion.  libtiff reports errors by a callback and its return values. */
 #include <stdarg.h>
 #include <stdio.h>
@@ -310,6 +310,9 @@ static bool read_image(tiff_reader *r)
 {
     if (!open_file(r))
         return cb_ok() && damaged(r);
+    int64_t page = r->source->options.page;
+    if (page < 0 || page > UINT16_MAX || (page && !TIFFSetDirectory(r->tiff, (tdir_t)page)))
+        return cb_image_damaged(r->source, "TIFF", "found no image number %lld, counted from 0", (long long)page);
     if (!read_header(r))
         return false;
     bool direct = is_direct(r), labels = r->source->options.mode == CB_IMAGE_LABELS;
@@ -320,6 +323,17 @@ static bool read_image(tiff_reader *r)
     if (!direct)
         return read_converted(r);
     return TIFFIsTiled(r->tiff) ? read_tiles(r) : read_strips(r);
+}
+
+int64_t cb_tiff_pages(image_source *s)
+{
+    tiff_reader r = {.source = s};
+    int64_t pages = open_file(&r) ? (int64_t)TIFFNumberOfDirectories(r.tiff) : -1;
+    if (pages < 1 && cb_ok())
+        damaged(&r);
+    if (r.tiff)
+        TIFFClose(r.tiff);
+    return cb_ok() ? pages : -1;
 }
 
 bool cb_tiff_decode(image_source *s, cb_image *image)

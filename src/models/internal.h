@@ -251,6 +251,7 @@ extern const cb_architecture cb_convnext_family[];
 extern const cb_architecture cb_mobilenet_v2_family[];
 extern const cb_architecture cb_swin_family[];
 extern const cb_architecture cb_unet_family[];
+extern const cb_architecture cb_segformer_family[];
 extern const cb_architecture cb_squeezenet_family[];
 extern const cb_architecture cb_gcgru_family[];
 extern const cb_architecture cb_dlinear_family[];

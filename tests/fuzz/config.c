@@ -37,6 +37,7 @@ static const struct {
               {"convnext", "vision/convnext"},
               {"mobilenet", "vision/mobilenet_v2"},
               {"swin", "vision/swin_positions"},
+              {"segformer", "vision/segformer"},
               {"", "models/llama3"}};
 enum { MODELS = sizeof models / sizeof *models };
 

@@ -173,12 +173,23 @@ def adapted(config, path, options, pixels, generator):
         return model(pixels)
 
 
+def stacks(out):
+    """TIFFs of several images: levels are ten times the labels (place + image) % 4 of the other."""
+    import numpy as np
+    from PIL import Image
+    labels = [((np.arange(12) + i) % 4).astype(np.uint8).reshape(3, 4) for i in range(3)]
+    for name, pages in ("stack", [10 * x for x in labels]), ("stack-labels", labels), ("one", labels[:1]):
+        first, *others = map(Image.fromarray, pages)
+        first.save(os.path.join(out, name + ".tif"), save_all=True, append_images=others)
+
+
 def main():
     here = os.path.dirname(os.path.abspath(__file__))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", default=os.path.join(here, "..", "reference", "dense"))
     args = parser.parse_args()
     torch.set_num_threads(1)
+    stacks(args.out)
     for index, (name, (config, size)) in enumerate(MODELS.items()):
         path = os.path.join(args.out, name)
         shutil.rmtree(path, ignore_errors=True)

@@ -23,7 +23,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import (CLIPConfig, CLIPForImageClassification, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig,
                           CLIPVisionModelWithProjection, ConvNextConfig, ConvNextForImageClassification, DeiTConfig, DeiTForImageClassification, DeiTForImageClassificationWithTeacher, MobileNetV2Config,
-                          MobileNetV2ForImageClassification, ResNetConfig, ResNetForImageClassification, SwinConfig,
+                          MobileNetV2ForImageClassification, ResNetConfig, ResNetForImageClassification, SegformerConfig,
+                          SegformerForImageClassification, SwinConfig,
                           SwinForImageClassification, ViTConfig, ViTForImageClassification, ViTModel)
 
 ROWS, CLASSES = 3, 4
@@ -36,6 +37,8 @@ MOBILENET = dict(depth_multiplier=0.1, depth_divisible_by=4, min_depth=4, expand
                  classifier_dropout_prob=0.0)
 SWIN = dict(image_size=16, patch_size=2, embed_dim=8, depths=[2, 1], num_heads=[1, 2], window_size=4, mlp_ratio=2.0, num_labels=CLASSES,
             drop_path_rate=0.0)
+SEGFORMER = dict(num_encoder_blocks=2, depths=[2, 1], hidden_sizes=[8, 12], sr_ratios=[4, 1], patch_sizes=[7, 3], strides=[4, 2],
+                 num_attention_heads=[1, 2], mlp_ratios=[2, 3], decoder_hidden_size=10, drop_path_rate=0.0, classifier_dropout_prob=0.0, num_labels=CLASSES)
 TOWER = dict(hidden_size=16, intermediate_size=20, num_hidden_layers=2, num_attention_heads=2, projection_dim=6)
 CLIP_VISION = dict(TOWER, image_size=12, patch_size=4)
 CLIP_TEXT = dict(TOWER, hidden_size=12, vocab_size=30, max_position_embeddings=10, bos_token_id=0, eos_token_id=29, pad_token_id=1)
@@ -61,6 +64,7 @@ MODELS = {
     "swin": (SwinForImageClassification, SwinConfig(**SWIN), (16, 16), (22, 19)),
     "swin_positions": (SwinForImageClassification, SwinConfig(**{**SWIN, "window_size": 2, "depths": [2, 2]}, use_absolute_embeddings=True,
                                                               qkv_bias=False), (16, 16), (20, 16)),
+    "segformer": (SegformerForImageClassification, SegformerConfig(**SEGFORMER), (16, 20), (21, 18)),
     "clip_vision": (CLIPVisionModelWithProjection, CLIPVisionConfig(**CLIP_VISION), (12, 12), None),
     "clip_classifier": (CLIPForImageClassification, CLIPConfig(**CLIP, num_labels=CLASSES), (12, 12), None),
     "clip": (CLIPModel, CLIPConfig(**CLIP), (12, 12), None),
@@ -117,6 +121,8 @@ def features_of(model, out, inputs):
         return model(**inputs).image_embeds
     if isinstance(model, CLIPForImageClassification):
         return out.last_hidden_state[:, 1:].mean(1)
+    if isinstance(model, SegformerForImageClassification):
+        return out.last_hidden_state.flatten(2).mean(-1)
     if out.last_hidden_state.dim() == 4 or isinstance(model, SwinForImageClassification):
         return out.pooler_output.flatten(1)
     return out.last_hidden_state[:, 0]

@@ -1,11 +1,12 @@
-/* test_dense.c: U-Nets against the same networks in PyTorch (tests/oracle/dense.py), in inference and in training, and heads that judge every place of
+/* test_dense.c: U-Nets against the same networks in PyTorch (tests/oracle/dense.py), and SegFormer against transformers (tests/oracle/segformer.py), in
+ * inference and in training, and heads that judge every place of
  * an image: against themselves with adapters, merged and saved, and configurations and calls that must be refused. */
 #include "cambium/adapters.h"
 #include "cambium/losses.h"
 #include "cambium/merge.h"
 #include "model_fixtures.h"
 
-static const char *const networks[] = {"unet", "unet_group", "unet_conv", "unet_regression"};
+static const char *const networks[] = {"unet", "unet_group", "unet_conv", "unet_regression", "segformer"};
 #define NETWORKS (sizeof networks / sizeof *networks)
 
 static const char *network_path(const char *name)
@@ -100,17 +101,20 @@ static bool let_move(void *user, cb_layer *layer)
 static void a_step_equals_that_of_torch(void **state)
 {
     (void)state;
-    for (int checkpoint = 0; checkpoint < 2; checkpoint++) {
-        fixture f = network_open("unet");
+    static const char *const norms[] = {"unet.up_blocks.1.layers.0.normalization", "decode_head.batch_norm"};
+    for (int i = 0; i < 4; i++) {
+        const char *norm_name = norms[i / 2];
+        char mean[128];
+        fixture f = network_open(i / 2 ? "segformer" : "unet");
         each_gradient(&f, "grad.", make_trainable);
         cb_layer_visit(cb_model_root(f.model), let_move, NULL);
-        cb_tensor *loss = loss_of(&f, &(cb_context){.training = true, .checkpoint = checkpoint});
+        cb_tensor *loss = loss_of(&f, &(cb_context){.training = true, .checkpoint = i % 2});
         assert_close("loss", loss, expected_tensor(&f, "train.loss"), 1e-5);
         assert_true(cb_backward(loss));
-        assert_true(each_gradient(&f, "train.grad.", compare_gradient) >= 20);
-        cb_layer *norm = cb_layer_find(cb_model_root(f.model), "unet.up_blocks.1.layers.0.normalization");
-        assert_close("mean", cb_layer_buffer(norm, "running_mean"),
-                     expected_tensor(&f, "train.buffer.unet.up_blocks.1.layers.0.normalization.running_mean"), 1e-5);
+        assert_true(each_gradient(&f, "train.grad.", compare_gradient) >= 12);
+        cb_layer *norm = cb_layer_find(cb_model_root(f.model), norm_name);
+        snprintf(mean, sizeof mean, "train.buffer.%s.running_mean", norm_name);
+        assert_close("mean", cb_layer_buffer(norm, "running_mean"), expected_tensor(&f, mean), 1e-5);
         assert_int_equal((int)cb_item(cb_layer_buffer(norm, "num_batches_tracked")), 8);
         fixture_close(&f);
     }
@@ -279,6 +283,7 @@ static void backbones_get_heads(void **state)
     a_head_on_a_backbone("convnext", 8, 8);
     a_head_on_a_backbone("swin", 16, 16);
     a_head_on_a_backbone("mobilenet_v2", 4, 4);
+    a_head_on_a_backbone("segformer", 16, 16); /* with a new decoder in front */
 }
 
 /* ---- numbers of places ---- */
@@ -433,6 +438,13 @@ static void configs_that_do_not_fit_are_refused(void **state)
     refused("unet", "{\"norm_type\": \"none\"}", CB_ERR_FORMAT, "convolution.bias is missing");
     refused("unet", "{\"upsample_type\": 3}", CB_ERR_FORMAT, "upsample_type");
     refused("unet_group", "{\"norm_groups\": 3}", CB_ERR_FORMAT, "norm_groups is 3, expected a divisor of hidden_sizes[0] (4)");
+    refused("segformer", "{\"num_encoder_blocks\": 3}", CB_ERR_FORMAT, "depths are 2, expected as many as num_encoder_blocks (3)");
+    refused("segformer", "{\"num_attention_heads\": [1, 5]}", CB_ERR_FORMAT,
+            "hidden_sizes[1] is 12, expected a multiple of num_attention_heads[1] (5)");
+    refused("segformer", "{\"decoder_hidden_size\": 11}", CB_ERR_FORMAT,
+            "decode_head.linear_c.0.proj.weight has shape (10, 8), expected (11, 8)");
+    refused("unet", "{\"dense_loss\": \"silog\", \"architectures\": [\"UNetForSaliency\"]}", CB_ERR_FORMAT,
+            "dense_loss is \"silog\", expected bce, l1 or l2");
     refused("unet", "{\"architectures\": [\"UNetForDetection\"]}", CB_ERR_UNSUPPORTED, "expected one of UNetForSemanticSegmentation");
 }
 

@@ -121,6 +121,118 @@ static void numbers_may_stand_for_labels(void **state)
     cb_error_clear();
 }
 
+/* Of masks in several encodings: a level above the threshold, and what lies beside the image. */
+static void masks_have_two_labels(void **state)
+{
+    (void)state;
+    static const uint8_t image[] = "P5 4 2 255\n\0\1\2\3\4\5\6\7", grey[] = "P5 4 2 255\n\0\177\200\377\0\0\0\377";
+    assert_true(cb_directory_make("side"));
+    put_bytes("side/a.pgm", image, sizeof image - 1);
+    put_bytes("side/b.pgm", image, sizeof image - 1);
+    put_bytes("side/a_mask.pgm", grey, sizeof grey - 1);
+    put_bytes("side/b_mask.pgm", grey, sizeof grey - 1);
+    cb_image_data_options o = {0};
+    assert_true(cb_options_init(cb_image_data_option_table, &o));
+    cb_image_processor_init(&processor);
+    processor.channels = 1;
+    processor.height = 2;
+    processor.width = 4;
+    o.processor = &processor;
+    o.objective = CB_OBJECTIVE_SEMANTIC_SEGMENTATION;
+    o.mask_threshold = 127;
+    o.map_suffix = cb_strdup("_mask.pgm");
+    assert_true(cb_string_list_add(&o.data, "side"));
+    cb_dataset *data = cb_dataset_open_images(&o);
+    if (!data)
+        fail_msg("%s", cb_error_message());
+    assert_int_equal(cb_dataset_rows(data), 2); /* masks are no images */
+    assert_int_equal(cb_dataset_labels(data)->count, 2);
+    cb_batch batch = {0};
+    assert_true(cb_dataset_sequential(data, 0, 2, &batch));
+    static const int expected[] = {0, 0, 1, 1, 0, 0, 0, 1};
+    for (int i = 0; i < 16; i++)
+        assert_int_equal((int)cb_get(batch.targets, i), expected[i % 8]);
+    cb_image labels = {0}, read = {0};
+    assert_true(cb_image_make(&labels, 4, 2, 1, 8) && cb_directory_make("said"));
+    memset(labels.pixels, 1, 8);
+    assert_true(cb_dataset_write_map(data, 0, &labels, "said"));
+    assert_true(cb_image_read("said/a.png", &(cb_image_options){.mode = CB_IMAGE_LABELS}, &read));
+    assert_int_equal(read.pixels[0], 255); /* as masks have it */
+    cb_image_free(&labels);
+    cb_image_free(&read);
+    cb_batch_free(&batch);
+    cb_dataset_free(data);
+    assert_int_equal(remove("side/b_mask.pgm"), 0);
+    assert_null(cb_dataset_open_images(&o));
+    assert_non_null(strstr(cb_error_message(), "side/b_mask.pgm: not found, expected a map of side/b.pgm"));
+    cb_error_clear();
+    put_bytes("side/b_mask.pgm", grey, sizeof grey - 1);
+    assert_true(cb_string_list_add(&o.label_values, "3"));
+    assert_null(cb_dataset_open_images(&o));
+    assert_non_null(strstr(cb_error_message(), "mask_threshold: makes two labels"));
+    cb_error_clear();
+    cb_string_list_free(&o.label_values);
+    o.mask_threshold = -1; /* then 255 does not count, and labels of 127 and 128 are many */
+    data = cb_dataset_open_images(&o);
+    assert_non_null(data);
+    assert_int_equal(cb_dataset_labels(data)->count, 129);
+    cb_dataset_free(data);
+    for (int i = 0; i < 2; i++) /* 0 and 255 alone: one label, which cannot be meant */
+        put_bytes(i ? "side/b_mask.pgm" : "side/a_mask.pgm", "P5 4 2 255\n\0\0\377\377\0\0\0\377", 19);
+    assert_null(cb_dataset_open_images(&o));
+    assert_non_null(strstr(cb_error_message(), "found no label but 0 in 2 label maps, beside 255"));
+    cb_error_clear();
+    cb_string_list_free(&o.data);
+    cb_options_free(cb_image_data_option_table, &o);
+}
+
+/* Images of one file and maps of another, by their numbers. */
+static void stacks_are_images_and_maps(void **state)
+{
+    (void)state;
+    cb_image_data_options o = {0};
+    assert_true(cb_options_init(cb_image_data_option_table, &o));
+    cb_image_processor_init(&processor);
+    processor.channels = 1;
+    processor.height = 3;
+    processor.width = 4;
+    processor.resample = CB_RESAMPLE_NEAREST;
+    processor.rescale_factor = 0.1;
+    processor.do_normalize = false;
+    o.processor = &processor;
+    o.objective = CB_OBJECTIVE_SEMANTIC_SEGMENTATION;
+    assert_true(cb_string_list_add(&o.data, CB_TEST_DATA "/dense/stack.tif") &&
+                cb_string_list_add(&o.label_maps, CB_TEST_DATA "/dense/stack-labels.tif"));
+    assert_int_equal(cb_image_pages(o.data.items[0]), 3);
+    cb_dataset *data = cb_dataset_open_images(&o);
+    if (!data)
+        fail_msg("%s", cb_error_message());
+    assert_int_equal(cb_dataset_rows(data), 3);
+    cb_batch batch = {0};
+    assert_true(cb_dataset_sequential(data, 0, 3, &batch));
+    for (int i = 0; i < 36; i++) /* Pillow wrote label l at level 10 l, and (i + image) % 4 there */
+        assert_int_equal((int)cb_get(batch.targets, i), (i % 12 + i / 12) % 4);
+    assert_int_equal(compare_places(&batch, -1), 0);
+    cb_image labels = {0};
+    assert_true(cb_image_make(&labels, 4, 3, 1, 8) && cb_directory_make("pages"));
+    memset(labels.pixels, 2, 12);
+    assert_true(cb_dataset_write_map(data, 2, &labels, "pages") && cb_is_file("pages/stack-002.png"));
+    cb_image_free(&labels);
+    cb_batch_free(&batch);
+    cb_dataset_free(data);
+    cb_string_list_free(&o.label_maps);
+    assert_true(cb_string_list_add(&o.label_maps, CB_TEST_DATA "/dense/one.tif"));
+    assert_null(cb_dataset_open_images(&o));
+    assert_non_null(strstr(cb_error_message(), "one.tif: found 1 maps, expected 3 as images in"));
+    cb_error_clear();
+    cb_image image = {0};
+    assert_false(cb_image_read(o.data.items[0], &(cb_image_options){.page = 3}, &image));
+    assert_non_null(strstr(cb_error_message(), "found no image number 3"));
+    cb_error_clear();
+    cb_string_list_free(&o.data);
+    cb_options_free(cb_image_data_option_table, &o);
+}
+
 static void predicted_maps_have_the_size_of_their_images(void **state)
 {
     (void)state;
@@ -194,6 +306,8 @@ int main(void)
         FILE_TEST(maps_go_where_their_images_go),
         FILE_TEST(numbers_may_stand_for_labels),
         FILE_TEST(predicted_maps_have_the_size_of_their_images),
+        FILE_TEST(masks_have_two_labels),
+        FILE_TEST(stacks_are_images_and_maps),
         FILE_TEST(pngs_are_read_as_they_were_written),
         FILE_TEST(deep_maps_are_picked_and_mirrored),
     };

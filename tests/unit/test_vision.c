@@ -5,10 +5,10 @@
 #include "cambium/training.h"
 #include "model_fixtures.h"
 
-static const char *const networks[] = {"vit",          "vit_wide",       "vit_bare",          "deit",
-                                       "deit_teacher", "resnet_basic",   "resnet_bottleneck", "resnet_first",
-                                       "convnext",     "convnext_plain", "mobilenet_v2",      "mobilenet_v2_dilated",
-                                       "swin",         "swin_positions", "clip_vision",       "clip_classifier"};
+static const char *const networks[] = {
+    "vit",          "vit_wide",        "vit_bare",       "deit",         "deit_teacher",         "resnet_basic", "resnet_bottleneck",
+    "resnet_first", "convnext",        "convnext_plain", "mobilenet_v2", "mobilenet_v2_dilated", "swin",         "swin_positions",
+    "clip_vision",  "clip_classifier", "segformer"};
 #define NETWORKS (sizeof networks / sizeof *networks)
 static const char *const with_batch_norms[] = {"resnet_basic", "resnet_bottleneck", "resnet_first", "mobilenet_v2", "mobilenet_v2_dilated"};
 #define WITH_BATCH_NORMS (sizeof with_batch_norms / sizeof *with_batch_norms)
@@ -362,6 +362,7 @@ static void lora_learns_and_merges(void **state)
     lora_works_on("convnext", NULL, 12, 40);
     lora_works_on("mobilenet_v2", NULL, 68, 10);
     lora_works_on("swin", NULL, 12, 40);
+    lora_works_on("segformer", NULL, 12, 40);
     lora_works_on("clip_classifier", NULL, 8, 40);
 }
 
