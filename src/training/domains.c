@@ -16,12 +16,12 @@ static const char *const balance_names[] = {"method", "fixed", "pareto", NULL};
 const cb_option cb_domain_option_table[] = {
     CB_OPT_STRING(OPT, method, "dann", "NAME",
                   "which terms are minimised beside the source's labels: source-only, dann, cdan, coral, dan, jan, mcd, mdd, mcc, entropy, "
-                  "pseudo-label, shot, fixmatch, mean-teacher, adabn or paretoda"),
+                  "pseudo-label, shot, nrc, fixmatch, mean-teacher, adabn or paretoda"),
     CB_OPT_LIST(
         OPT, terms, NULL, "NAME=X,...",
         "weights of terms, instead of the method's or beside them: supervised, adversary, conditional_adversary, coral, mmd, joint_mmd, "
         "discrepancy, margin_disparity, class_confusion, entropy, information, pseudo_label, centroid_label, strong_label, teacher, "
-        "statistics, class_domain, refined_information"),
+        "statistics, class_domain, refined_information, neighbours"),
     CB_OPT_FLOAT(OPT, label_smoothing, 0, 0, 1, "share of the source's labels that is spread over all labels"),
     CB_OPT_INT(OPT, adversary_width, 1024, 1, 65536, "of discriminators, and of margin_disparity's head: width of their hidden layers"),
     CB_OPT_FLOAT(OPT, adversary_gamma, 10, 0, 1e6, "how fast reversed gradients set in over the run (0: they are there from the start)"),

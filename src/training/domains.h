@@ -45,6 +45,7 @@ struct cb_domains {
     domain_network adversary, conditional, second, margin;
     cb_tensor *of_features, *of_predictions; /* of the multilinear map, where it is an estimate; else NULL */
     cb_tensor *pseudo;                       /* (rows of the target) f32: labels; of the checkpoint's state */
+    cb_tensor *feature_bank, *score_bank;    /* (rows of the target, C) and (rows, K): likewise */
     size_t teacher_first;                    /* the teacher's weights in the state, in the order of the trainee's parameters */
     bool moves;                              /* some norms' running statistics follow */
 
@@ -78,6 +79,14 @@ extern const size_t cb_domain_term_count;
 bool cb_teacher_attach(cb_domains *d);
 bool cb_teacher_stepped(cb_domains *d);
 cb_tensor *cb_teacher_loss(cb_domains *d, const domain_pass *p);
+
+/* domain_neighbours.c */
+bool cb_neighbours_open(cb_domains *d);
+bool cb_neighbours_prepare(cb_domains *d);
+cb_tensor *cb_neighbours_loss(cb_domains *d, const domain_pass *p);
+/* What the five nearest rows of `row`, and the five nearest of each of these, say of it: target (K) is the sum of their scores, mutual neighbours' as they
+ * are, others' by 0.1.  features (N, C) of length 1, scores (N, K). */
+void cb_neighbour_target(const float *features, const float *scores, int64_t n, int64_t width, int64_t labels, int64_t row, float *target);
 
 /* domain_refine.c */
 bool cb_refine_open(cb_domains *d);

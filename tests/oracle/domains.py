@@ -30,6 +30,17 @@ def centroid_labels(features, logits):
     return labels
 
 
+def neighbour_targets(features, p, k=5):
+    """What NRC's loss multiplies predictions with: the authors' bank, indices and weights."""
+    bank = features / np.linalg.norm(features, axis=1, keepdims=True)
+    near = np.argsort(-(bank @ bank.T), axis=1)[:, 1:k + 1]  # the first is the row itself
+    targets = np.zeros_like(p)
+    for i in range(len(p)):
+        for j in near[i]:
+            targets[i] += (1 if i in near[j] else 0.1) * p[j] + 0.1 * p[near[j]].sum(0)
+    return bank, targets
+
+
 def unevenness(weights):
     """Yang et al. 2024: angles between the rows of a classifier, and those of a regular simplex."""
     w = weights / np.linalg.norm(weights, axis=1, keepdims=True)
@@ -68,6 +79,9 @@ def main():
     tensors = {"features": features, "logits": logits,
                "centroid_labels": centroid_labels(features.astype(np.float64), logits.astype(np.float64)).astype(np.int32)}
     assert (tensors["centroid_labels"] != logits.argmax(1)).sum() > 3
+    bank, targets = neighbour_targets(features.astype(np.float64), softmax(logits.astype(np.float64)))
+    tensors |= {"feature_bank": bank.astype(np.float32), "score_bank": softmax(logits.astype(np.float64)).astype(np.float32),
+                "neighbour_targets": targets.astype(np.float32)}
     weights = means.astype(np.float32)
     points = rng.uniform(features.min(0), features.max(0), (4, WIDTH)).astype(np.float32)
     rows = rng.choice(ROWS, 4, replace=False).astype(np.int32)

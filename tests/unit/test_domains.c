@@ -387,6 +387,25 @@ static void centroids_label_rows_as_shot_does(void **state)
     cb_safetensors_close(file);
 }
 
+static void neighbours_say_what_they_say_in_nrc(void **state)
+{
+    (void)state;
+    char path[512];
+    snprintf(path, sizeof path, "%s/domains.safetensors", CB_TEST_DATA);
+    cb_safetensors *file = cb_safetensors_open(path);
+    assert_ok();
+    const cb_weight_entry *features = cb_safetensors_find(file, "feature_bank"), *scores = cb_safetensors_find(file, "score_bank");
+    const float *expected = cb_safetensors_find(file, "neighbour_targets")->data;
+    int64_t n = features->shape[0], labels = scores->shape[1];
+    float found[16];
+    for (int64_t i = 0; i < n; i++) {
+        cb_neighbour_target(features->data, scores->data, n, features->shape[1], labels, i, found);
+        for (int64_t k = 0; k < labels; k++)
+            assert_near((double)found[k], (double)expected[i * labels + k], 1e-5);
+    }
+    cb_safetensors_close(file);
+}
+
 /* ---- a run ---- */
 
 static void stop_at(void *user, const cb_train_report *report)
@@ -438,7 +457,11 @@ static void a_resumed_run_ends_with_the_same_bits(void **state)
     const struct {
         const char *method, *terms;
         bool source;
-    } runs[] = {{"cdan", "centroid_label=0.3", true}, {"shot", NULL, false}, {"mean-teacher", NULL, true}, {"paretoda", NULL, true}};
+    } runs[] = {{"cdan", "centroid_label=0.3", true},
+                {"shot", NULL, false},
+                {"mean-teacher", NULL, true},
+                {"paretoda", NULL, true},
+                {"nrc", NULL, false}};
     for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
         char whole[32], parted[32], a[64], b[64];
         snprintf(whole, sizeof whole, "whole-%d", (int)i);
@@ -592,6 +615,7 @@ int main(void)
         TEST(reversed_gradients_set_in_over_the_run),
         TEST(terms_are_weighed_where_they_meet),
         TEST(centroids_label_rows_as_shot_does),
+        TEST(neighbours_say_what_they_say_in_nrc),
         TEST(a_resumed_run_ends_with_the_same_bits),
         TEST(the_head_stays_where_only_the_base_is_trained),
         TEST(statistics_alone_change_with_adabn),
