@@ -80,6 +80,8 @@ if(TARGET cambium AND EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/run.sh)
   register_test(cli_recognition sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/recognition.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
   register_test(cli_recognition_page ${page} docs/recognition.md out/reader/vocab.json out/read.jsonl out/adapter/adapter_model.safetensors
     out/merged/vocab.json)
+  register_test(cli_seq2seq sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/seq2seq.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
+  register_test(cli_seq2seq_page ${page} docs/seq2seq.md out/answers/adapter_model.safetensors out/said.jsonl)
   register_test(cli_tasks sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/tasks.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
   register_test(cli_labels sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/labels.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
   register_test(cli_tasks_page ${page} docs/tasks.md out/reviews/labels.json out/said.jsonl out/names/adapter_model.safetensors

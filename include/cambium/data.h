@@ -11,6 +11,9 @@
  * Labelled rows (cb_objective) hold one example each, between the tokenizer's special tokens and cut to `sequence_length` (longest first, of
  * pairs), and a batch is as long as the longest of its rows; labels are names, given or found in the data.
  *
+ * Rows for models with an encoder and a decoder hold a source and a target, each ended by the tokenizer's end-of-sequence token and cut before it,
+ * and are padded like labelled ones.
+ *
  * Masked rows are those of BERT (Devlin et al. 2018): documents have the tokenizer's special tokens around them, and of the others a share is
  * chosen, anew each time a row is asked for in another epoch, to be predicted from the rest: 80 % of the chosen stand there as the mask
  * token, 10 % as any token, 10 % as they are.  Special tokens are never chosen; of prompts with completions the completions are, as
@@ -57,6 +60,7 @@ typedef enum cb_objective {
     CB_OBJECTIVE_SIMILARITY,              /* groups of two sentences, with a score */
     CB_OBJECTIVE_RANKING,                 /* groups of documents, each read together with the query that they have in common */
     CB_OBJECTIVE_FORECASTING,             /* what series of numbers come to: cb_series_windows() */
+    CB_OBJECTIVE_SEQ2SEQ_LM,              /* a target, given a source: prompts with completions */
     CB_OBJECTIVE_IMAGE_GENERATION         /* images as they are, and the class of each: likewise */
 } cb_objective;
 CB_API bool cb_objective_is_labelled(cb_objective objective);
@@ -80,14 +84,17 @@ typedef struct cb_data_options {
     int64_t max_records;        /* 0: all */
     double mlm_probability;     /* of masked rows: share of the tokens that are to be predicted */
     bool whole_word_mask;       /* of these: all tokens of a word or none */
+    char *source_prefix;        /* of rows of a source and a target: stands before every source ("summarize: "); NULL: nothing */
+    int64_t max_target_length;  /* of these: tokens of a target; 0: sequence_length, which is that of sources */
+    int32_t decoder_start;      /* of these: what the decoder reads first: cb_model_decoder_start() */
     int64_t pad_to_multiple_of; /* labelled rows: 0: a batch is as long as its longest row */
     cb_objective objective;
     const cb_string_list *labels; /* labelled rows: in the order of their numbers; NULL or empty: those of the data, sorted */
     bool unlabelled;              /* of sequence classification: records need no label, and none is read: targets are -100 */
     uint64_t seed;
 } cb_data_options;
-extern CB_API const cb_option
-    cb_data_option_table[]; /* all but `data`, `objective`, `labels`, `unlabelled` and `seed`, which commands name themselves */
+extern CB_API const cb_option cb_data_option_table
+    []; /* all but `data`, `objective`, `labels`, `unlabelled`, `decoder_start` and `seed`, which commands name themselves */
 
 /* ---- conversations ---- */
 
@@ -140,16 +147,18 @@ typedef struct cb_batch {
     /* ids shifted left by one (masked rows: what stood there); -100 where there is no loss (padding, prompts, ends).  Labelled rows: (rows) i32
      * labels, (rows, labels) f32 0 or 1, (rows, 1) f32 numbers, or (rows, length) i32 labels of words at their first tokens */
     cb_tensor *targets;
-    cb_tensor *segments;   /* 0, 1, 2, ... for the documents of a row; -1 is padding */
-    cb_tensor *positions;  /* 0, 1, 2, ... in each of them */
-    cb_tensor *types;      /* which of two texts each is of (token_type_ids); NULL: all tokens of the dataset are of type 0 */
-    cb_tensor *words;      /* words with labels: the number of the word whose first token it is, else -1; NULL: rows have none */
-    cb_tensor *tasks;      /* (rows) i32: of which task each is; NULL: all documents of the dataset are of task 0 */
-    cb_tensor *conditions; /* (rows, C) f32: what is known of each; NULL: of none of the dataset is anything */
-    cb_tensor *lengths;    /* (rows) i32: how wide each image is before its padding; NULL: there is none */
-    cb_tensor *items;      /* of joined datasets: (rows) i64: which row of its own, unshuffled dataset each is; else NULL */
-    int64_t tokens;        /* that are not padding */
-    int64_t predicted;     /* targets that count */
+    cb_tensor *segments; /* 0, 1, 2, ... for the documents of a row; -1 is padding */
+    cb_tensor *source;   /* (rows, its own length): of rows of a source and a target, where ids are the target shifted right; else NULL */
+    cb_tensor *source_segments; /* of it: -1 is padding */
+    cb_tensor *positions;       /* 0, 1, 2, ... in each of them */
+    cb_tensor *types;           /* which of two texts each is of (token_type_ids); NULL: all tokens of the dataset are of type 0 */
+    cb_tensor *words;           /* words with labels: the number of the word whose first token it is, else -1; NULL: rows have none */
+    cb_tensor *tasks;           /* (rows) i32: of which task each is; NULL: all documents of the dataset are of task 0 */
+    cb_tensor *conditions;      /* (rows, C) f32: what is known of each; NULL: of none of the dataset is anything */
+    cb_tensor *lengths;         /* (rows) i32: how wide each image is before its padding; NULL: there is none */
+    cb_tensor *items;           /* of joined datasets: (rows) i64: which row of its own, unshuffled dataset each is; else NULL */
+    int64_t tokens;             /* that are not padding */
+    int64_t predicted;          /* targets that count */
 } cb_batch;
 /* Rows index * rows ... (index + 1) * rows - 1 of the endless sequence epoch 0, epoch 1, ...: depends on nothing but the
  * arguments, the data and the options. */

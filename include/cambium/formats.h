@@ -152,7 +152,7 @@ typedef struct cb_records_options {
  *
  * Fields of an object: messages (an array of objects with a role, for a chat template), else prompt + completion (two texts, or two such
  * arrays, which become messages), else instruction +
- * output, else text: the first of these that is there counts, what else is there is passed over, null is nothing.  Columns
+ * output, else input + target (a prompt and its completion), else text: the first of these that is there counts, what else is there is passed over, null is nothing.  Columns
  * of a table: the same without messages.  Beside them task_ids, a whole number under CB_MOST_TASKS (PEFT's name; 0 where there is none), and conditions, a number or an array of them,
  * in a table with blanks or commas between them.  The prompt of an instruction is the instruction, a blank line and, when `input`
  * is there and not empty, the input and another blank line.  Texts that hold a NUL are refused, but for plain text.

@@ -24,6 +24,7 @@ typedef enum cb_head_kind {
     CB_HEAD_CAUSAL_LM,               /* ...ForCausalLM: the next token, (B, T, V) */
     CB_HEAD_MASKED_LM,               /* ...ForMaskedLM: the token itself, (B, T, V) */
     CB_HEAD_CTC,                     /* ...ForCTC: a token or the blank for each frame, (B, T, V) */
+    CB_HEAD_SEQ2SEQ_LM,              /* ...ForConditionalGeneration: the next token of a target, given a source, (B, T, V) */
     CB_HEAD_SEQUENCE_CLASSIFICATION, /* ...ForSequenceClassification: a label or number of each row, (B, K) */
     CB_HEAD_TOKEN_CLASSIFICATION,    /* ...ForTokenClassification: a label of each token, (B, T, K) */
     CB_HEAD_IMAGE_CLASSIFICATION,    /* ...ForImageClassification: a label of each image, (B, K) */
@@ -90,6 +91,9 @@ CB_API const char *cb_model_new_weights(const cb_model *model);
  * PEFT, and those that the checkpoint lacked. */
 CB_API bool cb_model_head_modules(const cb_model *model, cb_string_list *names);
 CB_API int64_t cb_model_vocab_size(const cb_model *model);
+/* Of a model with an encoder and a decoder the token that every target begins with (decoder_start_token_id of config.json, else pad_token_id,
+ * else 0); -1: it is none. */
+CB_API int32_t cb_model_decoder_start(const cb_model *model);
 CB_API int64_t cb_model_max_positions(const cb_model *model);
 CB_API int64_t cb_model_layers(const cb_model *model);
 /* How many blocks a recursive model (model_type recursive_llama, ...; num_shared_layers) has weights for: block i runs with those of block
@@ -140,7 +144,16 @@ CB_API cb_tensor *cb_series_trend(cb_tensor *x, int dim, int64_t kernel);
  * Transformers give (B, tokens, width), convolutional networks their last feature maps (B, width, h, w).  Of the context they refuse
  * positions, segments, types and a cache.  Errors name what was found and expected: another number of channels, another size than a
  * transformer's positions are for, images too small for a convolution.  CLIP takes either, and gives the hidden states of the one of its two
- * models that does. */
+ * models that does.
+ *
+ * Models with an encoder and a decoder (T5) take the target shifted to the right as ids, beginning with cb_model_decoder_start(), and the source
+ * in the context, here and below; what comes out is the decoder's:
+ *
+ *     cb_context ctx = {.source = source, .source_segments = padding};
+ *     cb_tensor *loss = cb_model_loss(model, shifted, targets, 0, &ctx);
+ *
+ * Without a source, or with one for another model: CB_ERR_ARGUMENT.  Such a model loaded with the head CB_HEAD_NONE is its encoder alone, which
+ * takes ids like any other. */
 CB_API cb_tensor *cb_model_hidden(cb_model *model, cb_tensor *ids, const cb_context *ctx);
 /* The same, with what a recursive model gives after each round through its shared blocks but the last, normalised likewise: exits has room
  * for cb_model_exits() - 1 tensors (B, T, width). */
@@ -257,7 +270,7 @@ typedef struct cb_generation {
     double prompt_seconds, generate_seconds;
     int64_t prompt_tokens;
 } cb_generation;
-/* Continues a prompt, to which the tokenizer adds its special tokens.  `out` is zero-initialised or from an earlier call,
+/* Continues a prompt, or answers it where the model has an encoder and a decoder; the tokenizer adds its special tokens to it.  `out` is zero-initialised or from an earlier call,
  * and freed by the caller, also on failure.  Learned positions (GPT-2) end a text, with finish_reason "length", and a prompt that leaves
  * no room for a token is CB_ERR_ARGUMENT; rotary ones go on beyond cb_model_max_positions(), as in transformers, with one warning. */
 CB_API bool cb_generate(cb_model *model, const cb_tokenizer *tokenizer, const char *prompt, const cb_generate_options *options,

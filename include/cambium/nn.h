@@ -42,7 +42,10 @@ typedef struct cb_context {
     cb_tensor *positions; /* (B, T) i32, or NULL: 0, 1, 2, ... (after what the cache holds) */
     cb_tensor *segments;  /* (B, T) i32, or NULL: which document a token belongs to; negative: padding */
     cb_tensor *types;     /* (B, T) i32, or NULL: 0; of BERT's kin: which of two texts a token belongs to (token_type_ids) */
-    cb_tensor *tasks;     /* (B) i32, or NULL: which of its tasks an adapter of several does with a row; 0 */
+    cb_tensor *source; /* (B, Ts) i32: of models with an encoder and a decoder what the encoder reads, where ids are the decoder's; with a
+                           * cache, of its first pass alone.  Else NULL */
+    cb_tensor *source_segments; /* (B, Ts) i32, or NULL: the same of its tokens as `segments`; negative: padding */
+    cb_tensor *tasks;           /* (B) i32, or NULL: which of its tasks an adapter of several does with a row; 0 */
     cb_tensor
         *conditions; /* (B, C) f32, or NULL: what is known of a row beside what is in it: quality, degradation, state; without gradient */
     cb_tensor *timesteps; /* (B) f32, of networks that denoise: how far each row has been noised */

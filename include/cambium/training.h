@@ -386,6 +386,14 @@ CB_API bool cb_evaluate_maps(cb_model *model, cb_dataset *data, int64_t batch_si
 /* The same of text recognition, where texts are found by a beam of prefixes (cb_ctc_beam()); 1: by the likeliest path. */
 CB_API bool cb_evaluate_recognition(cb_model *model, cb_dataset *data, int64_t batch_size, int64_t max_batches, int64_t beam_width,
                                     cb_evaluation *result);
+/* Takes what a model answered to the source of a row of the data, and the right target; false stops with the error that it recorded. */
+typedef bool cb_answer_callback(void *user, int64_t row, const char *text, const char *target);
+/* The loss, and beside it how the texts that the model makes of the sources (greedy unless `options` say otherwise) fit the targets, both as the
+ * tokenizer writes them:
+ *     exact_match (share), bleu, chrf (of the corpus, 0 to 100, as sacrebleu), rouge1, rouge2, rouge_l (mean F1, 0 to 1)
+ * `see` may be NULL.  Another model than one with an encoder and a decoder, or other data: CB_ERR_UNSUPPORTED. */
+CB_API bool cb_evaluate_answers(cb_model *model, const cb_tokenizer *tokenizer, cb_dataset *data, const cb_generate_options *options,
+                                int64_t batch_size, int64_t max_batches, cb_answer_callback *see, void *user, cb_evaluation *result);
 /* The same by what->evaluate, where there is one. */
 CB_API bool cb_train_evaluate(const cb_trainee *what, cb_dataset *data, int64_t batch_size, int64_t max_batches, cb_evaluation *result);
 /* The metrics of predictions of the first rows of `data`. */

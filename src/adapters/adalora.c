@@ -75,6 +75,7 @@ static const char adalora_peft_fixed[] =
 static const cb_default_target adalora_targets[] = {
     {"t5", "q,k,v,o,wi,wo"},
     {"mt5", "q,k,v,o,wi_0,wi_1,wo"},
+    {"umt5", "q,k,v,o,wi_0,wi_1,wo"}, /* not in PEFT */
     {"bart", "q_proj,k_proj,v_proj,out_proj,fc1,fc2"},
     {"opt", "q_proj,k_proj,v_proj,out_proj,fc1,fc2"},
     {"roberta", "query,key,value,dense"},

@@ -19,6 +19,7 @@ static const char beft_peft_fixed[] = "{\"modules_to_save\": null}";
 static const cb_default_target beft_targets[] = {
     {"t5", "v"},
     {"mt5", "v"},
+    {"umt5", "v"}, /* not in PEFT */
     {"roberta", "value"},
     {"opt", "v_proj"},
     {"gptj", "v_proj"},

@@ -32,6 +32,7 @@ static const char ia3_peft_fixed[] = "{\"exclude_modules\": null, \"modules_to_s
 static const cb_default_target ia3_targets[] = {
     {"t5", "k,v,wo"},
     {"mt5", "k,v,wi_1"},
+    {"umt5", "k,v,wi_1"}, /* not in PEFT */
     {"gpt2", "c_attn,mlp.c_proj"},
     {"bloom", "query_key_value,mlp.dense_4h_to_h"},
     {"roberta", "key,value,output.dense"},

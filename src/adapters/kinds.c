@@ -24,6 +24,7 @@ static const cb_adapter_kind *const kinds[] = {KINDS(ADDRESS) NULL};
 const cb_default_target cb_lora_default_targets[] = {
     {"t5", "q,v"},
     {"mt5", "q,v"},
+    {"umt5", "q,v"}, /* not in PEFT: what mT5 has */
     {"bart", "q_proj,v_proj"},
     {"gpt2", "c_attn"},
     {"bloom", "query_key_value"},

@@ -16,6 +16,7 @@ static const cb_default_target ln_tuning_targets[] = {
     {"bloom", "input_layernorm,post_attention_layernorm,ln_f"},
     {"t5", "layer_norm,final_layer_norm"},
     {"mt5", "layer_norm,final_layer_norm"},
+    {"umt5", "layer_norm,final_layer_norm"}, /* not in PEFT */
     {"bart", "self_attn_layer_norm,encoder_attn_layer_norm,final_layer_norm"},
     {"gpt2", "ln_1,ln_2,ln_f"},
     {"blip-2", "layernorm,LayerNorm,final_layer_norm,self_attn_layer_norm"},

@@ -54,6 +54,7 @@ static const char vblora_peft_fixed[] = "{\"exclude_modules\": null, \"modules_t
 static const cb_default_target vblora_targets[] = {
     {"t5", "q,k,v,o,wi,wo"},
     {"mt5", "q,k,v,o,wi_0,wi_1,wo"},
+    {"umt5", "q,k,v,o,wi_0,wi_1,wo"}, /* not in PEFT */
     {"bart", "q_proj,k_proj,v_proj,out_proj,fc1,fc2"},
     {"opt", "q_proj,k_proj,v_proj,out_proj,fc1,fc2"},
     {"deberta-v2", "query_proj,key_proj,value_proj,dense"},

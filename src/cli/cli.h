@@ -211,6 +211,8 @@ void cli_task_close(cli_task *task);
 cb_dtype cli_task_dtype(const cli_call *call, const cli_task *task, int index);
 /* Refuses options of rows of words, which labels have no use for. */
 bool cli_labels_check(cli_call *call);
+/* Refuses options that rows of sources and targets have not, or that only they have. */
+bool cli_pairs_check(cli_call *call, cb_objective objective);
 /* The model with a head for it; `config`: a new one, as cb_model_create() makes it. */
 cb_model *cli_task_model(cli_task *task, const char *path, bool config, uint64_t seed, cb_model_options options);
 /* The rows of `text` are for it, or, of a model that predicts words, for that; one that predicts nothing is refused. */
@@ -406,6 +408,10 @@ extern const cb_option cli_recognition_table[];
 /* `cambium eval --task text-recognition`; vocabulary NULL: the model's own; predictions NULL: none are written. */
 bool cli_eval_recognition(cli_call *call, const cli_recognition_settings *s, cli_image_settings *images, const cb_string_list *files,
                           const char *vocabulary, const cli_base *base, const char *predictions, int64_t batch_size, int64_t max_batches);
+
+/* eval_seq2seq.c: loss and answers; predictions NULL: they are written nowhere. */
+bool cli_eval_seq2seq(cli_call *call, cb_data_options *text, const cli_base *base, int64_t max_new_tokens, const char *predictions,
+                      int64_t batch_size, int64_t max_batches);
 
 /* ---- sentence encoders (sentences.c, eval_sentences.c) ---- */
 

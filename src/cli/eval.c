@@ -8,7 +8,7 @@ typedef struct settings {
     char *tokenizer, *predictions;
     cb_string_list data, adapter, adapter_option;
     int task, dtype;
-    int64_t batch_size, max_batches;
+    int64_t batch_size, max_batches, max_new_tokens;
     bool dry_run;
     cb_data_options text;
     cli_image_settings images;
@@ -291,7 +291,9 @@ static const char *const task_names[] = {"auto",
                                          "similarity",
                                          "ranking",
                                          "forecasting",
+                                         "seq2seq",
                                          NULL};
+static const int task_seq2seq = TASK_LABELS + CB_OBJECTIVE_SEQ2SEQ_LM - CB_OBJECTIVE_SEQUENCE_CLASSIFICATION;
 static const int task_retrieval = TASK_LABELS + CB_OBJECTIVE_RETRIEVAL - CB_OBJECTIVE_SEQUENCE_CLASSIFICATION;
 
 static const int task_forecasting = TASK_LABELS + CB_OBJECTIVE_FORECASTING - CB_OBJECTIVE_SEQUENCE_CLASSIFICATION;
@@ -351,6 +353,13 @@ static bool measure(cli_call *call, settings *s, const cli_base *base)
     if (asked == CB_OBJECTIVE_TEXT_RECOGNITION || (s->task == TASK_AUTO && cli_recognises(base->model)))
         return ready_images(s, base) && cli_eval_recognition(call, &s->recognition, &s->images, &s->data, s->tokenizer, base,
                                                              s->predictions, s->batch_size, s->max_batches);
+    if (s->task == task_seq2seq || (s->task == TASK_AUTO && cb_model_head_kind(base->model) == CB_HEAD_SEQ2SEQ_LM)) {
+        s->text.data = s->data;
+        return cli_eval_seq2seq(call, &s->text, base, s->max_new_tokens, s->predictions, s->batch_size, s->max_batches);
+    }
+    if (!cli_pairs_check(call, cb_objective_of(base->model)) ||
+        (cli_given(call, "max_new_tokens") && !refuse_option(call, "max_new_tokens", "seq2seq")))
+        return false;
     if (s->task >= TASK_LABELS || (s->task == TASK_AUTO && labelled))
         return labels(call, s, base);
     if (s->predictions || s->corruption)
@@ -363,8 +372,10 @@ static bool measure(cli_call *call, settings *s, const cli_base *base)
 /* ---- the command ---- */
 
 static const cb_option table[] = {
-    CB_OPT_ENUM(settings, task, TASK_AUTO, task_names,
-                "what is measured; auto: labels where the model or an adapter gives any, else perplexity"),
+    CB_OPT_ENUM(
+        settings, task, TASK_AUTO, task_names,
+        "what is measured; auto: labels where the model or an adapter gives any, answers of one with an encoder and a decoder, else "
+        "perplexity"),
     CB_OPT_LIST(settings, data, NULL, "FILE,...", "text, JSONL, CSV or TSV files, directories of them, or - for standard input"),
     CB_OPT_LIST(settings, adapter, NULL, "DIR,...", "adapter to attach, each with an optional =weight; may be given again"),
     CLI_ADAPTER_OPTION(settings),
@@ -374,9 +385,11 @@ static const cb_option table[] = {
                   "labels: what is predicted of each text or image, and what is read in it, as JSONL; of the places of images: a new "
                   "directory of maps (PNG, or "
                   ".npy where the data's are); "
-                  "rankings: the scores of each line, or of a corpus a run of TREC"),
+                  "rankings: the scores of each line, or of a corpus a run of TREC; "
+                  "seq2seq: what is answered, beside the right target, as JSONL"),
     CB_OPT_INT(settings, batch_size, 4, 1, 65536, "rows per forward pass"),
     CB_OPT_INT(settings, max_batches, 0, 0, 1e12, "forward passes at most; 0: all of the data"),
+    CB_OPT_INT(settings, max_new_tokens, 128, 1, 1 << 24, "seq2seq: tokens of an answer at most"),
     CLI_DRY_RUN(settings, CLI_NEEDS_HELP),
     CB_OPT_END};
 
@@ -503,7 +516,8 @@ const cli_command cli_eval = {
         "measures of the order in which a cross-encoder puts what BM25, or --candidates, found.  Forecasting (docs/forecasting.md): mean "
         "absolute error, root of the mean square error and mean relative error of a part of a series, of each step ahead and of all; with "
         "--online "
-        "what comes to be is learned from, window after window (docs/methods/adcsd.md).",
+        "what comes to be is learned from, window after window (docs/methods/adcsd.md).  "
+        "Seq2seq (docs/seq2seq.md): the loss of the targets, and exact matches, BLEU, chrF and ROUGE of the greedy answers to the sources.",
     .least = 1,
     .most = 256,
     .settings_size = sizeof(settings),

@@ -204,7 +204,8 @@ const cli_command cli_generate = {
     .name = "generate",
     .summary = "continue a text with a model and any adapters",
     .synopsis = "MODEL_DIR --prompt TEXT|--prompts FILE [--chat] [--adapter [NAME=]DIR[=weight]]... [options]",
-    .description = "Prints the continuation as it is made. Without --temperature the likeliest token is taken each time, so the result "
+    .description = "Prints the continuation as it is made, or, of a model with an encoder and a decoder, the answer. Without --temperature "
+                   "the likeliest token is taken each time, so the result "
                    "is the same on every run. Several adapters add up, each times its weight. With --prompts many texts run "
                    "as one batch, each with adapters of its own.",
     .least = 1,

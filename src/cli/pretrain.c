@@ -117,7 +117,7 @@ static bool run(cli_call *call, void *settings_)
     s->train.output = s->output;
     s->train.seed = (uint64_t)s->seed;
     cb_objective asked = cli_task_objective(s->corpus.asked.task);
-    if (asked >= CB_OBJECTIVE_RETRIEVAL && asked != CB_OBJECTIVE_FORECASTING && asked != CB_OBJECTIVE_IMAGE_GENERATION)
+    if (asked >= CB_OBJECTIVE_RETRIEVAL && asked < CB_OBJECTIVE_FORECASTING)
         return cli_usage(call, "--task %s is one of cambium train", cli_task_names[s->corpus.asked.task]);
     if (!s->config == !s->model)
         return cli_usage(call, "expected either --config or --model");

@@ -105,6 +105,8 @@ bool cli_corpus_open(cli_corpus *corpus, cli_call *call, cli_corpus_settings *se
     cb_data_options *text = &settings->text;
     if (!cli_task_fit(&settings->task, text, model))
         return false;
+    if (!cli_pairs_check(call, text->objective))
+        return false;
     cli_fit_sequence_length(call, text, model);
     text->seed = (uint64_t)seed;
     text->data = settings->data;

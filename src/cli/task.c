@@ -20,6 +20,7 @@ const char *const cli_task_names[] = {"auto",
                                       "similarity",
                                       "ranking",
                                       "forecasting",
+                                      "seq2seq",
                                       "image-generation",
                                       NULL};
 
@@ -29,7 +30,8 @@ const cb_option cli_task_table[] = {
                 "of each place of it one, how far it is, which way it faces, or whether it stands out (docs/dense.md); what is written in "
                 "an image (docs/recognition.md); "
                 "retrieval, similarity: what a sentence encoder learns from pairs; ranking: how relevant a document is for a query, both "
-                "read together; forecasting: the next numbers of series; "
+                "read together; forecasting: the next numbers of series; seq2seq: a target, given a source, of a model with an encoder and "
+                "a decoder; "
                 "image-generation: what is noise in an image, by networks that make images of it; "
                 "auto: what the model, "
                 "or the adapter, is for"),
@@ -121,8 +123,10 @@ bool cli_task_open(cli_task *task, cli_task_settings *settings, const char *mode
         return false;
     cb_objective objective = cli_task_objective(settings->task);
     bool forecasts = objective == CB_OBJECTIVE_FORECASTING, reads = objective == CB_OBJECTIVE_TEXT_RECOGNITION;
-    *task = (cli_task){
-        .labelled = settings->task && !forecasts && !reads, .forecasts = forecasts, .asked = settings->task, .objective = objective};
+    *task = (cli_task){.labelled = settings->task && !forecasts && !reads && objective != CB_OBJECTIVE_SEQ2SEQ_LM,
+                       .forecasts = forecasts,
+                       .asked = settings->task,
+                       .objective = objective};
     task->dense_loss = settings->dense_loss;
     if (task->objective == CB_OBJECTIVE_IMAGE_GENERATION) { /* classes are told, not found: there is no head for them */
         *task = (cli_task){.objective = task->objective};
@@ -173,11 +177,23 @@ bool cli_labels_check(cli_call *call)
                                         "chat_template", "add_bos", "add_eos", "mlm_probability",  "whole_word_mask"};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         if (cli_given(call, words[i])) {
-            cli_refuse("%s: is for words, and has no meaning for labels", words[i]);
+            cli_refuse("%s: is for words, and has no meaning for labels, or for sources with targets", words[i]);
             cli_blame(call, words[i]);
             return false;
         }
     return true;
+}
+
+bool cli_pairs_check(cli_call *call, cb_objective objective)
+{
+    static const char *const pairs[] = {"source_prefix", "max_target_length"};
+    for (size_t i = 0; objective != CB_OBJECTIVE_SEQ2SEQ_LM && i < sizeof pairs / sizeof *pairs; i++)
+        if (cli_given(call, pairs[i])) {
+            cli_refuse("%s: is of sources and targets, for models with an encoder and a decoder", pairs[i]);
+            cli_blame(call, pairs[i]);
+            return false;
+        }
+    return objective != CB_OBJECTIVE_SEQ2SEQ_LM || cli_labels_check(call);
 }
 
 /* ---- its model ---- */
@@ -248,10 +264,16 @@ cb_model *cli_task_model(cli_task *task, const char *path, bool config, uint64_t
 bool cli_task_fit(const cli_task *task, cb_data_options *text, const cb_model *model)
 {
     cb_head_kind kind = cb_model_head_kind(model);
+    if (task->asked && task->objective == CB_OBJECTIVE_SEQ2SEQ_LM && kind != CB_HEAD_SEQ2SEQ_LM)
+        return cli_refuse(
+            "--task seq2seq: found a %s, expected a model with an encoder and a decoder, whose architectures in config.json ends "
+            "with ForConditionalGeneration",
+            cb_model_type(model));
+    text->decoder_start = kind == CB_HEAD_SEQ2SEQ_LM ? cb_model_decoder_start(model) : 0;
     text->objective = task->labelled ? task->objective : cb_objective_of(model);
     text->labels = &task->labels;
-    return task->labelled || kind == CB_HEAD_CAUSAL_LM || kind == CB_HEAD_MASKED_LM ||
+    return task->labelled || kind == CB_HEAD_CAUSAL_LM || kind == CB_HEAD_MASKED_LM || kind == CB_HEAD_SEQ2SEQ_LM ||
            cli_refuse("%s: found a model that predicts nothing, expected --task, or one whose architectures in config.json ends with "
-                      "ForCausalLM or ForMaskedLM",
+                      "ForCausalLM, ForMaskedLM or ForConditionalGeneration",
                       cb_model_directory(model) ? cb_model_directory(model) : "--config");
 }

@@ -130,6 +130,8 @@ static cb_adapter *attach(const settings *s, cb_adapter *fresh, cb_model *model)
     bool untyped = head == CB_HEAD_MASKED_LM || head == CB_HEAD_CTC || cli_takes_series(model);
     if (untyped && !cb_adapter_set_task_type(fresh, NULL)) /* PEFT has no type for it */
         return NULL;
+    if (cb_model_head_kind(model) == CB_HEAD_SEQ2SEQ_LM && !cb_adapter_set_task_type(fresh, "SEQ_2_SEQ_LM"))
+        return NULL;
     if (s->corpus.task.labelled && !cb_adapter_fit_labels(fresh, model))
         return NULL;
     if (!cb_adapter_needs_study(fresh) && !s->corpus.task.labelled)
@@ -372,10 +374,12 @@ static bool check_mix(cli_call *call, const settings *s)
 
 static bool check_adapters(cli_call *call, const settings *s)
 {
-    if (s->mix && cli_task_objective(s->corpus.asked.task) > CB_OBJECTIVE_TOKEN_CLASSIFICATION)
+    cb_objective asked = cli_task_objective(s->corpus.asked.task);
+    bool words = !s->corpus.asked.task || asked == CB_OBJECTIVE_SEQ2SEQ_LM;
+    if (s->mix && !words && asked > CB_OBJECTIVE_TOKEN_CLASSIFICATION)
         return cli_usage(call, "--mix is of adapters for texts, and --task %s is not of labels of them",
                          cli_task_names[s->corpus.asked.task]);
-    if (s->mix && s->mix != MIX_STACK && s->corpus.asked.task)
+    if (s->mix && s->mix != MIX_STACK && !words)
         return cli_usage(call, "--mix %s is of adapters for words, and --task is of labels; expected --mix stack", mix_names[s->mix]);
     bool options = call->adapter_count || cli_given(call, "kind"), makes_new = s->mix == MIX_STACK || !s->adapter.count;
     if (s->mix && !s->adapter.count)
@@ -451,7 +455,9 @@ const cli_command cli_train = {
         "log.jsonl, TensorBoard events and curves.png; --resume goes on from the checkpoint and ends with the same bits as a "
         "run that was never interrupted. With --task the data have labels, and the head that gives them is trained and saved with the "
         "adapter (docs/tasks.md). With --task retrieval or similarity a sentence encoder learns from pairs of texts "
-        "(docs/retrieval.md), and the output is a directory of sentence-transformers; with --task ranking a cross-encoder does. With --mix "
+        "(docs/retrieval.md), and the output is a directory of sentence-transformers; with --task ranking a cross-encoder does. A model "
+        "with an encoder and a decoder "
+        "learns targets from sources (docs/seq2seq.md). With --mix "
         "trained adapters stay as they are and "
         "what composes them is trained; the output then "
         "is one directory with all of them.",
@@ -474,6 +480,8 @@ const cli_command cli_train = {
                               "--output out/adapter --resume",
                               "cambium train models/bert --task sequence-classification --data reviews.csv --validation-split 0.1 "
                               "--output out/reviews --target-modules query,value",
+                              "cambium train models/t5 --task seq2seq --data pairs.jsonl --source-prefix \"summarize: \" --output "
+                              "out/summaries --max-target-length 128",
                               "cambium train models/vit --task image-classification --data birds/ --validation-split 0.1 "
                               "--output out/birds --target-modules query,value --random-resized-crop --horizontal-flip 0.5",
                               "cambium train models/crnn --task text-recognition --data lines/metadata.jsonl --validation-split 0.1 "

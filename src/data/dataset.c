@@ -178,6 +178,12 @@ static bool list_row_starts(cb_dataset *data)
     return true;
 }
 
+/* With those of its target. */
+static int64_t tokens_of(const cb_dataset *data, const document *d)
+{
+    return d->length + (cb_seq2seq_is(data) ? d->label_count : 0);
+}
+
 /* Finds the rows once the documents are known. */
 static bool make_rows(cb_dataset *data)
 {
@@ -185,7 +191,7 @@ static bool make_rows(cb_dataset *data)
     data->tokens = data->rows = 0;
     data->last_task = cb_data_last_task(&data->documents);
     for (size_t i = 0; i < data->documents.count; i++)
-        data->tokens += data->documents.items[i].length;
+        data->tokens += tokens_of(data, &data->documents.items[i]);
     return data->options.packing ? pack_rows(data) : list_row_starts(data);
 }
 
@@ -237,12 +243,13 @@ cb_dataset *cb_dataset_open(const cb_tokenizer *tokenizer, const cb_data_options
     data->store = store;
     data->options = *options;
     data->options.labels = NULL;
+    data->options.source_prefix = NULL;
     if (options->unlabelled && options->objective != CB_OBJECTIVE_SEQUENCE_CLASSIFICATION) {
         cb_fail(CB_ERR_UNSUPPORTED, "data: unlabelled rows are of sequence classification, found another objective");
         cb_dataset_free(data);
         return NULL;
     }
-    if (cb_objective_is_labelled(options->objective))
+    if (cb_rows_are_documents(data))
         data->options.packing = false;
     if (!cb_data_masking_open(tokenizer, options, &store->masking) || !cb_labels_open(&store->labels, options) ||
         !cb_data_tokenize(tokenizer, options, store, &data->documents) ||
@@ -293,7 +300,7 @@ static bool split_documents(cb_dataset *data, cb_dataset *part, double share, ui
         cb_data_shuffle(order, n, seed, 0x5e11);
     for (int64_t i = 0; ok && i < n - 1 && have < want; i++) {
         moved[order[i]] = true;
-        have += all->items[order[i]].length;
+        have += tokens_of(data, &all->items[order[i]]);
     }
     for (int64_t i = 0; ok && i < n; i++) {
         if (moved[i])
@@ -378,6 +385,11 @@ cb_dataset *cb_dataset_view(const cb_dataset *data, const cb_augment_options *au
 }
 
 /* ---- questions ---- */
+
+bool cb_rows_are_documents(const cb_dataset *data)
+{
+    return cb_objective_is_labelled(data->options.objective) || cb_seq2seq_is(data);
+}
 
 bool cb_objective_is_labelled(cb_objective objective)
 {
@@ -507,7 +519,7 @@ uint64_t cb_dataset_hash(const cb_dataset *data)
     uint64_t h = CB_HASH_START; /* as cb_hash_text(), over tokens instead of bytes */
     if (data->options.objective == CB_OBJECTIVE_MASKED_LM)
         h = (h ^ (uint64_t)(data->options.mlm_probability * 1e9) << 1 ^ data->options.whole_word_mask) * 0x100000001b3u;
-    if (cb_objective_is_labelled(data->options.objective))
+    if (cb_rows_are_documents(data))
         h = (h ^ ((uint64_t)data->options.objective << 32 | (uint64_t)data->options.pad_to_multiple_of)) * 0x100000001b3u;
     for (size_t i = 0; i < data->documents.count; i++) {
         const document *d = &data->documents.items[i];
@@ -515,7 +527,7 @@ uint64_t cb_dataset_hash(const cb_dataset *data)
         h = cb_conditions_hash(&data->store->conditions, h, d->task);
         for (int64_t t = d->start; t < d->start + d->length; t++)
             h = (h ^ ((uint64_t)(uint32_t)data->store->ids[t] << 1 | data->store->learned[t])) * 0x100000001b3u;
-        if (cb_objective_is_labelled(data->options.objective))
+        if (cb_rows_are_documents(data))
             h = cb_labels_hash(&data->store->labels, h, d, data->options.objective);
     }
     return h;
@@ -550,7 +562,7 @@ int64_t cb_dataset_row_length(const cb_dataset *data)
 
 int64_t cb_dataset_padding(const cb_dataset *data)
 {
-    if (data->groups || whole_rows(data) >= 0 || data->joined || cb_objective_is_labelled(data->options.objective))
+    if (data->groups || whole_rows(data) >= 0 || data->joined || cb_rows_are_documents(data))
         return -1;
     int64_t held = 0;
     for (size_t i = 0; data->options.packing && i < data->documents.count; i++)

@@ -206,8 +206,18 @@ bool cb_labels_add(label_store *labels, cb_objective objective, const cb_record_
 bool cb_labels_close(label_store *labels, cb_objective objective);
 uint64_t cb_labels_hash(const label_store *labels, uint64_t hash, const document *d, cb_objective objective);
 
+/* seq2seq.c: rows of a source, the document, and a target, the labels' ids. */
+bool cb_seq2seq_is(const cb_dataset *data);
+int64_t cb_target_most(const cb_data_options *options); /* tokens of a target */
+bool cb_target_add(label_store *labels, int32_t id);
+bool cb_seq2seq_ready(const cb_dataset *data, const int64_t *documents, int64_t rows, cb_batch *batch);
+void cb_seq2seq_fill(const cb_dataset *data, int64_t document, int64_t at, cb_batch *batch);
+/* Whether a row is a whole document, and a batch as long as the longest of them. */
+bool cb_rows_are_documents(const cb_dataset *data);
+
 /* labelled.c: makes the tensors of `rows` documents, and fills row `at` of them. */
 int64_t cb_labelled_length(const cb_dataset *data, const int64_t *documents, int64_t rows);
+int64_t cb_labelled_round(const cb_dataset *data, int64_t longest, int64_t most); /* to what a batch's length is a multiple of */
 bool cb_labelled_ready(const cb_dataset *data, int64_t rows, int64_t length, cb_batch *batch);
 void cb_labelled_fill(const cb_dataset *data, int64_t document, int64_t at, cb_batch *batch);
 /* rows.c: a tensor of this shape at *slot, kept from call to call. */

@@ -3,18 +3,24 @@
 
 #include "data/dataset.h"
 
+int64_t cb_labelled_round(const cb_dataset *data, int64_t longest, int64_t most)
+{
+    int64_t multiple = data->options.pad_to_multiple_of;
+    if (multiple > 1)
+        longest = (longest + multiple - 1) / multiple * multiple;
+    return longest < most ? longest : most;
+}
+
 /* In a rehearsal, which sees a few batches only, as long as any can be. */
 int64_t cb_labelled_length(const cb_dataset *data, const int64_t *documents, int64_t rows)
 {
-    int64_t longest = 1, multiple = data->options.pad_to_multiple_of, most = data->options.sequence_length;
+    int64_t longest = 1;
     bool all = cb_rehearsing();
     for (int64_t i = 0; i < (all ? (int64_t)data->documents.count : rows); i++) {
         int64_t length = data->documents.items[all ? i : documents[i]].length;
         longest = length > longest ? length : longest;
     }
-    if (multiple > 1)
-        longest = (longest + multiple - 1) / multiple * multiple;
-    return longest < most ? longest : most;
+    return cb_labelled_round(data, longest, data->options.sequence_length);
 }
 
 static bool target_ready(const cb_dataset *data, int64_t rows, int64_t length, cb_batch *batch)

@@ -203,10 +203,12 @@ static bool fill_labelled(const cb_dataset *data, int64_t *numbers, int64_t rows
 {
     for (int64_t i = 0; i < rows; i++)
         numbers[i] = data->row_starts[numbers[i]].document;
-    if (!cb_labelled_ready(data, rows, cb_labelled_length(data, numbers, rows), batch))
+    bool pairs = cb_seq2seq_is(data);
+    if (!(pairs ? cb_seq2seq_ready(data, numbers, rows, batch)
+                : cb_labelled_ready(data, rows, cb_labelled_length(data, numbers, rows), batch)))
         return false;
     for (int64_t i = 0; i < rows; i++) {
-        cb_labelled_fill(data, numbers[i], i, batch);
+        (pairs ? cb_seq2seq_fill : cb_labelled_fill)(data, numbers[i], i, batch);
         if (sources)
             name_source(data, &data->documents.items[numbers[i]], sources);
     }
@@ -243,7 +245,7 @@ static bool fill_batch(cb_dataset *data, int64_t index, int64_t rows, cb_batch *
         return cb_joined_batch(data->joined, index, rows, batch, sources);
     if (!data->rows)
         return cb_fail(CB_ERR_STATE, "data: there are no rows (a split of it failed)") == CB_OK;
-    bool labelled = cb_objective_is_labelled(data->options.objective);
+    bool labelled = cb_rows_are_documents(data);
     int64_t *numbers = labelled ? cb_alloc((size_t)rows * sizeof *numbers) : NULL;
     bool ok = labelled ? numbers != NULL : batch_ready(data, rows, batch);
     for (int64_t i = 0; ok && i < rows; i++) {
@@ -311,7 +313,7 @@ bool cb_dataset_sequential(cb_dataset *data, int64_t index, int64_t rows, cb_bat
     int64_t first = index * rows, n = data->rows - first < rows ? data->rows - first : rows;
     if (n <= 0)
         return false;
-    if (cb_objective_is_labelled(data->options.objective))
+    if (cb_rows_are_documents(data))
         return sequential_labelled(data, first, n, batch);
     if (!batch_ready(data, n, batch))
         return false;
@@ -327,6 +329,8 @@ void cb_batch_free(cb_batch *batch)
     cb_release(batch->ids);
     cb_release(batch->targets);
     cb_release(batch->segments);
+    cb_release(batch->source);
+    cb_release(batch->source_segments);
     cb_release(batch->positions);
     cb_release(batch->types);
     cb_release(batch->words);

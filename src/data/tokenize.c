@@ -6,6 +6,8 @@
  * is a stretch of bytes, and a token belongs to it when any of its characters does: " yes" is learned although its space
  * was asked with the question.
  *
+ * Of a source and a target each is a text of its own, ended by the end-of-sequence token whether the tokenizer adds one or not.
+ *
  * Words with tags are one text with blanks between them; a token belongs to the word that it ends in, and the first one of a word stands
  * for it. */
 #include <stdio.h>
@@ -34,18 +36,20 @@ const cb_option cb_data_option_table[] = {
     CB_OPT_BOOL(OPT, add_eos, 1, "end documents with the tokenizer's eos token, where it has one"),
     CB_OPT_STRING(OPT, separator, NULL, "TEXT", "plain text: what stands between documents; without it a file is one document"),
     CB_OPT_BOOL(OPT, lines, 0, "plain text: every line is a document"),
-    CB_OPT_LIST(
-        OPT, columns, NULL, "NAME=COLUMN,...",
-        "what fields of JSON, CSV and TSV are called in these files: text, prompt, completion, instruction, input, output, messages, "
-        "task_ids, conditions, text_pair, label, tokens, tags; as in "
-        "prompt=question,completion=answer"),
+    CB_OPT_LIST(OPT, columns, NULL, "NAME=COLUMN,...",
+                "what fields of JSON, CSV and TSV are called in these files: text, prompt, completion, instruction, input, output, target, "
+                "messages, task_ids, conditions, text_pair, label, tokens, tags; as in "
+                "prompt=question,completion=answer"),
     CB_OPT_ENUM(
         OPT, quoting, 0, quoting_names,
         "CSV and TSV: fields may stand in double quotes (double), or a quote is a quote and a row a line, as in GLUE's files (none)"),
     CB_OPT_INT(OPT, max_records, 0, 0, 9e15, "records to read at most (0: all)"),
-    CB_OPT_INT(
-        OPT, pad_to_multiple_of, 8, 0, 1 << 20,
-        "rows with labels: tokens that a batch's length is a multiple of, where that is no more than a row's (0: as its longest row)"),
+    CB_OPT_STRING(OPT, source_prefix, NULL, "TEXT", "sources and targets: what stands before every source, as in \"summarize: \""),
+    CB_OPT_INT(OPT, max_target_length, 0, 0, 1 << 24,
+               "sources and targets: tokens in a target (0: as many as in a source, --sequence-length)"),
+    CB_OPT_INT(OPT, pad_to_multiple_of, 8, 0, 1 << 20,
+               "rows with labels, sources and targets: tokens that a batch's length is a multiple of, where that is no more than a row's "
+               "(0: as its longest row)"),
     CB_OPT_FLOAT(OPT, mlm_probability, 0.15, 1e-6, 1, "masked language models: share of the tokens that are to be predicted"),
     CB_OPT_BOOL(OPT, whole_word_mask, 0, "masked language models: predict all tokens of a word or none"),
     CB_OPT_END};
@@ -62,8 +66,8 @@ typedef struct job {
     cb_string copy;
     const char *text; /* the copy's, or a long record's own */
     size_t length;
-    cb_string pair; /* the second text, when paired */
-    bool paired, truncated;
+    cb_string pair; /* the second text, when paired; the target */
+    bool paired, truncated, target_truncated;
     int64_t label; /* its first, in the label store */
     int32_t label_count;
     text_span_list learned;          /* in bytes, ascending; used when partly.  Of words: where each is */
@@ -74,7 +78,7 @@ typedef struct job {
     int32_t task;
     float *conditions;
     size_t condition_count, condition_capacity;
-    cb_encoding encoding;
+    cb_encoding encoding, target;
     cb_status status; /* of encoding it */
     char message[MESSAGE_SIZE];
 } job;
@@ -89,12 +93,29 @@ typedef struct tokenization {
     int32_t bos, eos;    /* -1: none is added */
     cb_chat *chat;       /* opened at the first conversation */
     chat_texts texts;    /* of the conversation at hand */
-    bool labelled, words;
+    bool labelled, words, seq2seq;
     bool leads; /* words: the first one has a blank before it, as the others have */
-    int64_t records, skipped, truncated;
+    int64_t records, skipped, truncated, targets_truncated;
 } tokenization;
 
 /* ---- encoding, on any thread ---- */
+
+/* Cut to `most` tokens, with the tokenizer's around it. */
+static bool encode_cut(const tokenization *t, const char *text, size_t length, int64_t most, cb_encoding *e, bool *truncated)
+{
+    cb_encode_options options = {.add_special_tokens = true};
+    if (!cb_tokenizer_encode_with(t->tokenizer, text, length, &options, e))
+        return false;
+    *truncated = e->count > (size_t)most;
+    options.max_length = (size_t)most;
+    return !*truncated || cb_tokenizer_encode_with(t->tokenizer, text, length, &options, e);
+}
+
+static bool encode_source_and_target(const tokenization *t, job *j)
+{
+    return encode_cut(t, j->text, j->length, t->options->sequence_length, &j->encoding, &j->truncated) &&
+           encode_cut(t, j->pair.data ? j->pair.data : "", j->pair.length, cb_target_most(t->options), &j->target, &j->target_truncated);
+}
 
 /* What has labels is cut to a row. */
 static bool encode_text(const tokenization *t, job *j)
@@ -117,7 +138,7 @@ static void encode(const tokenization *t, job *j)
 {
     j->encoding.want_spans = j->partly || t->words;
     j->status = CB_OK;
-    if (encode_text(t, j))
+    if ((t->seq2seq ? encode_source_and_target : encode_text)(t, j))
         return;
     j->status = cb_ok() ? CB_ERR_FORMAT : cb_error_status();
     snprintf(j->message, sizeof j->message, "%s", cb_error_message());
@@ -207,6 +228,51 @@ static int32_t file_of(token_store *store, const job *j)
     return (int32_t)files->count - 1;
 }
 
+/* How many of a text's tokens are kept before the end-of-sequence token, which comes last in any case. */
+static size_t before_end(const tokenization *t, const cb_encoding *e, int64_t most)
+{
+    size_t n = e->count;
+    if (t->eos < 0)
+        return n;
+    if (n && e->ids[n - 1] == t->eos)
+        return n - 1;
+    return n < (size_t)most ? n : (size_t)most - 1;
+}
+
+static bool append_source_and_target(tokenization *t, const job *j)
+{
+    token_store *store = t->store;
+    label_store *targets = &store->labels;
+    document_list *list = t->documents;
+    document d = {.start = (int64_t)store->count,
+                  .example = true,
+                  .task = cb_conditions_group(&store->conditions, j->task, j->conditions, (int64_t)j->condition_count, j->path, j->line),
+                  .file = file_of(store, j),
+                  .line = j->line,
+                  .label = (int64_t)targets->count};
+    bool ok = d.file >= 0 && d.task >= 0;
+    size_t source = before_end(t, &j->encoding, t->options->sequence_length),
+           target = before_end(t, &j->target, cb_target_most(t->options));
+    for (size_t i = 0; ok && i < source; i++)
+        ok = append(store, j->encoding.ids[i], false);
+    for (size_t i = 0; ok && i < target; i++)
+        ok = cb_target_add(targets, j->target.ids[i]);
+    if (ok && t->eos >= 0)
+        ok = append(store, t->eos, false) && cb_target_add(targets, t->eos);
+    d.length = (int64_t)store->count - d.start;
+    d.label_count = (int32_t)((int64_t)targets->count - d.label);
+    t->truncated += j->truncated;
+    t->targets_truncated += j->target_truncated;
+    if (ok && (!d.length || !d.label_count))
+        ok = cb_fail(CB_ERR_FORMAT, "%s:%lld: found a %s without tokens, expected one at least", j->path, (long long)j->line,
+                     d.length ? "target" : "source") == CB_OK;
+    if (!ok || !cb_grow(&list->items, &list->capacity, list->count + 1, sizeof *list->items))
+        return false;
+    list->items[list->count++] = d;
+    store->bytes += j->length;
+    return true;
+}
+
 static bool append_document(tokenization *t, const job *j)
 {
     token_store *store = t->store;
@@ -256,7 +322,7 @@ static bool flush(tokenization *t)
         if (j->status != CB_OK)
             ok = cb_fail(j->status, "%s:%lld: %s", j->path, (long long)j->line, j->message) == CB_OK;
         else
-            ok = append_document(t, j);
+            ok = (t->seq2seq ? append_source_and_target : append_document)(t, j);
     }
     t->count = t->bytes = 0;
     return ok;
@@ -290,6 +356,22 @@ static bool fill_labelled(tokenization *t, job *j, const cb_record_text *r)
     j->length = j->copy.length;
     j->label = j->label_count = 0;
     return ok && (t->options->unlabelled || cb_labels_add(&t->store->labels, t->options->objective, r, &j->label, &j->label_count));
+}
+
+static bool fill_seq2seq(const tokenization *t, job *j, const cb_record_text *r)
+{
+    const char *prefix = t->options->source_prefix;
+    cb_string_clear(&j->pair);
+    if (!r->prompt)
+        return cb_fail(CB_ERR_FORMAT,
+                       "%s:%lld: found a text, expected a source and a target: input and target, or prompt and completion; --columns "
+                       "input=NAME,target=NAME names others",
+                       r->path, (long long)r->line) == CB_OK;
+    bool ok =
+        (!prefix || cb_string_puts(&j->copy, prefix)) && cb_string_puts(&j->copy, r->prompt) && cb_string_puts(&j->pair, r->completion);
+    j->text = j->copy.data ? j->copy.data : "";
+    j->length = j->copy.length;
+    return ok;
 }
 
 /* The record as one text, and which parts of it are learned.  Its strings live until the next one is read: a long plain
@@ -333,7 +415,7 @@ static bool add_job(tokenization *t, const cb_record_text *r, const chat_text *c
         cb_free(j->path);
         j->path = cb_strdup(r->path);
     }
-    if (!j->path || !(t->labelled ? fill_labelled(t, j, r) : fill_job(t, j, r, chat)))
+    if (!j->path || !(t->labelled ? fill_labelled(t, j, r) : t->seq2seq ? fill_seq2seq(t, j, r) : fill_job(t, j, r, chat)))
         return false;
     t->records++;
     t->count++;
@@ -347,6 +429,9 @@ static bool add_record(tokenization *t, const cb_record_text *r)
 {
     if (!r->conversation)
         return add_job(t, r, NULL);
+    if (t->seq2seq)
+        return cb_fail(CB_ERR_FORMAT, "%s:%lld: found a conversation, expected a source and a target", r->path, (long long)r->line) ==
+               CB_OK;
     if (!t->chat && !(t->chat = cb_chat_open(t->tokenizer, t->options->chat_template)))
         return false;
     if (!cb_chat_learn(t->chat, r->conversation, r->asked, t->options->completion_only, &t->texts)) {
@@ -392,6 +477,7 @@ static void free_jobs(job *jobs)
         cb_free(jobs[i].path);
         cb_free(jobs[i].conditions);
         cb_encoding_free(&jobs[i].encoding);
+        cb_encoding_free(&jobs[i].target);
     }
     cb_free(jobs);
 }
@@ -405,6 +491,9 @@ static bool check_documents(const tokenization *t)
     if (t->truncated)
         cb_log_message(CB_LOG_WARNING, "%s%s: %lld of %lld texts have more than the %lld tokens of --sequence-length and are cut", first,
                        more, (long long)t->truncated, (long long)t->records, (long long)t->options->sequence_length);
+    if (t->targets_truncated)
+        cb_log_message(CB_LOG_WARNING, "%s%s: %lld of %lld targets have more than %lld tokens (--max-target-length) and are cut", first,
+                       more, (long long)t->targets_truncated, (long long)t->records, (long long)cb_target_most(t->options));
     if (!t->documents->count)
         return cb_fail(CB_ERR_FORMAT, "%s%s: found nothing to learn in %lld records, expected text of two tokens or more", first, more,
                        (long long)t->records) == CB_OK;
@@ -436,6 +525,7 @@ bool cb_data_tokenize(const cb_tokenizer *tokenizer, const cb_data_options *opti
     bool masked = options->objective == CB_OBJECTIVE_MASKED_LM;
     t.labelled = cb_objective_is_labelled(options->objective);
     t.words = options->objective == CB_OBJECTIVE_TOKEN_CLASSIFICATION;
+    t.seq2seq = options->objective == CB_OBJECTIVE_SEQ2SEQ_LM;
     t.leads = t.words && first_word_leads(tokenizer);
     t.bos = options->add_bos && !masked && cb_tokenizer_add_bos(tokenizer) != 0 ? cb_tokenizer_bos(tokenizer) : -1;
     t.eos = options->add_eos && !masked ? cb_tokenizer_eos(tokenizer) : -1;

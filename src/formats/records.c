@@ -90,9 +90,9 @@ static cb_record_step read_text(cb_records *records, cb_record_text *record)
 
 /* ---- forms of a record ---- */
 
-static const char *const field_names[CB_FIELD_NAMES] = {"text",       "prompt",   "completion", "instruction", "input",   "output",
-                                                        "messages",   "task_ids", "text_pair",  "label",       "tokens",  "tags",
-                                                        "conditions", "subject",  "relation",   "object",      "language"};
+static const char *const field_names[CB_FIELD_NAMES] = {"text",   "prompt",     "completion", "instruction", "input",  "output",
+                                                        "target", "messages",   "task_ids",   "text_pair",   "label",  "tokens",
+                                                        "tags",   "conditions", "subject",    "relation",    "object", "language"};
 
 const char *cb_record_field_name(const cb_records *records, int field, int n)
 {
@@ -123,7 +123,7 @@ static bool rename_field(cb_records *records, const char *column)
         }
     return cb_fail(CB_ERR_ARGUMENT,
                    "columns: found \"%.80s\", expected NAME=COLUMN, where NAME is text, prompt, completion, instruction, input, output, "
-                   "messages, task_ids, conditions, text_pair, label, tokens, tags, subject, relation, object or language",
+                   "target, messages, task_ids, conditions, text_pair, label, tokens, tags, subject, relation, object or language",
                    column) == CB_OK;
 }
 
@@ -148,9 +148,10 @@ static bool fill_instruction(cb_records *records, const char *instruction, const
 
 static CB_COLD cb_record_step refuse_fields(const cb_records *records, int64_t line, const char *const values[CB_FIELDS])
 {
-    static const int pairs[][2] = {{CB_FIELD_PROMPT, CB_FIELD_COMPLETION}, {CB_FIELD_INSTRUCTION, CB_FIELD_OUTPUT}};
+    static const int pairs[][2] = {
+        {CB_FIELD_PROMPT, CB_FIELD_COMPLETION}, {CB_FIELD_INSTRUCTION, CB_FIELD_OUTPUT}, {CB_FIELD_INPUT, CB_FIELD_TARGET}};
     const char *path = records->input.path;
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < 3; i++)
         for (int k = 0; k < 2; k++)
             if (values[pairs[i][k]] && !values[pairs[i][1 - k]])
                 cb_fail(CB_ERR_FORMAT, "%s:%lld: %s: found none beside %s, expected both", path, (long long)line,
@@ -174,6 +175,9 @@ cb_record_step cb_record_fill(cb_records *records, int64_t line, const char *con
             return CB_RECORD_FAILED;
         record->prompt = records->prompt.data;
         record->completion = values[CB_FIELD_OUTPUT];
+    } else if (values[CB_FIELD_INPUT] && values[CB_FIELD_TARGET]) {
+        record->prompt = values[CB_FIELD_INPUT];
+        record->completion = values[CB_FIELD_TARGET];
     } else if (values[CB_FIELD_TEXT]) {
         record->text = values[CB_FIELD_TEXT];
         record->text_length = strlen(record->text);

@@ -136,7 +136,7 @@ static bool read_header(cb_records *records, int64_t line)
     if (records->options.form != CB_RECORDS_OF_TEXT)
         return cb_record_check_labelled_header(records, line);
     if (c[CB_FIELD_TEXT] >= 0 || (c[CB_FIELD_PROMPT] >= 0 && c[CB_FIELD_COMPLETION] >= 0) ||
-        (c[CB_FIELD_INSTRUCTION] >= 0 && c[CB_FIELD_OUTPUT] >= 0))
+        (c[CB_FIELD_INSTRUCTION] >= 0 && c[CB_FIELD_OUTPUT] >= 0) || (c[CB_FIELD_INPUT] >= 0 && c[CB_FIELD_TARGET] >= 0))
         return true;
     return cb_fail(CB_ERR_FORMAT,
                    "%s:%lld: found %zu columns, the first named \"%.50s\", expected a header with %s, or %s and %s; --columns "

@@ -97,12 +97,12 @@ static void tell_noise(const cb_model *model, const cb_tensor *pixels, cb_contex
     ctx->classes = cb_model_labels(model) ? cb_zeros(CB_I32, pixels->shape[0]) : NULL;
 }
 
-/* What is compared: logits.  A model of text without a head, a sentence encoder's, is judged by its hidden states as if words were predicted
+/* What is compared: logits; of a model with an encoder and a decoder both read the same.  A model of text without a head, a sentence encoder's, is judged by its hidden states as if words were predicted
  * by their embeddings, one of images by its hidden states, one of both by how they fit, and one that denoises by all that it says of an
  * image. */
 static cb_tensor *outputs(cb_model *model, cb_tensor *input, uint64_t seed)
 {
-    cb_context plain = {0};
+    cb_context plain = {.source = cb_model_decoder_start(model) < 0 ? NULL : input};
     bool images = cb_model_image_format(model).channels;
     cb_layer *words = cb_model_embedding_layer(model);
     if (cb_model_head_kind(model) == CB_HEAD_DENOISING) {

@@ -14,7 +14,9 @@ struct cb_cache {
     cb_tensor **k, **v;  /* [layers]; NULL until a layer is first used */
     cb_tensor *segments; /* (B, capacity) i32, or NULL */
     cb_keys *prefix;     /* [layers]: of virtual tokens */
-    cb_cache *beside;    /* of another pass over the same tokens, or NULL */
+    cb_keys *source;     /* [layers]: of the encoder's states */
+    cb_tensor *source_mask;
+    cb_cache *beside; /* of another pass over the same tokens, or NULL */
 };
 
 cb_cache *cb_cache_new(const cb_model *model, int64_t batch, int64_t capacity)
@@ -34,7 +36,8 @@ cb_cache *cb_cache_new(const cb_model *model, int64_t batch, int64_t capacity)
     cache->k = cb_calloc((size_t)c->layers, sizeof *cache->k);
     cache->v = cb_calloc((size_t)c->layers, sizeof *cache->v);
     cache->prefix = cb_calloc((size_t)c->layers, sizeof *cache->prefix);
-    if (cache->k && cache->v && cache->prefix)
+    cache->source = cb_calloc((size_t)c->layers, sizeof *cache->source);
+    if (cache->k && cache->v && cache->prefix && cache->source)
         return cache;
     cb_cache_free(cache);
     return NULL;
@@ -47,6 +50,16 @@ static void rehearse_end(const cb_cache *cache, cb_tensor *const *buffers)
     for (int64_t i = 0; buffers && cache->batch == 1 && i < cache->layers; i++)
         if (buffers[i])
             cb_memory_touched(buffers[i]->data, (size_t)cache->length * token);
+}
+
+/* Of one layer; NULL is allowed. */
+static void release_keys(cb_keys *keys, int64_t layer)
+{
+    if (!keys)
+        return;
+    cb_release(keys[layer].k);
+    cb_release(keys[layer].v);
+    keys[layer] = (cb_keys){0};
 }
 
 void cb_cache_free(cb_cache *cache)
@@ -63,12 +76,12 @@ void cb_cache_free(cb_cache *cache)
             cb_release(cache->k[i]);
         if (cache->v)
             cb_release(cache->v[i]);
-        if (cache->prefix) {
-            cb_release(cache->prefix[i].k);
-            cb_release(cache->prefix[i].v);
-        }
+        release_keys(cache->prefix, i);
+        release_keys(cache->source, i);
     }
     cb_free(cache->prefix);
+    cb_free(cache->source);
+    cb_release(cache->source_mask);
     cb_release(cache->segments);
     cb_free(cache->k);
     cb_free(cache->v);
@@ -171,17 +184,45 @@ bool cb_cache_segments(cb_cache *cache, cb_tensor **segments)
     return reserve(cache, &cache->segments, CB_I32, 2, shape) && extend(cache, cache->segments, segments);
 }
 
-bool cb_cache_put_prefix(cb_cache *cache, int64_t layer, cb_keys keys)
+/* Keeps keys in the cache's dtype in place of those that are there. */
+static bool keep_keys(const cb_cache *cache, cb_keys *kept, int64_t layer, cb_keys keys)
 {
     cb_keys made = {cb_contiguous(cb_cast(keys.k, cache->dtype)), cb_contiguous(cb_cast(keys.v, cache->dtype))};
     if (!made.k || !made.v)
         return false;
     cb_keep(made.k);
     cb_keep(made.v);
-    cb_release(cache->prefix[layer].k);
-    cb_release(cache->prefix[layer].v);
-    cache->prefix[layer] = made;
+    release_keys(kept, layer);
+    kept[layer] = made;
     return true;
+}
+
+bool cb_cache_put_prefix(cb_cache *cache, int64_t layer, cb_keys keys)
+{
+    return keep_keys(cache, cache->prefix, layer, keys);
+}
+
+bool cb_cache_put_source(cb_cache *cache, int64_t layer, cb_keys keys)
+{
+    return keep_keys(cache, cache->source, layer, keys);
+}
+
+cb_keys cb_cache_source(const cb_cache *cache, int64_t layer)
+{
+    return cache->source[layer];
+}
+
+void cb_cache_put_source_mask(cb_cache *cache, cb_tensor *mask)
+{
+    if (mask)
+        cb_keep(mask);
+    cb_release(cache->source_mask);
+    cache->source_mask = mask;
+}
+
+cb_tensor *cb_cache_source_mask(const cb_cache *cache)
+{
+    return cache->source_mask;
 }
 
 cb_keys cb_cache_prefix(const cb_cache *cache, int64_t layer)

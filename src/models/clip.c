@@ -128,7 +128,7 @@ static bool configure_both(cb_model *model)
 {
     static const char *const sections[] = {"vision_config", "text_config"};
     static const cb_config_field fields[] = {FIELD("projection_dim", projection, 512, 1 << 24), {0}};
-    for (int i = 0; i < CB_TOWERS; i++)
+    for (int i = 0; i < CB_CLIP_TOWERS; i++)
         if (!(model->towers[i] = cb_model_tower_new(model, tower_architectures[i], sections[i])))
             return false;
     const cb_model_config *vision = &model->towers[CB_TOWER_IMAGES]->config, *text = &model->towers[CB_TOWER_TEXT]->config;
@@ -146,7 +146,7 @@ static bool configure_both(cb_model *model)
 static bool build_both(cb_model *model, cb_weight_source *source)
 {
     bool alone = model->head_plan->kind == CB_HEAD_IMAGE_CLASSIFICATION;
-    for (int i = CB_TOWERS - 1; i >= 0; i--) { /* the text's first: its tokens are what virtual ones stand before */
+    for (int i = CB_CLIP_TOWERS - 1; i >= 0; i--) { /* the text's first: its tokens are what virtual ones stand before */
         cb_model *tower = model->towers[i];
         if (alone && i == CB_TOWER_TEXT) {
             cb_model_free(tower);

@@ -41,7 +41,7 @@ bool cb_config_integers(cb_model *model, const cb_config_field *fields)
     return true;
 }
 
-bool cb_config_activation_of(const cb_model *model, const char *key, const char *otherwise, cb_activation *out)
+bool cb_config_activation_named(const cb_model *model, const char *key, const char *name, cb_activation *out)
 {
     static const struct {
         const char *name;
@@ -59,9 +59,6 @@ bool cb_config_activation_of(const cb_model *model, const char *key, const char 
         {"relu6", CB_ACT_RELU6},
         {"tanh", CB_ACT_TANH},
     };
-    const char *name = cb_json_string(model->config_path, model->json, key, otherwise);
-    if (!cb_ok())
-        return false;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         if (strcmp(name, known[i].name) != 0)
             continue;
@@ -74,6 +71,12 @@ bool cb_config_activation_of(const cb_model *model, const char *key, const char 
     cb_fail(CB_ERR_UNSUPPORTED, "%s: %s is \"%s\", expected one of %s", model->config_path, key, name, names.data ? names.data : "");
     cb_string_free(&names);
     return false;
+}
+
+bool cb_config_activation_of(const cb_model *model, const char *key, const char *otherwise, cb_activation *out)
+{
+    const char *name = cb_json_string(model->config_path, model->json, key, otherwise);
+    return cb_ok() && cb_config_activation_named(model, key, name, out);
 }
 
 bool cb_config_activation(cb_model *model, const char *key, const char *otherwise)

@@ -1,6 +1,6 @@
 /* encoder.c: what the blocks of BERT's and ViT's kin have in common: three projections and an output, an MLP of two layers, two norms, under
  * names of their own.  Built here for both; what a block with its norms in front computes is here as well (Xiong et al. 2020,
- * arXiv:2002.04745), and what BERT's end with. */
+ * arXiv:2002.04745), what BERT's end with, and the MLP of Llama's and T5's. */
 #include <stdio.h>
 
 #include "models/internal.h"
@@ -109,4 +109,30 @@ cb_tensor *cb_encoder_mlp_post(const cb_model *model, int64_t index, cb_tensor *
     cb_tensor *x = cb_layer_before(b->mlp, residual, ctx);
     cb_tensor *inner = cb_activate(model->config.activation, cb_linear_forward(b->up, x, ctx));
     return cb_encoder_close_post(b->mlp, b->down, b->mlp_norm, residual, x, inner, ctx);
+}
+
+/* ---- with RMS norms ---- */
+
+static cb_tensor *gated(cb_activation activation, cb_tensor *gate, cb_tensor *up)
+{
+    switch (activation) {
+    case CB_ACT_GELU:
+        return cb_gelu_mul(gate, up);
+    case CB_ACT_GELU_TANH:
+        return cb_gelu_tanh_mul(gate, up);
+    case CB_ACT_SILU:
+        return cb_silu_mul(gate, up);
+    default:
+        return cb_mul(cb_activate(activation, gate), up);
+    }
+}
+
+cb_tensor *cb_rms_mlp(const cb_model *model, int64_t index, cb_tensor *residual, const cb_pass *pass)
+{
+    const cb_block *b = &model->blocks[index];
+    const cb_context *ctx = &pass->ctx;
+    cb_activation activation = model->config.activation;
+    cb_tensor *x = cb_layer_before(b->mlp, cb_rms_norm_forward(b->mlp_norm, residual, ctx), ctx);
+    cb_tensor *gate = b->gate ? cb_linear_forward(b->gate, x, ctx) : NULL, *up = cb_linear_forward(b->up, x, ctx);
+    return cb_close_branch(b->mlp, b->down, residual, x, b->gate ? gated(activation, gate, up) : cb_activate(activation, up), ctx);
 }

@@ -74,6 +74,9 @@ enum {
     INPUT_WEIGHTS,
     INPUT_PREFIX_K,
     INPUT_PREFIX_V,
+    INPUT_BIAS,
+    INPUT_STATES,
+    INPUT_SOURCE_MASK,
     INPUT_CALL,
     INPUT_COUNT
 };
@@ -94,6 +97,9 @@ static cb_tensor *branch_again(void *user, cb_tensor *const *inputs)
     call.pass.cos = inputs[INPUT_COS];
     call.pass.sin = inputs[INPUT_SIN];
     call.pass.prefix = (cb_keys){inputs[INPUT_PREFIX_K], inputs[INPUT_PREFIX_V]};
+    call.pass.bias = inputs[INPUT_BIAS];
+    call.pass.states = inputs[INPUT_STATES];
+    call.pass.source_mask = inputs[INPUT_SOURCE_MASK];
     cb_keep(inputs[INPUT_X]); /* the tape wants it as it is */
     cb_tensor *y = call.branch(call.model, call.index, inputs[INPUT_X], &call.pass);
     cb_release(inputs[INPUT_X]);
@@ -115,6 +121,9 @@ static cb_tensor *branch_checkpointed(cb_branch *branch, const cb_model *model, 
                                       [INPUT_WEIGHTS] = pass->ctx.blend_weights,
                                       [INPUT_PREFIX_K] = pass->prefix.k,
                                       [INPUT_PREFIX_V] = pass->prefix.v,
+                                      [INPUT_BIAS] = pass->bias,
+                                      [INPUT_STATES] = pass->states,
+                                      [INPUT_SOURCE_MASK] = pass->source_mask,
                                       [INPUT_CALL] = cb_from(CB_U8, &call, (int64_t)sizeof call)};
     return inputs[INPUT_CALL] ? cb_checkpoint(branch_again, NULL, INPUT_COUNT, inputs, pass->ctx.rng) : NULL;
 }
@@ -134,13 +143,18 @@ static bool takes_gradient(const cb_layer *layer, const cb_context *ctx)
     return false;
 }
 
+static bool wants_gradient(const cb_tensor *t)
+{
+    return t && t->requires_grad;
+}
+
 cb_tensor *cb_branch_run(cb_branch *branch, const cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass)
 {
     cb_scope *scope = x ? cb_scope_open() : NULL;
     if (!scope)
         return NULL;
-    bool learns = x->requires_grad || (pass->time && pass->time->requires_grad) || (pass->prefix.k && pass->prefix.k->requires_grad) ||
-                  takes_gradient(model->blocks[index].layer, &pass->ctx);
+    bool learns = x->requires_grad || wants_gradient(pass->time) || wants_gradient(pass->prefix.k) || wants_gradient(pass->bias) ||
+                  wants_gradient(pass->states) || takes_gradient(model->blocks[index].layer, &pass->ctx);
     bool checkpoint = pass->ctx.checkpoint && cb_grad_enabled() && learns;
     cb_tensor *y = checkpoint ? branch_checkpointed(branch, model, index, x, pass) : branch(model, index, x, pass);
     if (y != x) /* x's memory with something added is the caller's already */
@@ -380,7 +394,7 @@ static cb_tensor *hidden_run(cb_model *model, cb_tensor *ids, const cb_context *
     cb_prompt prompt = {0};
     cb_scope *around = cb_scope_open(); /* positions live as long as the pass */
     cb_scope *scope = around && composed(model, ids, ids->shape[0], ctx, &pass.ctx) && pass_begin(&pass, model, ids) &&
-                              cb_prompt_begin(&prompt, model, &pass)
+                              cb_encoded_begin(&pass, model, ids) && cb_prompt_begin(&prompt, model, &pass)
                           ? cb_scope_open()
                           : NULL;
     cb_tensor *x = scope ? model->architecture->embed(model, ids, &pass) : NULL;
@@ -644,6 +658,8 @@ cb_tensor *cb_model_hidden_loss(cb_model *model, cb_tensor *hidden, cb_tensor *t
     if (model->head_dense || model->head_norm || cb_layer_weight(model->head, "bias"))
         return loss_of_targets(model, hidden, targets, normalizer);
     cb_linear_cross_entropy_options options = {.ignore_index = -100, .normalizer = normalizer};
+    if (model->config.head_scale > 0)
+        hidden = cb_scale(hidden, model->config.head_scale);
     return cb_linear_cross_entropy_with(hidden, cb_layer_weight(model->head, "weight"), targets, options);
 }
 

@@ -135,6 +135,17 @@ static bool reserve(cb_generation *out, size_t count)
     return cb_grow(&out->ids, &capacity, count, sizeof *out->ids) && cb_grow(&out->rounds, &out->capacity, count, sizeof *out->rounds);
 }
 
+bool cb_run_skip(cb_run *r, size_t count)
+{
+    cb_generation *out = r->out;
+    if (!reserve(out, out->count + count))
+        return false;
+    memset(out->ids + out->count, 0, count * sizeof *out->ids);
+    memset(out->rounds + out->count, 0, count * sizeof *out->rounds);
+    out->count += count;
+    return true;
+}
+
 bool cb_run_take(cb_run *r, const cb_tensor *logits)
 {
     cb_generation *out = r->out;
@@ -235,7 +246,8 @@ void cb_run_close(cb_run *r)
 
 bool cb_can_generate(const cb_model *model)
 {
-    return model->head_plan->kind == CB_HEAD_CAUSAL_LM ||
+    cb_head_kind kind = model->head_plan->kind;
+    return kind == CB_HEAD_CAUSAL_LM || kind == CB_HEAD_SEQ2SEQ_LM ||
            cb_fail(CB_ERR_UNSUPPORTED, "%s: %s%s generates nothing, expected a model that predicts the next token", model->config_path,
                    model->architecture->class_prefix, model->head_plan->class_end) == CB_OK;
 }
@@ -315,13 +327,7 @@ static bool leave_out(single *s)
     enum { SIZES = 8 }; /* of an octave */
     cb_generation *out = s->run.out;
     int64_t some = cb_cache_length(s->cache) / (2 * SIZES), all = s->run.most - (int64_t)out->count - 1;
-    size_t n = (size_t)cb_cache_skip(s->cache, some < all ? some : all);
-    if (!reserve(out, out->count + n))
-        return false;
-    memset(out->ids + out->count, 0, n * sizeof *out->ids);
-    memset(out->rounds + out->count, 0, n * sizeof *out->rounds);
-    out->count += n;
-    return true;
+    return cb_run_skip(&s->run, (size_t)cb_cache_skip(s->cache, some < all ? some : all));
 }
 
 static bool generate(single *s, const int32_t *prompt, size_t count)
@@ -371,6 +377,11 @@ bool cb_generate_ids(cb_model *model, const cb_tokenizer *tokenizer, const int32
                                  .task = (int32_t)options->task_id,
                                  .conditions = conditions,
                                  .condition_count = options->condition.count};
+    if (ok && model->towers[CB_TOWER_ENCODER]) {
+        ok = cb_seq2seq_generate(model, tokenizer, &given, 1, NULL, NULL, options, callback, user, out);
+        cb_free(conditions);
+        return ok;
+    }
     ok = ok && cb_run_open(&s.run, model, tokenizer, given, options, out);
     s.run.output.callback = callback;
     s.run.output.user = user;

@@ -43,6 +43,20 @@ bool cb_run_take(cb_run *r, const cb_tensor *logits);
 bool cb_run_goes_on(const cb_run *r);
 /* Says why it ended, and hands on what was held back. */
 bool cb_run_finish(cb_run *r);
+/* In a rehearsal: as if so many more tokens had come out. */
+bool cb_run_skip(cb_run *r, size_t count);
+/* What prompts have of tasks, (count) i32, and of conditions, (count, C) f32; NULL with cb_ok(): nothing. */
+bool cb_prompts_tasks(const cb_prompt_ids *prompts, size_t count, cb_tensor **tasks);
+bool cb_prompts_conditions(const cb_prompt_ids *prompts, size_t count, cb_tensor **conditions);
+
+/* seq2seq.c: texts out of a model with an encoder and a decoder, for so many prompts at once; blend and weights are those of the prompts.  callback
+ * may be NULL; it is for one prompt. */
+bool cb_seq2seq_generate(cb_model *model, const cb_tokenizer *tokenizer, const cb_prompt_ids *prompts, size_t count, const cb_blend *blend,
+                         cb_tensor *weights, const cb_generate_options *options, cb_generate_callback *callback, void *user,
+                         cb_generation *out);
+/* The same, `batch_size` at a time. */
+bool cb_seq2seq_batches(cb_model *model, const cb_tokenizer *tokenizer, const cb_prompt_ids *prompts, size_t count, const cb_blend *blend,
+                        cb_tensor *weights, const cb_generate_options *options, const cb_batch_options *batch, cb_generation *out);
 /* Once, when `count` more tokens pass what the model was trained for. */
 void cb_run_warn_of_length(const cb_run *r, int64_t length, int64_t count);
 

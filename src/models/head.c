@@ -204,7 +204,7 @@ static bool build_forecast(cb_model *model, cb_weight_source *source)
 /* Its results are a vocabulary's. */
 static bool says_words(cb_head_kind kind)
 {
-    return kind == CB_HEAD_CAUSAL_LM || kind == CB_HEAD_MASKED_LM || kind == CB_HEAD_CTC;
+    return kind == CB_HEAD_CAUSAL_LM || kind == CB_HEAD_MASKED_LM || kind == CB_HEAD_SEQ2SEQ_LM || kind == CB_HEAD_CTC;
 }
 
 static bool build_output(cb_model *model, cb_weight_source *source)
@@ -322,6 +322,8 @@ bool cb_head_judges_places(const cb_model *model)
 static cb_tensor *inner_layers(const cb_model *model, cb_tensor *x, const cb_context *ctx)
 {
     cb_activation activation = model->head_plan->activation;
+    if (model->config.head_scale > 0)
+        x = cb_scale(x, model->config.head_scale);
     if (model->head_dense && model->head_plan->output)
         x = cb_activate(activation == CB_ACT_OF_CONFIG   ? model->config.activation
                         : activation == CB_ACT_OF_POOLER ? model->config.pooler_activation

@@ -53,12 +53,14 @@ typedef struct cb_model_config {
     int64_t token_types;    /* BERT's kin: rows of their embedding; 0: none */
     int64_t projection;     /* CLIP: width of its features */
     int64_t end_token;      /* of texts whose features are its */
+    int32_t decoder_start;  /* with an encoder: what targets begin with */
     int64_t first_position; /* RoBERTa's kin: the row of a text's first position, since the first rows stand for padding */
     int64_t channels, image_size[2], patch_size[2]; /* of images: height, width; image_size 0: any */
     int64_t nodes, context, prediction, targets;    /* of series: nodes 0: any; steps that are read and foretold, channels that are */
     int64_t output_channels;                        /* of networks that denoise */
     int64_t class_rows;                             /* of networks that denoise: rows of their table of classes; 0: there is none */
     double eps, initializer_range;
+    double head_scale;    /* T5: what the head reads is multiplied by this; 0: it is not */
     double initial_value; /* of what starts as one number: ConvNeXt's layer scales, CLIP's logit_scale */
     int64_t blank;        /* CTC */
     bool tied, zero_infinity;
@@ -96,8 +98,8 @@ typedef enum cb_pooling {
     CB_POOL_MEAN_PATCHES /* the mean of its tokens but the first */
 } cb_pooling;
 
-/* CLIP's two models: each has a configuration, blocks and a head of its own. */
-enum { CB_TOWER_IMAGES, CB_TOWER_TEXT, CB_TOWERS };
+/* CLIP's two models, and the encoder that a decoder reads: each has a configuration and blocks of its own, CLIP's also a head. */
+enum { CB_TOWER_IMAGES, CB_TOWER_TEXT, CB_TOWER_ENCODER, CB_TOWERS, CB_CLIP_TOWERS = CB_TOWER_ENCODER };
 
 /* One of the heads of an architecture; names are those of whole layers. */
 typedef struct cb_head_plan {
@@ -203,9 +205,12 @@ typedef struct cb_slot_rows {
 } cb_slot_rows;
 
 typedef struct cb_pass {
-    cb_context ctx;         /* positions filled in; segments those of the keys: with a cache, of everything so far */
-    cb_tensor *cos, *sin;   /* rotary tables or NULL */
-    cb_keys prefix;         /* of the block's virtual tokens, or NULL */
+    cb_context ctx;       /* positions filled in; segments those of the keys: with a cache, of everything so far */
+    cb_tensor *cos, *sin; /* rotary tables or NULL */
+    cb_keys prefix;       /* of the block's virtual tokens, or NULL */
+    cb_tensor *bias;      /* added to the scores of all blocks' attention, (B or 1, H, Tq, Tk), or NULL */
+    cb_tensor *states; /* the encoder's, (B, Ts, C); NULL: there is none, or the cache has the keys and values that blocks make of them */
+    cb_tensor *source_mask; /* added to the scores of attention to them, (B, 1, 1, Ts), or NULL: all are seen */
     const cb_slot_rows *at; /* in place of a cache; or NULL */
     bool keys_only;         /* a token that has left early: its state gives each block's keys and values and stays as it is */
     cb_keys *taken;         /* of virtual tokens on their way through the model: where the block's go; else NULL */
@@ -257,6 +262,7 @@ extern const cb_architecture cb_gcgru_family[];
 extern const cb_architecture cb_dlinear_family[];
 extern const cb_architecture cb_unet_2d_family[];
 extern const cb_architecture cb_crnn_family[];
+extern const cb_architecture cb_t5_family[];
 
 /* ---- configuration ---- */
 
@@ -272,6 +278,8 @@ typedef struct cb_config_field {
 /* Reads integers into model->config; the table ends with key NULL. */
 bool cb_config_integers(cb_model *model, const cb_config_field *fields);
 bool cb_config_activation(cb_model *model, const char *key, const char *otherwise);
+/* By its name, which field `key` has. */
+bool cb_config_activation_named(const cb_model *model, const char *key, const char *name, cb_activation *out);
 /* The same of another one than the model's. */
 bool cb_config_activation_of(const cb_model *model, const char *key, const char *otherwise, cb_activation *out);
 /* Reads a list of 1 to `most` integers from `min` to `max`, or takes `otherwise`, `count` of them, where it is missing; returns how many
@@ -345,7 +353,7 @@ const char *cb_source_new(const cb_weight_source *source); /* names of the weigh
 bool cb_model_build(cb_model *model, uint64_t seed);
 /* The group that everything but the head is in; the root where there is no head, since transformers leaves the group out there. */
 cb_layer *cb_model_top(const cb_model *model, const char *name);
-/* A tower of this architecture, configured by a section of the model's config; freed with the model. */
+/* A tower of this architecture, configured by a section of the model's config (NULL: by all of it); freed with the model. */
 cb_model *cb_model_tower_new(const cb_model *model, const cb_architecture *architecture, const char *section);
 /* Its layers, in the tree of the model that `source` is for. */
 bool cb_model_build_tower(cb_model *tower, cb_weight_source *source);
@@ -396,6 +404,8 @@ cb_tensor *cb_encoder_heads(const cb_layer *projection, cb_tensor *x, int64_t he
 /* x + attention(norm(x)), and x + mlp(norm(x)) of that: cb_architecture.block.  Causal unless the architecture is bidirectional. */
 cb_tensor *cb_encoder_block(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass);
 cb_tensor *cb_encoder_mlp(const cb_model *model, int64_t index, cb_tensor *residual, const cb_pass *pass);
+/* x + mlp(norm(x)) with an RMS norm, and gated where the block has a gate (Shazeer 2020, arXiv:2002.05202): Llama's and T5's. */
+cb_tensor *cb_rms_mlp(const cb_model *model, int64_t index, cb_tensor *residual, const cb_pass *pass);
 /* With the norm behind the sum, as BERT has it: what a half ends with (cb_close_branch), normalised, and the half of the MLP. */
 cb_tensor *cb_encoder_close_post(const cb_layer *host, const cb_layer *projection, const cb_layer *norm, cb_tensor *residual, cb_tensor *x,
                                  cb_tensor *inner, const cb_context *ctx);
@@ -499,6 +509,14 @@ typedef cb_tensor *cb_branch(const cb_model *model, int64_t index, cb_tensor *x,
  * nothing of it is kept, and the backward pass runs it again. */
 cb_tensor *cb_branch_run(cb_branch *branch, const cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass);
 
+/* ---- the source of a decoder (encoded.c) ---- */
+
+/* Runs the encoder over the context's source, or takes what the cache has of it: sets pass->states and source_mask.  Nothing of models without
+ * one. */
+bool cb_encoded_begin(cb_pass *pass, cb_model *model, const cb_tensor *ids);
+/* A context for what is computed of the source's tokens instead of the pass's. */
+cb_context cb_encoded_context(const cb_context *ctx);
+
 /* ---- early exits (exit.c) ---- */
 
 typedef struct cb_exit {
@@ -541,7 +559,12 @@ bool cb_cache_segments(cb_cache *cache, cb_tensor **segments);
 /* Keys and values of virtual tokens, which all rows see: kept with those of the text that they are before. */
 bool cb_cache_put_prefix(cb_cache *cache, int64_t layer, cb_keys keys);
 cb_keys cb_cache_prefix(const cb_cache *cache, int64_t layer); /* NULL: there are none */
-void cb_cache_end(cb_cache *cache);                            /* the pass is through: its tokens count */
+/* What attention to a source reads, which stays as it is while a text grows. */
+void cb_cache_put_source_mask(cb_cache *cache, cb_tensor *mask); /* of the pass that begins a text; NULL: none */
+cb_tensor *cb_cache_source_mask(const cb_cache *cache);
+bool cb_cache_put_source(cb_cache *cache, int64_t layer, cb_keys keys);
+cb_keys cb_cache_source(const cb_cache *cache, int64_t layer);
+void cb_cache_end(cb_cache *cache); /* the pass is through: its tokens count */
 /* In a rehearsal: as if so many more tokens had gone through, or as many as there is room for; returns how many. */
 int64_t cb_cache_skip(cb_cache *cache, int64_t tokens);
 

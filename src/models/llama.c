@@ -226,34 +226,11 @@ static cb_tensor *attention(const cb_model *model, int64_t index, cb_tensor *res
     return cb_close_branch(b->attention, b->o, residual, x, y, ctx);
 }
 
-static cb_tensor *gated(cb_activation activation, cb_tensor *gate, cb_tensor *up)
-{
-    switch (activation) {
-    case CB_ACT_GELU:
-        return cb_gelu_mul(gate, up);
-    case CB_ACT_GELU_TANH:
-        return cb_gelu_tanh_mul(gate, up);
-    case CB_ACT_SILU:
-        return cb_silu_mul(gate, up);
-    default:
-        return cb_mul(cb_activate(activation, gate), up);
-    }
-}
-
-static cb_tensor *mlp(const cb_model *model, int64_t index, cb_tensor *residual, const cb_pass *pass)
-{
-    const cb_block *b = &model->blocks[index];
-    const cb_context *ctx = &pass->ctx;
-    cb_tensor *x = cb_layer_before(b->mlp, cb_rms_norm_forward(b->mlp_norm, residual, ctx), ctx);
-    cb_tensor *gate = cb_linear_forward(b->gate, x, ctx), *up = cb_linear_forward(b->up, x, ctx);
-    return cb_close_branch(b->mlp, b->down, residual, x, gated(model->config.activation, gate, up), ctx);
-}
-
 static cb_tensor *block(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass)
 {
     /* each half frees what it made before the other begins */
     cb_tensor *y = cb_branch_run(attention, model, index, x, pass);
-    return pass->keys_only ? y : cb_branch_run(mlp, model, index, y, pass);
+    return pass->keys_only ? y : cb_branch_run(cb_rms_mlp, model, index, y, pass);
 }
 
 /* modeling_layers.py: GenericForSequenceClassification and its kin */

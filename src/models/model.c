@@ -10,9 +10,9 @@
 #include "models/internal.h"
 
 static const cb_architecture *const families[] = {
-    cb_llama_family, cb_gpt2_family,     cb_bert_family,         cb_deberta_family, cb_vit_family,      cb_resnet_family,
-    cb_clip_family,  cb_convnext_family, cb_mobilenet_v2_family, cb_swin_family,    cb_unet_family,     cb_squeezenet_family,
-    cb_gcgru_family, cb_dlinear_family,  cb_unet_2d_family,      cb_crnn_family,    cb_segformer_family};
+    cb_llama_family, cb_gpt2_family,     cb_bert_family,         cb_deberta_family, cb_vit_family,       cb_resnet_family,
+    cb_clip_family,  cb_convnext_family, cb_mobilenet_v2_family, cb_swin_family,    cb_unet_family,      cb_squeezenet_family,
+    cb_gcgru_family, cb_dlinear_family,  cb_unet_2d_family,      cb_crnn_family,    cb_segformer_family, cb_t5_family};
 #define FAMILY_COUNT (sizeof families / sizeof *families)
 #define MOST_TYPES   32
 
@@ -124,8 +124,8 @@ static json_t *read_config(const char *path)
 /* A recursive model's blocks share the weights of the first few (Bae et al. 2025, arXiv:2410.20672). */
 static bool configure_shared(cb_model *model)
 {
-    if (model->architecture->images || model->architecture->series)
-        return cb_fail(CB_ERR_UNSUPPORTED, "%s: model_type is \"" CB_RECURSIVE "%s\", expected a model of text where blocks are shared",
+    if (model->architecture->images || model->architecture->series || model->towers[CB_TOWER_ENCODER])
+        return cb_fail(CB_ERR_UNSUPPORTED, "%s: model_type is \"" CB_RECURSIVE "%s\", expected a model of one text where blocks are shared",
                        model->config_path, model->architecture->model_type) == CB_OK;
     int64_t shared = cb_json_int(model->config_path, model->json, "num_shared_layers", 0);
     if (cb_ok() && (shared < 1 || shared > model->config.layers))
@@ -207,14 +207,14 @@ cb_model *cb_model_create(const char *config_json_path, uint64_t seed, cb_model_
 cb_model *cb_model_tower_new(const cb_model *model, const cb_architecture *architecture, const char *section)
 {
     cb_model *tower = cb_calloc(1, sizeof *tower);
-    json_t *own = json_object_get(model->json, section);
+    json_t *own = section ? json_object_get(model->json, section) : model->json;
     if (!tower)
         return NULL;
     tower->whole = model;
     tower->architecture = architecture;
     tower->dtype = model->dtype;
     tower->keep_weights = model->keep_weights;
-    tower->config_path = cb_format("%s: %s", model->config_path, section);
+    tower->config_path = section ? cb_format("%s: %s", model->config_path, section) : cb_strdup(model->config_path);
     tower->json = json_is_object(own) ? json_incref(own) : json_object();
     bool ok = tower->config_path && tower->json;
     if (ok && own && !json_is_null(own) && !json_is_object(own))
@@ -278,6 +278,11 @@ const char *cb_model_directory(const cb_model *model)
 int64_t cb_model_vocab_size(const cb_model *model)
 {
     return model->config.vocab_size;
+}
+
+int32_t cb_model_decoder_start(const cb_model *model)
+{
+    return model->towers[CB_TOWER_ENCODER] ? model->config.decoder_start : -1;
 }
 
 int64_t cb_model_max_positions(const cb_model *model)

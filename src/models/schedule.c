@@ -488,6 +488,30 @@ static bool goes_on(const schedule *s)
 
 /* ---- the whole ---- */
 
+bool cb_prompts_tasks(const cb_prompt_ids *prompts, size_t count, cb_tensor **tasks)
+{
+    bool any = false;
+    for (size_t i = 0; i < count; i++)
+        any |= prompts[i].task != 0;
+    *tasks = any ? cb_empty(CB_I32, (int64_t)count) : NULL;
+    for (size_t i = 0; *tasks && i < count; i++)
+        ((int32_t *)(*tasks)->data)[i] = prompts[i].task;
+    return !any || *tasks;
+}
+
+bool cb_prompts_conditions(const cb_prompt_ids *prompts, size_t count, cb_tensor **conditions)
+{
+    size_t width = prompts[0].condition_count;
+    for (size_t i = 0; i < count; i++)
+        if (prompts[i].condition_count != width)
+            return cb_fail(CB_ERR_ARGUMENT, "generate: prompt %zu has %zu conditions, expected %zu, as the first has", i,
+                           prompts[i].condition_count, width) == CB_OK;
+    *conditions = width ? cb_empty(CB_F32, (int64_t)count, (int64_t)width) : NULL;
+    for (size_t i = 0; *conditions && i < count; i++)
+        memcpy((float *)(*conditions)->data + i * width, prompts[i].conditions, width * sizeof(float));
+    return !width || *conditions;
+}
+
 /* Rows in different rounds go through one attention. */
 static bool check_windows(const schedule *s)
 {
@@ -511,28 +535,6 @@ static bool check(const schedule *s)
     return check_windows(s) && cb_blend_check(s->adapters, s->weights, (int64_t)s->count, 1);
 }
 
-static cb_tensor *tasks_of(const schedule *s)
-{
-    cb_tensor *tasks = cb_empty(CB_I32, (int64_t)s->count);
-    for (size_t i = 0; tasks && i < s->count; i++)
-        ((int32_t *)tasks->data)[i] = s->prompts[i].task;
-    return tasks;
-}
-
-/* *conditions NULL: there are none. */
-static bool conditions_of(const schedule *s, cb_tensor **conditions)
-{
-    size_t width = s->prompts[0].condition_count;
-    for (size_t i = 0; i < s->count; i++)
-        if (s->prompts[i].condition_count != width)
-            return cb_fail(CB_ERR_ARGUMENT, "generate: prompt %zu has %zu conditions, expected %zu, as the first has", i,
-                           s->prompts[i].condition_count, width) == CB_OK;
-    *conditions = width ? cb_empty(CB_F32, (int64_t)s->count, (int64_t)width) : NULL;
-    for (size_t i = 0; *conditions && i < s->count; i++)
-        memcpy((float *)(*conditions)->data + i * width, s->prompts[i].conditions, width * sizeof(float));
-    return !width || *conditions;
-}
-
 static bool open_schedule(schedule *s)
 {
     const cb_model_config *c = &s->model->config;
@@ -543,12 +545,9 @@ static bool open_schedule(schedule *s)
     s->before = cb_prompt_tokens(s->model, &(cb_context){.blend = s->adapters});
     if (s->before < 0 || !check(s))
         return false;
-    bool several = false;
-    for (size_t i = 0; i < s->count; i++) {
-        several |= s->prompts[i].task != 0;
+    for (size_t i = 0; i < s->count; i++)
         longest = (int64_t)s->prompts[i].count > longest ? (int64_t)s->prompts[i].count : longest;
-    }
-    if ((several && !(s->tasks = tasks_of(s))) || !conditions_of(s, &s->conditions))
+    if (!cb_prompts_tasks(s->prompts, s->count, &s->tasks) || !cb_prompts_conditions(s->prompts, s->count, &s->conditions))
         return false;
     s->slot_count = s->batch->batch_size < (int64_t)s->count ? s->batch->batch_size : (int64_t)s->count;
     s->slots = cb_calloc((size_t)s->slot_count, sizeof *s->slots);
@@ -587,8 +586,10 @@ bool cb_generate_batch(cb_model *model, const cb_tokenizer *tokenizer, const cb_
                   .out = out};
     bool old = cb_set_grad_enabled(false);
     cb_scope *scope = cb_scope_open();
-    bool ok = scope && open_schedule(&s);
-    while (ok && goes_on(&s))
+    bool ok = scope && (model->towers[CB_TOWER_ENCODER] ? check(&s) : open_schedule(&s));
+    if (ok && model->towers[CB_TOWER_ENCODER])
+        ok = cb_seq2seq_batches(model, tokenizer, prompts, count, blend, blend_weights, options, batch, out);
+    while (ok && s.slots && goes_on(&s))
         ok = step(&s);
     close_schedule(&s);
     if (scope)

@@ -91,7 +91,12 @@ enum { MOST_EXITS = 256 };
 
 static cb_tensor *teacher_hidden(const cb_distillation *o, cb_tensor *ids, const cb_context *ctx)
 {
-    cb_context plain = {.positions = ctx->positions, .segments = ctx->segments, .tasks = ctx->tasks, .conditions = ctx->conditions};
+    cb_context plain = {.positions = ctx->positions,
+                        .segments = ctx->segments,
+                        .source = ctx->source,
+                        .source_segments = ctx->source_segments,
+                        .tasks = ctx->tasks,
+                        .conditions = ctx->conditions};
     cb_tensor *hidden = NULL;
     cb_no_grad hidden = cb_model_hidden(o->teacher, ids, &plain);
     return hidden;

@@ -3,16 +3,23 @@
 #include "training/internal.h"
 
 /* Rows that are read where they lie. */
+static void read_rows(const cb_tensor *table, const cb_tensor *tokens)
+{
+    const int32_t *ids = tokens->data;
+    size_t row = (size_t)table->shape[1] * cb_dtype_size(table->dtype);
+    for (int64_t i = 0; i < tokens->count; i++)
+        if (ids[i] >= 0 && ids[i] < table->shape[0])
+            cb_rehearsal_read((const char *)table->data + (size_t)ids[i] * row, row);
+}
+
 void cb_train_rehearse_rows(const cb_model *model, const cb_batch *batch)
 {
     const cb_tensor *table = cb_layer_weight(cb_model_embedding_layer(model), "weight");
     if (!table || table->ndim != 2 || batch->ids->dtype != CB_I32)
         return;
-    const int32_t *ids = batch->ids->data;
-    size_t row = (size_t)table->shape[1] * cb_dtype_size(table->dtype);
-    for (int64_t i = 0; i < batch->ids->count; i++)
-        if (ids[i] >= 0 && ids[i] < table->shape[0])
-            cb_rehearsal_read((const char *)table->data + (size_t)ids[i] * row, row);
+    read_rows(table, batch->ids);
+    if (batch->source)
+        read_rows(table, batch->source);
 }
 
 /* An epoch at most: after it, all rows were there. */

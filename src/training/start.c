@@ -109,6 +109,11 @@ static bool look_at_data(preparation *p)
     bool ok = true;
     if (!p->data)
         return cb_fail(CB_ERR_ARGUMENT, "init_lora_weights: %s looks at training data, found none", p->study->method->name) == CB_OK;
+    if (cb_model_decoder_start(p->model) >= 0)
+        return cb_fail(
+                   CB_ERR_UNSUPPORTED,
+                   "init_lora_weights: %s looks at the tokens of one text, and %s reads two, a source and a target; expected another start",
+                   p->study->method->name, cb_model_type(p->model)) == CB_OK;
     int64_t most = most_batches(p);
     for (int64_t i = 0; ok && i < most && !cb_study_done(p->study); i++) {
         if (cb_interrupted())

@@ -298,6 +298,8 @@ cb_context cb_train_context(const cb_batch *batch)
     return (cb_context){.positions = batch->positions,
                         .segments = batch->segments,
                         .types = batch->types,
+                        .source = batch->source,
+                        .source_segments = batch->source_segments,
                         .tasks = batch->tasks,
                         .conditions = batch->conditions,
                         .lengths = batch->lengths,
@@ -319,6 +321,8 @@ static double micro_step(session *s, const cb_batch *batch, double targets)
     ctx.positions = share(batch->positions);
     ctx.segments = share(batch->segments);
     ctx.types = share(batch->types);
+    ctx.source = share(batch->source);
+    ctx.source_segments = share(batch->source_segments);
     ctx.tasks = share(batch->tasks);
     ctx.conditions = share(batch->conditions);
     ctx.lengths = share(batch->lengths);

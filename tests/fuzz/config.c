@@ -38,6 +38,10 @@ static const struct {
               {"mobilenet", "vision/mobilenet_v2"},
               {"swin", "vision/swin_positions"},
               {"segformer", "vision/segformer"},
+              {"umt5", "seq2seq/umt5"},
+              {"EncoderModel", "seq2seq/t5_encoder"},
+              {"gated", "seq2seq/t5_v1_1"},
+              {"t5", "seq2seq/t5"},
               {"", "models/llama3"}};
 enum { MODELS = sizeof models / sizeof *models };
 

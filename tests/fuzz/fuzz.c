@@ -122,7 +122,7 @@ bool fuzz_pass(cb_model *model)
     {
         cb_tensor *x = ok ? fuzz_input(model) : NULL;
         bool bare = cb_model_head_kind(model) == CB_HEAD_NONE;
-        cb_context ctx = {0};
+        cb_context ctx = {.source = cb_model_decoder_start(model) < 0 ? NULL : x};
         if (x && cb_model_head_kind(model) == CB_HEAD_DENOISING) {
             ctx.timesteps = cb_full(CB_F32, 7, x->shape[0]);
             ctx.classes = cb_model_labels(model) ? cb_zeros(CB_I32, x->shape[0]) : NULL;
