@@ -8,6 +8,7 @@
 #include <omp.h>
 #include <string.h>
 
+#include "core/io.h"
 #include "kernels/gemm.h"
 #include "kernels/onednn.h"
 #include "kernels/parallel.h"
@@ -198,12 +199,7 @@ static dnnl_status_t execute(cbk_onednn *e, cbk_convolution_part part, void *scr
         dnnl_memory_set_data_handle(e->scratchpad, scratch);
         args[count++] = (dnnl_exec_arg_t){DNNL_ARG_SCRATCHPAD, e->scratchpad};
     }
-    dnnl_status_t status = part == CBK_CONVOLUTION_WEIGHT ? dnnl_success : run_reorder(e, PLAIN, W);
-    if (status == dnnl_success)
-        status = dnnl_primitive_execute(e->primitive, cbk_onednn_stream(), count, args);
-    if (status == dnnl_success && part == CBK_CONVOLUTION_WEIGHT)
-        status = run_reorder(e, W, PLAIN);
-    return status;
+    return dnnl_primitive_execute(e->primitive, cbk_onednn_stream(), count, args);
 }
 
 static double operations(const cbk_convolution *s)
@@ -214,14 +210,79 @@ static double operations(const cbk_convolution *s)
     return each;
 }
 
-static bool by_onednn(const convolution_key *key, void *x, void *w, const void *bias, void *y)
+/* ---- weights that are kept in order ---- */
+
+struct cbk_ordered {
+    dnnl_memory_desc_t order;
+    bool blank; /* made in a rehearsal */
+};
+enum { ORDERED_AT = (sizeof(struct cbk_ordered) + 63) / 64 * 64, FEW_PLACES = 512 };
+
+static void *values_of(cbk_ordered *o)
+{
+    return o ? (char *)o + ORDERED_AT : NULL;
+}
+
+/* Bringing a weight into order takes as long as convolving some 80 places with it. */
+static bool is_worth_keeping(const cbk_convolution *s)
+{
+    int64_t places = s->n;
+    for (int d = 0; d < s->dims; d++)
+        places *= s->out[d];
+    return places <= FEW_PLACES;
+}
+
+/* A new one, w in its order; NULL: there is no memory. */
+static cbk_ordered *put_in_order(cbk_onednn *e, const void *w, const dnnl_memory_desc_t *order, dnnl_status_t *status)
+{
+    cbk_ordered *o = cb_alloc(ORDERED_AT + e->ordered_bytes);
+    if (!o)
+        return NULL;
+    *o = (cbk_ordered){.order = *order, .blank = cb_rehearsing()};
+    cbk_onednn_point(e, PLAIN, w);
+    cbk_onednn_point(e, W, values_of(o));
+    *status = o->blank ? dnnl_success : run_reorder(e, PLAIN, W);
+    const dnnl_memory_desc_t *plain = NULL;
+    if (dnnl_memory_get_memory_desc(e->memory[PLAIN], &plain) == dnnl_success)
+        cb_file_map_let_go(w, dnnl_memory_desc_get_size(plain)); /* nothing else is likely to read it */
+    return o;
+}
+
+/* w in the order of e, which is kept in *kept; NULL: it is kept in another one, or (with a status) there was an error. */
+static cbk_ordered *kept_in_order(cbk_onednn *e, const void *w, cbk_ordered **kept, dnnl_status_t *status)
+{
+    const dnnl_memory_desc_t *order = NULL;
+    if (dnnl_memory_get_memory_desc(e->memory[W], &order) != dnnl_success)
+        return NULL;
+    cbk_ordered *o = __atomic_load_n(kept, __ATOMIC_ACQUIRE), *other = NULL;
+    if (!o) {
+        o = put_in_order(e, w, order, status);
+        if (o && !__atomic_compare_exchange_n(kept, &other, o, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+            cb_free(o); /* another thread was first */
+            o = other;
+        }
+    }
+    if (!o || !dnnl_memory_desc_equal(&o->order, order))
+        return NULL;
+    if (o->blank && !cb_rehearsing()) {
+        cbk_onednn_point(e, PLAIN, w);
+        cbk_onednn_point(e, W, values_of(o));
+        *status = run_reorder(e, PLAIN, W);
+        o->blank = false;
+    }
+    return o;
+}
+
+static bool by_onednn(const convolution_key *key, void *x, void *w, const void *bias, void *y, cbk_ordered **kept)
 {
     int64_t words[KEY_WORDS];
     memcpy(words, key, sizeof words);
     dnnl_status_t status;
     cbk_onednn *e = cbk_onednn_acquire(words, KEY_WORDS, make, &status);
+    bool keeps = e && e->reorder && kept && key->part != CBK_CONVOLUTION_WEIGHT && is_worth_keeping(&key->s);
+    cbk_ordered *own = keeps ? kept_in_order(e, w, kept, &status) : NULL;
     void *scratch = e && e->scratch_bytes ? cb_alloc(e->scratch_bytes) : NULL,
-         *ordered = e && e->reorder ? cb_alloc(e->ordered_bytes) : NULL;
+         *ordered = e && e->reorder && !own ? cb_alloc(e->ordered_bytes) : values_of(own);
     bool ready = e && (scratch || !e->scratch_bytes) && (ordered || !e->reorder);
     if (ready && cb_rehearsing()) {
         cb_rehearsal_operations(operations(&key->s));
@@ -233,11 +294,17 @@ static bool by_onednn(const convolution_key *key, void *x, void *w, const void *
             cbk_onednn_point(e, PLAIN, w);
         if (bias)
             cbk_onednn_point(e, BIAS, bias);
-        status = execute(e, (cbk_convolution_part)key->part, scratch);
+        if (status == dnnl_success && !own && key->part != CBK_CONVOLUTION_WEIGHT)
+            status = run_reorder(e, PLAIN, W);
+        if (status == dnnl_success)
+            status = execute(e, (cbk_convolution_part)key->part, scratch);
+        if (status == dnnl_success && key->part == CBK_CONVOLUTION_WEIGHT)
+            status = run_reorder(e, W, PLAIN);
     }
     cbk_onednn_release(e);
     cb_free(scratch);
-    cb_free(ordered);
+    if (!own)
+        cb_free(ordered);
     if (status != dnnl_success)
         cb_fail(status == dnnl_out_of_memory ? CB_ERR_MEMORY : CB_ERR_UNSUPPORTED, "convolution: oneDNN refused it (status %d)",
                 (int)status);
@@ -327,7 +394,8 @@ static void without_terms(cbk_convolution_part part, cb_dtype dtype, void *x, vo
             memset((char *)y + (size_t)i * size, 0, size);
 }
 
-bool cbk_convolve(cbk_convolution_part part, cb_dtype dtype, void *x, void *w, const void *bias, void *y, const cbk_convolution *s)
+bool cbk_convolve(cbk_convolution_part part, cb_dtype dtype, void *x, void *w, const void *bias, void *y, const cbk_convolution *s,
+                  cbk_ordered **kept)
 {
     if (s->n == 0 || s->c == 0 || s->o == 0) {
         without_terms(part, dtype, x, w, bias, y, s);
@@ -344,5 +412,5 @@ bool cbk_convolve(cbk_convolution_part part, cb_dtype dtype, void *x, void *w, c
                            .bias = bias != NULL,
                            .threads = omp_in_parallel() ? 1 : omp_get_max_threads(),
                            .s = *s};
-    return by_onednn(&key, x, w, bias, y);
+    return by_onednn(&key, x, w, bias, y, kept);
 }

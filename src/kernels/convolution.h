@@ -18,8 +18,14 @@ typedef enum cbk_convolution_part {
     CBK_CONVOLUTION_WEIGHT, /* its adjoint for given x: w from x and y */
 } cbk_convolution_part;
 
-/* Writes y, x or w.  f32 and f64, and bf16 where cbk_convolve_takes().  The bits of a weight's gradient depend on the number of threads. */
-bool cbk_convolve(cbk_convolution_part part, cb_dtype dtype, void *x, void *w, const void *bias, void *y, const cbk_convolution *s);
+/* A weight in the order that a part of a convolution reads it in, kept from one call to the next: for weights that stay as they are.  One for each
+ * part that is not CBK_CONVOLUTION_WEIGHT; begin with NULL, give back with cb_free().  Several threads may share it. */
+typedef struct cbk_ordered cbk_ordered;
+
+/* Writes y, x or w.  f32 and f64, and bf16 where cbk_convolve_takes().  The bits of a weight's gradient depend on the number of threads.
+ * kept: where that weight is kept, if bringing it into order is much of the work; or NULL. */
+bool cbk_convolve(cbk_convolution_part part, cb_dtype dtype, void *x, void *w, const void *bias, void *y, const cbk_convolution *s,
+                  cbk_ordered **kept);
 bool cbk_convolve_takes(cb_dtype dtype);
 
 #endif

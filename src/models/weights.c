@@ -185,6 +185,8 @@ static cb_tensor *from_file(const cb_model *model, cb_layer *layer, const char *
     cb_tensor *stored = cb_weight_entry_tensor(entry), *kept = in_kept_dtype(model, stored);
     if (kept && kept != stored)
         cb_let_go_of_file(stored);
+    if (kept)
+        cb_freeze(kept);
     return kept;
 }
 

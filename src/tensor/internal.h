@@ -12,8 +12,10 @@ typedef struct cb_storage {
     uint32_t version; /* counts in-place writes */
     bool borrowed;    /* not ours to free */
     bool read_only;
-    struct cb_held_map *map;  /* where borrowed bytes lie that may be written to, or NULL */
-    cb_tensor *kept[CB_KEPT]; /* other tensors that live as long (the scales of codes), or NULLs */
+    bool frozen;                    /* and it keeps the values that it has */
+    struct cb_held_map *map;        /* where borrowed bytes lie that may be written to, or NULL */
+    struct cbk_ordered *ordered[2]; /* of a convolution's frozen weight: CBK_CONVOLUTION, CBK_CONVOLUTION_DATA; or NULLs */
+    cb_tensor *kept[CB_KEPT];       /* other tensors that live as long (the scales of codes), or NULLs */
 } cb_storage;
 
 typedef struct cb_saved {

@@ -79,6 +79,8 @@ cb_tensor *cb_view(cb_tensor *x, int ndim, const int64_t *shape, const int64_t *
  * keep; NULL, which t may be, without. */
 cb_tensor *cb_scope_renew(cb_scope **scope, cb_tensor *t);
 
+/* Nobody writes to t's memory from here on, as where it is mapped read-only: what is made of it may be kept. */
+void cb_freeze(cb_tensor *t);
 /* What is wanted of t has been copied: pages of a file that it lies in need not stay in memory. */
 void cb_let_go_of_file(const cb_tensor *t);
 

@@ -4,7 +4,7 @@
  * conv_data (the transposed convolution) by x, conv_weight by w.  Each one's gradients are the other two, so all can be differentiated again
  * and again.  x and y are channels-last (tensor.h), w row-major. */
 #include "kernels/convolution.h"
-#include "tensor/op.h"
+#include "tensor/internal.h"
 
 /* ---- the three derivatives ---- */
 
@@ -74,10 +74,18 @@ static cb_tensor *record(const cb_op *op, cb_tensor *result, cb_tensor *a, cb_te
     return CB_RECORD(op, result, ins, saves, s, sizeof *s) ? result : NULL;
 }
 
+/* Where a frozen weight's ordered copy for one part is kept: with its memory, which nothing else is in. */
+static cbk_ordered **kept(const cb_tensor *w, cbk_convolution_part part)
+{
+    cb_storage *m = w->storage;
+    bool whole = m->frozen && w->data == m->bytes && (size_t)w->count * cb_dtype_size(w->dtype) == m->size;
+    return whole ? &m->ordered[part] : NULL;
+}
+
 static cb_tensor *convolve(cb_tensor *x, cb_tensor *w, cb_tensor *bias, const cbk_convolution *s)
 {
     cb_tensor *y = x && w ? empty_image(x->dtype, s, s->o, s->out) : NULL;
-    if (!y || !cbk_convolve(CBK_CONVOLUTION, x->dtype, x->data, w->data, bias ? bias->data : NULL, y->data, s))
+    if (!y || !cbk_convolve(CBK_CONVOLUTION, x->dtype, x->data, w->data, bias ? bias->data : NULL, y->data, s, kept(w, CBK_CONVOLUTION)))
         return NULL;
     return record(&cb_op_conv, y, x, w, bias, s);
 }
@@ -85,7 +93,7 @@ static cb_tensor *convolve(cb_tensor *x, cb_tensor *w, cb_tensor *bias, const cb
 static cb_tensor *convolve_data(cb_tensor *y, cb_tensor *w, const cbk_convolution *s)
 {
     cb_tensor *x = y && w ? empty_image(y->dtype, s, s->c, s->in) : NULL;
-    if (!x || !cbk_convolve(CBK_CONVOLUTION_DATA, y->dtype, x->data, w->data, NULL, y->data, s))
+    if (!x || !cbk_convolve(CBK_CONVOLUTION_DATA, y->dtype, x->data, w->data, NULL, y->data, s, kept(w, CBK_CONVOLUTION_DATA)))
         return NULL;
     return record(&cb_op_conv_data, x, y, w, NULL, s);
 }
@@ -96,7 +104,7 @@ static cb_tensor *convolve_weight(cb_tensor *x, cb_tensor *y, const cbk_convolut
     for (int d = 0; d < s->dims; d++)
         shape[2 + d] = s->kernel[d];
     cb_tensor *w = x && y ? cb_empty_nd(x->dtype, (int)s->dims + 2, shape) : NULL;
-    if (!w || !cbk_convolve(CBK_CONVOLUTION_WEIGHT, x->dtype, x->data, w->data, NULL, y->data, s))
+    if (!w || !cbk_convolve(CBK_CONVOLUTION_WEIGHT, x->dtype, x->data, w->data, NULL, y->data, s, NULL))
         return NULL;
     return record(&cb_op_conv_weight, w, x, y, NULL, s);
 }

@@ -20,6 +20,8 @@ static void storage_release(cb_storage *s)
     if (!s->borrowed)
         cb_free(s->bytes);
     cb_held_map_release(s->map);
+    for (int i = 0; i < 2; i++)
+        cb_free(s->ordered[i]);
     for (int i = 0; i < CB_KEPT; i++)
         cb_release(s->kept[i]);
     cb_free(s);
@@ -257,6 +259,11 @@ bool cb_same_shape(const cb_tensor *a, const cb_tensor *b)
         if (a->shape[i] != b->shape[i])
             return false;
     return true;
+}
+
+void cb_freeze(cb_tensor *t)
+{
+    t->storage->read_only = t->storage->frozen = true;
 }
 
 void cb_let_go_of_file(const cb_tensor *t)

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/rehearsal.h"
 #include "op_cases.h"
 
 static cb_scope *scope;
@@ -394,6 +395,35 @@ static void mapped_memory_is_never_written(void **state)
     expect_values(x, (double[]){1, 2, 3}, 3, 0);
 }
 
+/* What a convolution makes of a frozen weight is kept from one pass to the next, in rehearsals as well, and changes no bit. */
+static void frozen_kernels_are_brought_into_order_once(void **state)
+{
+    (void)state;
+    cb_rng rng = {.seed = 21};
+    cb_tensor *w = cb_randn(CB_F32, &rng, 48, 32, 3, 3), *x = cb_parameter(cb_randn(CB_F32, &rng, 2, 32, 6, 6));
+    cb_tensor *wide = cb_randn(CB_F32, &rng, 2, 32, 5, 40), *y[2], *other[2];
+    for (int pass = 0; pass < 4; pass++) {
+        if (pass == 1) {
+            cb_freeze(w);
+            cb_rehearsal_begin();
+            cb_conv(x, w, NULL, .padding = {1, 1});
+            cb_rehearsal_end();
+        }
+        y[pass > 0] = cb_conv(x, w, NULL, .padding = {1, 1});
+        other[pass > 0] = cb_conv(wide, w, NULL, .padding = {1, 1});
+        assert_true(cb_backward(cb_sum(cb_square(y[pass > 0]), CB_ALL, false)));
+        assert_same(y[0], y[pass > 0]);
+        assert_same(other[0], other[pass > 0]);
+        if (pass == 0)
+            y[0] = cb_detach(y[0]);
+    }
+    cb_tensor *four = cb_detach(x->grad);
+    cb_zero_grad(x);
+    assert_true(cb_backward(cb_sum(cb_square(cb_conv(x, cb_scale(w, 1), NULL, .padding = {1, 1})), CB_ALL, false)));
+    assert_same(four, cb_scale(x->grad, 4));
+    cb_zero_grad(x);
+}
+
 /* ---- what the backward pass makes again ---- */
 
 /* x (4, 6, 5, 5); w and b (6), of a layer norm (5) */
@@ -705,6 +735,7 @@ int main(void)
         TEST(views_share_memory_and_copies_do_not),
         TEST(linear_add_works_in_place_only_when_nobody_minds),
         TEST(mapped_memory_is_never_written),
+        TEST(frozen_kernels_are_brought_into_order_once),
         TEST(what_is_made_again_has_the_same_bits),
         TEST(what_is_not_kept_is_not_made_again),
         TEST(the_first_of_equals_is_chosen),
