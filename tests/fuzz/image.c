@@ -2,7 +2,7 @@
 #include "cambium/images.h"
 #include "fuzz.h"
 
-enum { MODE = 3, DEEP = 4, TURNED = 8, PROCESSOR = 128 };
+enum { MODE = 3, DEEP = 4, TURNED = 8, LATER = 16, PROCESSOR = 128 };
 
 static void read_processor(const char *json, size_t size)
 {
@@ -20,8 +20,13 @@ void fuzz_target(const uint8_t *data, size_t size)
         read_processor((const char *)data + 1, size - 1);
     if (!size || data[0] & PROCESSOR)
         return;
-    const cb_image_options options = {
-        .mode = (cb_image_mode)(data[0] & MODE), .deep = data[0] & DEEP, .exif_transpose = data[0] & TURNED, .max_pixels = 1 << 18};
+    const cb_image_options options = {.mode = (cb_image_mode)(data[0] & MODE),
+                                      .deep = data[0] & DEEP,
+                                      .exif_transpose = data[0] & TURNED,
+                                      .page = (data[0] & LATER) != 0,
+                                      .max_pixels = 1 << 18};
+    if (data[0] & LATER)
+        fuzz_expect(cb_image_pages(fuzz_file("pages", data + 1, size - 1)) > 0);
     cb_image image = {0};
     if (fuzz_expect(cb_image_decode("input", data + 1, size - 1, &options, &image)))
         fuzz_touch(image.pixels, cb_image_bytes(&image));
