@@ -76,6 +76,9 @@ static cb_layer *layer_named(const fold_plan *plan, const char *tensor)
     for (size_t i = 0; stem && !layer && i < root->child_count; i++) {
         char *full = cb_format("%s.%s", root->children[i]->name, stem);
         layer = full ? cb_layer_find(root, full) : NULL;
+        layer = layer && layer->head
+                    ? NULL
+                    : layer; /* another head's layer of that name, which the file has not: classifier, decode_head.classifier */
         cb_free(full);
     }
     const char *below = stem && !layer && cb_model_head_kind(plan->model) == CB_HEAD_NONE ? strchr(stem, '.') : NULL;
@@ -316,26 +319,38 @@ static bool plan_head_bias(fold_plan *plan)
 
 /* ---- a head that the base has not ---- */
 
+/* Takes the name over, also when it fails. */
+static bool add_head_tensor(fold_plan *plan, char *name, const cb_tensor *t)
+{
+    if (!name || !cb_grow(&plan->heads, &plan->head_capacity, plan->head_count + 1, sizeof *plan->heads)) {
+        cb_free(name);
+        return false;
+    }
+    cb_weight_entry *e = &plan->heads[plan->head_count++];
+    *e = (cb_weight_entry){.name = name, .dtype = t->dtype, .ndim = t->ndim, .data = t->data};
+    e->size = (size_t)t->count * cb_dtype_size(t->dtype);
+    memcpy(e->shape, t->shape, sizeof e->shape);
+    return true;
+}
+
 static bool list_head(void *user, cb_layer *layer)
 {
     fold_plan *plan = user;
-    for (int i = 0; i < layer->weight_count; i++) {
+    bool any = false, ok = true;
+    for (int i = 0; ok && i < layer->weight_count; i++) {
         const cb_weight *w = &layer->weights[i];
-        const cb_tensor *t = w->frozen ? w->frozen : w->tensor;
         char *name = cb_layer_weight_name(layer, w->name);
         bool is_new = name && cb_model_is_new(plan->model, name);
-        if (!is_new || !cb_grow(&plan->heads, &plan->head_capacity, plan->head_count + 1, sizeof *plan->heads)) {
+        any = any || is_new;
+        if (is_new)
+            ok = add_head_tensor(plan, name, w->frozen ? w->frozen : w->tensor);
+        else
             cb_free(name);
-            if (is_new || !cb_ok())
-                return false;
-            continue;
-        }
-        cb_weight_entry *e = &plan->heads[plan->head_count++];
-        *e = (cb_weight_entry){.name = name, .dtype = t->dtype, .ndim = t->ndim, .data = t->data};
-        e->size = (size_t)t->count * cb_dtype_size(t->dtype);
-        memcpy(e->shape, t->shape, sizeof e->shape);
     }
-    return true;
+    for (int i = 0; ok && any && i < layer->buffer_count; i++) /* a new norm's statistics; how many batches they saw is not asked for */
+        if (layer->buffers[i].tensor->ndim)
+            ok = add_head_tensor(plan, cb_layer_weight_name(layer, layer->buffers[i].name), layer->buffers[i].tensor);
+    return ok && cb_ok();
 }
 
 /* In full, as files of models with a head have them. */

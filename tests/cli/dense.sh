@@ -114,6 +114,13 @@ printf '%s' '{"image_processor_type": "ViTImageProcessor", "size": {"height": 12
 expect head "$program" train vit --task semantic-segmentation --data train --ignore-index 9 --output head --steps 2 --rank 2 --target-modules query --seed 1
 grep -q '"num_labels": 8' head/labels.json || fail "expected the labels 0 to 7: $(cat head/labels.json)"
 
+# its file has the head of a classifier, whose name ends as the new one's does
+expect headed "$program" merge vit --adapter head --output headed
+expect places "$program" eval headed --data test --ignore-index 9 --json --dtype f32
+expect places2 "$program" eval vit --adapter head --data test --ignore-index 9 --json --dtype f32
+[ "$(sed 's/.*"mean_iou": *\([0-9.]\{6\}\).*/\1/' places.out)" = "$(sed 's/.*"mean_iou": *\([0-9.]\{6\}\).*/\1/' places2.out)" ] ||
+    fail "a merged head gives other places: $(cat places.out places2.out)"
+
 # ---- bad input ----
 # shellcheck disable=SC2086
 {
@@ -158,6 +165,15 @@ balls=$(cd "$root/examples/balls" && pwd)
     expect facing "$program" eval depth --adapter normals --data "$balls/test" --json --dtype f32
     over facing.out within_30 0.5
     grep -q '"task":"surface-normals"' facing.out || fail "another task: $(cat facing.out)"
+    # a SegFormer of classes gets a decoder, whose norm's statistics are merged too
+    mkdir segformer
+    cp "$reference/vision/segformer/config.json" "$reference/vision/segformer/model.safetensors" "$balls/unet/preprocessor_config.json" segformer
+    expect salient "$program" train segformer --task saliency --data "$balls/train" --output salient --steps 4 --batch-size 4 --seed 1
+    expect decoder "$program" merge segformer --adapter salient --output decoder
+    expect said "$program" eval segformer --adapter salient --data "$balls/test" --json --dtype f32
+    expect said2 "$program" eval decoder --data "$balls/test" --json --dtype f32
+    [ "$(sed 's/.*"mae": *\([0-9.]\{6\}\).*/\1/' said.out)" = "$(sed 's/.*"mae": *\([0-9.]\{6\}\).*/\1/' said2.out)" ] ||
+        fail "a merged decoder says something else: $(cat said.out said2.out)"
     bad 1 "dense_loss: found cosine, expected silog, l1 or l2" pretrain --config "$balls/unet/config.json" --task depth-estimation --data "$balls/train" --output never --dense-loss cosine
     bad 1 "dense-loss: is of numbers of the places" pretrain --config unet/config.json --task semantic-segmentation --data train --output never --dense-loss l1 --ignore-index 9
     bad 1 "labels: depth-estimation is of numbers" train depth --task depth-estimation --data "$balls/train" --output never --labels a
