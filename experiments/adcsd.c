@@ -373,7 +373,7 @@ const cb_experiment experiment_adcsd = {
     .claim = "A frozen traffic forecaster does worse as traffic drifts away from what it was trained on. A small network behind its "
              "output, with one "
              "step on each window whose targets have come to be, lowers its errors, by more than as many steps on all of its weights.",
-    .setting = "A GRU with one graph convolution (hidden size 32, 13,000 to 21,000 numbers), trained with Huber's loss; Los Angeles: "
+    .setting = "A GRU with one graph convolution (hidden size 32, 12,500 numbers), trained with Huber's loss; Los Angeles: "
                "speeds of 207 sensors, 7 "
                "days in steps of 5 minutes, 12 steps from 12, trained on 50 %, the last 40 % foretold; New York: taxis and rented "
                "bicycles, 60 days in half "

@@ -53,8 +53,9 @@ cb_objective cli_task_objective(int index)
 
 static const char *name_of(cb_objective objective)
 {
+    int index = (int)objective - (int)CB_OBJECTIVE_SEQUENCE_CLASSIFICATION + 1;
     bool other = objective == CB_OBJECTIVE_RANKING || objective == CB_OBJECTIVE_FORECASTING || objective == CB_OBJECTIVE_TEXT_RECOGNITION;
-    return cb_objective_is_labelled(objective) || other ? cli_task_names[objective - CB_OBJECTIVE_SEQUENCE_CLASSIFICATION + 1] : "words";
+    return index > 0 && (cb_objective_is_labelled(objective) || other) ? cli_task_names[index] : "words";
 }
 
 /* The end of the class name in config.json; "" where there is none. */

@@ -137,14 +137,14 @@ static bool read_text(const char *path, bool header, series_table *out)
         next_line(&t);
     for (char *line = ok ? next_line(&t) : NULL; ok && line; line = next_line(&t))
         ok = add_line(&t, line);
-    ok = ok && ((t.count && t.kept) || cb_array_fails(path, header ? "found no line behind the header" : "found no line of numbers"));
+    ok = ok && (t.count || cb_array_fails(path, header ? "found no line behind the header" : "found no line of numbers"));
     cb_free(t.is_number);
     cb_free(text);
     if (!ok) {
         cb_free(t.values);
         return false;
     }
-    *out = (series_table){.values = t.values, .ndim = 2, .shape = {(int64_t)t.count / t.kept, t.kept}};
+    *out = (series_table){.values = t.values, .ndim = 2, .shape = {(int64_t)t.count / (t.kept ? t.kept : 1), t.kept}};
     return true;
 }
 

@@ -43,7 +43,7 @@ static const cb_system systems[] = {
            "IJCV 2025", "2404.00878"),
     SYSTEM(12, "genda", "One-Shot Generative Domain Adaptation", "ICCV 2023", "2111.09876"),
     SYSTEM(13, "zeroi2v", "ZeroI2V: Zero-Cost Adaptation of Pre-trained Transformers from Image to Video", "ECCV 2024", "2310.01324"),
-    PARTS(14, "adcsd", "Online Test-Time Adaptation of Spatial-Temporal Traffic Flow Forecasting", "IEEE T-ITS 2024", "2401.04148",
+    WHOLE(14, "adcsd", "Online Test-Time Adaptation of Spatial-Temporal Traffic Flow Forecasting", "IEEE T-ITS 2024", "2401.04148",
           "cambium eval --online adcsd", "docs/methods/adcsd.md"),
     SYSTEM(15, "zerosmooth", "ZeroSmooth: Training-free Diffuser Adaptation for High Frame Rate Video Generation", "preprint 2024",
            "2406.00908"),
