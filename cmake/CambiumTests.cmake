@@ -67,6 +67,9 @@ if(TARGET cambium AND EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/run.sh)
   register_test(cli_composition_page ${page} docs/composition.md out/bible/adapter_model.safetensors out/merged/model.safetensors
                 out/fused/mixer.safetensors out/gated/gate.safetensors out/stacked/default/adapter_model.safetensors)
   register_test(cli_images sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/images.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
+  register_test(cli_adapt sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/adapt.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
+  register_test(cli_adapt_page ${page} docs/adapt.md said.jsonl drifted.jsonl.state gates.jsonl piped.jsonl)
+  register_test(cli_cotta_page ${page} docs/methods/cotta.md said.jsonl plain.jsonl.state)
   register_test(cli_dense sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/dense.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
   register_test(cli_dense_page ${page} docs/dense.md out/unet/preprocessor_config.json out/adapter/labels.json out/merged/model.safetensors
     out/maps/05.png out/depths/05.png out/facing/labels.json out/salient/preprocessor_config.json)

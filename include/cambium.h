@@ -4,6 +4,7 @@
 #ifndef CAMBIUM_H
 #define CAMBIUM_H
 
+#include "cambium/adapt.h"
 #include "cambium/adapters.h"
 #include "cambium/convert.h"
 #include "cambium/core.h"
@@ -29,6 +30,7 @@
 #include "cambium/optim.h"
 #include "cambium/retrieval.h"
 #include "cambium/statistics.h"
+#include "cambium/stream.h"
 #include "cambium/tensor.h"
 #include "cambium/tokenizer.h"
 #include "cambium/training.h"

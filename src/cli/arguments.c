@@ -57,12 +57,17 @@ static const cb_option *find_peft_name(const cb_adapter_kind *kind, const char *
 /* The adapter kind that the line names; NULL: none. */
 static const char *kind_on_line(int count, char **words)
 {
-    for (int i = 0; i < count && strcmp(words[i], "--") != 0; i++) {
-        if (strncmp(words[i], "--kind=", 7) == 0)
-            return words[i] + 7;
-        if (strcmp(words[i], "--kind") == 0 && i + 1 < count)
-            return words[i + 1];
-    }
+    static const char *const flags[] = {"--kind", "--adapter-kind"};
+    for (int i = 0; i < count && strcmp(words[i], "--") != 0; i++)
+        for (int f = 0; f < 2; f++) {
+            size_t length = strlen(flags[f]);
+            if (strncmp(words[i], flags[f], length) != 0)
+                continue;
+            if (words[i][length] == '=')
+                return words[i] + length + 1;
+            if (!words[i][length] && i + 1 < count)
+                return words[i + 1];
+        }
     return NULL;
 }
 

@@ -45,10 +45,10 @@ typedef struct cli_command {
     bool (*run)(cli_call *call, void *settings);
 } cli_command;
 
-extern const cli_command cli_train, cli_pretrain, cli_adapt_pool, cli_generate, cli_embed, cli_eval, cli_merge, cli_extract, cli_convert,
-    cli_tokenizer_train, cli_tokenizer_encode, cli_tokenizer_decode, cli_tokenizer_convert, cli_inspect, cli_bench_gemm, cli_bench_lora,
-    cli_bench_training, cli_bench_generate, cli_bench_packing, cli_methods, cli_repro, cli_tie, cli_zoo_build, cli_zoo_list, cli_data,
-    cli_data_verbalize, cli_sentinel_convert, cli_sentinel_encode;
+extern const cli_command cli_train, cli_pretrain, cli_adapt_pool, cli_generate, cli_embed, cli_eval, cli_adapt, cli_merge, cli_extract,
+    cli_convert, cli_tokenizer_train, cli_tokenizer_encode, cli_tokenizer_decode, cli_tokenizer_convert, cli_inspect, cli_bench_gemm,
+    cli_bench_lora, cli_bench_training, cli_bench_generate, cli_bench_packing, cli_methods, cli_repro, cli_tie, cli_zoo_build, cli_zoo_list,
+    cli_data, cli_data_verbalize, cli_sentinel_convert, cli_sentinel_encode;
 
 const cli_command *const *cli_commands(void); /* NULL-terminated, in the order of the help */
 

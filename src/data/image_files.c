@@ -43,7 +43,7 @@ static int32_t number_of(image_store *s, const char *name, size_t length)
 {
     if (s->unlabelled)
         return NO_LABEL;
-    if (s->count && is_label(s, (size_t)s->items[s->count - 1].label, name, length))
+    if (s->count && s->items[s->count - 1].label >= 0 && is_label(s, (size_t)s->items[s->count - 1].label, name, length))
         return s->items[s->count - 1].label;
     for (size_t i = 0; i < s->labels.count; i++)
         if (is_label(s, i, name, length))

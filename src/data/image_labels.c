@@ -29,11 +29,12 @@ static int by_rank(const void *a_, const void *b_)
     return a->numbers ? (a->number > b->number) - (a->number < b->number) : strcmp(a->name, b->name);
 }
 
-/* Gives items the new numbers of their labels. */
+/* Gives items the new numbers of their labels, where they have any. */
 static void renumber(image_store *s, const int32_t *new_numbers)
 {
     for (size_t i = 0; i < s->count; i++)
-        s->items[i].label = new_numbers[s->items[i].label];
+        if (s->items[i].label >= 0)
+            s->items[i].label = new_numbers[s->items[i].label];
 }
 
 static bool sort_labels(image_store *s, bool as_numbers)

@@ -19,9 +19,9 @@ typedef struct image_item {
     size_t length;
     int32_t array; /* -1: none */
     int64_t at;    /* in it */
-    int32_t label;
-    char *map;    /* the file of its map; NULL: it has one label */
-    int64_t page; /* of a file of several images, and of its maps, from 1; 0: it is the only one */
+    int32_t label; /* -1: nobody knows, in streams */
+    char *map;     /* the file of its map; NULL: it has one label */
+    int64_t page;  /* of a file of several images, and of its maps, from 1; 0: it is the only one */
 } image_item;
 
 /* All images that were found; shared by a dataset and what is split from it. */

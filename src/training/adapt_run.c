@@ -1,0 +1,460 @@
+/* adapt_run.c: a whole stream: its records, its checkpoints, and what comes of it.
+ *
+ * OUTPUT has a line of JSON for each item, behind one that says how they came about.  OUTPUT.state is one safetensors file, replaced atomically, of
+ * all blocks; its metadata say which run it is of, where that stands, and what was counted. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include "cambium/files.h"
+#include "cambium/formats.h"
+#include "core/io.h"
+#include "core/json.h"
+#include "training/adapt.h"
+
+#define STATE ".state"
+
+typedef struct adapt_session {
+    cb_adaptation *a;
+    cb_stream *stream;
+    const cb_adapt_run_options *options;
+    cb_adapt_result *result;
+    char *state, *fingerprint;
+    int fd; /* of the records; -1: there are none */
+    uint64_t bytes;
+    cb_string lines; /* of the batch */
+    int64_t taken;   /* batches, here and now */
+} adapt_session;
+
+void cb_adapt_result_free(cb_adapt_result *r)
+{
+    for (size_t i = 0; i < r->shift_count; i++)
+        cb_free(r->shifts[i].name);
+    cb_free(r->shifts);
+    *r = (cb_adapt_result){0};
+}
+
+/* ---- counting ---- */
+
+enum { MOST_SHIFTS = 100000 }; /* that are counted apart */
+
+static cb_shift_result *shift_of(cb_adapt_result *r, const char *name)
+{
+    for (size_t i = r->shift_count; i > 0; i--)
+        if (strcmp(r->shifts[i - 1].name, name) == 0)
+            return &r->shifts[i - 1];
+    if (r->shift_count >= MOST_SHIFTS)
+        return &r->shifts[MOST_SHIFTS - 1];
+    if (!cb_grow(&r->shifts, &r->shift_capacity, r->shift_count + 1, sizeof *r->shifts))
+        return NULL;
+    r->shifts[r->shift_count] = (cb_shift_result){.name = cb_strdup(name)};
+    return r->shifts[r->shift_count].name ? &r->shifts[r->shift_count++] : NULL;
+}
+
+static int64_t likeliest(const float *p, int64_t n)
+{
+    int64_t best = 0;
+    for (int64_t k = 1; k < n; k++)
+        best = p[k] > p[best] ? k : best;
+    return best;
+}
+
+static bool count(cb_adapt_result *r, const cb_stream_item *item, int64_t said)
+{
+    cb_shift_result *shift = shift_of(r, item->shift);
+    if (!shift)
+        return false;
+    r->items++;
+    shift->items++;
+    r->unread += said < 0;
+    if (said >= 0 && item->label >= 0) {
+        r->labelled++;
+        shift->labelled++;
+        r->right += said == item->label;
+        shift->right += said == item->label;
+    }
+    return true;
+}
+
+/* ---- records ---- */
+
+/* Text as JSON may hold it: names of files may be any bytes. */
+static json_t *text_of(const char *text)
+{
+    char *copy = cb_strdup(text);
+    size_t bad;
+    while (copy && !cb_utf8_valid(copy, strlen(copy), &bad))
+        copy[bad] = '?';
+    json_t *value = copy ? json_string(copy) : NULL;
+    cb_free(copy);
+    return value;
+}
+
+static bool add_line(cb_string *lines, json_t *object)
+{
+    enum { DIGITS = 9 };
+    char *text = object ? json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(DIGITS)) : NULL;
+    bool ok = text && cb_string_puts(lines, text) && cb_string_puts(lines, "\n");
+    if (!text && cb_ok())
+        cb_fail(CB_ERR_MEMORY, "adaptation: no memory for a record");
+    free(text);
+    json_decref(object);
+    return ok;
+}
+
+static bool fill_record(const adapt_session *s, json_t *o, const cb_stream_item *item, const float *p, const cb_adapt_outcome *outcome)
+{
+    const cb_string_list *labels = cb_stream_labels(s->stream);
+    bool ok = cb_json_put(o, "index", json_integer(item->index)) && cb_json_put(o, "source", text_of(item->source)) &&
+              (!item->shift[0] || cb_json_put(o, "shift", text_of(item->shift)));
+    if (ok && item->error)
+        return cb_json_put(o, "error", text_of(item->error));
+    int64_t said = ok ? likeliest(p, s->a->policy.classes) : 0;
+    return ok && cb_json_put(o, "label", json_string(labels->items[said])) && cb_json_put(o, "probability", json_real((double)p[said])) &&
+           (item->label < 0 || cb_json_put(o, "expected", json_string(labels->items[item->label]))) &&
+           (outcome->alarm == CB_ALARM_NONE || cb_json_put(o, "alarm", json_string(cb_alarm_name(outcome->alarm)))) &&
+           (!outcome->reset || cb_json_put(o, "reset", json_true()));
+}
+
+static bool record(adapt_session *s, const cb_stream_item *item, const cb_adapt_outcome *outcome)
+{
+    int64_t classes = s->a->policy.classes;
+    const float *p = item->error ? NULL : outcome->probabilities + item->row * classes;
+    if (!count(s->result, item, p ? likeliest(p, classes) : -1))
+        return false;
+    if (s->fd < 0)
+        return true;
+    json_t *o = json_object();
+    if (o && fill_record(s, o, item, p, outcome))
+        return add_line(&s->lines, o);
+    json_decref(o);
+    return cb_ok() && cb_fail(CB_ERR_MEMORY, "adaptation: no memory for a record") == CB_OK;
+}
+
+static bool write_lines(adapt_session *s)
+{
+    if (s->fd >= 0 && s->lines.length && !cb_io_write(s->fd, s->lines.data, s->lines.length))
+        return cb_io_failed(s->options->output, "cannot write");
+    s->bytes += s->lines.length;
+    cb_string_clear(&s->lines);
+    return true;
+}
+
+/* What the run is, as the first line. */
+static bool write_head(adapt_session *s)
+{
+    char *how = cb_adaptation_describe(s->a), *what = how ? cb_stream_describe(s->stream) : NULL;
+    json_t *o = what ? json_object() : NULL, *head = o ? json_object() : NULL;
+    bool ok = head && cb_json_put(o, "cambium", json_string(CB_VERSION)) &&
+              (!s->options->model || cb_json_put(o, "model", text_of(s->options->model))) &&
+              cb_json_put(o, "adaptation", cb_json_parse("adaptation", how, strlen(how))) &&
+              cb_json_put(o, "stream", cb_json_parse("stream", what, strlen(what)));
+    cb_free(how);
+    cb_free(what);
+    if (!ok) {
+        json_decref(o);
+        json_decref(head);
+        return cb_ok() && cb_fail(CB_ERR_MEMORY, "adaptation: no memory for a record") == CB_OK;
+    }
+    if (!cb_json_put(head, "run", o)) {
+        json_decref(head);
+        return false;
+    }
+    return add_line(&s->lines, head) && write_lines(s);
+}
+
+/* ---- checkpoints ---- */
+
+static json_t *shifts_of(const cb_adapt_result *r)
+{
+    json_t *list = json_array();
+    bool ok = list;
+    for (size_t i = 0; ok && i < r->shift_count; i++) {
+        const cb_shift_result *t = &r->shifts[i];
+        ok = cb_json_add(list,
+                         json_pack("[o, I, I, I]", text_of(t->name), (json_int_t)t->items, (json_int_t)t->labelled, (json_int_t)t->right));
+    }
+    return list;
+}
+
+static char *progress_text(const adapt_session *s)
+{
+    const cb_adapt_result *r = s->result;
+    json_t *alarms = json_array(),
+           *o = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "batches", (json_int_t)r->batches, "items", (json_int_t)r->items, "unread",
+                          (json_int_t)r->unread, "labelled", (json_int_t)r->labelled, "right", (json_int_t)r->right, "resets",
+                          (json_int_t)r->resets, "bytes", (json_int_t)s->bytes);
+    bool ok = o && alarms;
+    for (int i = 0; ok && i < CB_ALARMS; i++)
+        ok = cb_json_add(alarms, json_integer(r->alarms[i]));
+    ok = cb_json_put(o, "alarms", alarms) && ok && cb_json_put(o, "shifts", shifts_of(r));
+    char *dumped = ok ? json_dumps(o, JSON_COMPACT) : NULL, *text = dumped ? cb_strdup(dumped) : NULL;
+    free(dumped);
+    json_decref(o);
+    if (!text && cb_ok())
+        cb_fail(CB_ERR_MEMORY, "adaptation: no memory for a checkpoint");
+    return text;
+}
+
+/* Blocks as tensors of bytes, numbered, since names come more than once. */
+static cb_weight_entry *entries_of(const cb_block_list *blocks, char **names)
+{
+    cb_weight_entry *entries = cb_calloc(blocks->count + 1, sizeof *entries);
+    for (size_t i = 0; entries && i < blocks->count; i++) {
+        const cb_block *b = &blocks->items[i];
+        names[i] = cb_format("%05zu.%s", i, b->name);
+        entries[i] = (cb_weight_entry){.name = names[i], .dtype = CB_U8, .ndim = 1, .data = b->data, .size = b->bytes};
+        entries[i].shape[0] = (int64_t)b->bytes;
+    }
+    if (cb_ok())
+        return entries;
+    cb_free(entries);
+    return NULL;
+}
+
+static void names_free(char **names, size_t count)
+{
+    for (size_t i = 0; names && i < count; i++)
+        cb_free(names[i]);
+    cb_free(names);
+}
+
+static bool save(adapt_session *s)
+{
+    if (!s->options->output)
+        return true;
+    const cb_block_list *blocks = &s->a->blocks;
+    char *progress = progress_text(s), **names = progress ? cb_calloc(blocks->count + 1, sizeof *names) : NULL;
+    cb_weight_entry *entries = names ? entries_of(blocks, names) : NULL;
+    const char *const metadata[] = {"fingerprint", s->fingerprint, "progress", progress, NULL};
+    if (entries && cb_io_sync(s->fd) != 0)
+        cb_io_failed(s->options->output, "cannot sync");
+    bool ok = entries && cb_ok() && cb_safetensors_write(s->state, entries, blocks->count, metadata, NULL, NULL);
+    names_free(names, blocks->count);
+    cb_free(entries);
+    cb_free(progress);
+    return ok;
+}
+
+/* ---- going on ---- */
+
+static bool read_shifts(const char *path, cb_adapt_result *r, const json_t *list)
+{
+    size_t n = json_array_size(list);
+    for (size_t i = 0; i < n && i < MOST_SHIFTS; i++) {
+        const char *name = NULL;
+        json_int_t items, labelled, right;
+        json_error_t error;
+        if (json_unpack_ex(json_array_get(list, i), &error, 0, "[s, I, I, I]", &name, &items, &labelled, &right) != 0)
+            return cb_fail(CB_ERR_FORMAT, "%s: shifts: %s", path, error.text) == CB_OK;
+        cb_shift_result *t = shift_of(r, name);
+        if (!t)
+            return false;
+        t->items = items;
+        t->labelled = labelled;
+        t->right = right;
+    }
+    return true;
+}
+
+static bool read_progress(adapt_session *s, const char *text)
+{
+    cb_adapt_result *r = s->result;
+    json_t *o = cb_json_parse(s->state, text, strlen(text));
+    const json_t *alarms = json_object_get(o, "alarms");
+    if (o) {
+        r->batches = cb_json_int(s->state, o, "batches", -1);
+        r->items = cb_json_int(s->state, o, "items", -1);
+        r->unread = cb_json_int(s->state, o, "unread", 0);
+        r->labelled = cb_json_int(s->state, o, "labelled", 0);
+        r->right = cb_json_int(s->state, o, "right", 0);
+        r->resets = cb_json_int(s->state, o, "resets", 0);
+        s->bytes = (uint64_t)cb_json_int(s->state, o, "bytes", 0);
+    }
+    for (size_t i = 0; o && i < CB_ALARMS; i++)
+        r->alarms[i] = json_integer_value(json_array_get(alarms, i));
+    bool ok = o && cb_ok() && read_shifts(s->state, r, json_object_get(o, "shifts"));
+    json_decref(o);
+    return ok;
+}
+
+static bool read_blocks(const adapt_session *s, const cb_safetensors *file, const cb_weight_entry *wanted)
+{
+    const cb_block_list *blocks = &s->a->blocks;
+    for (int copy = 0; copy < 2; copy++) /* nothing is changed unless all is there */
+        for (size_t i = 0; i < blocks->count; i++) {
+            const cb_weight_entry *found = cb_safetensors_find(file, wanted[i].name);
+            if (!found || found->dtype != CB_U8 || found->size != wanted[i].size)
+                return cb_fail(CB_ERR_FORMAT, "%s: %s: found %zu bytes, expected %zu", s->state, wanted[i].name, found ? found->size : 0,
+                               wanted[i].size) == CB_OK;
+            if (copy)
+                memcpy(blocks->items[i].data, found->data, found->size);
+        }
+    return true;
+}
+
+static bool check_run(const adapt_session *s, const cb_safetensors *file)
+{
+    const char *found = cb_safetensors_metadata(file, "fingerprint");
+    if (found && strcmp(found, s->fingerprint) == 0)
+        return true;
+    return cb_fail(CB_ERR_STATE, "%s: is of another run: found %.300s, expected %.300s", s->state, found ? found : "none",
+                   s->fingerprint) == CB_OK;
+}
+
+/* False with cb_ok(): there is nothing to go on from. */
+static bool go_on(adapt_session *s)
+{
+    if (!s->options->resume || !cb_is_file(s->state))
+        return false;
+    const cb_block_list *blocks = &s->a->blocks;
+    cb_safetensors *file = cb_safetensors_open(s->state);
+    char **names = file ? cb_calloc(blocks->count + 1, sizeof *names) : NULL;
+    cb_weight_entry *wanted = names ? entries_of(blocks, names) : NULL;
+    const char *progress = file ? cb_safetensors_metadata(file, "progress") : NULL;
+    if (file && !progress)
+        cb_fail(CB_ERR_FORMAT, "%s: metadata has no progress; this is no state of an adaptation", s->state);
+    bool ok = wanted && cb_ok() && check_run(s, file) && read_blocks(s, file, wanted) && read_progress(s, progress) &&
+              cb_stream_seek(s->stream, s->result->batches, s->result->items);
+    names_free(names, blocks->count);
+    cb_free(wanted);
+    cb_safetensors_close(file);
+    return ok;
+}
+
+/* ---- opening ---- */
+
+/* Cuts records off that were made after the checkpoint; those of a pipe stay, since nobody makes them again. */
+static bool cut(adapt_session *s, bool resumed)
+{
+    off_t end = lseek(s->fd, 0, SEEK_END);
+    if (end < 0)
+        return cb_io_failed(s->options->output, "cannot seek");
+    if (resumed && (uint64_t)end < s->bytes)
+        return cb_fail(CB_ERR_FORMAT, "%s: has %lld bytes, expected the %llu of the checkpoint or more", s->options->output, (long long)end,
+                       (unsigned long long)s->bytes) == CB_OK;
+    if (resumed && cb_stream_batches(s->stream) < 0) {
+        s->bytes = (uint64_t)end;
+        return true;
+    }
+    return cb_io_truncate(s->fd, s->bytes) == 0 || cb_io_failed(s->options->output, "cannot cut");
+}
+
+static bool open_records(adapt_session *s)
+{
+    const char *path = s->options->output;
+    s->fd = cb_io_open(path, O_RDWR | O_CREAT | O_APPEND);
+    if (s->fd < 0)
+        return cb_io_failed(path, "cannot open");
+    if (flock(s->fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+        return cb_fail(CB_ERR_STATE, "%s: another run is writing it, expected a file of its own", path) == CB_OK;
+    bool resumed = go_on(s);
+    if (!cb_ok())
+        return false;
+    off_t there = lseek(s->fd, 0, SEEK_END);
+    if (!resumed && there > 0 && !s->options->overwrite && !s->options->resume)
+        return cb_fail(CB_ERR_STATE, "%s: is there already; say whether to go on with it or to write it anew", path) == CB_OK;
+    if (!cut(s, resumed))
+        return false;
+    return resumed || (cb_file_remove(s->state) && write_head(s));
+}
+
+static bool prepare(adapt_session *s)
+{
+    char *how = cb_adaptation_describe(s->a), *what = how ? cb_stream_describe(s->stream) : NULL;
+    uint64_t hash = cb_model_hash(cb_learner_model(s->a->policy.learner));
+    s->fingerprint = what ? cb_format("%s %s %016llx", how, what, (unsigned long long)hash) : NULL;
+    s->state = s->options->output ? cb_format("%s" STATE, s->options->output) : NULL;
+    cb_free(how);
+    cb_free(what);
+    return s->fingerprint && cb_ok() && (!s->options->output || open_records(s));
+}
+
+/* ---- batches ---- */
+
+enum { WARM = 4 }; /* batches after which memory is there */
+
+static bool take(adapt_session *s, const cb_stream_batch *batch, cb_adapt_outcome *outcome)
+{
+    cb_adapt_result *r = s->result;
+    uint64_t allocations = cb_memory().system_allocations;
+    double begin = cb_now();
+    *outcome = (cb_adapt_outcome){0};
+    bool ok = batch->rows == 0 || cb_adaptation_step(s->a, batch->input, batch->begins_shift, outcome);
+    r->step_seconds += cb_now() - begin;
+    if (s->taken++ >= WARM)
+        r->step_allocations += cb_memory().system_allocations - allocations;
+    for (int64_t i = 0; ok && i < batch->count; i++)
+        ok = record(s, &batch->items[i], outcome);
+    if (!ok)
+        return false;
+    r->batches++;
+    r->alarms[outcome->alarm]++;
+    r->resets += outcome->reset;
+    return write_lines(s);
+}
+
+static bool due(const adapt_session *s)
+{
+    return s->options->save_batches && s->result->batches % s->options->save_batches == 0;
+}
+
+/* One batch; *more: it was not the last. */
+static bool next(adapt_session *s, cb_adapt_callback *callback, void *user, bool *more)
+{
+    cb_stream_batch batch;
+    cb_adapt_outcome outcome;
+    cb_scope *scope = cb_scope_open();
+    if (!scope)
+        return false;
+    *more = cb_stream_next(s->stream, &batch);
+    bool ok = *more ? take(s, &batch, &outcome) && (!callback || callback(user, &batch, &outcome, s->result)) : cb_ok();
+    cb_scope_close(scope);
+    if (ok && *more && due(s))
+        ok = save(s);
+    return ok && cb_file_maps_check();
+}
+
+/* An interruption leaves a checkpoint behind, also while the stream is waited for. */
+static bool interrupted(adapt_session *s)
+{
+    if (cb_ok() && cb_interrupted())
+        cb_fail(CB_ERR_INTERRUPTED, "interrupted after %lld batches", (long long)s->result->batches);
+    return cb_error_status() == CB_ERR_INTERRUPTED;
+}
+
+static bool save_in_spite(adapt_session *s)
+{
+    char *message = cb_strdup(cb_error_message());
+    cb_error_clear();
+    bool ok = message && save(s);
+    if (ok)
+        cb_fail(CB_ERR_INTERRUPTED, "%s", message);
+    cb_free(message);
+    return false;
+}
+
+bool cb_adapt_run(cb_adaptation *a, cb_stream *stream, const cb_adapt_run_options *options, cb_adapt_callback *callback, void *user,
+                  cb_adapt_result *result)
+{
+    *result = (cb_adapt_result){0};
+    adapt_session s = {.a = a, .stream = stream, .options = options, .result = result, .fd = -1};
+    double begin = cb_now();
+    bool ok = prepare(&s), more = ok;
+    while (ok && more && !interrupted(&s) && (!options->max_batches || result->batches < options->max_batches))
+        ok = next(&s, callback, user, &more);
+    if (interrupted(&s) && s.fingerprint)
+        ok = save_in_spite(&s);
+    else
+        ok = ok && cb_ok() && save(&s);
+    result->seconds = cb_now() - begin;
+    if (s.fd >= 0)
+        cb_io_close(s.fd);
+    cb_string_free(&s.lines);
+    cb_free(s.state);
+    cb_free(s.fingerprint);
+    return ok;
+}

@@ -1,0 +1,125 @@
+#!/bin/sh
+# A stream from end to end: records, checkpoints that are gone on from with the same bits after kill -9, pipes, items that cannot be read, and what is
+# wrong with bad calls.
+#
+#     adapt.sh PROGRAM REFERENCE_DIRECTORY TEMPORARY_DIRECTORY
+set -u
+program=$1
+reference=$2
+work=$3/adapt.$$
+. "$(dirname "$0")/checks.sh"
+mkdir -p "$work" || exit 1
+case $program in /*) ;; *) program=$(pwd)/$program ;; esac
+reference=$(cd "$reference" && pwd)
+cd "$work" || exit 1
+
+# ---- pictures in which one colour is stronger, with noise ----
+awk 'BEGIN {
+    for (c = 0; c < 4; c++) {
+        system("mkdir -p test/LABEL_" c)
+        for (i = 0; i < 30; i++) {
+            file = "test/LABEL_" c "/" i ".ppm"
+            print "P3 16 16 255" > file
+            for (p = 0; p < 256; p++) {
+                line = ""
+                for (k = 1; k <= 3; k++) {
+                    n = (n * 1103515245 + 12345) % 2147483648
+                    line = line " " int((k == c ? 140 : 60) + (n / 65536) % 60)
+                }
+                print line > file
+            }
+            close(file)
+        }
+    }
+}'
+mkdir net
+cp "$reference/vision/resnet_basic/config.json" "$reference/vision/resnet_basic/model.safetensors" net
+printf '%s' '{"image_processor_type": "ViTImageProcessor", "size": {"height": 16, "width": 16}, "image_mean": [0.4, 0.4, 0.4], "image_std": [0.2, 0.2, 0.2]}' >net/preprocessor_config.json
+
+# ---- records ----
+long="adapt net --stream test --corruptions gaussian_noise,fog,none --severity 3 --rounds 2 --batch-size 20 --seed 3 --quiet"
+for method in source bn tent eata sar cotta rotta roid rdumb lame memo; do
+    few=""
+    [ $method = cotta ] && few="--method-option views=2,threshold=1"
+    [ $method = memo ] && few="--method-option views=2"
+    # shellcheck disable=SC2086
+    expect $method "$program" $long --method $method $few --output $method.jsonl --json --max-batches 12
+    [ "$(wc -l <$method.jsonl)" = 241 ] || fail "$method: expected 240 records and a head: $(wc -l <$method.jsonl)"
+done
+head -n 1 tent.jsonl | grep -q '"preprocessing".*"shifts":\["gaussian_noise","fog","none"\].*"order":"continual".*"seed":3' || fail "the head: $(head -n 1 tent.jsonl)"
+grep -q '"index":0,"source":"test/LABEL_[0-3]/[0-9]*.ppm","shift":"gaussian_noise","label":"LABEL_' tent.jsonl || fail "the first record: $(sed -n 2p tent.jsonl)"
+for order in gradual mixed correlated; do
+    # shellcheck disable=SC2086
+    expect $order "$program" $long --method tent --order $order --output $order.jsonl --json --adapter-kind ia3 --target-modules convolution --feedforward-modules convolution
+    [ "$(wc -l <$order.jsonl)" = 721 ] || fail "$order: expected 720 records and a head: $(wc -l <$order.jsonl)"
+done
+
+# ---- going on, with the same bits ----
+again="$long --method cotta --method-option views=2,threshold=1 --save-batches 3"
+# shellcheck disable=SC2086
+{
+    expect straight "$program" $again --output straight.jsonl
+    expect part "$program" $again --output part.jsonl --max-batches 7
+    expect rest "$program" $again --output part.jsonl --resume
+    "$program" $again --output killed.jsonl &
+    child=$!
+    tries=0
+    while [ ! -f killed.jsonl.state ] && [ $tries -lt 600 ]; do
+        sleep 0.02
+        tries=$((tries + 1))
+    done
+    kill -9 $child
+    wait $child 2>killed.err
+    expect resumed "$program" $again --output killed.jsonl --resume --json
+}
+cmp -s straight.jsonl part.jsonl || fail "a run that was interrupted ends with other bits"
+cmp -s straight.jsonl killed.jsonl || fail "a run that was killed ends with other bits"
+cmp -s straight.jsonl.state killed.jsonl.state || fail "a run that was killed has another state in the end"
+grep -q '"items":720,' resumed.out || fail "what came before the checkpoint is not counted: $(cat resumed.out)"
+
+# ---- pipes, and what cannot be read ----
+printf 'P6 16 16 255\n' >damaged.ppm
+{
+    printf 'test/LABEL_1/0.ppm\n{"file": "test/LABEL_2/0.ppm", "label": "LABEL_2", "shift": "night"}\n'
+    printf 'missing.png\ndamaged.ppm\n{"file": 3}\n{"label": "x"}\n{broken\n'
+    printf '{"file": "test/LABEL_2/0.ppm", "label": "LABEL_9"}\n\n'
+    printf 'test/LABEL_3/1.ppm\r\ntest/LABEL_3/2.ppm'
+} | "$program" adapt net --method tent --stream - --batch-size 4 --output piped.jsonl --json >piped.out 2>piped.err || fail "a pipe: $(cat piped.err)"
+[ "$(wc -l <piped.jsonl)" = 11 ] || fail "expected ten records and a head: $(cat piped.jsonl)"
+[ "$(grep -c '"error":' piped.jsonl)" = 6 ] || fail "expected six errors: $(cat piped.jsonl)"
+grep -q '"source":"missing.png","error":"missing.png: ' piped.jsonl || fail "a file that is not there: $(cat piped.jsonl)"
+grep -q '"shift":"night","label":"LABEL_[0-3]","probability":[0-9.e-]*,"expected":"LABEL_2"' piped.jsonl || fail "a line with a label: $(cat piped.jsonl)"
+grep -q '"source":"test/LABEL_3/2.ppm","label"' piped.jsonl || fail "the last line: $(cat piped.jsonl)"
+printf 'test/LABEL_0/0.ppm\n' | "$program" adapt net --method tent --stream - --batch-size 4 --output piped.jsonl --resume --json >piped.out 2>piped.err
+grep -q '"index":10,"source":"test/LABEL_0/0.ppm"' piped.jsonl || fail "a pipe that goes on: $(tail -n 1 piped.jsonl) $(cat piped.err)"
+printf 'LABEL_1/0.ppm\nLABEL_1/none.ppm\n' >test/list.txt
+expect list "$program" adapt net --method bn --stream test/list.txt --output list.jsonl --batch-size 2
+grep -q '"source":"test/LABEL_1/none.ppm","shift":"list.txt","error"' list.jsonl || fail "a list: $(cat list.jsonl)"
+expect flat "$program" adapt net --method bn --stream test/LABEL_1,test/LABEL_2 --output flat.jsonl --batch-size 30
+grep -q '"shift":"LABEL_2"' flat.jsonl || fail "directories of images: $(head -n 2 flat.jsonl)"
+
+# ---- methods; source images; bad calls ----
+expect methods "$program" adapt --list-methods --json
+grep -q '"name":"restore_rate"' methods.out || fail "options of methods: $(cat methods.out)"
+expect source_images "$program" adapt net --method eata --method-option fisher_alpha=1 --source-images test --source-count 40 --stream test --output fisher.jsonl
+bad 2 "--stream is needed" adapt net --method tent --output never
+bad 2 "MODEL_DIR is needed" adapt --stream test
+bad 2 "method: found tint" adapt net --method tint --stream test
+bad 1 "corruption: found smoke" adapt net --stream test --corruptions smoke
+mkdir -p other/violet
+cp test/LABEL_1/0.ppm other/violet
+bad 1 "label: found violet" adapt net --stream other
+bad 1 "piped.jsonl: is there already" adapt net --stream test --output piped.jsonl
+bad 1 "is of another run" adapt net --method bn --stream test --output straight.jsonl --resume
+bad 2 "there is no --adapter-kind" adapt net --stream test --rank 4
+bad 2 "is a pipe, expected nothing else" adapt net --stream -,test
+bad 1 "has no label, expected one to put images into runs by" adapt net --stream test/list.txt --order correlated
+head -c 3000 straight.jsonl.state >cut.state
+cp straight.jsonl cut.jsonl
+mv cut.state cut.jsonl.state
+# shellcheck disable=SC2086
+bad 1 "cut.jsonl.state" $again --output cut.jsonl --resume
+
+cd / && rm -rf "$work"
+[ $failures = 0 ] && echo "all passed"
+exit $failures
