@@ -232,12 +232,14 @@ static bool is_worth_keeping(const cbk_convolution *s)
     return places <= FEW_PLACES;
 }
 
-/* A new one, w in its order; NULL: there is no memory. */
+/* A new one, w in its order; NULL with a status: there is no memory. */
 static cbk_ordered *put_in_order(cbk_onednn *e, const void *w, const dnnl_memory_desc_t *order, dnnl_status_t *status)
 {
     cbk_ordered *o = cb_alloc(ORDERED_AT + e->ordered_bytes);
-    if (!o)
+    if (!o) {
+        *status = dnnl_out_of_memory;
         return NULL;
+    }
     *o = (cbk_ordered){.order = *order, .blank = cb_rehearsing()};
     cbk_onednn_point(e, PLAIN, w);
     cbk_onednn_point(e, W, values_of(o));
