@@ -529,6 +529,10 @@ bool cb_data_tokenize(const cb_tokenizer *tokenizer, const cb_data_options *opti
     t.leads = t.words && first_word_leads(tokenizer);
     t.bos = options->add_bos && !masked && cb_tokenizer_add_bos(tokenizer) != 0 ? cb_tokenizer_bos(tokenizer) : -1;
     t.eos = options->add_eos && !masked ? cb_tokenizer_eos(tokenizer) : -1;
+    if (t.seq2seq && t.eos < 0)
+        cb_log_message(CB_LOG_WARNING,
+                       "data: the tokenizer names no end-of-sequence token (eos_token in tokenizer_config.json), so it is not "
+                       "learned where an answer ends");
     t.jobs = cb_calloc(WINDOW_JOBS, sizeof *t.jobs);
     bool ok = cb_ok() && t.jobs && read_records(&t) && check_documents(&t);
     free_jobs(t.jobs);
