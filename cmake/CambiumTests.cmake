@@ -79,7 +79,7 @@ if(TARGET cambium AND EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/run.sh)
   register_test(cli_adcsd_page ${page} docs/methods/adcsd.md out/corrected/adcsd.safetensors)
   register_test(cli_diffusion sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/diffusion.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
   register_test(cli_diffusion_page ${page} docs/diffusion.md out/noise/scheduler/scheduler_config.json out/noise-adapter/adapter_model.safetensors
-    out/noise-merged/scheduler/scheduler_config.json)
+    out/noise-merged/scheduler/scheduler_config.json out/made/00007.png out/made-of-classes/images/00000.png)
   register_test(cli_recognition sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/recognition.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
   register_test(cli_recognition_page ${page} docs/recognition.md out/reader/vocab.json out/read.jsonl out/adapter/adapter_model.safetensors
     out/merged/vocab.json)

@@ -134,6 +134,8 @@ CB_API cb_objective cb_dataset_objective(const cb_dataset *data);
 /* Labelled rows of the unshuffled data: the numbers of a row's labels (of its words; of regression none), and where it, or a group, comes from:
  * "notes.txt:12" in a string to be freed. */
 CB_API const int32_t *cb_dataset_row_labels(const cb_dataset *data, int64_t row, size_t *count);
+/* Of images: the number of a row's among all that were found, whatever order the rows are in. */
+CB_API int64_t cb_dataset_row_number(const cb_dataset *data, int64_t row);
 CB_API double cb_dataset_row_value(const cb_dataset *data, int64_t row); /* of regression */
 CB_API char *cb_dataset_row_source(const cb_dataset *data, int64_t row);
 

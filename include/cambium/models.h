@@ -8,6 +8,7 @@
 #ifndef CAMBIUM_MODELS_H
 #define CAMBIUM_MODELS_H
 
+#include "cambium/diffusion.h"
 #include "cambium/losses.h"
 #include "cambium/nn.h"
 #include "cambium/tokenizer.h"
@@ -310,6 +311,30 @@ CB_API bool cb_generate_batch(cb_model *model, const cb_tokenizer *tokenizer, co
 CB_API bool cb_generate_rows(cb_model *model, const cb_tokenizer *tokenizer, const cb_prompt_ids *prompts, size_t count,
                              const cb_blend *blend, cb_tensor *blend_weights, const cb_generate_options *options, cb_generation *out);
 CB_API void cb_generation_free(cb_generation *generation);
+
+/* ---- images from noise ---- */
+
+typedef enum cb_noise_sampler { CB_SAMPLER_DDIM, CB_SAMPLER_DDPM } cb_noise_sampler;
+typedef struct cb_sample_options {
+    int sampler; /* cb_noise_sampler */
+    int64_t sampling_steps;
+    double eta;
+    double guidance_scale; /* 1: none; else images need classes, and the network a row for none (Ho and Salimans 2022) */
+} cb_sample_options;
+extern CB_API const cb_option cb_sample_option_table[];
+typedef struct cb_sample_request {
+    int64_t count, first; /* so many images, the first of which has this number */
+    uint64_t seed;
+    int64_t size[2];        /* height, width */
+    const int32_t *classes; /* (count), less than 0: none; NULL: the network has no classes, or all are of none */
+} cb_sample_request;
+typedef void cb_sample_callback(void *user, int64_t step, int64_t steps);
+/* Images (count, C, height, width) f32, as the network was trained to see them, that a network which denoises makes of noise, going back through
+ * the schedule; adapters act as in any pass.  An image depends on its number, the seed and its class, not on how many are made at once, but for
+ * the order of sums in products.  Another model, or guidance that it cannot give: CB_ERR_ARGUMENT.  Interrupted: CB_ERR_INTERRUPTED.  callback may
+ * be NULL.  In a rehearsal two steps are gone. */
+CB_API cb_tensor *cb_model_sample(cb_model *model, const cb_noise_schedule *schedule, const cb_sample_request *request,
+                                  const cb_sample_options *options, cb_sample_callback *callback, void *user);
 
 #ifdef __cplusplus
 }

@@ -44,6 +44,7 @@ const cb_default_target cb_lora_default_targets[] = {
     {"crnn", "weight_ih_l0,weight_hh_l0,weight_ih_l0_reverse,weight_hh_l0_reverse,weight_ih_l1,weight_hh_l1,weight_ih_l1_reverse,"
              "weight_hh_l1_reverse"},
     {"UNet2DModel", "to_q,to_k,to_v,to_out.0"}, /* diffusers' own scripts */
+    {"DiTTransformer2DModel", "to_q,to_k,to_v,to_out.0"},
     {"squeezenet", "squeeze,expand1x1,expand3x3"},
     {"clip", "q_proj,v_proj"},
     {"clip_vision_model", "q_proj,v_proj"},

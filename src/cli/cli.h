@@ -327,6 +327,10 @@ extern const cb_option cli_image_table[];
 bool cli_images_ready(cli_image_settings *s, const cb_model *model, const char *path, const char *adapter);
 /* `labels`: in their order; NULL or empty: those of the data.  Augmented where `train`. */
 cb_dataset *cli_images_open(cli_image_settings *s, const cb_string_list *data, const cb_string_list *labels, int64_t seed, bool train);
+/* The same for a network that denoises: its classes, where it has names for them, are these (or `labels`, where there are any; may be NULL), else those
+ * of the data; one without classes takes all images. */
+cb_dataset *cli_images_to_make(cli_image_settings *s, const cb_model *model, const cb_string_list *data, const cb_string_list *labels,
+                               int64_t seed, bool train);
 bool cli_takes_images(const cb_model *model);
 bool cli_is_of_images(cb_objective objective);
 bool cli_is_denoiser(const cb_model *model); /* whether it makes images from noise */
@@ -374,6 +378,17 @@ extern const cb_option cli_corpus_table[];
 bool cli_corpus_open(cli_corpus *corpus, cli_call *call, cli_corpus_settings *settings, cb_model *model, const cb_tokenizer *tokenizer,
                      int64_t seed);
 void cli_corpus_close(cli_corpus *corpus);
+
+/* `cambium generate --images` (generate_images.c). */
+typedef struct cli_make_settings {
+    int64_t images, height, width, batch_size; /* batch_size is not in the table */
+    char *output;
+    cb_string_list class;
+    cb_sample_options sample;
+} cli_make_settings;
+extern const cb_option cli_make_table[];
+/* Makes them by the base's model; `adapters` as they were given, of which the first may have the schedule and the image processor. */
+bool cli_make_images(cli_call *call, const cli_base *base, const cli_make_settings *s, const cb_string_list *adapters, uint64_t seed);
 
 /* ---- networks that denoise (diffusion.c) ---- */
 

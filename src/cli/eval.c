@@ -8,7 +8,7 @@ typedef struct settings {
     char *tokenizer, *predictions;
     cb_string_list data, adapter, adapter_option;
     int task, dtype;
-    int64_t batch_size, max_batches, max_new_tokens;
+    int64_t batch_size, max_batches, max_new_tokens, validation_draws;
     bool dry_run;
     cb_data_options text;
     cli_image_settings images;
@@ -271,6 +271,29 @@ static bool labels(cli_call *call, settings *s, const cli_base *base)
     return ok;
 }
 
+/* With the noise of validation (docs/diffusion.md). */
+static bool denoising(cli_call *call, settings *s, const cli_base *base)
+{
+    cb_evaluation e = {0};
+    cli_diffusion_settings noise = {0};
+    cli_adapter_argument first = {0};
+    if (s->predictions)
+        return cli_refuse("--predictions is of labels and rankings");
+    bool ok = cb_options_init(cb_noise_option_table, &noise.noise) && cb_options_init(cb_diffusion_option_table, &noise.training.options) &&
+              (!s->adapter.count || cli_split_adapter(s->adapter.items[0], &first)) && ready_images(s, base) &&
+              cli_diffusion_open(call, &noise, cb_model_directory(base->model), first.directory);
+    noise.training.options.validation_draws = s->validation_draws;
+    noise.training.schedule = noise.schedule;
+    s->images.data.spread = s->max_batches > 0;
+    cb_dataset *data = ok ? cli_images_to_make(&s->images, base->model, &s->data, NULL, 0, false) : NULL;
+    ok = data && cb_evaluate_diffusion(base->model, &noise.training, data, s->batch_size, s->max_batches, &e);
+    ok = ok && (cb_rehearsing() || print_labels(call, "image-generation", base->model, &e));
+    cb_dataset_free(data);
+    cli_diffusion_close(&noise);
+    cb_free(first.text);
+    return ok;
+}
+
 /* Auto comes first, then what is measured of words, then what is measured of labels, in this order. */
 enum { TASK_AUTO, TASK_PERPLEXITY, TASK_PSEUDO_PERPLEXITY, TASK_CHOICE, TASK_LABELS };
 static const char *const task_names[] = {"auto",
@@ -292,11 +315,13 @@ static const char *const task_names[] = {"auto",
                                          "ranking",
                                          "forecasting",
                                          "seq2seq",
+                                         "image-generation",
                                          NULL};
 static const int task_seq2seq = TASK_LABELS + CB_OBJECTIVE_SEQ2SEQ_LM - CB_OBJECTIVE_SEQUENCE_CLASSIFICATION;
 static const int task_retrieval = TASK_LABELS + CB_OBJECTIVE_RETRIEVAL - CB_OBJECTIVE_SEQUENCE_CLASSIFICATION;
 
 static const int task_forecasting = TASK_LABELS + CB_OBJECTIVE_FORECASTING - CB_OBJECTIVE_SEQUENCE_CLASSIFICATION;
+static const int task_generation = TASK_LABELS + CB_OBJECTIVE_IMAGE_GENERATION - CB_OBJECTIVE_SEQUENCE_CLASSIFICATION;
 static const int task_ranking = TASK_LABELS + CB_OBJECTIVE_RANKING - CB_OBJECTIVE_SEQUENCE_CLASSIFICATION;
 
 static bool is_of_vectors(const settings *s)
@@ -342,6 +367,11 @@ static bool measure(cli_call *call, settings *s, const cli_base *base)
                               : cli_eval_forecasting(call, &s->series, &s->data, base->model, s->batch_size, s->max_batches);
     if (series)
         return cli_refuse("--task %s: %s takes series, expected forecasting", task_names[s->task], cb_model_directory(base->model));
+    if (s->task == task_generation || (cli_is_denoiser(base->model) && s->task == TASK_AUTO))
+        return cli_is_denoiser(base->model)
+                   ? denoising(call, s, base)
+                   : cli_refuse("--task image-generation: %s is a %s, expected a network that denoises, such as UNet2DModel",
+                                cb_model_directory(base->model), cb_model_type(base->model));
     if (s->task == task_ranking || (s->task == TASK_AUTO && base->ranks))
         return ranking(call, s, base);
     if (!refuse_ranks(call, 0))
@@ -390,6 +420,7 @@ static const cb_option table[] = {
     CB_OPT_INT(settings, batch_size, 4, 1, 65536, "rows per forward pass"),
     CB_OPT_INT(settings, max_batches, 0, 0, 1e12, "forward passes at most; 0: all of the data"),
     CB_OPT_INT(settings, max_new_tokens, 128, 1, 1 << 24, "seq2seq: tokens of an answer at most"),
+    CB_OPT_INT(settings, validation_draws, 4, 1, 1000, "image generation: noise and timesteps that each image is judged with"),
     CLI_DRY_RUN(settings, CLI_NEEDS_HELP),
     CB_OPT_END};
 

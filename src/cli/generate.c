@@ -13,6 +13,7 @@ typedef struct settings {
     cb_string_list adapter, adapter_option;
     int dtype;
     cli_rows_settings rows;
+    cli_make_settings make;
     cb_generate_options options;
 } settings;
 
@@ -41,6 +42,8 @@ static const cb_option chat_table[] = {
 static const cli_group groups[] = {{"Input", table, 0},
                                    {"Batches", cli_rows_table, offsetof(settings, rows)},
                                    {"Conversation", chat_table, 0},
+                                   {"Images", cli_make_table, offsetof(settings, make)},
+                                   {"Steps from noise to images", cb_sample_option_table, offsetof(settings, make.sample)},
                                    {"Sampling", cb_generate_option_table, offsetof(settings, options)},
                                    {0}};
 
@@ -169,9 +172,33 @@ static bool generate(cli_call *call, const settings *s, const cli_base *base, co
     return ok;
 }
 
+/* ---- images ---- */
+
+static bool make_images(cli_call *call, settings *s)
+{
+    cli_base base = {0};
+    cli_rehearsal rehearsal;
+    if (s->prompt || s->messages || s->rows.prompts || s->chat)
+        return cli_usage(call, "--images are made without a prompt");
+    if (!s->make.output)
+        return cli_usage(call, "--output is needed with --images");
+    if (s->dry_run && !cli_rehearsal_begin(&rehearsal, s->make.output))
+        return false;
+    s->make.batch_size = s->rows.batch_size;
+    bool ok = cli_base_load(&base, call->arguments[0], &s->adapter, &s->adapter_option, cli_dtype(s->dtype));
+    if (ok && !cli_is_denoiser(base.model))
+        ok = cli_refuse("--images: %s is a %s, expected a network that denoises, such as UNet2DModel", call->arguments[0],
+                        cb_model_type(base.model));
+    ok = ok && cli_base_switch_on(&base) && cli_make_images(call, &base, &s->make, &s->adapter, s->options.seed);
+    cli_base_close(&base);
+    return s->dry_run ? cli_plan(call, &rehearsal, ok) : ok;
+}
+
 static bool run(cli_call *call, void *settings_)
 {
     settings *s = settings_;
+    if (s->make.images)
+        return make_images(call, s);
     if (cli_given(call, "top-p") && s->options.top_p <= 0)
         s->options.top_p = DBL_MIN; /* the likeliest alone; 0 leaves it off in the library */
     s->chat |= s->system || s->messages || s->chat_template_kwargs || cli_given(call, "chat-template");
@@ -202,12 +229,13 @@ static bool run(cli_call *call, void *settings_)
 
 const cli_command cli_generate = {
     .name = "generate",
-    .summary = "continue a text with a model and any adapters",
-    .synopsis = "MODEL_DIR --prompt TEXT|--prompts FILE [--chat] [--adapter [NAME=]DIR[=weight]]... [options]",
-    .description = "Prints the continuation as it is made, or, of a model with an encoder and a decoder, the answer. Without --temperature "
-                   "the likeliest token is taken each time, so the result "
-                   "is the same on every run. Several adapters add up, each times its weight. With --prompts many texts run "
-                   "as one batch, each with adapters of its own.",
+    .summary = "continue a text, or make images, with a model and any adapters",
+    .synopsis = "MODEL_DIR --prompt TEXT|--prompts FILE|--images N --output DIR [--chat] [--adapter [NAME=]DIR[=weight]]... [options]",
+    .description =
+        "Prints the continuation as it is made, or, of a model with an encoder and a decoder, the answer. Without --temperature "
+        "the likeliest token is taken each time, so the result "
+        "is the same on every run. Several adapters add up, each times its weight. With --prompts many texts run "
+        "as one batch, each with adapters of its own. With --images a network that denoises makes images of noise (docs/diffusion.md).",
     .least = 1,
     .most = 1,
     .settings_size = sizeof(settings),
@@ -216,5 +244,6 @@ const cli_command cli_generate = {
         (const char *const[]){"cambium generate models/base --prompt \"Once upon a time\" --max-new-tokens 64",
                               "cambium generate models/base --chat --system \"Be brief.\" --prompt \"What is a graft?\"",
                               "cambium generate models/base --adapter out/adapter=0.5 --prompt - --temperature 0.8 < prompt.txt",
-                              "cambium generate models/base --adapter fr=out/french --adapter de=out/german --prompts prompts.jsonl", NULL},
+                              "cambium generate models/base --adapter fr=out/french --adapter de=out/german --prompts prompts.jsonl",
+                              "cambium generate out/digits --images 20 --class 3,8 --guidance-scale 2 --output out/made", NULL},
     .run = run};

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "models/labels.h"
 
 const cb_option cli_image_table[] = {
     CB_OPT_STRING(cli_image_settings, image_processor, NULL, "PATH",
@@ -131,6 +132,16 @@ cb_dataset *cli_images_open(cli_image_settings *s, const cb_string_list *data, c
     o.augment = train ? &s->augment : NULL;
     o.seed = (uint64_t)seed;
     return cb_dataset_open_images(&o);
+}
+
+cb_dataset *cli_images_to_make(cli_image_settings *s, const cb_model *model, const cb_string_list *data, const cb_string_list *labels,
+                               int64_t seed, bool train)
+{
+    const cb_string_list *names = cb_model_label_names(model);
+    const cb_string_list *known = labels && labels->count ? labels : names->count && !cb_labels_generic(names) ? names : NULL;
+    s->data.objective = CB_OBJECTIVE_IMAGE_GENERATION;
+    s->data.unlabelled = !names->count;
+    return cli_images_open(s, data, known, seed, train);
 }
 
 bool cli_images_save(const cli_image_settings *s, const char *directory)

@@ -3,7 +3,6 @@
 #include <sys/stat.h>
 
 #include "cli/cli.h"
-#include "models/labels.h"
 
 /* ---- data ---- */
 
@@ -44,19 +43,9 @@ static cb_dataset *open_images(cli_corpus_settings *s, cb_model *model, int64_t 
     return data;
 }
 
-/* Classes of a network that has names for them are these; of others, those of the data. */
-static cb_dataset *open_images_to_make(cli_corpus_settings *s, const cb_model *model, const cb_string_list *data, int64_t seed, bool train)
-{
-    const cb_string_list *names = cb_model_label_names(model);
-    const cb_string_list *known = s->task.labels.count ? &s->task.labels : names->count && !cb_labels_generic(names) ? names : NULL;
-    s->images.data.objective = CB_OBJECTIVE_IMAGE_GENERATION;
-    s->images.data.unlabelled = !names->count;
-    return cli_images_open(&s->images, data, known, seed, train);
-}
-
 static bool corpus_to_make(cli_corpus *corpus, cli_corpus_settings *s, cb_model *model, int64_t seed)
 {
-    corpus->train = open_images_to_make(s, model, &s->data, seed, true);
+    corpus->train = cli_images_to_make(&s->images, model, &s->data, &s->task.labels, seed, true);
     if (!corpus->train ||
         (cb_model_labels(model) && !cb_model_set_labels(model, cb_dataset_labels(corpus->train), CB_PROBLEM_SINGLE_LABEL)))
         return false;
@@ -64,7 +53,7 @@ static bool corpus_to_make(cli_corpus *corpus, cli_corpus_settings *s, cb_model 
         corpus->validation = cb_dataset_split(corpus->train, s->validation_split, (uint64_t)seed);
     s->images.data.spread = true;
     if (s->validation_data.count)
-        corpus->validation = open_images_to_make(s, model, &s->validation_data, seed, false);
+        corpus->validation = cli_images_to_make(&s->images, model, &s->validation_data, &s->task.labels, seed, false);
     return cb_ok();
 }
 

@@ -448,6 +448,11 @@ bool cb_dataset_write_map(const cb_dataset *data, int64_t row, const cb_image *l
     return cb_images_write_map(data->images, row, labels, directory);
 }
 
+int64_t cb_dataset_row_number(const cb_dataset *data, int64_t row)
+{
+    return data->images ? cb_images_number(data->images, row) : row;
+}
+
 double cb_dataset_row_value(const cb_dataset *data, int64_t row)
 {
     return (double)data->store->labels.values[document_of_row(data, row)->label];

@@ -508,6 +508,11 @@ const char *cb_images_source(const image_rows *r, int64_t row)
     return r->store->items[r->members[row]].name;
 }
 
+int64_t cb_images_number(const image_rows *r, int64_t row)
+{
+    return r->members[row];
+}
+
 cb_objective cb_images_objective(const image_rows *r)
 {
     return r->objective;

@@ -137,6 +137,7 @@ uint64_t cb_images_hash(const image_rows *r);
 const cb_string_list *cb_images_labels(const image_rows *r);
 const int32_t *cb_images_label(const image_rows *r, int64_t row);
 const char *cb_images_source(const image_rows *r, int64_t row);
+int64_t cb_images_number(const image_rows *r, int64_t row);
 cb_objective cb_images_objective(const image_rows *r);
 bool cb_images_write_map(const image_rows *r, int64_t row, const cb_image *map, const char *directory);
 

@@ -405,7 +405,8 @@ static cb_tensor *hidden_run(cb_model *model, cb_tensor *ids, const cb_context *
         pass.keys_only = leaves(model, i + 1, x, &pass, leaving);
     }
     cb_prompt_end(&prompt, &pass);
-    x = last_norm(model, x, &pass.ctx);
+    bool finishes = x && model->architecture->finish;
+    x = finishes ? model->architecture->finish(model, x, &pass) : last_norm(model, x, &pass.ctx);
     if (x && pass.ctx.cache)
         cb_cache_end(pass.ctx.cache);
     if (scope) {

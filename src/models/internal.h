@@ -237,7 +237,8 @@ typedef struct cb_architecture {
     cb_tensor *(*embed)(cb_model *model, cb_tensor *ids, const cb_pass *pass);  /* (B, T) -> (B, T, C); pixels: what blocks take */
     cb_tensor *(*position)(cb_model *model, cb_tensor *x, const cb_pass *pass); /* adds learned positions; may be NULL */
     cb_tensor *(*block)(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass); /* (B, T, C) -> (B, T, C) */
-    cb_tensor *(*norm)(const cb_layer *layer, cb_tensor *x, const cb_context *ctx);         /* the last one; NULL: there is none */
+    cb_tensor *(*finish)(cb_model *model, cb_tensor *x, const cb_pass *pass); /* behind the last block, in place of norm; may be NULL */
+    cb_tensor *(*norm)(const cb_layer *layer, cb_tensor *x, const cb_context *ctx); /* the last one; NULL: there is none */
     cb_tensor *(*maps_norm)(const cb_layer *layer, cb_tensor *x,
                             const cb_context *ctx);               /* instead, where places are judged; NULL: the same */
     int64_t (*frames)(const cb_model *model, int64_t length);     /* that it makes of so many columns; NULL: of none */
@@ -263,6 +264,7 @@ extern const cb_architecture cb_dlinear_family[];
 extern const cb_architecture cb_unet_2d_family[];
 extern const cb_architecture cb_crnn_family[];
 extern const cb_architecture cb_t5_family[];
+extern const cb_architecture cb_dit_family[];
 
 /* ---- configuration ---- */
 

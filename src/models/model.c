@@ -9,10 +9,11 @@
 #include "formats/gguf_model.h"
 #include "models/internal.h"
 
-static const cb_architecture *const families[] = {
-    cb_llama_family, cb_gpt2_family,     cb_bert_family,         cb_deberta_family, cb_vit_family,       cb_resnet_family,
-    cb_clip_family,  cb_convnext_family, cb_mobilenet_v2_family, cb_swin_family,    cb_unet_family,      cb_squeezenet_family,
-    cb_gcgru_family, cb_dlinear_family,  cb_unet_2d_family,      cb_crnn_family,    cb_segformer_family, cb_t5_family};
+static const cb_architecture *const families[] = {cb_llama_family,        cb_gpt2_family,    cb_bert_family,    cb_deberta_family,
+                                                  cb_vit_family,          cb_resnet_family,  cb_clip_family,    cb_convnext_family,
+                                                  cb_mobilenet_v2_family, cb_swin_family,    cb_unet_family,    cb_squeezenet_family,
+                                                  cb_gcgru_family,        cb_dlinear_family, cb_unet_2d_family, cb_crnn_family,
+                                                  cb_segformer_family,    cb_t5_family,      cb_dit_family};
 #define FAMILY_COUNT (sizeof families / sizeof *families)
 #define MOST_TYPES   32
 

@@ -80,10 +80,10 @@ static cb_tensor *loss(const cb_trainee *what, cb_tensor *images, cb_tensor *tar
 
 /* ---- held-out images ---- */
 
-/* Draw `number` of image `row` of the data, wherever in a batch it stands.  Timesteps are those of a sequence of low discrepancy (Weyl 1916), so that
+/* Draw `number` of each image, by the image's number in the data, wherever in a batch it stands.  Timesteps are those of a sequence of low discrepancy (Weyl 1916), so that
  * few images are spread over all. */
-static noise_draw draw_for_validation(const cb_diffusion_training *t, const cb_model *model, const cb_batch *batch, int64_t first_row,
-                                      int64_t number)
+static noise_draw draw_for_validation(const cb_diffusion_training *t, const cb_model *model, const cb_dataset *data, const cb_batch *batch,
+                                      int64_t first_row, int64_t number)
 {
     const double golden = 0.6180339887498949;
     const uint64_t seed = 0x6e6f697365; /* "noise" */
@@ -93,7 +93,7 @@ static noise_draw draw_for_validation(const cb_diffusion_training *t, const cb_m
                        .classes = is_told(model) ? batch->targets : NULL,
                        .noise = cb_empty_nd(CB_F32, images->ndim, images->shape)};
     for (int64_t i = 0; draw.timesteps && draw.noise && !cb_rehearsing() && i < rows; i++) {
-        int64_t at = (first_row + i) * t->options.validation_draws + number;
+        int64_t at = cb_dataset_row_number(data, first_row + i) * t->options.validation_draws + number;
         double place = ((double)at + 0.5) * golden;
         cb_rng rng = {.seed = seed, .stream = (uint64_t)at};
         ((int32_t *)draw.timesteps->data)[i] = (int32_t)((place - floor(place)) * (double)steps);
@@ -104,7 +104,7 @@ static noise_draw draw_for_validation(const cb_diffusion_training *t, const cb_m
     return draw;
 }
 
-static double judge_batch(cb_model *model, const cb_diffusion_training *t, const cb_batch *batch, int64_t first_row)
+static double judge_batch(cb_model *model, const cb_diffusion_training *t, const cb_dataset *data, const cb_batch *batch, int64_t first_row)
 {
     const cb_context ctx = cb_train_context(batch);
     double sum = 0;
@@ -114,7 +114,7 @@ static double judge_batch(cb_model *model, const cb_diffusion_training *t, const
             return NAN;
         cb_no_grad
         {
-            const noise_draw draw = draw_for_validation(t, model, batch, first_row, number);
+            const noise_draw draw = draw_for_validation(t, model, data, batch, first_row, number);
             sum += cb_item(loss_of(model, t, batch->ids, &draw, 0, &ctx));
         }
         cb_scope_close(scope);
@@ -134,7 +134,7 @@ static bool judge(cb_model *model, const cb_diffusion_training *t, cb_dataset *d
     *result = (cb_evaluation){.rows = batches * size < rows ? batches * size : rows};
     for (int64_t i = cb_parallel_rank(); ok && i < batches && cb_dataset_sequential(data, i, size, &batch); i += each) {
         if (!cb_rehearsing() || i < each || i + each >= batches) /* a rehearsal sees a whole batch and the last one */
-            sums[0] += judge_batch(model, t, &batch, i * size);
+            sums[0] += judge_batch(model, t, data, &batch, i * size);
         sums[1] += (double)(batch.predicted * t->options.validation_draws);
         ok = cb_train_goes_on(how, i + 1);
     }

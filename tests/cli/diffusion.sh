@@ -43,7 +43,7 @@ config plain ''
 # shellcheck disable=SC2086
 {
     # ---- a network with classes ----
-    whole="--task image-generation --data pictures --validation-data pictures --batch-size 8 --learning-rate 0.003 --steps 80 --seed 1 --class-dropout 0.2
+    whole="--task image-generation --data pictures --validation-data pictures --batch-size 8 --learning-rate 0.005 --steps 150 --seed 1 --class-dropout 0.2
         --num-train-timesteps 100 --beta-end 0.1"
     expect plan "$program" pretrain --config classes/config.json $whole --output never --dry-run
     [ -e never ] && fail "a dry run left $(ls never)"
@@ -71,13 +71,48 @@ config plain ''
     expect merge "$program" merge whole --adapter straight --output merged
     cmp -s whole/scheduler/scheduler_config.json merged/scheduler/scheduler_config.json || fail "merging loses the schedule"
 
+    # ---- images ----
+    expect made "$program" generate whole --adapter straight --images 6 --output made --sampling-steps 10 --guidance-scale 2 --seed 4 --dtype f32 --json
+    [ "$(ls made/up made/down | grep -c png)" = 6 ] || fail "expected 3 images of each class: $(ls made/*)"
+    grep -q '"images": *6' made.out || fail "generate says $(cat made.out)"
+    expect again "$program" generate whole --adapter straight --images 6 --output again --sampling-steps 10 --guidance-scale 2 --seed 4 --dtype f32
+    for image in up/00001 down/00004; do
+        cmp -s made/$image.png again/$image.png || fail "the same seed makes another image $image"
+    done
+    expect up "$program" generate whole --images 2 --class up --output ups --sampler ddpm --sampling-steps 5 --seed 4 --dtype f32
+    [ "$(ls ups)" = up ] || fail "expected images of one class: $(ls ups)"
+    # what it makes of a class is what it was shown of it: told the other class, it finds more in the noise on these images
+    expect half "$program" generate whole --images 16 --output half --sampling-steps 25 --seed 1 --guidance-scale 2 --dtype f32
+    mkdir turned && cp -r half/up turned/down && cp -r half/down turned/up
+    expect right "$program" eval whole --data half --dtype f32 --json
+    expect wrong "$program" eval whole --data turned --dtype f32 --json --task image-generation
+    over wrong.out mse "$(sed 's/.*"mse": *\([0-9.]*\).*/\1/' right.out | awk '{ print 1.05 * $1 }')"
+    expect last "$program" eval whole --data pictures --dtype bf16 --json
+    sed -n 's/.*"result".*"validation_mse": *\([0-9.]*\).*/\1/p' whole.out >a
+    sed 's/.*"mse": *\([0-9.]*\).*/\1/' last.out >b
+    awk 'NR == FNR { x = $1; next } { exit !(x - $1 < 1e-5 && $1 - x < 1e-5) }' a b || fail "eval and validation differ: $(cat a b)"
+    expect dry "$program" generate whole --images 6 --output never --dry-run
+    [ -e never ] && fail "a dry run of generate left $(ls never)"
+
     # ---- without classes, directories are none ----
     expect plain "$program" pretrain --config plain/config.json --task image-generation --data pictures --output plain-trained --steps 2 --batch-size 4 \
         --prediction-type v_prediction --json --quiet
     grep -q '"prediction_type": "v_prediction"' plain-trained/scheduler/scheduler_config.json || fail "the prediction type is not stored"
     grep -q id2label plain-trained/config.json && fail "classes were found where there are none"
 
+    expect blank "$program" generate plain-trained --images 2 --output blank --sampling-steps 2
+    [ "$(ls blank)" = "00000.png
+00001.png" ] || fail "expected two images: $(ls blank)"
+
     # ---- bad input ----
+    bad 1 "guidance_scale: found 3, and the network has no classes, expected 1" generate plain-trained --images 1 --output never --guidance-scale 3
+    bad 1 "--class: found \"sideways\", expected one of 2 classes by name or number" generate whole --images 1 --class sideways --output never
+    bad 1 "made: exists and is not an empty directory" generate whole --images 1 --output made
+    bad 1 "images of 9 by 8, expected multiples of 2" generate whole --images 1 --height 9 --output unmade
+    bad 2 "--output is needed with --images" generate whole --images 1
+    bad 2 "--images are made without a prompt" generate whole --images 1 --output never --prompt x
+    bad 1 "is a vit, expected a network that denoises" generate "$reference/vision/vit" --images 1 --output never
+    bad 1 "steps: found 200, expected 1 to the schedule's 100" generate whole --images 1 --output unmade --sampling-steps 200
     bad 1 "class_dropout: found 0.1, and the network's table of 0 classes has no row" train plain-trained --data pictures --output never --class-dropout 0.1
     bad 2 "beta-start: the model has a scheduler_config.json" train whole --data pictures --output never --beta-start 0.1
     bad 1 "--task image-generation: $reference/vision/vit is a vit, expected a network that denoises" train "$reference/vision/vit" --task image-generation \

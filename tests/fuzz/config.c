@@ -13,6 +13,7 @@ static const struct {
               {"dlinear", "forecasting/dlinear"},
               {"UNet2DModel", "diffusion/unet"},
               {"crnn", "crnn/lstm"},
+              {"DiTTransformer2DModel", "diffusion/dit"},
               {"unet", "dense/unet"},
               {"_window", "timm/swin"},
               {"_patch", "timm/vit"},

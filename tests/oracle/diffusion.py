@@ -3,7 +3,7 @@
 
 Writes <out>/<name>/{config.json, diffusion_pytorch_model.safetensors, expected.safetensors}.  expected.safetensors holds
     sample                        f32 (3, channels, H, W)
-    timesteps, classes            i64 (3); without a table of classes none; -1: the row for no class
+    timesteps, classes            i64 (3); rows of the table of classes, if there is one
     target                        f32, of the output's shape
     output, loss                  f32; the mean square
     grad.<tensor>                 f32, gradient of `loss`, of every parameter
@@ -22,7 +22,7 @@ import os
 import shutil
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMScheduler, DiTTransformer2DModel, UNet2DModel
 from diffusers.schedulers import scheduling_ddpm
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
@@ -42,7 +42,9 @@ NETWORKS = {
                                      center_input_sample=True, flip_sin_to_cos=False, freq_shift=1, mid_block_scale_factor=1.5,
                                      act_fn="gelu", time_embedding_dim=10)),
 }
-ADAPTERS = {"unet": ["to_q", "to_out.0", "conv1", "time_emb_proj"]}
+NETWORKS["dit"] = (DiTTransformer2DModel, dict(num_attention_heads=2, attention_head_dim=4, in_channels=2, out_channels=4, num_layers=2,
+                                               sample_size=6, patch_size=2, num_embeds_ada_norm=3, norm_num_groups=1))
+ADAPTERS = {"unet": ["to_q", "to_out.0", "conv1", "time_emb_proj"], "dit": ["to_v", "norm1.linear", "proj", "embedding_table"]}
 
 SCHEDULES = {
     "linear": dict(),
@@ -87,8 +89,8 @@ def network(name, out):
     height, width = model.config.sample_size if isinstance(model.config.sample_size, (tuple, list)) else [model.config.sample_size] * 2
     sample = torch.randn((ROWS, model.config.in_channels, height, width), generator=generator)
     timesteps = torch.tensor([0, 7, 999])
-    rows = model.config.get("num_class_embeds")
-    classes = torch.tensor([1, rows - 1, 0]) if rows else None
+    rows = model.config.get("num_class_embeds") or model.config.get("num_embeds_ada_norm", 0) + 1
+    classes = torch.tensor([1, rows - 1, 0]) if rows > 1 else None
     model.double()
     inputs = (sample.double(), timesteps, classes)
     output = call(model, *inputs)
