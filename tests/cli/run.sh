@@ -171,7 +171,7 @@ try cambium train m --lr-scheduler-type co
 try cambium eval m --task ""
 END
     expect complete bash complete.sh
-    printf 'tokenizer\nencode\n--target-modules\nconstant cosine\nauto perplexity pseudo-perplexity choice sequence-classification multi-label regression token-classification image-classification semantic-segmentation depth-estimation surface-normals saliency text-recognition retrieval similarity ranking forecasting seq2seq\n' >complete.expected
+    printf 'tokenizer\nencode\n--target-modules\nconstant cosine\nauto perplexity pseudo-perplexity choice sequence-classification multi-label regression token-classification image-classification semantic-segmentation depth-estimation surface-normals saliency text-recognition retrieval similarity ranking forecasting seq2seq image-generation\n' >complete.expected
     same_file complete.out complete.expected
 fi
 kinds=$reference/../../docs/adapters.md
