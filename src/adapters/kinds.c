@@ -36,8 +36,10 @@ const cb_default_target cb_lora_default_targets[] = {
     {"bert", "query,value"},
     {"roberta", "query,value"},
     {"xlm-roberta", "query,value"},
-    {"distilbert", "q_lin,v_lin"}, /* not in PEFT: what BERT has there by its names */
-    {"vit", "query,value"},        /* nor are these: as in the examples of PEFT's documentation, and the convolutions */
+    {"distilbert", "q_lin,v_lin"}, /* these are not in PEFT: what BERT has there by their names */
+    {"camembert", "query,value"},
+    {"mpnet", "q,v"},
+    {"vit", "query,value"}, /* as in the examples of PEFT's documentation, and the convolutions */
     {"deit", "query,value"},
     {"resnet", "convolution"},
     {"unet", "convolution"},

@@ -1,6 +1,7 @@
 /* bert.c: the encoders that BERT began (Devlin et al. 2018, arXiv:1810.04805): learned positions, every token sees every other, a norm
  * after each half of a block, a GELU MLP.  RoBERTa (Liu et al. 2019) counts positions from behind the padding token's id, XLM-R (Conneau et
- * al. 2019) is a RoBERTa, DistilBERT (Sanh et al. 2019) has no token types and other names.  MiniLM and most sentence encoders are BERTs.
+ * al. 2019) and CamemBERT are RoBERTas, DistilBERT (Sanh et al. 2019) has no token types and other names, MPNet (Song et al. 2020,
+ * arXiv:2004.09297) counts positions as RoBERTa does and has distances as T5 has.  MiniLM and most sentence encoders are BERTs.
  * The base model's own dropout is not applied: what is trained has its own.
  *
  * Tensor names are those of the checkpoint; those of a block are in the tables below.  As in transformers, a model without a head has them
@@ -35,12 +36,28 @@ static const cb_encoder_names distilbert_names = {.attention = "attention",
                                                   .down = "lin2",
                                                   .mlp_norm = "output_layer_norm"};
 
+static const cb_encoder_names mpnet_names = {.attention = "attention",
+                                             .heads = "attn",
+                                             .q = "q",
+                                             .k = "k",
+                                             .v = "v",
+                                             .o = "o",
+                                             .attention_norm = "LayerNorm",
+                                             .up_group = "intermediate",
+                                             .up = "dense",
+                                             .mlp = "output",
+                                             .down = "dense",
+                                             .mlp_norm = "LayerNorm",
+                                             .norms_in_groups = true,
+                                             .o_in_heads = true};
+
 typedef struct bert_variant {
     const char *top, *stack; /* names: bert, encoder */
     const cb_encoder_names *names;
     const cb_config_field *fields;
     const char *activation, *eps; /* fields; eps NULL: there is none */
     bool counts_padding;          /* position p is in row pad_token_id + 1 + p */
+    bool distances;               /* are added to scores; the padding token is 1, whatever the config says */
 } bert_variant;
 
 /* ---- configuration ---- */
@@ -66,6 +83,16 @@ static const cb_config_field distilbert_fields[] = {
     {0},
 };
 
+static const cb_config_field mpnet_fields[] = {
+    FIELD("vocab_size", vocab_size, 30527, INT32_MAX),
+    FIELD("hidden_size", width, 768, 1 << 24),
+    FIELD("intermediate_size", mlp_width, 3072, 1 << 24),
+    FIELD("num_hidden_layers", layers, 12, 1 << 16),
+    FIELD("num_attention_heads", heads, 12, 1 << 16),
+    FIELD("max_position_embeddings", max_positions, 512, INT32_MAX),
+    {0},
+};
+
 static const bert_variant bert = {
     .top = "bert", .stack = "encoder", .names = &bert_names, .fields = bert_fields, .activation = "hidden_act", .eps = "layer_norm_eps"};
 static const bert_variant roberta = {.top = "roberta",
@@ -75,6 +102,14 @@ static const bert_variant roberta = {.top = "roberta",
                                      .activation = "hidden_act",
                                      .eps = "layer_norm_eps",
                                      .counts_padding = true};
+static const bert_variant mpnet = {.top = "mpnet",
+                                   .stack = "encoder",
+                                   .names = &mpnet_names,
+                                   .fields = mpnet_fields,
+                                   .activation = "hidden_act",
+                                   .eps = "layer_norm_eps",
+                                   .counts_padding = true,
+                                   .distances = true};
 static const bert_variant distilbert = {
     .top = "distilbert", .stack = "transformer", .names = &distilbert_names, .fields = distilbert_fields, .activation = "activation"};
 
@@ -95,12 +130,32 @@ static bool check_kind(const cb_model *model)
 static bool configure_positions(cb_model *model)
 {
     cb_model_config *c = &model->config;
-    int64_t padding = cb_json_int(model->config_path, model->json, "pad_token_id", 1);
+    const bert_variant *v = model->architecture->variant;
+    int64_t padding = v->distances ? 1 : cb_json_int(model->config_path, model->json, "pad_token_id", 1);
     if (cb_ok() && (padding < 0 || padding + 1 >= c->max_positions))
         return cb_config_error(model, "pad_token_id is %lld, expected 0 to max_position_embeddings - 2 (%lld)", (long long)padding,
                                (long long)c->max_positions - 2);
     c->first_position = padding + 1;
     c->max_positions -= c->first_position;
+    return cb_ok();
+}
+
+/* The table has these rows; transformers uses 32 of them whatever the config says. */
+#define DISTANCE_ROWS "relative_attention_num_buckets"
+static int64_t distance_rows(const cb_model *model)
+{
+    return cb_json_int(model->config_path, model->json, DISTANCE_ROWS, 32);
+}
+
+static bool configure_distances(cb_model *model)
+{
+    cb_distances *d = model->details = cb_calloc(1, sizeof *d);
+    if (!d)
+        return false;
+    *d = (cb_distances){.buckets = 32, .furthest = 128, .both_ways = true};
+    int64_t rows = distance_rows(model);
+    if (cb_ok() && (rows < d->buckets || rows > 65536))
+        return cb_config_error(model, DISTANCE_ROWS " is %lld, expected %lld to 65536", (long long)rows, (long long)d->buckets);
     return cb_ok();
 }
 
@@ -119,7 +174,8 @@ static bool configure(cb_model *model)
     c->tied = cb_json_bool(model->config_path, model->json, "tie_word_embeddings", true);
     if (cb_ok() && !(c->eps > 0 && c->eps < 1))
         return cb_config_error(model, "%s is %g, expected over 0 and under 1", v->eps, c->eps);
-    return cb_ok() && (!v->counts_padding || configure_positions(model)) && cb_config_activation(model, v->activation, "gelu");
+    return cb_ok() && (!v->counts_padding || configure_positions(model)) && (!v->distances || configure_distances(model)) &&
+           cb_config_activation(model, v->activation, "gelu");
 }
 
 /* ---- layers ---- */
@@ -145,7 +201,11 @@ static bool build(cb_model *model, cb_weight_source *source)
     cb_layer *top = cb_model_top(model, v->top);
     cb_layer *stack = build_embeddings(model, source, top) ? cb_layer_new(top, v->stack, CB_LAYER_GROUP) : NULL;
     cb_layer *blocks = stack ? cb_layer_new(stack, "layer", CB_LAYER_GROUP) : NULL;
-    return blocks && cb_encoder_build_all(model, source, blocks, v->names, true);
+    if (!blocks || !cb_encoder_build_all(model, source, blocks, v->names, true))
+        return false;
+    cb_distances *d = model->details;
+    return !v->distances ||
+           (d->layer = cb_source_embedding(source, stack, "relative_attention_bias", distance_rows(model), model->config.heads));
 }
 
 /* ---- forward ---- */
@@ -184,6 +244,11 @@ static cb_tensor *embed(cb_model *model, cb_tensor *ids, const cb_pass *pass)
     return finish(model, cb_embedding_forward(model->embedding, ids, model->dtype, &pass->ctx), pass->ctx.types, pass);
 }
 
+static bool begin(cb_model *model, const cb_tensor *ids, cb_pass *pass)
+{
+    return (pass->bias = cb_distance_bias(model->details, ids->shape[0], ids->shape[1], ids->shape[1], &pass->ctx));
+}
+
 static cb_tensor *attention(const cb_model *model, int64_t index, cb_tensor *residual, const cb_pass *pass)
 {
     const cb_block *b = &model->blocks[index];
@@ -194,7 +259,7 @@ static cb_tensor *attention(const cb_model *model, int64_t index, cb_tensor *res
         return NULL;
     cb_tensor *q = cb_encoder_heads(b->q, x, head_dim, ctx), *k = cb_encoder_heads(b->k, x, head_dim, ctx),
               *v = cb_encoder_heads(b->v, x, head_dim, ctx);
-    cb_attention_options options = {.segments = ctx->segments, .prefix_k = pass->prefix.k, .prefix_v = pass->prefix.v};
+    cb_attention_options options = {.segments = ctx->segments, .mask = pass->bias, .prefix_k = pass->prefix.k, .prefix_v = pass->prefix.v};
     cb_tensor *y = cb_attention_forward(b->attention, q, k, v, options, ctx);
     y = y ? cb_reshape(y, x->shape[0], x->shape[1], -1) : NULL;
     return cb_encoder_close_post(b->attention, b->o, b->attention_norm, residual, x, y, ctx);
@@ -273,6 +338,19 @@ const cb_architecture cb_bert_family[] = {
     MEMBER("bert", "Bert", "bert.", bert_heads, &bert),
     MEMBER("roberta", "Roberta", "roberta.", roberta_heads, &roberta),
     MEMBER("xlm-roberta", "XLMRoberta", "roberta.", roberta_heads, &roberta),
+    MEMBER("camembert", "Camembert", "roberta.", roberta_heads, &roberta),
     MEMBER("distilbert", "DistilBert", "distilbert.", distilbert_heads, &distilbert),
+    {.model_type = "mpnet",
+     .class_prefix = "MPNet",
+     .prefix = "mpnet.",
+     .heads = roberta_heads,
+     .variant = &mpnet,
+     .bidirectional = true,
+     .configure = configure,
+     .build = build,
+     .begin = begin,
+     .embed = embed,
+     .position = position,
+     .block = block},
     {0},
 };

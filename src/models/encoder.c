@@ -25,7 +25,8 @@ bool cb_encoder_build(cb_model *model, cb_weight_source *source, cb_layer *block
         return false;
     b->layer = cb_layer_new(blocks, name, CB_LAYER_BLOCK);
     b->attention = b->layer ? cb_layer_new(b->layer, n->attention, CB_LAYER_ATTENTION) : NULL;
-    cb_layer *heads = within(b->attention, n->heads), *out = within(b->attention, n->attention_out), *up = within(b->layer, n->up_group);
+    cb_layer *heads = within(b->attention, n->heads), *out = n->o_in_heads ? b->attention : within(b->attention, n->attention_out),
+             *up = within(b->layer, n->up_group);
     b->mlp = up ? cb_layer_new(b->layer, n->mlp, CB_LAYER_MLP) : NULL;
     if (!heads || !out || !b->mlp)
         return false;
@@ -33,7 +34,7 @@ bool cb_encoder_build(cb_model *model, cb_weight_source *source, cb_layer *block
     b->q = linear(source, heads, n->q, c->width, c->width, qkv_bias);
     b->k = linear(source, heads, n->k, c->width, c->width, qkv_bias);
     b->v = linear(source, heads, n->v, c->width, c->width, qkv_bias);
-    b->o = linear(source, out, n->o, c->width, c->width, true);
+    b->o = linear(source, n->o_in_heads ? heads : out, n->o, c->width, c->width, true);
     b->attention_norm = cb_source_norm(source, n->norms_in_groups ? out : b->layer, n->attention_norm, c->width, c->eps, true);
     b->up = linear(source, n->up_group ? up : b->mlp, n->up, c->width, c->mlp_width, true);
     b->down = linear(source, b->mlp, n->down, c->mlp_width, c->width, true);

@@ -394,6 +394,7 @@ typedef struct cb_encoder_names {
     const char *attention, *heads, *q, *k, *v, *attention_out, *o, *attention_norm; /* heads, attention_out: groups in attention, or NULL */
     const char *up_group, *up, *mlp, *down, *mlp_norm;                              /* up_group NULL: up is in mlp */
     bool norms_in_groups; /* attention_norm in attention_out, mlp_norm in mlp; else both stand in the block */
+    bool o_in_heads;      /* o beside q, and there is no attention_out: what stands in it stands in attention */
 } cb_encoder_names;
 
 /* The next block, named `name` below `blocks`: width, heads and mlp_width of the config. */
@@ -403,6 +404,15 @@ bool cb_encoder_build(cb_model *model, cb_weight_source *source, cb_layer *block
 bool cb_encoder_build_all(cb_model *model, cb_weight_source *source, cb_layer *blocks, const cb_encoder_names *names, bool qkv_bias);
 /* x (B, T, C) -> (B, T, H, D) */
 cb_tensor *cb_encoder_heads(const cb_layer *projection, cb_tensor *x, int64_t head_dim, const cb_context *ctx);
+/* distance.c: an embedding (buckets, H) of distances between tokens. */
+typedef struct cb_distances {
+    const cb_layer *layer;
+    int64_t buckets, furthest; /* from `furthest` on all have the last bucket */
+    bool both_ways;            /* half of the buckets are of keys that come later than the query */
+} cb_distances;
+/* What distances add to the scores of Tk keys, the queries being at the last Tq of them: (1, H, Tq, Tk), or (rows, ...) where modules may differ by
+ * row; f32. */
+cb_tensor *cb_distance_bias(const cb_distances *d, int64_t rows, int64_t tq, int64_t tk, const cb_context *ctx);
 /* x + attention(norm(x)), and x + mlp(norm(x)) of that: cb_architecture.block.  Causal unless the architecture is bidirectional. */
 cb_tensor *cb_encoder_block(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass);
 cb_tensor *cb_encoder_mlp(const cb_model *model, int64_t index, cb_tensor *residual, const cb_pass *pass);

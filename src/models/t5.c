@@ -285,31 +285,10 @@ static bool build(cb_model *model, cb_weight_source *source)
 
 /* ---- distances ---- */
 
-/* The bucket of a key that is `distance` tokens behind the query; in f32, so that it falls as it does in PyTorch. */
-static int64_t bucket_of(const t5 *t, int64_t distance, bool both_ways)
-{
-    int64_t buckets = both_ways ? t->buckets / 2 : t->buckets, first = both_ways && distance > 0 ? buckets : 0, exact = buckets / 2;
-    int64_t size = distance < 0 ? -distance : both_ways ? distance : 0;
-    if (size < exact)
-        return first + size;
-    float share = logf((float)size / (float)exact) / (float)log((double)t->furthest / (double)exact);
-    int64_t far = exact + (int64_t)(share * (float)(buckets - exact));
-    return first + (far < buckets ? far : buckets - 1);
-}
-
-/* What distances add to the scores of Tk keys, the queries being at the last Tq of them: (1, H, Tq, Tk), or (rows, ...) where modules may differ by
- * row; f32. */
 static cb_tensor *bias_of(const t5 *t, const cb_layer *distances, bool both_ways, int64_t rows, int64_t tq, int64_t tk,
                           const cb_context *ctx)
 {
-    rows = cb_layer_hosts(distances, ctx) ? rows : 1;
-    cb_tensor *places = cb_empty(CB_I32, rows, tq * tk);
-    for (int64_t i = 0; places && i < tq * tk; i++)
-        ((int32_t *)places->data)[i] = (int32_t)bucket_of(t, i % tk - (i / tk + tk - tq), both_ways);
-    for (int64_t r = 1; places && r < rows; r++)
-        memcpy((int32_t *)places->data + r * tq * tk, places->data, (size_t)(tq * tk) * sizeof(int32_t));
-    cb_tensor *x = cb_embedding_forward(distances, places, CB_F32, ctx);
-    return x ? cb_contiguous(cb_permute(cb_reshape(x, rows, tq, tk, -1), 0, 3, 1, 2)) : NULL;
+    return cb_distance_bias(&(cb_distances){distances, t->buckets, t->furthest, both_ways}, rows, tq, tk, ctx);
 }
 
 static bool begin(cb_model *model, const cb_tensor *ids, cb_pass *pass)

@@ -20,7 +20,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import (AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoModelForTokenClassification, BertConfig,
-                          DebertaV2Config, DistilBertConfig, GPT2Config, LlamaConfig, Qwen2Config, RobertaConfig, XLMRobertaConfig)
+                          CamembertConfig, DebertaV2Config, DistilBertConfig, GPT2Config, LlamaConfig, MPNetConfig, Qwen2Config, RobertaConfig, XLMRobertaConfig)
 
 ROWS, LENGTH = 3, 11
 WORDS, CLASSES = 30, 4
@@ -36,6 +36,7 @@ DEBERTA = dict(vocab_size=WORDS, hidden_size=16, intermediate_size=20, num_hidde
                type_vocab_size=0, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, layer_norm_eps=1e-5, relative_attention=True,
                pos_att_type="p2c|c2p", share_att_key=True, norm_rel_ebd="layer_norm", position_buckets=6, position_biased_input=False)
 DEBERTA_OWN = dict(share_att_key=False, norm_rel_ebd="none", position_buckets=-1, num_hidden_layers=1)
+MPNET = {key: value for key, value in BERT.items() if key != "type_vocab_size"} | dict(relative_attention_num_buckets=33)
 LABELS = dict(num_labels=CLASSES)
 
 WORD, ROW, TOKEN, BARE = AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoModel
@@ -65,6 +66,10 @@ MODELS = {
     "deberta_v2_tokens": (TOKEN, DebertaV2Config(**{**DEBERTA, **DEBERTA_OWN, "pos_att_type": ["p2c"], "type_vocab_size": 2,
                                                     "position_biased_input": True}, **LABELS)),
     "deberta_plain": (BARE, DebertaV2Config(**{**DEBERTA, **DEBERTA_OWN, "relative_attention": False, "position_biased_input": True})),
+    "mpnet": (WORD, MPNetConfig(**{**MPNET, "num_hidden_layers": 2})),
+    "mpnet_rows": (ROW, MPNetConfig(**MPNET, **LABELS)),
+    "mpnet_bare": (BARE, MPNetConfig(**MPNET)),
+    "camembert": (WORD, CamembertConfig(**{**BERT, "type_vocab_size": 1}, pad_token_id=1)),
 }
 
 # name: options of the LoRA; task types SEQ_CLS and TOKEN_CLS train and save the head whole
@@ -77,6 +82,7 @@ ADAPTERS = {
     "llama_rows": dict(task_type="SEQ_CLS", target_modules="all-linear"),
     "deberta_v3": dict(target_modules="all-linear"),
     "deberta_v3_rows": dict(task_type="SEQ_CLS", target_modules=["query_proj", "key_proj", "value_proj"]),
+    "mpnet_rows": dict(task_type="SEQ_CLS", target_modules=["q", "o", "dense"]),
     "deberta_v2_tokens": dict(task_type="TOKEN_CLS", target_modules=["pos_query_proj", "query_proj", "value_proj"]),
 }
 

@@ -5,10 +5,10 @@
 #include "model_fixtures.h"
 
 static const char *const encoders[] = {
-    "bert",         "bert_untied",     "roberta",     "xlm_roberta",        "distilbert",        "bert_rows",       "bert_regression",
-    "roberta_rows", "distilbert_rows", "bert_tokens", "xlm_roberta_tokens", "distilbert_tokens", "bert_bare",       "llama_rows",
-    "gpt2_rows",    "qwen2_tokens",    "deberta_v3",  "deberta_v2",         "deberta_v3_rows",   "deberta_v2_conv", "deberta_v2_tokens",
-    "deberta_plain"};
+    "bert",          "bert_untied",     "roberta",     "xlm_roberta",        "distilbert",        "bert_rows",       "bert_regression",
+    "roberta_rows",  "distilbert_rows", "bert_tokens", "xlm_roberta_tokens", "distilbert_tokens", "bert_bare",       "llama_rows",
+    "gpt2_rows",     "qwen2_tokens",    "deberta_v3",  "deberta_v2",         "deberta_v3_rows",   "deberta_v2_conv", "deberta_v2_tokens",
+    "deberta_plain", "mpnet",           "mpnet_rows",  "mpnet_bare",         "camembert"};
 #define ENCODERS (sizeof encoders / sizeof *encoders)
 
 static const char *encoder_path(const char *name)
@@ -324,7 +324,8 @@ static void bottlenecks_fit_attention(void **state)
 static void adapters_of_peft_give_its_logits(void **state)
 {
     (void)state;
-    static const char *const names[] = {"bert", "bert_rows", "roberta_rows", "distilbert_rows", "xlm_roberta_tokens", "llama_rows"};
+    static const char *const names[] = {"bert",       "bert_rows", "roberta_rows", "distilbert_rows", "xlm_roberta_tokens",
+                                        "llama_rows", "mpnet_rows"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char path[600];
         encoder e = encoder_open(names[i]);
@@ -623,6 +624,9 @@ static void configs_that_do_not_fit_are_refused(void **state)
     refused("deberta_v3", "{\"architectures\": [\"DebertaV2ForQuestionAnswering\"]}", CB_ERR_UNSUPPORTED,
             "expected one of DebertaV2ForMaskedLM");
     refused("distilbert", "{\"max_position_embeddings\": 2147483647}", CB_ERR_FORMAT, "position_embeddings");
+    refused("mpnet", "{\"relative_attention_num_buckets\": 16}", CB_ERR_FORMAT, "relative_attention_num_buckets is 16, expected 32");
+    refused("mpnet", "{\"relative_attention_num_buckets\": 34}", CB_ERR_FORMAT,
+            "relative_attention_bias.weight has shape (33, 2), expected (34, 2)");
 }
 
 /* As Microsoft has published it: the words' head of its own, and no word of that in the config. */
