@@ -228,14 +228,8 @@ static cb_adapter *attach(const bench *b, cb_model *model)
 
 static cb_tensor *factor(const cb_adapter *adapter, const cb_layer *layer, const char *suffix)
 {
-    const cb_named_tensor *list;
-    size_t count = cb_adapter_parameters(adapter, &list);
-    char *name = cb_format("%s.%s", layer->name, suffix);
-    cb_tensor *found = NULL;
-    for (size_t i = 0; name && i < count && !found; i++)
-        found = cb_ends_with(list[i].name, name) ? cb_detach(list[i].tensor) : NULL;
-    cb_free(name);
-    return found;
+    cb_tensor *found = cb_adapter_parameter_of(adapter, layer, suffix);
+    return found ? cb_detach(found) : NULL;
 }
 
 /* The first SHARED right singular directions, as rows; of a change (out, R) (R, in) too. */

@@ -194,15 +194,8 @@ static cb_adapter *attach(const bench *b, cb_model *model)
 
 static cb_tensor *factor(const cb_adapter *adapter, const cb_layer *layer, const char *suffix)
 {
-    const cb_named_tensor *list;
-    size_t count = cb_adapter_parameters(adapter, &list);
-    char *name = cb_format("%s.%s", layer->name, suffix), *module = cb_format("%s.%s", cb_layer_module_name(layer), suffix);
-    cb_tensor *found = NULL;
-    for (size_t i = 0; name && module && i < count && !found; i++)
-        found = cb_ends_with(list[i].name, name) || cb_ends_with(list[i].name, module) ? cb_detach(list[i].tensor) : NULL;
-    cb_free(name);
-    cb_free(module);
-    return found;
+    cb_tensor *found = cb_adapter_parameter_of(adapter, layer, suffix);
+    return found ? cb_detach(found) : NULL;
 }
 
 static double length_of(cb_tensor *matrix)

@@ -329,6 +329,8 @@ CB_API bool cb_composition_blend(const cb_composition *c, cb_blend *blend);
 /* Everything trainable: module parameters, saved modules, biases; names as in adapter_model.safetensors.  Valid until detach. */
 CB_API size_t cb_adapter_parameters(const cb_adapter *adapter, const cb_named_tensor **list);
 CB_API int64_t cb_adapter_parameter_count(const cb_adapter *adapter); /* elements of those */
+/* The one of a layer's module by the end of its name, "lora_A.weight"; NULL (no error): there is none. */
+CB_API cb_tensor *cb_adapter_parameter_of(const cb_adapter *adapter, const cb_layer *layer, const char *suffix);
 /* What else a training run goes on from (CB_ROLE_STATE), not in the adapter's file.  Valid until detach. */
 CB_API size_t cb_adapter_state(const cb_adapter *adapter, const cb_named_tensor **list);
 /* What a training loop calls, as cb_train() does: before its first step, for what to add to each step's loss (NULL without an error:

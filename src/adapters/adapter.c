@@ -211,6 +211,16 @@ size_t cb_adapter_parameters(const cb_adapter *adapter, const cb_named_tensor **
     return adapter->parameter_count;
 }
 
+cb_tensor *cb_adapter_parameter_of(const cb_adapter *adapter, const cb_layer *layer, const char *suffix)
+{
+    for (size_t i = 0; i < adapter->entry_count; i++) {
+        const cb_adapter_entry *entry = &adapter->entries[i];
+        if (entry->module && entry->module->layer == layer && entry->slot && strcmp(entry->suffix, suffix) == 0)
+            return *entry->slot;
+    }
+    return NULL;
+}
+
 int64_t cb_adapter_parameter_count(const cb_adapter *adapter)
 {
     int64_t count = 0;

@@ -50,20 +50,6 @@ static bool attach(extraction *x)
            cb_adapter_attach(x->adapter, cb_model_root(x->base), cb_model_type(x->base), (uint64_t)o->seed);
 }
 
-static cb_tensor *parameter(const extraction *x, const cb_layer *layer, const char *suffix)
-{
-    const cb_named_tensor *list;
-    size_t count = cb_adapter_parameters(x->adapter, &list);
-    char *name = cb_format("base_model.model.%s.%s", layer->name, suffix);
-    char *other = cb_format("base_model.model.%s.%s", cb_layer_module_name(layer), suffix);
-    cb_tensor *found = NULL;
-    for (size_t i = 0; name && other && !found && i < count; i++)
-        found = strcmp(list[i].name, name) == 0 || strcmp(list[i].name, other) == 0 ? list[i].tensor : NULL;
-    cb_free(name);
-    cb_free(other);
-    return found;
-}
-
 /* ---- one layer ---- */
 
 static const cb_layer *twin(const extraction *x, const cb_layer *layer)
@@ -99,7 +85,8 @@ static double squares_of(cb_tensor *x)
 static bool extract_layer(extraction *x, const cb_module *m)
 {
     const cb_layer *layer = m->layer, *other = twin(x, layer);
-    cb_tensor *a = parameter(x, layer, "lora_A.weight"), *b = parameter(x, layer, "lora_B.weight");
+    cb_tensor *a = cb_adapter_parameter_of(x->adapter, layer, "lora_A.weight"),
+              *b = cb_adapter_parameter_of(x->adapter, layer, "lora_B.weight");
     if (!other)
         return false;
     if (!a || !b || layer->kind != CB_LAYER_LINEAR)
