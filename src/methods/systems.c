@@ -106,7 +106,7 @@ static const cb_system systems[] = {
     SYSTEM(48, "iaa-ir", "Scattered or Connected? An Optimized Parameter-efficient Tuning Approach for Information Retrieval", "CIKM 2022",
            "2208.09847"),
     SYSTEM(49, "memspm", "Memory-Assisted Sub-Prototype Mining for Universal Domain Adaptation", "ICLR 2024", "2310.05453"),
-    PARTS(50, "small-models-big-impact",
+    WHOLE(50, "small-models-big-impact",
           "Small Models, Big Impact: Efficient Corpus and Graph-Based Adaptation of Small Multilingual Language Models for Low-Resource "
           "Languages",
           "preprint 2025", "2502.10140",
