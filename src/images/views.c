@@ -190,8 +190,10 @@ static void blur(const float *kernel, int64_t height, int64_t width, float *plan
 static bool make_kernel(double deviation, float kernel[TAPS])
 {
     double sum = 0, weight[TAPS];
-    for (int k = 0; k < TAPS; k++)
-        sum += weight[k] = exp(-0.5 * (k - TAPS / 2) * (k - TAPS / 2) / (deviation * deviation));
+    for (int k = 0; k < TAPS; k++) {
+        int from_middle = k - TAPS / 2;
+        sum += weight[k] = exp(-0.5 * from_middle * from_middle / (deviation * deviation));
+    }
     for (int k = 0; k < TAPS; k++)
         kernel[k] = (float)(weight[k] / sum);
     return kernel[TAPS / 2] < 1; /* else it changes nothing */

@@ -189,7 +189,7 @@ static bool make_snapshot(cb_adaptation *a)
     return (a->before = cb_alloc(bytes + 1));
 }
 
-static bool open(cb_adaptation *a, cb_model *model, cb_adapter *adapter, const char *method, const cb_string_list *config)
+static bool adaptation_open(cb_adaptation *a, cb_model *model, cb_adapter *adapter, const char *method, const cb_string_list *config)
 {
     cb_policy *p = &a->policy;
     if (!check_model(model) || !(p->kind = cb_policy_kind_find(method)))
@@ -218,7 +218,7 @@ cb_adaptation *cb_adaptation_open(cb_model *model, cb_adapter *adapter, const ch
         return NULL;
     a->options = *options;
     a->options.reset = options->reset ? cb_strdup(options->reset) : NULL;
-    if (cb_ok() && open(a, model, adapter, method, config))
+    if (cb_ok() && adaptation_open(a, model, adapter, method, config))
         return a;
     cb_adaptation_free(a);
     return NULL;

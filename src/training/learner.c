@@ -112,7 +112,8 @@ static bool choose(cb_learner *l)
     const cb_learner_options *o = &l->options;
     cb_layer *root = l->model ? cb_model_root(l->model) : NULL;
     choice c = {.learner = l};
-    const cb_named_tensor *list;
+    const cb_named_tensor *list = NULL;
+    size_t count;
     if (o->parameters)
         return add_listed(l, o->parameters, o->parameter_count);
     switch (o->trained) {
@@ -125,7 +126,8 @@ static bool choose(cb_learner *l)
     case CB_TRAINED_ADAPTER:
         if (!o->adapter)
             return cb_fail(CB_ERR_ARGUMENT, "adaptation: an adapter is what is trained, and there is none") == CB_OK;
-        return add_listed(l, list, cb_adapter_parameters(o->adapter, &list));
+        count = cb_adapter_parameters(o->adapter, &list);
+        return add_listed(l, list, count);
     default:
         return true;
     }

@@ -191,13 +191,14 @@ static bool out_of_patience(const session *s)
 
 bool cb_train_check_output(const cb_train_options *o)
 {
+    static const char of_diffusers[] = CB_WEIGHTS_OF_DIFFUSERS ".safetensors";
     static const char *const results[] = {"checkpoint.safetensors",
                                           "adapter_model.safetensors",
                                           "adapter_model.bin",
                                           "model.safetensors",
                                           "model.safetensors.index.json",
                                           "blend.json",
-                                          CB_WEIGHTS_OF_DIFFUSERS ".safetensors"};
+                                          of_diffusers};
     for (size_t i = 0; !o->resume && !o->overwrite && i < sizeof results / sizeof *results; i++) {
         char *path = cb_path_join(o->output, results[i]);
         bool there = path && cb_is_file(path);

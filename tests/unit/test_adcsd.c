@@ -328,8 +328,10 @@ static void targets_are_learned_from_once_they_have_been_seen(void **state)
 {
     (void)state;
     float values[LENGTH * NODES];
-    for (int i = 0; i < LENGTH * NODES; i++)
-        values[i] = (float)(i / NODES);
+    for (int i = 0; i < LENGTH * NODES; i++) {
+        int step = i / NODES;
+        values[i] = (float)step;
+    }
     stream s = stream_open(values, true);
     s.training.processor = &s.processor;
     diary d = {.s = &s};

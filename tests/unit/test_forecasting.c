@@ -105,8 +105,10 @@ static cb_series *counted(const cb_series_options *o)
 {
     enum { STEPS = 40 };
     float values[STEPS * 4];
-    for (int i = 0; i < STEPS * 4; i++)
-        values[i] = (float)(100 * (i / 4) + 10 * (i / 2 % 2) + i % 2);
+    for (int i = 0; i < STEPS * 4; i++) {
+        int counts = 100 * (i / 4) + 10 * (i / 2 % 2) + i % 2; /* step, node, channel */
+        values[i] = (float)counts;
+    }
     return cb_series_from("counted", values, STEPS, 2, 2, o);
 }
 

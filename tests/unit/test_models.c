@@ -609,7 +609,7 @@ static void configs_that_do_not_fit_are_refused(void **state)
     refused("llama2", "{\"num_hidden_layers\": 3}", CB_ERR_FORMAT, "model.layers.2.input_layernorm.weight is missing");
     refused("llama2", "{\"vocab_size\": 97}", CB_ERR_FORMAT, "model.embed_tokens.weight has shape (96, 48), expected (97, 48)");
     refused("llama2", "{\"model_type\": \"nosuch\"}", CB_ERR_UNSUPPORTED,
-            "expected one of llama, mistral, qwen2, qwen3, gpt2, bert, roberta, xlm-roberta, distilbert, deberta-v2");
+            "expected one of llama, mistral, qwen2, qwen3, gpt2, bert, roberta, xlm-roberta, camembert, distilbert, mpnet, deberta-v2");
     refused("llama2", "{\"model_type\": null}", CB_ERR_FORMAT, "model_type is missing");
     refused("llama2", "{\"model_type\": 3}", CB_ERR_FORMAT, "model_type");
     refused("llama2", "{\"hidden_size\": null}", CB_ERR_FORMAT, "hidden_size is missing");
