@@ -8,6 +8,7 @@ set(suppressions ${CMAKE_CURRENT_SOURCE_DIR}/cmake/suppressions)
 set(test_environment
   OMP_NUM_THREADS=2
   GOMP_SPINCOUNT=1000
+  OPENBLAS_NUM_THREADS=1
   ASAN_OPTIONS=allocator_may_return_null=1
   UBSAN_OPTIONS=print_stacktrace=1
   LSAN_OPTIONS=suppressions=${suppressions}/leak.txt:print_suppressions=0

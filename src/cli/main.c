@@ -59,14 +59,20 @@ static bool flush_output(void)
     return false;
 }
 
-/* A thread of GNU's OpenMP that waits for the others spins for milliseconds first.  On a machine that does other work besides, the one it
- * waits for may be waiting for this very core: a step then takes ten times as long.  How long it spins is read from the environment when the
- * runtime is loaded, so the program starts once more with a short time, unless the user has chosen one. */
+static bool set_by_us(const char *variable, const char *value)
+{
+    return !getenv(variable) && setenv(variable, value, 1) == 0;
+}
+
+/* A thread of GNU's OpenMP that waits for the others spins for milliseconds first, and one of OpenBLAS, which LAPACK's decompositions run on,
+ * spins without end.  On a machine that does other work besides, the one it waits for may be waiting for this very core: a step then takes
+ * ten times as long, a decomposition a hundred.  Both are read from the environment when the runtimes are loaded, so the program starts once more
+ * with a short time and one thread for LAPACK, unless the user has chosen otherwise. */
 static void spin_briefly(char **argv)
 {
-    if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY") || setenv("GOMP_SPINCOUNT", "10000", 1) != 0)
-        return;
-    execv("/proc/self/exe", argv); /* where it cannot, this process goes on */
+    bool again = !getenv("OMP_WAIT_POLICY") && set_by_us("GOMP_SPINCOUNT", "10000");
+    if (set_by_us("OPENBLAS_NUM_THREADS", "1") || again)
+        execv("/proc/self/exe", argv); /* where it cannot, this process goes on */
 }
 
 /* ---- commands ---- */
