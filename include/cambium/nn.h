@@ -95,7 +95,7 @@ typedef struct cb_buffer {
 
 struct cb_layer {
     char *name;        /* whole name; "" for the root */
-    char *module_name; /* what transformers 5 calls its module, where that is not the name in files; else NULL */
+    char *module_name; /* what transformers 5 calls its module, where that is not the name in files; "": it has no such module; else NULL */
     cb_layer_kind kind;
     cb_layer *parent;
     cb_layer **children;

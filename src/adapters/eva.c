@@ -297,7 +297,7 @@ static bool name_targets(cb_study *s)
     for (size_t i = 0; ok && i < s->layer_count; i++) {
         bool there = cb_given_of(s->adapter, s->layers[i].layer);
         all = all && there;
-        ok = !there || cb_string_list_add(&names, cb_layer_module_name(s->layers[i].layer));
+        ok = !there || cb_string_list_add(&names, cb_study_name(s, s->layers[i].layer));
     }
     for (size_t i = 0; ok && i < s->others.count; i++)
         ok = cb_string_list_add(&names, s->others.items[i]);
@@ -321,8 +321,8 @@ static bool put_sizes(const cb_study *s, json_t *ranks, json_t *alphas)
             continue;
         int64_t rank = given->vt->shape[0];
         double alpha = layer->alpha * (s->config->eva_adjust_scaling_factors ? (double)rank / (double)layer->rank : 1);
-        if ((rank != s->config->rank && !cb_json_put(ranks, cb_layer_module_name(layer->layer), json_integer((json_int_t)rank))) ||
-            (alpha != s->config->alpha && !cb_json_put(alphas, cb_layer_module_name(layer->layer), json_real(alpha))))
+        if ((rank != s->config->rank && !cb_json_put(ranks, cb_study_name(s, layer->layer), json_integer((json_int_t)rank))) ||
+            (alpha != s->config->alpha && !cb_json_put(alphas, cb_study_name(s, layer->layer), json_real(alpha))))
             return false;
     }
     return true;

@@ -408,7 +408,7 @@ static bool add_once(cb_string_list *list, const char *text)
 static bool matcher_visit(void *user, cb_layer *layer)
 {
     cb_matcher *m = user;
-    if (!layer->name || !*layer->name)
+    if (!layer->name || !*layer->name || !*name_of(m, layer))
         return true;
     const cb_adapter_kind *kind = m->adapter->kind;
     bool can = can_host(kind, layer);
@@ -472,20 +472,31 @@ static bool matcher_look(cb_matcher *m, cb_layer *root, bool by_modules)
     return cb_layer_visit(root, matcher_visit, m);
 }
 
-/* Under the names of files, or those of modules where more of the targets are found under these. */
+static bool is_list(const cb_matcher *m)
+{
+    return !m->all_linear && !m->all_hosts && !m->target;
+}
+
+/* How many items of the list are found under these names, or how many layers fit the pattern; -1: one of them cannot be adapted. */
+static int64_t matcher_count(cb_matcher *m, cb_layer *root, bool by_modules)
+{
+    if (!matcher_look(m, root, by_modules))
+        return -1;
+    return (int64_t)(is_list(m) ? items_used(m) : m->hit_count);
+}
+
+/* Under the names of files, or those of modules where more is found under these. */
 static bool matcher_run(cb_matcher *m, cb_layer *root)
 {
-    if (!matcher_look(m, root, false))
-        return false;
-    bool list = !m->all_linear && !m->all_hosts && !m->target;
-    size_t used = items_used(m);
-    bool all_found = list ? used == m->targets->count : m->hit_count > 0;
-    if (!all_found && !cb_layer_visit(root, has_no_other_name, NULL)) {
-        if (!matcher_look(m, root, true))
-            return false;
-        if ((list ? items_used(m) <= used : !m->hit_count) && !matcher_look(m, root, false))
-            return false;
+    bool list = is_list(m), by_modules = false;
+    if ((list || m->target) && cb_ok() && !cb_layer_visit(root, has_no_other_name, NULL)) {
+        int64_t modules = matcher_count(m, root, true), files = matcher_count(m, root, false);
+        by_modules = modules > files;
+        if (by_modules || files >= 0)
+            cb_error_clear();
     }
+    if (!matcher_look(m, root, by_modules))
+        return false;
     if (!m->hit_count)
         return matcher_nothing(m);
     for (size_t i = 0; list && i < m->targets->count; i++)

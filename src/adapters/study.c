@@ -37,12 +37,21 @@ char *cb_study_options(const cb_adapter *adapter)
 
 /* ---- beginning and end ---- */
 
+const char *cb_study_name(const cb_study *s, const cb_layer *layer)
+{
+    return s->by_modules ? cb_layer_module_name(layer) : layer->name;
+}
+
 /* The linear layers among those that the adapter hits, each a group of its own. */
 static bool list_layers(cb_study *s, cb_layer *root, const char *model_type)
 {
     cb_layer **hits;
     size_t count;
-    if (!cb_adapter_match(s->adapter, root, model_type, &hits, &count))
+    cb_string_list resolved = {0};
+    bool is_pattern = false;
+    bool found = cb_match_targets(s->adapter, root, model_type, &hits, &count, &resolved, &is_pattern, &s->by_modules);
+    cb_string_list_free(&resolved);
+    if (!found)
         return false;
     cb_tied_replace(cb_tied_head(s->adapter, root), hits, &count); /* such a head starts as its embedding does */
     s->layers = cb_calloc(count, sizeof *s->layers);
@@ -50,7 +59,7 @@ static bool list_layers(cb_study *s, cb_layer *root, const char *model_type)
     bool ok = s->groups;
     for (size_t i = 0; ok && i < count; i++) {
         if (hits[i]->kind != CB_LAYER_LINEAR) {
-            ok = cb_string_list_add(&s->others, hits[i]->name);
+            ok = cb_string_list_add(&s->others, cb_study_name(s, hits[i]));
             continue;
         }
         cb_study_layer *layer = &s->layers[s->layer_count];

@@ -54,6 +54,9 @@ typedef struct cb_study_method {
     void (*release)(void *state);
 } cb_study_method;
 
+/* What the adapter's config is to call a layer. */
+const char *cb_study_name(const cb_study *s, const cb_layer *layer);
+
 struct cb_study {
     const cb_study_method *method;
     cb_adapter *adapter;
@@ -64,6 +67,7 @@ struct cb_study {
     cb_study_group *groups; /* each layer its own until the first batch */
     size_t group_count;
     bool grouped, writes, done, batch_seen;
+    bool by_modules;       /* layers are named by their modules (cb_match_targets()) */
     cb_layer *plain;       /* loftq, residual: root of the other model */
     cb_tensor *taken;      /* of the batch: indices (N) i64 of the tokens that count, row by row */
     int64_t *row_begins;   /* of each row in it, and the end */

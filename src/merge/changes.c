@@ -100,6 +100,16 @@ static bool trains(const trained_search *search, const cb_tensor *tensor)
     return false;
 }
 
+/* An embedding that has another one's weight (T5's two stacks) has no tensor of its own in files. */
+static bool check_apart(const cb_layer *layer)
+{
+    return layer->output ||
+           cb_fail(CB_ERR_UNSUPPORTED,
+                   "layer %s: has the weight of layer %s, which a file of the model holds once: found an adapter that changes it, "
+                   "which can be used and not merged",
+                   layer->name, layer->tied->name) == CB_OK;
+}
+
 /* A head that was tied to a trained embedding holds the original: it changes in that it must now be written out. */
 static bool collect_trained(void *user, cb_layer *layer)
 {
@@ -107,6 +117,8 @@ static bool collect_trained(void *user, cb_layer *layer)
     for (int i = 0; i < layer->weight_count; i++) {
         const cb_weight *weight = &layer->weights[i];
         bool untied = weight->frozen && layer->tied && trains(search, cb_layer_weight(layer->tied, weight->name));
+        if (weight->frozen && layer->tied && (untied || trains(search, weight->tensor)) && !check_apart(layer))
+            return false;
         if (weight->frozen && (untied || trains(search, weight->tensor)) && !change_of(search->changes, layer, weight->name))
             return false;
     }
@@ -151,6 +163,8 @@ static bool collect_untied(void *user, cb_layer *layer)
 {
     untied_search *search = user;
     size_t shared = layer->tied ? modules_that_change(search->changes, layer->tied) : 0, followers;
+    if (layer->tied && (shared || modules_that_change(search->changes, layer)) && !check_apart(layer))
+        return false;
     if (!shared || !followers_on(search, layer, false, &followers))
         return !shared;
     if (followers == shared && !modules_that_change(search->changes, layer))

@@ -180,6 +180,9 @@ static const cb_rename_rule modules[] = {{BLOCK "attention.self.query", BLOCK "a
                                          {BLOCK "attention.output.dense", BLOCK "attention.o_proj", 0, 0},
                                          {BLOCK "intermediate.dense", BLOCK "mlp.fc1", 0, 0},
                                          {BLOCK "output.dense", BLOCK "mlp.fc2", 0, 0},
+                                         {BLOCK "attention.self", "", 0, 0},
+                                         {BLOCK "attention.output", "", 0, 0},
+                                         {BLOCK "intermediate", "", 0, 0},
                                          {BLOCK "output", BLOCK "mlp", 0, 0},
                                          {0}};
 

@@ -295,7 +295,11 @@ static bool begin(cb_model *model, const cb_tensor *ids, cb_pass *pass)
 {
     const t5_variant *v = model->architecture->variant;
     const t5 *t = model->details;
-    int64_t time = ids->shape[1];
+    int64_t time = ids->shape[1], virtual = cb_prompt_tokens(model, &pass->ctx);
+    if (virtual)
+        return virtual > 0 &&
+               cb_fail(CB_ERR_UNSUPPORTED, "%s: found virtual tokens, which the encoder has no place for; expected another kind",
+                       cb_model_type(model)) == CB_OK;
     if (v->own_distances)
         return true;
     pass->bias = bias_of(t, t->blocks[0].distances, model->architecture->bidirectional, ids->shape[0], time,

@@ -126,6 +126,9 @@ static const cb_rename_rule modules[] = {{"encoder.layer.%.attention.attention.q
                                          {"encoder.layer.%.attention.output.dense", "layers.%.attention.o_proj", 0, 0},
                                          {"encoder.layer.%.intermediate.dense", "layers.%.mlp.fc1", 0, 0},
                                          {"encoder.layer.%.output.dense", "layers.%.mlp.fc2", 0, 0},
+                                         {"encoder.layer.%.attention.attention", "", 0, 0},
+                                         {"encoder.layer.%.attention.output", "", 0, 0},
+                                         {"encoder.layer.%.intermediate", "", 0, 0},
                                          {"encoder.layer.%.output", "layers.%.mlp", 0, 0},
                                          {"encoder.layer.%", "layers.%", 0, 0},
                                          {0}};

@@ -484,7 +484,7 @@ static bool name_module(void *user, cb_layer *layer)
     const char *bare = cb_bare_name(model, layer->name);
     char *renamed = cb_rename(bare, model->architecture->modules);
     if (renamed)
-        layer->module_name = cb_format("%.*s%s", (int)(bare - layer->name), layer->name, renamed);
+        layer->module_name = *renamed ? cb_format("%.*s%s", (int)(bare - layer->name), layer->name, renamed) : cb_strdup("");
     cb_free(renamed);
     return cb_ok();
 }

@@ -80,6 +80,7 @@ bad 1 'prompts.jsonl:1: completion: found none beside prompt' train whole --data
 bad 1 'other.tsv:1: found 2 columns' train whole --data other.tsv --output never
 bad 1 'batching by depth is for recursive models' generate whole --prompts prompts.jsonl --adapter other=adapter --batching depth
 bad 1 'T5EncoderModel generates nothing' generate encoder --prompt a
+bad 1 'has the weight of layer shared, which a file of the model holds once' merge "$reference/seq2seq/umt5" --adapter "$reference/seq2seq/umt5/adapter" --output never
 
 cd / && [ $failures = 0 ] && rm -rf "$work"
 [ $failures = 0 ]

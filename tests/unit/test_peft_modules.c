@@ -110,6 +110,35 @@ static void names_are_those_that_chose_layers(void **state)
                 "[\"reduction\",\"query\"]");
 }
 
+/* Which names a regular expression is for shows in how many layers it fits; a group of the other naming is no hindrance. */
+static void patterns_find_their_names(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *pattern;
+        bool by_modules;
+        size_t layers;
+    } cases[] = {{".*(q_proj|classifier)", true, 3}, {".*\\.attention\\..*", true, 8}, {".*(query|classifier)", false, 3}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        fixture f = open_network("vit");
+        cb_adapter *adapter = cb_adapter_new("lora", "default");
+        cb_layer **layers;
+        size_t count;
+        assert_true(cb_adapter_set(adapter, "target_modules", cases[i].pattern));
+        assert_true(cb_adapter_set(adapter, "rank", "2"));
+        if (!cb_adapter_match(adapter, cb_model_root(f.model), cb_model_type(f.model), &layers, &count))
+            fail_msg("%s: %s", cases[i].pattern, cb_error_message());
+        assert_int_equal(count, cases[i].layers);
+        cb_free(layers);
+        assert_true(cb_adapter_attach(adapter, cb_model_root(f.model), cb_model_type(f.model), 1));
+        const cb_named_tensor *list;
+        assert_true(cb_adapter_parameters(adapter, &list) > 0);
+        assert_true(cases[i].by_modules == !strstr(list[0].name, ".encoder."));
+        cb_adapter_free(adapter);
+        fixture_close(&f);
+    }
+}
+
 static void layers_are_found_by_either_name(void **state)
 {
     (void)state;
@@ -128,6 +157,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(adapters_of_peft_are_read_and_written),
         cmocka_unit_test(names_are_those_that_chose_layers),
+        cmocka_unit_test(patterns_find_their_names),
         cmocka_unit_test(layers_are_found_by_either_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

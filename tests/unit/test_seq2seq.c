@@ -396,6 +396,23 @@ static void virtual_tokens_are_refused(void **state)
     }
 }
 
+static void virtual_tokens_of_the_encoder_alone_are_refused(void **state)
+{
+    (void)state;
+    cb_scope *scope = cb_scope_open();
+    cb_model *model = cb_model_load(CB_TEST_DATA "/seq2seq/t5", .head = CB_HEAD_NONE);
+    cb_adapter *adapter = cb_adapter_new("prefix_tuning", "default");
+    assert_true(cb_adapter_set(adapter, "num_virtual_tokens", "3"));
+    assert_true(cb_adapter_attach(adapter, cb_model_root(model), cb_model_type(model), 3));
+    assert_null(cb_model_hidden(model, cb_zeros(CB_I32, 1, 4), NULL));
+    assert_int_equal(cb_error_status(), CB_ERR_UNSUPPORTED);
+    assert_non_null(strstr(cb_error_message(), "found virtual tokens"));
+    cb_error_clear();
+    cb_adapter_free(adapter);
+    cb_model_free(model);
+    cb_scope_close(scope);
+}
+
 /* ---- saving ---- */
 
 static void saving_and_loading_changes_nothing(void **state)
@@ -536,6 +553,7 @@ int main(void)
         cmocka_unit_test_setup(rows_may_have_adapters_of_their_own, without_errors),
         cmocka_unit_test_setup(every_adapter_kind_works, without_errors),
         cmocka_unit_test_setup(virtual_tokens_are_refused, without_errors),
+        cmocka_unit_test_setup(virtual_tokens_of_the_encoder_alone_are_refused, without_errors),
         cmocka_unit_test_setup(saving_and_loading_changes_nothing, without_errors),
         cmocka_unit_test_setup(a_head_of_its_own_stays_scaled, without_errors),
         cmocka_unit_test_setup(older_configs_say_the_same, without_errors),
