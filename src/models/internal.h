@@ -243,7 +243,8 @@ typedef struct cb_architecture {
                             const cb_context *ctx);               /* instead, where places are judged; NULL: the same */
     int64_t (*frames)(const cb_model *model, int64_t length);     /* that it makes of so many columns; NULL: of none */
     char *(*other_name)(const cb_model *model, const char *name); /* of a tensor, in another naming of the network; NULL: it has none */
-    const cb_rename_rule *modules; /* what transformers 5 calls layers, without the prefix, where files have other names, "": nothing; may be NULL */
+    const cb_rename_rule
+        *modules; /* what transformers 5 calls layers, without the prefix, where files have other names, "": nothing; may be NULL */
 } cb_architecture;
 
 extern const cb_architecture cb_llama_family[]; /* ends with model_type NULL */
