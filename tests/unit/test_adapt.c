@@ -32,6 +32,12 @@ static void set(bench *b, const char *option)
     assert_true(cb_string_list_add(&b->config, option));
 }
 
+static void set_reset(bench *b, const char *rule)
+{
+    cb_free(b->options.reset);
+    b->options.reset = cb_strdup(rule);
+}
+
 static void start(bench *b, const char *method)
 {
     b->a = cb_adaptation_open(b->model, NULL, method, &b->config, &b->options);
@@ -353,7 +359,7 @@ static void a_reset_is_a_new_beginning(void **state)
         if (draws) /* other draws than at first */
             continue;
         bench b = begin();
-        b.options.reset = cb_strdup("2");
+        set_reset(&b, "2");
         start(&b, all_methods[m]);
         cb_tensor *first[2], *again[2];
         for (int i = 0; i < 2; i++)
@@ -478,7 +484,10 @@ static void nothing_is_allocated_in_steady_state(void **state)
         uint64_t before = cb_memory().system_allocations;
         for (int i = 0; i < 4; i++)
             assert_true(cb_adaptation_step(b.a, x, false, &outcome));
+#ifndef __SANITIZE_ADDRESS__ /* there every block comes from the system */
         assert_int_equal(cb_memory().system_allocations, before);
+#endif
+        (void)before;
         stop(&b);
     }
 }
@@ -666,7 +675,7 @@ static void refused(const char *method, const char *config, const char *reset, b
     bench b = begin();
     if (config)
         set(&b, config);
-    b.options.reset = cb_strdup(reset);
+    set_reset(&b, reset);
     b.options.guard = guard;
     assert_null(cb_adaptation_open(b.model, NULL, method, &b.config, &b.options));
     if (!strstr(cb_error_message(), message))
