@@ -214,6 +214,7 @@ static void models_and_adapters_learn_to_answer(void **state)
     assert_true(cb_train(&what, data, held_out, &options, NULL, NULL, NULL));
     assert_ok();
     cb_train_whole_free(&what);
+    cb_free(options.output);
     cb_options_free(cb_train_option_table, &options);
     cb_model_free(model);
     model = cb_model_load(scratch_path("whole"));
@@ -245,6 +246,7 @@ static void models_and_adapters_learn_to_answer(void **state)
     assert_non_null(strstr(json, "\"task_type\": \"SEQ_2_SEQ_LM\""));
     cb_free(json);
     cb_adapter_free(adapter);
+    cb_free(options.output);
     cb_options_free(cb_train_option_table, &options);
     cb_dataset_free(data);
     cb_model_free(model);
