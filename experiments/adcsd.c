@@ -275,15 +275,19 @@ static bool choose_rate(const town *t, const char *path, double *rate)
     double best = INFINITY;
     *rate = rates[0];
     for (int i = 0; p->online != CB_ONLINE_NONE && i < (t->run->quick ? 1 : RATES); i++) {
-        cb_forecast_result r;
+        cb_forecast_result r = {0};
         int64_t learned;
-        if (!stream(t, path, CB_SERIES_VALIDATION, rates[i], &r, &learned))
-            return false;
-        if (r.all.mae < best) {
+        bool ok = stream(t, path, CB_SERIES_VALIDATION, rates[i], &r, &learned);
+        if (ok && r.all.mae < best) {
             best = r.all.mae;
             *rate = rates[i];
         }
         cb_forecast_result_free(&r);
+        if (ok)
+            continue;
+        if (cb_error_status() != CB_ERR_NUMERIC)
+            return false;
+        cb_error_clear(); /* a rate at which it diverges is not the best one */
     }
     return true;
 }

@@ -319,6 +319,7 @@ typedef struct cli_image_settings {
     char *image_processor;
     cb_image_data_options data;
     cb_augment_options augment;
+    int64_t made[2];              /* height and width of images that are to be made, whatever the network says of them; 0: it says */
     cb_image_processor processor; /* what it comes to */
 } cli_image_settings;
 extern const cb_option cli_image_table[];

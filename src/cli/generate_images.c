@@ -186,6 +186,12 @@ static const char *first_adapter(const cb_string_list *adapters, cli_adapter_arg
     return adapters->count && cli_split_adapter(adapters->items[0], a) ? a->directory : NULL;
 }
 
+static bool ready(const making *m, cli_image_settings *how, const char *directory, const char *adapter)
+{
+    memcpy(how->made, m->size, sizeof how->made);
+    return cli_images_ready(how, m->base->model, directory, adapter);
+}
+
 bool cli_make_images(cli_call *call, const cli_base *base, const cli_make_settings *s, const cb_string_list *adapters, uint64_t seed)
 {
     making m = {.call = call, .base = base, .s = s, .seed = seed};
@@ -195,9 +201,9 @@ bool cli_make_images(cli_call *call, const cli_base *base, const cli_make_settin
     const char *adapter = first_adapter(adapters, &first), *directory = cb_model_directory(base->model);
     double begin = cb_now();
     bool existed = cb_is_directory(s->output);
-    bool ok = cb_ok() && cb_options_init(cb_noise_option_table, &noise.noise) && choose_size(&m) &&
-              cli_images_ready(&how, base->model, directory, adapter) && cli_diffusion_open(call, &noise, directory, adapter) &&
-              choose_classes(&m) && cb_directory_vacant(s->output) && (cb_rehearsing() || cb_directory_make(s->output));
+    bool ok = cb_ok() && cb_options_init(cb_noise_option_table, &noise.noise) && choose_size(&m) && ready(&m, &how, directory, adapter) &&
+              cli_diffusion_open(call, &noise, directory, adapter) && choose_classes(&m) && cb_directory_vacant(s->output) &&
+              (cb_rehearsing() || cb_directory_make(s->output));
     m.processor = &how.processor;
     m.schedule = noise.schedule;
     ok = ok && make_all(&m) && (cb_rehearsing() || show(&m, cb_now() - begin));

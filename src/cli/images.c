@@ -78,16 +78,17 @@ bool cli_is_denoiser(const cb_model *model)
 }
 
 /* diffusers' own have none: images of the size that the network was made for, levels as -1 to 1. */
-static bool denoised(cb_image_processor *p, const cb_model *model, const char *source)
+static bool denoised(cli_image_settings *s, const cb_model *model, const char *source)
 {
     cb_image_format takes = cb_model_image_format(model);
+    cb_image_processor *p = &s->processor;
     cb_image_processor_init(p);
     p->channels = (int)takes.channels;
-    p->height = takes.height;
-    p->width = takes.width;
+    p->height = takes.height ? takes.height : s->made[0];
+    p->width = takes.height ? takes.width : s->made[1];
     if (takes.channels != 1 && takes.channels != 3)
         return cli_refuse("%s: in_channels is %lld, expected 1 or 3 where the data are images", source, (long long)takes.channels);
-    return takes.height || cli_refuse("%s: found no sample_size in config.json, expected one, or --image-processor", source);
+    return p->height || cli_refuse("%s: found no sample_size in config.json, expected one, or --image-processor", source);
 }
 
 /* Pictures of lines of text: as high as the model takes them, in their own shape, levels as -1 to 1. */
@@ -106,7 +107,7 @@ static bool without_file(cli_image_settings *s, const cb_model *model, const cha
 {
     bool lines = cli_recognises(model);
     *known = (lines || cli_is_denoiser(model)) && !s->image_processor && !has_processor(adapter) && !has_processor(directory);
-    return !*known || (lines ? of_lines(&s->processor, model) : denoised(&s->processor, model, directory));
+    return !*known || (lines ? of_lines(&s->processor, model) : denoised(s, model, directory));
 }
 
 bool cli_images_ready(cli_image_settings *s, const cb_model *model, const char *path, const char *adapter)

@@ -57,7 +57,7 @@ bool cli_series_check(cli_call *call, bool series)
 
 /* ---- how they are made ready ---- */
 
-static bool differs(cli_call *call, const char *option, double asked, double known)
+static bool agrees(cli_call *call, const char *option, double asked, double known)
 {
     if (!cli_given(call, option) || asked == known)
         return true;
@@ -66,17 +66,31 @@ static bool differs(cli_call *call, const char *option, double asked, double kno
     return false;
 }
 
-/* What is stored counts; shares may be chosen anew. */
+static bool normalized_otherwise(cli_call *call, int asked, int known)
+{
+    if (!cli_given(call, "normalize") || asked == known)
+        return false;
+    const char *const *names = cb_options_find(cb_series_option_table, "normalize")->choices;
+    cli_refuse("normalize: found %s, expected the %s that the model was trained with (preprocessor_config.json)", names[asked],
+               names[known]);
+    cli_blame(call, "normalize");
+    return true;
+}
+
+/* What is stored counts, and what is given has to be the same. */
 static bool follow_stored(cli_call *call, cli_series_settings *s)
 {
     const cb_series_processor *p = &s->processor;
-    if (!differs(call, "steps_per_day", (double)s->data.steps_per_day, (double)p->steps_per_day))
+    int normalize = p->nodes ? CB_SERIES_BY_NODE : CB_SERIES_BY_CHANNEL;
+    if (!agrees(call, "steps_per_day", (double)s->data.steps_per_day, (double)p->steps_per_day) ||
+        !agrees(call, "train_share", s->data.train_share, p->train_share) ||
+        !agrees(call, "validation_share", s->data.validation_share, p->validation_share) ||
+        normalized_otherwise(call, s->data.normalize, normalize))
         return false;
     s->data.steps_per_day = p->steps_per_day;
-    if (!cli_given(call, "train_share") && !cli_given(call, "validation_share")) {
-        s->data.train_share = p->train_share;
-        s->data.validation_share = p->validation_share;
-    }
+    s->data.train_share = p->train_share;
+    s->data.validation_share = p->validation_share;
+    s->data.normalize = normalize;
     return true;
 }
 

@@ -15,7 +15,7 @@ bool cb_array_fits(const char *name, const raw_array *r, size_t left)
 {
     uint64_t bytes = (uint64_t)r->item;
     for (int i = 0; i < r->ndim; i++) {
-        if (r->shape[i] < 0 || (r->shape[i] && bytes > UINT64_MAX / (uint64_t)r->shape[i]))
+        if (r->shape[i] < 0 || (r->shape[i] && bytes > (uint64_t)INT64_MAX / (uint64_t)r->shape[i]))
             return cb_array_fails(name, "found an array of impossible size");
         bytes *= (uint64_t)r->shape[i];
     }
@@ -95,14 +95,16 @@ int64_t cb_array_integer(const raw_array *r, int64_t i)
 {
     unsigned unused = 64 - 8 * (unsigned)r->item;
     uint64_t value = bits_at(r, i);
-    return r->kind == 'i' ? (int64_t)(value << unused) >> unused : (int64_t)value;
+    if (r->kind == 'i')
+        return (int64_t)(value << unused) >> unused;
+    return value > INT64_MAX ? INT64_MAX : (int64_t)value;
 }
 
 double cb_array_number(const raw_array *r, int64_t i)
 {
-    if (r->kind != 'f')
-        return (double)cb_array_integer(r, i);
     uint64_t bits = bits_at(r, i);
+    if (r->kind != 'f')
+        return r->kind == 'i' ? (double)cb_array_integer(r, i) : (double)bits;
     double wide;
     float narrow;
     if (r->item == (int)sizeof wide) {

@@ -22,7 +22,7 @@ bool cb_array_fits(const char *name, const raw_array *r, size_t left);
 bool cb_array_parse_npy(const char *name, size_t length, raw_array *r);
 /* A file, or (member not NULL) one of an .npz; free r->block with cb_free(). */
 bool cb_array_read_npy(const char *path, const char *member, raw_array *r);
-int64_t cb_array_integer(const raw_array *r, int64_t i); /* of whole numbers */
+int64_t cb_array_integer(const raw_array *r, int64_t i); /* of whole numbers; from 2^63: the largest */
 double cb_array_number(const raw_array *r, int64_t i);   /* of any */
 
 #endif

@@ -54,6 +54,15 @@ static bool mark_unknown(cb_series *s, const char *null_value)
     return true;
 }
 
+static bool check_sizes(const char *name, int64_t steps, int64_t nodes, int64_t channels)
+{
+    int64_t values;
+    return (steps > 0 && nodes > 0 && channels > 0 && !__builtin_mul_overflow(steps, nodes, &values) &&
+            !__builtin_mul_overflow(values, channels, &values)) ||
+           cb_fail(CB_ERR_FORMAT, "%s: found series of %lld steps, %lld nodes and %lld channels, expected one of each at least", name,
+                   (long long)steps, (long long)nodes, (long long)channels) == CB_OK;
+}
+
 /* Takes the values. */
 static cb_series *series_new(const char *name, float *values, int64_t steps, int64_t nodes, int64_t channels, const cb_series_options *o)
 {
@@ -68,9 +77,6 @@ static cb_series *series_new(const char *name, float *values, int64_t steps, int
     s->train_end = (int64_t)llround((double)steps * o->train_share);
     s->validation_end = (int64_t)llround((double)steps * (o->train_share + o->validation_share));
     bool ok = s->name && (!o->null_value || mark_unknown(s, o->null_value));
-    if (ok && (steps < 1 || nodes < 1 || channels < 1))
-        ok = cb_fail(CB_ERR_FORMAT, "%s: found series of %lld steps, %lld nodes and %lld channels, expected one of each at least", name,
-                     (long long)steps, (long long)nodes, (long long)channels) == CB_OK;
     if (ok && o->train_share + o->validation_share > 1 + 1e-9)
         ok = cb_fail(CB_ERR_ARGUMENT, "validation_share: %g of the steps behind %g of them, expected no more than all", o->validation_share,
                      o->train_share) == CB_OK;
@@ -91,6 +97,8 @@ cb_series *cb_series_open(const char *path, const cb_series_options *options)
 cb_series *cb_series_from(const char *name, const float *values, int64_t steps, int64_t nodes, int64_t channels,
                           const cb_series_options *options)
 {
+    if (!check_sizes(name, steps, nodes, channels))
+        return NULL;
     size_t count = (size_t)(steps * nodes * channels);
     float *copy = cb_calloc(count, sizeof *copy);
     if (!copy)

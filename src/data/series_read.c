@@ -22,6 +22,8 @@ static bool read_array(const char *path, const char *array, series_table *t)
     if (r.ndim < 2 || r.ndim > 3)
         ok = cb_fail(CB_ERR_FORMAT, "%s: found an array of %d dimensions, expected two or three", path, r.ndim) == CB_OK;
     for (int i = 0; ok && i < r.ndim; i++) {
+        if (r.shape[i] < 1)
+            ok = cb_fail(CB_ERR_FORMAT, "%s: found a shape with %lld in it, expected 1 or more", path, (long long)r.shape[i]) == CB_OK;
         t->shape[i] = r.shape[i];
         count *= r.shape[i];
     }
@@ -38,8 +40,8 @@ static bool read_array(const char *path, const char *array, series_table *t)
 typedef struct text_table {
     const char *path;
     char *at, *end;
-    int64_t line, columns, kept;
-    bool *is_number; /* (columns) by the first line of data */
+    int64_t line, columns, kept, empty; /* lines behind the last one that says something */
+    bool *is_number;                    /* (columns) by the first line of data */
     float *values;
     size_t count, capacity;
 } text_table;
@@ -82,6 +84,7 @@ static char *next_line(text_table *t)
             stop[-1] = 0;
         if (*line)
             return line;
+        t->empty++;
     }
     return NULL;
 }
@@ -109,8 +112,12 @@ static bool add_line(text_table *t, char *line)
 {
     if (!t->is_number && !look_at_columns(t, line))
         return false;
-    if (!cb_grow(&t->values, &t->capacity, t->count + (size_t)t->kept, sizeof *t->values))
+    int64_t empty = t->columns == 1 ? t->empty : 0; /* the only number of each is not known */
+    if (!cb_grow(&t->values, &t->capacity, t->count + (size_t)(empty + t->kept), sizeof *t->values))
         return false;
+    for (; empty > 0; empty--)
+        t->values[t->count++] = NAN;
+    t->empty = 0;
     int64_t column = 0;
     char *rest = line;
     for (; rest && column < t->columns; column++) {
@@ -135,6 +142,7 @@ static bool read_text(const char *path, bool header, series_table *out)
     bool ok = !memchr(text, 0, length) || cb_array_fails(path, "found a byte 0, expected lines of numbers with commas between");
     if (ok && header)
         next_line(&t);
+    t.empty = 0;
     for (char *line = ok ? next_line(&t) : NULL; ok && line; line = next_line(&t))
         ok = add_line(&t, line);
     ok = ok && (t.count || cb_array_fails(path, header ? "found no line behind the header" : "found no line of numbers"));

@@ -114,6 +114,19 @@ double cb_noise_alpha(const cb_noise_schedule *s, int64_t t)
 
 /* ---- files ---- */
 
+/* Schedulers whose noise is what the options say, and what they leave out is not the same for all. */
+static bool set_defaults(const char *path, const json_t *json, cb_noise_options *o)
+{
+    const char *name = cb_json_string(path, json, "_class_name", NULL);
+    if (!cb_ok() || !name || strcmp(name, "DDPMScheduler") == 0 || strcmp(name, "DDIMScheduler") == 0)
+        return cb_ok();
+    if (strcmp(name, "PNDMScheduler") != 0)
+        return cb_fail(CB_ERR_UNSUPPORTED, "%s: _class_name is \"%.60s\", expected DDPMScheduler, DDIMScheduler or PNDMScheduler", path,
+                       name) == CB_OK;
+    o->clip_sample = o->set_alpha_to_one = false;
+    return true;
+}
+
 static bool check_unknown(const char *path, const json_t *json)
 {
     const json_t *betas = json_object_get(json, "trained_betas");
@@ -126,7 +139,7 @@ static bool check_unknown(const char *path, const json_t *json)
 static cb_noise_schedule *from_json(const char *name, const json_t *json)
 {
     cb_noise_options options;
-    bool ok = json && cb_options_init(cb_noise_option_table, &options) &&
+    bool ok = json && cb_options_init(cb_noise_option_table, &options) && (!json_is_object(json) || set_defaults(name, json, &options)) &&
               cb_options_from_json(cb_noise_option_table, &options, name, json) && check_unknown(name, json) && cb_ok();
     cb_noise_schedule *s = ok ? cb_noise_schedule_new(&options) : NULL;
     if (ok && !s)

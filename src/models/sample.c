@@ -98,17 +98,25 @@ static int64_t steps_to_go(int64_t steps)
     return cb_rehearsing() && steps > 2 ? 2 : steps;
 }
 
+/* The images are overwritten, so that what is held does not grow with the steps. */
+static bool step_in_place(const sampling *s, const int64_t *steps, int64_t at, cb_tensor *images, cb_rng *rngs)
+{
+    cb_scope *scope = cb_scope_open();
+    if (!scope)
+        return false;
+    cb_tensor *next = step_back(s, steps, at, images, rngs);
+    bool ok = next && cb_copy_into(images, next);
+    cb_scope_close(scope);
+    return ok;
+}
+
 static cb_tensor *run(const sampling *s, const int64_t *steps, cb_rng *rngs, int64_t count, const int64_t size[2],
                       cb_sample_callback *callback, void *user)
 {
     int64_t all = s->options->sampling_steps;
     cb_tensor *images = draw(rngs, count, s->model->config.channels, size);
     for (int64_t at = 0; images && at < steps_to_go(all); at++) {
-        cb_scope *scope = cb_scope_open();
-        cb_tensor *next = scope ? cb_scope_return(scope, step_back(s, steps, at, images, rngs)) : NULL;
-        if (scope)
-            cb_scope_close(scope);
-        images = next;
+        images = step_in_place(s, steps, at, images, rngs) ? images : NULL;
         if (images && cb_interrupted())
             cb_fail(CB_ERR_INTERRUPTED, "interrupted after step %lld of %lld", (long long)at + 1, (long long)all), images = NULL;
         if (images && callback)

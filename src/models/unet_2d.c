@@ -67,10 +67,9 @@ static bool read_middle(const cb_model *model, unet_2d *u)
     const json_t *type = json_object_get(model->json, "mid_block_type"), *groups = json_object_get(model->json, "attn_norm_num_groups");
     u->middle = !json_is_null(type);
     u->middle_attends = cb_json_bool(model->config_path, model->json, "add_attention", true);
-    u->middle_groups = groups && !json_is_null(groups) ? cb_json_int(model->config_path, model->json, "attn_norm_num_groups", 0)
-                       : u->scale_shift                ? 0
-                                                       : u->groups;
-    if (cb_ok() && u->middle_groups < 0)
+    bool given = groups && !json_is_null(groups);
+    u->middle_groups = given ? cb_json_int(model->config_path, model->json, "attn_norm_num_groups", 0) : u->scale_shift ? 0 : u->groups;
+    if (cb_ok() && given && u->middle_groups < 1)
         return cb_config_error(model, "attn_norm_num_groups is %lld, expected 1 or more", (long long)u->middle_groups);
     return cb_ok() && (!u->middle || check_only(model, "mid_block_type", "UNetMidBlock2D")) &&
            cb_config_number(model, "mid_block_scale_factor", 1, 1e-6, 1e6, &u->middle_scale);

@@ -52,7 +52,8 @@ static bool is_told(const cb_model *model)
 static noise_draw draw_for(const cb_diffusion_training *t, const cb_model *model, const cb_tensor *images, const cb_tensor *targets,
                            cb_rng *run)
 {
-    cb_rng rng = {.seed = run->seed, .stream = (uint64_t)cb_rng_u32(run) << 32 ^ cb_rng_u32(run) ^ (uint64_t)cb_parallel_rank()};
+    uint64_t high = cb_rng_u32(run), low = cb_rng_u32(run);
+    cb_rng rng = {.seed = run->seed, .stream = high << 32 ^ low ^ (uint64_t)cb_parallel_rank()};
     int64_t rows = images->shape[0], steps = cb_noise_schedule_options(t->schedule)->num_train_timesteps;
     noise_draw draw = {.timesteps = cb_empty(CB_I32, rows), .classes = is_told(model) ? cb_empty(CB_I32, rows) : NULL};
     for (int64_t i = 0; draw.timesteps && i < rows; i++)

@@ -34,11 +34,21 @@ static void add_entry(forecast_sums *sums, double found, double target)
     sums->relative_count++;
 }
 
+static bool check(const forecast_score *s, const cb_tensor *restored, const cb_tensor *targets)
+{
+    if (!cb_same_shape(restored, targets) || restored->dtype != CB_F32 || targets->dtype != CB_F32)
+        return cb_fail(CB_ERR_SHAPE, "forecasts: found %s for targets %s, expected f32 of one shape", cb_shape_text(restored),
+                       cb_shape_text(targets)) == CB_OK;
+    return (restored->ndim >= 2 && restored->shape[1] == s->prediction) ||
+           cb_fail(CB_ERR_SHAPE, "forecasts: found %s, expected %lld steps ahead", cb_shape_text(restored), (long long)s->prediction) ==
+               CB_OK;
+}
+
 bool cb_forecast_score_add(forecast_score *s, cb_tensor *restored, cb_tensor *targets)
 {
     restored = cb_contiguous(restored);
     targets = cb_contiguous(targets);
-    if (!restored || !targets || !restored->count)
+    if (!restored || !targets || !check(s, restored, targets) || !restored->count)
         return cb_ok();
     const float *found = restored->data, *expected = targets->data;
     int64_t rows = restored->shape[0], step = restored->count / (rows * s->prediction);

@@ -64,6 +64,12 @@ static bool step(const cb_forecast_training *t, const cb_forecast_policy *policy
     return cb_ok() && (!seen || policy->learn(policy->user, seen->window, seen->targets));
 }
 
+static bool check(const cb_forecast_result *r)
+{
+    return isfinite(r->all.mae) ||
+           cb_fail(CB_ERR_NUMERIC, "forecasts: their mean error is %g, expected a finite number", r->all.mae) == CB_OK;
+}
+
 bool cb_forecast_stream(const cb_forecast_training *training, cb_dataset *stream, const cb_forecast_policy *policy, int64_t max_windows,
                         cb_forecast_result *result)
 {
@@ -84,7 +90,7 @@ bool cb_forecast_stream(const cb_forecast_training *training, cb_dataset *stream
     cb_batch_free(&batch);
     queue_free(&q);
     if (ok && cb_ok() && !cb_rehearsing())
-        ok = cb_forecast_score_finish(&score, result);
+        ok = cb_forecast_score_finish(&score, result) && check(result);
     else
         cb_forecast_score_free(&score);
     result->seconds = cb_now() - begin;

@@ -26,9 +26,22 @@ expect online "$program" eval whole --data "$waves/speeds.csv" --online both --m
 grep -q '"learns":"both"' online.out || fail "online: $(cat online.out)"
 expect online_plan "$program" eval whole --data "$waves/speeds.csv" --online adcsd --dry-run
 
+windows() { # FILE
+    sed -n 's/.*"windows": *\([0-9]*\).*/\1/p' "$1"
+}
+for share in "--train-share 0.6" "--validation-share 0.1"; do # the other one stays what it was
+    # shellcheck disable=SC2086
+    expect share "$program" eval whole --data "$waves/speeds.csv" --series-part validation $share --json
+    expect stored "$program" eval whole --data "$waves/speeds.csv" --series-part validation --json
+    [ -n "$(windows stored.out)" ] && [ "$(windows share.out)" = "$(windows stored.out)" ] || fail "$share: $(cat share.out stored.out)"
+done
+
 # ---- bad input ----
 bad 2 "--adjacency is needed" $new --output never
 bad 2 "--steps-per-day: found 12, expected the 24" eval whole --data "$waves/speeds.csv" --steps-per-day 12
+bad 2 "--train-share: found 0.5, expected the 0.6" eval whole --data "$waves/speeds.csv" --train-share 0.5
+bad 2 "--validation-share: found 0.2, expected the 0.1" eval whole --data "$waves/speeds.csv" --validation-share 0.2
+bad 2 "--normalize: found node, expected the channel" eval whole --data "$waves/speeds.csv" --normalize node
 bad 1 "takes no series" pretrain --task forecasting --config "$root/examples/unet/config.json" --data "$waves/speeds.csv" --output never
 bad 2 "found 2 files" eval whole --data "$waves/speeds.csv,$waves/roads.csv"
 bad 1 "found 4 nodes, expected the model's num_nodes 6" eval whole --data four.csv

@@ -324,6 +324,51 @@ static bool note_learning(void *user, cb_tensor *window, cb_tensor *targets)
     return true;
 }
 
+/* Forecasts that are not what the targets are: a step less, a node more, and numbers that are none. */
+static cb_tensor *short_forecast(void *user, cb_tensor *window)
+{
+    (void)user, (void)window;
+    return cb_zeros(CB_F32, 1, STEPS - 1, NODES, 1);
+}
+
+static cb_tensor *wide_forecast(void *user, cb_tensor *window)
+{
+    (void)user, (void)window;
+    return cb_zeros(CB_F32, 1, STEPS, NODES + 1, 1);
+}
+
+static cb_tensor *no_number(void *user, cb_tensor *window)
+{
+    (void)user, (void)window;
+    return cb_full(CB_F32, NAN, 1, STEPS, NODES, 1);
+}
+
+static void forecasts_that_cannot_be_judged_are_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        cb_tensor *(*forecast)(void *user, cb_tensor *window);
+        cb_status status;
+        const char *says;
+    } policies[] = {{short_forecast, CB_ERR_SHAPE, "expected f32 of one shape"},
+                    {wide_forecast, CB_ERR_SHAPE, "expected f32 of one shape"},
+                    {no_number, CB_ERR_NUMERIC, "their mean error is"}};
+    float values[LENGTH * NODES];
+    for (int i = 0; i < LENGTH * NODES; i++)
+        values[i] = (float)(i % 17);
+    stream s = stream_open(values, true);
+    s.training.processor = &s.processor;
+    for (size_t i = 0; i < sizeof policies / sizeof *policies; i++) {
+        cb_forecast_result r;
+        assert_false(cb_forecast_stream(&s.training, s.windows, &(cb_forecast_policy){policies[i].forecast, NULL, NULL}, 8, &r));
+        assert_int_equal(cb_error_status(), policies[i].status);
+        assert_non_null(strstr(cb_error_message(), policies[i].says));
+        cb_error_clear();
+        cb_forecast_result_free(&r);
+    }
+    stream_close(&s);
+}
+
 static void targets_are_learned_from_once_they_have_been_seen(void **state)
 {
     (void)state;
@@ -433,6 +478,7 @@ int main(void)
         cmocka_unit_test_teardown(season_and_trend_are_the_forecast, without_errors),
         cmocka_unit_test_teardown(at_lambda_0_only_lambdas_move, without_errors),
         cmocka_unit_test_teardown(it_is_saved_and_read_again, without_errors),
+        cmocka_unit_test_teardown(forecasts_that_cannot_be_judged_are_refused, without_errors),
         cmocka_unit_test_teardown(targets_are_learned_from_once_they_have_been_seen, without_errors),
         cmocka_unit_test_teardown(noise_is_not_foretold, without_errors),
         cmocka_unit_test_teardown(a_shift_is_recovered, without_errors),

@@ -100,6 +100,61 @@ static void tables_become_series(void **state)
     assert_ok();
 }
 
+/* Where a step has one number, an empty line is one that is not known, but for those behind the last. */
+static void empty_lines_of_one_column_are_steps(void **state)
+{
+    (void)state;
+    cb_series_options o = options(1, 0);
+    cb_series *s = cb_series_open(write_file("one.csv", "x\n1\n\n\r\n4\n\n5\n\n\n"), &o);
+    assert_ok();
+    assert_int_equal(cb_series_steps(s), 6);
+    cb_series_processor p;
+    assert_true(cb_series_fit(s, &p));
+    assert_near(p.mean[0], 10.0 / 3, 1e-12);
+    cb_batch batch = {0};
+    cb_dataset *all = cb_series_windows(s, &p, &(cb_window_options){.part = CB_SERIES_ALL, .context = 1, .prediction = 5, .targets = 1});
+    assert_true(cb_dataset_sequential(all, 0, 1, &batch));
+    const float *y = batch.targets->data;
+    assert_true(isnan(y[0]) && isnan(y[1]) && y[2] == 4 && isnan(y[3]) && y[4] == 5);
+    cb_batch_free(&batch);
+    cb_dataset_free(all);
+    cb_series_processor_free(&p);
+    cb_series_free(s);
+    free_options(&o);
+}
+
+/* An array of NumPy's with 8 bytes an item. */
+static const char *write_array(const char *descr, const char *shape, const uint64_t *items, size_t count)
+{
+    char header[128] = {0};
+    int length = snprintf(header + 10, sizeof header - 10, "{'descr': '%s', 'fortran_order': False, 'shape': %s, }\n", descr, shape);
+    memcpy(header, "\x93NUMPY\x01", 7);
+    header[8] = (char)length;
+    const char *path = scratch_path("array.npy");
+    FILE *f = fopen(path, "wb");
+    assert_true(f && fwrite(header, 1, 10 + (size_t)length, f) == 10 + (size_t)length && fwrite(items, 8, count, f) == count);
+    assert_int_equal(fclose(f), 0);
+    return path;
+}
+
+static void numbers_without_a_sign_stay_without(void **state)
+{
+    (void)state;
+    static const uint64_t items[] = {UINT64_C(1) << 63, 3, UINT64_MAX, 2};
+    cb_series_options o = options(1, 0);
+    for (int sign = 0; sign < 2; sign++) {
+        cb_series *s = cb_series_open(write_array(sign ? "<i8" : "<u8", "(4, 1)", items, 4), &o);
+        assert_ok();
+        cb_series_processor p;
+        assert_true(cb_series_fit(s, &p));
+        double mean = sign ? (-0x1p63 + 3 - 1 + 2) / 4 : (0x1p63 + 3 + 0x1p64 + 2) / 4;
+        assert_near(p.mean[0], mean, fabs(mean) * 1e-6);
+        cb_series_processor_free(&p);
+        cb_series_free(s);
+    }
+    free_options(&o);
+}
+
 /* 40 steps of two nodes with two channels: 100 t + 10 n + c. */
 static cb_series *counted(const cb_series_options *o)
 {
@@ -205,6 +260,26 @@ static void refuse(const char *part)
     if (!strstr(cb_error_message(), part))
         fail_msg("\"%s\" does not say \"%s\"", cb_error_message(), part);
     cb_error_clear();
+}
+
+static void arrays_of_no_size_are_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *shape, *says;
+    } arrays[] = {{"(2305843009213693951, 8, 0)", "impossible size"},
+                  {"(4611686018427387904, 4, 0)", "impossible size"},
+                  {"(0, 2305843009213693951, 8)", "a shape with 0 in it"},
+                  {"(2, 0)", "a shape with 0 in it"}};
+    cb_series_options o = options(0.7, 0.1);
+    o.null_value = cb_strdup("0");
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) {
+        assert_null(cb_series_open(write_array("<f8", arrays[i].shape, NULL, 0), &o));
+        refuse(arrays[i].says);
+    }
+    assert_null(cb_series_from("none", NULL, 0, 2, 1, &o));
+    refuse("found series of 0 steps");
+    free_options(&o);
 }
 
 static void bad_data_is_refused(void **state)
@@ -506,6 +581,9 @@ int main(void)
         cmocka_unit_test_teardown(parts_do_not_share_what_is_foretold, without_errors),
         cmocka_unit_test_teardown(shuffled_windows_are_all_there, without_errors),
         cmocka_unit_test_teardown(each_node_may_have_a_mean_of_its_own, without_errors),
+        cmocka_unit_test_teardown(empty_lines_of_one_column_are_steps, without_errors),
+        cmocka_unit_test_teardown(numbers_without_a_sign_stay_without, without_errors),
+        cmocka_unit_test_teardown(arrays_of_no_size_are_refused, without_errors),
         cmocka_unit_test_teardown(bad_data_is_refused, without_errors),
         cmocka_unit_test_teardown(forecasts_losses_and_gradients_are_torchs, without_errors),
         cmocka_unit_test_teardown(graphs_are_normalised_and_saved, without_errors),
