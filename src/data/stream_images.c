@@ -74,6 +74,8 @@ static bool add_list(image_store *s, const char *path)
     size_t length;
     char *text = cb_file_read(path, LIMIT, &length), *directory = text ? cb_path_parent(path) : NULL, *rest = text;
     bool ok = directory;
+    if (ok && memchr(text, 0, length))
+        ok = cb_fail(CB_ERR_FORMAT, "%s: found a NUL character, expected a path a line", path) == CB_OK;
     for (char *line = ok ? strsep(&rest, "\n") : NULL; ok && line; line = strsep(&rest, "\n")) {
         size_t end = strlen(line);
         if (end && line[end - 1] == '\r')

@@ -8,7 +8,7 @@
 #include "core/json.h"
 #include "data/stream.h"
 
-enum { LONGEST = 1 << 16, PIECE = 1 << 14, LOOK_UP = 200 /* milliseconds, for interruptions */ };
+enum { LONGEST = 1 << 16, LONGEST_SHIFT = 256, PIECE = 1 << 14, LOOK_UP = 200 /* milliseconds, for interruptions */ };
 
 /* What a line says. */
 typedef struct line_item {
@@ -25,7 +25,8 @@ typedef struct pipe_lines {
     bool too_long, ended;
     line_item *items; /* of the batch */
     size_t count, capacity;
-    line_item held; /* of another shift: the next batch's first; source NULL: none */
+    const char *shift; /* of the batch; NULL: no item of it can be read */
+    line_item held;    /* of another shift: the next batch's first; source NULL: none */
 } pipe_lines;
 
 /* ---- lines ---- */
@@ -42,10 +43,10 @@ static line_step wait_for_bytes(pipe_lines *p, double until)
             cb_fail(CB_ERR_INTERRUPTED, "interrupted while waiting for lines");
             return LINE_FAILED;
         }
+        if (until > 0 && cb_now() >= until) /* also where bytes come without end, and no line with them */
+            return LINE_WAITED;
         if (n > 0)
             return LINE_FOUND;
-        if (until > 0 && cb_now() >= until)
-            return LINE_WAITED;
     }
 }
 
@@ -112,6 +113,8 @@ static bool parse_object(cb_stream *s, const cb_string *line, line_item *item)
         cb_fail(CB_ERR_FORMAT, "line: found no text in \"file\", expected {\"file\": \"image.png\"}");
     if (cb_ok() && label && (item->label = cb_stream_label(s, label)) < 0)
         cb_fail(CB_ERR_FORMAT, "line: label: found %.100s, which the model has not", label);
+    if (cb_ok() && strlen(shift) > LONGEST_SHIFT)
+        cb_fail(CB_ERR_FORMAT, "line: shift: found %zu bytes, expected at most %d", strlen(shift), LONGEST_SHIFT);
     bool ok = cb_ok() && (item->source = cb_strdup(file)) && (item->shift = cb_strdup(shift));
     json_decref(o);
     return ok;
@@ -149,8 +152,7 @@ static bool parse(cb_stream *s, pipe_lines *p, line_item *item)
 /* Into the batch, or kept for the next one; *full: it goes no further.  What cannot be read is of any shift. */
 static bool take(pipe_lines *p, line_item *item, bool *full)
 {
-    const char *shift = p->count ? p->items[0].shift : item->shift;
-    if (!item->error && strcmp(shift, item->shift) != 0) {
+    if (!item->error && p->shift && strcmp(p->shift, item->shift) != 0) {
         p->held = *item;
         *full = true;
         return true;
@@ -159,6 +161,8 @@ static bool take(pipe_lines *p, line_item *item, bool *full)
         forget(item);
         return false;
     }
+    if (!item->error)
+        p->shift = item->shift;
     p->items[p->count++] = *item;
     return true;
 }
@@ -190,13 +194,13 @@ static bool gather(cb_stream *s, pipe_lines *p)
 }
 
 /* The last shift is remembered by its name: names may be without end. */
-static bool note_shift(pipe_lines *p, const char *shift, bool *begins)
+static bool note_shift(pipe_lines *p, bool *begins)
 {
-    *begins = !p->last_shift || strcmp(p->last_shift, shift) != 0;
+    *begins = p->shift && (!p->last_shift || strcmp(p->last_shift, p->shift) != 0);
     if (!*begins)
         return true;
     cb_free(p->last_shift);
-    p->last_shift = cb_strdup(shift);
+    p->last_shift = cb_strdup(p->shift);
     return p->last_shift;
 }
 
@@ -206,7 +210,8 @@ static bool next(cb_stream *s, bool *begins_shift)
     for (size_t i = 0; i < p->count; i++)
         forget(&p->items[i]);
     p->count = 0;
-    bool ok = gather(s, p) && note_shift(p, p->items[0].shift, begins_shift);
+    p->shift = NULL;
+    bool ok = gather(s, p) && note_shift(p, begins_shift);
     for (size_t i = 0; ok && i < p->count; i++)
         ok = cb_stream_add(s, p->items[i].source, p->items[i].shift, p->items[i].label);
     return ok;

@@ -207,7 +207,10 @@ static bool adaptation_open(cb_adaptation *a, cb_model *model, cb_adapter *adapt
     if (!p->learner)
         return false;
     a->opened = true;
-    return (!p->kind->open || p->kind->open(p)) && make_guard(a) && list_blocks(a, &a->blocks) && make_snapshot(a);
+    if ((p->kind->open && !p->kind->open(p)) || !make_guard(a) || !list_blocks(a, &a->blocks) || !make_snapshot(a))
+        return false;
+    cb_adaptation_snapshot(a);
+    return true;
 }
 
 cb_adaptation *cb_adaptation_open(cb_model *model, cb_adapter *adapter, const char *method, const cb_string_list *config,
@@ -241,6 +244,7 @@ void cb_adaptation_free(cb_adaptation *a)
     cb_free(a->before);
     cb_free(a->probabilities);
     cb_free(a->source);
+    cb_free(a->studied);
     cb_free(a->options.reset);
     cb_free(a);
 }
@@ -252,7 +256,7 @@ cb_policy *cb_adaptation_policy(const cb_adaptation *a)
 
 /* ---- going back ---- */
 
-static void snapshot(cb_adaptation *a)
+void cb_adaptation_snapshot(cb_adaptation *a)
 {
     char *to = a->before;
     for (size_t i = 0; i < a->blocks.count; i++) {
@@ -310,7 +314,13 @@ bool cb_adaptation_study(cb_adaptation *a, cb_stream *source)
         if (ok && cb_interrupted())
             ok = cb_fail(CB_ERR_INTERRUPTED, "interrupted while looking at source images") == CB_OK;
     }
-    return cb_ok() && (!a->policy.kind->studied || a->policy.kind->studied(&a->policy));
+    if (!cb_ok() || (a->policy.kind->studied && !a->policy.kind->studied(&a->policy)))
+        return false;
+    cb_adaptation_snapshot(a);
+    if (!a->policy.kind->study)
+        return true;
+    cb_free(a->studied);
+    return (a->studied = cb_stream_describe(source));
 }
 
 /* ---- steps ---- */
@@ -379,7 +389,7 @@ bool cb_adaptation_step(cb_adaptation *a, cb_tensor *input, bool begins_shift, c
     outcome->reset = begins_anew(a, begins_shift);
     if (outcome->reset)
         cb_adaptation_reset(a);
-    snapshot(a);
+    cb_adaptation_snapshot(a);
     bool ok = answer(a, input, n);
     outcome->rows = input->shape[0];
     outcome->probabilities = a->probabilities;
@@ -416,7 +426,10 @@ static bool describe(const cb_adaptation *a, json_t *o)
               cb_json_put(o, "statistics", json_string(choice("statistics", (int)l->statistics))) &&
               cb_json_put(o, "running_weight", json_real(l->running_weight)) && cb_json_put(o, "steps", json_integer(a->options.steps)) &&
               cb_json_put(o, "reset", reset_of(a)) && cb_json_put(o, "guard", json_boolean(a->guard != NULL)) &&
-              cb_json_put(o, "seed", json_integer((json_int_t)a->options.seed));
+              cb_json_put(o, "seed", json_integer((json_int_t)a->options.seed)) &&
+              cb_json_put(o, "dtype", json_string(cb_dtype_name(cb_model_dtype(cb_learner_model(p->learner)))));
+    if (ok && a->studied)
+        ok = cb_json_put(o, "source_images", cb_json_parse("source images", a->studied, strlen(a->studied)));
     if (ok && l->trained > CB_TRAINED_NOTHING)
         ok = cb_json_put(o, "optimizer", json_string(choice("optimizer", (int)l->optimizer))) &&
              cb_json_put(o, "learning_rate", json_real(l->learning_rate)) && cb_json_put(o, "momentum", json_real(l->momentum)) &&

@@ -20,6 +20,10 @@ struct cb_adaptation {
     char *before;         /* of those that a rollback takes back, as they were before the last step */
     float *probabilities, *source;
     size_t probability_capacity, source_capacity;
+    char *studied; /* the stream of source images, as it describes itself; NULL: there was none */
 };
+
+/* What a rollback comes back to is what is now. */
+void cb_adaptation_snapshot(cb_adaptation *a);
 
 #endif

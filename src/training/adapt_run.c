@@ -4,6 +4,7 @@
  * all blocks; its metadata say which run it is of, where that stands, and what was counted. */
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -11,11 +12,15 @@
 
 #include "cambium/files.h"
 #include "cambium/formats.h"
+#include "core/hash.h"
 #include "core/io.h"
 #include "core/json.h"
 #include "training/adapt.h"
+#include "training/policies/policies.h"
 
 #define STATE ".state"
+
+enum { MOST_SHIFTS = 4096, PLACES = 2 * MOST_SHIFTS }; /* that are counted apart; a power of two, so that they are found by their hash */
 
 typedef struct adapt_session {
     cb_adaptation *a;
@@ -25,8 +30,11 @@ typedef struct adapt_session {
     char *state, *fingerprint;
     int fd; /* of the records; -1: there are none */
     uint64_t bytes;
-    cb_string lines; /* of the batch */
-    int64_t taken;   /* batches, here and now */
+    cb_string lines;         /* of the batch */
+    int64_t taken;           /* batches, here and now */
+    bool pending;            /* a shift has begun, of which nothing could be read yet */
+    bool answered;           /* something was, here and now */
+    uint16_t places[PLACES]; /* 1 + a shift's number, by the hash of its name; 0: free */
 } adapt_session;
 
 void cb_adapt_result_free(cb_adapt_result *r)
@@ -39,19 +47,32 @@ void cb_adapt_result_free(cb_adapt_result *r)
 
 /* ---- counting ---- */
 
-enum { MOST_SHIFTS = 100000 }; /* that are counted apart */
-
-static cb_shift_result *shift_of(cb_adapt_result *r, const char *name)
+static uint16_t *place_of(adapt_session *s, const char *name)
 {
-    for (size_t i = r->shift_count; i > 0; i--)
-        if (strcmp(r->shifts[i - 1].name, name) == 0)
-            return &r->shifts[i - 1];
-    if (r->shift_count >= MOST_SHIFTS)
-        return &r->shifts[MOST_SHIFTS - 1];
+    uint64_t at = cb_hash_text(CB_HASH_START, name) % PLACES;
+    while (s->places[at] && strcmp(s->result->shifts[s->places[at] - 1].name, name) != 0)
+        at = (at + 1) % PLACES;
+    return &s->places[at];
+}
+
+/* Names may be without end: behind the most of them all are counted as one. */
+static cb_shift_result *shift_of(adapt_session *s, const char *name)
+{
+    cb_adapt_result *r = s->result;
+    uint16_t *place = place_of(s, name);
+    if (!*place && r->shift_count >= MOST_SHIFTS - 1) {
+        name = "others";
+        place = place_of(s, name);
+    }
+    if (*place)
+        return &r->shifts[*place - 1];
     if (!cb_grow(&r->shifts, &r->shift_capacity, r->shift_count + 1, sizeof *r->shifts))
         return NULL;
     r->shifts[r->shift_count] = (cb_shift_result){.name = cb_strdup(name)};
-    return r->shifts[r->shift_count].name ? &r->shifts[r->shift_count++] : NULL;
+    if (!r->shifts[r->shift_count].name)
+        return NULL;
+    *place = (uint16_t)++r->shift_count;
+    return &r->shifts[*place - 1];
 }
 
 static int64_t likeliest(const float *p, int64_t n)
@@ -62,9 +83,18 @@ static int64_t likeliest(const float *p, int64_t n)
     return best;
 }
 
-static bool count(cb_adapt_result *r, const cb_stream_item *item, int64_t said)
+static bool are_finite(const float *p, int64_t n)
 {
-    cb_shift_result *shift = shift_of(r, item->shift);
+    for (int64_t k = 0; k < n; k++)
+        if (!isfinite(p[k]))
+            return false;
+    return true;
+}
+
+static bool count(adapt_session *s, const cb_stream_item *item, int64_t said)
+{
+    cb_adapt_result *r = s->result;
+    cb_shift_result *shift = shift_of(s, item->shift);
     if (!shift)
         return false;
     r->items++;
@@ -110,8 +140,8 @@ static bool fill_record(const adapt_session *s, json_t *o, const cb_stream_item 
     const cb_string_list *labels = cb_stream_labels(s->stream);
     bool ok = cb_json_put(o, "index", json_integer(item->index)) && cb_json_put(o, "source", text_of(item->source)) &&
               (!item->shift[0] || cb_json_put(o, "shift", text_of(item->shift)));
-    if (ok && item->error)
-        return cb_json_put(o, "error", text_of(item->error));
+    if (ok && (item->error || !p))
+        return cb_json_put(o, "error", text_of(item->error ? item->error : "the answer is no finite numbers"));
     int64_t said = ok ? likeliest(p, s->a->policy.classes) : 0;
     return ok && cb_json_put(o, "label", json_string(labels->items[said])) && cb_json_put(o, "probability", json_real((double)p[said])) &&
            (item->label < 0 || cb_json_put(o, "expected", json_string(labels->items[item->label]))) &&
@@ -123,7 +153,9 @@ static bool record(adapt_session *s, const cb_stream_item *item, const cb_adapt_
 {
     int64_t classes = s->a->policy.classes;
     const float *p = item->error ? NULL : outcome->probabilities + item->row * classes;
-    if (!count(s->result, item, p ? likeliest(p, classes) : -1))
+    if (p && !are_finite(p, classes))
+        p = NULL;
+    if (!count(s, item, p ? likeliest(p, classes) : -1))
         return false;
     if (s->fd < 0)
         return true;
@@ -144,7 +176,7 @@ static bool write_lines(adapt_session *s)
 }
 
 /* What the run is, as the first line. */
-static bool write_head(adapt_session *s)
+static bool make_head(adapt_session *s)
 {
     char *how = cb_adaptation_describe(s->a), *what = how ? cb_stream_describe(s->stream) : NULL;
     json_t *o = what ? json_object() : NULL, *head = o ? json_object() : NULL;
@@ -163,7 +195,7 @@ static bool write_head(adapt_session *s)
         json_decref(head);
         return false;
     }
-    return add_line(&s->lines, head) && write_lines(s);
+    return add_line(&s->lines, head);
 }
 
 /* ---- checkpoints ---- */
@@ -187,7 +219,7 @@ static char *progress_text(const adapt_session *s)
            *o = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "batches", (json_int_t)r->batches, "items", (json_int_t)r->items, "unread",
                           (json_int_t)r->unread, "labelled", (json_int_t)r->labelled, "right", (json_int_t)r->right, "resets",
                           (json_int_t)r->resets, "bytes", (json_int_t)s->bytes);
-    bool ok = o && alarms;
+    bool ok = o && alarms && cb_json_put(o, "shift_pending", json_boolean(s->pending));
     for (int i = 0; ok && i < CB_ALARMS; i++)
         ok = cb_json_add(alarms, json_integer(r->alarms[i]));
     ok = cb_json_put(o, "alarms", alarms) && ok && cb_json_put(o, "shifts", shifts_of(r));
@@ -241,16 +273,17 @@ static bool save(adapt_session *s)
 
 /* ---- going on ---- */
 
-static bool read_shifts(const char *path, cb_adapt_result *r, const json_t *list)
+static bool read_shifts(adapt_session *s, const json_t *list)
 {
+    const char *path = s->state;
     size_t n = json_array_size(list);
-    for (size_t i = 0; i < n && i < MOST_SHIFTS; i++) {
+    for (size_t i = 0; i < n; i++) {
         const char *name = NULL;
         json_int_t items, labelled, right;
         json_error_t error;
         if (json_unpack_ex(json_array_get(list, i), &error, 0, "[s, I, I, I]", &name, &items, &labelled, &right) != 0)
             return cb_fail(CB_ERR_FORMAT, "%s: shifts: %s", path, error.text) == CB_OK;
-        cb_shift_result *t = shift_of(r, name);
+        cb_shift_result *t = shift_of(s, name);
         if (!t)
             return false;
         t->items = items;
@@ -273,10 +306,11 @@ static bool read_progress(adapt_session *s, const char *text)
         r->right = cb_json_int(s->state, o, "right", 0);
         r->resets = cb_json_int(s->state, o, "resets", 0);
         s->bytes = (uint64_t)cb_json_int(s->state, o, "bytes", 0);
+        s->pending = cb_json_bool(s->state, o, "shift_pending", false);
     }
     for (size_t i = 0; o && i < CB_ALARMS; i++)
         r->alarms[i] = json_integer_value(json_array_get(alarms, i));
-    bool ok = o && cb_ok() && read_shifts(s->state, r, json_object_get(o, "shifts"));
+    bool ok = o && cb_ok() && read_shifts(s, json_object_get(o, "shifts"));
     json_decref(o);
     return ok;
 }
@@ -322,25 +356,121 @@ static bool go_on(adapt_session *s)
     names_free(names, blocks->count);
     cb_free(wanted);
     cb_safetensors_close(file);
+    if (ok)
+        cb_adaptation_snapshot(s->a);
+    return ok;
+}
+
+/* ---- records that are there ---- */
+
+/* The line at `at`, without its end; false with cb_ok(): it has none, and all of it is there. */
+static bool read_line(const adapt_session *s, uint64_t at, cb_string *line)
+{
+    enum { PIECE = 1024, LONGEST = 1 << 20 };
+    char piece[PIECE];
+    cb_string_clear(line);
+    while (line->length <= LONGEST) {
+        ssize_t n = cb_io_read(s->fd, piece, sizeof piece, (int64_t)(at + line->length));
+        if (n < 0)
+            return cb_io_failed(s->options->output, "cannot read");
+        const char *end = memchr(piece, '\n', (size_t)n);
+        if (!cb_string_append(line, piece, end ? (size_t)(end - piece) : (size_t)n) || n == 0)
+            return false;
+        if (end)
+            return true;
+    }
+    return cb_fail(CB_ERR_FORMAT, "%s: found a line of more than %d bytes, expected a record", s->options->output, LONGEST) == CB_OK;
+}
+
+static int32_t label_of(const adapt_session *s, const char *name)
+{
+    const cb_string_list *labels = cb_stream_labels(s->stream);
+    for (size_t i = 0; name && i < labels->count; i++)
+        if (strcmp(labels->items[i], name) == 0)
+            return (int32_t)i;
+    return -1;
+}
+
+static bool count_object(adapt_session *s, const json_t *o)
+{
+    const char *path = s->options->output;
+    int64_t index = json_is_object(o) ? cb_json_int(path, o, "index", -1) : -1;
+    if (cb_ok() && (index < 0 || index == INT64_MAX))
+        return cb_fail(CB_ERR_FORMAT, "%s: found a line without an index, expected a record", path) == CB_OK;
+    int32_t said = label_of(s, cb_json_string(path, o, "label", NULL));
+    cb_stream_item item = {.shift = cb_json_string(path, o, "shift", ""), .label = label_of(s, cb_json_string(path, o, "expected", NULL))};
+    bool ok = cb_ok() && count(s, &item, said);
+    s->result->items = index + 1;
+    return ok;
+}
+
+static bool count_record(adapt_session *s, const cb_string *line)
+{
+    json_t *o = cb_json_parse(s->options->output, line->data ? line->data : "", line->length);
+    bool ok = o && count_object(s, o);
+    json_decref(o);
+    return ok;
+}
+
+static bool cut(const adapt_session *s)
+{
+    return cb_io_truncate(s->fd, s->bytes) == 0 || cb_io_failed(s->options->output, "cannot cut");
+}
+
+/* Records of a pipe that lie behind the checkpoint stay, since nobody makes them again; but for the last one, if it is not whole. */
+static bool count_on(adapt_session *s)
+{
+    cb_string line = {0};
+    while (read_line(s, s->bytes, &line) && count_record(s, &line))
+        s->bytes += line.length + 1;
+    cb_string_free(&line);
+    return cb_ok() && cb_stream_seek(s->stream, s->result->batches, s->result->items) && cut(s);
+}
+
+/* Whether what is there was made by this run, whose head is at hand; *whole: with all of its head. */
+static bool is_own(const adapt_session *s, bool *whole)
+{
+    cb_string line = {0};
+    size_t length = s->lines.length - 1;
+    *whole = read_line(s, 0, &line) && line.length == length;
+    bool ok = cb_ok() && (*whole || line.length <= length) && (!line.length || memcmp(line.data, s->lines.data, line.length) == 0);
+    cb_string_free(&line);
     return ok;
 }
 
 /* ---- opening ---- */
 
-/* Cuts records off that were made after the checkpoint; those of a pipe stay, since nobody makes them again. */
-static bool cut(adapt_session *s, bool resumed)
+static bool comes_again(const adapt_session *s)
 {
-    off_t end = lseek(s->fd, 0, SEEK_END);
-    if (end < 0)
-        return cb_io_failed(s->options->output, "cannot seek");
-    if (resumed && (uint64_t)end < s->bytes)
-        return cb_fail(CB_ERR_FORMAT, "%s: has %lld bytes, expected the %llu of the checkpoint or more", s->options->output, (long long)end,
-                       (unsigned long long)s->bytes) == CB_OK;
-    if (resumed && cb_stream_batches(s->stream) < 0) {
-        s->bytes = (uint64_t)end;
-        return true;
+    return cb_stream_batches(s->stream) >= 0;
+}
+
+static bool begin_records(adapt_session *s, off_t there)
+{
+    const cb_adapt_run_options *o = s->options;
+    bool whole = false, kept = there > 0 && !o->overwrite;
+    if (kept && !o->resume)
+        return cb_fail(CB_ERR_STATE, "%s: is there already; say whether to go on with it or to write it anew", o->output) == CB_OK;
+    if (!make_head(s))
+        return false;
+    if (kept && !is_own(s, &whole))
+        return cb_ok() &&
+               cb_fail(CB_ERR_STATE, "%s: is of something else, and there is no %s; expected what this run has written, or no file",
+                       o->output, s->state) == CB_OK;
+    if (whole && !comes_again(s)) {
+        s->bytes = s->lines.length;
+        cb_string_clear(&s->lines);
+        return count_on(s);
     }
-    return cb_io_truncate(s->fd, s->bytes) == 0 || cb_io_failed(s->options->output, "cannot cut");
+    return cut(s) && cb_file_remove(s->state) && write_lines(s);
+}
+
+static bool take_up_records(adapt_session *s, off_t there)
+{
+    if ((uint64_t)there < s->bytes)
+        return cb_fail(CB_ERR_FORMAT, "%s: has %lld bytes, expected the %llu of the checkpoint or more", s->options->output,
+                       (long long)there, (unsigned long long)s->bytes) == CB_OK;
+    return comes_again(s) ? cut(s) : count_on(s);
 }
 
 static bool open_records(adapt_session *s)
@@ -352,20 +482,32 @@ static bool open_records(adapt_session *s)
     if (flock(s->fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
         return cb_fail(CB_ERR_STATE, "%s: another run is writing it, expected a file of its own", path) == CB_OK;
     bool resumed = go_on(s);
-    if (!cb_ok())
-        return false;
-    off_t there = lseek(s->fd, 0, SEEK_END);
-    if (!resumed && there > 0 && !s->options->overwrite && !s->options->resume)
-        return cb_fail(CB_ERR_STATE, "%s: is there already; say whether to go on with it or to write it anew", path) == CB_OK;
-    if (!cut(s, resumed))
-        return false;
-    return resumed || (cb_file_remove(s->state) && write_head(s));
+    off_t there = cb_ok() ? lseek(s->fd, 0, SEEK_END) : 0;
+    if (there < 0)
+        return cb_io_failed(path, "cannot seek");
+    return cb_ok() && (resumed ? take_up_records(s, there) : begin_records(s, there));
+}
+
+/* Of what is learned from: the model's weights, and those that are trained, which an adapter may have brought. */
+static uint64_t hash_of(const adapt_session *s)
+{
+    const cb_learner *learner = s->a->policy.learner;
+    const cb_adapter *adapter = cb_learner_options_of(learner)->adapter;
+    uint64_t hash = cb_model_hash(cb_learner_model(learner));
+    hash = cb_hash_data(hash, cb_learner_source(learner), cb_learner_values(learner) * sizeof(float));
+    char *config = adapter ? cb_adapter_json(adapter) : NULL;
+    if (config) {
+        const uint64_t values = cb_adapter_hash(adapter);
+        hash = cb_hash_data(cb_hash_text(hash, config), &values, sizeof values);
+    }
+    cb_free(config);
+    return hash;
 }
 
 static bool prepare(adapt_session *s)
 {
     char *how = cb_adaptation_describe(s->a), *what = how ? cb_stream_describe(s->stream) : NULL;
-    uint64_t hash = cb_model_hash(cb_learner_model(s->a->policy.learner));
+    uint64_t hash = hash_of(s);
     s->fingerprint = what ? cb_format("%s %s %016llx", how, what, (unsigned long long)hash) : NULL;
     s->state = s->options->output ? cb_format("%s" STATE, s->options->output) : NULL;
     cb_free(how);
@@ -377,13 +519,46 @@ static bool prepare(adapt_session *s)
 
 enum { WARM = 4 }; /* batches after which memory is there */
 
+static bool some_are_finite(const float *p, int64_t rows, int64_t classes)
+{
+    bool found = false;
+    for (int64_t i = 0; p && !found && i < rows; i++)
+        found = are_finite(p + i * classes, classes);
+    return found;
+}
+
+/* Before anything was learned, whether a model answers at all: one that gives no numbers will never learn to. */
+static bool check_source(adapt_session *s, const cb_stream_batch *batch)
+{
+    cb_learner *learner = s->a->policy.learner;
+    bool ok = true;
+    cb_no_grad
+    {
+        const float *p = cb_probabilities(cb_learner_source_logits(learner, CB_ADAPT_STATISTICS_RUNNING, batch->input));
+        ok = p && some_are_finite(p, batch->rows, s->a->policy.classes);
+    }
+    return ok || (cb_ok() && cb_fail(CB_ERR_NUMERIC, "%s: answers what is no finite numbers, before anything was learned",
+                                     cb_model_directory(cb_learner_model(learner))) == CB_OK);
+}
+
+static bool answer(adapt_session *s, const cb_stream_batch *batch, cb_adapt_outcome *outcome)
+{
+    bool first = !s->answered && s->a->state.batches == 0;
+    if (!cb_adaptation_step(s->a, batch->input, s->pending, outcome))
+        return false;
+    s->pending = false;
+    s->answered = true;
+    return !first || some_are_finite(outcome->probabilities, outcome->rows, s->a->policy.classes) || check_source(s, batch);
+}
+
 static bool take(adapt_session *s, const cb_stream_batch *batch, cb_adapt_outcome *outcome)
 {
     cb_adapt_result *r = s->result;
     uint64_t allocations = cb_memory().system_allocations;
     double begin = cb_now();
     *outcome = (cb_adapt_outcome){0};
-    bool ok = batch->rows == 0 || cb_adaptation_step(s->a, batch->input, batch->begins_shift, outcome);
+    s->pending |= batch->begins_shift;
+    bool ok = batch->rows == 0 || answer(s, batch, outcome);
     r->step_seconds += cb_now() - begin;
     if (s->taken++ >= WARM)
         r->step_allocations += cb_memory().system_allocations - allocations;

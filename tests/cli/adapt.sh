@@ -98,10 +98,99 @@ grep -q '"source":"test/LABEL_1/none.ppm","shift":"list.txt","error"' list.jsonl
 expect flat "$program" adapt net --method bn --stream test/LABEL_1,test/LABEL_2 --output flat.jsonl --batch-size 30
 grep -q '"shift":"LABEL_2"' flat.jsonl || fail "directories of images: $(head -n 2 flat.jsonl)"
 
+# ---- what is there and no checkpoint with it; what is not whole ----
+printf 'mine\nand mine\n' >notes.txt
+cp notes.txt notes.copy
+bad 1 "notes.txt: is of something else" adapt net --method bn --stream test --output notes.txt --resume
+cmp -s notes.txt notes.copy || fail "what is of something else was changed"
+: >empty.jsonl
+expect empty "$program" adapt net --method bn --stream test --batch-size 60 --output empty.jsonl --resume
+[ "$(wc -l <empty.jsonl)" = 121 ] || fail "an empty file: $(wc -l <empty.jsonl)"
+rm empty.jsonl.state
+cp empty.jsonl anew.jsonl
+printf '{"index":120,"sou' >>anew.jsonl
+expect anew "$program" adapt net --method bn --stream test --batch-size 60 --output anew.jsonl --resume
+cmp -s empty.jsonl anew.jsonl || fail "a stream on disk that was killed before its first checkpoint ends with other bits"
+piped() { # NAME OPTIONS...: lines of standard input
+    name=$1
+    shift
+    "$program" adapt net --method tent --stream - --batch-size 4 --output "$name.jsonl" --json "$@" >"$name.out" 2>"$name.err" || fail "$name: $(cat "$name.err")"
+}
+printf 'test/LABEL_0/0.ppm\n{"file": "test/LABEL_2/0.ppm", "label": "LABEL_2"}\nmissing.png\n' | piped first
+cp first.jsonl.state first.state
+rm first.jsonl.state
+cp first.jsonl first.copy
+printf '{"index":3,"source":"test/LAB' >>first.jsonl
+printf 'test/LABEL_1/0.ppm\n' | piped first --resume
+head -n 4 first.jsonl | cmp -s - first.copy || fail "a pipe without a checkpoint loses its records: $(cat first.jsonl)"
+tail -n 1 first.jsonl | grep -q '^{"index":3,"source":"test/LABEL_1/0.ppm"' || fail "a pipe without a checkpoint counts on: $(cat first.jsonl)"
+grep -q '"items":4,"unread":1,"labelled":1,' first.out || fail "what a pipe has answered is counted: $(cat first.out)"
+cp first.state first.jsonl.state # of the first three
+printf '{"index":4,"source":"test/LAB' >>first.jsonl
+printf 'test/LABEL_3/0.ppm\n' | piped first --resume
+[ "$(wc -l <first.jsonl)" = 6 ] || fail "a torn line: $(cat first.jsonl)"
+tail -n 1 first.jsonl | grep -q '^{"index":4,"source":"test/LABEL_3/0.ppm"' || fail "a torn line, and what comes behind it: $(cat first.jsonl)"
+grep -q '"items":5,"unread":1,"labelled":1,' first.out || fail "what is behind a checkpoint is counted: $(cat first.out)"
+mkfifo nobody
+printf 'nobody\ntest/LABEL_3/0.ppm\n' | timeout 60 "$program" adapt net --stream - --output fifo.jsonl >fifo.out 2>fifo.err || fail "a line that names a pipe: $(cat fifo.err)"
+grep -q '"source":"nobody","error":"nobody: not a regular file"' fifo.jsonl || fail "a line that names a pipe: $(cat fifo.jsonl)"
+printf 'LABEL_1/0.ppm\nLABEL_1/1.ppm\000x\nLABEL_1/2.ppm\n' >test/nul.txt
+bad 1 "nul.txt: found a NUL character" adapt net --method bn --stream test/nul.txt
+
+# ---- shifts of a pipe ----
+line() { # FILE SHIFT
+    printf '{"file": "%s", "shift": "%s"}\n' "$1" "$2"
+}
+{
+    for i in 0 1 2 3 4; do line test/LABEL_0/$i.ppm a; done
+    echo '{broken'
+    for i in 5 6 7 8; do line test/LABEL_0/$i.ppm a; done
+} | piped bad_line --reset shift
+grep -q '"reset":true' bad_line.jsonl && fail "a line that cannot be read begins a shift: $(cat bad_line.jsonl)"
+{
+    echo '{broken'
+    for i in 0 1 2 3; do line test/LABEL_0/$i.ppm a; done
+    for i in 0 1 2 3; do line none.$i b; done
+    for i in 4 5 6 7; do line test/LABEL_0/$i.ppm b; done
+} | piped all_bad --reset shift
+[ "$(grep -c '"reset":true' all_bad.jsonl)" = 4 ] || fail "a shift of which nothing could be read at first: $(cat all_bad.jsonl)"
+{
+    line test/LABEL_0/0.ppm a
+    line none.0 b
+} | piped pending --reset shift
+line test/LABEL_0/1.ppm b | piped pending --reset shift --resume
+tail -n 1 pending.jsonl | grep -q '"reset":true' || fail "a shift that had begun before a stop: $(cat pending.jsonl)"
+{
+    line test/LABEL_0/0.ppm "$(printf '%257s' '' | tr ' ' n)"
+    i=0
+    while [ $i -lt 4200 ]; do
+        line none $i
+        i=$((i + 1))
+    done
+} | piped names
+grep -q '"error":"line: shift: found 257 bytes, expected at most 256"' names.jsonl || fail "a long name of a shift: $(sed -n 2p names.jsonl)"
+[ "$(grep -o '"name":' names.out | wc -l)" = 4096 ] || fail "names of shifts: $(grep -o '"name":' names.out | wc -l)"
+grep -q '{"name":"others","items":106,' names.out || fail "names of shifts that are counted together: $(tail -c 300 names.out)"
+
+# ---- answers that are no numbers ----
+for i in 0 1 2 3 4 5 6 7; do
+    printf 'test/LABEL_0/%d.ppm\ntest/LABEL_1/%d.ppm\n\n' $i $i
+done | piped infinite --no-guard --trained all --learning-rate 1e6 --weight-decay 1e6 --optimizer sgd
+tail -n 1 infinite.jsonl | grep -q '"error":"the answer is no finite numbers"' || fail "answers that are no numbers: $(cat infinite.jsonl)"
+mkdir broken
+cp net/*.json broken
+{
+    head -c 14000 net/model.safetensors
+    head -c 13904 /dev/zero | tr '\000' '\377'
+} >broken/model.safetensors
+bad 1 "broken: answers what is no finite numbers" adapt broken --method tent --stream test --output broken.jsonl
+bad 1 "broken: answers what is no finite numbers" adapt broken --method tent --stream test --no-guard
+
 # ---- methods; source images; bad calls ----
 expect methods "$program" adapt --list-methods --json
 grep -q '"name":"restore_rate"' methods.out || fail "options of methods: $(cat methods.out)"
 expect source_images "$program" adapt net --method eata --method-option fisher_alpha=1 --source-images test --source-count 40 --stream test --output fisher.jsonl
+head -n 1 fisher.jsonl | grep -q '"dtype":"f32","source_images":{.*"data":\["test"\]' || fail "source images in the head: $(head -n 1 fisher.jsonl)"
 bad 2 "--stream is needed" adapt net --method tent --output never
 bad 2 "MODEL_DIR is needed" adapt --stream test
 bad 2 "method: found tint" adapt net --method tint --stream test

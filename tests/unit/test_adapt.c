@@ -350,6 +350,23 @@ static void a_rollback_takes_back_every_bit(void **state)
     }
 }
 
+static void a_rollback_before_the_first_step_changes_nothing(void **state)
+{
+    (void)state;
+    for (size_t m = 0; m < METHODS; m++) {
+        bench b = begin(), straight = begin();
+        make_quick(&b, all_methods[m]);
+        make_quick(&straight, all_methods[m]);
+        start(&b, all_methods[m]);
+        start(&straight, all_methods[m]);
+        cb_adaptation_rollback(b.a);
+        cb_tensor *expected = step(&straight, input(&straight, 0)), *found = step(&b, input(&b, 0));
+        assert_same_bits(found, expected);
+        stop(&straight);
+        stop(&b);
+    }
+}
+
 static void a_reset_is_a_new_beginning(void **state)
 {
     (void)state;
@@ -705,6 +722,7 @@ int main(void)
         cmocka_unit_test_teardown(as_many_numbers_are_restored_as_the_rate_says, without_errors),
         cmocka_unit_test_teardown(a_threshold_comes_from_source_images, without_errors),
         cmocka_unit_test_teardown(a_rollback_takes_back_every_bit, without_errors),
+        cmocka_unit_test_teardown(a_rollback_before_the_first_step_changes_nothing, without_errors),
         cmocka_unit_test_teardown(a_reset_is_a_new_beginning, without_errors),
         cmocka_unit_test_teardown(the_model_is_as_it_was_afterwards, without_errors),
         cmocka_unit_test_teardown(what_is_frozen_has_no_gradient, without_errors),
