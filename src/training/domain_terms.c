@@ -214,6 +214,7 @@ static cb_tensor *refined_information(cb_domains *d, const domain_pass *p)
 /* ---- the tables ---- */
 
 #define SOURCE .source = true
+#define ALONE  .source = false
 const domain_term cb_domain_terms[] = {
     {.about = {"supervised", "cross-entropy of the source's labels", SOURCE}, .loss = supervised},
     {.about = {"adversary", "a discriminator of features is not to tell the domains apart", SOURCE},
@@ -231,11 +232,11 @@ const domain_term cb_domain_terms[] = {
     {.about = {"margin_disparity", "a head that agrees on the source and disagrees on the target, by a margin", SOURCE},
      .open = open_margin,
      .loss = margin_disparity},
-    {.about = {"class_confusion", "share of the target's predictions that confuse labels"}, .loss = class_confusion},
-    {.about = {"entropy", "entropy of the target's predictions"}, .loss = entropy},
-    {.about = {"information", "mutual information of the target's rows and predictions, negative"}, .loss = information},
-    {.about = {"pseudo_label", "cross-entropy of the target's own sure predictions"}, .loss = pseudo_label},
-    {.about = {"centroid_label", "cross-entropy of labels by the nearest centroid of the target's features"},
+    {.about = {"class_confusion", "share of the target's predictions that confuse labels", ALONE}, .loss = class_confusion},
+    {.about = {"entropy", "entropy of the target's predictions", ALONE}, .loss = entropy},
+    {.about = {"information", "mutual information of the target's rows and predictions, negative", ALONE}, .loss = information},
+    {.about = {"pseudo_label", "cross-entropy of the target's own sure predictions", ALONE}, .loss = pseudo_label},
+    {.about = {"centroid_label", "cross-entropy of labels by the nearest centroid of the target's features", ALONE},
      .open = open_centroids,
      .prepare = relabel,
      .loss = centroid_label},
@@ -246,8 +247,10 @@ const domain_term cb_domain_terms[] = {
      .attach = cb_teacher_attach,
      .stepped = cb_teacher_stepped,
      .loss = cb_teacher_loss},
-    {.about = {"statistics", "0: running statistics of batch norms become the target's"}, .attach = attach_statistics, .loss = statistics},
-    {.about = {"neighbours", "predictions agree with those of the nearest rows of the target, and use all labels"},
+    {.about = {"statistics", "0: running statistics of batch norms become the target's", ALONE},
+     .attach = attach_statistics,
+     .loss = statistics},
+    {.about = {"neighbours", "predictions agree with those of the nearest rows of the target, and use all labels", ALONE},
      .open = cb_neighbours_open,
      .prepare = cb_neighbours_prepare,
      .loss = cb_neighbours_loss},
