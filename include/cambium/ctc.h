@@ -41,7 +41,7 @@ CB_API int64_t cb_ctc_frames_needed(const int32_t *ids, size_t count);
 CB_API int64_t cb_ctc_greedy(const float *logits, int64_t frames, int64_t classes, int64_t blank, int32_t *ids);
 /* The likeliest text that a search over prefixes finds which keeps `width` of them at each frame (Hannun et al. 2014, arXiv:1408.2873, without a
  * language model): probabilities of all paths of a text add up.  *score: its log-probability (of the paths that were kept); NULL: not wanted.
- * -1 without memory. */
+ * -1 without memory, or with CB_ERR_ARGUMENT for less than 1 in `width` or `classes`, less than 0 frames, or a blank that is no class. */
 CB_API int64_t cb_ctc_beam(const float *logits, int64_t frames, int64_t classes, int64_t blank, int64_t width, int32_t *ids, double *score);
 
 #ifdef __cplusplus

@@ -42,11 +42,13 @@ typedef enum cb_image_mode {
                       * CB_ERR_UNSUPPORTED */
 } cb_image_mode;
 
+#define CB_IMAGE_MAX_PIXELS (INT64_C(64) << 20) /* where options name none */
+
 typedef struct cb_image_options {
     cb_image_mode mode;
     bool deep;           /* 16 bits a channel where the file has more than 8; else those files give their 8 upper bits */
     bool exif_transpose; /* turn and mirror as the EXIF data of a JPEG or PNG say, as ImageOps.exif_transpose */
-    int64_t max_pixels;  /* larger images are refused; 0: 64 x 1024 x 1024 */
+    int64_t max_pixels;  /* larger images are refused; 0: CB_IMAGE_MAX_PIXELS */
     int64_t page;        /* of a TIFF of several images, from 0 */
 } cb_image_options;
 

@@ -267,10 +267,10 @@ typedef struct cb_depth_errors { /* all but `images` are sums of means over each
     double images;
     double abs_rel; /* |found - target| / target */
     double rmse;    /* root of the mean square */
-    double delta1;  /* share where the larger is less than 1.25 of the smaller */
-    double silog;   /* root of the variance of log found - log target */
+    double delta1;  /* share where found is above 0 and the larger is less than 1.25 of the smaller */
+    double silog;   /* root of the variance of log found - log target; infinite where a found one has no logarithm */
 } cb_depth_errors;
-/* An image of n places: found above 0, targets above 0. */
+/* An image of n places: targets above 0; what is found should be, and counts as wrong where it is not. */
 CB_API void cb_depth_errors_add(cb_depth_errors *errors, const float *found, const float *target, size_t n);
 typedef struct cb_normal_errors { /* sums over all places */
     double places;

@@ -311,7 +311,7 @@ bool cb_image_maps_read(image_store *s, const cb_image_data_options *o)
     s->objective = o->objective;
     s->numbers = cb_objective_numbers(o->objective);
     s->mask_threshold = o->objective == CB_OBJECTIVE_SEMANTIC_SEGMENTATION ? (int)o->mask_threshold : -1;
-    s->max_pixels = o->max_pixels;
+    s->max_pixels = o->max_pixels > 0 ? o->max_pixels : CB_IMAGE_MAX_PIXELS;
     if (o->label_maps.count && o->label_maps.count != o->data.count)
         return cb_fail(CB_ERR_ARGUMENT, "label_maps: found %zu, expected one for each of the %zu of the data", o->label_maps.count,
                        o->data.count) == CB_OK;

@@ -5,6 +5,7 @@
  *     depth      grey levels or an array, divided by map_scale: above 0, and no more than max_depth
  *     normals    colours, 2 level / 255 - 1 (of 16 bits 65535), or an array (height, width, 3) or (3, height, width); made to have length 1
  *     saliency   grey levels, divided by 255 or 65535, or an array: 0 to 1 */
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -146,7 +147,10 @@ static bool read_place(const image_store *s, double scale, float *n)
     }
     if (s->numbers == 3)
         return true;
-    *n = (float)((double)*n / scale);
+    double value = (double)*n / scale;
+    if (fabs(value) > (double)FLT_MAX)
+        return false;
+    *n = (float)value;
     if (s->objective == CB_OBJECTIVE_SALIENCY)
         return *n >= 0 && *n <= 1;
     bool above = *n > 0;
@@ -160,7 +164,8 @@ static bool refuse(const image_store *s, const char *path, const cb_image *map, 
     bool saliency = s->objective == CB_OBJECTIVE_SALIENCY;
     return cb_fail(CB_ERR_FORMAT, "%s: found %g at column %lld of row %lld, expected %s, or --invalid-values that says what it is", path,
                    found, (long long)(i % map->width), (long long)(i / map->width),
-                   saliency ? "0 to 1 after division by --map-scale" : "a depth above 0") == CB_OK;
+                   saliency ? "0 to 1 after division by --map-scale"
+                            : "a depth above 0, also after division by --map-scale and then finite") == CB_OK;
 }
 
 bool cb_number_map_read(const image_store *s, const image_item *item, cb_image *map)

@@ -321,13 +321,13 @@ static void put_pixels(const text_lines *l, int64_t row, cb_batch *batch)
     }
 }
 
-static void put_text(const line_item *item, int64_t row, cb_batch *batch)
+static void put_text(const line_item *item, bool counts, int64_t row, cb_batch *batch)
 {
     int64_t longest = batch->targets->shape[1];
     int32_t *to = (int32_t *)batch->targets->data + row * longest;
     for (int64_t s = 0; s < longest; s++)
         to[s] = s < (int64_t)item->count ? item->ids[s] : IGNORED;
-    batch->predicted += (int64_t)item->count;
+    batch->predicted += counts ? (int64_t)item->count : 0;
 }
 
 /* The widest of the first pictures stands for all in a rehearsal. */
@@ -360,7 +360,8 @@ static bool fill(text_lines *l, int64_t first, int64_t rows, cb_batch *batch)
     batch->predicted = 0;
     for (int64_t i = 0; i < rows; i++) {
         put_pixels(l, i, batch);
-        put_text(&l->store->items[item_at(l, place_at(first, i))], i, batch);
+        int64_t number = item_at(l, place_at(first, i));
+        put_text(&l->store->items[number], !l->too_long[number], i, batch);
         ((int32_t *)batch->lengths->data)[i] = (int32_t)l->widths[i];
     }
     return true;

@@ -37,6 +37,8 @@ int64_t cb_ctc_frames_needed(const int32_t *ids, size_t count)
 
 /* ---- a beam of prefixes ---- */
 
+enum { SWEEP = 4096 }; /* prefixes that are kept in vain */
+
 /* A prefix: its last token behind another prefix.  Logarithms of the probability of its paths that end with a blank, or with the token. */
 typedef struct prefix {
     int32_t parent, token;
@@ -48,7 +50,7 @@ typedef struct beam {
     prefix *all;
     size_t count, capacity;
     int32_t *slots; /* a hash table of prefixes by parent and token; -1: none */
-    size_t slot_count;
+    size_t slot_count, sweep_at;
     int32_t *kept, *touched;
     size_t kept_count, touched_count, touched_capacity;
     double *log_probs;
@@ -69,6 +71,13 @@ static size_t place_of(const beam *b, int32_t parent, int32_t token)
     return at;
 }
 
+static void fill_table(beam *b)
+{
+    memset(b->slots, 0xff, b->slot_count * sizeof *b->slots);
+    for (size_t i = 0; i < b->count; i++)
+        b->slots[place_of(b, b->all[i].parent, b->all[i].token)] = (int32_t)i;
+}
+
 /* Room for twice as many prefixes as there are. */
 static bool grow_table(beam *b)
 {
@@ -81,9 +90,7 @@ static bool grow_table(beam *b)
     cb_free(b->slots);
     b->slots = table;
     b->slot_count = slots;
-    memset(table, 0xff, slots * sizeof *table);
-    for (size_t i = 0; i < b->count; i++)
-        table[place_of(b, b->all[i].parent, b->all[i].token)] = (int32_t)i;
+    fill_table(b);
     return true;
 }
 
@@ -164,6 +171,35 @@ static void keep_best(beam *b, size_t width)
     b->touched_count = 0;
 }
 
+/* Between frames: forgets the prefixes that no kept one begins with, when they have become many; the others stay in their order, parents first. */
+static bool sweep(beam *b)
+{
+    if (b->count < b->sweep_at)
+        return true;
+    int32_t *place = cb_alloc(b->count * sizeof *place);
+    if (!place)
+        return false;
+    memset(place, 0xff, b->count * sizeof *place);
+    for (size_t i = 0; i < b->kept_count; i++)
+        for (int32_t k = b->kept[i]; k >= 0 && place[k] < 0; k = b->all[k].parent)
+            place[k] = 0;
+    size_t left = 0;
+    for (size_t i = 0; i < b->count; i++)
+        if (place[i] == 0) {
+            prefix p = b->all[i];
+            p.parent = p.parent < 0 ? -1 : place[p.parent];
+            place[i] = (int32_t)left;
+            b->all[left++] = p;
+        }
+    for (size_t i = 0; i < b->kept_count; i++)
+        b->kept[i] = place[b->kept[i]];
+    b->count = left;
+    b->sweep_at = 2 * left + SWEEP;
+    fill_table(b);
+    cb_free(place);
+    return true;
+}
+
 static void log_softmax(const float *logits, int64_t classes, double *out)
 {
     double most = (double)logits[highest(logits, classes)], sum = 0;
@@ -186,7 +222,13 @@ static int64_t read_back(const beam *b, int32_t index, int32_t *ids)
 
 int64_t cb_ctc_beam(const float *logits, int64_t frames, int64_t classes, int64_t blank, int64_t width, int32_t *ids, double *score)
 {
-    beam b = {.kept = cb_alloc((size_t)width * sizeof *b.kept), .log_probs = cb_alloc((size_t)classes * sizeof *b.log_probs)};
+    if (width < 1 || width > INT32_MAX || classes < 1 || classes > INT32_MAX || frames < 0 || blank < 0 || blank >= classes) {
+        cb_fail(CB_ERR_ARGUMENT, "beam search: found a width of %lld, %lld frames of %lld classes with blank %lld", (long long)width,
+                (long long)frames, (long long)classes, (long long)blank);
+        return -1;
+    }
+    beam b = {
+        .kept = cb_alloc((size_t)width * sizeof *b.kept), .log_probs = cb_alloc((size_t)classes * sizeof *b.log_probs), .sweep_at = SWEEP};
     int32_t root = b.kept && b.log_probs ? prefix_of(&b, -1, -1) : -1;
     bool ok = root >= 0;
     if (ok) {
@@ -198,6 +240,7 @@ int64_t cb_ctc_beam(const float *logits, int64_t frames, int64_t classes, int64_
         for (size_t i = 0; ok && i < b.kept_count; i++)
             ok = extend(&b, b.kept[i], classes, blank);
         keep_best(&b, (size_t)width);
+        ok = ok && sweep(&b);
     }
     int64_t count = ok && b.kept_count ? read_back(&b, b.kept[0], ids) : ok ? 0 : -1;
     if (score)

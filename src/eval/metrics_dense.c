@@ -16,7 +16,7 @@ void cb_depth_errors_add(cb_depth_errors *errors, const float *found, const floa
         places++;
         relative += fabs(x - t) / t;
         square += (x - t) * (x - t);
-        right += fmax(x / t, t / x) < near;
+        right += x > 0 && fmax(x / t, t / x) < near;
         log_sum += d;
         log_square += d * d;
     }
@@ -26,7 +26,8 @@ void cb_depth_errors_add(cb_depth_errors *errors, const float *found, const floa
     errors->abs_rel += relative / places;
     errors->rmse += sqrt(square / places);
     errors->delta1 += right / places;
-    errors->silog += sqrt(fmax(log_square / places - log_sum * log_sum / (places * places), 0));
+    double variance = log_square / places - log_sum * log_sum / (places * places); /* NaN: of what has no logarithm */
+    errors->silog += isfinite(variance) ? sqrt(fmax(variance, 0)) : INFINITY;
 }
 
 /* ---- normals ---- */

@@ -288,6 +288,8 @@ bool cb_quantized_can(const cb_quantized_format *f, const char *name, int64_t ro
     const char *problem = NULL;
     if (rows <= 0 || columns <= 0)
         problem = "is empty";
+    else if (!cb_ends_with(name, ".weight"))
+        problem = "has a name that does not end in .weight, behind which the names of its scales go";
     else if (f->kind == CB_QUANTIZE_NF4 && columns % 2)
         problem = "has rows of an odd width, which nf4 cannot hold";
     else if (f->kind == CB_QUANTIZE_INT8_BLOCK && columns % f->block)
@@ -299,6 +301,8 @@ bool cb_quantized_can(const cb_quantized_format *f, const char *name, int64_t ro
 
 int cb_quantized_parts(const cb_quantized_format *f, const char *name, int64_t rows, int64_t columns, cb_weight_entry *parts)
 {
+    if (!cb_quantized_can(f, name, rows, columns))
+        return 0;
     part_plan plan[CB_QUANTIZED_PARTS];
     int n = plan_parts(f, rows, columns, plan);
     size_t stem = strlen(name) - strlen("weight");

@@ -337,13 +337,24 @@ static const struct {
              {"vocab.txt", read_wordpiece}};
 enum { FILES = sizeof files / sizeof *files };
 
+/* vocab.json alone is one of characters (Wav2Vec2CTCTokenizer). */
+static bool is_whole(const char *directory, size_t i, const char *path)
+{
+    if (!cb_is_file(path) || files[i].read != read_bpe)
+        return cb_is_file(path);
+    char *merges = cb_path_join(directory, "merges.txt");
+    bool whole = merges && cb_is_file(merges);
+    cb_free(merges);
+    return whole;
+}
+
 /* The number of the file that the directory has; FILES: none. */
 static size_t find_file(const char *directory, char **path)
 {
     size_t i = 0;
     for (*path = NULL; i < FILES; i++) {
         *path = cb_path_join(directory, files[i].name);
-        if (!*path || cb_is_file(*path))
+        if (!*path || is_whole(directory, i, *path))
             break;
         cb_free(*path);
         *path = NULL;
@@ -371,7 +382,9 @@ json_t *cb_tokenizer_json_of_path(const char *path, const json_t *config, const 
     json_t *json = file ? files[i].read(file, config, specials) : NULL;
     if (!file && i == FILES)
         cb_fail(CB_ERR_IO,
-                "%s: found no tokenizer, expected tokenizer.json, tokenizer.model, spiece.model, spm.model, vocab.json or vocab.txt", path);
+                "%s: found no tokenizer, expected tokenizer.json, tokenizer.model, spiece.model, spm.model, vocab.json with merges.txt, or "
+                "vocab.txt",
+                path);
     cb_free(file);
     return json;
 }

@@ -6,8 +6,6 @@
 
 #include "images/images.h"
 
-static const int64_t default_pixels = INT64_C(64) << 20;
-
 static void complain(const image_source *s, cb_status status, const char *kind, const char *format, va_list arguments)
 {
     char text[300];
@@ -97,7 +95,7 @@ bool cb_image_decode(const char *name, const void *bytes, size_t length, const c
     if (options)
         s.options = *options;
     if (s.options.max_pixels <= 0)
-        s.options.max_pixels = default_pixels;
+        s.options.max_pixels = CB_IMAGE_MAX_PIXELS;
     cb_image_free(image);
     reader *read = reader_of(&s);
     if (!read)
@@ -128,7 +126,7 @@ int64_t cb_image_pages(const char *path)
     cb_file_map file;
     if (!cb_file_map_open(&file, path))
         return -1;
-    image_source s = {.name = path, .bytes = file.data, .length = file.size, .orientation = 1, .options.max_pixels = default_pixels};
+    image_source s = {.name = path, .bytes = file.data, .length = file.size, .orientation = 1, .options.max_pixels = CB_IMAGE_MAX_PIXELS};
     int64_t pages = reader_of(&s) == cb_tiff_decode ? cb_tiff_pages(&s) : 1;
     cb_file_map_close(&file);
     return cb_ok() ? pages : -1;

@@ -329,7 +329,7 @@ int64_t cb_tiff_pages(image_source *s)
 {
     tiff_reader r = {.source = s};
     int64_t pages = open_file(&r) ? (int64_t)TIFFNumberOfDirectories(r.tiff) : -1;
-    if (pages < 1 && cb_ok())
+    if ((pages < 1 || *r.message) && cb_ok()) /* the rest of a file that was cut off is not counted */
         damaged(&r);
     if (r.tiff)
         TIFFClose(r.tiff);

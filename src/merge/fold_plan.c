@@ -183,7 +183,7 @@ static bool add_quantized(const fold_plan *plan, planned_file *file, const char 
         return false;
     cb_weight_entry parts[CB_QUANTIZED_PARTS];
     int count = cb_quantized_parts(&format, name, layer->out_features, layer->in_features, parts);
-    bool ok = true;
+    bool ok = count > 0;
     for (t.part = 0; t.part < count; t.part++) {
         t.out = parts[t.part];
         ok = add_tensor(file, t) && ok;
@@ -195,7 +195,7 @@ static bool add_quantized(const fold_plan *plan, planned_file *file, const char 
 static bool to_quantize(fold_plan *plan, const cb_layer *layer, const char *tensor)
 {
     if (plan->options->quantize == CB_QUANTIZE_NONE || !layer || layer->kind != CB_LAYER_LINEAR ||
-        strcmp(weight_of(plan, tensor), "weight") != 0)
+        layer->recurrent /* which the formats have no names for */ || strcmp(weight_of(plan, tensor), "weight") != 0)
         return false;
     bool skip = layer->output || cb_layer_is_listed(layer, &plan->options->skip_modules);
     if (skip && !cb_string_list_add(&plan->skipped, layer->name))

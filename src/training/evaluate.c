@@ -79,7 +79,7 @@ bool cb_train_validate(cb_model *model, cb_dataset *data, const cb_validation *h
     for (int64_t i = cb_parallel_rank(); ok && i < batches && cb_dataset_sequential(data, i, batch_size, &batch); i += each) {
         if (cb_rehearsing() && i >= each && i + each < batches) /* a rehearsal sees a whole batch and the last one */
             cb_train_rehearse_rows(model, &batch);
-        else if (batch.predicted)
+        else if (batch.predicted || recognises) /* empty texts, and those that are too long, are judged */
             sums[0] += batch_loss(model, &batch, i * batch_size, predictions) * (double)batch.predicted;
         sums[1] += (double)batch.predicted;
         ok = cb_train_goes_on(how, i + 1);
@@ -92,9 +92,9 @@ bool cb_train_validate(cb_model *model, cb_dataset *data, const cb_validation *h
     for (int i = 0; result->predictions.exact && i < RECOGNITION_COUNTS; i++)
         result->predictions.exact[i] = (int64_t)sums[2 + i];
     result->predicted = (int64_t)sums[1];
-    if (!result->predicted)
+    if (!result->predicted && !recognises)
         return cb_fail(CB_ERR_ARGUMENT, "evaluation: the data has no token to predict") == CB_OK;
-    result->loss = sums[0] / (double)result->predicted;
+    result->loss = result->predicted ? sums[0] / (double)result->predicted : 0;
     if (labelled && !cb_rehearsing() && (!cb_predictions_share(predictions) || !cb_metrics_of(predictions, data, &result->metrics)))
         return false;
     result->seconds = cb_now() - begin;

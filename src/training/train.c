@@ -226,6 +226,9 @@ static bool session_open(session *s)
         return cb_fail(CB_ERR_ARGUMENT, "train: there is nothing to train (no parameters)") == CB_OK;
     if (o->dice_weight > 0 && cb_dataset_objective(s->train) != CB_OBJECTIVE_SEMANTIC_SEGMENTATION)
         return cb_fail(CB_ERR_ARGUMENT, "dice_weight: is of semantic segmentation, found another task") == CB_OK;
+    if (o->gradient_checkpointing && cb_model_head_kind(s->what->model) == CB_HEAD_CTC)
+        return cb_fail(CB_ERR_UNSUPPORTED,
+                       "gradient_checkpointing: is of models of blocks, which networks that read text in images have not") == CB_OK;
     s->made_output = writes() && !cb_is_directory(o->output);
     if (writes() && (!cb_train_check_output(o) || !cb_directory_make(o->output)))
         return false;

@@ -56,6 +56,14 @@ expect merge "$program" merge reader --adapter straight --output merged
 grep -q "same likeliest token *100" merge.out || fail "merging changes what is said: $(cat merge.out)"
 expect merged "$program" eval merged --data "$lines/test" --json
 
+# ---- in other forms ----
+expect nf4 "$program" convert reader --output nf4 --quantize nf4
+expect int8 "$program" convert reader --output int8 --quantize int8
+cmp -s reader/vocab.json int8/vocab.json && cmp -s reader/preprocessor_config.json int8/preprocessor_config.json || fail "expected what reads and writes texts: $(ls int8)"
+expect shown "$program" inspect int8
+expect small "$program" eval int8 --data "$lines/test" --json
+grep -q '"rows":16' small.out || fail "a quantised model reads nothing: $(cat small.out)"
+
 # ---- bad input ----
 mkdir odd
 cp "$lines/test/00.png" odd
@@ -66,10 +74,21 @@ said '{"image": "00.png", "text": "22222222222222"}'
 bad 1 'odd/lines.jsonl:1: text: "22222222222222" needs 27 frames' eval reader --data odd/lines.jsonl
 expect long "$program" eval reader --data odd/lines.jsonl --ctc-zero-infinity --json
 grep -q '"too_long":1' long.out || fail "expected one text too long: $(cat long.out)"
+said '{"image": "00.png", "text": "27"}'
+expect without "$program" eval reader --data odd/lines.jsonl --json
+printf '%s\n' '{"image": "00.png", "text": "22222222222222"}' >>odd/lines.jsonl
+expect with "$program" eval reader --data odd/lines.jsonl --ctc-zero-infinity --json
+for field in loss characters; do
+    sed "s/.*\"$field\": *\([-0-9.e]*\).*/\1/" without.out >a
+    sed "s/.*\"$field\": *\([-0-9.e]*\).*/\1/" with.out >b
+    cmp -s a b || fail "a text that is too long changes the loss: $field $(cat a b)"
+done
+grep -q '"rows":2' with.out || fail "a text that is too long is no row: $(cat with.out)"
 said '{"image": "none.png", "text": "2"}'
 bad 1 "odd/none.png" eval reader --data odd/lines.jsonl
 bad 1 "expected a table (.jsonl, .csv, .tsv) of images and texts" eval reader --data odd
 bad 1 "whose architectures in config.json ends with ForCTC" train "$root/models/sprig-5m" --task text-recognition --data odd --output never
+bad 1 "gradient_checkpointing: is of models of blocks" train reader --data "$lines/train" --output never --gradient-checkpointing
 bad 1 "found mixup or CutMix" train reader --data "$lines/train" --output never --mixup-alpha 0.5
 printf '{"<pad>": 0, "1": 1}' >few.json
 bad 1 "few.json: found 2 tokens" eval reader --tokenizer few.json --data "$lines/test"

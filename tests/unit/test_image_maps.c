@@ -204,6 +204,15 @@ static void stacks_are_images_and_maps(void **state)
     assert_true(cb_string_list_add(&o.data, CB_TEST_DATA "/dense/stack.tif") &&
                 cb_string_list_add(&o.label_maps, CB_TEST_DATA "/dense/stack-labels.tif"));
     assert_int_equal(cb_image_pages(o.data.items[0]), 3);
+    size_t length;
+    char *bytes = cb_file_read(o.data.items[0], 1000, &length);
+    for (size_t cut = 9; cut < length - 160; cut += 11) { /* the images' directories begin at 8, 152 and 296 */
+        assert_true(cb_file_write("cut.tif", bytes, cut));
+        assert_int_equal(cb_image_pages("cut.tif"), -1);
+        assert_non_null(strstr(cb_error_message(), "cut.tif"));
+        cb_error_clear();
+    }
+    cb_free(bytes);
     cb_dataset *data = cb_dataset_open_images(&o);
     if (!data)
         fail_msg("%s", cb_error_message());

@@ -37,6 +37,18 @@ static void depths_are_judged_as_by_numpy(void **state)
     json_decref(reference);
 }
 
+static void depths_that_are_none_are_wrong(void **state)
+{
+    (void)state;
+    const float bad[] = {0, -1, INFINITY, NAN}, target[2] = {1, 1};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        cb_depth_errors e = {0};
+        cb_depth_errors_add(&e, (const float[]){1, bad[i]}, target, 2);
+        assert_true(isinf(e.silog) && e.silog > 0);
+        assert_near(e.delta1, 0.5, 0);
+    }
+}
+
 static void normals_are_judged_as_by_numpy(void **state)
 {
     (void)state;
@@ -104,9 +116,8 @@ static void images_without_targets_are_passed_over(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CORE_TEST(depths_are_judged_as_by_numpy),
-        CORE_TEST(normals_are_judged_as_by_numpy),
-        CORE_TEST(saliency_is_judged_as_by_scikit_learn),
+        CORE_TEST(depths_are_judged_as_by_numpy),          CORE_TEST(depths_that_are_none_are_wrong),
+        CORE_TEST(normals_are_judged_as_by_numpy),         CORE_TEST(saliency_is_judged_as_by_scikit_learn),
         CORE_TEST(images_without_targets_are_passed_over),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

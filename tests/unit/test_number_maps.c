@@ -90,6 +90,7 @@ static cb_dataset *open_set(const char *directory, how h)
     o.augment = h.augment;
     o.map_scale = h.scale;
     o.max_depth = h.most;
+    o.max_pixels = 0; /* the library's own */
     assert_true(cb_string_list_add(&o.data, directory) && (!h.invalid || cb_string_list_add(&o.invalid_values, h.invalid)));
     cb_dataset *data = cb_dataset_open_images(&o);
     cb_string_list_free(&o.data);
@@ -202,8 +203,7 @@ static void places_may_not_count(void **state)
     assert_true(cb_npy_write("arrays/depth/0.npy", values, 2, (const int64_t[]){HEIGHT, WIDTH}));
     assert_int_equal(unknown_of("arrays", (how){depth, NULL, 0, 0, NULL}), (PLACES + 3) / 4);
     assert_null(open_set("arrays", (how){depth, NULL, 0, 0, "none"})); /* then 0 is one */
-    assert_non_null(
-        strstr(cb_error_message(), "arrays/depth/0.npy: found 0 at column 0 of row 0, expected a depth above 0, or --invalid-values"));
+    assert_non_null(strstr(cb_error_message(), "arrays/depth/0.npy: found 0 at column 0 of row 0, expected a depth above 0"));
     cb_error_clear();
 }
 
@@ -251,6 +251,11 @@ static void other_maps_are_refused(void **state)
     values[5] = -3;
     assert_true(cb_npy_write("d/depth/1.npy", values, 2, (const int64_t[]){HEIGHT, WIDTH}));
     refused((how){depth, NULL, 0, 0, NULL}, "d", "d/depth/1.npy: found -3 at column 5 of row 0, expected a depth above 0");
+    values[5] = 1e30f; /* which is infinite after division, or nothing */
+    assert_true(cb_npy_write("d/depth/1.npy", values, 2, (const int64_t[]){HEIGHT, WIDTH}));
+    refused((how){depth, NULL, 1e-20, 0, NULL}, "d", "d/depth/1.npy: found 1e+30 at column 5 of row 0, expected a depth above 0");
+    refused((how){depth, NULL, 1e-20, 5, NULL}, "d", "d/depth/1.npy: found 1e+30 at column 5 of row 0, expected a depth above 0");
+    values[5] = -3;
     assert_true(cb_npy_write("d/depth/1.npy", values, 2, (const int64_t[]){WIDTH, HEIGHT}));
     refused((how){depth, NULL, 0, 0, "-3"}, "d", "d/depth/1.npy: is 7 x 9, expected 9 x 7 as its image");
     assert_true(cb_npy_write("d/depth/1.npy", values, 3, (const int64_t[]){HEIGHT, WIDTH, 3}));

@@ -446,6 +446,45 @@ static void a_wide_beam_finds_the_likeliest_text(void **state)
     }
 }
 
+/* Long enough that prefixes are forgotten on the way: of letters that are sure the text is known. */
+static void a_long_beam_keeps_its_text(void **state)
+{
+    (void)state;
+    enum { T = 120, V = 40 };
+    float *logits = calloc((size_t)T * V, sizeof *logits);
+    int32_t found[T];
+    double score;
+    for (int t = 0; t < T; t++)
+        logits[t * V + (t % 2 ? 0 : 1 + t / 2 % (V - 1))] = 12;
+    assert_int_equal(cb_ctc_beam(logits, T, V, 0, 200, found, &score), T / 2);
+    for (int i = 0; i < T / 2; i++)
+        assert_int_equal(found[i], 1 + i % (V - 1));
+    cb_scope *scope = cb_scope_open();
+    cb_tensor *log_probs = cb_reshape(cb_log_softmax(cb_cast(cb_from(CB_F32, logits, T, V), CB_F64), -1), T, 1, V);
+    const int64_t frames = T, length = T / 2;
+    double expected =
+        -cb_item(cb_ctc(log_probs, cb_from(CB_I32, found, 1, T / 2), cb_from(CB_I64, &frames, 1), cb_from(CB_I64, &length, 1)));
+    if (!(fabs(score - expected) < 1e-3))
+        fail_msg("the score is %g, expected %g", score, expected);
+    cb_scope_close(scope);
+    free(logits);
+}
+
+static void bad_beams_are_refused(void **state)
+{
+    (void)state;
+    static const int64_t cases[][4] = {{2, 3, 2, 0},  {2, 3, 2, -1}, {2, 0, 0, 4},        {2, 3, 3, 4},
+                                       {2, 3, -1, 4}, {-1, 3, 2, 4}, {2, 3, 2, INT64_MAX}};
+    const float logits[6] = {0};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int32_t ids[2];
+        const int64_t *c = cases[i];
+        bool failed = cb_ctc_beam(logits, c[0], c[1], c[2], c[3], ids, NULL) < 0;
+        assert_int_equal(cb_error_status(), CB_ERR_ARGUMENT);
+        expect_error(failed, "beam search: found a width of");
+    }
+}
+
 /* ---- data ---- */
 
 static void write_picture(const char *directory, const char *name, int64_t width, int64_t height)
@@ -574,6 +613,7 @@ static void bad_lines_are_refused(void **state)
     cb_batch batch = {0};
     assert_true(cb_dataset_sequential(data, 0, 1, &batch) && cb_dataset_sequential(data, 0, 1, &batch));
     assert_int_equal(cb_dataset_too_long(data), 1);
+    assert_int_equal(batch.predicted, 0);
     cb_batch_free(&batch);
     cb_dataset_free(data);
     o = line_options(directory, v, &p);
@@ -637,6 +677,8 @@ int main(void)
         cmocka_unit_test_setup(vocabularies_are_transformers, without_errors),
         cmocka_unit_test_setup(bad_vocabularies_are_refused, without_errors),
         cmocka_unit_test_setup(a_wide_beam_finds_the_likeliest_text, without_errors),
+        cmocka_unit_test_setup(a_long_beam_keeps_its_text, without_errors),
+        cmocka_unit_test_setup(bad_beams_are_refused, without_errors),
         cmocka_unit_test_setup(batches_are_as_wide_as_their_widest, without_errors),
         cmocka_unit_test_setup(bad_lines_are_refused, without_errors),
         cmocka_unit_test_setup(bad_configurations_are_refused, without_errors),
