@@ -268,13 +268,13 @@ static void arrays_of_no_size_are_refused(void **state)
     static const struct {
         const char *shape, *says;
     } arrays[] = {{"(2305843009213693951, 8, 0)", "impossible size"},
-                  {"(4611686018427387904, 4, 0)", "impossible size"},
+                  {"(4611686018427387904, 3, 0)", "impossible size"},
                   {"(0, 2305843009213693951, 8)", "a shape with 0 in it"},
                   {"(2, 0)", "a shape with 0 in it"}};
     cb_series_options o = options(0.7, 0.1);
     o.null_value = cb_strdup("0");
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) {
-        assert_null(cb_series_open(write_array("<f8", arrays[i].shape, NULL, 0), &o));
+        assert_null(cb_series_open(write_array("|u1", arrays[i].shape, NULL, 0), &o));
         refuse(arrays[i].says);
     }
     assert_null(cb_series_from("none", NULL, 0, 2, 1, &o));
