@@ -233,13 +233,13 @@ CB_API char *cb_adaptation_describe(const cb_adaptation *a);
 typedef struct cb_adapt_run_options {
     const char *output;   /* predictions, a line of JSON each; NULL: none.  The first line says how they came about */
     int64_t save_batches; /* a checkpoint OUTPUT.state so often; 0: at the end */
-    bool resume;          /* go on from that checkpoint, if there is one */
+    bool resume;          /* go on from that checkpoint; without one, with an output that begins with this run's first line */
     bool overwrite;
     int64_t max_batches; /* 0: all */
     const char *model;   /* its name, for the record */
 } cb_adapt_run_options;
 
-/* What was answered under a shift, in the order of its first coming. */
+/* What was answered under a shift, in the order of its first coming; of a pipe those behind the first 4095 are one, "others". */
 typedef struct cb_shift_result {
     char *name;
     int64_t items, labelled, right;
@@ -258,7 +258,9 @@ CB_API void cb_adapt_result_free(cb_adapt_result *result);
 /* After each batch; false stops with the error that it recorded. */
 typedef bool cb_adapt_callback(void *user, const cb_stream_batch *batch, const cb_adapt_outcome *outcome, const cb_adapt_result *so_far);
 /* Answers all of a stream.  Each record is written before the next batch is asked for.  Interrupted: a checkpoint is written, CB_ERR_INTERRUPTED.
- * Going on, records behind the checkpoint are cut off and made again, with the same bits; of a pipe, which does not come again, they stay. */
+ * Going on, records behind the checkpoint are cut off and made again, with the same bits; of a pipe, which does not come again, they stay.
+ * An answer that is no number is a record with an error; CB_ERR_NUMERIC: the model gives none as it is.  CB_ERR_STATE: the output, or the checkpoint,
+ * is of another run. */
 CB_API bool cb_adapt_run(cb_adaptation *a, cb_stream *stream, const cb_adapt_run_options *options, cb_adapt_callback *callback, void *user,
                          cb_adapt_result *result);
 

@@ -1,4 +1,4 @@
-/* seq2seq.c: how well a model with an encoder and a decoder answers: the loss of the right targets, and the texts that it makes itself of their
+/* answers.c: how well a model with an encoder and a decoder answers: the loss of the right targets, and the texts that it makes itself of their
  * sources, compared with them. */
 #include <string.h>
 
