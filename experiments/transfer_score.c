@@ -78,7 +78,7 @@ static const cb_comparison comparisons[] = {
 
 static bool prepare(const cb_run *run)
 {
-    return digits_prepare(run, run->quick ? 40 : 3000, run->quick ? 20 : MOST_JUDGED);
+    return digits_prepare(run, DIGITS_USPS, 1, run->quick ? 40 : 3000, run->quick ? 20 : MOST_JUDGED);
 }
 
 /* ---- the candidates ---- */

@@ -44,7 +44,8 @@ typedef struct cb_domain_options {
     double adversary_gamma;
     double confidence, confusion_temperature, margin, teacher_momentum;
     int64_t relabel_steps;
-    int balance; /* as the method has it, fixed, pareto */
+    int balance; /* as the method has it, fixed, pareto, mgda */
+    bool watch_gradients;
     double held_out_share;
     int64_t class_width;
     bool separate_statistics;

@@ -57,6 +57,9 @@ CB_API cb_tensor *cb_optimizer_slot(cb_optimizer *optimizer, size_t parameter, i
  * Pareto domain adaptation (Lv et al. 2021, arXiv:2112.04137); EPO search (Mahapatra, Rajan 2020). */
 #define CB_MOST_OBJECTIVES 8
 CB_API bool cb_pareto_weights(const double *gram, const double *guide, size_t n, double *weights);
+/* Those of the weighed sum of least norm, which descends on all objectives unless it is nothing: MGDA (Desideri 2012; Sener and Koltun 2018,
+ * arXiv:1810.04650).  Exact; the first of equal solutions. */
+CB_API bool cb_least_norm_weights(const double *gram, size_t n, double *weights);
 
 /* ---- schedules ---- */
 

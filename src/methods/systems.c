@@ -127,7 +127,7 @@ static const cb_system systems[] = {
           "AAAI 2024", "2312.17342", "cambium sentinel convert, cambium sentinel encode", "docs/methods/sentinellms.md"),
     SYSTEM(58, "post", "Prior-guided Source-free Domain Adaptation for Human Pose Estimation", "ICCV 2023", "2308.13954"),
     PARTS(59, "paretoda", "Pareto Domain Adaptation", "NeurIPS 2021", "2112.04137", "cambium adapt pool --method paretoda",
-          "docs/domains.md"),
+          "docs/methods/paretoda.md"),
     SYSTEM(60, "adami", "Source-Free Domain Adaptation for Image Segmentation", "Medical Image Analysis 2022", "2108.03152"),
     SYSTEM(61, "gdcan", "Generalized Domain Conditioned Adaptation Network", "IEEE TPAMI 2021", "2103.12339"),
     SYSTEM(62, "ear", "Efficient Model Adaptation for Continual Learning at the Edge", "preprint 2023", "2308.02084"),

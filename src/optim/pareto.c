@@ -1,6 +1,7 @@
-/* pareto.c: weights of objectives whose gradients pull apart: Pareto domain adaptation (Lv et al. 2021, arXiv:2112.04137), a linear program for each step.
+/* pareto.c: weights of objectives whose gradients pull apart: Pareto domain adaptation (Lv et al. 2021, arXiv:2112.04137), a linear program for each step,
+ * and the point of least norm.
  *
- * n unknowns, one equality and fewer than 2 n + 2 inequalities: for the few objectives that there are, every vertex is looked at. */
+ * n unknowns, one equality and fewer than 2 n + 2 inequalities: for the few objectives that there are, every vertex is looked at, and every face. */
 #include <math.h>
 #include <string.h>
 
@@ -129,21 +130,32 @@ static void descend(program *p, const double *gram)
     }
 }
 
-bool cb_pareto_weights(const double *gram, const double *guide, size_t n, double *weights)
+/* Equal weights, and the products over their trace; *trace 0: there are no gradients, or nothing to weigh. */
+static bool start(const double *gram, const double *guide, size_t n, double *weights, double *scaled, double *scaled_guide, double *trace)
 {
-    double scaled[MOST * MOST], scaled_guide[MOST], trace = 0;
     if (n < 1 || n > MOST)
         return cb_fail(CB_ERR_ARGUMENT, "pareto: %zu objectives, expected 1 to %d", n, MOST) == CB_OK;
+    *trace = 0;
     for (size_t i = 0; i < n; i++) {
         weights[i] = 1 / (double)n;
-        trace += gram[i * n + i];
+        *trace += gram[i * n + i];
     }
-    if (!(trace > 0) || !isfinite(trace) || n == 1) /* no gradients, or nothing to weigh */
+    if (!(*trace > 0) || !isfinite(*trace) || n == 1)
+        *trace = 0;
+    for (size_t i = 0; *trace > 0 && i < n * n; i++)
+        scaled[i] = gram[i] / *trace;
+    for (size_t i = 0; *trace > 0 && guide && i < n; i++)
+        scaled_guide[i] = guide[i] / *trace;
+    return true;
+}
+
+bool cb_pareto_weights(const double *gram, const double *guide, size_t n, double *weights)
+{
+    double scaled[MOST * MOST] = {0}, scaled_guide[MOST] = {0}, trace = 0;
+    if (!start(gram, guide, n, weights, scaled, scaled_guide, &trace))
+        return false;
+    if (!(trace > 0))
         return true;
-    for (size_t i = 0; i < n * n; i++)
-        scaled[i] = gram[i] / trace;
-    for (size_t i = 0; guide && i < n; i++)
-        scaled_guide[i] = guide[i] / trace;
     program p = {.n = n};
     for (size_t i = 0; i < n; i++) {
         double one[MOST] = {0};
@@ -157,5 +169,56 @@ bool cb_pareto_weights(const double *gram, const double *guide, size_t n, double
     double best[MOST];
     if (best_vertex(&p, best))
         memcpy(weights, best, n * sizeof *weights);
+    return true;
+}
+
+/* ---- the point of least norm ---- */
+
+/* Of the affine hull of the objectives in `face` the point that is nearest to nothing; false: they are not independent, or it lies beyond them. */
+static bool nearest_of_face(const double *gram, size_t n, unsigned face, double *x)
+{
+    size_t who[MOST] = {0}, m = 0;
+    double a[MOST][MOST + 1], rest[MOST];
+    for (size_t i = 0; i < n; i++) {
+        x[i] = 0;
+        if (face >> i & 1)
+            who[m++] = i;
+    }
+    const double *own = gram + who[0] * n;
+    for (size_t r = 0; r + 1 < m; r++) {
+        const double *row = gram + who[r + 1] * n;
+        for (size_t c = 0; c + 1 < m; c++)
+            a[r][c] = row[who[c + 1]] - row[who[0]] - own[who[c + 1]] + own[who[0]];
+        a[r][m - 1] = own[who[0]] - row[who[0]];
+    }
+    if (!solve(a, m - 1, rest))
+        return false;
+    x[who[0]] = 1;
+    for (size_t r = 0; r + 1 < m; r++) {
+        x[who[r + 1]] = rest[r];
+        x[who[0]] -= rest[r];
+    }
+    bool inside = true;
+    for (size_t r = 0; r < m; r++)
+        inside = inside && x[who[r]] >= 0;
+    return inside;
+}
+
+bool cb_least_norm_weights(const double *gram, size_t n, double *weights)
+{
+    double scaled[MOST * MOST] = {0}, trace = 0, least = INFINITY, x[MOST];
+    if (!start(gram, NULL, n, weights, scaled, NULL, &trace))
+        return false;
+    for (unsigned face = 1; trace > 0 && face < 1u << n; face++) {
+        double square = 0;
+        if (!nearest_of_face(scaled, n, face, x))
+            continue;
+        for (size_t i = 0; i < n; i++)
+            square += x[i] * product(scaled + i * n, x, n);
+        if (square < least - slack * slack) {
+            least = square;
+            memcpy(weights, x, n * sizeof *x);
+        }
+    }
     return true;
 }

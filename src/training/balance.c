@@ -1,4 +1,5 @@
-/* balance.c: terms whose gradients pull apart, weighed anew in each step: Pareto domain adaptation (Lv et al. 2021, arXiv:2112.04137).
+/* balance.c: terms whose gradients pull apart, weighed anew in each step: Pareto domain adaptation (Lv et al. 2021, arXiv:2112.04137), or the sum of least
+ * norm; and how often they do.
  *
  * Weights are for what the terms share, the base model: its gradient becomes a weighed sum of theirs.  The head, discriminators and second heads get the
  * plain sum.  The result is a function with exactly these gradients and the terms' sum as its value, so that the training loop goes on as always. */
@@ -73,8 +74,29 @@ static double shared_product(const gradients *g, size_t a, size_t b)
     return sum;
 }
 
+/* A step counts as one of conflict if two gradients have a negative product, and as one that hurts if a term rises along the weighed sum, by more
+ * than rounding makes of a bound that is met exactly. */
+static void watch(cb_domains *d, const double *gram, const double *chosen, size_t n)
+{
+    const double rounding = 1e-6;
+    double along[CB_MOST_OBJECTIVES], square = 0;
+    bool conflict = false, hurt = false;
+    for (size_t i = 0; i < n; i++) {
+        along[i] = 0;
+        for (size_t k = 0; k < n; k++) {
+            along[i] += chosen[k] * gram[i * n + k];
+            conflict = conflict || gram[i * n + k] < 0;
+        }
+        square += chosen[i] * along[i];
+    }
+    for (size_t i = 0; i < n; i++)
+        hurt = hurt || along[i] < -rounding * sqrt(fmax(square, 0) * gram[i * n + i]);
+    d->conflicts += conflict;
+    d->hurts += hurt;
+}
+
 /* Terms with no gradient on what is shared have no say in it. */
-static bool weigh(const gradients *g, size_t count, bool guided, double *weights)
+static bool weigh(cb_domains *d, const gradients *g, size_t count, bool guided, double *weights)
 {
     double gram[CB_MOST_OBJECTIVES * CB_MOST_OBJECTIVES], guide[CB_MOST_OBJECTIVES], chosen[CB_MOST_OBJECTIVES];
     size_t who[CB_MOST_OBJECTIVES], n = 0;
@@ -90,9 +112,13 @@ static bool weigh(const gradients *g, size_t count, bool guided, double *weights
         for (size_t k = 0; k < n; k++)
             gram[i * n + k] = shared_product(g, who[i], who[k]);
     }
-    if (!cb_pareto_weights(gram, guided ? guide : NULL, n, chosen))
-        return false;
     for (size_t i = 0; i < n; i++)
+        chosen[i] = 1 / (double)n;
+    if ((d->balance == BALANCE_PARETO && !cb_pareto_weights(gram, guided ? guide : NULL, n, chosen)) ||
+        (d->balance == BALANCE_MGDA && !cb_least_norm_weights(gram, n, chosen)))
+        return false;
+    watch(d, gram, chosen, n);
+    for (size_t i = 0; d->balance != BALANCE_FIXED && i < n; i++)
         weights[who[i]] = (double)n * chosen[i];
     return true;
 }
@@ -126,7 +152,7 @@ cb_tensor *cb_domains_balance(cb_domains *d, size_t count, cb_tensor *const *val
         ok = add_gradient(&g, values[i]);
         sum += ok && !cb_rehearsing() ? cb_item(values[i]) : 0;
     }
-    ok = ok && (!guide || add_gradient(&g, guide)) && weigh(&g, count, guide && guided, weights);
+    ok = ok && (!guide || add_gradient(&g, guide)) && weigh(d, &g, count, guide && guided, weights);
     cb_tensor *total = ok ? function_with(&g, count, weights) : NULL;
     gradients_free(&g);
     return total ? cb_add_scalar(total, sum - (cb_rehearsing() ? 0 : cb_item(total))) : NULL;

@@ -9,8 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BALANCE_OF_METHOD, BALANCE_FIXED, BALANCE_PARETO };
-static const char *const balance_names[] = {"method", "fixed", "pareto", NULL};
+static const char *const balance_names[] = {"method", "fixed", "pareto", "mgda", NULL};
 
 #define OPT cb_domain_options
 const cb_option cb_domain_option_table[] = {
@@ -30,8 +29,14 @@ const cb_option cb_domain_option_table[] = {
     CB_OPT_FLOAT(OPT, margin, 4, 0, 1e3, "of margin_disparity: what agreement on the source counts more"),
     CB_OPT_FLOAT(OPT, teacher_momentum, 0.99, 0, 1, "of teacher: how much of its weights stays in a step"),
     CB_OPT_INT(OPT, relabel_steps, 0, 0, 1e12, "of centroid_label: steps after which labels are made anew (0: an epoch of the target)"),
-    CB_OPT_ENUM(OPT, balance, BALANCE_OF_METHOD, balance_names,
-                "how terms weigh in the base model: by their weights (fixed), or anew in each step so that none is hurt (pareto)"),
+    CB_OPT_ENUM(
+        OPT, balance, BALANCE_OF_METHOD, balance_names,
+        "how terms weigh in the base model: by their weights (fixed), or anew in each step: so that none is hurt (pareto), by the sum "
+        "of least norm (mgda)"),
+    CB_OPT_BOOL(
+        OPT, watch_gradients, 0,
+        "curves of the share of steps in which terms' gradients of the base model conflict, and in which their sum hurts a term; takes "
+        "a backward pass for each term, which pareto and mgda take anyway"),
     CB_OPT_FLOAT(OPT, held_out_share, 0.1, 0, 0.9, "of pareto: share of the target that is held out to be guided by (0: none)"),
     CB_OPT_INT(OPT, class_width, 64, 1, 65536, "of class_domain: width of the hidden layers of each label's discriminator"),
     CB_OPT_BOOL(OPT, separate_statistics, 0,
@@ -132,9 +137,9 @@ static bool set_weight(cb_domains *d, const char *name, double weight)
     return refuse_name("terms", name, term_name);
 }
 
-static bool is_pareto(const cb_domain_options *o, const cb_domain_method *method)
+static int balance_of(const cb_domain_options *o, const cb_domain_method *method)
 {
-    return o->balance == BALANCE_OF_METHOD ? method->pareto : o->balance == BALANCE_PARETO;
+    return o->balance != BALANCE_OF_METHOD ? o->balance : method->pareto ? BALANCE_PARETO : BALANCE_FIXED;
 }
 
 static bool take_method(cb_domains *d, const char *name)
@@ -145,7 +150,8 @@ static bool take_method(cb_domains *d, const char *name)
             method = cb_domain_method_at(i);
     if (!method)
         return refuse_name("method", name, method_name);
-    d->pareto = is_pareto(&d->options, method);
+    d->balance = balance_of(&d->options, method);
+    d->watched = d->options.watch_gradients || d->balance != BALANCE_FIXED;
     bool ok = !d->has[PART_SOURCE] || set_weight(d, "supervised", 1);
     for (int i = 0; ok && i < CB_METHOD_TERMS && method->terms[i].term; i++)
         ok = set_weight(d, method->terms[i].term, method->terms[i].weight);
@@ -214,7 +220,7 @@ static bool join(cb_domains *d, cb_dataset **source, cb_dataset **target)
 {
     cb_dataset *parts[PARTS];
     size_t count = 0;
-    bool guided = d->pareto && d->options.held_out_share > 0;
+    bool guided = d->balance == BALANCE_PARETO && d->options.held_out_share > 0;
     cb_dataset *held = guided ? cb_dataset_split(*target, d->options.held_out_share, d->options.seed) : NULL;
     cb_dataset *strong = cb_ok() && wants_strong(d) ? cb_dataset_view(*target, &d->strong) : NULL;
     if (!cb_ok()) {
@@ -426,7 +432,7 @@ static cb_tensor *sum_of_terms(cb_domains *d, const domain_pass *p)
             values[count++] = cb_scale(value, d->weights[i]);
         }
     d->summed++;
-    if (cb_ok() && d->pareto)
+    if (cb_ok() && d->watched)
         return balanced(d, p, count, values);
     for (size_t i = 0; i < count && cb_ok(); i++)
         total = total ? cb_add(total, values[i]) : values[i];
@@ -458,6 +464,17 @@ static bool prepare(const cb_trainee *what, int64_t step)
     return ok;
 }
 
+/* Where there is room beside the terms. */
+static void tell_conflicts(cb_domains *d, cb_metrics *parts)
+{
+    const cb_metric found[] = {{"conflicting", (double)d->conflicts / (double)d->summed},
+                               {"hurting", (double)d->hurts / (double)d->summed}};
+    for (size_t i = 0; d->summed && i < sizeof found / sizeof *found; i++)
+        if (parts->count < (int)(sizeof parts->items / sizeof *parts->items))
+            parts->items[parts->count++] = found[i];
+    d->conflicts = d->hurts = 0;
+}
+
 static void tell(const cb_trainee *what, cb_metrics *parts)
 {
     cb_domains *d = (cb_domains *)(uintptr_t)what->objective;
@@ -467,6 +484,8 @@ static void tell(const cb_trainee *what, cb_metrics *parts)
             parts->items[parts->count++] = (cb_metric){cb_domain_terms[i].about.name, d->sums[i] / (double)d->summed};
             d->sums[i] = 0;
         }
+    if (d->watched)
+        tell_conflicts(d, parts);
     d->summed = 0;
 }
 

@@ -17,6 +17,9 @@ typedef struct domain_network {
 } domain_network;
 cb_tensor *cb_network_run(const domain_network *n, cb_tensor *x);
 
+/* How terms weigh where they meet: by their weights, or anew in each step. */
+enum { BALANCE_OF_METHOD, BALANCE_FIXED, BALANCE_PARETO, BALANCE_MGDA };
+
 typedef struct domain_term domain_term;
 enum { MOST_TERMS = 24 };
 
@@ -40,7 +43,9 @@ struct cb_domains {
     int64_t step, steps;
     const cb_trainee *inner;
 
-    bool pareto;                                                          /* terms are weighed anew in each step */
+    int balance;              /* of BALANCE_... */
+    bool watched;             /* the terms' gradients are set against each other */
+    int64_t conflicts, hurts; /* steps of those summed, in which some pull apart, and in which their sum hurts one */
     cb_tensor *class_weight[NETWORK_LAYERS], *class_bias[NETWORK_LAYERS]; /* discriminators of each label */
     domain_network adversary, conditional, second, margin;
     cb_tensor *of_features, *of_predictions; /* of the multilinear map, where it is an estimate; else NULL */

@@ -364,6 +364,51 @@ static void terms_are_weighed_where_they_meet(void **state)
         assert_near((double)both.head[k], (double)labels.head[k], 1e-5 * (1 + fabs((double)labels.head[k])));
 }
 
+static double product_of(const measured *a, const measured *b)
+{
+    double sum = 0;
+    for (size_t i = 0; i < a->count; i++)
+        sum += (double)a->gradient[i] * (double)b->gradient[i];
+    return sum;
+}
+
+/* The first convolution, which has all that the terms share but norms: a sum of least norm of two gradients has weights of which the formula is known only
+ * for all of them together, so what is asked is what follows from it: weights of 2 together, and no term that is hurt. */
+static void least_norm_weighs_and_hurts_nothing(void **state)
+{
+    (void)state;
+    const measured both = measure_by("dann", NULL, "mgda", 0.5), fixed = measure_by("dann", NULL, "fixed", 0);
+    const measured labels = measure_by("dann", "adversary=0", "fixed", 0), domains = measure_by("dann", "supervised=0", "fixed", 0);
+    assert_near(both.loss, fixed.loss, 1e-6 * fixed.loss); /* nothing is held out */
+    double ll = product_of(&labels, &labels), ld = product_of(&labels, &domains), dd = product_of(&domains, &domains);
+    double bl = product_of(&both, &labels), bd = product_of(&both, &domains), determinant = ll * dd - ld * ld;
+    double x = (bl * dd - bd * ld) / determinant, y = (bd * ll - bl * ld) / determinant;
+    assert_near(x + y, 2, 1e-3);
+    assert_true(x > -1e-6 && y > -1e-6 && (x < 0.9 || x > 1.1));
+    assert_near(part(&both, "hurting"), 0, 0);
+}
+
+/* Counting conflicts changes no gradient. */
+static void conflicts_are_counted_beside_the_sum(void **state)
+{
+    (void)state;
+    for (int strong = 0; strong < 2; strong++) {
+        const char *terms = strong ? "adversary=1e9" : "adversary=1";
+        cb_domain_options o = options_of("dann", terms);
+        o.watch_gradients = true;
+        const measured plain = measure_by("dann", terms, "fixed", 0), watched = measure_options(o, true, 1);
+        double most = 0;
+        for (size_t i = 0; i < plain.count; i++)
+            most = fmax(most, fabs((double)plain.gradient[i]));
+        for (size_t i = 0; i < plain.count; i++)
+            assert_near((double)watched.gradient[i], (double)plain.gradient[i], 1e-5 * most);
+        assert_near(watched.loss, plain.loss, 1e-6 * plain.loss);
+        assert_int_equal(watched.parts.count, plain.parts.count + 2);
+        assert_near(part(&watched, "conflicting"), 1, 0);
+        assert_near(part(&watched, "hurting"), strong, 0); /* against so much of the other the labels' gradient has no say */
+    }
+}
+
 /* ---- labels by centroids ---- */
 
 static void centroids_label_rows_as_shot_does(void **state)
@@ -614,6 +659,8 @@ int main(void)
         TEST(a_loss_is_the_sum_of_its_terms),
         TEST(reversed_gradients_set_in_over_the_run),
         TEST(terms_are_weighed_where_they_meet),
+        TEST(least_norm_weighs_and_hurts_nothing),
+        TEST(conflicts_are_counted_beside_the_sum),
         TEST(centroids_label_rows_as_shot_does),
         TEST(neighbours_say_what_they_say_in_nrc),
         TEST(a_resumed_run_ends_with_the_same_bits),

@@ -125,6 +125,55 @@ static void ties_and_nothing_are_decided_the_same_way(void **state)
     assert_int_equal(cb_error_status(), CB_ERR_ARGUMENT);
 }
 
+static double square_of(const problem *p, const double *x)
+{
+    double sum = 0;
+    for (int i = 0; i < N; i++)
+        sum += x[i] * product(p->gram + i * N, x, N);
+    return sum;
+}
+
+/* No point of a grid is shorter; and the sum descends on every objective by its own square at least, which is what makes it the shortest. */
+static void the_sum_of_least_norm_descends_on_all(void **state)
+{
+    (void)state;
+    int inner = 0, outer = 0;
+    for (uint64_t seed = 1; seed <= CASES; seed++) {
+        const problem p = draw(seed, seed % 3 ? 0.3 : 1);
+        double x[N], scale = p.gram[0] + p.gram[4] + p.gram[8];
+        assert_true(cb_least_norm_weights(p.gram, N, x));
+        assert_true(fabs(x[0] + x[1] + x[2] - 1) < 1e-12 && x[0] >= 0 && x[1] >= 0 && x[2] >= 0);
+        double square = square_of(&p, x);
+        for (int i = 0; i < N; i++)
+            assert_true(product(p.gram + i * N, x, N) >= square - 1e-12 * scale);
+        for (int a = 0; a <= GRID; a++)
+            for (int b = 0; a + b <= GRID; b++) {
+                const double y[N] = {(double)a / GRID, (double)b / GRID, (double)(GRID - a - b) / GRID};
+                assert_true(square <= square_of(&p, y) + 1e-12 * scale);
+            }
+        inner += x[0] > 0 && x[1] > 0 && x[2] > 0;
+        outer += x[0] == 0 || x[1] == 0 || x[2] == 0;
+    }
+    assert_true(inner > 2 && outer > 2);
+}
+
+static void special_sums_of_least_norm(void **state)
+{
+    (void)state;
+    const double opposed[] = {4, -2, -2, 1}, shorter[] = {1, 3, 3, 10}, equal[] = {2, 2, 2, 2, 2, 2, 2, 2, 2}, none[N * N] = {0};
+    double x[N];
+    assert_true(cb_least_norm_weights(opposed, 2, x));
+    assert_true(fabs(x[0] - 1.0 / 3) < 1e-12 && fabs(x[1] - 2.0 / 3) < 1e-12);
+    assert_true(cb_least_norm_weights(shorter, 2, x));
+    assert_true(x[0] == 1 && x[1] == 0);
+    assert_true(cb_least_norm_weights(equal, N, x));
+    assert_true(x[0] == 1 && x[1] == 0 && x[2] == 0); /* the first of equal ones */
+    assert_true(cb_least_norm_weights(none, N, x));
+    assert_true(fabs(x[2] - 1.0 / N) < 1e-12);
+    assert_false(cb_least_norm_weights(none, 0, x));
+    assert_int_equal(cb_error_status(), CB_ERR_ARGUMENT);
+}
+
 #define TEST(function) cmocka_unit_test_setup(function, clear_error)
 
 int main(void)
@@ -134,6 +183,8 @@ int main(void)
         TEST(equal_gradients_make_themselves),
         TEST(opposed_gradients_cancel),
         TEST(ties_and_nothing_are_decided_the_same_way),
+        TEST(the_sum_of_least_norm_descends_on_all),
+        TEST(special_sums_of_least_norm),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
