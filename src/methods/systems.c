@@ -72,7 +72,7 @@ static const cb_system systems[] = {
     SYSTEM(28, "ziya-vl", "Ziya-VL (Ziya-Visual): Bilingual Large Vision-Language Model via Multi-Task Instruction Tuning", "preprint 2023",
            "2310.08166"),
     SYSTEM(29, "bib", "Bidirectional Learning for Offline Model-based Biological Sequence Design", "ICML 2023", "2301.02931"),
-    PARTS(30, "hydra", "Hydra: Multi-head Low-rank Adaptation for Parameter Efficient Fine-tuning", "Neural Networks 2024", "2309.06922",
+    WHOLE(30, "hydra", "Hydra: Multi-head Low-rank Adaptation for Parameter Efficient Fine-tuning", "Neural Networks 2024", "2309.06922",
           "cambium train --kind hydra", "docs/methods/hydra.md"),
     WHOLE(31, "lt-sft", "Composable Sparse Fine-Tuning for Cross-Lingual Transfer", "ACL 2022", "2110.07560",
           "cambium train --kind lt_sft, cambium merge --into adapter", "docs/methods/lt-sft.md"),
