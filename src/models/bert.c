@@ -257,10 +257,11 @@ static cb_tensor *attention(const cb_model *model, int64_t index, cb_tensor *res
     cb_tensor *x = cb_layer_before(b->attention, residual, ctx);
     if (!x)
         return NULL;
-    cb_tensor *q = cb_encoder_heads(b->q, x, head_dim, ctx), *k = cb_encoder_heads(b->k, x, head_dim, ctx),
-              *v = cb_encoder_heads(b->v, x, head_dim, ctx);
+    cb_tensor *k = cb_encoder_heads(b->k, x, head_dim, ctx), *v = cb_encoder_heads(b->v, x, head_dim, ctx);
     cb_attention_options options = {.segments = ctx->segments, .mask = pass->bias, .prefix_k = pass->prefix.k, .prefix_v = pass->prefix.v};
-    cb_tensor *y = cb_attention_forward(b->attention, q, k, v, options, ctx);
+    if (!cb_first_tokens(pass, &residual, &x, &options))
+        return NULL;
+    cb_tensor *y = cb_attention_forward(b->attention, cb_encoder_heads(b->q, x, head_dim, ctx), k, v, options, ctx);
     y = y ? cb_reshape(y, x->shape[0], x->shape[1], -1) : NULL;
     return cb_encoder_close_post(b->attention, b->o, b->attention_norm, residual, x, y, ctx);
 }
@@ -331,7 +332,7 @@ static const cb_head_plan distilbert_heads[] = {
 #define MEMBER(type, class, start, plans, facts)                                                                                           \
     {                                                                                                                                      \
         .model_type = type, .class_prefix = class, .prefix = start, .heads = plans, .variant = facts, .bidirectional = true,               \
-        .configure = configure, .build = build, .embed = embed, .position = position, .block = block                                       \
+        .ends_with_first = true, .configure = configure, .build = build, .embed = embed, .position = position, .block = block              \
     }
 
 const cb_architecture cb_bert_family[] = {

@@ -59,6 +59,33 @@ cb_tensor *cb_encoder_heads(const cb_layer *projection, cb_tensor *x, int64_t he
     return y ? cb_reshape(y, x->shape[0], x->shape[1], -1, head_dim) : NULL;
 }
 
+/* (B, 1, 1, T): 0 where a token is of the document of the row's first, far below every score elsewhere. */
+static cb_tensor *seen_by_first(const cb_tensor *segments)
+{
+    const float hidden = -1e30f;
+    int64_t rows = segments->shape[0], length = segments->shape[1];
+    cb_tensor *mask = cb_empty(CB_F32, rows, 1, 1, length);
+    for (int64_t b = 0; mask && b < rows; b++) {
+        double own = cb_get(segments, b * length + cb_token_place(segments, b, length, false));
+        for (int64_t t = 0; t < length; t++)
+            ((float *)mask->data)[b * length + t] = cb_get(segments, b * length + t) == own ? 0 : hidden;
+    }
+    return mask;
+}
+
+bool cb_first_tokens(const cb_pass *pass, cb_tensor **residual, cb_tensor **x, cb_attention_options *options)
+{
+    const cb_tensor *segments = pass->ctx.segments;
+    if (!pass->first_alone)
+        return true;
+    bool same = *x == *residual;
+    *residual = cb_unsqueeze(cb_one_token(*residual, segments, false), 1);
+    *x = same ? *residual : cb_unsqueeze(cb_one_token(*x, segments, false), 1);
+    options->mask = segments ? seen_by_first(segments) : NULL;
+    options->segments = NULL;
+    return *residual && *x && (!segments || options->mask);
+}
+
 static cb_tensor *attention(const cb_model *model, int64_t index, cb_tensor *residual, const cb_pass *pass)
 {
     const cb_block *b = &model->blocks[index];
@@ -74,6 +101,8 @@ static cb_tensor *attention(const cb_model *model, int64_t index, cb_tensor *res
         return NULL;
     if (pass->taken && k && v)
         *pass->taken = (cb_keys){cb_keep(k), cb_keep(v)};
+    if (!cb_first_tokens(pass, &residual, &x, &options))
+        return NULL;
     cb_tensor *y = cb_attention_forward(b->attention, cb_encoder_heads(b->q, x, head_dim, ctx), k, v, options, ctx);
     y = y ? cb_reshape(y, x->shape[0], x->shape[1], -1) : NULL;
     return cb_close_branch(b->attention, b->o, residual, x, y, ctx);

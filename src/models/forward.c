@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "models/internal.h"
+#include "nn/watch.h"
 #include "tensor/op.h"
 
 /* Logits of the head's slow path are made for this many values at a time. */
@@ -388,8 +389,38 @@ static cb_tensor *run_next(cb_model *model, int64_t index, cb_tensor *x, const c
     return y && pass->keys_only ? x : y;
 }
 
-static cb_tensor *hidden_run(cb_model *model, cb_tensor *ids, const cb_context *ctx, cb_tensor **exits, const cb_leaving *leaving)
+/* Whether a layer's modules do with each token what they would do if it were alone. */
+static bool judges_tokens_alone(const cb_layer *layer)
 {
+    for (size_t i = 0; i < layer->module_count; i++) {
+        const cb_module_kind *kind = layer->modules[i]->kind;
+        if (kind->before || kind->attend || kind->attended || kind->prompt || (kind->forward && !kind->low_rank))
+            return false;
+    }
+    for (size_t i = 0; i < layer->child_count; i++)
+        if (!judges_tokens_alone(layer->children[i]))
+            return false;
+    return true;
+}
+
+/* Whether the last block may give the first tokens alone: all but its keys and values is then made of one token a row. */
+static bool can_end_with_first(const cb_model *model, const cb_pass *pass)
+{
+    const cb_context *ctx = &pass->ctx;
+    return model->architecture->ends_with_first && !model->config.shared && !pass->bias && !pass->prefix.k && !ctx->blend && !ctx->cache &&
+           !cb_layer_watching && judges_tokens_alone(model->blocks[model->config.layers - 1].layer);
+}
+
+/* What a pass is run for, beside its hidden states. */
+typedef struct hidden_wish {
+    cb_tensor **exits;
+    const cb_leaving *leaving;
+    bool first_alone; /* only the first token of each row is read: (B, 1, C) is enough */
+} hidden_wish;
+
+static cb_tensor *hidden_run(cb_model *model, cb_tensor *ids, const cb_context *ctx, const hidden_wish *wish)
+{
+    cb_tensor **exits = wish->exits;
     cb_pass pass = {0};
     cb_prompt prompt = {0};
     cb_scope *around = cb_scope_open(); /* positions live as long as the pass */
@@ -399,10 +430,12 @@ static cb_tensor *hidden_run(cb_model *model, cb_tensor *ids, const cb_context *
                           : NULL;
     cb_tensor *x = scope ? model->architecture->embed(model, ids, &pass) : NULL;
     for (int64_t i = 0; x && i < model->config.layers; i++) {
-        x = cb_scope_renew(&scope, cb_prompt_next(&prompt, model, i, &pass) ? run_next(model, i, x, &pass) : NULL);
+        bool ready = cb_prompt_next(&prompt, model, i, &pass);
+        pass.first_alone = wish->first_alone && i + 1 == model->config.layers && can_end_with_first(model, &pass);
+        x = cb_scope_renew(&scope, ready ? run_next(model, i, x, &pass) : NULL);
         if (!keep_exit(model, i + 1, x, &pass, scope, exits))
             x = NULL;
-        pass.keys_only = leaves(model, i + 1, x, &pass, leaving);
+        pass.keys_only = leaves(model, i + 1, x, &pass, wish->leaving);
     }
     cb_prompt_end(&prompt, &pass);
     bool finishes = x && model->architecture->finish;
@@ -429,29 +462,35 @@ static cb_model *tower_for(cb_model *model, const cb_tensor *input)
     return text && !cb_dtype_is_float(input->dtype) ? text : images ? images : model;
 }
 
-static cb_tensor *hidden_of(cb_model *model, cb_tensor *ids, const cb_context *ctx, cb_tensor **exits, const cb_leaving *leaving)
+static cb_tensor *hidden_of(cb_model *model, cb_tensor *ids, const cb_context *ctx, const hidden_wish *wish)
 {
     if (!model || !ids || !cb_ok())
         return NULL;
     cb_model *tower = tower_for(model, ids);
     cb_context own;
     if (tower != model)
-        return composed(model, ids, ids->shape[0], ctx, &own) ? hidden_of(tower, ids, &own, exits, leaving) : NULL;
+        return composed(model, ids, ids->shape[0], ctx, &own) ? hidden_of(tower, ids, &own, wish) : NULL;
     /* a cache outlives the tape: nothing could flow back through it */
     bool old = cb_set_grad_enabled(cb_grad_enabled() && !(ctx && ctx->cache));
-    cb_tensor *hidden = hidden_run(model, ids, ctx, exits, leaving);
+    cb_tensor *hidden = hidden_run(model, ids, ctx, wish);
     cb_set_grad_enabled(old);
     return hidden;
 }
 
 cb_tensor *cb_model_hidden(cb_model *model, cb_tensor *ids, const cb_context *ctx)
 {
-    return hidden_of(model, ids, ctx, NULL, NULL);
+    return hidden_of(model, ids, ctx, &(hidden_wish){0});
 }
 
 cb_tensor *cb_hidden_leaving(cb_model *model, cb_tensor *ids, const cb_context *ctx, const cb_leaving *leaving)
 {
-    return hidden_of(model, ids, ctx, NULL, leaving);
+    return hidden_of(model, ids, ctx, &(hidden_wish){.leaving = leaving});
+}
+
+/* All that the head reads of them. */
+static cb_tensor *hidden_for_head(cb_model *model, cb_tensor *ids, const cb_context *ctx)
+{
+    return hidden_of(model, ids, ctx, &(hidden_wish){.first_alone = model && cb_head_reads_first(model)});
 }
 
 int64_t cb_model_exits(const cb_model *model)
@@ -462,7 +501,7 @@ int64_t cb_model_exits(const cb_model *model)
 
 cb_tensor *cb_model_hidden_exits(cb_model *model, cb_tensor *ids, const cb_context *ctx, cb_tensor **exits)
 {
-    return hidden_of(model, ids, ctx, model && cb_model_exits(model) > 1 ? exits : NULL, NULL);
+    return hidden_of(model, ids, ctx, &(hidden_wish){.exits = model && cb_model_exits(model) > 1 ? exits : NULL});
 }
 
 cb_tensor *cb_model_head(cb_model *model, cb_tensor *hidden, const cb_context *ctx)
@@ -486,7 +525,7 @@ cb_tensor *cb_model_logits(cb_model *model, cb_tensor *ids, const cb_context *ct
     if (!scope)
         return NULL;
     cb_context own = reading(ctx);
-    cb_tensor *logits = cb_scope_return(scope, cb_model_head(model, cb_model_hidden(model, ids, ctx), &own));
+    cb_tensor *logits = cb_scope_return(scope, cb_model_head(model, hidden_for_head(model, ids, ctx), &own));
     cb_scope_close(scope);
     return logits;
 }
@@ -497,7 +536,7 @@ cb_tensor *cb_model_features(cb_model *model, cb_tensor *input, const cb_context
     if (!scope)
         return NULL;
     cb_context given = reading(ctx), own;
-    cb_tensor *hidden = cb_model_hidden(model, input, ctx);
+    cb_tensor *hidden = hidden_for_head(model, input, ctx);
     cb_model *judge = cb_head_judges_rows(model) ? model : tower_for(model, input);
     bool ok = hidden && composed(model, judge == model ? NULL : input, hidden->shape[0], &given, &own);
     cb_tensor *features = cb_scope_return(scope, ok ? cb_head_features(judge, input, hidden, &own) : NULL);
@@ -519,7 +558,7 @@ cb_tensor *cb_model_judge(cb_model *model, cb_tensor *input, const cb_context *c
     if (!scope)
         return NULL;
     cb_context given = reading(ctx), own;
-    cb_tensor *hidden = cb_model_hidden(model, input, ctx);
+    cb_tensor *hidden = hidden_for_head(model, input, ctx);
     bool ok = hidden && composed(model, NULL, hidden->shape[0], &given, &own);
     cb_tensor *logits = cb_scope_return(scope, ok ? cb_head_judge(model, hidden, &own, features) : NULL);
     *features = cb_scope_return(scope, *features);
@@ -675,7 +714,7 @@ cb_tensor *cb_model_loss(cb_model *model, cb_tensor *ids, cb_tensor *targets, do
     cb_scope *scope = cb_scope_open();
     if (!scope)
         return NULL;
-    cb_tensor *hidden = cb_model_hidden(model, ids, ctx);
+    cb_tensor *hidden = hidden_for_head(model, ids, ctx);
     bool rows = cb_head_judges_rows(model), places = cb_head_judges_places(model), frames = cb_model_head_kind(model) == CB_HEAD_CTC;
     bool fits = frames   ? targets->ndim == 2 && targets->shape[0] == ids->shape[0]
                 : rows   ? targets->shape[0] == ids->shape[0] && (targets->ndim == 1 || targets->dtype == CB_F32)

@@ -252,7 +252,7 @@ bool cb_head_build(cb_model *model, cb_weight_source *source)
 /* ---- forward ---- */
 
 /* The index of the token that a row is judged by. */
-static int64_t token_of(const cb_tensor *segments, int64_t row, int64_t length, bool last)
+int64_t cb_token_place(const cb_tensor *segments, int64_t row, int64_t length, bool last)
 {
     for (int64_t i = 0; segments && i < length; i++) {
         int64_t at = last ? length - 1 - i : i;
@@ -262,14 +262,15 @@ static int64_t token_of(const cb_tensor *segments, int64_t row, int64_t length, 
     return last ? length - 1 : 0;
 }
 
-/* hidden (B, T, C) -> (B, C) */
-static cb_tensor *one_token(cb_tensor *hidden, bool last, const cb_context *ctx)
+cb_tensor *cb_one_token(cb_tensor *x, const cb_tensor *segments, bool last)
 {
-    int64_t rows = hidden->shape[0], length = hidden->shape[1];
+    int64_t rows = x->shape[0], length = x->shape[1];
+    if (length == 1) /* there is no other */
+        return cb_reshape(x, rows, -1);
     cb_tensor *places = cb_empty(CB_I64, rows);
     for (int64_t i = 0; places && i < rows; i++)
-        ((int64_t *)places->data)[i] = i * length + token_of(ctx->segments, i, length, last);
-    return cb_index_select(cb_reshape(hidden, rows * length, -1), 0, places);
+        ((int64_t *)places->data)[i] = i * length + cb_token_place(segments, i, length, last);
+    return cb_index_select(cb_reshape(x, rows * length, -1), 0, places);
 }
 
 /* Where a text ends: as CLIP has it in transformers, which looks for the largest id where the config's is the wrong one of old. */
@@ -301,7 +302,7 @@ static cb_tensor *pooled(cb_tensor *hidden, cb_pooling pooling, const cb_context
     if (hidden->ndim == 4)
         return cb_reshape(cb_adaptive_avg_pool(hidden, 1, 1), hidden->shape[0], -1);
     if (pooling == CB_POOL_FIRST || pooling == CB_POOL_LAST)
-        return one_token(hidden, pooling == CB_POOL_LAST, ctx);
+        return cb_one_token(hidden, ctx->segments, pooling == CB_POOL_LAST);
     int64_t first = pooling == CB_POOL_MEAN_PATCHES;
     return cb_mean(cb_slice(hidden, 1, first, hidden->shape[1], 1), 1, false);
 }
@@ -310,6 +311,12 @@ bool cb_head_judges_rows(const cb_model *model)
 {
     cb_head_kind kind = model->head_plan->kind;
     return kind == CB_HEAD_SEQUENCE_CLASSIFICATION || kind == CB_HEAD_IMAGE_CLASSIFICATION;
+}
+
+bool cb_head_reads_first(const cb_model *model)
+{
+    const cb_head_plan *plan = model->head_plan;
+    return cb_head_judges_rows(model) && plan->pooling == CB_POOL_FIRST && !plan->second && !plan->maps_first;
 }
 
 bool cb_head_judges_places(const cb_model *model)

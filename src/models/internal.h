@@ -212,6 +212,7 @@ typedef struct cb_pass {
     cb_tensor *states; /* the encoder's, (B, Ts, C); NULL: there is none, or the cache has the keys and values that blocks make of them */
     cb_tensor *source_mask; /* added to the scores of attention to them, (B, 1, 1, Ts), or NULL: all are seen */
     const cb_slot_rows *at; /* in place of a cache; or NULL */
+    bool first_alone;       /* the last block, where nothing but each row's first token is read: it gives (B, 1, C) */
     bool keys_only;         /* a token that has left early: its state gives each block's keys and values and stays as it is */
     cb_keys *taken;         /* of virtual tokens on their way through the model: where the block's go; else NULL */
     cb_tensor *time;        /* of networks that denoise: what their blocks are told of timesteps, and classes, of each row; else NULL */
@@ -228,6 +229,7 @@ typedef struct cb_architecture {
     const void *variant;                   /* the family's own: how its members differ */
     const cb_head_plan *heads;             /* ends with kind 0; what most of its kin have is the first */
     bool bidirectional;                    /* a token sees what comes after it: such a model cannot generate */
+    bool ends_with_first;                  /* its last block can give the first tokens alone (cb_pass.first_alone) */
     bool images;                           /* it takes pixels (B, C, H, W), and cb_pass.ctx has no positions; else ids */
     bool series;                           /* it takes numbers in time (B, T, N, C), likewise */
     bool diffusers;                        /* config.json names it as _class_name, and the weights lie in diffusers' files */
@@ -378,6 +380,10 @@ bool cb_places_configure(cb_model *model);
 int64_t cb_places_numbers(cb_head_kind kind);
 /* As cb_model_label_loss(). */
 cb_tensor *cb_places_number_loss(const cb_model *model, cb_tensor *logits, cb_tensor *targets, double normalizer);
+/* The first or last token of each row that is not padding, of the first where all are: (B, T, C) -> (B, C); which it is of a row. */
+cb_tensor *cb_one_token(cb_tensor *x, const cb_tensor *segments, bool last);
+int64_t cb_token_place(const cb_tensor *segments, int64_t row, int64_t length, bool last);
+bool cb_head_reads_first(const cb_model *model);   /* it reads the first token of each row and nothing else */
 bool cb_head_judges_rows(const cb_model *model);   /* its logits are (B, K) */
 bool cb_head_judges_places(const cb_model *model); /* they are (B, K, h, w) */
 /* What its last layer reads, (B, width), of what `input` gave. */
@@ -463,6 +469,10 @@ bool cb_conv_unit_build_folded(cb_weight_source *source, cb_layer *parent, const
 /* Normalised by groups of channels, activated, then convolved. */
 cb_tensor *cb_conv_behind_norm(const cb_layer *norm, const cb_layer *conv, cb_activation activation, cb_tensor *x, const cb_context *ctx);
 cb_tensor *cb_conv_unit_run(const cb_conv_unit *unit, cb_tensor *x, const cb_context *ctx);
+/* One after another. */
+cb_tensor *cb_conv_units_run(const cb_conv_unit *units, int count, cb_tensor *x, const cb_context *ctx);
+/* What a residual block ends with: activation(x + residual). */
+cb_tensor *cb_conv_close(cb_activation activation, cb_tensor *x, cb_tensor *residual);
 
 /* ---- networks that denoise (denoiser.c) ---- */
 
@@ -515,6 +525,10 @@ cb_tensor *cb_hidden_leaving(cb_model *model, cb_tensor *ids, const cb_context *
 
 /* One block with its modules, in a scope of its own. */
 cb_tensor *cb_block_run(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass);
+
+/* What attention asks for is the whole residual stream, or, where the pass ends with first tokens, those: changes both to (B, 1, C), and `options`, so
+ * that each sees what it would. */
+bool cb_first_tokens(const cb_pass *pass, cb_tensor **residual, cb_tensor **x, cb_attention_options *options);
 
 /* One half of a block. */
 typedef cb_tensor *cb_branch(const cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass);

@@ -176,8 +176,8 @@ static const cb_head_plan deit_heads[] = {
 #define MEMBER(type, class, start, plans, facts)                                                                                           \
     {                                                                                                                                      \
         .model_type = type, .class_prefix = class, .prefix = start, .heads = plans, .variant = facts, .bidirectional = true,               \
-        .images = true, .configure = configure, .build = build, .embed = embed, .block = cb_encoder_block, .norm = cb_layer_norm_forward,  \
-        .other_name = other_name, .modules = modules                                                                                       \
+        .images = true, .ends_with_first = true, .configure = configure, .build = build, .embed = embed, .block = cb_encoder_block,        \
+        .norm = cb_layer_norm_forward, .other_name = other_name, .modules = modules                                                        \
     }
 
 const cb_architecture cb_vit_family[] = {
