@@ -1,5 +1,6 @@
 /* conv_unit.c: a convolution, a norm and an activation: what the blocks of ResNet, MobileNet and U-Net are made of. */
 #include "models/internal.h"
+#include "tensor/op.h"
 
 bool cb_conv_unit_build(cb_model *model, cb_weight_source *source, cb_layer *parent, const char *name, int64_t in, int64_t out,
                         int64_t kernel, cb_conv_options options, cb_activation activation, cb_conv_unit *unit)
@@ -38,12 +39,43 @@ static cb_tensor *padded(const cb_layer *conv, cb_tensor *x)
     return cb_pixels_channels_in_front(padded_along(x, 2, kernel[1], conv->conv.stride[1]));
 }
 
+/* Maps are large, so each is gone as soon as what is made of it is there, where the tape does not hold it. */
 cb_tensor *cb_conv_unit_run(const cb_conv_unit *unit, cb_tensor *x, const cb_context *ctx)
 {
-    x = cb_conv2d_forward(unit->conv, unit->pads ? padded(unit->conv, x) : x, ctx);
-    if (unit->norm)
-        x = (unit->norm->groups ? cb_group_norm_forward : cb_batch_norm_forward)(unit->norm, x, ctx);
-    return cb_activate(unit->activation, x);
+    cb_scope *scope = cb_scope_open();
+    if (!scope)
+        return NULL;
+    cb_tensor *y = cb_scope_renew(&scope, cb_conv2d_forward(unit->conv, unit->pads ? padded(unit->conv, x) : x, ctx));
+    if (unit->norm && y)
+        y = cb_scope_renew(&scope, (unit->norm->groups ? cb_group_norm_forward : cb_batch_norm_forward)(unit->norm, y, ctx));
+    y = cb_activate(unit->activation, y);
+    if (scope) {
+        y = cb_scope_return(scope, y);
+        cb_scope_close(scope);
+    }
+    return y;
+}
+
+cb_tensor *cb_conv_units_run(const cb_conv_unit *units, int count, cb_tensor *x, const cb_context *ctx)
+{
+    cb_scope *scope = cb_scope_open();
+    for (int i = 0; i < count && scope; i++)
+        x = cb_scope_renew(&scope, cb_conv_unit_run(&units[i], x, ctx));
+    if (!scope)
+        return NULL;
+    x = cb_scope_return(scope, x);
+    cb_scope_close(scope);
+    return x;
+}
+
+cb_tensor *cb_conv_close(cb_activation activation, cb_tensor *x, cb_tensor *residual)
+{
+    cb_scope *scope = cb_scope_open();
+    if (!scope)
+        return NULL;
+    x = cb_scope_return(scope, cb_activate(activation, cb_add(x, residual)));
+    cb_scope_close(scope);
+    return x;
 }
 
 cb_tensor *cb_conv_behind_norm(const cb_layer *norm, const cb_layer *conv, cb_activation activation, cb_tensor *x, const cb_context *ctx)

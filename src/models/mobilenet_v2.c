@@ -195,17 +195,13 @@ static char *other_name(const cb_model *model, const char *name)
 static cb_tensor *embed(cb_model *model, cb_tensor *pixels, const cb_pass *pass)
 {
     cb_tensor *x = pixels->dtype == model->dtype ? pixels : cb_cast(pixels, model->dtype);
-    for (int i = 0; i < model->stem_count; i++)
-        x = cb_conv_unit_run(&model->stem[i], x, &pass->ctx);
-    return x;
+    return cb_conv_units_run(model->stem, model->stem_count, x, &pass->ctx);
 }
 
 static cb_tensor *inverted(const cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass)
 {
     const cb_block *b = &model->blocks[index];
-    cb_tensor *y = x;
-    for (int i = 0; i < b->unit_count; i++)
-        y = cb_conv_unit_run(&b->units[i], y, &pass->ctx);
+    cb_tensor *y = cb_conv_units_run(b->units, b->unit_count, x, &pass->ctx);
     return b->adds_input ? cb_add(x, y) : y;
 }
 

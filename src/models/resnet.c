@@ -188,11 +188,9 @@ static cb_tensor *embed(cb_model *model, cb_tensor *pixels, const cb_pass *pass)
 static cb_tensor *residual(const cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass)
 {
     const cb_block *b = &model->blocks[index];
-    cb_tensor *y = x;
-    for (int i = 0; i < b->unit_count; i++)
-        y = cb_conv_unit_run(&b->units[i], y, &pass->ctx);
+    cb_tensor *y = cb_conv_units_run(b->units, b->unit_count, x, &pass->ctx);
     cb_tensor *short_cut = b->shortcut.conv ? cb_conv_unit_run(&b->shortcut, x, &pass->ctx) : x;
-    return cb_activate(model->config.activation, cb_add(y, short_cut));
+    return cb_conv_close(model->config.activation, y, short_cut);
 }
 
 static cb_tensor *block(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass)

@@ -1,6 +1,7 @@
 /* unet.c: U-Nets (Ronneberger et al. 2015, arXiv:1505.04597): blocks of convolutions over maps that halve, then over maps that double again,
  * each of these beside the map of its size from the way down.  What comes out has the size of the image, whatever that is: odd sizes are
- * rounded down on the way down, and on the way up a map gets the size of the one that it meets.
+ * rounded down on the way down, and on the way up a map gets the size of the one that it meets.  One that judges whole images has the way down alone,
+ * and is asked by the mean of its smallest maps.
  *
  * The configuration is our own: `hidden_sizes` (widths from the image downwards), `layers_per_block`, `kernel_size`, `norm_type` (batch, group of
  * `norm_groups`, instance, none), `hidden_act`, `downsample_type` (max_pool, avg_pool, conv: the block's first convolution with a stride),
@@ -10,6 +11,7 @@
 #include <string.h>
 
 #include "models/internal.h"
+#include "tensor/op.h"
 
 enum { MOST_LEVELS = 12, MOST_WIDTH = 1 << 20 };
 
@@ -75,7 +77,6 @@ static bool configure(cb_model *model)
     if (u->kernel % 2 == 0)
         return cb_config_error(model, "kernel_size is %lld, expected an odd number", (long long)u->kernel);
     u->residual = cb_json_bool(model->config_path, model->json, "residual", false);
-    c->width = u->widths[0];
     return cb_ok() && check_groups(model, u) && cb_config_activation(model, "hidden_act", "relu");
 }
 
@@ -129,11 +130,15 @@ static bool build_block(cb_model *model, cb_weight_source *source, cb_layer *blo
 static bool build(cb_model *model, cb_weight_source *source)
 {
     const unet *u = model->details;
+    bool whole = cb_head_judges_rows(model);
+    model->config.width = u->widths[whole ? u->levels - 1 : 0];
     cb_layer *top = cb_model_top(model, "unet"), *down = top ? cb_layer_new(top, "down_blocks", CB_LAYER_GROUP) : NULL;
     for (int64_t i = 0; down && i < u->levels; i++)
         if (!build_block(model, source, down, i, i ? u->widths[i - 1] : model->config.channels, u->widths[i],
                          i && u->down == DOWN_CONV ? 2 : 1))
             return false;
+    if (whole)
+        return down;
     cb_layer *up = down ? cb_layer_new(top, "up_blocks", CB_LAYER_GROUP) : NULL;
     for (int64_t i = 0; up && i + 1 < u->levels; i++) {
         int64_t level = u->levels - 2 - i;
@@ -149,13 +154,11 @@ static cb_tensor *convolve(const cb_model *model, int64_t index, cb_tensor *x, c
 {
     const unet *u = model->details;
     const cb_block *b = &model->blocks[index];
-    cb_tensor *y = x;
-    for (int i = 0; i < b->unit_count; i++)
-        y = cb_conv_unit_run(&b->units[i], y, &pass->ctx);
+    cb_tensor *y = cb_conv_units_run(b->units, b->unit_count, x, &pass->ctx);
     if (!u->residual)
         return y;
     cb_tensor *short_cut = b->shortcut.conv ? cb_conv_unit_run(&b->shortcut, x, &pass->ctx) : x;
-    return cb_activate(model->config.activation, cb_add(y, short_cut));
+    return cb_conv_close(model->config.activation, y, short_cut);
 }
 
 static cb_tensor *block(cb_model *model, int64_t index, cb_tensor *x, const cb_pass *pass)
@@ -203,12 +206,30 @@ static bool check_size(const unet *u, const cb_tensor *pixels)
                    (long long)u->levels) == CB_OK;
 }
 
+/* The smallest maps, of which alone a whole image is judged: the others are freed where the tape does not hold them. */
+static cb_tensor *smallest(cb_model *model, cb_tensor *x, const cb_pass *pass)
+{
+    const unet *u = model->details;
+    cb_scope *scope = cb_scope_open();
+    for (int64_t i = 0; x && scope && i < u->levels; i++) {
+        x = i ? halved(u, x) : x;
+        x = cb_scope_renew(&scope, x ? cb_block_run(model, i, x, pass) : NULL);
+    }
+    if (!scope)
+        return NULL;
+    x = cb_scope_return(scope, x);
+    cb_scope_close(scope);
+    return x;
+}
+
 static cb_tensor *embed(cb_model *model, cb_tensor *pixels, const cb_pass *pass)
 {
     const unet *u = model->details;
     cb_tensor *maps[MOST_LEVELS], *x = pixels->dtype == model->dtype ? pixels : cb_cast(pixels, model->dtype);
     if (!check_size(u, pixels))
         return NULL;
+    if (cb_head_judges_rows(model))
+        return smallest(model, x, pass);
     for (int64_t i = 0; x && i < u->levels; i++) {
         x = i ? halved(u, x) : x;
         maps[i] = x = x ? cb_block_run(model, i, x, pass) : NULL;

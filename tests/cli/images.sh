@@ -99,6 +99,16 @@ whole="--config $reference/vision/resnet_basic/config.json --image-processor lar
 expect eval_whole "$program" eval whole --data test --json
 over eval_whole.out accuracy 0.8
 
+# ---- a U-Net's way down: whole, and by an adapter that comes with its head ----
+printf '%s' '{"model_type": "unet", "architectures": ["UNetForImageClassification"], "hidden_sizes": [6, 8, 12]}' >unet.json
+expect unet "$program" pretrain --config unet.json --image-processor vit --task image-classification --data train --learning-rate 0.01 --batch-size 8 --steps 40 \
+    --seed 1 --output unet --quiet
+expect eval_unet "$program" eval unet --data test --json
+over eval_unet.out accuracy 0.8
+expect unet_lora "$program" train unet --task image-classification --data train --rank 4 --learning-rate 0.01 --batch-size 8 --steps 20 --seed 1 --output unet_lora
+expect eval_unet_lora "$program" eval unet --adapter unet_lora --data test --json
+over eval_unet_lora.out accuracy 0.8
+
 # ---- a head that was trained for other labels ----
 adapt="train whole --task image-classification --rank 2 --batch-size 4 --steps 1 --seed 1"
 # shellcheck disable=SC2086

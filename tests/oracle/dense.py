@@ -3,7 +3,7 @@
 
 Writes <out>/<name>/{config.json, model.safetensors, expected.safetensors}.  expected.safetensors holds
     pixel_values                  f32 (3, channels, H, W)
-    labels                        i64 (3, H, W), some of them -100; of a regression f32 (3, K, H, W)
+    labels                        i64 (3, H, W), some of them -100; of a regression f32 (3, K, H, W); of whole images i64 (3)
     hidden, logits, loss          f32
     grad.<tensor>                 f32, gradient of `loss`, of every parameter
     train.<...>                   the same in training, of networks with batch norms; train.buffer.<tensor>: running statistics behind that step
@@ -31,8 +31,10 @@ MODELS = {
     "unet_conv": (dict(hidden_sizes=[4, 6, 6], layers_per_block=1, kernel_size=5, norm_type="instance", norm_eps=1e-3, hidden_act="gelu",
                        downsample_type="conv", residual=True, num_labels=2), (14, 9)),
     "unet_regression": (dict(hidden_sizes=[4, 6], norm_type="none", num_labels=2), (8, 8)),
+    "unet_classes": (dict(hidden_sizes=[3, 4, 6], residual=True, num_labels=5), (11, 14)),
 }
-ADAPTERS = {"unet": dict(target_modules=["convolution"], modules_to_save=["classifier"])}
+CLASSES = ["unet_classes"]  # of whole images
+ADAPTERS = {name: dict(target_modules=["convolution"], modules_to_save=["classifier"]) for name in ("unet", "unet_classes")}
 
 
 class Unit(nn.Module):
@@ -96,14 +98,49 @@ class Maps(nn.Module):
         return x
 
 
+class Smallest(Maps):
+    """The way down alone."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        del self.up_blocks
+
+    def forward(self, x):
+        for i, block in enumerate(self.down_blocks):
+            if i and self.down != "conv":
+                x = F.max_pool2d(x, 2) if self.down == "max_pool" else F.avg_pool2d(x, 2)
+            x = block(x)
+        return x
+
+
+class Classifier(nn.Module):
+    def __init__(self, config, labels):
+        super().__init__()
+        self.unet = Smallest(config)
+        self.classifier = nn.Linear(config["hidden_sizes"][-1], labels)
+
+    def head(self, hidden):
+        return self.classifier(hidden.mean((2, 3)))
+
+    def forward(self, x):
+        return self.head(self.unet(x))
+
+
 class UNet(nn.Module):
     def __init__(self, config, labels):
         super().__init__()
         self.unet = Maps(config)
         self.classifier = nn.Conv2d(config["hidden_sizes"][0], labels, 1)
 
+    def head(self, hidden):
+        return self.classifier(hidden)
+
     def forward(self, x):
-        return self.classifier(self.unet(x))
+        return self.head(self.unet(x))
+
+
+def network(name, config):
+    return (Classifier if name in CLASSES else UNet)(config, labels_of(config))
 
 
 def labels_of(config):
@@ -127,16 +164,18 @@ def randomise(model, generator):
 def run(model, pixels, labels):
     model.zero_grad()
     hidden = model.unet(pixels)
-    logits = model.classifier(hidden)
+    logits = model.head(hidden)
     loss = F.mse_loss(logits, labels.double()) if labels.is_floating_point() else F.cross_entropy(logits, labels, ignore_index=-100)
     loss.backward()
     return dict(hidden=hidden.detach(), logits=logits.detach(), loss=loss.detach(), **{"grad." + k: p.grad.clone() for k, p in model.named_parameters()})
 
 
-def expected(model, config, size, generator):
+def expected(model, name, config, size, generator):
     pixels = torch.randn((ROWS, config.get("num_channels", 3), *size), generator=generator)
     if config.get("norm_type") == "none":
         labels = torch.randn((ROWS, labels_of(config), *size), generator=generator)
+    elif name in CLASSES:
+        labels = torch.randint(labels_of(config), (ROWS,), generator=generator)
     else:
         labels = torch.randint(labels_of(config), (ROWS, *size), generator=generator)
         labels[torch.rand(labels.shape, generator=generator) < 0.2] = -100
@@ -148,10 +187,10 @@ def expected(model, config, size, generator):
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
 
 
-def adapted(config, path, options, pixels, generator):
+def adapted(name, config, path, options, pixels, generator):
     """Makes an adapter that changes something, and gives the logits with what was written."""
     def base():
-        model = UNet(config, labels_of(config))
+        model = network(name, config)
         model.load_state_dict(load_file(os.path.join(path, "model.safetensors")))
         return model.eval()
     model = get_peft_model(base(), LoraConfig(r=2, lora_alpha=3, **options))
@@ -195,16 +234,17 @@ def main():
         shutil.rmtree(path, ignore_errors=True)
         os.makedirs(path)
         generator = torch.Generator().manual_seed(4000 + index)
-        model = UNet(config, labels_of(config))
+        model = network(name, config)
         randomise(model, generator)
         save_file({k: v.clone() for k, v in model.state_dict().items()}, os.path.join(path, "model.safetensors"), {"format": "pt"})
-        kind = "UNetForDenseRegression" if config.get("norm_type") == "none" else "UNetForSemanticSegmentation"
+        kind = "UNetFor" + ("ImageClassification" if name in CLASSES else
+                            "DenseRegression" if config.get("norm_type") == "none" else "SemanticSegmentation")
         with open(os.path.join(path, "config.json"), "w") as f:
             json.dump(dict(model_type="unet", architectures=[kind], **config), f, indent=2)
             f.write("\n")
-        tensors = expected(model, config, size, generator)
+        tensors = expected(model, name, config, size, generator)
         if name in ADAPTERS:
-            tensors["adapted"] = adapted(config, path, ADAPTERS[name], tensors["pixel_values"], generator)
+            tensors["adapted"] = adapted(name, config, path, ADAPTERS[name], tensors["pixel_values"], generator)
         save_file({k: v.contiguous() for k, v in tensors.items()}, os.path.join(path, "expected.safetensors"))
         files = [os.path.join(folder, file) for folder, _, names in os.walk(path) for file in names]
         for file in files:

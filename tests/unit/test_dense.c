@@ -6,7 +6,7 @@
 #include "cambium/merge.h"
 #include "model_fixtures.h"
 
-static const char *const networks[] = {"unet", "unet_group", "unet_conv", "unet_regression", "segformer"};
+static const char *const networks[] = {"unet", "unet_group", "unet_conv", "unet_regression", "unet_classes", "segformer"};
 #define NETWORKS (sizeof networks / sizeof *networks)
 
 static const char *network_path(const char *name)
@@ -101,11 +101,13 @@ static bool let_move(void *user, cb_layer *layer)
 static void a_step_equals_that_of_torch(void **state)
 {
     (void)state;
-    static const char *const norms[] = {"unet.up_blocks.1.layers.0.normalization", "decode_head.batch_norm"};
-    for (int i = 0; i < 4; i++) {
-        const char *norm_name = norms[i / 2];
+    static const char *const norms[][2] = {{"unet", "unet.up_blocks.1.layers.0.normalization"},
+                                           {"unet_classes", "unet.down_blocks.2.shortcut.normalization"},
+                                           {"segformer", "decode_head.batch_norm"}};
+    for (int i = 0; i < 6; i++) {
+        const char *norm_name = norms[i / 2][1];
         char mean[128];
-        fixture f = network_open(i / 2 ? "segformer" : "unet");
+        fixture f = network_open(norms[i / 2][0]);
         each_gradient(&f, "grad.", make_trainable);
         cb_layer_visit(cb_model_root(f.model), let_move, NULL);
         cb_tensor *loss = loss_of(&f, &(cb_context){.training = true, .checkpoint = i % 2});
@@ -123,13 +125,16 @@ static void a_step_equals_that_of_torch(void **state)
 static void an_adapter_of_peft_gives_its_logits(void **state)
 {
     (void)state;
-    fixture f = network_open("unet");
-    char path[600];
-    snprintf(path, sizeof path, "%s/adapter", network_path("unet"));
-    cb_adapter *adapter = cb_adapter_load(path, cb_model_root(f.model), cb_model_type(f.model));
-    assert_close("adapted", cb_model_logits(f.model, f.ids, NULL), expected_tensor(&f, "adapted"), 1e-5);
-    cb_adapter_free(adapter);
-    fixture_close(&f);
+    static const char *const names[] = {"unet", "unet_classes"};
+    for (int i = 0; i < 2; i++) {
+        fixture f = network_open(names[i]);
+        char path[600];
+        snprintf(path, sizeof path, "%s/adapter", network_path(names[i]));
+        cb_adapter *adapter = cb_adapter_load(path, cb_model_root(f.model), cb_model_type(f.model));
+        assert_close("adapted", cb_model_logits(f.model, f.ids, NULL), expected_tensor(&f, "adapted"), 1e-5);
+        cb_adapter_free(adapter);
+        fixture_close(&f);
+    }
 }
 
 /* ---- adapters ---- */
