@@ -131,7 +131,7 @@ static const cb_system systems[] = {
     SYSTEM(60, "adami", "Source-Free Domain Adaptation for Image Segmentation", "Medical Image Analysis 2022", "2108.03152"),
     SYSTEM(61, "gdcan", "Generalized Domain Conditioned Adaptation Network", "IEEE TPAMI 2021", "2103.12339"),
     SYSTEM(62, "ear", "Efficient Model Adaptation for Continual Learning at the Edge", "preprint 2023", "2308.02084"),
-    PARTS(63, "transfer-score", "Can We Evaluate Domain Adaptation Models Without Target-Domain Labels?", "ICLR 2024", "2305.18712",
+    WHOLE(63, "transfer-score", "Can We Evaluate Domain Adaptation Models Without Target-Domain Labels?", "ICLR 2024", "2305.18712",
           "cambium eval --unlabelled", "docs/methods/transfer-score.md"),
     SYSTEM(64, "cma", "Contrastive Model Adaptation for Cross-Condition Robustness in Semantic Segmentation", "ICCV 2023", "2303.05194"),
     PARTS(65, "cotta", "Continual Test-Time Domain Adaptation", "CVPR 2022", "2203.13591", "cambium adapt --method cotta",
