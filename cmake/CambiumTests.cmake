@@ -70,6 +70,7 @@ if(TARGET cambium AND EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/run.sh)
   register_test(cli_images sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/images.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
   register_test(cli_adapt sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/adapt.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
   register_test(cli_adapt_page ${page} docs/adapt.md said.jsonl drifted.jsonl.state gates.jsonl piped.jsonl)
+  register_test(cli_adami_page ${page} docs/methods/adami.md out/adami/model.safetensors out/adapter/labels.json)
   register_test(cli_cotta_page ${page} docs/methods/cotta.md said.jsonl plain.jsonl.state)
   register_test(cli_dense sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/dense.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
   register_test(cli_dense_page ${page} docs/dense.md out/unet/preprocessor_config.json out/adapter/labels.json out/merged/model.safetensors

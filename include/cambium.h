@@ -28,6 +28,7 @@
 #include "cambium/models.h"
 #include "cambium/nn.h"
 #include "cambium/optim.h"
+#include "cambium/priors.h"
 #include "cambium/retrieval.h"
 #include "cambium/statistics.h"
 #include "cambium/stream.h"

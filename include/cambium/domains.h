@@ -17,11 +17,19 @@
 extern "C" {
 #endif
 
+/* What a term says something of. */
+typedef enum cb_term_reach {
+    CB_TERM_OF_ROWS,   /* predictions or features of rows */
+    CB_TERM_OF_EITHER, /* predictions of rows, or of the places of images */
+    CB_TERM_OF_PLACES  /* of the places of images, for what they say of their image */
+} cb_term_reach;
+
 /* A part of what is minimised. */
 typedef struct cb_domain_term {
     const char *name, *summary;
     bool source; /* needs labelled data of the first domain */
     bool strong; /* needs a second, strongly augmented view of the target's images */
+    cb_term_reach reach;
 } cb_domain_term;
 CB_API const cb_domain_term *cb_domain_term_at(size_t index); /* NULL: there are no more */
 
@@ -49,17 +57,24 @@ typedef struct cb_domain_options {
     double held_out_share;
     int64_t class_width;
     bool separate_statistics;
+    int class_ratio; /* cb_class_ratio_kind (losses.h) */
+    cb_string_list
+        class_weights; /* of labels in the entropy of places: a number each, or "even"; none: by how rare the prior says they are */
+    double size_slack; /* by which share of the prior sizes may differ from it at no cost */
     /* these are not in the table: */
-    int64_t batch_size;               /* rows of each domain in a step, as in cb_train_options */
-    const cb_augment_options *strong; /* of the second view; copied */
-    uint64_t seed;                    /* of new layers */
+    const float
+        *priors; /* (rows of the target, labels): shares of each image that labels are expected to have (priors.h); NULL: none; copied */
+    int64_t batch_size; /* rows of each domain in a step, as in cb_train_options */
+    const cb_augment_options
+        *strong;   /* of the second view; copied.  Where places are judged it differs from the first in colours and random_erasing alone */
+    uint64_t seed; /* of new layers */
 } cb_domain_options;
 extern CB_API const cb_option cb_domain_option_table[];
 
 typedef struct cb_domains cb_domains;
-/* Takes the datasets, also on failure.  The model classifies rows, one label each, and has the labels of `source`; both datasets are of what
+/* Takes the datasets, also on failure.  The model classifies rows, or the places of images, one label each, and has the labels of `source`; both datasets are of what
  * it takes, the target opened as unlabelled: its labels are not looked at, whatever it has.  Errors: an unknown method or term, with those close to it; a
- * term that needs a source and finds none; nothing to minimise. */
+ * term that needs a source, or a prior, and finds none, or that says nothing of what the model judges; nothing to minimise. */
 CB_API cb_domains *cb_domains_open(cb_model *model, cb_dataset *source, cb_dataset *target, const cb_domain_options *options);
 CB_API void cb_domains_free(cb_domains *domains);              /* after the trainee's last use; NULL is allowed */
 CB_API cb_dataset *cb_domains_rows(const cb_domains *domains); /* what cb_train() is to be given */

@@ -86,6 +86,26 @@ CB_API cb_tensor *cb_pseudo_label_loss(cb_tensor *logits, cb_tensor *judge, doub
  * off the diagonal, averaged over K.  Jin et al. 2020, arXiv:1912.03699. */
 CB_API cb_tensor *cb_class_confusion_loss(cb_tensor *logits, double temperature);
 
+/* ---- what predictions of places say of their image ---- */
+
+/* Of logits (B, K, ...) of places: -sum w_k p log(p + 1e-10) over all, divided by the number of places of all images: how unsure places are, labels
+ * weighed by weights (K); NULL: 1 each.  The epsilon is that of Bateson et al. 2022, arXiv:2108.03152, whose entropy it is. */
+CB_API cb_tensor *cb_place_entropy_loss(cb_tensor *logits, cb_tensor *weights);
+typedef enum cb_class_ratio_kind {
+    CB_RATIO_MEAN, /* the mean of the probabilities of an image's places: the paper's */
+    CB_RATIO_LARGEST /* of probabilities divided by the largest of their place, brought to a sum of 1: that of the authors' code; the largest has a
+                      * gradient, too, which labels that are equally large share */
+} cb_class_ratio_kind;
+extern CB_API const char *const cb_class_ratio_names[]; /* by kind: mean, largest; then NULL */
+/* Of logits (B, K, ...) the share (B, K) of each image that each label is said to have; it sums to 1. */
+CB_API cb_tensor *cb_class_ratio(cb_tensor *logits, cb_class_ratio_kind kind);
+/* Mean over images of the Kullback-Leibler divergence of ratio (B, K) from prior (B, K), sum r log(r + 1e-10) - r log(p + 1e-10), whose gradient is 0
+ * where they are the same (AdaMI); of_prior: of the prior from the ratio (AdaEnt: Bateson et al. 2020, arXiv:2005.03697). */
+CB_API cb_tensor *cb_ratio_divergence(cb_tensor *ratio, cb_tensor *prior, bool of_prior);
+/* Mean over images of the sum over labels of the squared distance of ratio (B, K) from the interval of (1 - slack) to (1 + slack) times prior (B, K).
+ * Constrained domain adaptation: Bateson et al. 2019, arXiv:1908.02996. */
+CB_API cb_tensor *cb_ratio_penalty(cb_tensor *ratio, cb_tensor *prior, double slack);
+
 /* ---- two domains ---- */
 
 /* |cov(source) - cov(target)|^2 / (4 C^2) of (S, C) and (T, C), covariances over S - 1 and T - 1.  Sun and Saenko 2016, arXiv:1607.01719. */

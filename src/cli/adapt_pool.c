@@ -5,13 +5,14 @@
 
 typedef struct settings {
     char *output, *kind, *adapter, *tokenizer;
-    cb_string_list source, target, test_data;
+    cb_string_list source, target, test_data, test_label_maps;
     int trained, dtype;
     int64_t seed, strong_magnitude;
     bool dry_run;
     cli_corpus_settings corpus;
     cb_train_options train;
     cb_domain_options domains;
+    cb_prior_options prior;
 } settings;
 
 enum { TRAINED_ADAPTER, TRAINED_ALL, TRAINED_BASE, TRAINED_HEAD };
@@ -23,6 +24,8 @@ static const cb_option table[] = {
     CB_OPT_LIST(settings, target, NULL, "FILE,...", "data of the other domain; labels are not read, should there be any"),
     CB_OPT_LIST(settings, test_data, NULL, "FILE,...",
                 "labelled data of the other domain to measure before and after: nothing is chosen by it"),
+    CB_OPT_LIST(settings, test_label_maps, NULL, "DIR,...",
+                "of segmentation: label maps of --test-data, as --label-maps are those of --source"),
     CB_OPT_STRING(settings, output, NULL, "DIR", "the adapter or model, checkpoints and records of the run"),
     CB_OPT_ENUM(
         settings, trained, TRAINED_ADAPTER, trained_names,
@@ -34,12 +37,14 @@ static const cb_option table[] = {
     CB_OPT_ENUM(settings, dtype, 1, cli_dtype_names, "how activations are kept and products are computed; what is trained is f32"),
     CB_OPT_INT(settings, seed, 0, 0, 9e15, "seed of initial values, order of the data and dropout"),
     CB_OPT_INT(settings, strong_magnitude, 10, 0, 30,
-               "of fixmatch and mean-teacher: RandAugment's magnitude for the second view, beside the augmentation of the first"),
+               "of fixmatch and mean-teacher, where images have one label each: RandAugment's magnitude for the second view, beside the "
+               "augmentation of the first; of segmentation it has other colours"),
     CLI_DRY_RUN(settings, CLI_PLAN_HELP),
     CB_OPT_END};
 
 static const cli_group groups[] = {{"Run", table, 0},
                                    {"Method", cb_domain_option_table, offsetof(settings, domains)},
+                                   {"What is known of images", cb_prior_option_table, offsetof(settings, prior)},
                                    {"Task", cli_task_table, offsetof(settings, corpus.asked)},
                                    {"Rows", cb_data_option_table, offsetof(settings, corpus.text)},
                                    {"Images", cli_image_table, offsetof(settings, corpus.images)},
@@ -55,9 +60,14 @@ static cb_dataset *open_data(cli_call *call, settings *s, const cb_string_list *
                              bool unlabelled)
 {
     if (cli_takes_images(model)) {
-        s->corpus.images.data.unlabelled = unlabelled;
+        cb_image_data_options *data = &s->corpus.images.data;
+        cb_string_list maps = data->label_maps;
+        data->unlabelled = unlabelled;
+        data->objective = cb_objective_of(model);
+        data->label_maps = s->test_label_maps;
         cb_dataset *images = cli_images_open(&s->corpus.images, files, cb_model_label_names(model), s->seed, unlabelled);
-        s->corpus.images.data.unlabelled = false;
+        data->unlabelled = false;
+        data->label_maps = maps;
         return images;
     }
     cb_data_options text = s->corpus.text;
@@ -71,32 +81,60 @@ static cb_dataset *open_data(cli_call *call, settings *s, const cb_string_list *
     return cb_dataset_open(tokenizer, &text);
 }
 
-/* Another view is drawn from the first one's options and RandAugment (Cubuk et al. 2020), with a part blanked. */
-static cb_augment_options strong_view(const settings *s)
+/* Another view is drawn from the first one's options and RandAugment (Cubuk et al. 2020), with a part blanked.  Places have to stay where they are: of
+ * them colours change. */
+static cb_augment_options strong_view(const settings *s, const cb_model *model)
 {
+    const double jitter = 0.4, hue = 0.1;
     cb_augment_options o = s->corpus.images.augment;
+    if (cb_objective_is_of_places(cb_objective_of(model))) {
+        o.jitter_brightness = o.jitter_contrast = o.jitter_saturation = jitter;
+        o.jitter_hue = hue;
+        o.random_erasing = 0.5;
+        return o;
+    }
     o.auto_augment = CB_AUGMENT_RANDAUGMENT;
     o.randaugment_magnitude = s->strong_magnitude;
     o.random_erasing = 0.5;
     return o;
 }
 
+/* What is known of the target's images. */
+static bool open_priors(settings *s, const cb_dataset *target, const cb_model *model, cb_priors *priors)
+{
+    const cb_prior_options *o = &s->prior;
+    bool given = o->prior.count || o->prior_maps.count || o->true_size_maps.count || o->tags;
+    if (given && cb_dataset_objective(target) != CB_OBJECTIVE_SEMANTIC_SEGMENTATION)
+        return cli_refuse("--%s is of segmentation, and %s judges rows",
+                          o->prior.count        ? "prior"
+                          : o->prior_maps.count ? "prior-maps"
+                          : o->tags             ? "tags"
+                                                : "true-size-maps",
+                          cb_model_directory(model));
+    return cb_priors_make(target, cb_model_label_names(model), o, &s->corpus.images.data, priors);
+}
+
 static cb_domains *open_domains(cli_call *call, settings *s, cb_model *model, const cb_tokenizer *tokenizer)
 {
-    cb_augment_options strong = strong_view(s);
+    cb_augment_options strong = strong_view(s, model);
     cli_corpus corpus = {0};
     s->corpus.data = s->source;
     bool ok = !s->source.count || cli_corpus_open(&corpus, call, &s->corpus, model, tokenizer, s->seed);
     s->corpus.data = (cb_string_list){0}; /* the option's own list is freed as `source` */
     cb_dataset *target = ok ? open_data(call, s, &s->target, model, tokenizer, true) : NULL;
-    if (!target) {
+    cb_priors priors = {0};
+    if (!target || !open_priors(s, target, model, &priors)) {
         cb_dataset_free(corpus.train);
+        cb_dataset_free(target);
         return NULL;
     }
+    s->domains.priors = priors.shares;
     s->domains.batch_size = s->train.batch_size;
     s->domains.seed = (uint64_t)s->seed;
     s->domains.strong = cli_takes_images(model) ? &strong : NULL;
     cb_domains *domains = cb_domains_open(model, corpus.train, target, &s->domains);
+    s->domains.priors = NULL;
+    cb_priors_free(&priors);
     if (!domains && cb_error_status() == CB_ERR_ARGUMENT && strncmp(cb_error_message(), "method", 6) == 0)
         cli_blame(call, "method");
     return domains;
@@ -212,12 +250,13 @@ static bool run(cli_call *call, void *settings_)
 
 const cli_command cli_adapt_pool = {
     .name = "adapt pool",
-    .summary = "adapt a classifier to another domain's unlabelled data",
+    .summary = "adapt a classifier, or a network that segments, to another domain's unlabelled data",
     .synopsis = "MODEL_DIR [--source DATA] --target DATA --method NAME --output DIR [options]",
     .description =
         "The model learns the labels of the source while what it makes of the target is brought close to it, or, without a source, "
         "what it has learned before is fitted to the target (docs/domains.md).  A method is a sum of terms, each with a weight, and "
-        "--terms sets others.  Images or texts with one label of several.  --test-data says how well it does on labelled data of the "
+        "--terms sets others.  Images or texts with one label of several, or images whose places have one (docs/methods/adami.md).  "
+        "--test-data says how well it does on labelled data of the "
         "target, "
         "before and after; nothing is chosen by it.",
     .least = 1,
@@ -234,5 +273,7 @@ const cli_command cli_adapt_pool = {
             "--test-data sketches-test/ --epochs 10",
             "cambium adapt pool models/net --source photos/ --target paintings/ --method coral --terms coral=10,entropy=0.1 "
             "--output out/paintings",
+            "cambium adapt pool models/unet --target scans/ --method adami --prior-maps five-scans/ --trained all --output out/scans "
+            "--learning-rate 1e-5 --epochs 20",
             NULL},
     .run = run};

@@ -15,14 +15,18 @@ static bool has_places(cb_class_counts c)
 
 void cli_maps_json(json_t *object, const cb_predictions *p, const cb_string_list *names)
 {
-    json_t *of_labels = p->counts ? json_object() : NULL;
-    bool ok = of_labels;
-    for (size_t i = 0; ok && i < names->count; i++)
-        ok = cb_json_put(of_labels, names->items[i],
-                         has_places(p->counts[i]) ? json_real(cb_class_score_of(p->counts[i]).iou) : json_null());
-    if (ok)
-        cb_json_put(object, "iou", json_incref(of_labels));
-    json_decref(of_labels);
+    json_t *iou = p->counts ? json_object() : NULL, *dice = iou ? json_object() : NULL;
+    bool ok = dice;
+    for (size_t i = 0; ok && i < names->count; i++) {
+        cb_class_score score = cb_class_score_of(p->counts[i]);
+        bool has = has_places(p->counts[i]);
+        ok = cb_json_put(iou, names->items[i], has ? json_real(score.iou) : json_null()) &&
+             cb_json_put(dice, names->items[i], has ? json_real(score.f1) : json_null());
+    }
+    if (ok && cb_json_put(object, "iou", json_incref(iou)))
+        cb_json_put(object, "label_dice", json_incref(dice));
+    json_decref(iou);
+    json_decref(dice);
 }
 
 void cli_maps_print(const cb_predictions *p, const cb_string_list *names)

@@ -14,12 +14,12 @@ enum { VALUES = 1 << 16, MOST_LABELS = 254, NOT_COUNTED = -1, NO_LABEL = -2 };
 
 static bool add_pair(image_store *s, char *image, char *map, int64_t page)
 {
-    if (!image || !map || !cb_grow(&s->items, &s->capacity, s->count + 1, sizeof *s->items)) {
+    if (!image || (!map && !s->unlabelled) || !cb_grow(&s->items, &s->capacity, s->count + 1, sizeof *s->items)) {
         cb_free(image);
         cb_free(map);
         return false;
     }
-    s->items[s->count++] = (image_item){.name = image, .map = map, .array = -1, .page = page};
+    s->items[s->count++] = (image_item){.name = image, .map = map, .array = -1, .page = page, .label = map ? 0 : IMAGE_LABEL_NOT_COUNTED};
     return true;
 }
 
@@ -121,10 +121,11 @@ static char *find_directory(const char *path, const char *const *names)
     return NULL;
 }
 
+static const char *const images_names[] = {"images", "image", "imgs", "img", NULL};
+static const char *const labels_names[] = {"annotations", "annotation", "labels", "label", "masks", "mask", NULL};
+
 static bool read_directory(image_store *s, const char *path, const char *given, const char *suffix)
 {
-    static const char *const images_names[] = {"images", "image", "imgs", "img", NULL};
-    static const char *const labels_names[] = {"annotations", "annotation", "labels", "label", "masks", "mask", NULL};
     static const char *const depth_names[] = {"depth", "depths", "depth_maps", NULL};
     static const char *const normals_names[] = {"normals", "normal", "normal_maps", NULL};
     static const char *const saliency_names[] = {"saliency", "masks", "mask", "gt", NULL};
@@ -149,7 +150,8 @@ static bool read_directory(image_store *s, const char *path, const char *given, 
 
 static bool add_row(void *user, const char *image, const char *map)
 {
-    return add_pair(user, cb_strdup(image), cb_strdup(map), 0);
+    image_store *s = user;
+    return add_pair(s, cb_strdup(image), s->unlabelled ? NULL : cb_strdup(map), 0);
 }
 
 /* A file of images and one of as many maps: TIFF stacks. */
@@ -163,9 +165,54 @@ static bool read_stacks(image_store *s, const char *images, const char *maps)
     return ok;
 }
 
+/* Files of a directory, or of that of the images in it, but those that end as maps do. */
+static bool read_images_alone(image_store *s, const char *path, const char *suffix)
+{
+    cb_string_list names = {0};
+    size_t count = 0, before = s->count;
+    char *inside = find_directory(path, images_names);
+    const char *directory = inside ? inside : path;
+    stem *list = cb_ok() ? list_stems(directory, cb_image_is_name, &names, &count) : NULL;
+    bool ok = list;
+    for (size_t i = 0; ok && i < count; i++)
+        if (!suffix || !cb_ends_with(list[i].name, suffix))
+            ok = add_pair(s, cb_path_join(directory, list[i].name), NULL, 0);
+    if (ok && s->count == before)
+        ok = cb_fail(CB_ERR_FORMAT, "%s: found no images in it", path) == CB_OK;
+    cb_free(inside);
+    cb_free(list);
+    cb_string_list_free(&names);
+    return ok;
+}
+
+static bool read_stack_alone(image_store *s, const char *images)
+{
+    int64_t count = cb_image_pages(images);
+    bool ok = count > 0;
+    for (int64_t page = 1; ok && page <= count; page++)
+        ok = add_pair(s, cb_strdup(images), NULL, count > 1 ? page : 0);
+    return ok;
+}
+
+static bool read_alone(image_store *s, const cb_image_data_options *o, const char *path)
+{
+    const char *suffix = o->map_suffix && *o->map_suffix ? o->map_suffix : NULL;
+    if (cb_is_directory(path))
+        return read_images_alone(s, path, suffix);
+    if (cb_image_is_name(path))
+        return read_stack_alone(s, path);
+    if (cb_image_is_table(path))
+        return cb_image_table_read(path, o, true, add_row, s);
+    return cb_fail(CB_ERR_FORMAT,
+                   "%s: found another kind of file, expected a directory or a table (.csv, .tsv, .jsonl) of images, or an image",
+                   path) == CB_OK;
+}
+
 static bool read_one(image_store *s, const cb_image_data_options *o, size_t i)
 {
     const char *path = o->data.items[i];
+    if (s->unlabelled)
+        return read_alone(s, o, path);
     if (cb_is_directory(path))
         return read_directory(s, path, o->label_maps.count ? o->label_maps.items[i] : NULL,
                               o->map_suffix && *o->map_suffix ? o->map_suffix : NULL);
@@ -307,19 +354,62 @@ static bool number_labels(image_store *s, const cb_image_data_options *o)
 bool cb_image_maps_read(image_store *s, const cb_image_data_options *o)
 {
     bool ok = true;
-    s->maps_too = true;
+    s->unlabelled = o->unlabelled;
+    s->maps_too = !o->unlabelled;
     s->objective = o->objective;
     s->numbers = cb_objective_numbers(o->objective);
     s->mask_threshold = o->objective == CB_OBJECTIVE_SEMANTIC_SEGMENTATION ? (int)o->mask_threshold : -1;
     s->max_pixels = o->max_pixels > 0 ? o->max_pixels : CB_IMAGE_MAX_PIXELS;
-    if (o->label_maps.count && o->label_maps.count != o->data.count)
+    if (!o->unlabelled && o->label_maps.count && o->label_maps.count != o->data.count)
         return cb_fail(CB_ERR_ARGUMENT, "label_maps: found %zu, expected one for each of the %zu of the data", o->label_maps.count,
                        o->data.count) == CB_OK;
     for (size_t i = 0; ok && i < o->data.count; i++)
         ok = read_one(s, o, i);
     if (ok && !s->count)
         ok = cb_fail(CB_ERR_FORMAT, "%s: found no images in it", o->data.count ? o->data.items[0] : "data") == CB_OK;
-    return ok && (s->numbers ? cb_number_maps_open : number_labels)(s, o);
+    return ok && (o->unlabelled || (s->numbers ? cb_number_maps_open : number_labels)(s, o));
+}
+
+/* The maps of a directory, with or without images in it. */
+static bool read_maps_of(image_store *s, const cb_image_data_options *o, const char *path)
+{
+    const char *suffix = o->map_suffix && *o->map_suffix ? o->map_suffix : NULL;
+    char *images = find_directory(path, images_names), *maps = cb_ok() ? find_directory(path, labels_names) : NULL;
+    const char *directory = images && maps ? maps : path;
+    cb_string_list names = {0};
+    size_t count = 0;
+    stem *list = cb_ok() ? list_stems(directory, cb_image_is_name, &names, &count) : NULL;
+    bool ok = list;
+    for (size_t i = 0; ok && i < count; i++)
+        if (!suffix || cb_ends_with(list[i].name, suffix))
+            ok = add_pair(s, cb_path_join(directory, list[i].name), cb_path_join(directory, list[i].name), 0);
+    cb_free(images);
+    cb_free(maps);
+    cb_free(list);
+    cb_string_list_free(&names);
+    return ok;
+}
+
+bool cb_image_maps_alone(image_store *s, const cb_image_data_options *o)
+{
+    bool ok = true;
+    s->maps_too = true;
+    s->objective = CB_OBJECTIVE_SEMANTIC_SEGMENTATION;
+    s->mask_threshold = (int)o->mask_threshold;
+    s->max_pixels = o->max_pixels > 0 ? o->max_pixels : CB_IMAGE_MAX_PIXELS;
+    for (size_t i = 0; ok && i < o->data.count; i++) {
+        const char *path = o->data.items[i];
+        ok = cb_is_directory(path)     ? read_maps_of(s, o, path)
+             : cb_image_is_table(path) ? cb_image_table_read(path, o, true, add_row, s)
+             : cb_image_is_name(path)  ? add_pair(s, cb_strdup(path), cb_strdup(path), 0)
+                                       : cb_fail(CB_ERR_FORMAT,
+                                                 "%s: found another kind of file, expected a directory or a table (.csv, .tsv, "
+                                                  ".jsonl) of label maps, or a map",
+                                                 path) == CB_OK;
+    }
+    if (ok && !s->count)
+        ok = cb_fail(CB_ERR_FORMAT, "%s: found no label maps in it", o->data.count ? o->data.items[0] : "data") == CB_OK;
+    return ok && number_labels(s, o);
 }
 
 /* ---- one map ---- */
@@ -343,6 +433,16 @@ static bool number_places(const image_store *s, const cb_image *map, cb_image *n
         numbers->pixels[i] = (uint8_t)(label + 1);
     }
     return true;
+}
+
+bool cb_image_map_labels(const image_store *s, int64_t item, cb_image *labels)
+{
+    cb_image map = {0};
+    bool read = read_map(s, item, &map), ok = read && number_places(s, &map, labels);
+    if (read && !ok)
+        cb_error_prefix("%s", s->items[item].map);
+    cb_image_free(&map);
+    return ok;
 }
 
 bool cb_image_map_read(const image_store *s, int64_t item, const cb_image *image, cb_image *out)

@@ -90,6 +90,12 @@ static bool corrupt(const image_rows *r, int64_t item, cb_image *image)
     return true;
 }
 
+/* Of places, also where nobody knows their labels. */
+static bool has_places(const image_rows *r)
+{
+    return cb_objective_is_of_places(r->objective);
+}
+
 static size_t values_of(const image_rows *r)
 {
     return (size_t)r->processor.channels * (size_t)r->height * (size_t)r->width;
@@ -241,6 +247,17 @@ static bool is_mixed(const image_rows *r)
     return r->augmented && (r->augment.mixup_alpha > 0 || r->augment.cutmix_alpha > 0);
 }
 
+/* Views of an image whose places are compared must show the same ones, as maps would have to. */
+static bool check_views(const image_rows *r)
+{
+    const char *other = !r->augmented             ? NULL
+                        : r->augment.auto_augment ? "auto_augment"
+                        : is_mixed(r)             ? "mixup_alpha or cutmix_alpha"
+                                                  : NULL;
+    return !other || cb_fail(CB_ERR_UNSUPPORTED, "%s: is for images with one label each, found those of whose places there are labels",
+                             other) == CB_OK;
+}
+
 static bool open_rows(image_rows *r, const cb_image_data_options *o)
 {
     r->processor = *o->processor;
@@ -266,6 +283,8 @@ static bool open_rows(image_rows *r, const cb_image_data_options *o)
     r->store->references = 1;
     bool maps = cb_objective_is_of_places(o->objective), made = o->objective == CB_OBJECTIVE_IMAGE_GENERATION;
     r->objective = maps || made ? o->objective : CB_OBJECTIVE_IMAGE_CLASSIFICATION;
+    if (maps && o->unlabelled && !check_views(r))
+        return false;
     if (made && is_mixed(r))
         return cb_fail(CB_ERR_ARGUMENT, "images: found mixup or CutMix, expected none where images are to be made") == CB_OK;
     return (maps ? cb_image_maps_read : cb_image_store_read)(r->store, o) && choose_members(r, o->max_images) &&
@@ -366,13 +385,18 @@ static bool batch_ready(const image_rows *r, int64_t rows, bool shares, cb_batch
     const int64_t pixels[] = {rows, r->processor.channels, r->height, r->width}, targets[] = {rows, (int64_t)r->store->labels.count},
                   places[] = {rows, r->height, r->width}, numbers[] = {rows, r->store->numbers, r->height, r->width};
     batch->tokens = rows;
-    batch->predicted = r->store->maps_too ? rows * r->height * r->width : rows;
-    if (r->store->maps_too) {
+    batch->predicted = has_places(r) ? rows * r->height * r->width : rows;
+    if (has_places(r)) {
         bool ok =
             cb_batch_tensor(&batch->ids, CB_F32, 4, pixels) && (r->store->numbers ? cb_batch_tensor(&batch->targets, CB_F32, 4, numbers)
                                                                                   : cb_batch_tensor(&batch->targets, CB_I32, 3, places));
         if (ok && cb_rehearsing()) /* no map is read then */
             memset(batch->targets->data, 0, (size_t)batch->targets->count * sizeof(int32_t));
+        for (int64_t i = 0; ok && r->store->unlabelled && i < batch->targets->count; i++)
+            if (r->store->numbers)
+                ((float *)batch->targets->data)[i] = NAN;
+            else
+                ((int32_t *)batch->targets->data)[i] = IMAGE_LABEL_NOT_COUNTED;
         return ok;
     }
     return cb_batch_tensor(&batch->ids, CB_F32, 4, pixels) &&
@@ -460,7 +484,7 @@ bool cb_images_batch(image_rows *r, int64_t index, int64_t rows, cb_batch *batch
     r->rows = rows;
     if (!batch_ready(r, rows, is_mixed(r), batch))
         return false;
-    for (int64_t i = 0; !is_mixed(r) && !r->store->maps_too && i < rows; i++)
+    for (int64_t i = 0; !is_mixed(r) && !has_places(r) && i < rows; i++)
         ((int32_t *)batch->targets->data)[i] = label_at(r, place.first + i);
     if (cb_rehearsing())
         return true;
@@ -481,7 +505,7 @@ bool cb_images_sequential(image_rows *r, int64_t index, int64_t rows, cb_batch *
     r->stride = r->last_first >= 0 && first > r->last_first ? first - r->last_first : rows;
     r->last_first = first;
     r->rows = rows;
-    for (int64_t i = 0; !r->store->maps_too && i < place.count; i++)
+    for (int64_t i = 0; !has_places(r) && i < place.count; i++)
         ((int32_t *)batch->targets->data)[i] = label_at(r, -1 - (first + i));
     return cb_rehearsing() || fill(r, place, batch, &pixels);
 }

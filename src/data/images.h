@@ -83,6 +83,11 @@ bool cb_image_table_read(const char *path, const cb_image_data_options *options,
 enum { IMAGE_LABEL_NOT_COUNTED = -100 }; /* of a place */
 /* image_maps.c: finds images and their maps. */
 bool cb_image_maps_read(image_store *s, const cb_image_data_options *options);
+/* Label maps without their images, whose names are then those of the maps: options->data are directories of maps, or of images and maps, tables, or
+ * maps. */
+bool cb_image_maps_alone(image_store *s, const cb_image_data_options *options);
+/* What a map of labels has at its places: labels' numbers plus one, 0: does not count. */
+bool cb_image_map_labels(const image_store *s, int64_t item, cb_image *labels);
 /* The map of an item, which must have the size of its image: labels' numbers plus one, 0: does not count; or f32 numbers, NaN where it does not. */
 bool cb_image_map_read(const image_store *s, int64_t item, const cb_image *image, cb_image *map);
 /* The targets of places that are, from 1, those of a map; 0: outside of it.  Labels (height, width), or numbers (K, height, width). */

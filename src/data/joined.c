@@ -59,8 +59,10 @@ static bool check_parts(size_t count, cb_dataset *const *parts)
         if (!parts[i])
             return false;
         if (parts[i]->joined || objective != cb_dataset_objective(parts[0]) ||
-            (objective != CB_OBJECTIVE_IMAGE_CLASSIFICATION && objective != CB_OBJECTIVE_SEQUENCE_CLASSIFICATION))
-            return cb_fail(CB_ERR_ARGUMENT, "data: joined datasets must all be of images, or of texts, with one label each") == CB_OK;
+            (objective != CB_OBJECTIVE_IMAGE_CLASSIFICATION && objective != CB_OBJECTIVE_SEQUENCE_CLASSIFICATION &&
+             objective != CB_OBJECTIVE_SEMANTIC_SEGMENTATION))
+            return cb_fail(CB_ERR_ARGUMENT, "data: joined datasets must all be of images, or of texts, with one label each, or with one of "
+                                            "each place") == CB_OK;
     }
     return count || cb_fail(CB_ERR_ARGUMENT, "data: found no datasets to join") == CB_OK;
 }
@@ -182,6 +184,24 @@ static bool lay_images(const joined *j, int64_t rows, cb_batch *batch)
     return true;
 }
 
+/* Labels of rows, or of their places. */
+static bool lay_targets(const joined *j, int64_t rows, cb_batch *batch)
+{
+    const cb_tensor *first = j->batches[0].targets;
+    int64_t shape[CB_MAX_DIMS] = {rows};
+    for (int i = 1; i < first->ndim; i++)
+        shape[i] = first->shape[i];
+    if (!cb_batch_tensor(&batch->targets, CB_I32, first->ndim, shape))
+        return false;
+    int32_t *at = batch->targets->data;
+    for (size_t i = 0; i < j->count; i++) {
+        const cb_tensor *from = j->batches[i].targets;
+        memcpy(at, from->data, (size_t)from->count * sizeof *at);
+        at += from->count;
+    }
+    return true;
+}
+
 bool cb_joined_batch(joined *j, int64_t index, int64_t rows, cb_batch *batch, cb_string *sources)
 {
     for (size_t i = 0; sources && i < j->count; i++)
@@ -190,13 +210,12 @@ bool cb_joined_batch(joined *j, int64_t index, int64_t rows, cb_batch *batch, cb
     if (sources)
         return true;
     int64_t all = (int64_t)j->count * rows;
-    if (!make_parts(j, index, rows) || !cb_batch_tensor(&batch->targets, CB_I32, 1, &all) ||
-        !cb_batch_tensor(&batch->items, CB_I64, 1, &all) || !(j->batches[0].ids->ndim == 4 ? lay_images : lay_texts)(j, all, batch))
+    if (!make_parts(j, index, rows) || !lay_targets(j, all, batch) || !cb_batch_tensor(&batch->items, CB_I64, 1, &all) ||
+        !(j->batches[0].ids->ndim == 4 ? lay_images : lay_texts)(j, all, batch))
         return false;
     batch->tokens = 0;
     batch->predicted = all;
     for (size_t i = 0; i < j->count; i++) {
-        memcpy((int32_t *)batch->targets->data + (int64_t)i * rows, j->batches[i].targets->data, (size_t)rows * sizeof(int32_t));
         batch->tokens += j->batches[i].tokens;
         for (int64_t r = 0; r < rows; r++) {
             int64_t item = cb_dataset_row_at(j->parts[i], index * rows + r);

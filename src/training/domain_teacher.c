@@ -61,7 +61,7 @@ static cb_tensor *judged_by_teacher(cb_domains *d, const domain_pass *p)
     ctx.statistics = d->moves ? CB_STATISTICS_BATCH : CB_STATISTICS_RUNNING;
     if (!change_places(d))
         return NULL;
-    cb_no_grad logits = cb_cast(cb_model_judge(d->model, p->target, &ctx, &features), CB_F32);
+    cb_no_grad logits = cb_domains_as_rows(cb_domains_judge(d, p->target, &ctx, &features));
     return change_places(d) ? logits : NULL;
 }
 

@@ -215,8 +215,10 @@ static cb_tensor *refined_information(cb_domains *d, const domain_pass *p)
 
 #define SOURCE .source = true
 #define ALONE  .source = false
+#define EITHER .reach = CB_TERM_OF_EITHER
+#define PLACES .reach = CB_TERM_OF_PLACES
 const domain_term cb_domain_terms[] = {
-    {.about = {"supervised", "cross-entropy of the source's labels", SOURCE}, .loss = supervised},
+    {.about = {"supervised", "cross-entropy of the source's labels", SOURCE, EITHER}, .loss = supervised},
     {.about = {"adversary", "a discriminator of features is not to tell the domains apart", SOURCE},
      .open = open_adversary,
      .loss = adversary},
@@ -232,22 +234,22 @@ const domain_term cb_domain_terms[] = {
     {.about = {"margin_disparity", "a head that agrees on the source and disagrees on the target, by a margin", SOURCE},
      .open = open_margin,
      .loss = margin_disparity},
-    {.about = {"class_confusion", "share of the target's predictions that confuse labels", ALONE}, .loss = class_confusion},
-    {.about = {"entropy", "entropy of the target's predictions", ALONE}, .loss = entropy},
-    {.about = {"information", "mutual information of the target's rows and predictions, negative", ALONE}, .loss = information},
-    {.about = {"pseudo_label", "cross-entropy of the target's own sure predictions", ALONE}, .loss = pseudo_label},
+    {.about = {"class_confusion", "share of the target's predictions that confuse labels", ALONE, EITHER}, .loss = class_confusion},
+    {.about = {"entropy", "entropy of the target's predictions", ALONE, EITHER}, .loss = entropy},
+    {.about = {"information", "mutual information of the target's rows and predictions, negative", ALONE, EITHER}, .loss = information},
+    {.about = {"pseudo_label", "cross-entropy of the target's own sure predictions", ALONE, EITHER}, .loss = pseudo_label},
     {.about = {"centroid_label", "cross-entropy of labels by the nearest centroid of the target's features", ALONE},
      .open = open_centroids,
      .prepare = relabel,
      .loss = centroid_label},
-    {.about = {"strong_label", "cross-entropy of sure predictions, of the same image strongly augmented", .strong = true},
+    {.about = {"strong_label", "cross-entropy of sure predictions, of the same image strongly augmented", .strong = true, EITHER},
      .loss = strong_label},
     {.about = {"teacher", "squared distance from a teacher's predictions of another view, which is the mean of the weights over the steps",
-               .strong = true},
+               .strong = true, EITHER},
      .attach = cb_teacher_attach,
      .stepped = cb_teacher_stepped,
      .loss = cb_teacher_loss},
-    {.about = {"statistics", "0: running statistics of batch norms become the target's", ALONE},
+    {.about = {"statistics", "0: running statistics of batch norms become the target's", ALONE, EITHER},
      .attach = attach_statistics,
      .loss = statistics},
     {.about = {"neighbours", "predictions agree with those of the nearest rows of the target, and use all labels", ALONE},
@@ -259,6 +261,18 @@ const domain_term cb_domain_terms[] = {
      .loss = cb_class_domain_loss},
     {.about = {"refined_information", "information, of predictions refined by class_domain's discriminators", SOURCE},
      .loss = refined_information},
+    {.about = {"place_entropy", "entropy of the target's places, labels weighed by how rare they are", PLACES},
+     .open = cb_place_entropy_open,
+     .loss = cb_place_entropy_term},
+    {.about = {"ratio", "divergence of the shares that labels have of an image from the prior's", PLACES},
+     .open = cb_prior_open,
+     .loss = cb_ratio_term},
+    {.about = {"reverse_ratio", "divergence of the prior's shares of labels from those of an image", PLACES},
+     .open = cb_prior_open,
+     .loss = cb_reverse_ratio_term},
+    {.about = {"size", "squared distance of the shares of labels from those near the prior's", PLACES},
+     .open = cb_prior_open,
+     .loss = cb_size_term},
 };
 const size_t cb_domain_term_count = sizeof cb_domain_terms / sizeof *cb_domain_terms;
 
@@ -281,6 +295,11 @@ static const cb_domain_method methods[] = {
     {"adabn", "batch norms' statistics of the target, and no learning (Li et al. 2016)", .terms = {{"statistics", 1}}},
     {"paretoda", "DANN and refined information, weighed anew in each step (Lv et al. 2021)",
      .terms = {{"adversary", 1}, {"refined_information", 1}, {"class_domain", 1}}, .pareto = true},
+    {"adami", "sure places in shares near a prior's, each image's by itself (Bateson et al. 2022)",
+     .terms = {{"place_entropy", 1}, {"ratio", 1}}},
+    {"adaent", "the same by the divergence the other way round (Bateson et al. 2020)",
+     .terms = {{"place_entropy", 1}, {"reverse_ratio", 1}}},
+    {"size-constraint", "a penalty on shares far from a prior's (Bateson et al. 2019)", .terms = {{"size", 1}}},
 };
 
 const cb_domain_term *cb_domain_term_at(size_t index)

@@ -6,6 +6,7 @@
 #include "training/domains.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,12 +16,14 @@ static const char *const balance_names[] = {"method", "fixed", "pareto", "mgda",
 const cb_option cb_domain_option_table[] = {
     CB_OPT_STRING(OPT, method, "dann", "NAME",
                   "which terms are minimised beside the source's labels: source-only, dann, cdan, coral, dan, jan, mcd, mdd, mcc, entropy, "
-                  "pseudo-label, shot, nrc, fixmatch, mean-teacher, adabn or paretoda"),
+                  "pseudo-label, shot, nrc, fixmatch, mean-teacher, adabn or paretoda; of segmentation source-only, mcc, entropy, "
+                  "pseudo-label, fixmatch, "
+                  "mean-teacher, adabn, adami, adaent or size-constraint"),
     CB_OPT_LIST(
         OPT, terms, NULL, "NAME=X,...",
         "weights of terms, instead of the method's or beside them: supervised, adversary, conditional_adversary, coral, mmd, joint_mmd, "
         "discrepancy, margin_disparity, class_confusion, entropy, information, pseudo_label, centroid_label, strong_label, teacher, "
-        "statistics, class_domain, refined_information, neighbours"),
+        "statistics, class_domain, refined_information, neighbours, place_entropy, ratio, reverse_ratio, size"),
     CB_OPT_FLOAT(OPT, label_smoothing, 0, 0, 1, "share of the source's labels that is spread over all labels"),
     CB_OPT_INT(OPT, adversary_width, 1024, 1, 65536, "of discriminators, and of margin_disparity's head: width of their hidden layers"),
     CB_OPT_FLOAT(OPT, adversary_gamma, 10, 0, 1e6, "how fast reversed gradients set in over the run (0: they are there from the start)"),
@@ -41,6 +44,14 @@ const cb_option cb_domain_option_table[] = {
     CB_OPT_INT(OPT, class_width, 64, 1, 65536, "of class_domain: width of the hidden layers of each label's discriminator"),
     CB_OPT_BOOL(OPT, separate_statistics, 0,
                 "batch norms that are trained see each domain by itself, and their running statistics are the target's"),
+    CB_OPT_ENUM(
+        OPT, class_ratio, CB_RATIO_MEAN, cb_class_ratio_names,
+        "of ratio, reverse_ratio: an image's shares of labels are means of probabilities (mean), or of probabilities divided by the "
+        "largest of their place (largest)"),
+    CB_OPT_LIST(
+        OPT, class_weights, NULL, "X,...",
+        "of place_entropy: a weight for each label, or even; without it those that are rarer by the prior weigh more, and all add up to 1"),
+    CB_OPT_FLOAT(OPT, size_slack, 0.1, 0, 1e3, "of size: by which share of the prior sizes may differ from it at no cost"),
     CB_OPT_END};
 #undef OPT
 
@@ -180,9 +191,21 @@ static bool check_terms(const cb_domains *d, const char *method)
         if (d->weights[i] > 0 && term->source && !d->has[PART_SOURCE])
             return cb_fail(CB_ERR_ARGUMENT, "method %s: %s needs labelled data of the source, and there are none", method, term->name) ==
                    CB_OK;
+        if (d->weights[i] > 0 && term->reach == (d->places ? CB_TERM_OF_ROWS : CB_TERM_OF_PLACES))
+            return cb_fail(CB_ERR_ARGUMENT, "method %s: %s is of %s, and the model judges %s", method, term->name,
+                           d->places ? "images or texts with one label each" : "the places of images",
+                           d->places ? "the places of images" : "rows") == CB_OK;
         if (d->weights[i] > 0 && term->strong && !d->options.strong)
             return cb_fail(CB_ERR_ARGUMENT, "method %s: %s needs a strong augmentation of images", method, term->name) == CB_OK;
     }
+    if (d->places && d->options.strong && d->strong.auto_augment)
+        return cb_fail(CB_ERR_ARGUMENT, "method %s: found a second view by auto_augment, expected one whose places are those of the first",
+                       method) == CB_OK;
+    if (d->places && d->pareto)
+        return cb_fail(CB_ERR_ARGUMENT,
+                       "method %s: terms are balanced anew in each step where rows are judged, and the model judges the places "
+                       "of images",
+                       method) == CB_OK;
     return any || cb_fail(CB_ERR_ARGUMENT, "method %s: found no term with a weight and no source, so there is nothing to minimise",
                           method) == CB_OK;
 }
@@ -197,11 +220,13 @@ static bool choose_terms(cb_domains *d, const cb_domain_options *o)
 
 /* ---- opening ---- */
 
-static bool check_model(const cb_domains *d)
+static bool check_model(cb_domains *d)
 {
     cb_objective objective = cb_objective_of(d->model), data = cb_dataset_objective(d->target);
-    if (objective != CB_OBJECTIVE_IMAGE_CLASSIFICATION && objective != CB_OBJECTIVE_SEQUENCE_CLASSIFICATION)
-        return cb_fail(CB_ERR_UNSUPPORTED, "%s: found no head that gives one label of several of an image or a text, expected one",
+    d->places = objective == CB_OBJECTIVE_SEMANTIC_SEGMENTATION;
+    if (objective != CB_OBJECTIVE_IMAGE_CLASSIFICATION && objective != CB_OBJECTIVE_SEQUENCE_CLASSIFICATION && !d->places)
+        return cb_fail(CB_ERR_UNSUPPORTED,
+                       "%s: found no head that gives one label of several of an image, its places or a text, expected one",
                        cb_model_directory(d->model) ? cb_model_directory(d->model) : "model") == CB_OK;
     return data == objective || cb_fail(CB_ERR_ARGUMENT, "target: found %s, expected %s as the model's", cb_objective_name(data),
                                         cb_objective_name(objective)) == CB_OK;
@@ -253,17 +278,31 @@ static bool open_terms(cb_domains *d)
     return ok && cb_ok();
 }
 
+static void describe_numbers(cb_string *text, const char *name, const cb_tensor *numbers)
+{
+    uint64_t hash = CB_HASH_START;
+    for (int64_t i = 0; numbers && i < numbers->count; i++) {
+        char number[32];
+        snprintf(number, sizeof number, "%.9g ", cb_get(numbers, i));
+        hash = cb_hash_text(hash, number);
+    }
+    if (numbers)
+        cb_string_printf(text, " %s #%016llx", name, (unsigned long long)hash);
+}
+
 /* What a checkpoint was made with. */
 static char *describe_options(const cb_domains *d)
 {
     cb_string text = {0};
     cb_domain_options o = d->options;
     o.method = NULL;
-    o.terms = (cb_string_list){0};
+    o.terms = o.class_weights = (cb_string_list){0};
     char *json = cb_options_to_json(cb_domain_option_table, &o), *strong = cb_options_to_json(cb_augment_option_table, &d->strong);
     cb_string_printf(&text, "%s %s", json ? json : "", d->has[PART_STRONG] && strong ? strong : "");
     for (size_t i = 0; i < cb_domain_term_count; i++)
         cb_string_printf(&text, " %s %.17g", cb_domain_terms[i].about.name, d->weights[i]);
+    describe_numbers(&text, "prior", d->prior);
+    describe_numbers(&text, "label weights", d->label_weights);
     cb_free(json);
     cb_free(strong);
     return text.data;
@@ -285,9 +324,10 @@ static bool open_domains(cb_domains *d, cb_dataset **source, cb_dataset **target
     d->has[PART_TARGET] = true;
     d->labels = cb_model_labels(d->model);
     d->width = head ? head->in_features : 0;
-    if (!check_model(d) || !choose_terms(d, o) || !join(d, source, target) || !open_terms(d))
-        return false;
-    d->description = describe_options(d);
+    bool ok = check_model(d) && choose_terms(d, o) && join(d, source, target) && open_terms(d);
+    d->options.priors = NULL;
+    d->options.class_weights = (cb_string_list){0};
+    d->description = ok ? describe_options(d) : NULL;
     return d->description;
 }
 
@@ -323,6 +363,8 @@ void cb_domains_free(cb_domains *d)
     free_tensors(&d->state);
     cb_release(d->of_features);
     cb_release(d->of_predictions);
+    cb_release(d->prior);
+    cb_release(d->label_weights);
     cb_dataset_free(d->rows);
     cb_free(d->description);
     cb_free(d->all);
@@ -352,16 +394,37 @@ static cb_context context_of(const cb_context *ctx, int64_t first, int64_t rows)
     return own;
 }
 
+cb_tensor *cb_domains_judge(const cb_domains *d, cb_tensor *ids, const cb_context *ctx, cb_tensor **features)
+{
+    *features = NULL;
+    if (d->places)
+        return cb_model_places(d->model, cb_model_logits(d->model, ids, ctx), ids->shape[2], ids->shape[3]);
+    cb_tensor *logits = cb_cast(cb_model_judge(d->model, ids, ctx, features), CB_F32);
+    *features = cb_cast(*features, CB_F32);
+    return logits;
+}
+
+cb_tensor *cb_domains_as_rows(cb_tensor *logits)
+{
+    return logits && logits->ndim == 4 ? cb_reshape(cb_permute(logits, 0, 2, 3, 1), -1, logits->shape[1]) : logits;
+}
+
+/* What was judged of one part. */
+static void put_part(const cb_domains *d, int part, cb_tensor *logits, cb_tensor *features, domain_pass *p)
+{
+    p->maps[part] = d->places ? logits : NULL;
+    p->logits[part] = cb_domains_as_rows(logits);
+    p->features[part] = features;
+}
+
 /* All parts in one pass, whose batch norms see them together. */
 static void judge_together(const cb_domains *d, cb_tensor *ids, int64_t rows, const cb_context *ctx, domain_pass *p)
 {
-    cb_tensor *features, *logits = cb_cast(cb_model_judge(d->model, ids, ctx, &features), CB_F32);
+    cb_tensor *features, *logits = cb_domains_judge(d, ids, ctx, &features);
     int64_t first = 0;
-    features = cb_cast(features, CB_F32);
     for (int i = 0; i < PARTS; i++)
         if (d->has[i]) {
-            p->features[i] = rows_of(features, first, rows);
-            p->logits[i] = rows_of(logits, first, rows);
+            put_part(d, i, rows_of(logits, first, rows), rows_of(features, first, rows), p);
             first += rows;
         }
 }
@@ -374,9 +437,8 @@ static void judge_apart(const cb_domains *d, cb_tensor *ids, int64_t rows, const
         if (d->has[i]) {
             cb_context own = context_of(ctx, first, rows);
             own.statistics = i != PART_TARGET && d->moves ? CB_STATISTICS_BATCH : ctx->statistics;
-            cb_tensor *features;
-            p->logits[i] = cb_cast(cb_model_judge(d->model, rows_of(ids, first, rows), &own, &features), CB_F32);
-            p->features[i] = cb_cast(features, CB_F32);
+            cb_tensor *features, *logits = cb_domains_judge(d, rows_of(ids, first, rows), &own, &features);
+            put_part(d, i, logits, features, p);
             first += rows;
         }
 }
@@ -394,6 +456,8 @@ static bool pass(const cb_domains *d, cb_tensor *ids, cb_tensor *targets, const 
     else
         judge_together(d, ids, rows, ctx, p);
     p->labels = rows_of(targets, 0, rows);
+    if (d->places && p->labels)
+        p->labels = cb_reshape(p->labels, -1);
     p->target = rows_of(ids, target, rows);
     p->target_ctx = context_of(ctx, target, rows);
     p->items = p->target_ctx.items;

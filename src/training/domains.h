@@ -36,6 +36,7 @@ struct cb_domains {
     cb_augment_options strong;
     cb_dataset *rows, *target; /* target: that of the rows */
     bool has[PARTS];
+    bool places;                /* the model judges the places of images, else rows */
     int64_t width, labels;      /* of features; K */
     double weights[MOST_TERMS]; /* of the terms in their order; 0: left out */
     double sums[MOST_TERMS];    /* of their values */
@@ -53,17 +54,20 @@ struct cb_domains {
     cb_tensor *feature_bank, *score_bank;    /* (rows of the target, C) and (rows, K): likewise */
     size_t teacher_first;                    /* the teacher's weights in the state, in the order of the trainee's parameters */
     bool moves;                              /* some norms' running statistics follow */
+    cb_tensor *prior;                        /* (rows of the target, K) f32: shares of images; NULL: nobody knows */
+    cb_tensor *label_weights;                /* (K) f32: of the entropy of places; NULL: 1 each */
 
     domain_tensors parameters, state; /* that the terms bring along */
     cb_named_tensor *all, *all_state; /* with the trainee's */
 };
 
-/* What one forward pass gave, f32; NULL: a part that the run has not. */
+/* What one forward pass gave, f32; NULL: a part that the run has not.  Where places are judged, each is a row of logits (B H W, K), and there are no features. */
 typedef struct domain_pass {
     cb_tensor *features[PARTS], *logits[PARTS];
-    cb_tensor *labels; /* (B) i32 of the source */
-    cb_tensor *items;  /* (B) i64 of the target: rows of the pool */
-    cb_tensor *target; /* input of the target, and its context */
+    cb_tensor *maps[PARTS]; /* logits of places (B, K, H, W), in the size of the images */
+    cb_tensor *labels;      /* (B) i32 of the source, or of its places (B H W) */
+    cb_tensor *items;       /* (B) i64 of the target: rows of the pool */
+    cb_tensor *target;      /* input of the target, and its context */
     cb_context target_ctx;
     const cb_context *ctx;
 } domain_pass;
@@ -79,6 +83,14 @@ struct domain_term {
 };
 extern const domain_term cb_domain_terms[];
 extern const size_t cb_domain_term_count;
+
+/* domain_places.c: what predictions of places say of their images. */
+bool cb_prior_open(cb_domains *d);
+bool cb_place_entropy_open(cb_domains *d);
+cb_tensor *cb_place_entropy_term(cb_domains *d, const domain_pass *p);
+cb_tensor *cb_ratio_term(cb_domains *d, const domain_pass *p);
+cb_tensor *cb_reverse_ratio_term(cb_domains *d, const domain_pass *p);
+cb_tensor *cb_size_term(cb_domains *d, const domain_pass *p);
 
 /* domain_teacher.c */
 bool cb_teacher_attach(cb_domains *d);
@@ -103,6 +115,10 @@ cb_tensor *cb_class_domain_loss(cb_domains *d, const domain_pass *p);
 cb_tensor *cb_domains_balance(cb_domains *d, size_t count, cb_tensor *const *values, cb_tensor *guide, bool guided);
 
 /* domains.c, for terms. */
+/* Logits, f32: (B, K), with features (B, C), or of places (B, K, H, W), in the size of the images, without. */
+cb_tensor *cb_domains_judge(const cb_domains *d, cb_tensor *ids, const cb_context *ctx, cb_tensor **features);
+/* Rows as they are, places (B, K, H, W) as rows (B H W, K). */
+cb_tensor *cb_domains_as_rows(cb_tensor *logits);
 /* Uniform up to 1 / sqrt(inputs), as torch.nn.Linear. */
 cb_tensor *cb_domains_uniform(cb_rng *rng, int64_t inputs, int ndim, const int64_t *shape);
 /* A new network from `in` numbers through `hidden` (0: none) to `out`, random by the run's seed and its name. */

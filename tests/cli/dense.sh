@@ -62,6 +62,7 @@ numbers="--label-values 3,7 --ignore-index 9"
     over eval.out pixel_accuracy 0.9
     over eval.out dice 0.85
     grep -q '"iou":{"ground":0\.9' eval.out || fail "no iou of each label: $(cat eval.out)"
+    grep -q '"label_dice":{"ground":0\.9' eval.out || fail "no dice of each label: $(cat eval.out)"
     [ "$(ls maps | wc -l)" = 10 ] || fail "expected 10 maps: $(ls maps)"
     expect again "$program" eval whole --data test $numbers --json --dtype f32 --batch-size 3 --task semantic-segmentation
     sed 's/"loss".*"mean_iou/"mean_iou/; s/"seconds".*//' eval.out >a

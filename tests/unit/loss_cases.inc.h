@@ -94,3 +94,15 @@ CASE(classifier_discrepancy, cb_classifier_discrepancy(x[0], x[1]), .op = "mean"
      .input = {{"MV", DISTINCT}, {"MV", DISTINCT}}, .fixed = true, .loose = 16)
 CASE(margin_disparity, cb_margin_disparity_loss(x[0], x[1], x[2], x[3], 4), .op = "sub", .fixed = true,
      .input = {{"MV", CONSTANT}, {"MV"}, {"VV", CONSTANT}, {"VV"}}, .loose = 16)
+/* of places; PyTorch's are in tests/oracle/adami.py */
+CASE(place_entropy, cb_place_entropy_loss(x[0], x[1]), .op = "scale", .fixed = true, .own = true, .input = {{"ABCT"}, {"B", POSITIVE}},
+     .loose = 16)
+CASE(class_ratio_mean, cb_class_ratio(x[0], CB_RATIO_MEAN), .op = "mean", .fixed = true, .own = true, .input = {{"ABCT"}}, .loose = 16)
+CASE(class_ratio_largest, cb_class_ratio(x[0], CB_RATIO_LARGEST), .op = "div", .fixed = true, .own = true, .input = {{"ABC", DISTINCT}},
+     .loose = 16)
+CASE(ratio_divergence, cb_ratio_divergence(x[0], x[1], false), .op = "mean", .fixed = true, .own = true,
+     .input = {{"AB", UNIT}, {"AB", UNIT}}, .loose = 16)
+CASE(ratio_divergence_reverse, cb_ratio_divergence(x[0], x[1], true), .op = "mean", .fixed = true, .own = true,
+     .input = {{"AB", UNIT}, {"AB", UNIT}}, .loose = 16)
+CASE(ratio_penalty, cb_ratio_penalty(x[0], x[1], 0.1), .op = "mean", .fixed = true, .own = true,
+     .input = {{"AB", DISTINCT}, {"AB", PROBABILITIES}}, .loose = 16)
