@@ -201,7 +201,7 @@ static bool check_terms(const cb_domains *d, const char *method)
     if (d->places && d->options.strong && d->strong.auto_augment)
         return cb_fail(CB_ERR_ARGUMENT, "method %s: found a second view by auto_augment, expected one whose places are those of the first",
                        method) == CB_OK;
-    if (d->places && d->pareto)
+    if (d->places && d->balance != BALANCE_FIXED)
         return cb_fail(CB_ERR_ARGUMENT,
                        "method %s: terms are balanced anew in each step where rows are judged, and the model judges the places "
                        "of images",
