@@ -11,10 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "experiments/vision.h"
-#include "experiments/zoo.h"
+#include "experiments/cifar.h"
 
-enum { CLASSES = 10, EACH = 40, ROUNDS = 3, BATCH = 100, CLEAN = 100, SOURCE = 100 /* of each class */ };
+enum { CLASSES = CIFAR_CLASSES, EACH = 40, ROUNDS = 3, BATCH = 100, CLEAN = 100, SOURCE = 100 /* of each class */ };
 static const char *const judged[] = {"gaussian_noise", "shot_noise", "defocus_blur",     "motion_blur", "fog",
                                      "contrast",       "pixelate",   "jpeg_compression", NULL},
                          *const extra[] = {"speckle_noise", "gaussian_blur", "saturate", NULL};
@@ -79,38 +78,8 @@ static char *images_path(const cb_run *run, const char *part)
     return cb_format("%s/%s-images-ubyte", run->shared, part);
 }
 
-/* All images of an archive, at PICTURE_SIDE, as they are. */
-static cb_dataset *open_archive(const char *path)
-{
-    cb_image_data_options o = {0};
-    cb_image_processor how;
-    cb_image_processor_init(&how);
-    how.height = how.width = PICTURE_SIDE;
-    for (int c = 0; c < 3; c++) { /* about what images are, so that nobody is warned */
-        how.image_mean[c] = 0.5;
-        how.image_std[c] = 0.25;
-    }
-    bool ok = cb_options_init(cb_image_data_option_table, &o) && cb_string_list_add(&o.data, path);
-    o.processor = &how;
-    o.loader_threads = 0;
-    cb_dataset *data = ok ? cb_dataset_open_images(&o) : NULL;
-    cb_options_free(cb_image_data_option_table, &o);
-    cb_string_list_free(&o.data);
-    return data;
-}
-
-/* Row `row` of a batch as levels again. */
-static void levels_of(const cb_tensor *batch, int64_t row, cb_image *image)
-{
-    int64_t size = PICTURE_SIDE * PICTURE_SIDE;
-    const float *from = (const float *)batch->data + row * 3 * size;
-    for (int64_t i = 0; i < size; i++)
-        for (int64_t c = 0; c < 3; c++)
-            image->pixels[3 * i + c] = (uint8_t)llround(((double)from[c * size + i] * 0.25 + 0.5) * 255);
-}
-
 /* Which part an image goes into: number `number` of its class. */
-enum { JUDGED, VALIDATION, AFTERWARDS, PARTS, LEFT_OUT = -1 };
+enum { JUDGED, VALIDATION, AFTERWARDS, PARTS, LEFT_OUT = CIFAR_LEFT_OUT };
 static int part_of_test(int number)
 {
     if (number < EACH)
@@ -121,28 +90,6 @@ static int part_of_test(int number)
 static int part_of_train(int number)
 {
     return number < SOURCE ? 0 : LEFT_OUT;
-}
-
-static bool read_archive(const char *path, int (*part_of)(int number), picture_set *parts)
-{
-    cb_dataset *data = open_archive(path);
-    cb_batch batch = {0};
-    cb_image image = {0};
-    int seen[CLASSES] = {0};
-    bool ok = data && cb_image_make(&image, PICTURE_SIDE, PICTURE_SIDE, 3, 8);
-    for (int64_t i = 0; ok && cb_dataset_sequential(data, i, BATCH, &batch); i++)
-        for (int64_t row = 0; ok && row < batch.ids->shape[0]; row++) {
-            int label = ((const int32_t *)batch.targets->data)[row];
-            int part = label < CLASSES ? part_of(seen[label]++) : LEFT_OUT;
-            if (part == LEFT_OUT)
-                continue;
-            levels_of(batch.ids, row, &image);
-            ok = pictures_add(&parts[part], &image, label);
-        }
-    cb_image_free(&image);
-    cb_batch_free(&batch);
-    cb_dataset_free(data);
-    return ok && cb_ok();
 }
 
 static bool write_set(const cb_run *run, const char *name, const picture_set *set)
@@ -186,8 +133,8 @@ static bool prepare_real(const cb_run *run)
 {
     picture_set parts[PARTS] = {0}, train = {0};
     char *test = cb_path_join(run->data, "cifar10/test-300.zip"), *other = cb_path_join(run->data, "cifar10/train-600.zip");
-    bool ok = test && other && read_archive(test, part_of_test, parts) && read_archive(other, part_of_train, &train) &&
-              write_all(run, parts, &train);
+    bool ok =
+        test && other && cifar_read(test, part_of_test, parts) && cifar_read(other, part_of_train, &train) && write_all(run, parts, &train);
     for (int i = 0; i < PARTS; i++)
         pictures_free(&parts[i]);
     pictures_free(&train);
@@ -215,33 +162,10 @@ static bool prepare_made_up(const cb_run *run)
 
 /* ---- the network ---- */
 
-static char *base_of(const cb_run *run)
-{
-    return run->quick ? cb_path_join(run->shared, "resnet") : zoo_need("resnet-cifar10");
-}
-
-static bool make_tiny(const char *directory)
-{
-    static const char config[] = "{\"architectures\": [\"ResNetForImageClassification\"], \"model_type\": \"resnet\", \"num_channels\": 3, "
-                                 "\"embedding_size\": 4, \"hidden_sizes\": [4, 8], \"depths\": [1, 1], \"layer_type\": \"basic\", "
-                                 "\"hidden_act\": \"relu\", \"num_labels\": 10}";
-    char *path = cb_path_join(directory, "config.json");
-    cb_image_processor how;
-    cb_image_processor_init(&how);
-    how.height = how.width = PICTURE_SIDE;
-    bool ok =
-        path && cb_directory_make(directory) && cb_file_write(path, config, sizeof config - 1) && cb_image_processor_save(&how, directory);
-    cb_model *model = ok ? cb_model_create(path, 1, (cb_model_options){0}) : NULL;
-    ok = model && cb_model_save(model, directory, CB_F32);
-    cb_model_free(model);
-    cb_free(path);
-    return ok;
-}
-
 static bool prepare(const cb_run *run)
 {
-    char *base = base_of(run);
-    bool ok = base && (!run->quick || make_tiny(base)) && (run->data ? prepare_real(run) : prepare_made_up(run));
+    char *base = cifar_resnet(run);
+    bool ok = base && (!run->quick || cifar_resnet_tiny(base)) && (run->data ? prepare_real(run) : prepare_made_up(run));
     cb_free(base);
     return ok;
 }
@@ -384,7 +308,7 @@ static bool run_arm(const cb_run *run, cb_outcome *outcome)
 {
     const plan *p = run->arm->settings;
     double rate = 0;
-    char *base = find_rate(run, &rate) ? base_of(run) : NULL;
+    char *base = find_rate(run, &rate) ? cifar_resnet(run) : NULL;
     cb_model *model = base ? cb_model_load(base) : NULL;
     cb_stream *stream = model ? open_stream(run, model, run->validation ? extra : judged, ROUNDS) : NULL;
     cb_adaptation *a = stream ? begin(run, p, model, rate) : NULL;

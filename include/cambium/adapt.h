@@ -188,6 +188,7 @@ typedef struct cb_adapt_options {
     bool guard;
     double guard_agreement, guard_diversity, guard_drift;
     const cb_image_processor *processor; /* of images; NULL: mean 0 and deviation 1.  From here on not in the table */
+    bool rollback;                       /* cb_adaptation_rollback() is for the caller, too; the guard needs it anyway */
     uint64_t seed;
 } cb_adapt_options;
 extern CB_API const cb_option cb_adapt_option_table[];
@@ -200,11 +201,13 @@ typedef enum cb_alarm {
     CB_ALARM_DRIFT,     /* weights are too far from the source's */
     CB_ALARM_RUNS,      /* labels come in runs, and the policy needs them mixed; or the other way round */
     CB_ALARM_DISAGREES, /* too few of the source's sure answers are kept */
+    CB_ALARM_RESTS,     /* all began anew because of an alarm: for a while nothing is learned */
     CB_ALARMS
 } cb_alarm;
 CB_API const char *cb_alarm_name(cb_alarm alarm);
 
-/* What was answered to a batch; memory is the adaptation's, until the next one. */
+/* What was answered to a batch: by the policy; with a guard by policy and source together, or, where there is an alarm, by the source.  Memory is the
+ * adaptation's, until the next one. */
 typedef struct cb_adapt_outcome {
     int64_t rows;
     const float *probabilities; /* (rows, K) */
@@ -223,8 +226,8 @@ CB_API cb_policy *cb_adaptation_policy(const cb_adaptation *a);
 CB_API bool cb_adaptation_study(cb_adaptation *a, cb_stream *source);
 CB_API bool cb_adaptation_step(cb_adaptation *a, cb_tensor *input, bool begins_shift, cb_adapt_outcome *outcome);
 CB_API void cb_adaptation_reset(cb_adaptation *a);
-/* All that is as it was before the last step: O(what is trained). */
-CB_API void cb_adaptation_rollback(cb_adaptation *a);
+/* All that is as it was before the last step: O(what is trained).  False, CB_ERR_STATE: with neither guard nor options.rollback nothing was kept. */
+CB_API bool cb_adaptation_rollback(cb_adaptation *a);
 /* Method, options, what is trained: one line of JSON; free with cb_free(). */
 CB_API char *cb_adaptation_describe(const cb_adaptation *a);
 

@@ -62,10 +62,12 @@ CB_API bool cb_outcome_value(cb_outcome *outcome, const char *measure, double va
 /* The mean of n items (the same items in the same order in every run): 1 or 0 for each example, ...  Comparisons resample them. */
 CB_API bool cb_outcome_items(cb_outcome *outcome, const char *measure, const double *items, size_t n);
 CB_API void cb_outcome_parameters(cb_outcome *outcome, int64_t trained);
+/* What else is to be known of how it came about, as JSON text: results have it for each run of an arm. */
+CB_API bool cb_outcome_note(cb_outcome *outcome, const char *json);
 
 struct cb_experiment {
     const char *name;        /* "dylora" */
-    int system;              /* its number in the table of systems */
+    int system;              /* its number in the table of systems; 0: it is about none of them */
     const char *title;       /* one line */
     const char *claim;       /* what the paper says, in a sentence or two */
     const char *setting;     /* what is done here: base, data, sizes */

@@ -398,7 +398,10 @@ static bool print_list(const cli_call *call)
     json_t *list = json_array();
     for (const cb_experiment *const *e = cb_experiments(); *e; e++) {
         json_array_append_new(list, json_pack("{s:s, s:i, s:s}", "name", (*e)->name, "system", (*e)->system, "title", (*e)->title));
-        cli_table_add(&t, "%d", (*e)->system);
+        if ((*e)->system)
+            cli_table_add(&t, "%d", (*e)->system);
+        else
+            cli_table_add(&t, "%s", "");
         cli_table_add(&t, "%s", (*e)->name);
         cli_table_add(&t, "%s", (*e)->title);
     }

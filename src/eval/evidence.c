@@ -153,6 +153,20 @@ static bool at_end(const arm_runs *a)
     return n > 1 && (a->value == a->arm->grid[0] || a->value == a->arm->grid[n - 1]);
 }
 
+/* Those of its runs, by seeds; nothing where they have none. */
+static bool put_notes(json_t *object, const arm_runs *a)
+{
+    json_t *notes = json_array();
+    bool ok = notes;
+    for (int i = 0; ok && i < a->seeds; i++) {
+        json_t *note = json_object_get(a->runs[i], "note");
+        ok = !note || cb_json_add(notes, json_incref(note));
+    }
+    ok = ok && (!json_array_size(notes) || cb_json_put(object, "notes", json_incref(notes)));
+    json_decref(notes);
+    return ok;
+}
+
 static json_t *arm_json(const cb_experiment *experiment, const arm_runs *a)
 {
     double seconds = 0, memory = 0;
@@ -170,7 +184,7 @@ static json_t *arm_json(const cb_experiment *experiment, const arm_runs *a)
         json_t *entry = measure_json(a, m);
         ok = cb_ok() && (!entry || cb_json_put(measures, m->name, entry));
     }
-    ok = ok && cb_json_put(object, "measures", json_incref(measures));
+    ok = ok && cb_json_put(object, "measures", json_incref(measures)) && put_notes(object, a);
     json_decref(measures);
     if (!ok)
         json_decref(object);

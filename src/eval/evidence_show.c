@@ -211,8 +211,10 @@ char *cb_evidence_table(const char *what, const char *json)
         return NULL;
     cb_string out = {0};
     const json_t *machine = json_object_get(r, "machine"), *measures = json_object_get(r, "measures");
-    cb_string_printf(&out, "%s (system %.0f)\n\nThe claim: %s\n\nHere: %s\n\n", text_of(r, "title"), number_of(r, "system"),
-                     text_of(r, "claim"), text_of(r, "setting"));
+    cb_string_puts(&out, text_of(r, "title"));
+    if (number_of(r, "system") > 0)
+        cb_string_printf(&out, " (system %.0f)", number_of(r, "system"));
+    cb_string_printf(&out, "\n\nThe claim: %s\n\nHere: %s\n\n", text_of(r, "claim"), text_of(r, "setting"));
     put_arms(&out, measures, json_object_get(r, "arms"));
     if (!json_is_true(json_object_get(r, "quick")))
         put_ends(&out, json_object_get(r, "arms"));

@@ -77,6 +77,7 @@ struct cb_outcome {
     const cb_experiment *experiment;
     json_t *measures; /* name: {"value": ..., "items": [...]} */
     int64_t parameters;
+    json_t *note; /* NULL: none */
 };
 
 char *cb_run_name(const cb_arm *arm, uint64_t seed, double value, bool validation)
@@ -129,17 +130,23 @@ void cb_outcome_parameters(cb_outcome *outcome, int64_t trained)
     outcome->parameters = trained;
 }
 
+bool cb_outcome_note(cb_outcome *outcome, const char *json)
+{
+    json_decref(outcome->note);
+    return (outcome->note = cb_json_parse("the note of a run", json, strlen(json)));
+}
+
 static bool write_record(const cb_run *run, const cb_outcome *outcome, double seconds, const char *path)
 {
     json_t *record = json_object();
-    bool ok = cb_json_put(record, "experiment", json_string(run->experiment->name)) &&
-              cb_json_put(record, "arm", json_string(run->arm->name)) && cb_json_put(record, "seed", json_integer((json_int_t)run->seed)) &&
-              cb_json_put(record, "value", json_real(run->value)) && cb_json_put(record, "validation", json_boolean(run->validation)) &&
-              cb_json_put(record, "quick", json_boolean(run->quick)) && cb_json_put(record, "program", json_string(CB_VERSION)) &&
-              cb_json_put(record, "parameters", json_integer(outcome->parameters)) && cb_json_put(record, "seconds", json_real(seconds)) &&
-              cb_json_put(record, "peak_memory", json_integer((json_int_t)cb_peak_rss())) &&
-              cb_json_put(record, "threads", json_integer(cb_threads())) &&
-              cb_json_put(record, "measures", json_incref(outcome->measures)) && cb_json_save(path, record, false);
+    bool ok =
+        cb_json_put(record, "experiment", json_string(run->experiment->name)) && cb_json_put(record, "arm", json_string(run->arm->name)) &&
+        cb_json_put(record, "seed", json_integer((json_int_t)run->seed)) && cb_json_put(record, "value", json_real(run->value)) &&
+        cb_json_put(record, "validation", json_boolean(run->validation)) && cb_json_put(record, "quick", json_boolean(run->quick)) &&
+        cb_json_put(record, "program", json_string(CB_VERSION)) && cb_json_put(record, "parameters", json_integer(outcome->parameters)) &&
+        cb_json_put(record, "seconds", json_real(seconds)) && cb_json_put(record, "peak_memory", json_integer((json_int_t)cb_peak_rss())) &&
+        cb_json_put(record, "threads", json_integer(cb_threads())) && cb_json_put(record, "measures", json_incref(outcome->measures)) &&
+        (!outcome->note || cb_json_put(record, "note", json_incref(outcome->note))) && cb_json_save(path, record, false);
     json_decref(record);
     return ok;
 }
@@ -154,5 +161,6 @@ bool cb_run_carry_out(const cb_run *run, const char *record)
         ok = cb_fail(CB_ERR_STATE, "%s: %s: the run gives no %s", run->experiment->name, run->arm->name, first) == CB_OK;
     ok = ok && write_record(run, &outcome, cb_now() - begin, record);
     json_decref(outcome.measures);
+    json_decref(outcome.note);
     return ok && cb_ok();
 }

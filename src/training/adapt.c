@@ -66,7 +66,7 @@ const cb_option cb_adapt_option_table[] = {
 
 const char *cb_alarm_name(cb_alarm alarm)
 {
-    static const char *const names[CB_ALARMS] = {"none", "numeric", "collapse", "drift", "runs", "disagrees"};
+    static const char *const names[CB_ALARMS] = {"none", "numeric", "collapse", "drift", "runs", "disagrees", "rests"};
     return names[alarm];
 }
 
@@ -180,9 +180,11 @@ static bool list_blocks(cb_adaptation *a, cb_block_list *list)
            (!a->guard || cb_guard_blocks(a->guard, list));
 }
 
-/* Room for all that a step may change. */
+/* Room for all that a step may change, where somebody may want it back. */
 static bool make_snapshot(cb_adaptation *a)
 {
+    if (!a->guard && !a->options.rollback)
+        return true;
     size_t bytes = 0;
     for (size_t i = 0; i < a->blocks.count; i++)
         bytes += a->blocks.items[i].kept ? 0 : a->blocks.items[i].bytes;
@@ -259,7 +261,7 @@ cb_policy *cb_adaptation_policy(const cb_adaptation *a)
 void cb_adaptation_snapshot(cb_adaptation *a)
 {
     char *to = a->before;
-    for (size_t i = 0; i < a->blocks.count; i++) {
+    for (size_t i = 0; to && i < a->blocks.count; i++) {
         const cb_block *b = &a->blocks.items[i];
         if (!b->kept) {
             memcpy(to, b->data, b->bytes);
@@ -268,9 +270,11 @@ void cb_adaptation_snapshot(cb_adaptation *a)
     }
 }
 
-void cb_adaptation_rollback(cb_adaptation *a)
+bool cb_adaptation_rollback(cb_adaptation *a)
 {
     const char *from = a->before;
+    if (!from)
+        return cb_fail(CB_ERR_STATE, "adaptation: a step is to be taken back, and there is neither a guard nor was it asked for") == CB_OK;
     for (size_t i = 0; i < a->blocks.count; i++) {
         const cb_block *b = &a->blocks.items[i];
         if (!b->kept) {
@@ -278,6 +282,7 @@ void cb_adaptation_rollback(cb_adaptation *a)
             from += b->bytes;
         }
     }
+    return true;
 }
 
 void cb_adaptation_reset(cb_adaptation *a)
@@ -352,29 +357,57 @@ static bool answer(cb_adaptation *a, cb_tensor *input, size_t n)
     return keep(&a->probabilities, &a->probability_capacity, probability, n);
 }
 
-/* Answers as the source would, where what was answered is not to be believed, and goes back. */
+static bool ask_source(cb_adaptation *a, cb_tensor *input, size_t n)
+{
+    const float *probability = NULL;
+    cb_no_grad probability = cb_probabilities(cb_learner_source_logits(a->policy.learner, CB_ADAPT_STATISTICS_RUNNING, input));
+    return keep(&a->source, &a->source_capacity, probability, n);
+}
+
+/* After a fall: nothing is learned for a while. */
+static bool rest(cb_adaptation *a, cb_tensor *input, size_t n, cb_adapt_outcome *outcome)
+{
+    bool ok = ask_source(a, input, n) && cb_guard_rests(a->guard, a->source, input->shape[0]);
+    outcome->alarm = CB_ALARM_RESTS;
+    outcome->probabilities = a->source;
+    return ok;
+}
+
+/* Answers as the source would, where what was answered is not to be believed, and goes back; else as both do. */
 static bool watch(cb_adaptation *a, cb_tensor *input, size_t n, cb_adapt_outcome *outcome)
 {
     cb_policy *p = &a->policy;
-    const float *probability = cb_probabilities(cb_learner_source_logits(p->learner, CB_ADAPT_STATISTICS_RUNNING, input));
-    if (!keep(&a->source, &a->source_capacity, probability, n))
+    if (!ask_source(a, input, n))
         return false;
     outcome->alarm = cb_guard_judge(a->guard, a->source, a->probabilities, input->shape[0], p->kind->wants, cb_learner_drift(p->learner));
+    outcome->probabilities = outcome->alarm == CB_ALARM_NONE ? a->probabilities : a->source;
     if (outcome->alarm == CB_ALARM_NONE) {
+        cb_guard_answer(a->guard, a->source, a->probabilities, input->shape[0]);
         a->state.doubts = 0;
         return true;
     }
     enum { PATIENCE = 5 };
     a->state.doubts += outcome->alarm == CB_ALARM_DISAGREES;
-    outcome->probabilities = a->source;
     if (outcome->alarm == CB_ALARM_RUNS || (outcome->alarm == CB_ALARM_DISAGREES && a->state.doubts < PATIENCE)) {
         cb_adaptation_rollback(a);
         return true;
     }
     cb_adaptation_reset(a);
+    cb_guard_fall(a->guard);
     a->state.doubts = 0;
     outcome->reset = true;
     return true;
+}
+
+/* Answers and learns, watched where somebody does. */
+static bool go_on(cb_adaptation *a, cb_tensor *input, size_t n, cb_adapt_outcome *outcome)
+{
+    cb_adaptation_snapshot(a);
+    if (a->guard && cb_guard_rests(a->guard, NULL, 0))
+        return rest(a, input, n, outcome);
+    bool ok = answer(a, input, n);
+    outcome->probabilities = a->probabilities;
+    return ok && (!a->guard || watch(a, input, n, outcome));
 }
 
 bool cb_adaptation_step(cb_adaptation *a, cb_tensor *input, bool begins_shift, cb_adapt_outcome *outcome)
@@ -389,12 +422,8 @@ bool cb_adaptation_step(cb_adaptation *a, cb_tensor *input, bool begins_shift, c
     outcome->reset = begins_anew(a, begins_shift);
     if (outcome->reset)
         cb_adaptation_reset(a);
-    cb_adaptation_snapshot(a);
-    bool ok = answer(a, input, n);
+    bool ok = go_on(a, input, n, outcome);
     outcome->rows = input->shape[0];
-    outcome->probabilities = a->probabilities;
-    if (ok && a->guard)
-        cb_no_grad ok = watch(a, input, n, outcome);
     cb_scope_close(scope);
     a->state.batches++;
     return ok && cb_ok();

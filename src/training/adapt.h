@@ -17,7 +17,7 @@ struct cb_adaptation {
         int64_t batches, doubts; /* so far; batches one after another in which the source was not agreed with */
     } state;
     cb_block_list blocks; /* everything */
-    char *before;         /* of those that a rollback takes back, as they were before the last step */
+    char *before;         /* of those that a rollback takes back, as they were before the last step; NULL: none is to be */
     float *probabilities, *source;
     size_t probability_capacity, source_capacity;
     char *studied; /* the stream of source images, as it describes itself; NULL: there was none */

@@ -3,7 +3,7 @@
 #include "cambium/adapt.h"
 #include "images/views.h"
 #include "model_fixtures.h"
-#include "training/guard.h"
+#include "training/adapt.h"
 
 #define REFERENCE CB_TEST_DATA "/adapt"
 #define NETWORK   CB_TEST_DATA "/vision/resnet_basic"
@@ -327,6 +327,7 @@ static void a_rollback_takes_back_every_bit(void **state)
         bench b = begin(), straight = begin();
         make_quick(&b, all_methods[m]);
         make_quick(&straight, all_methods[m]);
+        b.options.rollback = true;
         start(&b, all_methods[m]);
         start(&straight, all_methods[m]);
         size_t n = cb_learner_values(learner_of(&b));
@@ -334,7 +335,7 @@ static void a_rollback_takes_back_every_bit(void **state)
         step(&b, input(&b, 0));
         cb_learner_get(learner_of(&b), before);
         step(&b, input(&b, 1));
-        cb_adaptation_rollback(b.a);
+        assert_true(cb_adaptation_rollback(b.a));
         cb_learner_get(learner_of(&b), after);
         assert_memory_equal(before, after, n * sizeof *before);
         bool draws = strcmp(all_methods[m], "cotta") == 0 || strcmp(all_methods[m], "memo") == 0 || strcmp(all_methods[m], "roid") == 0 ||
@@ -357,14 +358,46 @@ static void a_rollback_before_the_first_step_changes_nothing(void **state)
         bench b = begin(), straight = begin();
         make_quick(&b, all_methods[m]);
         make_quick(&straight, all_methods[m]);
+        b.options.rollback = true;
         start(&b, all_methods[m]);
         start(&straight, all_methods[m]);
-        cb_adaptation_rollback(b.a);
+        assert_true(cb_adaptation_rollback(b.a));
         cb_tensor *expected = step(&straight, input(&straight, 0)), *found = step(&b, input(&b, 0));
         assert_same_bits(found, expected);
         stop(&straight);
         stop(&b);
     }
+}
+
+/* What a step back copies: parameters, what the optimiser and the method keep of each, and little else, however large the network and its memory. */
+static void a_rollback_costs_what_is_trained(void **state)
+{
+    (void)state;
+    enum { COPIES = 4, LITTLE = 1024 };
+    for (size_t m = 0; m < METHODS; m++) {
+        bench b = begin();
+        b.options.rollback = true;
+        start(&b, all_methods[m]);
+        size_t bytes = 0, trained = cb_learner_values(learner_of(&b)) * sizeof(float);
+        for (size_t i = 0; i < b.a->blocks.count; i++)
+            bytes += b.a->blocks.items[i].kept ? 0 : b.a->blocks.items[i].bytes;
+        if (bytes > COPIES * trained + LITTLE)
+            fail_msg("%s: %zu bytes for %zu that are trained", all_methods[m], bytes, trained);
+        step(&b, input(&b, 0));
+        stop(&b);
+    }
+}
+
+static void what_nobody_wants_back_is_not_kept(void **state)
+{
+    (void)state;
+    bench b = begin();
+    start(&b, "cotta");
+    assert_null(b.a->before);
+    assert_false(cb_adaptation_rollback(b.a));
+    assert_int_equal(cb_error_status(), CB_ERR_STATE);
+    cb_error_clear();
+    stop(&b);
 }
 
 static void a_reset_is_a_new_beginning(void **state)
@@ -602,13 +635,106 @@ static void a_guard_tells_runs_of_labels_from_a_new_shift(void **state)
     assert_int_equal(cb_guard_judge(w->guard, w->source, w->source, GUARDED, CB_POLICY_WANTS_RUNS, 0), CB_ALARM_NONE);
     unwatch(w);
     w = watch();
-    for (int i = 0; i < 20; i++) { /* a shift under which the source answers with two labels only */
-        mix_labels(w, 0, i < 10 ? TEN : 2);
+    for (int i = 0; i < 40; i++) { /* shifts under some of which the source answers with two labels only */
+        mix_labels(w, i / 5, i / 5 % 2 ? 2 : TEN);
         say(w->source, w->labels, GUARDED, TEN, 0.95f);
         cb_alarm alarm = cb_guard_judge(w->guard, w->source, w->source, GUARDED, CB_POLICY_WANTS_MIXED, 0);
-        assert_int_equal(alarm, i == 10 ? CB_ALARM_RUNS : CB_ALARM_NONE);
+        assert_int_equal(alarm, i == 5 ? CB_ALARM_RUNS : CB_ALARM_NONE);
     }
     assert_int_equal(cb_guard_judge(w->guard, w->source, w->source, GUARDED, CB_POLICY_WANTS_RUNS, 0), CB_ALARM_RUNS);
+    unwatch(w);
+}
+
+/* All labels in each window, but in blocks. */
+static void a_guard_sees_neighbours_with_the_same_label(void **state)
+{
+    (void)state;
+    enum { BLOCK = 5 };
+    watched *w = watch();
+    for (int i = 0; i < 12; i++) {
+        mix_labels(w, 0, TEN);
+        for (int k = 0; k < GUARDED; k++) {
+            bool known = cb_rng_uniform(&w->rng) < 0.6;
+            w->labels[k] = known ? k / BLOCK * 7 % TEN : w->labels[k];
+        }
+        say(w->source, w->labels, GUARDED, TEN, 0.7f);
+        assert_int_equal(cb_guard_judge(w->guard, w->source, w->source, GUARDED, CB_POLICY_WANTS_MIXED, 0), CB_ALARM_RUNS);
+    }
+    unwatch(w);
+}
+
+static int best_of(const float *p)
+{
+    int best = 0;
+    for (int k = 1; k < TEN; k++)
+        best = p[k] > p[best] ? k : best;
+    return best;
+}
+
+static void both_answer_and_the_louder_one_does_not_count_for_more(void **state)
+{
+    (void)state;
+    watched *w = watch();
+    int agreed = 0, kept = 0;
+    for (int i = 0; i < 30;
+         i++) { /* the policy says something else of a fifth, and is as good as certain of all; the source is of all but a fifth */
+        mix_labels(w, 0, TEN);
+        say(w->source, w->labels, GUARDED, TEN, 0.6f);
+        for (int k = 0; k < GUARDED; k += 5)
+            w->labels[k] = (w->labels[k] + 1) % TEN;
+        say(w->answers, w->labels, GUARDED, TEN, 0.999f);
+        for (int k = 0; k < GUARDED; k += 10) /* of these the source is sure */
+            say(w->source + k * TEN, &(int){best_of(w->source + k * TEN)}, 1, TEN, 0.9f);
+        assert_int_equal(judge(w, CB_POLICY_WANTS_MIXED), CB_ALARM_NONE);
+        cb_guard_answer(w->guard, w->source, w->answers, GUARDED);
+        for (int k = 0; i > 10 && k < GUARDED; k++) {
+            float sum = 0;
+            for (int c = 0; c < TEN; c++)
+                sum += w->answers[k * TEN + c];
+            assert_true(fabsf(sum - 1) < 1e-4f);
+            agreed += k % 5 && best_of(w->answers + k * TEN) == best_of(w->source + k * TEN);
+            kept += k % 10 == 0 && best_of(w->answers + k * TEN) == best_of(w->source + k * TEN);
+        }
+    }
+    assert_int_equal(agreed, 19 * GUARDED * 4 / 5);
+    assert_int_equal(kept, 19 * GUARDED / 10);
+    unwatch(w);
+}
+
+/* Answers with the same label to everything, and is sure of it; the policy is less sure, and answers with all. */
+static void a_source_that_says_little_counts_for_little(void **state)
+{
+    (void)state;
+    watched *w = watch();
+    for (int i = 0; i < 5; i++) {
+        mix_labels(w, 0, TEN);
+        say(w->answers, w->labels, GUARDED, TEN, 0.5f);
+        memset(w->labels, 0, sizeof w->labels);
+        say(w->source, w->labels, GUARDED, TEN, 0.7f);
+        float before[GUARDED * TEN];
+        memcpy(before, w->answers, sizeof before);
+        judge(w, 0);
+        cb_guard_answer(w->guard, w->source, w->answers, GUARDED);
+        for (int k = 0; k < GUARDED; k++)
+            assert_int_equal(best_of(w->answers + k * TEN), best_of(before + k * TEN));
+    }
+    unwatch(w);
+}
+
+static void after_each_fall_the_source_answers_for_twice_as_long(void **state)
+{
+    (void)state;
+    watched *w = watch();
+    mix_labels(w, 0, TEN);
+    say(w->source, w->labels, GUARDED, TEN, 0.7f);
+    for (int falls = 0, images = 64; falls < 12; falls++, images *= falls <= 10 ? 2 : 1) {
+        assert_false(cb_guard_rests(w->guard, NULL, 0));
+        cb_guard_fall(w->guard);
+        int rested = 0;
+        while (cb_guard_rests(w->guard, w->source, 32))
+            rested += 32;
+        assert_int_equal(rested, images);
+    }
     unwatch(w);
 }
 
@@ -723,6 +849,8 @@ int main(void)
         cmocka_unit_test_teardown(a_threshold_comes_from_source_images, without_errors),
         cmocka_unit_test_teardown(a_rollback_takes_back_every_bit, without_errors),
         cmocka_unit_test_teardown(a_rollback_before_the_first_step_changes_nothing, without_errors),
+        cmocka_unit_test_teardown(a_rollback_costs_what_is_trained, without_errors),
+        cmocka_unit_test_teardown(what_nobody_wants_back_is_not_kept, without_errors),
         cmocka_unit_test_teardown(a_reset_is_a_new_beginning, without_errors),
         cmocka_unit_test_teardown(the_model_is_as_it_was_afterwards, without_errors),
         cmocka_unit_test_teardown(what_is_frozen_has_no_gradient, without_errors),
@@ -732,6 +860,10 @@ int main(void)
         cmocka_unit_test_teardown(a_guard_trusts_what_agrees, without_errors),
         cmocka_unit_test_teardown(a_guard_sees_collapse_disagreement_and_what_is_no_number, without_errors),
         cmocka_unit_test_teardown(a_guard_tells_runs_of_labels_from_a_new_shift, without_errors),
+        cmocka_unit_test_teardown(a_guard_sees_neighbours_with_the_same_label, without_errors),
+        cmocka_unit_test_teardown(both_answer_and_the_louder_one_does_not_count_for_more, without_errors),
+        cmocka_unit_test_teardown(a_source_that_says_little_counts_for_little, without_errors),
+        cmocka_unit_test_teardown(after_each_fall_the_source_answers_for_twice_as_long, without_errors),
         cmocka_unit_test_teardown(a_collapse_is_answered_by_the_source_and_undone, without_errors),
         cmocka_unit_test_teardown(a_view_that_changes_nothing_is_the_image, without_errors),
         cmocka_unit_test_teardown(colors_change_as_torchvision_changes_them, without_errors),

@@ -27,6 +27,8 @@ static bool toy_run(const cb_run *run, cb_outcome *outcome)
     if (run->uses && !cb_is_directory(run->uses))
         return cb_fail(CB_ERR_STATE, "what it goes on from is not there") == CB_OK;
     cb_outcome_parameters(outcome, 1234);
+    if (s->learns > 0 && !cb_outcome_note(outcome, run->seed == 1 ? "{\"order\": \"first\"}" : "{\"order\": \"other\"}"))
+        return false;
     return cb_outcome_items(outcome, "accuracy", items, ITEMS) && cb_outcome_value(outcome, "loss", 2 - level) &&
            (s->learns > 0 || cb_outcome_value(outcome, "rank 2", 1));
 }
@@ -123,6 +125,10 @@ static void results_are_those_of_the_runs(void **state)
     assert_about(number(accuracy, "low"), expected.low, 1e-9);
     assert_about(number(accuracy, "high"), expected.high, 1e-9);
     assert_null(json_object_get(json_object_get(arm, "measures"), "rank 2"));
+    assert_int_equal(json_array_size(json_object_get(arm, "notes")), SEEDS);
+    assert_string_equal(json_string_value(json_object_get(at(arm, "notes", 0), "order")), "first");
+    assert_string_equal(json_string_value(json_object_get(at(arm, "notes", 1), "order")), "other");
+    assert_null(json_object_get(at(r, "arms", 0), "notes"));
     static const char *const verdicts[] = {"shown", "shown", "opposite", "shown", "not shown", "opposite"};
     static const double differences[] = {30, 0.3, -30, 0, 0, 30};
     for (size_t i = 0; i < 6; i++) {
