@@ -99,7 +99,8 @@ CB_API void cb_learner_restore(cb_learner *learner, double rate, cb_rng *rng);
 /* |values - source| / |source|, of parameters; |values - source| where the source's are 0. */
 CB_API double cb_learner_drift(const cb_learner *learner);
 
-/* What the model says, (B, K) f32, recorded for a gradient where something is trained. */
+/* What the model says, (B, K) f32, recorded for a gradient where something is trained.  Of a model of texts the input is what streams give, (B, 3, T)
+ * i32: ids, segments and types. */
 CB_API cb_tensor *cb_learner_logits(cb_learner *learner, cb_tensor *input);
 /* The same without a gradient, with other values (NULL: its own) and by other statistics (OF_METHOD: its own); where statistics drift, those among
  * the values do. */
@@ -156,6 +157,13 @@ typedef struct cb_policy_kind {
     void (*reset)(cb_policy *policy);   /* forgets what it has learned; what it was told of source images stays */
     bool (*blocks)(cb_policy *policy, cb_block_list *list);
     void (*close)(cb_policy *policy); /* frees what open made */
+    /* Why it takes images only, as its options are ("several views of an image"); NULL: texts as well.  NULL: whatever they are. */
+    const char *(*of_images)(const cb_policy *policy);
+    /* The learner's values by which it answers, where these are others than its own: what is saved.  NULL: its own. */
+    float *(*answering)(cb_policy *policy);
+    bool forgets; /* after each input all is as it was before: there is nothing to save */
+    /* A number that it goes by and that is none of its options: its name.  NULL: there is none. */
+    const char *(*goes_by)(const cb_policy *policy, double *number);
 } cb_policy_kind;
 
 struct cb_policy {
@@ -167,6 +175,7 @@ struct cb_policy {
     /* Of images: how they were normalised, so that they can be changed as images. */
     double image_mean[3], image_std[3];
     size_t input_values; /* numbers of one input; 0: not known before the first */
+    int64_t resets;      /* new beginnings of its own */
     cb_rng rng;
 };
 
@@ -228,6 +237,11 @@ CB_API bool cb_adaptation_step(cb_adaptation *a, cb_tensor *input, bool begins_s
 CB_API void cb_adaptation_reset(cb_adaptation *a);
 /* All that is as it was before the last step: O(what is trained).  False, CB_ERR_STATE: with neither guard nor options.rollback nothing was kept. */
 CB_API bool cb_adaptation_rollback(cb_adaptation *a);
+/* Writes what it answers by at present into a directory, which is made: the adapter as cb_adapter_save(), or the whole model as cb_model_save(), in f32.
+ * Batch norms of what is saved go by the running statistics.  Where nothing is trained, or an adapter beside statistics that drift, or all is
+ * forgotten after each input: CB_ERR_UNSUPPORTED; cb_adaptation_check_save() says so beforehand. */
+CB_API bool cb_adaptation_save(cb_adaptation *a, const char *directory);
+CB_API bool cb_adaptation_check_save(const cb_adaptation *a);
 /* Method, options, what is trained: one line of JSON; free with cb_free(). */
 CB_API char *cb_adaptation_describe(const cb_adaptation *a);
 
@@ -240,6 +254,10 @@ typedef struct cb_adapt_run_options {
     bool overwrite;
     int64_t max_batches; /* 0: all */
     const char *model;   /* its name, for the record */
+    /* Called at the end, also of a run that was interrupted, and (save_each) behind each checkpoint; false ends it with the error.  May be NULL. */
+    bool (*save)(void *user, cb_adaptation *a);
+    void *save_user;
+    bool save_each;
 } cb_adapt_run_options;
 
 /* What was answered under a shift, in the order of its first coming; of a pipe those behind the first 4095 are one, "others". */
@@ -262,6 +280,7 @@ CB_API void cb_adapt_result_free(cb_adapt_result *result);
 typedef bool cb_adapt_callback(void *user, const cb_stream_batch *batch, const cb_adapt_outcome *outcome, const cb_adapt_result *so_far);
 /* Answers all of a stream.  Each record is written before the next batch is asked for.  Interrupted: a checkpoint is written, CB_ERR_INTERRUPTED.
  * Going on, records behind the checkpoint are cut off and made again, with the same bits; of a pipe, which does not come again, they stay.
+ * Whoever asked by a socket gets the same records, once they are written.  In a rehearsal two batches are answered.
  * An answer that is no number is a record with an error; CB_ERR_NUMERIC: the model gives none as it is.  CB_ERR_STATE: the output, or the checkpoint,
  * is of another run. */
 CB_API bool cb_adapt_run(cb_adaptation *a, cb_stream *stream, const cb_adapt_run_options *options, cb_adapt_callback *callback, void *user,

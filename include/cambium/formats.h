@@ -140,6 +140,7 @@ typedef struct cb_records_options {
     cb_record_form form;
     bool several_labels; /* labelled, in a table: commas separate them */
     bool unlabelled;     /* labelled: a text needs no label, and none is read */
+    bool may_lack_label; /* labelled: a text needs no label; where there is none, the record has no labels */
     bool unquoted;       /* tables: a quote is a character like others, and a row is a line */
     /* What fields are called in these files: "prompt=question", "messages=turns"; copied.  NULL: by the names below */
     const cb_string_list *columns;

@@ -33,25 +33,32 @@ typedef struct cb_stream_options {
     bool shuffle_shifts;  /* they come in an order by the seed, else as they are given */
     double concentration; /* of CB_ORDER_CORRELATED: the smaller, the longer the runs */
     int64_t batch_size;
-    double batch_wait; /* of a pipe: seconds without a line after which a batch that has begun goes out; 0: it waits until it is full */
+    double
+        batch_wait; /* of a live stream: seconds without an item after which a batch that has begun goes out; 0: a pipe waits until it is full,
+                        * a watched directory a second, a socket 0.05 seconds */
+    int64_t max_clients; /* of a socket; 0: 64 */
 } cb_stream_options;
 extern CB_API const cb_option cb_stream_option_table[];
 
 /* What was asked for, in its order. */
 typedef struct cb_stream_item {
     int64_t index;      /* in the stream */
-    const char *source; /* where it comes from: a file */
+    const char *source; /* where it comes from: a file, a record of one, or how a text begins */
     const char *shift;  /* of which shift it is; "": nobody says */
     int32_t label;      /* the right one; -1: nobody knows */
     int64_t row;        /* of the input; -1: it could not be read */
     const char *error;  /* why not, or NULL */
+    const char *id;     /* what the line called it, or NULL */
+    int64_t modified;   /* of a file in a watched directory: when it was last written, in nanoseconds since 1970; else 0 */
 } cb_stream_item;
 
 /* Zero-initialise.  What it points to is the stream's, until the next batch. */
 typedef struct cb_stream_batch {
-    int64_t index;       /* of the batch in the stream */
-    bool begins_shift;   /* another shift than that of the batch before it, or the first; mixed ones never do */
-    cb_tensor *input;    /* (rows, C, H, W) f32, normalised; NULL where no item could be read */
+    int64_t index;     /* of the batch in the stream */
+    bool begins_shift; /* another shift than that of the batch before it, or the first; mixed ones never do */
+    /* (rows, C, H, W) f32, normalised; of texts (rows, 3, T) i32: ids, segments (0, and -1 behind a text's end) and types, of which T is that of the
+     * longest, rounded up to 8.  NULL where no item could be read */
+    cb_tensor *input;
     int64_t rows, count; /* of the input, of items */
     const cb_stream_item *items;
 } cb_stream_batch;
@@ -63,10 +70,40 @@ typedef struct cb_stream cb_stream;
  * spread are not read, and max_images counts for each item of the data.  Images are drawn into an order by images->seed, another in each round,
  * unless shuffle_images is off; a corruption of an image is the same in each round.  Batches end where shifts do, but for mixed ones. */
 CB_API cb_stream *cb_stream_open_images(const cb_image_data_options *images, const cb_stream_options *options);
-/* Images that are named by lines of a file, or of standard input ("-") as they come: a path, or an object {"file", "label", "shift"} of which file is
- * needed.  An empty line ends a batch, and so does another shift.  Relative to the working directory.  Of the options batch_size and batch_wait
- * are read.  A line that is longer than 64 KiB, or is no such object, is an item that cannot be read. */
-CB_API cb_stream *cb_stream_open_lines(const char *path, const cb_image_data_options *images, const cb_stream_options *options);
+/* The same of labelled texts (formats.h: CB_RECORDS_LABELLED; a text need not have a label) in texts->data, each file a shift; of texts columns, quoting,
+ * sequence_length, shuffle, seed, labels (the model's) and max_records, which counts for each file, are read.  Corruptions: CB_ERR_ARGUMENT.  The
+ * tokenizer must outlive it. */
+CB_API cb_stream *cb_stream_open_texts(const cb_tokenizer *tokenizer, const cb_data_options *texts, const cb_stream_options *options);
+
+/* ---- live streams: items as they come ----
+ *
+ * `from` is
+ *     -  or a file or named pipe: a line for each item, until there are no more;
+ *     unix:PATH, tcp:PORT, tcp:HOST:PORT: the same from up to max_clients at once (without a host, of this machine alone), each of which gets the
+ *         records of its own items back; turns are taken line by line.  A client that reads no answers is dropped, one that sends too long a line is
+ *         answered and dropped.  A socket that a killed process has left is taken over; one on which somebody listens is CB_ERR_STATE;
+ *     watch:DIR: files that are written or moved there, and those that are there already, in the order of their times; none whose name begins with a
+ *         dot or ends with .tmp, .part or ~.  A file is taken when whoever writes it has closed it, and again only when it was written anew.
+ *
+ * A line is a path, relative to the working directory, or an object {"file", "label", "shift", "id"} of which file is needed; of texts a text, or an
+ * object {"text", "text_pair", "label", "shift", "id"}.  An empty line ends a batch, and so does another shift.  A line that is longer than 64 KiB,
+ * or is no such object, is an item that cannot be read.  Of the options batch_size, batch_wait and max_clients are read.  In a rehearsal nothing is
+ * waited for: there is one batch. */
+CB_API bool cb_stream_is_live(const char *from); /* whether it is one of these, but a file */
+CB_API cb_stream *cb_stream_open_lines(const char *from, const cb_image_data_options *images, const cb_stream_options *options);
+CB_API cb_stream *cb_stream_open_text_lines(const char *from, const cb_tokenizer *tokenizer, const cb_data_options *texts,
+                                            const cb_stream_options *options);
+/* What a later run has to know beside where it goes on: the last shift, the files that are done; appended as bytes.  Behind a batch that was
+ * given out, its items count as done. */
+CB_API bool cb_stream_remember(const cb_stream *stream, cb_string *state);
+/* Before the first batch: CB_ERR_FORMAT: these are no such bytes. */
+CB_API bool cb_stream_recall(cb_stream *stream, const void *state, size_t length);
+/* Before the first batch: this item (source and modified of cb_stream_item) was answered, and does not come again. */
+CB_API bool cb_stream_seen(cb_stream *stream, const char *source, int64_t modified);
+CB_API bool cb_stream_is_answered(const cb_stream *stream); /* somebody waits for answers */
+/* Sends an item of the batch at hand, to whoever asked for it, a line (which ends with one). */
+CB_API bool cb_stream_answer(cb_stream *stream, int64_t item, const char *line, size_t length);
+
 CB_API void cb_stream_free(cb_stream *stream); /* NULL is allowed */
 
 /* False with cb_ok(): that was all.  An item that cannot be read is no failure, but for memory.  Waiting for lines ends with CB_ERR_INTERRUPTED

@@ -1,22 +1,13 @@
 /* adapt.c: `cambium adapt`: a model that answers a stream and learns from it. */
+#include "cli/adapt.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
-#include "cli/cli.h"
 #include "core/json.h"
 
-typedef struct settings {
-    char *method, *output, *adapter_kind;
-    cb_string_list stream, source_images, adapter, adapter_option, method_option;
-    int dtype;
-    int64_t seed, save_batches, max_batches, source_count;
-    bool list_methods, resume, overwrite;
-    cb_stream_options order;
-    cb_adapt_options adapt;
-    cli_image_settings images;
-} settings;
+typedef cli_adapt_settings settings;
 
 static const cb_option table[] = {
     CB_OPT_STRING(settings, method, "tent", "NAME",
@@ -24,12 +15,14 @@ static const cb_option table[] = {
     CB_OPT_LIST(settings, method_option, NULL, "NAME=VALUE,...", "options of the method; see --list-methods"),
     CB_OPT_BOOL(settings, list_methods, 0, "say what each method does and which options it has, and nothing else"),
     CB_OPT_LIST(settings, stream, NULL, "PATH,...",
-                "images: directories or archives of classes, directories of images, tables, lists (.txt), IDX or .npz files, each a shift "
-                "of its own; "
-                "- reads paths, or objects {\"file\", \"label\", \"shift\"}, line by line from standard input, and so does a named pipe"),
+                "images: directories or archives of classes, directories of images, tables, lists (.txt), IDX or .npz files; or texts: "
+                ".jsonl, .csv, .tsv; each a shift of its own.  - reads paths (or texts), or objects {\"file\" (or \"text\"), \"label\", "
+                "\"shift\", \"id\"}, line by line from standard input, and so does a named pipe; unix:PATH, tcp:PORT and tcp:HOST:PORT "
+                "listen for clients, which get the answers to their lines back; watch:DIR takes files as they are written or moved there"),
+    CB_OPT_BOOL(settings, watch, 0, "--stream is a directory that is watched, as watch:DIR"),
     CB_OPT_STRING(settings, output, NULL, "FILE", "what is answered, a line of JSON each, behind one that says how it came about"),
     CB_OPT_LIST(settings, source_images, NULL, "PATH,...",
-                "images like those the model was trained on, without labels: for eata's parameters and cotta's threshold"),
+                "images (or texts) like those the model was trained on, without labels: for eata's parameters and cotta's threshold"),
     CB_OPT_INT(settings, source_count, 2000, 1, 1e9, "of these at most"),
     CB_OPT_LIST(settings, adapter, NULL, "DIR,...", "adapter to attach, each with an optional =weight; one alone is what is trained"),
     CLI_ADAPTER_OPTION(settings),
@@ -40,6 +33,10 @@ static const cb_option table[] = {
     CB_OPT_INT(settings, save_batches, 20, 0, 1e12, "batches between checkpoints, OUTPUT.state (0: at the end only)"),
     CB_OPT_BOOL(settings, resume, 0, "go on from the checkpoint, if there is one"),
     CB_OPT_BOOL(settings, overwrite, 0, "write the output anew, if it is there already"),
+    CB_OPT_STRING(settings, save, NULL, "DIR", "what was learned, at the end: a model directory, or that of an adapter which is trained"),
+    CB_OPT_BOOL(settings, save_each, 0, "and behind each checkpoint"),
+    CB_OPT_STRING(settings, tokenizer, NULL, "PATH", "of texts: tokenizer.json or its directory; without it the model's own"),
+    CLI_DRY_RUN(settings, CLI_NEEDS_HELP),
     CB_OPT_END};
 
 static const cli_group groups[] = {{"Adaptation", table, 0},
@@ -47,6 +44,7 @@ static const cli_group groups[] = {{"Adaptation", table, 0},
                                    {"Learning", cb_adapt_option_table, offsetof(settings, adapt)},
                                    {"Images", cli_image_table, offsetof(settings, images)},
                                    {"Images as rows", cb_image_data_option_table, offsetof(settings, images.data)},
+                                   {"Texts", cli_adapt_text_table, offsetof(settings, text)},
                                    {0}};
 
 /* ---- methods ---- */
@@ -106,40 +104,11 @@ static cb_adapter *make_adapter(cli_call *call, const settings *s, cb_model *mod
     return NULL;
 }
 
-static bool is_pipe(const char *path)
+static bool study(settings *s, const cli_base *base, cb_adaptation *a)
 {
-    struct stat st;
-    return strcmp(path, "-") == 0 || (stat(path, &st) == 0 && S_ISFIFO(st.st_mode));
-}
-
-static cb_stream *open_stream(settings *s, const cb_model *model)
-{
-    cb_image_data_options *o = &s->images.data;
-    o->data = s->stream;
-    o->processor = &s->images.processor;
-    o->labels = cb_model_label_names(model);
-    o->seed = (uint64_t)s->seed;
-    if (!is_pipe(s->stream.items[0]))
-        return cb_stream_open_images(o, &s->order);
-    cb_image_data_options pipe = *o;
-    pipe.data = (cb_string_list){0};
-    return cb_stream_open_lines(s->stream.items[0], &pipe, &s->order);
-}
-
-static bool study(settings *s, cb_adaptation *a)
-{
-    cb_image_data_options images = s->images.data;
-    cb_stream_options order;
-    if (!s->source_images.count || !cb_options_init(cb_stream_option_table, &order))
-        return cb_ok();
-    order.batch_size = s->order.batch_size;
-    images.data = s->source_images;
-    images.shuffle_images = true;
-    images.max_images = (s->source_count + (int64_t)s->source_images.count - 1) / (int64_t)s->source_images.count;
-    cb_stream *source = cb_stream_open_images(&images, &order);
-    bool ok = source && cb_adaptation_study(a, source);
+    cb_stream *source = cli_adapt_source(s, base);
+    bool ok = source ? cb_adaptation_study(a, source) : cb_ok();
     cb_stream_free(source);
-    cb_options_free(cb_stream_option_table, &order);
     return ok;
 }
 
@@ -186,7 +155,7 @@ static bool report(const cli_call *call, const settings *s, const cb_adapt_resul
         cli_field(r->shifts[i].name, "%.4f", share(r->shifts[i].right, r->shifts[i].labelled));
     if (r->labelled)
         cli_field("accuracy", "%.4f of %s with labels", share(r->right, r->labelled), cli_thousands(r->labelled));
-    cli_field("images", "%s in %s batches", cli_thousands(r->items), cli_thousands(r->batches));
+    cli_field("answered", "%s in %s batches", cli_thousands(r->items), cli_thousands(r->batches));
     if (r->unread)
         cli_field("not readable", "%s", cli_thousands(r->unread));
     cli_field("guard", "%s batches answered by the source, %s new beginnings", cli_thousands(alarms), cli_thousands(r->resets));
@@ -220,23 +189,40 @@ static bool on_batch(void *user, const cb_stream_batch *batch, const cb_adapt_ou
 
 /* ---- the command ---- */
 
-static bool adapt(cli_call *call, settings *s, cb_model *model, cb_adapter *adapter)
+/* The stream is answered; of a rehearsal a part of it. */
+static bool answer(cli_call *call, settings *s, const cli_base *base, cb_adaptation *a, cb_stream *stream, cb_adapt_result *result)
 {
-    s->adapt.processor = &s->images.processor;
-    s->adapt.seed = (uint64_t)s->seed;
-    cb_stream *stream = open_stream(s, model);
-    cb_adaptation *a = stream ? cb_adaptation_open(model, adapter, s->method, &s->method_option, &s->adapt) : NULL;
-    cb_adapt_result result = {0};
-    watcher w = {call, stream ? cb_stream_batches(stream) : -1};
+    watcher w = {call, cb_stream_batches(stream)};
+    cli_adapt_saver saver = {s, base};
     const cb_adapt_run_options options = {.output = s->output,
                                           .save_batches = s->save_batches,
                                           .resume = s->resume,
                                           .overwrite = s->overwrite,
                                           .max_batches = s->max_batches,
-                                          .model = call->arguments[0]};
-    bool ok = a && study(s, a) && cb_adapt_run(a, stream, &options, on_batch, &w, &result);
+                                          .model = call->arguments[0],
+                                          .save = s->save ? cli_adapt_save : NULL,
+                                          .save_user = &saver,
+                                          .save_each = s->save_each};
+    bool ok = (!s->save || cb_adaptation_check_save(a)) && study(s, base, a) &&
+              cb_adapt_run(a, stream, &options, s->dry_run ? NULL : on_batch, &w, result);
     cli_status_clear();
-    ok = ok && report(call, s, &result);
+    return ok;
+}
+
+static bool adapt(cli_call *call, settings *s, const cli_base *base, cb_adapter *adapter)
+{
+    s->adapt.processor = base->tokenizer ? NULL : &s->images.processor;
+    s->adapt.seed = (uint64_t)s->seed;
+    cli_rehearsal r;
+    bool ok = !s->dry_run || cli_rehearsal_begin(&r, s->save ? s->save : s->output);
+    cb_stream *stream = ok ? cli_adapt_stream(s, base) : NULL;
+    cb_adaptation *a = stream ? cb_adaptation_open(base->model, adapter, s->method, &s->method_option, &s->adapt) : NULL;
+    cb_adapt_result result = {0};
+    ok = a && answer(call, s, base, a, stream, &result);
+    if (s->dry_run)
+        ok = cli_adapt_plan(call, s, base->model, &r, stream, &result, ok);
+    else
+        ok = ok && report(call, s, &result);
     cb_adapt_result_free(&result);
     cb_adaptation_free(a);
     cb_stream_free(stream);
@@ -245,24 +231,22 @@ static bool adapt(cli_call *call, settings *s, cb_model *model, cb_adapter *adap
 
 static bool check(cli_call *call, settings *s)
 {
-    if (!s->stream.count)
-        return cli_usage(call, "--stream is needed");
-    for (size_t i = 0; i < s->stream.count; i++)
-        if (is_pipe(s->stream.items[i]) && s->stream.count > 1)
-            return cli_usage(call, "--stream: %s is a pipe, expected nothing else beside it", s->stream.items[i]);
-    if (is_pipe(s->stream.items[0]) && s->order.corruptions.count)
-        return cli_usage(call, "--corruptions are of images on disk, and --stream is a pipe");
+    if (!cli_adapt_check_stream(call, s))
+        return false;
     if (s->adapter_kind && s->adapter.count)
         return cli_usage(call, "--adapter-kind and --adapter exclude each other");
     if (!s->adapter_kind && call->adapter_count)
         return cli_usage(call, "--%s is an option of an adapter, and there is no --adapter-kind", call->adapter[0].name);
     if (s->resume && !s->output)
         return cli_usage(call, "--resume goes on from OUTPUT.state, and there is no --output");
+    if (s->save_each && (!s->save || !s->output))
+        return cli_usage(call, "--save-each is of --save and of the checkpoints beside --output, and one of these is not given");
     if (!cb_policy_kind_find(s->method)) {
         cli_blame(call, "method");
         return false;
     }
-    return !s->output || (cli_output_file(s->output) && cli_output_is_no_input(s->output, &s->stream));
+    return (!s->output || (cli_output_file(s->output) && cli_output_is_no_input(s->output, &s->stream))) &&
+           cli_adapt_check_save(s, call->arguments[0]);
 }
 
 static bool run(cli_call *call, void *settings_)
@@ -274,13 +258,15 @@ static bool run(cli_call *call, void *settings_)
         return list_methods(call);
     if (!call->argument_count)
         return cli_usage(call, "MODEL_DIR is needed");
-    bool ok = check(call, s) && cli_base_open(&base, call->arguments[0], &s->adapter, &s->adapter_option, cli_dtype(s->dtype));
-    if (ok && !cli_takes_images(base.model))
-        ok = cli_refuse("%s: takes texts, expected a model of images", call->arguments[0]);
-    ok = ok && cli_images_ready(&s->images, base.model, call->arguments[0], s->adapter.count == 1 ? s->adapter.items[0] : NULL);
+    bool ok = check(call, s);
+    if (ok && s->dry_run)
+        cb_rehearsal_begin();
+    ok = ok && cli_base_open(&base, call->arguments[0], &s->adapter, &s->adapter_option, cli_dtype(s->dtype)) &&
+         cli_adapt_inputs(call, s, &base);
     if (ok && s->adapter_kind)
         ok = (adapter = make_adapter(call, s, base.model));
-    ok = ok && adapt(call, s, base.model, adapter ? adapter : base.adapter_count == 1 ? base.adapters[0] : NULL);
+    ok = ok && adapt(call, s, &base, adapter ? adapter : base.adapter_count == 1 ? base.adapters[0] : NULL);
+    cb_rehearsal_end();
     cb_adapter_free(adapter);
     cli_base_close(&base);
     return ok;
@@ -288,13 +274,14 @@ static bool run(cli_call *call, void *settings_)
 
 const cli_command cli_adapt = {
     .name = "adapt",
-    .summary = "answer a stream of images and learn from it, without labels",
+    .summary = "answer a stream of images or texts and learn from it, without labels",
     .synopsis = "MODEL_DIR --method NAME --stream PATH,... [--output predictions.jsonl] [options]",
     .description = "Batch after batch is answered, and learned from without labels, as data drift away from what the model was trained on; "
                    "where labels "
                    "are known they only measure. A guard compares with what the model would say without adaptation, and goes back to it "
                    "where adaptation "
-                   "seems to do harm. With --stream - inputs come line by line for as long as they come; what cannot be read is a record "
+                   "seems to do harm. With --stream - inputs come line by line for as long as they come, with unix:PATH or tcp:PORT "
+                   "those of several clients, with watch:DIR files as they are written; what cannot be read is a record "
                    "with an error. "
                    "After a stop, or kill -9, --resume goes on: of a stream on disk with the same bits. docs/adapt.md has the methods.",
     .least = 0,
@@ -308,5 +295,7 @@ const cli_command cli_adapt = {
                                       "--output out/said.jsonl",
                                       "find camera/ -name '*.jpg' | cambium adapt models/resnet --method eata --stream - --batch-size 16 "
                                       "--output out/said.jsonl --resume",
+                                      "cambium adapt models/resnet --method tent --stream watch:inbox --output out/said.jsonl --resume",
+                                      "cambium adapt models/bert --method tent --stream reviews.csv --save out/adapted",
                                       "cambium adapt --list-methods", NULL},
     .run = run};

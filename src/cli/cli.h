@@ -510,6 +510,7 @@ typedef struct cli_rehearsal {
 bool cli_rehearsal_begin(cli_rehearsal *r, const char *output); /* leaves one that is on as it is */
 /* What it has found out: {"memory": ..., "disk": ...}.  NULL on failure; ok false and too little room at the output are such. */
 json_t *cli_rehearsal_end(cli_rehearsal *r, bool ok);
+void cli_print_needs(const json_t *needs);
 /* The same, and prints it. */
 bool cli_plan(cli_call *call, cli_rehearsal *r, bool ok);
 

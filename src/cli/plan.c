@@ -89,7 +89,7 @@ static uint64_t number(const json_t *object, const char *key)
     return (uint64_t)json_integer_value(json_object_get(object, key));
 }
 
-static void print_needs(const json_t *needs)
+void cli_print_needs(const json_t *needs)
 {
     const json_t *memory = json_object_get(needs, "memory"), *disk_needs = json_object_get(needs, "disk"), *file;
     uint64_t peak = number(memory, "peak"), available = number(memory, "available");
@@ -156,7 +156,7 @@ bool cli_plan(cli_call *call, cli_rehearsal *r, bool ok)
         json_decref(needs);
         return cli_json(line);
     }
-    print_needs(needs);
+    cli_print_needs(needs);
     json_decref(needs);
     return true;
 }
@@ -246,7 +246,7 @@ bool cli_train_plan(cli_call *call, const cb_trainee *what, const cli_corpus *co
     if (call->common.json)
         return print_json(&p, o, needs);
     print_plan(&p);
-    print_needs(needs);
+    cli_print_needs(needs);
     json_decref(needs);
     return true;
 }

@@ -20,9 +20,12 @@ const cb_option cb_stream_option_table[] = {
     CB_OPT_INT(OPT, rounds, 1, 1, 1000000, "how often all shifts come"),
     CB_OPT_BOOL(OPT, shuffle_shifts, 0, "in an order of shifts by the seed, which is the same in each round"),
     CB_OPT_FLOAT(OPT, concentration, 0.1, 1e-3, 1e6, "of runs of labels: the smaller, the longer they are"),
-    CB_OPT_INT(OPT, batch_size, 64, 1, 65536, "images that are answered and learned from at once"),
-    CB_OPT_FLOAT(OPT, batch_wait, 0, 0, 1e9,
-                 "of a pipe: seconds without a line after which a batch goes out that is not full (0: none does)"),
+    CB_OPT_INT(OPT, batch_size, 64, 1, 65536, "images or texts that are answered and learned from at once"),
+    CB_OPT_FLOAT(
+        OPT, batch_wait, 0, 0, 1e9,
+        "seconds without another item after which a live stream's batch goes out that is not full (0: of a pipe none does, a socket "
+        "waits 0.05 and a watched directory 1)"),
+    CB_OPT_INT(OPT, max_clients, 64, 1, 4096, "of a socket, at once"),
     CB_OPT_END};
 #undef OPT
 
@@ -48,38 +51,67 @@ static bool copy_text(char **to, const char *from)
     return !from || *to;
 }
 
-static bool copy_options(cb_stream *s, const cb_image_data_options *images, const cb_stream_options *options)
+static bool begin(cb_stream *s, const cb_string_list *data, const cb_string_list *labels, const cb_stream_options *options)
 {
     s->options = *options;
+    s->options.corruptions = (cb_string_list){0};
+    s->count = s->batches = -1;
+    if (!copy_list(&s->options.corruptions, &options->corruptions) || !copy_list(&s->data, data) || !copy_list(&s->labels, labels))
+        return false;
+    return s->labels.count || cb_fail(CB_ERR_ARGUMENT, "stream: there are no labels, expected those of the model") == CB_OK;
+}
+
+static cb_stream *begun(cb_stream *s, bool ok)
+{
+    if (ok)
+        return s;
+    cb_stream_free(s);
+    return NULL;
+}
+
+static bool copy_images(cb_stream *s, const cb_image_data_options *images)
+{
     s->images = *images;
     s->processor = *images->processor;
     s->images.processor = &s->processor;
     s->images.augment = NULL;
     s->images.corruption = NULL;
     s->images.labels = &s->labels;
-    s->images.label_maps = s->images.label_values = s->images.data = s->options.corruptions = (cb_string_list){0};
+    s->images.label_maps = s->images.label_values = s->images.data = (cb_string_list){0};
     s->images.image_column = s->images.label_column = s->images.data_split = NULL;
-    return copy_list(&s->options.corruptions, &options->corruptions) && copy_list(&s->images.data, &images->data) &&
-           copy_list(&s->labels, images->labels) && copy_text(&s->images.image_column, images->image_column) &&
-           copy_text(&s->images.label_column, images->label_column) && copy_text(&s->images.data_split, images->data_split);
+    return copy_text(&s->images.image_column, images->image_column) && copy_text(&s->images.label_column, images->label_column) &&
+           copy_text(&s->images.data_split, images->data_split);
 }
 
-cb_stream *cb_stream_begin(cb_stream *s, const cb_image_data_options *images, const cb_stream_options *options)
+cb_stream *cb_stream_begin_images(cb_stream *s, const cb_image_data_options *images, const cb_stream_options *options)
 {
-    bool ok = copy_options(s, images, options);
-    s->count = s->batches = -1;
+    s->seed = images->seed;
+    s->shuffle = images->shuffle_images;
+    s->most = images->max_images;
+    bool ok = copy_images(s, images) && begin(s, &images->data, images->labels, options);
     s->how = (cb_image_options){.mode = s->processor.channels == 1 ? CB_IMAGE_GREY : CB_IMAGE_RGB,
                                 .exif_transpose = images->exif_transpose,
                                 .max_pixels = images->max_pixels};
     if (ok && !cb_image_processor_size(&s->processor, &s->height, &s->width))
         ok = cb_fail(CB_ERR_ARGUMENT,
                      "stream: the image processor makes images of different sizes, expected height and width, or a crop") == CB_OK;
-    if (ok && !s->labels.count)
-        ok = cb_fail(CB_ERR_ARGUMENT, "stream: there are no labels, expected those of the model") == CB_OK;
-    if (ok)
-        return s;
-    cb_stream_free(s);
-    return NULL;
+    return begun(s, ok);
+}
+
+cb_stream *cb_stream_begin_texts(cb_stream *s, const cb_tokenizer *tokenizer, const cb_data_options *texts,
+                                 const cb_stream_options *options)
+{
+    s->tokenizer = tokenizer;
+    s->most_tokens = texts->sequence_length;
+    s->seed = texts->seed;
+    s->shuffle = texts->shuffle;
+    s->most = texts->max_records;
+    bool ok = begin(s, &texts->data, texts->labels, options);
+    if (ok && s->options.corruptions.count)
+        ok = cb_fail(CB_ERR_ARGUMENT, "stream: corruptions are of images, and these are texts") == CB_OK;
+    if (ok && s->most_tokens < 1)
+        ok = cb_fail(CB_ERR_ARGUMENT, "stream: sequence_length is %lld, expected 1 or more", (long long)s->most_tokens) == CB_OK;
+    return begun(s, ok);
 }
 
 void cb_stream_free(cb_stream *s)
@@ -88,12 +120,15 @@ void cb_stream_free(cb_stream *s)
         return;
     s->kind->free(s);
     cb_string_list_free(&s->options.corruptions);
-    cb_string_list_free(&s->images.data);
+    cb_string_list_free(&s->data);
     cb_string_list_free(&s->labels);
     cb_free(s->images.image_column);
     cb_free(s->images.label_column);
     cb_free(s->images.data_split);
     cb_string_list_free(&s->errors);
+    for (size_t i = 0; i < s->encoding_count; i++)
+        cb_encoding_free(&s->encodings[i]);
+    cb_free(s->encodings);
     cb_free(s->items);
     cb_release(s->input);
     cb_free(s);
@@ -101,13 +136,13 @@ void cb_stream_free(cb_stream *s)
 
 /* ---- items ---- */
 
-bool cb_stream_add(cb_stream *s, const char *source, const char *shift, int32_t label)
+bool cb_stream_add(cb_stream *s, cb_stream_item item)
 {
     if (!cb_grow(&s->items, &s->item_capacity, s->item_count + 1, sizeof *s->items))
         return false;
-    s->items[s->item_count] =
-        (cb_stream_item){.index = s->item + (int64_t)s->item_count, .source = source, .shift = shift, .label = label, .row = -1};
-    s->item_count++;
+    item.index = s->item + (int64_t)s->item_count;
+    item.row = -1;
+    s->items[s->item_count++] = item;
     return true;
 }
 
@@ -116,13 +151,28 @@ int32_t cb_stream_label(const cb_stream *s, const char *name)
     for (size_t i = 0; i < s->labels.count; i++)
         if (strcmp(s->labels.items[i], name) == 0)
             return (int32_t)i;
-    return -1;
+    size_t digits = strspn(name, "0123456789");
+    long number = digits && digits < 10 && !name[digits] ? strtol(name, NULL, 10) : -1;
+    return number >= 0 && (size_t)number < s->labels.count ? (int32_t)number : -1;
+}
+
+/* As a dataset of labelled rows has it. */
+bool cb_stream_encode(const cb_stream *s, const char *text, const char *pair, cb_encoding *tokens)
+{
+    size_t length = strlen(text);
+    cb_encode_options options = {.add_special_tokens = true, .pair = pair, .pair_length = pair ? strlen(pair) : 0};
+    if (!cb_tokenizer_encode_with(s->tokenizer, text, length, &options, tokens))
+        return false;
+    options.max_length = (size_t)s->most_tokens;
+    if (tokens->count > options.max_length && !cb_tokenizer_encode_with(s->tokenizer, text, length, &options, tokens))
+        return false;
+    return tokens->count || cb_fail(CB_ERR_FORMAT, "text: found no tokens in it, expected something to judge") == CB_OK;
 }
 
 bool cb_stream_fit(const cb_stream *s, const cb_image *image, const char *corruption, int severity, uint64_t item, float *pixels)
 {
     cb_image fitted = {0}, corrupted = {0};
-    cb_rng rng = cb_image_rng(s->images.seed, INT16_MAX, (int64_t)item); /* no epoch's, as evaluation under a corruption has it */
+    cb_rng rng = cb_image_rng(s->seed, INT16_MAX, (int64_t)item); /* no epoch's, as evaluation under a corruption has it */
     bool ok = cb_image_processor_fit(&s->processor, image, &fitted) &&
               (!corruption || cb_image_corrupt(&fitted, corruption, severity, &rng, &corrupted)) &&
               cb_image_processor_normalize(&s->processor, corruption ? &corrupted : &fitted, pixels);
@@ -178,14 +228,108 @@ static bool ready_input(cb_stream *s)
     return cb_batch_tensor(&s->input, CB_F32, 4, shape);
 }
 
+/* ---- texts ---- */
+
+/* Room for the tokens of each item. */
+static bool ready_encodings(cb_stream *s)
+{
+    size_t before = s->encoding_count;
+    if (s->item_count <= before)
+        return true;
+    if (!cb_grow(&s->encodings, &s->encoding_count, s->item_count, sizeof *s->encodings))
+        return false;
+    memset(s->encodings + before, 0, (s->encoding_count - before) * sizeof *s->encodings);
+    return true;
+}
+
+/* The tokens of those that can be read; returns how many, or -1. */
+static int64_t encode_rows(cb_stream *s, int64_t *longest)
+{
+    int64_t rows = 0;
+    *longest = 1;
+    for (size_t i = 0; i < s->item_count; i++) {
+        cb_encoding *tokens = &s->encodings[rows];
+        if (s->kind->encode(s, (int64_t)i, tokens)) {
+            *longest = (int64_t)tokens->count > *longest ? (int64_t)tokens->count : *longest;
+            s->items[i].row = rows++;
+        } else if (!set_aside(s, &s->items[i])) {
+            return -1;
+        }
+    }
+    return rows;
+}
+
+/* Rounded up, so that there are few lengths. */
+static int64_t round_up(const cb_stream *s, int64_t longest)
+{
+    enum { MULTIPLE = 8 };
+    int64_t rounded = (longest + MULTIPLE - 1) / MULTIPLE * MULTIPLE;
+    return rounded < s->most_tokens ? rounded : s->most_tokens;
+}
+
+static void fill_row(const cb_encoding *tokens, int64_t length, int32_t *row)
+{
+    int32_t *ids = row, *segments = row + length, *types = segments + length;
+    for (int64_t i = 0; i < length; i++) {
+        bool there = i < (int64_t)tokens->count;
+        ids[i] = there ? tokens->ids[i] : 0;
+        segments[i] = there ? 0 : -1;
+        types[i] = there ? tokens->type_ids[i] : 0;
+    }
+}
+
+static int64_t make_texts(cb_stream *s)
+{
+    int64_t longest, rows = ready_encodings(s) ? encode_rows(s, &longest) : -1;
+    if (rows < 0)
+        return -1;
+    if (cb_rehearsing() && s->kind->longest) /* which sees a few of them only */
+        longest = s->kind->longest(s);
+    int64_t most = s->options.batch_size > rows ? s->options.batch_size : rows;
+    const int64_t shape[] = {most, 3, round_up(s, longest)};
+    if (s->input && s->input->shape[2] != shape[2]) /* blocks of one length wait in vain for requests of another */
+        cb_memory_trim();
+    if (!cb_ok() || !cb_batch_tensor(&s->input, CB_I32, 3, shape))
+        return -1;
+    for (int64_t i = 0; i < rows; i++)
+        fill_row(&s->encodings[i], shape[2], (int32_t *)s->input->data + i * 3 * shape[2]);
+    return rows;
+}
+
+/* ---- batches ---- */
+
+/* In a rehearsal of a live stream: one batch of nothing, as large as any. */
+static bool rehearse(cb_stream *s)
+{
+    const int64_t shape[] = {s->options.batch_size, 3, s->most_tokens};
+    for (int64_t i = 0; i < s->options.batch_size && s->batch == 0; i++) {
+        if (!cb_stream_add(s, (cb_stream_item){.source = "", .shift = "", .label = -1}))
+            return false;
+        s->items[i].row = i;
+    }
+    if (!s->item_count || !(s->tokenizer ? cb_batch_tensor(&s->input, CB_I32, 3, shape) : ready_input(s)))
+        return false;
+    if (s->tokenizer)
+        memset(s->input->data, 0, (size_t)s->input->count * sizeof(int32_t));
+    return true;
+}
+
+static int64_t make_batch(cb_stream *s)
+{
+    if (s->tokenizer)
+        return make_texts(s);
+    return ready_input(s) ? make_rows(s, s->input->data) : -1;
+}
+
 bool cb_stream_next(cb_stream *s, cb_stream_batch *batch)
 {
+    bool rehearsed = cb_rehearsing() && s->kind->remember;
     *batch = (cb_stream_batch){.index = s->batch};
     s->item_count = 0;
     cb_string_list_free(&s->errors);
-    if (!s->kind->next(s, &batch->begins_shift) || !ready_input(s))
+    if (!(rehearsed ? rehearse(s) : s->kind->next(s, &batch->begins_shift)))
         return false;
-    int64_t rows = make_rows(s, s->input->data);
+    int64_t rows = rehearsed ? s->options.batch_size : make_batch(s);
     if (rows < 0)
         return false;
     batch->items = s->items;
@@ -206,6 +350,31 @@ bool cb_stream_seek(cb_stream *s, int64_t batch, int64_t item)
     s->batch = batch;
     s->item = item;
     return true;
+}
+
+bool cb_stream_remember(const cb_stream *s, cb_string *state)
+{
+    return !s->kind->remember || s->kind->remember(s, state);
+}
+
+bool cb_stream_recall(cb_stream *s, const void *state, size_t length)
+{
+    return !s->kind->recall || s->kind->recall(s, state, length);
+}
+
+bool cb_stream_seen(cb_stream *s, const char *source, int64_t modified)
+{
+    return !s->kind->seen || s->kind->seen(s, source, modified);
+}
+
+bool cb_stream_is_answered(const cb_stream *s)
+{
+    return s->kind->is_answered && s->kind->is_answered(s);
+}
+
+bool cb_stream_answer(cb_stream *s, int64_t item, const char *line, size_t length)
+{
+    return !s->kind->answer || s->kind->answer(s, item, line, length);
 }
 
 int64_t cb_stream_count(const cb_stream *s)
@@ -234,13 +403,21 @@ static json_t *texts(const cb_string_list *list)
     return array;
 }
 
-static bool describe_all(const cb_stream *s, json_t *o)
+static json_t *preparation(const cb_stream *s)
 {
+    if (s->tokenizer)
+        return json_pack("{s:I, s:I}", "sequence_length", (json_int_t)s->most_tokens, "vocab_size",
+                         (json_int_t)cb_tokenizer_vocab_size(s->tokenizer));
     char *processor = cb_image_processor_describe(&s->processor);
     json_t *how = processor ? cb_json_parse("image processor", processor, strlen(processor)) : NULL;
     cb_free(processor);
-    return cb_json_put(o, "preprocessing", how) && cb_json_put(o, "batch_size", json_integer(s->options.batch_size)) &&
-           cb_json_put(o, "data", texts(&s->images.data)) && s->kind->describe(s, o);
+    return how;
+}
+
+static bool describe_all(const cb_stream *s, json_t *o)
+{
+    return cb_json_put(o, "preprocessing", preparation(s)) && cb_json_put(o, "batch_size", json_integer(s->options.batch_size)) &&
+           cb_json_put(o, "data", texts(&s->data)) && s->kind->describe(s, o);
 }
 
 char *cb_stream_describe(const cb_stream *s)

@@ -1,97 +1,31 @@
-/* stream_lines.c: a stream of images that are named by lines as they come, from a pipe that may never end.  Memory does not grow with it. */
-#include <fcntl.h>
-#include <poll.h>
+/* stream_lines.c: a stream whose items are named, or said, by lines as they come, and may never end.  Memory does not grow with it. */
 #include <string.h>
-#include <unistd.h>
+#include <sys/stat.h>
 
-#include "core/io.h"
 #include "core/json.h"
+#include "data/live.h"
 #include "data/stream.h"
 
-enum { LONGEST = 1 << 16, LONGEST_SHIFT = 256, PIECE = 1 << 14, LOOK_UP = 200 /* milliseconds, for interruptions */ };
+enum { LONGEST_SHIFT = 256, LONGEST_ID = 256, SHOWN = 80 };
 
 /* What a line says. */
 typedef struct line_item {
     char *source, *shift, *error; /* error: it is no such line; NULL */
+    char *id, *text, *pair;       /* NULL: there is none */
     int32_t label;
+    int64_t modified;
+    uint64_t owner;
+    bool is_file;
 } line_item;
 
-typedef struct pipe_lines {
-    int fd;
-    char *path, *last_shift;
-    char bytes[PIECE];
-    size_t at, filled;
-    cb_string line; /* so far */
-    bool too_long, ended;
+typedef struct lines {
+    live_source *from; /* NULL: a rehearsal needs none */
+    char *name, *last_shift;
     line_item *items; /* of the batch */
     size_t count, capacity;
     const char *shift; /* of the batch; NULL: no item of it can be read */
     line_item held;    /* of another shift: the next batch's first; source NULL: none */
-} pipe_lines;
-
-/* ---- lines ---- */
-
-typedef enum line_step { LINE_FOUND, LINE_WAITED, LINE_END, LINE_FAILED } line_step;
-
-/* Waits for bytes, at most until `until` (0: as long as it takes). */
-static line_step wait_for_bytes(pipe_lines *p, double until)
-{
-    for (;;) {
-        struct pollfd ready = {.fd = p->fd, .events = POLLIN};
-        int n = poll(&ready, 1, LOOK_UP);
-        if (cb_interrupted()) {
-            cb_fail(CB_ERR_INTERRUPTED, "interrupted while waiting for lines");
-            return LINE_FAILED;
-        }
-        if (until > 0 && cb_now() >= until) /* also where bytes come without end, and no line with them */
-            return LINE_WAITED;
-        if (n > 0)
-            return LINE_FOUND;
-    }
-}
-
-static line_step fill(pipe_lines *p, double until)
-{
-    line_step step = wait_for_bytes(p, until);
-    if (step != LINE_FOUND)
-        return step;
-    ssize_t n = cb_io_read(p->fd, p->bytes, sizeof p->bytes, -1);
-    if (n < 0) {
-        cb_io_failed(p->path, "cannot read");
-        return LINE_FAILED;
-    }
-    p->at = 0;
-    p->filled = (size_t)n;
-    return n ? LINE_FOUND : LINE_END;
-}
-
-/* Takes bytes up to the end of a line, of which no more than LONGEST are kept; true when that is there. */
-static bool take_bytes(pipe_lines *p)
-{
-    const char *from = p->bytes + p->at, *newline = memchr(from, '\n', p->filled - p->at);
-    size_t n = newline ? (size_t)(newline - from) : p->filled - p->at;
-    p->too_long = p->too_long || p->line.length + n > LONGEST;
-    if (!p->too_long)
-        cb_string_append(&p->line, from, n);
-    p->at += n + (newline != NULL);
-    return newline;
-}
-
-/* The next line, without its end, in p->line. */
-static line_step next_line(pipe_lines *p, double until)
-{
-    if (p->ended)
-        return LINE_END;
-    for (;;) {
-        if (p->at < p->filled && take_bytes(p))
-            return LINE_FOUND;
-        line_step step = cb_ok() ? fill(p, until) : LINE_FAILED;
-        if (step == LINE_FOUND)
-            continue;
-        p->ended = step == LINE_END;
-        return step == LINE_END && (p->line.length || p->too_long) ? LINE_FOUND : step;
-    }
-}
+} lines;
 
 /* ---- what they say ---- */
 
@@ -100,57 +34,106 @@ static void forget(line_item *item)
     cb_free(item->source);
     cb_free(item->shift);
     cb_free(item->error);
+    cb_free(item->id);
+    cb_free(item->text);
+    cb_free(item->pair);
     *item = (line_item){0};
 }
 
-static bool parse_object(cb_stream *s, const cb_string *line, line_item *item)
+/* How a text begins: whole characters of it. */
+static char *beginning(const char *text, size_t length)
 {
-    static const char what[] = "line";
-    json_t *o = cb_json_parse(what, line->data, line->length);
-    const char *file = o && json_is_object(o) ? cb_json_string(what, o, "file", NULL) : NULL;
-    const char *label = file ? cb_json_string(what, o, "label", NULL) : NULL, *shift = file ? cb_json_string(what, o, "shift", "") : NULL;
-    if (o && !file && cb_ok())
-        cb_fail(CB_ERR_FORMAT, "line: found no text in \"file\", expected {\"file\": \"image.png\"}");
-    if (cb_ok() && label && (item->label = cb_stream_label(s, label)) < 0)
-        cb_fail(CB_ERR_FORMAT, "line: label: found %.100s, which the model has not", label);
-    if (cb_ok() && strlen(shift) > LONGEST_SHIFT)
-        cb_fail(CB_ERR_FORMAT, "line: shift: found %zu bytes, expected at most %d", strlen(shift), LONGEST_SHIFT);
-    bool ok = cb_ok() && (item->source = cb_strdup(file)) && (item->shift = cb_strdup(shift));
+    size_t n = length < SHOWN ? length : SHOWN;
+    while (n && n < length && ((unsigned char)text[n] & 0xc0) == 0x80)
+        n--;
+    return cb_strndup(text, n);
+}
+
+static bool read_label(const cb_stream *s, const json_t *o, line_item *item)
+{
+    const json_t *label = json_object_get(o, "label");
+    char number[24];
+    snprintf(number, sizeof number, "%lld", (long long)json_integer_value(label));
+    const char *name = json_is_integer(label) ? number : cb_json_string("line", o, "label", NULL);
+    if (cb_ok() && name && (item->label = cb_stream_label(s, name)) < 0)
+        cb_fail(CB_ERR_FORMAT, "line: label: found %.100s, which the model has not", name);
+    return cb_ok();
+}
+
+/* A text of the line that is not too long; NULL with cb_ok(): there is none. */
+static const char *short_text(const json_t *o, const char *name, size_t most)
+{
+    const char *text = cb_json_string("line", o, name, NULL);
+    if (!text || strlen(text) <= most)
+        return text;
+    cb_fail(CB_ERR_FORMAT, "line: %s: found %zu bytes, expected at most %zu", name, strlen(text), most);
+    return NULL;
+}
+
+static bool copy(char **to, const char *from)
+{
+    *to = from ? cb_strdup(from) : NULL;
+    return cb_ok();
+}
+
+static bool read_object(const cb_stream *s, const json_t *o, line_item *item)
+{
+    const char *needed = s->tokenizer ? "text" : "file";
+    const char *said = json_is_object(o) ? cb_json_string("line", o, needed, NULL) : NULL;
+    if (cb_ok() && !said)
+        cb_fail(CB_ERR_FORMAT, "line: found no text in \"%s\", expected {\"%s\": \"%s\"}", needed, needed,
+                s->tokenizer ? "what is to be judged" : "image.png");
+    if (!cb_ok() || !read_label(s, o, item))
+        return false;
+    const char *shift = short_text(o, "shift", LONGEST_SHIFT), *id = short_text(o, "id", LONGEST_ID);
+    const char *pair = s->tokenizer ? cb_json_string("line", o, "text_pair", NULL) : NULL;
+    return cb_ok() && copy(&item->shift, shift ? shift : "") && copy(&item->id, id) && copy(&item->pair, pair) &&
+           (s->tokenizer ? (item->source = beginning(said, strlen(said))) && copy(&item->text, said) : copy(&item->source, said));
+}
+
+static bool parse_object(const cb_stream *s, const live_line *line, line_item *item)
+{
+    json_t *o = cb_json_parse("line", line->text, line->length);
+    bool ok = o && read_object(s, o, item);
     json_decref(o);
     return ok;
 }
 
-static bool parse_path(const cb_string *line, line_item *item)
+/* A path, or a text as it stands. */
+static bool parse_plain(const cb_stream *s, const live_line *line, line_item *item)
 {
-    if (memchr(line->data, 0, line->length))
-        return cb_fail(CB_ERR_FORMAT, "line: found a NUL character, expected a path") == CB_OK;
-    return (item->source = cb_strndup(line->data, line->length)) && (item->shift = cb_strdup(""));
+    bool is_text = s->tokenizer && !line->is_file;
+    if (memchr(line->text, 0, line->length))
+        return cb_fail(CB_ERR_FORMAT, "line: found a NUL character, expected a %s", is_text ? "text" : "path") == CB_OK;
+    item->source = is_text ? beginning(line->text, line->length) : cb_strndup(line->text, line->length);
+    return item->source && copy(&item->shift, "") && (!is_text || copy(&item->text, line->text));
 }
 
-/* The line at hand as an item; one that is no such line is an item with an error. */
-static bool parse(cb_stream *s, pipe_lines *p, line_item *item)
+/* A line as an item; one that is no such line is an item with an error. */
+static bool parse(const cb_stream *s, const live_line *line, line_item *item)
 {
-    cb_string *line = &p->line;
     *item = (line_item){.label = -1};
-    bool ok = p->too_long            ? cb_fail(CB_ERR_FORMAT, "line: found more than %d bytes", LONGEST) == CB_OK
-              : line->data[0] == '{' ? parse_object(s, line, item)
-                                     : parse_path(line, item);
+    bool ok = line->too_long                           ? cb_fail(CB_ERR_FORMAT, "line: found more than %d bytes", LIVE_LONGEST) == CB_OK
+              : line->text[0] == '{' && !line->is_file ? parse_object(s, line, item)
+                                                       : parse_plain(s, line, item);
     if (!ok && cb_error_status() != CB_ERR_MEMORY) {
-        enum { SHOWN = 200 };
         forget(item);
         item->label = -1;
         item->error = cb_strdup(cb_error_message());
         cb_error_clear();
-        item->source = cb_strndup(line->data ? line->data : "", line->length < SHOWN ? line->length : SHOWN);
+        item->source = beginning(line->text, strnlen(line->text, line->length));
         item->shift = cb_strdup("");
     }
+    item->owner = line->owner;
+    item->modified = line->modified;
+    item->is_file = line->is_file;
     return cb_ok();
 }
 
 /* ---- batches ---- */
 
 /* Into the batch, or kept for the next one; *full: it goes no further.  What cannot be read is of any shift. */
-static bool take(pipe_lines *p, line_item *item, bool *full)
+static bool take(lines *p, line_item *item, bool *full)
 {
     if (!item->error && p->shift && strcmp(p->shift, item->shift) != 0) {
         p->held = *item;
@@ -168,33 +151,29 @@ static bool take(pipe_lines *p, line_item *item, bool *full)
 }
 
 /* Reads lines until a batch is whole; false where none came. */
-static bool gather(cb_stream *s, pipe_lines *p)
+static bool gather(cb_stream *s, lines *p)
 {
+    double wait = s->options.batch_wait > 0 ? s->options.batch_wait : p->from->kind->wait;
     bool full = false;
     line_item item = p->held;
+    live_line line;
     p->held = (line_item){0};
     if (item.source && !take(p, &item, &full))
         return false;
     while (!full && (int64_t)p->count < s->options.batch_size) {
-        bool waits = p->count && s->options.batch_wait > 0;
-        line_step step = next_line(p, waits ? cb_now() + s->options.batch_wait : 0);
-        if (step != LINE_FOUND)
+        live_step step = p->from->kind->next(p->from, p->count && wait > 0 ? cb_now() + wait : 0, &line);
+        if (step != LIVE_FOUND)
             break;
-        while (p->line.length && p->line.data[p->line.length - 1] == '\r')
-            p->line.data[--p->line.length] = 0;
-        bool empty = !p->line.length && !p->too_long;
-        if (empty && p->count)
-            full = true;
-        else if (!empty && (!parse(s, p, &item) || !take(p, &item, &full)))
+        if (!line.length && !line.too_long)
+            full = p->count > 0;
+        else if (!parse(s, &line, &item) || !take(p, &item, &full))
             break;
-        cb_string_clear(&p->line);
-        p->too_long = false;
     }
     return cb_ok() && p->count;
 }
 
 /* The last shift is remembered by its name: names may be without end. */
-static bool note_shift(pipe_lines *p, bool *begins)
+static bool note_shift(lines *p, bool *begins)
 {
     *begins = p->shift && (!p->last_shift || strcmp(p->last_shift, p->shift) != 0);
     if (!*begins)
@@ -204,22 +183,38 @@ static bool note_shift(pipe_lines *p, bool *begins)
     return p->last_shift;
 }
 
+/* Of a batch that is not given out. */
+static void give_back(lines *p)
+{
+    for (size_t i = 0; p->from->kind->give_back && i < p->count; i++)
+        if (p->items[i].is_file)
+            p->from->kind->give_back(p->from, p->items[i].source);
+}
+
 static bool next(cb_stream *s, bool *begins_shift)
 {
-    pipe_lines *p = s->state;
+    lines *p = s->state;
     for (size_t i = 0; i < p->count; i++)
         forget(&p->items[i]);
     p->count = 0;
     p->shift = NULL;
     bool ok = gather(s, p) && note_shift(p, begins_shift);
-    for (size_t i = 0; ok && i < p->count; i++)
-        ok = cb_stream_add(s, p->items[i].source, p->items[i].shift, p->items[i].label);
+    if (!ok)
+        give_back(p);
+    for (size_t i = 0; ok && i < p->count; i++) {
+        const line_item *item = &p->items[i];
+        ok = cb_stream_add(
+            s, (cb_stream_item){
+                   .source = item->source, .shift = item->shift, .label = item->label, .id = item->id, .modified = item->modified});
+    }
     return ok;
 }
 
+/* ---- rows ---- */
+
 static bool make(cb_stream *s, int64_t at, float *pixels)
 {
-    const pipe_lines *p = s->state;
+    const lines *p = s->state;
     const line_item *item = &p->items[at];
     cb_image image = {0};
     if (item->error)
@@ -227,6 +222,75 @@ static bool make(cb_stream *s, int64_t at, float *pixels)
     bool ok = cb_image_read(item->source, &s->how, &image) && cb_stream_fit(s, &image, NULL, 0, 0, pixels);
     cb_image_free(&image);
     return ok;
+}
+
+/* The text of a file in a watched directory. */
+static bool encode_file(const cb_stream *s, const char *path, cb_encoding *tokens)
+{
+    enum { LIMIT = 1 << 20 };
+    size_t length;
+    char *text = cb_file_read(path, LIMIT, &length);
+    bool ok = text && (!memchr(text, 0, length) || cb_fail(CB_ERR_FORMAT, "%s: found a NUL character, expected a text", path) == CB_OK) &&
+              cb_stream_encode(s, text, NULL, tokens);
+    cb_free(text);
+    return ok;
+}
+
+static bool encode(cb_stream *s, int64_t at, cb_encoding *tokens)
+{
+    const lines *p = s->state;
+    const line_item *item = &p->items[at];
+    if (item->error)
+        return cb_fail(CB_ERR_FORMAT, "%s", item->error) == CB_OK;
+    return item->is_file ? encode_file(s, item->source, tokens) : cb_stream_encode(s, item->text, item->pair, tokens);
+}
+
+/* ---- what is remembered: whether there was a shift, its name with a NUL behind it, and what the source has to say ---- */
+
+static bool remember(const cb_stream *s, cb_string *state)
+{
+    const lines *p = s->state;
+    const char *shift = p->last_shift ? p->last_shift : "";
+    return cb_string_append(state, p->last_shift ? "s" : "-", 1) && cb_string_append(state, shift, strlen(shift) + 1) &&
+           (!p->from || !p->from->kind->remember || p->from->kind->remember(p->from, state));
+}
+
+static bool recall_source(const lines *p, const char *state, size_t length)
+{
+    if (p->from && p->from->kind->recall)
+        return p->from->kind->recall(p->from, state, length);
+    return !length || cb_fail(CB_ERR_FORMAT, "%s: found %zu bytes of state too many", p->name, length) == CB_OK;
+}
+
+static bool recall(cb_stream *s, const char *state, size_t length)
+{
+    lines *p = s->state;
+    const char *end = length > 1 && (state[0] == 's' || state[0] == '-') ? memchr(state + 1, 0, length - 1) : NULL;
+    if (!end || end - state > 1 + LONGEST_SHIFT)
+        return cb_fail(CB_ERR_FORMAT, "%s: found %zu bytes of state, expected the name of a shift", p->name, length) == CB_OK;
+    if (!recall_source(p, end + 1, length - (size_t)(end + 1 - state)))
+        return false;
+    cb_free(p->last_shift);
+    p->last_shift = state[0] == 's' ? cb_strdup(state + 1) : NULL;
+    return cb_ok();
+}
+
+static bool seen(cb_stream *s, const char *source, int64_t modified)
+{
+    const lines *p = s->state;
+    return !p->from || !p->from->kind->seen || p->from->kind->seen(p->from, source, modified);
+}
+
+static bool is_answered(const cb_stream *s)
+{
+    const lines *p = s->state;
+    return p->from && p->from->kind->answer;
+}
+
+static bool answer(cb_stream *s, int64_t item, const char *line, size_t length)
+{
+    const lines *p = s->state;
+    return !is_answered(s) || p->from->kind->answer(p->from, p->items[item].owner, line, length);
 }
 
 static bool seek(cb_stream *s, int64_t batch, int64_t item)
@@ -239,49 +303,101 @@ static bool seek(cb_stream *s, int64_t batch, int64_t item)
 
 static bool describe(const cb_stream *s, json_t *o)
 {
-    const pipe_lines *p = s->state;
-    return cb_json_put(o, "lines", json_string(p->path)) && cb_json_put(o, "order", json_string("as it comes"));
+    const lines *p = s->state;
+    return cb_json_put(o, "lines", json_string(p->name)) && cb_json_put(o, "order", json_string("as it comes"));
 }
 
 static void lines_free(cb_stream *s)
 {
-    pipe_lines *p = s->state;
+    lines *p = s->state;
     for (size_t i = 0; i < p->count; i++)
         forget(&p->items[i]);
     forget(&p->held);
+    if (p->from)
+        p->from->kind->free(p->from);
     cb_free(p->items);
-    cb_free(p->path);
+    cb_free(p->name);
     cb_free(p->last_shift);
-    cb_string_free(&p->line);
-    if (p->fd > STDIN_FILENO)
-        cb_io_close(p->fd);
     cb_free(p);
 }
 
-static const stream_kind of_lines = {.next = next, .make = make, .seek = seek, .describe = describe, .free = lines_free};
+static const stream_kind of_lines = {.next = next,
+                                     .make = make,
+                                     .encode = encode,
+                                     .seek = seek,
+                                     .describe = describe,
+                                     .free = lines_free,
+                                     .remember = remember,
+                                     .recall = recall,
+                                     .seen = seen,
+                                     .is_answered = is_answered,
+                                     .answer = answer};
 
-static bool open_lines(pipe_lines *p, const char *path)
+/* ---- opening ---- */
+
+static bool begins_with(const char *text, const char *prefix)
 {
-    p->path = cb_strdup(path);
-    if (strcmp(path, "-") == 0)
-        return p->path;
-    p->fd = cb_io_open(path, O_RDONLY);
-    return p->fd >= 0 || cb_io_failed(path, "cannot open");
+    return strncmp(text, prefix, strlen(prefix)) == 0;
 }
 
-cb_stream *cb_stream_open_lines(const char *path, const cb_image_data_options *images, const cb_stream_options *options)
+static const char watched[] = "watch:";
+
+static bool is_socket(const char *from)
+{
+    return begins_with(from, "unix:") || begins_with(from, "tcp:");
+}
+
+bool cb_stream_is_live(const char *from)
+{
+    struct stat st;
+    return strcmp(from, "-") == 0 || is_socket(from) || begins_with(from, watched) || (stat(from, &st) == 0 && S_ISFIFO(st.st_mode));
+}
+
+static bool open_source(const cb_stream *s, lines *p)
+{
+    const char *from = p->name;
+    bool directory = begins_with(from, watched);
+    if (directory && !cb_live_check_directory(from + strlen(watched)))
+        return false;
+    if (cb_rehearsing())
+        return true;
+    p->from = directory         ? cb_live_directory(from + strlen(watched))
+              : is_socket(from) ? cb_live_socket(from, s->options.max_clients ? s->options.max_clients : 64)
+                                : cb_live_pipe(from);
+    return p->from;
+}
+
+static cb_stream *lines_new(const char *from)
 {
     cb_stream *s = cb_calloc(1, sizeof *s);
-    pipe_lines *p = s ? cb_calloc(1, sizeof *p) : NULL;
-    if (!p) {
+    lines *p = s ? cb_calloc(1, sizeof *p) : NULL;
+    if (!p || !(p->name = cb_strdup(from))) {
+        cb_free(p);
         cb_free(s);
         return NULL;
     }
     s->kind = &of_lines;
     s->state = p;
-    s = cb_stream_begin(s, images, options);
-    if (s && open_lines(p, path))
+    return s;
+}
+
+static cb_stream *opened(cb_stream *s)
+{
+    if (!s || open_source(s, s->state))
         return s;
     cb_stream_free(s);
     return NULL;
+}
+
+cb_stream *cb_stream_open_lines(const char *from, const cb_image_data_options *images, const cb_stream_options *options)
+{
+    cb_stream *s = lines_new(from);
+    return s ? opened(cb_stream_begin_images(s, images, options)) : NULL;
+}
+
+cb_stream *cb_stream_open_text_lines(const char *from, const cb_tokenizer *tokenizer, const cb_data_options *texts,
+                                     const cb_stream_options *options)
+{
+    cb_stream *s = lines_new(from);
+    return s ? opened(cb_stream_begin_texts(s, tokenizer, texts, options)) : NULL;
 }

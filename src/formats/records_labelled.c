@@ -121,7 +121,7 @@ static cb_record_step read_text(cb_records *records, int64_t line, cb_record_tex
     const char *text = text_of(records, line, text_name, first), *pair = text && second ? text_of(records, line, pair_name, second) : NULL;
     if (!text || (second && !pair))
         return CB_RECORD_FAILED;
-    if (records->options.unlabelled)
+    if (records->options.unlabelled || (!label && records->options.may_lack_label))
         return fill_text(records, line, text, pair, record);
     if (!label)
         return refuse(records, line, label_name, "found none beside the text, expected one; --columns label=NAME names another field");
@@ -147,7 +147,7 @@ bool cb_record_check_labelled_header(const cb_records *records, int64_t line)
 {
     bool tagged = records->options.form == CB_RECORDS_TAGGED;
     const int needed[] = {tagged ? CB_FIELD_TOKENS : CB_FIELD_TEXT, tagged ? CB_FIELD_TAGS : CB_FIELD_LABEL};
-    for (int i = 0; i < (records->options.unlabelled ? 1 : 2); i++)
+    for (int i = 0; i < (records->options.unlabelled || records->options.may_lack_label ? 1 : 2); i++)
         if (records->csv.column[needed[i]] < 0)
             return cb_fail(CB_ERR_FORMAT,
                            "%s:%lld: found %zu columns, the first named \"%.50s\", and none named %s; --columns %s=NAME names another",
@@ -186,8 +186,8 @@ cb_record_step cb_record_fill_labelled_row(cb_records *records, int64_t line, cb
 {
     begin(records);
     if (records->options.form == CB_RECORDS_LABELLED) {
-        if (!records->options.unlabelled &&
-            !split(cell(records, CB_FIELD_LABEL), records->options.several_labels ? "," : "", &records->labels))
+        const char *label = records->options.unlabelled ? NULL : cell(records, CB_FIELD_LABEL);
+        if (label && !split(label, records->options.several_labels ? "," : "", &records->labels))
             return CB_RECORD_FAILED;
         return fill_text(records, line, cell(records, CB_FIELD_TEXT), cell(records, CB_FIELD_TEXT_PAIR), record);
     }

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cambium/training.h"
 #include "core/json.h"
 #include "training/adapt.h"
 #include "training/policies/policies.h"
@@ -149,6 +150,15 @@ static bool check_model(const cb_model *model)
                    cb_model_directory(model)) == CB_OK;
 }
 
+/* A policy that changes images goes with no texts. */
+static bool check_inputs(const cb_policy *p, const cb_model *model)
+{
+    bool texts = cb_model_image_format(model).channels == 0;
+    const char *needed = texts && p->kind->of_images ? p->kind->of_images(p) : NULL;
+    return !needed || cb_fail(CB_ERR_UNSUPPORTED, "%s: needs %s, and %s takes texts; expected a method like tent, eata or sar",
+                              p->kind->name, needed, cb_model_directory(model)) == CB_OK;
+}
+
 static void describe_images(cb_policy *p, const cb_image_processor *how)
 {
     int64_t height, width;
@@ -201,6 +211,8 @@ static bool adaptation_open(cb_adaptation *a, cb_model *model, cb_adapter *adapt
     if (!a->config || !p->state || !configure(a, config) || !parse_reset(a, a->options.reset ? a->options.reset : "method"))
         return false;
     p->config = a->config;
+    if (!check_inputs(p, model))
+        return false;
     p->classes = cb_model_labels(model);
     p->rng = (cb_rng){.seed = a->options.seed, .stream = UINT64_C(0x61646170742121)};
     describe_images(p, a->options.processor);
@@ -422,11 +434,49 @@ bool cb_adaptation_step(cb_adaptation *a, cb_tensor *input, bool begins_shift, c
     outcome->reset = begins_anew(a, begins_shift);
     if (outcome->reset)
         cb_adaptation_reset(a);
+    int64_t resets = a->policy.resets;
     bool ok = go_on(a, input, n, outcome);
     outcome->rows = input->shape[0];
+    if (outcome->alarm == CB_ALARM_NONE && a->policy.resets > resets) /* otherwise the guard has undone it, or begun anew itself */
+        outcome->reset = true;
     cb_scope_close(scope);
     a->state.batches++;
     return ok && cb_ok();
+}
+
+/* ---- what it has come to ---- */
+
+bool cb_adaptation_check_save(const cb_adaptation *a)
+{
+    const cb_policy *p = &a->policy;
+    const cb_learner_options *l = cb_learner_options_of(p->learner);
+    if (!cb_learner_size(p->learner) && l->statistics != CB_ADAPT_STATISTICS_DRIFTING)
+        return cb_fail(CB_ERR_UNSUPPORTED, "save: %s trains nothing, so there is nothing to save", p->kind->name) == CB_OK;
+    if (p->kind->forgets)
+        return cb_fail(CB_ERR_UNSUPPORTED, "save: %s forgets after each input, so there is nothing to save", p->kind->name) == CB_OK;
+    if (l->trained == CB_TRAINED_ADAPTER && l->statistics == CB_ADAPT_STATISTICS_DRIFTING)
+        return cb_fail(CB_ERR_UNSUPPORTED, "save: the model's statistics drift, and an adapter has no place for them") == CB_OK;
+    if (l->trained != CB_TRAINED_ADAPTER && l->adapter)
+        return cb_fail(CB_ERR_UNSUPPORTED, "save: an adapter is attached to what is trained, expected none, or a merged model") == CB_OK;
+    return true;
+}
+
+bool cb_adaptation_save(cb_adaptation *a, const char *directory)
+{
+    cb_policy *p = &a->policy;
+    cb_model *model = cb_learner_model(p->learner);
+    const cb_learner_options *l = cb_learner_options_of(p->learner);
+    if (!cb_adaptation_check_save(a) || !cb_directory_make(directory))
+        return false;
+    float *values = p->kind->answering ? p->kind->answering(p) : NULL;
+    if (values)
+        cb_learner_exchange(p->learner, values);
+    bool ok = l->trained == CB_TRAINED_ADAPTER
+                  ? cb_adapter_save(l->adapter, directory, cb_model_directory(model)) && cb_adapter_labels_write(model, directory)
+                  : cb_model_save(model, directory, CB_F32);
+    if (values)
+        cb_learner_exchange(p->learner, values);
+    return ok;
 }
 
 /* ---- what it is ---- */
@@ -463,6 +513,10 @@ static bool describe(const cb_adaptation *a, json_t *o)
         ok = cb_json_put(o, "optimizer", json_string(choice("optimizer", (int)l->optimizer))) &&
              cb_json_put(o, "learning_rate", json_real(l->learning_rate)) && cb_json_put(o, "momentum", json_real(l->momentum)) &&
              cb_json_put(o, "weight_decay", json_real(l->weight_decay));
+    double number;
+    const char *name = ok && p->kind->goes_by ? p->kind->goes_by(p, &number) : NULL;
+    if (name)
+        ok = cb_json_put(o, name, json_real(number));
     if (ok && l->trained == CB_TRAINED_ADAPTER)
         ok = cb_json_put(o, "adapter", json_string(cb_adapter_kind_of(l->adapter)->name));
     if (ok && a->guard)

@@ -18,7 +18,8 @@
 #include "training/adapt.h"
 #include "training/policies/policies.h"
 
-#define STATE ".state"
+#define STATE     ".state"
+#define OF_STREAM "stream"
 
 enum { MOST_SHIFTS = 4096, PLACES = 2 * MOST_SHIFTS }; /* that are counted apart; a power of two, so that they are found by their hash */
 
@@ -30,7 +31,9 @@ typedef struct adapt_session {
     char *state, *fingerprint;
     int fd; /* of the records; -1: there are none */
     uint64_t bytes;
-    cb_string lines;         /* of the batch */
+    cb_string lines; /* of the batch */
+    size_t *ends;    /* of its items' lines, in them */
+    size_t end_count, end_capacity;
     int64_t taken;           /* batches, here and now */
     bool pending;            /* a shift has begun, of which nothing could be read yet */
     bool answered;           /* something was, here and now */
@@ -139,6 +142,8 @@ static bool fill_record(const adapt_session *s, json_t *o, const cb_stream_item 
 {
     const cb_string_list *labels = cb_stream_labels(s->stream);
     bool ok = cb_json_put(o, "index", json_integer(item->index)) && cb_json_put(o, "source", text_of(item->source)) &&
+              (!item->id || cb_json_put(o, "id", text_of(item->id))) &&
+              (!item->modified || cb_json_put(o, "modified", json_integer((json_int_t)item->modified))) &&
               (!item->shift[0] || cb_json_put(o, "shift", text_of(item->shift)));
     if (ok && (item->error || !p))
         return cb_json_put(o, "error", text_of(item->error ? item->error : "the answer is no finite numbers"));
@@ -149,6 +154,14 @@ static bool fill_record(const adapt_session *s, json_t *o, const cb_stream_item 
            (!outcome->reset || cb_json_put(o, "reset", json_true()));
 }
 
+static bool note_end(adapt_session *s)
+{
+    if (!cb_grow(&s->ends, &s->end_capacity, s->end_count + 1, sizeof *s->ends))
+        return false;
+    s->ends[s->end_count++] = s->lines.length;
+    return true;
+}
+
 static bool record(adapt_session *s, const cb_stream_item *item, const cb_adapt_outcome *outcome)
 {
     int64_t classes = s->a->policy.classes;
@@ -157,11 +170,11 @@ static bool record(adapt_session *s, const cb_stream_item *item, const cb_adapt_
         p = NULL;
     if (!count(s, item, p ? likeliest(p, classes) : -1))
         return false;
-    if (s->fd < 0)
+    if (s->fd < 0 && !cb_stream_is_answered(s->stream))
         return true;
     json_t *o = json_object();
     if (o && fill_record(s, o, item, p, outcome))
-        return add_line(&s->lines, o);
+        return add_line(&s->lines, o) && note_end(s);
     json_decref(o);
     return cb_ok() && cb_fail(CB_ERR_MEMORY, "adaptation: no memory for a record") == CB_OK;
 }
@@ -171,8 +184,14 @@ static bool write_lines(adapt_session *s)
     if (s->fd >= 0 && s->lines.length && !cb_io_write(s->fd, s->lines.data, s->lines.length))
         return cb_io_failed(s->options->output, "cannot write");
     s->bytes += s->lines.length;
+    bool ok = true;
+    for (size_t i = 0; ok && i < s->end_count; i++) {
+        size_t from = i ? s->ends[i - 1] : 0;
+        ok = cb_stream_answer(s->stream, (int64_t)i, s->lines.data + from, s->ends[i] - from);
+    }
+    s->end_count = 0;
     cb_string_clear(&s->lines);
-    return true;
+    return ok;
 }
 
 /* What the run is, as the first line. */
@@ -254,21 +273,38 @@ static void names_free(char **names, size_t count)
     cb_free(names);
 }
 
-static bool save(adapt_session *s)
+/* What the stream remembers is a tensor of bytes as well. */
+static bool add_stream(const adapt_session *s, cb_weight_entry *entry, cb_string *bytes)
 {
-    if (!s->options->output)
-        return true;
+    if (!cb_stream_remember(s->stream, bytes))
+        return false;
+    *entry = (cb_weight_entry){.name = OF_STREAM, .dtype = CB_U8, .ndim = 1, .data = bytes->data, .size = bytes->length};
+    entry->shape[0] = (int64_t)bytes->length;
+    return true;
+}
+
+static bool save_state(const adapt_session *s)
+{
     const cb_block_list *blocks = &s->a->blocks;
     char *progress = progress_text(s), **names = progress ? cb_calloc(blocks->count + 1, sizeof *names) : NULL;
     cb_weight_entry *entries = names ? entries_of(blocks, names) : NULL;
     const char *const metadata[] = {"fingerprint", s->fingerprint, "progress", progress, NULL};
-    if (entries && cb_io_sync(s->fd) != 0)
-        cb_io_failed(s->options->output, "cannot sync");
-    bool ok = entries && cb_ok() && cb_safetensors_write(s->state, entries, blocks->count, metadata, NULL, NULL);
+    cb_string bytes = {0};
+    bool ok = entries && add_stream(s, &entries[blocks->count], &bytes);
+    if (ok && s->fd >= 0 && cb_io_sync(s->fd) != 0)
+        ok = cb_io_failed(s->options->output, "cannot sync");
+    ok = ok && cb_safetensors_write(s->state, entries, blocks->count + (bytes.length > 0), metadata, NULL, NULL);
+    cb_string_free(&bytes);
     names_free(names, blocks->count);
     cb_free(entries);
     cb_free(progress);
     return ok;
+}
+
+static bool save(adapt_session *s, bool last)
+{
+    const cb_adapt_run_options *o = s->options;
+    return (!o->output || save_state(s)) && (!o->save || !(last || o->save_each) || o->save(o->save_user, s->a));
 }
 
 /* ---- going on ---- */
@@ -339,6 +375,15 @@ static bool check_run(const adapt_session *s, const cb_safetensors *file)
                    s->fingerprint) == CB_OK;
 }
 
+static bool read_stream(const adapt_session *s, const cb_safetensors *file)
+{
+    const cb_weight_entry *found = cb_safetensors_find(file, OF_STREAM);
+    if (!found || cb_stream_recall(s->stream, found->data, found->size))
+        return true;
+    cb_error_prefix("%s", s->state);
+    return false;
+}
+
 /* False with cb_ok(): there is nothing to go on from. */
 static bool go_on(adapt_session *s)
 {
@@ -352,7 +397,7 @@ static bool go_on(adapt_session *s)
     if (file && !progress)
         cb_fail(CB_ERR_FORMAT, "%s: metadata has no progress; this is no state of an adaptation", s->state);
     bool ok = wanted && cb_ok() && check_run(s, file) && read_blocks(s, file, wanted) && read_progress(s, progress) &&
-              cb_stream_seek(s->stream, s->result->batches, s->result->items);
+              read_stream(s, file) && cb_stream_seek(s->stream, s->result->batches, s->result->items);
     names_free(names, blocks->count);
     cb_free(wanted);
     cb_safetensors_close(file);
@@ -399,7 +444,8 @@ static bool count_object(adapt_session *s, const json_t *o)
         return cb_fail(CB_ERR_FORMAT, "%s: found a line without an index, expected a record", path) == CB_OK;
     int32_t said = label_of(s, cb_json_string(path, o, "label", NULL));
     cb_stream_item item = {.shift = cb_json_string(path, o, "shift", ""), .label = label_of(s, cb_json_string(path, o, "expected", NULL))};
-    bool ok = cb_ok() && count(s, &item, said);
+    const char *source = cb_json_string(path, o, "source", "");
+    bool ok = cb_ok() && count(s, &item, said) && cb_stream_seen(s->stream, source, cb_json_int(path, o, "modified", 0)) && cb_ok();
     s->result->items = index + 1;
     return ok;
 }
@@ -512,12 +558,12 @@ static bool prepare(adapt_session *s)
     s->state = s->options->output ? cb_format("%s" STATE, s->options->output) : NULL;
     cb_free(how);
     cb_free(what);
-    return s->fingerprint && cb_ok() && (!s->options->output || open_records(s));
+    return s->fingerprint && cb_ok() && (!s->options->output || cb_rehearsing() || open_records(s));
 }
 
 /* ---- batches ---- */
 
-enum { WARM = 4 }; /* batches after which memory is there */
+enum { WARM = 4, REHEARSED = 2 }; /* batches after which memory is there, and that a rehearsal sees */
 
 static bool some_are_finite(const float *p, int64_t rows, int64_t classes)
 {
@@ -548,7 +594,8 @@ static bool answer(adapt_session *s, const cb_stream_batch *batch, cb_adapt_outc
         return false;
     s->pending = false;
     s->answered = true;
-    return !first || some_are_finite(outcome->probabilities, outcome->rows, s->a->policy.classes) || check_source(s, batch);
+    return !first || cb_rehearsing() || some_are_finite(outcome->probabilities, outcome->rows, s->a->policy.classes) ||
+           check_source(s, batch);
 }
 
 static bool take(adapt_session *s, const cb_stream_batch *batch, cb_adapt_outcome *outcome)
@@ -589,7 +636,7 @@ static bool next(adapt_session *s, cb_adapt_callback *callback, void *user, bool
     bool ok = *more ? take(s, &batch, &outcome) && (!callback || callback(user, &batch, &outcome, s->result)) : cb_ok();
     cb_scope_close(scope);
     if (ok && *more && due(s))
-        ok = save(s);
+        ok = save(s, false);
     return ok && cb_file_maps_check();
 }
 
@@ -605,7 +652,7 @@ static bool save_in_spite(adapt_session *s)
 {
     char *message = cb_strdup(cb_error_message());
     cb_error_clear();
-    bool ok = message && save(s);
+    bool ok = message && save(s, true);
     if (ok)
         cb_fail(CB_ERR_INTERRUPTED, "%s", message);
     cb_free(message);
@@ -619,16 +666,18 @@ bool cb_adapt_run(cb_adaptation *a, cb_stream *stream, const cb_adapt_run_option
     adapt_session s = {.a = a, .stream = stream, .options = options, .result = result, .fd = -1};
     double begin = cb_now();
     bool ok = prepare(&s), more = ok;
-    while (ok && more && !interrupted(&s) && (!options->max_batches || result->batches < options->max_batches))
+    int64_t most = cb_rehearsing() ? REHEARSED : options->max_batches;
+    while (ok && more && !interrupted(&s) && (!most || result->batches < most))
         ok = next(&s, callback, user, &more);
     if (interrupted(&s) && s.fingerprint)
         ok = save_in_spite(&s);
     else
-        ok = ok && cb_ok() && save(&s);
+        ok = ok && cb_ok() && save(&s, true);
     result->seconds = cb_now() - begin;
     if (s.fd >= 0)
         cb_io_close(s.fd);
     cb_string_free(&s.lines);
+    cb_free(s.ends);
     cb_free(s.state);
     cb_free(s.fingerprint);
     return ok;

@@ -29,6 +29,7 @@ struct cb_learner {
     cb_context context;
     cb_module *followers; /* on the norms whose statistics drift, as many as there are */
     size_t follower_count, follower_capacity;
+    bool texts;  /* are what the model takes */
     bool drifts; /* they do in passes of the learner's own kind ... */
     bool moving; /* ... of which one is under way */
 };
@@ -300,6 +301,7 @@ cb_learner *cb_learner_new(cb_model *model, const cb_learner_options *options)
         return NULL;
     l->model = model;
     l->options = *options;
+    l->texts = model && !options->forward && !cb_model_image_format(model).channels;
     if (make(l))
         return l;
     cb_learner_free(l);
@@ -462,6 +464,42 @@ static cb_context fit_to_rows(const cb_learner *l, const cb_tensor *input, const
     return ctx;
 }
 
+/* Of a batch of texts (B, 3, T): ids, segments or types (B, T). */
+static cb_tensor *part_of(const cb_tensor *texts, int64_t which)
+{
+    int64_t rows = texts->shape[0], length = texts->shape[2];
+    cb_tensor *part = cb_empty(CB_I32, rows, length);
+    for (int64_t i = 0; part && i < rows; i++)
+        memcpy((int32_t *)part->data + i * length, (const int32_t *)texts->data + (i * 3 + which) * length,
+               (size_t)length * sizeof(int32_t));
+    return part;
+}
+
+static bool are_of_two(const cb_tensor *types)
+{
+    const int32_t *type = types->data;
+    for (int64_t i = 0; i < types->count; i++)
+        if (type[i])
+            return true;
+    return false;
+}
+
+/* What the model takes of an input: of texts the ids, and in the context the rest. */
+static cb_tensor *unpack(const cb_learner *l, cb_tensor *input, cb_context *ctx)
+{
+    if (!l->texts || !input)
+        return input;
+    if (input->dtype != CB_I32 || input->ndim != 3 || input->shape[1] != 3) {
+        cb_fail(CB_ERR_SHAPE, "adaptation: %s, expected texts as i32 (B, 3, T)", cb_shape_text(input));
+        return NULL;
+    }
+    const cb_tensor *dense = cb_contiguous(input);
+    cb_tensor *types = dense ? part_of(dense, 2) : NULL;
+    ctx->segments = types ? part_of(dense, 1) : NULL;
+    ctx->types = types && are_of_two(types) ? types : NULL;
+    return ctx->segments ? part_of(dense, 0) : NULL;
+}
+
 /* moves: statistics that drift do, in this pass. */
 static cb_tensor *pass(cb_learner *l, cb_tensor *input, const cb_context *given, bool moves)
 {
@@ -469,7 +507,8 @@ static cb_tensor *pass(cb_learner *l, cb_tensor *input, const cb_context *given,
         return NULL;
     cb_context ctx = fit_to_rows(l, input, given);
     l->moving = l->drifts && moves;
-    cb_tensor *scores = l->options.forward ? l->options.forward(l->options.user, input, &ctx) : cb_model_logits(l->model, input, &ctx);
+    cb_tensor *taken = unpack(l, input, &ctx);
+    cb_tensor *scores = l->options.forward ? l->options.forward(l->options.user, taken, &ctx) : cb_model_logits(l->model, taken, &ctx);
     l->moving = false;
     return scores ? cb_cast(scores, CB_F32) : NULL;
 }
@@ -507,8 +546,8 @@ cb_tensor *cb_learner_source_logits(cb_learner *l, cb_adapt_statistics statistic
 
 cb_tensor *cb_learner_logits_features(cb_learner *l, cb_tensor *input, cb_tensor **features)
 {
-    const cb_context ctx = fit_to_rows(l, input, &l->context);
-    cb_tensor *read = NULL, *logits = cb_model_judge(l->model, input, &ctx, &read);
+    cb_context ctx = fit_to_rows(l, input, &l->context);
+    cb_tensor *taken = unpack(l, input, &ctx), *read = NULL, *logits = cb_model_judge(l->model, taken, &ctx, &read);
     *features = logits ? cb_cast(read, CB_F32) : NULL;
     return *features ? cb_cast(logits, CB_F32) : NULL;
 }

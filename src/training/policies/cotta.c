@@ -178,6 +178,24 @@ static bool blocks(cb_policy *p, cb_block_list *list)
            cb_block_add(list, (cb_block){"cotta.threshold", &s->threshold, sizeof s->threshold, false});
 }
 
+static const char *of_images(const cb_policy *p)
+{
+    const cotta_config *c = p->config;
+    return c->views ? "several views of an image (views=0 goes without)" : NULL;
+}
+
+static float *answering(cb_policy *p)
+{
+    const cotta_config *c = p->config;
+    return c->teacher ? ((cotta *)p->state)->teacher : NULL;
+}
+
+static const char *goes_by(const cb_policy *p, double *number)
+{
+    *number = ((const cotta *)p->state)->threshold;
+    return "threshold";
+}
+
 const cb_policy_kind cb_policy_cotta = {.name = "cotta",
                                         .summary = "learns from a moving average over several views, and goes back to the source at random",
                                         .paper = "Wang et al. 2022, arXiv:2203.13591",
@@ -196,4 +214,7 @@ const cb_policy_kind cb_policy_cotta = {.name = "cotta",
                                         .studied = studied,
                                         .reset = reset,
                                         .blocks = blocks,
-                                        .close = close};
+                                        .close = close,
+                                        .of_images = of_images,
+                                        .answering = answering,
+                                        .goes_by = goes_by};

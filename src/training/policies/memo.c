@@ -62,6 +62,12 @@ static cb_tensor *step(cb_policy *p, cb_tensor *input)
     return ok ? scores : NULL;
 }
 
+static const char *of_images(const cb_policy *p)
+{
+    (void)p;
+    return "several views of an image";
+}
+
 const cb_policy_kind cb_policy_memo = {.name = "memo",
                                        .summary =
                                            "for each image alone: its views are to be answered alike and surely; then all begins anew",
@@ -73,4 +79,6 @@ const cb_policy_kind cb_policy_memo = {.name = "memo",
                                                     .learning_rate = 2.5e-4,
                                                     .statistics = CB_ADAPT_STATISTICS_MIXED,
                                                     .running_weight = 16.0 / 17},
-                                       .step = step};
+                                       .step = step,
+                                       .of_images = of_images,
+                                       .forgets = true};

@@ -189,6 +189,12 @@ static bool blocks(cb_policy *p, cb_block_list *list)
     return cb_block_add(list, (cb_block){"roid.mean", s->mean, (size_t)p->classes * sizeof *s->mean, false});
 }
 
+static const char *of_images(const cb_policy *p)
+{
+    const roid_config *c = p->config;
+    return c->consistency && c->augment ? "another view of an image (augment=false goes without)" : NULL;
+}
+
 const cb_policy_kind cb_policy_roid = {.name = "roid",
                                        .summary =
                                            "likelihood ratios of sure and unlike answers rise, weights are pulled towards the source",
@@ -206,4 +212,5 @@ const cb_policy_kind cb_policy_roid = {.name = "roid",
                                        .step = step,
                                        .reset = reset,
                                        .blocks = blocks,
-                                       .close = close};
+                                       .close = close,
+                                       .of_images = of_images};

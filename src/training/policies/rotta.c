@@ -242,6 +242,17 @@ static bool blocks(cb_policy *p, cb_block_list *list)
             cb_block_add(list, (cb_block){"rotta.inputs", s->inputs, (size_t)c->memory * s->values * sizeof *s->inputs, true}));
 }
 
+static const char *of_images(const cb_policy *p)
+{
+    (void)p;
+    return "a memory of images";
+}
+
+static float *answering(cb_policy *p)
+{
+    return ((rotta *)p->state)->teacher;
+}
+
 const cb_policy_kind cb_policy_rotta = {.name = "rotta",
                                         .summary =
                                             "statistics that drift, a memory balanced over labels and a slow teacher, for runs of labels",
@@ -259,4 +270,6 @@ const cb_policy_kind cb_policy_rotta = {.name = "rotta",
                                         .step = step,
                                         .reset = reset,
                                         .blocks = blocks,
-                                        .close = close};
+                                        .close = close,
+                                        .of_images = of_images,
+                                        .answering = answering};

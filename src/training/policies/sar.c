@@ -100,6 +100,7 @@ static cb_tensor *step(cb_policy *p, cb_tensor *input)
     if (learned && s->entropy < c->recover_below) {
         cb_learner_reset(p->learner);
         reset(p);
+        p->resets++;
     }
     return logits;
 }
