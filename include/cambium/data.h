@@ -180,7 +180,8 @@ CB_API void cb_batch_free(cb_batch *batch);
  * as one that is predicted.  An epoch is one of the last dataset, of which the others go through as many rows.  Labels are those of the first.
  * Takes the datasets, also on failure.  Neither sequential nor to be split: that is for the parts. */
 CB_API cb_dataset *cb_dataset_join(size_t count, cb_dataset *const *parts);
-/* The same rows in the same order, images augmented in another way (NULL: not at all); of texts it is as the first. */
+/* The same rows in the same order, images augmented in another way (NULL: not at all); of texts it is as the first.  A view of a view is drawn anew,
+ * also with the same options. */
 CB_API cb_dataset *cb_dataset_view(const cb_dataset *data, const cb_augment_options *augment);
 /* Which row of the unshuffled data stands at a place of the endless sequence: of labelled rows and images; -1 on failure. */
 CB_API int64_t cb_dataset_row_at(cb_dataset *data, int64_t place);

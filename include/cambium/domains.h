@@ -52,6 +52,8 @@ typedef struct cb_domain_options {
     double adversary_gamma;
     double confidence, confusion_temperature, margin, teacher_momentum;
     int64_t relabel_steps;
+    int64_t refining_neighbours, queue_rows;
+    double contrast_temperature;
     int balance; /* as the method has it, fixed, pareto, mgda */
     bool watch_gradients;
     double held_out_share;

@@ -63,6 +63,10 @@ typedef struct cb_ranking_loss_options {
  * candidate i for anchor i among all candidates (M, C), M >= N: the positives of all, then hard negatives.  Henderson et al. 2017,
  * arXiv:1705.00652; van den Oord et al. 2018, arXiv:1807.03748; sentence-transformers' MultipleNegativesRankingLoss. */
 CB_API cb_tensor *cb_ranking_loss(cb_tensor *anchors, cb_tensor *candidates, cb_ranking_loss_options options);
+/* InfoNCE with others as negatives: the mean over queries (N, C) of the cross-entropy of choosing its key (N, C) among that and the others (M, C) by their
+ * cosine over the temperature.  left_out (N, M) bool or NULL: others that are not among them.  MoCo: He et al. 2020, arXiv:1911.05722; without those of
+ * the query's own pseudo-label AdaContrast: Chen et al. 2022, arXiv:2204.10377, equation 4. */
+CB_API cb_tensor *cb_contrast_loss(cb_tensor *queries, cb_tensor *keys, cb_tensor *others, cb_tensor *left_out, double temperature);
 /* CoSENT: log(1 + sum exp(scale (s_i - s_j))) over pairs that should be ordered the other way, t_i < t_j; s the cosines (N) of pairs of texts,
  * t (N) how alike they are.  Su 2022; sentence-transformers' CoSENTLoss.  scale 0: 20. */
 CB_API cb_tensor *cb_cosent_loss(cb_tensor *cosines, cb_tensor *targets, double scale);

@@ -36,9 +36,10 @@ static const cb_option table[] = {
     CB_OPT_STRING(settings, tokenizer, NULL, "PATH", "tokenizer.json or its directory; without it the model's own"),
     CB_OPT_ENUM(settings, dtype, 1, cli_dtype_names, "how activations are kept and products are computed; what is trained is f32"),
     CB_OPT_INT(settings, seed, 0, 0, 9e15, "seed of initial values, order of the data and dropout"),
-    CB_OPT_INT(settings, strong_magnitude, 10, 0, 30,
-               "of fixmatch and mean-teacher, where images have one label each: RandAugment's magnitude for the second view, beside the "
-               "augmentation of the first; of segmentation it has other colours"),
+    CB_OPT_INT(
+        settings, strong_magnitude, 10, 0, 30,
+        "of fixmatch, mean-teacher and adacontrast, where images have one label each: RandAugment's magnitude for the second view, beside "
+        "the augmentation of the first; of segmentation it has other colours"),
     CLI_DRY_RUN(settings, CLI_PLAN_HELP),
     CB_OPT_END};
 

@@ -57,6 +57,7 @@ struct image_rows {
     char *corruption;
     int severity, threads;
     uint64_t seed;
+    uint64_t views; /* of how many others this is a view */
     int64_t height, width;
     int64_t last_first, stride; /* of unshuffled batches: where the last began, and how far the next one is */
     int64_t rows;               /* of a batch */
@@ -141,7 +142,8 @@ static bool make_row(void *user, int64_t place, float *pixels)
 {
     const image_rows *r = user;
     int64_t item = item_at(r, place);
-    cb_rng rng = cb_image_rng(r->seed, place < 0 ? 0 : place / r->count, item);
+    uint64_t again = r->views > 1 ? r->views << 32 : 0; /* a view of a view draws anew */
+    cb_rng rng = cb_image_rng(r->seed ^ again, place < 0 ? 0 : place / r->count, item);
     cb_image image = {0}, fitted = {0}, map = {0};
     bool augmented = r->augmented && place >= 0;
     bool read =
@@ -364,6 +366,7 @@ image_rows *cb_images_view(const image_rows *r, const cb_augment_options *augmen
     view->corruption = corruption;
     view->loader = NULL;
     view->last_first = -1;
+    view->views = r->views + 1;
     view->augmented = augment;
     view->augment = augment ? *augment : (cb_augment_options){0};
     return view;
@@ -574,7 +577,9 @@ uint64_t cb_images_hash(const image_rows *r)
     char *processor = cb_image_processor_describe(&r->processor),
          *augment = r->augmented ? cb_options_to_json(cb_augment_option_table, &r->augment) : NULL;
     h = cb_hash_text(cb_hash_text(h, processor ? processor : ""), augment ? augment : "");
-    h = (cb_hash_text(h, r->corruption ? r->corruption : "") ^ (uint64_t)r->severity ^ (uint64_t)r->shuffle << 8 ^ r->seed << 16) * prime;
+    h = (cb_hash_text(h, r->corruption ? r->corruption : "") ^ (uint64_t)r->severity ^ (uint64_t)r->shuffle << 8 ^ r->seed << 16 ^
+         (r->views > 1 ? r->views << 40 : 0)) *
+        prime;
     cb_free(processor);
     cb_free(augment);
     return h;

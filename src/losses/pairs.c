@@ -39,6 +39,24 @@ cb_tensor *cb_ranking_loss(cb_tensor *anchors, cb_tensor *candidates, cb_ranking
     return cb_scale(cb_add(loss, choose(cb_transpose(own, 0, 1))), 0.5);
 }
 
+cb_tensor *cb_contrast_loss(cb_tensor *queries, cb_tensor *keys, cb_tensor *others, cb_tensor *left_out, double temperature)
+{
+    if (!queries || !keys || !others)
+        return NULL;
+    if (queries->ndim != 2 || others->ndim != 2 || !queries->shape[0] || !cb_same_shape(queries, keys) ||
+        queries->shape[1] != others->shape[1] || queries->dtype != keys->dtype || queries->dtype != others->dtype || !(temperature > 0)) {
+        cb_fail(CB_ERR_SHAPE, "contrast_loss: queries %s, keys %s and others %s, expected (N, C), the same and (M, C), of one type",
+                cb_shape_text(queries), cb_shape_text(keys), cb_shape_text(others));
+        return NULL;
+    }
+    cb_tensor *q = cb_scale(cb_normalize(queries, 1), 1 / temperature);
+    cb_tensor *own = cb_sum(cb_mul(q, cb_normalize(keys, 1)), 1, true); /* (N, 1) */
+    cb_tensor *far = cb_matmul(q, cb_transpose(cb_normalize(others, 1), 0, 1));
+    far = left_out && far ? cb_where(left_out, cb_scalar(far->dtype, -INFINITY), far) : far;
+    cb_tensor *all = cb_logsumexp(cb_cat(2, (cb_tensor *[]){own, far}, 1), 1, true);
+    return cb_mean(cb_sub(all, own), CB_ALL, false);
+}
+
 cb_tensor *cb_cosent_loss(cb_tensor *cosines, cb_tensor *targets, double scale)
 {
     if (!cosines || !targets)

@@ -10,16 +10,10 @@
 enum { NEIGHBOURS = 5 };              /* as in the authors' code, and as many of each of these */
 static const double far_weight = 0.1; /* of neighbours that are not mutual, and of neighbours' neighbours */
 
-typedef struct neighbours {
-    int64_t rows[NEIGHBOURS];
-    float nearness[NEIGHBOURS];
-    int count;
-} neighbours;
-
-static void consider(neighbours *n, int64_t row, float nearness)
+static void consider(domain_neighbours *n, int most, int64_t row, float nearness)
 {
-    int at = n->count < NEIGHBOURS ? n->count++ : NEIGHBOURS;
-    if (at == NEIGHBOURS && nearness <= n->nearness[--at])
+    int at = n->count < most ? n->count++ : most;
+    if (at == most && nearness <= n->nearness[--at])
         return;
     for (; at > 0 && n->nearness[at - 1] < nearness; at--) {
         n->nearness[at] = n->nearness[at - 1];
@@ -29,21 +23,24 @@ static void consider(neighbours *n, int64_t row, float nearness)
     n->rows[at] = row;
 }
 
-/* Those of a row, but itself; of equally near ones the first. */
-static neighbours neighbours_of(const float *features, int64_t n, int64_t width, int64_t row)
+domain_neighbours cb_nearest_rows(const float *features, int64_t n, int64_t width, const float *own, int64_t but, int most)
 {
-    neighbours found = {0};
-    const float *own = features + row * width;
+    domain_neighbours found = {.count = 0};
     for (int64_t i = 0; i < n; i++) {
         float dot = 0;
         const float *other = features + i * width;
 #pragma omp simd reduction(+ : dot)
         for (int64_t c = 0; c < width; c++)
             dot += own[c] * other[c];
-        if (i != row)
-            consider(&found, i, dot);
+        if (i != but)
+            consider(&found, most, i, dot);
     }
     return found;
+}
+
+static domain_neighbours neighbours_of(const float *features, int64_t n, int64_t width, int64_t row)
+{
+    return cb_nearest_rows(features, n, width, features + row * width, row, NEIGHBOURS);
 }
 
 static void add_scores(float *target, const float *scores, int64_t labels, double weight)
@@ -54,10 +51,10 @@ static void add_scores(float *target, const float *scores, int64_t labels, doubl
 
 void cb_neighbour_target(const float *features, const float *scores, int64_t n, int64_t width, int64_t labels, int64_t row, float *target)
 {
-    neighbours near = neighbours_of(features, n, width, row);
+    domain_neighbours near = neighbours_of(features, n, width, row);
     memset(target, 0, (size_t)labels * sizeof *target);
     for (int i = 0; i < near.count; i++) {
-        neighbours further = neighbours_of(features, n, width, near.rows[i]);
+        domain_neighbours further = neighbours_of(features, n, width, near.rows[i]);
         bool mutual = false;
         for (int k = 0; k < further.count; k++) {
             mutual = mutual || further.rows[k] == row;

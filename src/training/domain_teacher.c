@@ -9,6 +9,9 @@
 bool cb_teacher_attach(cb_domains *d)
 {
     bool ok = true;
+    if (d->teacher)
+        return true;
+    d->teacher = true;
     cb_scope *scope = cb_scope_open();
     d->teacher_first = d->state.count;
     for (size_t i = 0; ok && scope && i < d->inner->count; i++) {
@@ -25,6 +28,9 @@ bool cb_teacher_attach(cb_domains *d)
 bool cb_teacher_stepped(cb_domains *d)
 {
     double rest = 1 - d->options.teacher_momentum;
+    if (d->taught == d->step + 1) /* by another term */
+        return true;
+    d->taught = d->step + 1;
     for (size_t i = 0; i < d->inner->count; i++) {
         float *mean = d->state.items[d->teacher_first + i].tensor->data;
         const float *value = d->inner->parameters[i].tensor->data;
@@ -53,21 +59,22 @@ static bool change_places(cb_domains *d)
     return ok;
 }
 
-static cb_tensor *judged_by_teacher(cb_domains *d, const domain_pass *p)
+cb_tensor *cb_teacher_judge(cb_domains *d, cb_tensor *rows, const cb_context *of_rows, cb_tensor **features)
 {
-    cb_context ctx = p->target_ctx;
-    cb_tensor *features, *logits = NULL;
+    cb_context ctx = *of_rows;
+    cb_tensor *logits = NULL;
     ctx.training = false;
     ctx.statistics = d->moves ? CB_STATISTICS_BATCH : CB_STATISTICS_RUNNING;
     if (!change_places(d))
         return NULL;
-    cb_no_grad logits = cb_domains_as_rows(cb_domains_judge(d, p->target, &ctx, &features));
+    cb_no_grad logits = cb_domains_as_rows(cb_domains_judge(d, rows, &ctx, features));
     return change_places(d) ? logits : NULL;
 }
 
 /* Mean over rows of the squared distance of the student's probabilities, of one view, from the teacher's, of another. */
 cb_tensor *cb_teacher_loss(cb_domains *d, const domain_pass *p)
 {
-    cb_tensor *taught = cb_softmax(cb_detach(judged_by_teacher(d, p)), 1), *said = cb_softmax(p->logits[PART_STRONG], 1);
+    cb_tensor *features, *judged = cb_teacher_judge(d, p->target, &p->target_ctx, &features);
+    cb_tensor *taught = cb_softmax(cb_detach(judged), 1), *said = cb_softmax(p->logits[PART_STRONG], 1);
     return cb_mean(cb_sum(cb_square(cb_sub(said, taught)), 1, false), 0, false);
 }

@@ -14,23 +14,31 @@ static const char *const balance_names[] = {"method", "fixed", "pareto", "mgda",
 
 #define OPT cb_domain_options
 const cb_option cb_domain_option_table[] = {
-    CB_OPT_STRING(OPT, method, "dann", "NAME",
-                  "which terms are minimised beside the source's labels: source-only, dann, cdan, coral, dan, jan, mcd, mdd, mcc, entropy, "
-                  "pseudo-label, shot, nrc, fixmatch, mean-teacher, adabn or paretoda; of segmentation source-only, mcc, entropy, "
-                  "pseudo-label, fixmatch, "
-                  "mean-teacher, adabn, adami, adaent or size-constraint"),
+    CB_OPT_STRING(
+        OPT, method, "dann", "NAME",
+        "which terms are minimised beside the source's labels: source-only, dann, cdan, coral, dan, jan, mcd, mdd, mcc, entropy, "
+        "pseudo-label, shot, nrc, adacontrast, fixmatch, mean-teacher, adabn or paretoda; of segmentation source-only, mcc, entropy, "
+        "pseudo-label, fixmatch, "
+        "mean-teacher, adabn, adami, adaent or size-constraint"),
     CB_OPT_LIST(
         OPT, terms, NULL, "NAME=X,...",
         "weights of terms, instead of the method's or beside them: supervised, adversary, conditional_adversary, coral, mmd, joint_mmd, "
         "discrepancy, margin_disparity, class_confusion, entropy, information, pseudo_label, centroid_label, strong_label, teacher, "
-        "statistics, class_domain, refined_information, neighbours, place_entropy, ratio, reverse_ratio, size"),
+        "statistics, class_domain, refined_information, neighbours, refined_label, contrast, diversity, place_entropy, ratio, "
+        "reverse_ratio, size"),
     CB_OPT_FLOAT(OPT, label_smoothing, 0, 0, 1, "share of the source's labels that is spread over all labels"),
     CB_OPT_INT(OPT, adversary_width, 1024, 1, 65536, "of discriminators, and of margin_disparity's head: width of their hidden layers"),
     CB_OPT_FLOAT(OPT, adversary_gamma, 10, 0, 1e6, "how fast reversed gradients set in over the run (0: they are there from the start)"),
     CB_OPT_FLOAT(OPT, confidence, 0.95, 0, 1, "least probability of predictions that become labels"),
     CB_OPT_FLOAT(OPT, confusion_temperature, 2.5, 1e-3, 1e3, "of class_confusion: what logits are divided by"),
     CB_OPT_FLOAT(OPT, margin, 4, 0, 1e3, "of margin_disparity: what agreement on the source counts more"),
-    CB_OPT_FLOAT(OPT, teacher_momentum, 0.99, 0, 1, "of teacher: how much of its weights stays in a step"),
+    CB_OPT_FLOAT(OPT, teacher_momentum, 0.99, 0, 1,
+                 "of teacher, refined_label and contrast: how much of the teacher's weights stays in a step"),
+    CB_OPT_INT(OPT, refining_neighbours, 10, 1, MOST_NEIGHBOURS,
+               "of refined_label and contrast: rows whose predictions make a row's label"),
+    CB_OPT_INT(OPT, queue_rows, 16384, 1, 10000000,
+               "of refined_label and contrast: how many rows are remembered, at most as many as the target has"),
+    CB_OPT_FLOAT(OPT, contrast_temperature, 0.07, 1e-3, 1e3, "of contrast: what cosines are divided by"),
     CB_OPT_INT(OPT, relabel_steps, 0, 0, 1e12, "of centroid_label: steps after which labels are made anew (0: an epoch of the target)"),
     CB_OPT_ENUM(
         OPT, balance, BALANCE_OF_METHOD, balance_names,
@@ -240,6 +248,14 @@ static bool wants_strong(const cb_domains *d)
     return false;
 }
 
+static bool wants_key(const cb_domains *d)
+{
+    for (size_t i = 0; i < cb_domain_term_count; i++)
+        if (d->weights[i] > 0 && cb_domain_terms[i].key)
+            return true;
+    return false;
+}
+
 /* The datasets are the joined one's from here on. */
 static bool join(cb_domains *d, cb_dataset **source, cb_dataset **target)
 {
@@ -248,8 +264,10 @@ static bool join(cb_domains *d, cb_dataset **source, cb_dataset **target)
     bool guided = d->balance == BALANCE_PARETO && d->options.held_out_share > 0;
     cb_dataset *held = guided ? cb_dataset_split(*target, d->options.held_out_share, d->options.seed) : NULL;
     cb_dataset *strong = cb_ok() && wants_strong(d) ? cb_dataset_view(*target, &d->strong) : NULL;
+    cb_dataset *key = strong && wants_key(d) ? cb_dataset_view(strong, &d->strong) : NULL;
     if (!cb_ok()) {
         cb_dataset_free(held);
+        cb_dataset_free(strong);
         return false;
     }
     if (*source)
@@ -261,6 +279,9 @@ static bool join(cb_domains *d, cb_dataset **source, cb_dataset **target)
     if (strong)
         parts[count++] = strong;
     d->has[PART_STRONG] = strong;
+    if (key)
+        parts[count++] = key;
+    d->has[PART_KEY] = key;
     *source = *target = NULL;
     d->rows = cb_dataset_join(count, parts);
     return d->rows;
@@ -422,7 +443,7 @@ static void judge_together(const cb_domains *d, cb_tensor *ids, int64_t rows, co
 {
     cb_tensor *features, *logits = cb_domains_judge(d, ids, ctx, &features);
     int64_t first = 0;
-    for (int i = 0; i < PARTS; i++)
+    for (int i = 0; i < PART_KEY; i++)
         if (d->has[i]) {
             put_part(d, i, rows_of(logits, first, rows), rows_of(features, first, rows), p);
             first += rows;
@@ -433,7 +454,7 @@ static void judge_together(const cb_domains *d, cb_tensor *ids, int64_t rows, co
 static void judge_apart(const cb_domains *d, cb_tensor *ids, int64_t rows, const cb_context *ctx, domain_pass *p)
 {
     int64_t first = 0;
-    for (int i = 0; i < PARTS; i++)
+    for (int i = 0; i < PART_KEY; i++)
         if (d->has[i]) {
             cb_context own = context_of(ctx, first, rows);
             own.statistics = i != PART_TARGET && d->moves ? CB_STATISTICS_BATCH : ctx->statistics;
@@ -443,23 +464,39 @@ static void judge_apart(const cb_domains *d, cb_tensor *ids, int64_t rows, const
         }
 }
 
+/* Rows for the teacher alone are the last, and not the model's. */
+static bool set_key_aside(const cb_domains *d, cb_tensor **ids, int64_t rows, cb_context *ctx, domain_pass *p)
+{
+    int64_t judged = (*ids)->shape[0] - rows;
+    if (d->has[PART_KEY]) {
+        p->key = rows_of(*ids, judged, rows);
+        p->key_ctx = context_of(ctx, judged, rows);
+        *ids = rows_of(*ids, 0, judged);
+        *ctx = context_of(ctx, 0, judged);
+    }
+    return cb_ok();
+}
+
 static bool pass(const cb_domains *d, cb_tensor *ids, cb_tensor *targets, const cb_context *ctx, domain_pass *p)
 {
+    cb_context judged = *ctx;
     int64_t parts = 0, target = 0;
     for (int i = 0; i < PARTS; i++)
         parts += d->has[i];
     int64_t rows = ids->shape[0] / parts;
     for (int i = 0; i < PART_TARGET; i++)
         target += d->has[i] * rows;
+    if (!set_key_aside(d, &ids, rows, &judged, p))
+        return false;
     if (d->options.separate_statistics)
-        judge_apart(d, ids, rows, ctx, p);
+        judge_apart(d, ids, rows, &judged, p);
     else
-        judge_together(d, ids, rows, ctx, p);
+        judge_together(d, ids, rows, &judged, p);
     p->labels = rows_of(targets, 0, rows);
     if (d->places && p->labels)
         p->labels = cb_reshape(p->labels, -1);
     p->target = rows_of(ids, target, rows);
-    p->target_ctx = context_of(ctx, target, rows);
+    p->target_ctx = context_of(&judged, target, rows);
     p->items = p->target_ctx.items;
     p->ctx = ctx;
     return cb_ok();
@@ -511,6 +548,7 @@ static cb_tensor *loss(const cb_trainee *what, cb_tensor *ids, cb_tensor *target
     if (!scope)
         return NULL;
     domain_pass p = {0};
+    d->refined = NULL;
     cb_tensor *total = pass(d, ids, targets, ctx, &p) ? cb_scale(sum_of_terms(d, &p), (double)ids->shape[0] / normalizer) : NULL;
     total = cb_scope_return(scope, total);
     cb_scope_close(scope);

@@ -1,4 +1,4 @@
-"""Labels by centroids as SHOT makes them, and the parts of Transfer Score, in numpy and scipy: reference/domains.safetensors."""
+"""Labels by centroids as SHOT makes them, by neighbours as NRC and AdaContrast do, and the parts of Transfer Score, in numpy and scipy: reference/domains.safetensors."""
 import argparse
 import os
 
@@ -39,6 +39,12 @@ def neighbour_targets(features, p, k=5):
         for j in near[i]:
             targets[i] += (1 if i in near[j] else 0.1) * p[j] + 0.1 * p[near[j]].sum(0)
     return bank, targets
+
+
+def labels_by_vote(bank, p, features, k=4):
+    """AdaContrast's refinement: the mean of the predictions of the nearest in the memory, by cosine."""
+    near = cdist(features, bank, "cosine").argsort(1)[:, :k]
+    return p[near].mean(1).argmax(1)
 
 
 def unevenness(weights):
@@ -87,6 +93,10 @@ def main():
     rows = rng.choice(ROWS, 4, replace=False).astype(np.int32)
     wide = [x.astype(np.float64) for x in (features, logits, weights, points)]
     tensors |= {"weights": weights, "points": points, "rows": rows, "parts": np.array(transfer_parts(*wide, rows, 16))}
+    seen = (means[np.arange(9) % LABELS] + 0.7 * rng.normal(size=(9, WIDTH))).astype(np.float32)
+    voted = labels_by_vote(bank, softmax(wide[1]), seen.astype(np.float64))
+    assert len(set(voted)) > 2
+    tensors |= {"seen_features": seen, "voted_labels": voted.astype(np.int32)}
     save_file(tensors, args.out)
 
 

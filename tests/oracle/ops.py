@@ -613,6 +613,16 @@ def entropy(logits):
     return torch.distributions.Categorical(logits=logits).entropy()
 
 
+def contrast(queries, keys, others, left_out=None):
+    """MoCo's logits, the key's first; at a temperature of 0.5."""
+    q, k, o = (F.normalize(x, dim=1) for x in (queries, keys, others))
+    far = q @ o.T / 0.5
+    if left_out is not None:
+        far = far.masked_fill(left_out, float("-inf"))
+    logits = torch.cat([(q * k).sum(1, keepdim=True) / 0.5, far], 1)
+    return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.int64))
+
+
 def marginal_entropy(logits):
     return torch.distributions.Categorical(probs=logits.softmax(1).mean(0)).entropy()
 
@@ -706,6 +716,8 @@ LOSSES = {
     "ranking": (ranking(5.0), "MC", "VC"),
     "ranking_symmetric": (ranking(3.0, symmetric=True), "MC", "VC"),
     "ranking_dot": (ranking(1.0, dot=True), "MC", "VC"),
+    "contrast": (contrast, "MC", "MC", "VC"),
+    "contrast_left_out": (contrast, "MC", "MC:constant", "VC:constant", "MV:boolean"),
     "cosent": (cosent, "V", "V:constant"),
     "dense_l2": (dense("l2"), "ABCT", "ABCT:constant"),
     "dense_l1": (dense("l1"), "ABCT:distinct", "ABCT:plus_minus"),

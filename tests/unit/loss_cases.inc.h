@@ -54,6 +54,9 @@ CASE(ranking_symmetric, cb_ranking_loss(x[0], x[1], (cb_ranking_loss_options){.s
      .fixed = true, .nonzero = "MCV", .input = {{"MC"}, {"VC"}}, .loose = 16)
 CASE(ranking_dot, cb_ranking_loss(x[0], x[1], (cb_ranking_loss_options){.scale = 1, .dot = true}), .op = "log_softmax", .fixed = true,
      .nonzero = "MCV", .input = {{"MC"}, {"VC"}}, .loose = 16)
+CASE(contrast, cb_contrast_loss(x[0], x[1], x[2], NULL, 0.5), .op = "mean", .fixed = true, .input = {{"MC"}, {"MC"}, {"VC"}}, .loose = 32)
+CASE(contrast_left_out, cb_contrast_loss(x[0], x[1], x[2], x[3], 0.5), .op = "mean", .fixed = true,
+     .input = {{"MC"}, {"MC", CONSTANT}, {"VC", CONSTANT}, {"MV", BOOLEAN}}, .loose = 32)
 CASE(cosent, cb_cosent_loss(x[0], x[1], 2), .op = "logsumexp", .nonzero = "V", .input = {{"V"}, {"V", CONSTANT}}, .loose = 16)
 /* a place without targets (NaN) does not count */
 CASE(dense_l2, cb_dense_loss(x[0], with_holes(x[1], x[1]), CB_DENSE_L2), .op = "sum", .fixed = true,
