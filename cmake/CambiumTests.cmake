@@ -96,6 +96,7 @@ if(TARGET cambium AND EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/run.sh)
   register_test(cli_domains_page ${page} docs/domains.md out/both/model.safetensors out/alone/model.safetensors out/adapter/labels.json
     out/tools/adapter_model.safetensors)
   register_test(cli_pareto_page ${page} docs/methods/paretoda.md out/pareto/model.safetensors out/fixed/model.safetensors out/mgda/model.safetensors)
+  register_test(cli_gdcan_page ${page} docs/methods/gdcan.md out/gdcan/adapter_model.safetensors out/dcan/labels.json)
   register_test(cli_transfer_score_page ${page} docs/methods/transfer-score.md out/dan/model.safetensors)
   register_test(cli_retrieval sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/retrieval.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
   register_test(cli_retrieval_page ${page} docs/retrieval.md out/finds/modules.json corpus.npy out/whole/model.safetensors out/ranks/labels.json out/ranks.run

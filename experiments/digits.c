@@ -9,28 +9,27 @@ const char *const digit_names[DIGIT_ORIGINS] = {"MNIST", "optdigits", "semeion",
 
 enum { PIXELS = DIGIT_SIDE * DIGIT_SIDE, MNIST_SIDE = 28 };
 
-typedef struct digit_set {
-    size_t count, capacity, label_capacity;
-    int channels; /* 0: none yet */
-    uint8_t *pixels, *labels;
-} digit_set;
-
-static void set_free(digit_set *set)
+void digits_free(digit_set *set)
 {
     cb_free(set->pixels);
     cb_free(set->labels);
-    *set = (digit_set){0};
+    *set = (digit_set){.side = set->side};
 }
 
-/* A square, brought to DIGIT_SIDE. */
+static size_t bytes_of(const digit_set *set)
+{
+    return (size_t)(set->side * set->side * set->channels);
+}
+
+/* A square, brought to the set's side. */
 static bool add_image(digit_set *set, const cb_image *image, int label)
 {
     cb_image small = {0};
-    size_t bytes = PIXELS * (size_t)image->channels;
-    bool ok = cb_image_resize(image, DIGIT_SIDE, DIGIT_SIDE, CB_RESAMPLE_BILINEAR, NULL, &small) &&
+    set->channels = image->channels;
+    size_t bytes = bytes_of(set);
+    bool ok = cb_image_resize(image, set->side, set->side, CB_RESAMPLE_BILINEAR, NULL, &small) &&
               cb_grow(&set->pixels, &set->capacity, (set->count + 1) * bytes, 1) &&
               cb_grow(&set->labels, &set->label_capacity, set->count + 1, 1);
-    set->channels = image->channels;
     if (ok) {
         memcpy(set->pixels + set->count * bytes, small.pixels, bytes);
         set->labels[set->count++] = (uint8_t)label;
@@ -66,18 +65,22 @@ static bool add_grey(digit_set *set, void *user, const uint8_t *levels, int labe
     return add(set, levels, MNIST_SIDE, label);
 }
 
-static bool read_mnist(const char *data, digit_set *set, bool (*take)(digit_set *set, void *user, const uint8_t *levels, int label),
-                       void *user)
+/* MNIST's files, or others of their form in a directory of their own. */
+static bool read_mnist(const char *data, const char *name, digit_set *set,
+                       bool (*take)(digit_set *set, void *user, const uint8_t *levels, int label), void *user)
 {
     enum { SIDE = MNIST_SIDE, HEAD = 16, LABEL_HEAD = 8 };
     size_t n, m;
-    char *images = read_file(data, "mnist/t10k-images-idx3-ubyte.gz", &n), *labels = read_file(data, "mnist/t10k-labels-idx1-ubyte.gz", &m);
+    char *image_file = cb_format("%s/t10k-images-idx3-ubyte.gz", name), *label_file = cb_format("%s/t10k-labels-idx1-ubyte.gz", name);
+    char *images = image_file ? read_file(data, image_file, &n) : NULL, *labels = label_file ? read_file(data, label_file, &m) : NULL;
     bool ok = images && labels;
     size_t count = ok && m > LABEL_HEAD ? m - LABEL_HEAD : 0;
     if (ok && (!count || n != HEAD + count * SIDE * SIDE))
-        ok = damaged("mnist");
+        ok = damaged(name);
     for (size_t i = 0; ok && i < count; i++)
         ok = take(set, user, (const uint8_t *)images + HEAD + i * SIDE * SIDE, labels[LABEL_HEAD + i] % DIGIT_CLASSES);
+    cb_free(image_file);
+    cb_free(label_file);
     cb_free(images);
     cb_free(labels);
     return ok;
@@ -239,7 +242,7 @@ static bool read_mnist_m(const char *data, digit_set *set)
     bool ok = p;
     if (p)
         p->rng.seed = 2024;
-    ok = ok && read_photographs(data, p) && read_mnist(data, set, add_on_photograph, p);
+    ok = ok && read_photographs(data, p) && read_mnist(data, "mnist", set, add_on_photograph, p);
     for (size_t i = 0; p && i < p->count; i++)
         cb_image_free(&p->images[i]);
     cb_free(p);
@@ -251,7 +254,9 @@ static bool read_origin(const cb_run *run, digit_origin origin, digit_set *set)
     const char *data = run->data;
     switch (origin) {
     case DIGITS_MNIST:
-        return read_mnist(data, set, add_grey, NULL);
+        return read_mnist(data, "mnist", set, add_grey, NULL);
+    case DIGITS_LETTERS:
+        return read_mnist(data, "notmnist", set, add_grey, NULL);
     case DIGITS_MNIST_M:
         return read_mnist_m(data, set);
     case DIGITS_USPS:
@@ -274,6 +279,28 @@ static bool make_up(digit_origin origin, digit_set *set)
             levels[p] = (uint8_t)((p % DIGIT_SIDE + i) / (i % DIGIT_CLASSES + 1) % 2 ? 255 - 60 * (int)origin : 20 * (int)origin + i % 16);
         ok = add(set, levels, DIGIT_SIDE, i % DIGIT_CLASSES);
     }
+    return ok;
+}
+
+static void swap(digit_set *set, size_t i, size_t j)
+{
+    size_t size = bytes_of(set);
+    for (size_t p = 0; p < size && i != j; p++) {
+        uint8_t level = set->pixels[i * size + p];
+        set->pixels[i * size + p] = set->pixels[j * size + p];
+        set->pixels[j * size + p] = level;
+    }
+    uint8_t label = set->labels[i];
+    set->labels[i] = set->labels[j];
+    set->labels[j] = label;
+}
+
+bool digits_read(const cb_run *run, digit_origin origin, digit_set *set)
+{
+    bool ok = run->data ? read_origin(run, origin, set) : make_up(origin, set);
+    cb_rng rng = {.seed = 61000 + (uint64_t)origin};
+    for (size_t i = 1; ok && i < set->count; i++)
+        swap(set, i, (size_t)cb_rng_below(&rng, i + 1));
     return ok;
 }
 
@@ -327,7 +354,7 @@ static size_t least(size_t a, size_t b)
 
 static bool prepare_origin(const cb_run *run, digit_origin origin, size_t train, size_t test)
 {
-    digit_set set = {0};
+    digit_set set = {.side = DIGIT_SIDE};
     bool ok = run->data ? read_origin(run, origin, &set) : make_up(origin, &set), again = origin == DIGITS_MNIST_M;
     size_t *places = ok ? cb_calloc(set.count + 1, sizeof *places) : NULL;
     cb_rng rng = {.seed = 20240 + (uint64_t)(again ? DIGITS_MNIST : origin)}; /* the order of MNIST, whose first digits are taken */
@@ -340,7 +367,7 @@ static bool prepare_origin(const cb_run *run, digit_origin origin, size_t train,
     ok = places && write_part(run, origin, true, &set, places + first, held) &&
          write_part(run, origin, false, &set, places + first + held, least(count - held, train));
     cb_free(places);
-    set_free(&set);
+    digits_free(&set);
     return ok;
 }
 

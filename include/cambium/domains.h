@@ -41,6 +41,9 @@ typedef struct cb_domain_method {
         double weight;
     } terms[CB_METHOD_TERMS]; /* beside these the cross-entropy of the source's labels, where there is a source */
     bool pareto;              /* terms are weighed anew in each step: cb_pareto_weights() */
+    const char *kind;         /* of adapter that it is made for, NULL: any; with this option, NULL: as it is */
+    const char *option, *value;
+    bool domain_tasks; /* as in cb_domain_options */
 } cb_domain_method;
 CB_API const cb_domain_method *cb_domain_method_at(size_t index); /* NULL: there are no more */
 
@@ -63,6 +66,9 @@ typedef struct cb_domain_options {
     cb_string_list
         class_weights; /* of labels in the entropy of places: a number each, or "even"; none: by how rare the prior says they are */
     double size_slack; /* by which share of the prior sizes may differ from it at no cost */
+    bool domain_tasks; /* rows of the source do task 1, those of the target task 0, of an adapter with several (cb_context.tasks) */
+    double correction_share;
+    bool correction_through;
     /* these are not in the table: */
     const float
         *priors; /* (rows of the target, labels): shares of each image that labels are expected to have (priors.h); NULL: none; copied */

@@ -122,11 +122,15 @@ typedef struct cb_mmd_kernel {
 /* The squared maximum mean discrepancy of source[i] (S, C_i) and target[i] (T, C_i), the kernel being the product of those of `layers` layers: of one,
  * deep adaptation networks (Long et al. 2015, arXiv:1502.02791); of several, joint ones (Long et al. 2017, arXiv:1605.06636).  The unbiased
  * quadratic estimate, without a sample's own pair; `linear`: mean of k(s, s') + k(t, t') - k(s, t') - k(s', t) over neighbouring rows, the
- * first after the last, S = T.  Either may be below 0. */
+ * first after the last, S = T, in time linear in S.  Either may be below 0. */
 CB_API cb_tensor *cb_mmd_loss_with(int layers, cb_tensor *const *source, cb_tensor *const *target, const cb_mmd_kernel *kernels,
                                    bool linear);
 #define cb_mmd_loss(source, target, ...)                                                                                                   \
     cb_mmd_loss_with(1, (cb_tensor *[]){source}, (cb_tensor *[]){target}, &(cb_mmd_kernel){__VA_ARGS__}, false)
+/* Mean over classes k < K of the squared MMD, unbiased, of the rows of x (S, C) with label k and the rows of y (T, C) for which chosen[k T + j] is not 0; a
+ * class of which there are fewer than two of either counts 0.  labels (S); all with one bandwidth, of the distances of all rows from each other. */
+CB_API cb_tensor *cb_class_mmd_loss(cb_tensor *x, cb_tensor *y, const int32_t *labels, const uint8_t *chosen, int64_t classes,
+                                    cb_mmd_kernel kernel);
 /* Binary cross-entropy of telling the domains apart: logits (S) are to be above 0, those of the target (T) below, half of it each; weights (S)
  * and (T), or NULL.  With cb_reverse_gradient() before the discriminator: Ganin et al. 2016, arXiv:1505.07818. */
 CB_API cb_tensor *cb_domain_loss(cb_tensor *source, cb_tensor *target, cb_tensor *source_weights, cb_tensor *target_weights);

@@ -11,7 +11,7 @@
     KIND(ln_tuning) KIND(bitfit) KIND(beft) KIND(shira) KIND(hira) KIND(miss) KIND(c3a) KIND(road) \
     KIND(delora) KIND(bottleneck) KIND(reft) KIND(hydra) KIND(lora_xs) KIND(orthogonal_adaptation) KIND(pego) \
     KIND(codyra) KIND(dylora) KIND(lt_sft) KIND(oft) KIND(boft) KIND(randlora) KIND(vblora) KIND(adalora) KIND(poly) \
-    KIND(mtlora) KIND(petalface) KIND(s3diff) KIND(krona) KIND(mora)
+    KIND(mtlora) KIND(petalface) KIND(s3diff) KIND(krona) KIND(mora) KIND(gdcan)
 /* clang-format on */
 
 #define DECLARE(name) extern const cb_adapter_kind cb_kind_##name;

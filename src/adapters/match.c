@@ -2,7 +2,7 @@
  * _maybe_include_all_linear_layers; peft/utils/other.py: get_pattern_key, _set_trainable):
  *
  * 1. exclude_modules: a pattern matches the whole name; a list item is the name or what follows one of its dots to the end.
- * 2. A layer that is, or lies under, one of modules_to_save is never hit.
+ * 2. A layer that is, or lies under, one of modules_to_save is never hit, but a classifier that the kind chooses itself.
  * 3. target_modules: as 1, or "all-linear".
  * 4. A list item that is not the whole name counts only when the first number in the name is among layers_to_transform.
  *
@@ -295,8 +295,15 @@ bool cb_layer_is_listed(const cb_layer *layer, const cb_string_list *names)
     return false;
 }
 
+/* The kind has a place on a classifier, whether that is trained whole or not. */
+static bool is_chosen_classifier(const cb_matcher *m, const cb_layer *layer)
+{
+    const cb_adapter_kind *kind = m->adapter->kind;
+    return layer->classifies && kind->chooses && kind->chooses(m->adapter->config, layer);
+}
+
 /* 1 excluded, 0 not, -1 an error */
-static int matcher_excludes_name(const cb_matcher *m, const char *name)
+static int matcher_excludes_name(const cb_matcher *m, const char *name, bool if_saved)
 {
     const cb_target *target = &m->adapter->target;
     if (m->exclude) {
@@ -307,7 +314,7 @@ static int matcher_excludes_name(const cb_matcher *m, const char *name)
     for (size_t i = 0; !m->exclude && i < target->exclude_modules.count; i++)
         if (is_or_ends_with(name, target->exclude_modules.items[i]))
             return 1;
-    for (size_t i = 0; i < target->modules_to_save.count; i++) {
+    for (size_t i = 0; if_saved && i < target->modules_to_save.count; i++) {
         int found = cb_name_pattern_test(m->saved[i], name, false);
         if (found)
             return found;
@@ -317,8 +324,9 @@ static int matcher_excludes_name(const cb_matcher *m, const char *name)
 
 static int matcher_excludes(const cb_matcher *m, const cb_layer *layer)
 {
-    int found = matcher_excludes_name(m, layer->name);
-    return found || !layer->module_name ? found : matcher_excludes_name(m, layer->module_name);
+    bool if_saved = !is_chosen_classifier(m, layer);
+    int found = matcher_excludes_name(m, layer->name, if_saved);
+    return found || !layer->module_name ? found : matcher_excludes_name(m, layer->module_name, if_saved);
 }
 
 /* The first pattern that matches gives the layer number. */

@@ -143,13 +143,26 @@ static cb_domains *open_domains(cli_call *call, settings *s, cb_model *model, co
 
 /* ---- what is trained ---- */
 
-/* A new adapter with the options of the command line; with labels to learn from it has the head. */
+static const cb_domain_method *method_of(const settings *s)
+{
+    const cb_domain_method *method = NULL;
+    for (size_t i = 0; (method = cb_domain_method_at(i)) && strcmp(method->name, s->domains.method) != 0;)
+        i++;
+    return method;
+}
+
+/* A new adapter with the options of the command line, of the kind that the method is made for where none is given; with labels to learn from it has
+ * the head. */
 static cb_adapter *new_adapter(cli_call *call, const settings *s, cb_model *model)
 {
-    cb_adapter *adapter = cb_adapter_new(s->kind, "default");
+    const cb_domain_method *method = method_of(s);
+    const char *own = method ? method->kind : NULL;
+    cb_adapter *adapter = cb_adapter_new(own && !cli_given(call, "kind") ? own : s->kind, "default");
     if (!adapter)
         cli_blame(call, "kind");
     bool ok = adapter;
+    if (ok && own && method->option && strcmp(cb_adapter_kind_of(adapter)->name, own) == 0)
+        ok = cb_adapter_set(adapter, method->option, method->value);
     for (size_t i = 0; ok && i < call->adapter_count; i++)
         if (!(ok = cb_adapter_set(adapter, call->adapter[i].name, call->adapter[i].value)))
             cli_blame(call, call->adapter[i].name);

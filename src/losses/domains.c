@@ -41,18 +41,18 @@ static cb_tensor *distances(cb_tensor *x)
     return cb_clamp(cb_add(cb_add(products, squares), cb_transpose(squares, 0, 1)), 0, INFINITY);
 }
 
-/* (N, N), the sum of Gaussians of bandwidths 2^i times the middle one. */
-static cb_tensor *kernel_matrix(cb_tensor *x, cb_mmd_kernel kernel)
+/* The middle bandwidth, without gradient; `found`: the mean of all squared distances. */
+static cb_tensor *bandwidth(cb_dtype dtype, cb_mmd_kernel kernel, cb_tensor *found)
+{
+    return kernel.bandwidth > 0 ? cb_scalar(dtype, kernel.bandwidth) : cb_clamp(found, 1e-12, INFINITY); /* all rows alike */
+}
+
+/* The sum of Gaussians of squared distances d, of bandwidths 2^i times the middle one. */
+static cb_tensor *gaussians(cb_tensor *d, cb_mmd_kernel kernel, cb_tensor *middle)
 {
     enum { USUAL = 5 };
-    if (!x)
-        return NULL;
     int count = kernel.count ? kernel.count : USUAL, half = count / 2;
-    double pairs = (double)x->shape[0] * ((double)x->shape[0] - 1);
-    cb_tensor *d = distances(x), *sum = NULL;
-    cb_tensor *middle =
-        kernel.bandwidth > 0 ? cb_scalar(x->dtype, kernel.bandwidth) : cb_scale(cb_sum(cb_detach(d), CB_ALL, false), 1 / pairs);
-    middle = cb_clamp(middle, 1e-12, INFINITY); /* all rows alike */
+    cb_tensor *sum = NULL;
     for (int i = 0; i < count && cb_ok(); i++) {
         cb_tensor *one = cb_exp(cb_neg(cb_div(d, cb_scale(middle, exp2(i - half)))));
         sum = sum ? cb_add(sum, one) : one;
@@ -60,27 +60,64 @@ static cb_tensor *kernel_matrix(cb_tensor *x, cb_mmd_kernel kernel)
     return sum;
 }
 
+static double pairs_of(const cb_tensor *x)
+{
+    return (double)x->shape[0] * ((double)x->shape[0] - 1);
+}
+
+/* (N, N) */
+static cb_tensor *kernel_matrix(cb_tensor *x, cb_mmd_kernel kernel)
+{
+    if (!x)
+        return NULL;
+    cb_tensor *d = distances(x);
+    return gaussians(d, kernel, bandwidth(x->dtype, kernel, cb_scale(cb_sum(cb_detach(d), CB_ALL, false), 1 / pairs_of(x))));
+}
+
 /* What each pair (i, j) of S + T rows counts, so that their sum is the statistic. */
-static cb_tensor *pair_weights(cb_dtype dtype, int64_t s, int64_t t, bool linear)
+static cb_tensor *pair_weights(cb_dtype dtype, int64_t s, int64_t t)
 {
     int64_t n = s + t;
     cb_tensor *weights = cb_zeros(CB_F64, n, n);
     double *w = weights ? weights->data : NULL;
-    for (int64_t i = 0; w && !linear && i < n; i++)
+    for (int64_t i = 0; w && i < n; i++)
         for (int64_t j = 0; j < n; j++)
             w[i * n + j] = (i < s) != (j < s) ? -1 / ((double)s * (double)t)
                            : i == j           ? 0
                            : i < s            ? 1 / ((double)s * (double)(s - 1))
                                               : 1 / ((double)t * (double)(t - 1));
-    for (int64_t i = 0; w && linear && i < s; i++) { /* s = t */
-        int64_t next = (i + 1) % s;
-        double one = 1 / (double)s;
-        w[i * n + next] += one;
-        w[(s + i) * n + s + next] += one;
-        w[i * n + s + next] -= one;
-        w[next * n + s + i] -= one;
-    }
     return cb_cast(weights, dtype);
+}
+
+/* Each row's place is taken by the next one's, the last one's by the first's. */
+static cb_tensor *next_rows(cb_tensor *x)
+{
+    int64_t n = x->shape[0];
+    return cb_cat(2, (cb_tensor *[]){cb_slice(x, 0, 1, n, 1), cb_slice(x, 0, 0, 1, 1)}, 0);
+}
+
+/* The mean squared distance of all rows of x (N, C), without gradient, from their deviations: in linear time. */
+static cb_tensor *mean_distance(cb_tensor *x)
+{
+    cb_tensor *plain = cb_detach(x), *centred = cb_sub(plain, cb_mean(plain, 0, true));
+    return !x ? NULL : cb_scale(cb_sum(cb_square(centred), CB_ALL, false), 2 / (double)(x->shape[0] - 1));
+}
+
+/* (4, N) kernels of neighbouring rows: s and s', t and t', s and t', s' and t. */
+static cb_tensor *neighbour_kernels(cb_tensor *source, cb_tensor *target, cb_mmd_kernel kernel)
+{
+    cb_tensor *next_source = next_rows(source), *next_target = next_rows(target);
+    cb_tensor *pairs[4][2] = {{source, next_source}, {target, next_target}, {source, next_target}, {next_source, target}}, *d[4];
+    for (int i = 0; i < 4; i++)
+        d[i] = cb_sum(cb_square(cb_sub(pairs[i][0], pairs[i][1])), 1, false);
+    cb_tensor *middle = bandwidth(source->dtype, kernel, mean_distance(cb_cat(2, (cb_tensor *[]){source, target}, 0)));
+    return gaussians(cb_stack(4, d, 0), kernel, middle);
+}
+
+static cb_tensor *signed_mean(cb_tensor *kernels)
+{
+    cb_tensor *signs = cb_from(CB_F32, ((const float[]){1, 1, -1, -1}), 4, 1);
+    return kernels ? cb_scale(cb_sum(cb_mul(kernels, cb_cast(signs, kernels->dtype)), CB_ALL, false), 1 / (double)kernels->shape[1]) : NULL;
 }
 
 cb_tensor *cb_mmd_loss_with(int layers, cb_tensor *const *source, cb_tensor *const *target, const cb_mmd_kernel *kernels, bool linear)
@@ -95,12 +132,41 @@ cb_tensor *cb_mmd_loss_with(int layers, cb_tensor *const *source, cb_tensor *con
                     cb_shape_text(target[i]), (long long)source[0]->shape[0], linear ? "as many" : "those of the first layer");
             return NULL;
         }
-        cb_tensor *kernel = kernel_matrix(cb_cat(2, (cb_tensor *[]){source[i], target[i]}, 0), kernels[i]);
+        cb_tensor *kernel = linear ? neighbour_kernels(source[i], target[i], kernels[i])
+                                   : kernel_matrix(cb_cat(2, (cb_tensor *[]){source[i], target[i]}, 0), kernels[i]);
         product = product ? cb_mul(product, kernel) : kernel;
     }
-    if (!product)
+    if (!product || linear)
+        return signed_mean(product);
+    return cb_sum(cb_mul(product, pair_weights(product->dtype, source[0]->shape[0], target[0]->shape[0])), CB_ALL, false);
+}
+
+/* What each pair of S + T rows counts in one class. */
+static void add_class_weights(double *w, int64_t s, int64_t t, const int32_t *labels, const uint8_t *chosen, int32_t k, double share)
+{
+    int64_t a = 0, b = 0, n = s + t;
+    for (int64_t i = 0; i < n; i++)
+        *(i < s ? &a : &b) += i < s ? labels[i] == k : chosen[i - s] != 0;
+    for (int64_t i = 0; i < n && a > 1 && b > 1; i++)
+        for (int64_t j = 0; j < n; j++) {
+            bool both = (i < s ? labels[i] == k : chosen[i - s] != 0) && (j < s ? labels[j] == k : chosen[j - s] != 0);
+            if (both && i != j)
+                w[i * n + j] += (i < s) != (j < s) ? -share / ((double)a * (double)b)
+                                : i < s            ? share / ((double)a * (double)(a - 1))
+                                                   : share / ((double)b * (double)(b - 1));
+        }
+}
+
+cb_tensor *cb_class_mmd_loss(cb_tensor *x, cb_tensor *y, const int32_t *labels, const uint8_t *chosen, int64_t classes,
+                             cb_mmd_kernel kernel)
+{
+    if (!x || !y || !fit("class_mmd_loss", x, y, 1))
         return NULL;
-    return cb_sum(cb_mul(product, pair_weights(product->dtype, source[0]->shape[0], target[0]->shape[0], linear)), CB_ALL, false);
+    int64_t s = x->shape[0], t = y->shape[0];
+    cb_tensor *weights = cb_zeros(CB_F64, s + t, s + t), *k = kernel_matrix(cb_cat(2, (cb_tensor *[]){x, y}, 0), kernel);
+    for (int64_t i = 0; k && weights && i < classes; i++)
+        add_class_weights(weights->data, s, t, labels, chosen + i * t, (int32_t)i, 1 / (double)classes);
+    return k ? cb_sum(cb_mul(k, cb_cast(weights, k->dtype)), CB_ALL, false) : NULL;
 }
 
 /* ---- adversaries ---- */

@@ -289,6 +289,11 @@ const domain_term cb_domain_terms[] = {
     {.about = {"size", "squared distance of the shares of labels from those near the prior's", PLACES},
      .open = cb_prior_open,
      .loss = cb_size_term},
+    {.about = {"linear_mmd", "maximum mean discrepancy of features as the head has them, and of predictions, in linear time", SOURCE},
+     .loss = cb_linear_mmd_loss},
+    {.about = {"correction", "an adapter's corrections of the target would leave the source as it is, label by label", SOURCE},
+     .attach = cb_correction_attach,
+     .loss = cb_correction_loss},
 };
 const size_t cb_domain_term_count = sizeof cb_domain_terms / sizeof *cb_domain_terms;
 
@@ -318,6 +323,11 @@ static const cb_domain_method methods[] = {
     {"adaent", "the same by the divergence the other way round (Bateson et al. 2020)",
      .terms = {{"place_entropy", 1}, {"reverse_ratio", 1}}},
     {"size-constraint", "a penalty on shares far from a prior's (Bateson et al. 2019)", .terms = {{"size", 1}}},
+    {"gdcan", "generalised domain conditioned channel attention and corrected features (Li et al. 2021)",
+     .terms = {{"linear_mmd", 1.5}, {"correction", 1.5}, {"entropy", 0.1}}, .kind = "gdcan", .domain_tasks = true},
+    {"dcan", "the same with channel attention of each domain's own everywhere (Li et al. 2020)",
+     .terms = {{"linear_mmd", 1.5}, {"correction", 1.5}, {"entropy", 0.1}}, .kind = "gdcan", .option = "attention", .value = "split",
+     .domain_tasks = true},
 };
 
 const cb_domain_term *cb_domain_term_at(size_t index)

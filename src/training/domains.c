@@ -14,18 +14,18 @@ static const char *const balance_names[] = {"method", "fixed", "pareto", "mgda",
 
 #define OPT cb_domain_options
 const cb_option cb_domain_option_table[] = {
-    CB_OPT_STRING(
-        OPT, method, "dann", "NAME",
-        "which terms are minimised beside the source's labels: source-only, dann, cdan, coral, dan, jan, mcd, mdd, mcc, entropy, "
-        "pseudo-label, shot, nrc, adacontrast, fixmatch, mean-teacher, adabn or paretoda; of segmentation source-only, mcc, entropy, "
-        "pseudo-label, fixmatch, "
-        "mean-teacher, adabn, adami, adaent or size-constraint"),
+    CB_OPT_STRING(OPT, method, "dann", "NAME",
+                  "which terms are minimised beside the source's labels: source-only, dann, cdan, coral, dan, jan, mcd, mdd, mcc, entropy, "
+                  "pseudo-label, shot, nrc, adacontrast, fixmatch, mean-teacher, adabn, paretoda, gdcan or dcan; of segmentation "
+                  "source-only, mcc, entropy, "
+                  "pseudo-label, fixmatch, "
+                  "mean-teacher, adabn, adami, adaent or size-constraint"),
     CB_OPT_LIST(
         OPT, terms, NULL, "NAME=X,...",
         "weights of terms, instead of the method's or beside them: supervised, adversary, conditional_adversary, coral, mmd, joint_mmd, "
         "discrepancy, margin_disparity, class_confusion, entropy, information, pseudo_label, centroid_label, strong_label, teacher, "
         "statistics, class_domain, refined_information, neighbours, refined_label, contrast, diversity, place_entropy, ratio, "
-        "reverse_ratio, size"),
+        "reverse_ratio, size, linear_mmd, correction"),
     CB_OPT_FLOAT(OPT, label_smoothing, 0, 0, 1, "share of the source's labels that is spread over all labels"),
     CB_OPT_INT(OPT, adversary_width, 1024, 1, 65536, "of discriminators, and of margin_disparity's head: width of their hidden layers"),
     CB_OPT_FLOAT(OPT, adversary_gamma, 10, 0, 1e6, "how fast reversed gradients set in over the run (0: they are there from the start)"),
@@ -60,6 +60,11 @@ const cb_option cb_domain_option_table[] = {
         OPT, class_weights, NULL, "X,...",
         "of place_entropy: a weight for each label, or even; without it those that are rarer by the prior weigh more, and all add up to 1"),
     CB_OPT_FLOAT(OPT, size_slack, 0.1, 0, 1e3, "of size: by which share of the prior sizes may differ from it at no cost"),
+    CB_OPT_BOOL(OPT, domain_tasks, 0,
+                "rows of the source do task 1 of an adapter with several, those of the target task 0; gdcan and dcan have it so"),
+    CB_OPT_FLOAT(OPT, correction_share, 0.8, 0, 1e3,
+                 "of correction: a row of the source is drawn for a label with this over the number of labels"),
+    CB_OPT_BOOL(OPT, correction_through, 0, "of correction: it shapes the source's features too, as the authors' code has it"),
     CB_OPT_END};
 #undef OPT
 
@@ -171,6 +176,7 @@ static bool take_method(cb_domains *d, const char *name)
         return refuse_name("method", name, method_name);
     d->balance = balance_of(&d->options, method);
     d->watched = d->options.watch_gradients || d->balance != BALANCE_FIXED;
+    d->options.domain_tasks = d->options.domain_tasks || method->domain_tasks;
     bool ok = !d->has[PART_SOURCE] || set_weight(d, "supervised", 1);
     for (int i = 0; ok && i < CB_METHOD_TERMS && method->terms[i].term; i++)
         ok = set_weight(d, method->terms[i].term, method->terms[i].weight);
@@ -411,6 +417,7 @@ static cb_context context_of(const cb_context *ctx, int64_t first, int64_t rows)
     own.positions = rows_of(ctx->positions, first, rows);
     own.segments = rows_of(ctx->segments, first, rows);
     own.types = rows_of(ctx->types, first, rows);
+    own.tasks = rows_of(ctx->tasks, first, rows);
     own.items = rows_of(ctx->items, first, rows);
     return own;
 }
@@ -477,6 +484,15 @@ static bool set_key_aside(const cb_domains *d, cb_tensor **ids, int64_t rows, cb
     return cb_ok();
 }
 
+/* (B) of all parts: 1 for the source, 0 for the target. */
+static cb_tensor *domain_tasks(const cb_domains *d, int64_t all, int64_t rows)
+{
+    cb_tensor *tasks = cb_zeros(CB_I32, all);
+    for (int64_t i = 0; tasks && d->has[PART_SOURCE] && i < rows; i++)
+        ((int32_t *)tasks->data)[i] = 1;
+    return tasks;
+}
+
 static bool pass(const cb_domains *d, cb_tensor *ids, cb_tensor *targets, const cb_context *ctx, domain_pass *p)
 {
     cb_context judged = *ctx;
@@ -488,6 +504,8 @@ static bool pass(const cb_domains *d, cb_tensor *ids, cb_tensor *targets, const 
         target += d->has[i] * rows;
     if (!set_key_aside(d, &ids, rows, &judged, p))
         return false;
+    if (d->options.domain_tasks)
+        judged.tasks = domain_tasks(d, ids->shape[0], rows);
     if (d->options.separate_statistics)
         judge_apart(d, ids, rows, &judged, p);
     else

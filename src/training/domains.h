@@ -90,7 +90,7 @@ typedef struct domain_pass {
     cb_context target_ctx;
     cb_tensor *key; /* the same of the second strong view */
     cb_context key_ctx;
-    const cb_context *ctx;
+    const cb_context *ctx; /* without tasks: what is judged by it is of the target */
 } domain_pass;
 
 /* domain_terms.c: terms and methods. */
@@ -152,6 +152,11 @@ int32_t cb_label_by_neighbours(const float *features, const float *scores, int64
 bool cb_refine_open(cb_domains *d);
 cb_tensor *cb_refined_information(const cb_domains *d, const domain_pass *p, int part); /* negative */
 cb_tensor *cb_class_domain_loss(cb_domains *d, const domain_pass *p);
+
+/* domain_correction.c */
+bool cb_correction_attach(cb_domains *d);
+cb_tensor *cb_linear_mmd_loss(cb_domains *d, const domain_pass *p);
+cb_tensor *cb_correction_loss(cb_domains *d, const domain_pass *p);
 
 /* balance.c: a function with the sum of the terms' values, and with gradients that are weighed where terms share parameters; guide: a loss of held-out
  * rows, or NULL, which counts if `guided`. */

@@ -42,6 +42,7 @@ static const struct {
     {"\"S3DIFF\"", "adapters/s3diff_qd", PEFT},
     {"\"KRONA\"", "adapters/krona_qkvo", PEFT},
     {"\"MORA\"", "adapters/mora_rotation", PEFT},
+    {"\"GDCAN\"", "adapters/gdcan_corrections", PEFT},
     {"\"BOTTLENECK\"", "adapters/bottleneck_series", PEFT},
     {"\"REFT\"", "adapters/reft_orthogonal", PEFT},
     {"\"reft\"", "adapterhub/loreft", "adapter.safetensors"},

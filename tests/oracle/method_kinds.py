@@ -338,6 +338,32 @@ class Mora(Kind):
         return torch.cat([z.real, z.imag], -1)
 
 
+class Gdcan(Kind):
+    """The corrections of GDCAN (Li et al. 2021, section 3.3): of rows of the target, whose task is 0, alone.  Its attention is in gdcan.py."""
+
+    def parameters(self):
+        h, k = self.o["feature_width"], self.out
+        shapes = {"feature_down.weight": (h, self.inside), "feature_down.bias": (h,), "feature_up.weight": (self.inside, h),
+                  "feature_up.bias": (self.inside,)} if h else {}
+        if self.o["logits"]:
+            shapes |= {"logit_in.weight": (k, k), "logit_in.bias": (k,), "logit_out.weight": (k, k), "logit_out.bias": (k,)}
+        return {"gdcan_" + name: shape for name, shape in shapes.items()}
+
+    def block(self, x, into, out):
+        p = self.p
+        if f"gdcan_{into}.weight" not in p:
+            return x
+        y = F.linear(torch.relu(F.linear(x, p[f"gdcan_{into}.weight"], p[f"gdcan_{into}.bias"])), p[f"gdcan_{out}.weight"],
+                     p[f"gdcan_{out}.bias"])
+        return torch.where((Kind.rows["task_ids"] == 0).view(-1, 1, 1), x + y, x)
+
+    def before(self, x):
+        return self.block(x, "feature_down", "feature_up")
+
+    def after(self, x, y):
+        return self.block(y, "logit_in", "logit_out")
+
+
 REFT = dict(peft_type="REFT", width=48, r=3, prefix_positions=3, suffix_positions=2, dropout=0, orthogonality=True, tied_weights=False,
             subtract_projection=True)
 
@@ -383,10 +409,12 @@ CASES |= {
     "mora_rotation": ("llama2", Mora, dict(peft_type="MORA", r=4, mora_type="rotation", target_modules=["q_proj", "up_proj", "down_proj"])),
     "mora_sharing": ("llama2", Mora, dict(peft_type="MORA", r=3, mora_type="sharing", target_modules=["q_proj", "up_proj", "down_proj"])),
     "mora_decoupling": ("gpt2", Mora, dict(peft_type="MORA", r=3, mora_type="decoupling", target_modules=["c_attn"])),
+    "gdcan_corrections": ("llama2", Gdcan, dict(peft_type="GDCAN", feature_width=5, logits=True, target_modules=["v_proj", "down_proj"])),
+    "gdcan_features": ("llama2", Gdcan, dict(peft_type="GDCAN", feature_width=4, logits=False, target_modules=["q_proj"])),
     "mora_truncation": ("gpt2", Mora, dict(peft_type="MORA", r=2, mora_type="truncation", target_modules=["c_fc"])),
 }
 GRADIENTS_KEPT = 6
-OF_ROWS = {Mtlora: dict(task_ids=torch.tensor([1, 0])), Petalface: dict(conditions=torch.tensor([[0.9, 0.15], [0.2, 1.1]])),
+OF_ROWS = {Mtlora: dict(task_ids=torch.tensor([1, 0])), Gdcan: dict(task_ids=torch.tensor([1, 0])), Petalface: dict(conditions=torch.tensor([[0.9, 0.15], [0.2, 1.1]])),
            S3Diff: dict(conditions=torch.tensor([[0.3, 0.8], [0.65, 0.1]]))}
 
 

@@ -238,6 +238,19 @@ static cb_domains *open_with(cb_model *model, const cb_domain_options *o, bool s
     return cb_domains_open(model, known, other, o);
 }
 
+/* The adapter that a method is made for; NULL: it needs none. */
+static cb_adapter *adapter_for(const char *method, cb_model *model)
+{
+    const cb_domain_method *m = NULL;
+    for (size_t i = 0; (m = cb_domain_method_at(i)) && strcmp(m->name, method) != 0;)
+        i++;
+    cb_adapter *adapter = m && m->kind ? cb_adapter_new(m->kind, NULL) : NULL;
+    if (adapter && (!(!m->option || cb_adapter_set(adapter, m->option, m->value)) ||
+                    !cb_adapter_attach(adapter, cb_model_root(model), cb_model_type(model), 1)))
+        fail_msg("%s", cb_error_message());
+    return adapter;
+}
+
 /* Loss of the first step, with gradients on the parameters. */
 typedef struct measured {
     double loss;
@@ -250,6 +263,7 @@ typedef struct measured {
 static measured measure_options(cb_domain_options o, bool source, double share)
 {
     cb_model *model = network();
+    cb_adapter *adapter = adapter_for(o.method, model);
     cb_domains *d = open_with(model, &o, source);
     cb_trainee inner = {0}, what = {0};
     measured m = {0};
@@ -280,6 +294,7 @@ static measured measure_options(cb_domain_options o, bool source, double share)
     cb_train_whole_free(&inner);
     cb_domains_free(d);
     cb_options_free(cb_domain_option_table, &o);
+    cb_adapter_free(adapter);
     cb_model_free(model);
     return m;
 }

@@ -303,6 +303,9 @@ static const refusal refusals[] = {
     {"mora", "a", "{\"r\": 0}", "rank: found 0"},
     {"mora", "a", "{\"mora_type\": \"folding\"}", "mora_type: found \"folding\""},
     {"mora", "conv", "{}", "hits layer conv (convolution), which mora cannot adapt"},
+    {"gdcan", "norm", "{}", "hits layer norm, a norm of tokens; expected one of maps"},
+    {"gdcan", "conv", "{\"attention\": \"none\"}", "attention: found none, which leaves nothing to do on layer conv"},
+    {"gdcan", "a", "{\"feature_width\": 0, \"logits\": false}", "feature_width and logits: found 0 and false"},
     {"vblora", "a", "{\"topk\": 9, \"num_vectors\": 8}", "topk: found 9, expected at most num_vectors, which is 8"},
 };
 
