@@ -295,6 +295,7 @@ const domain_term cb_domain_terms[] = {
      .attach = cb_correction_attach,
      .loss = cb_correction_loss},
 };
+_Static_assert(sizeof cb_domain_terms / sizeof *cb_domain_terms <= MOST_TERMS, "MOST_TERMS is less than there are");
 const size_t cb_domain_term_count = sizeof cb_domain_terms / sizeof *cb_domain_terms;
 
 static const cb_domain_method methods[] = {
