@@ -148,7 +148,7 @@ static const kind_case cases[] = {
     {"mora", "a,b", "{\"r\": 2, \"mora_type\": \"sharing\"}", 0},
     {"mora", "a,b", "{\"r\": 3, \"mora_type\": \"decoupling\"}", 0},
     {"mora", "a,b", "{\"r\": 90, \"mora_type\": \"truncation\"}", 0},
-    {"gdcan", "a,b,conv", "{\"reduction\": 2, \"feature_width\": 5}", 0},
+    {"gdcan", "a,b,conv", "{\"reduction\": 2, \"feature_width\": 5, \"attention\": \"split\"}", 0}, /* a gate looks at all rows */
     {"gdcan", "conv", "{\"reduction\": 3, \"attention\": \"split\", \"scale\": 1}", -1},
     {"gdcan", "a,conv", "{\"attention\": \"shared\", \"logits\": false, \"init_weights\": \"paper\"}", -1},
 };
