@@ -247,3 +247,71 @@ void cbk_max_pool_backward(cb_dtype dtype, void *dx, const void *dy, const int32
         gradient_row(dtype, (char *)dx + row * s->c * size, (const char *)dy + from * size, index + from, s, row % image);
     }
 }
+
+/* ---- which element of its window a maximum is ---- */
+
+enum { MOST_ELEMENTS = 256, MOST_SPAN = 1 << 14 };
+
+/* How far element k of a window is from its first, row by row through the image. */
+static int64_t element_offset(const cbk_windows *s, int64_t k)
+{
+    int64_t offset = 0, row = 1;
+    for (int64_t d = s->dims - 1; d >= 0; d--) {
+        offset += k % s->kernel[d] * s->dilation[d] * row;
+        k /= s->kernel[d];
+        row *= s->in[d];
+    }
+    return offset;
+}
+
+/* Where a window begins, which may be before the image. */
+static int64_t window_start(const cbk_windows *s, int64_t window)
+{
+    int64_t start = 0, row = 1;
+    for (int64_t d = s->dims - 1; d >= 0; d--) {
+        start += (window % s->out[d] * s->stride[d] - s->padding[d]) * row;
+        window /= s->out[d];
+        row *= s->in[d];
+    }
+    return start;
+}
+
+bool cbk_max_pool_packs(const cbk_windows *s)
+{
+    int64_t elements = product(s->kernel, s->dims);
+    return elements <= MOST_ELEMENTS && element_offset(s, elements - 1) < MOST_SPAN;
+}
+
+void cbk_max_pool_pack(uint8_t *element, const int32_t *index, const cbk_windows *s)
+{
+    uint8_t number[MOST_SPAN];
+    int64_t windows = product(s->out, s->dims), elements = product(s->kernel, s->dims);
+    if (cb_rehearsing())
+        return;
+    for (int64_t k = 0; k < elements; k++)
+        number[element_offset(s, k)] = (uint8_t)k;
+    int threads = cbk_threads(s->n * windows * s->c * 2);
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+    for (int64_t row = 0; row < s->n * windows; row++) {
+        int64_t start = window_start(s, row % windows);
+        for (int64_t c = 0; c < s->c; c++)
+            element[row * s->c + c] = number[index[row * s->c + c] - start];
+    }
+}
+
+void cbk_max_pool_unpack(int32_t *index, const uint8_t *element, const cbk_windows *s)
+{
+    int32_t offset[MOST_ELEMENTS];
+    int64_t windows = product(s->out, s->dims), elements = product(s->kernel, s->dims);
+    if (cb_rehearsing())
+        return;
+    for (int64_t k = 0; k < elements; k++)
+        offset[k] = (int32_t)element_offset(s, k);
+    int threads = cbk_threads(s->n * windows * s->c * 2);
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+    for (int64_t row = 0; row < s->n * windows; row++) {
+        int32_t start = (int32_t)window_start(s, row % windows);
+        for (int64_t c = 0; c < s->c; c++)
+            index[row * s->c + c] = start + offset[element[row * s->c + c]];
+    }
+}

@@ -30,6 +30,10 @@ typedef struct cbk_windows {
 void cbk_max_pool(cb_dtype dtype, void *y, int32_t *index, const void *x, const cbk_windows *s);
 /* dx (n, in, c) = dy (n, out, c) added up where the maxima were. */
 void cbk_max_pool_backward(cb_dtype dtype, void *dx, const void *dy, const int32_t *index, const cbk_windows *s);
+/* The places as numbers of elements of their windows, of a byte each: what is kept until the backward pass.  false: windows are too large for it. */
+bool cbk_max_pool_packs(const cbk_windows *s);
+void cbk_max_pool_pack(uint8_t *element, const int32_t *index, const cbk_windows *s);
+void cbk_max_pool_unpack(int32_t *index, const uint8_t *element, const cbk_windows *s);
 /* f32 and f64; halves where the windows are not huge.  A half's gradients are added up in f32. */
 bool cbk_max_pool_takes(cb_dtype dtype, const cbk_windows *s);
 

@@ -19,6 +19,27 @@ bool cb_place_windows(const char *op, int64_t in, int64_t kernel, int64_t stride
     return true;
 }
 
+/* Of a byte where windows are small. */
+static cb_tensor *packed(cb_tensor *index, const cbk_windows *s)
+{
+    if (!cbk_max_pool_packs(s))
+        return index;
+    cb_tensor *element = cb_empty_channels_last(CB_U8, index->ndim, index->shape);
+    if (element)
+        cbk_max_pool_pack(element->data, index->data, s);
+    return element;
+}
+
+static cb_tensor *unpacked(cb_tensor *saved, const cbk_windows *s)
+{
+    if (saved->dtype == CB_I32)
+        return saved;
+    cb_tensor *index = cb_empty_channels_last(CB_I32, saved->ndim, saved->shape);
+    if (index)
+        cbk_max_pool_unpack(index->data, saved->data, s);
+    return index;
+}
+
 static cb_tensor *flattened(cb_tensor *x)
 {
     return cb_reshape(x, x->shape[0], x->shape[1], -1);
@@ -41,14 +62,14 @@ static cb_tensor *backward_recorded(const cb_backward_pass *pass, cb_tensor *ind
 static void max_pool_backward(cb_backward_pass *pass)
 {
     const cbk_windows *s = pass->args;
-    cb_tensor *index = pass->saved[0];
-    if (cb_grad_enabled() && index->count) {
+    cb_tensor *index = unpacked(pass->saved[0], s);
+    if (index && cb_grad_enabled() && index->count) {
         pass->dx[0] = backward_recorded(pass, index);
         return;
     }
     cb_tensor *dy = cb_channels_last(pass->dy[0]),
               *dx = cb_empty_channels_last(pass->input[0].dtype, pass->input[0].ndim, pass->input[0].shape);
-    if (!dy || !dx)
+    if (!index || !dy || !dx)
         return;
     cbk_max_pool_backward(dx->dtype, dx->data, dy->data, index->data, s);
     pass->dx[0] = dx;
@@ -92,5 +113,8 @@ cb_tensor *cb_max_pool_with(cb_tensor *x, cb_pool_options options)
     if (!index)
         return NULL;
     cbk_max_pool(x->dtype, y->data, index->data, x->data, &s);
-    return cb_record(&cb_op_max_pool, 1, &y, 1, &x, 1, &index, &s, sizeof s) ? y : NULL;
+    if (!cb_will_record(1, &x))
+        return y;
+    index = packed(index, &s);
+    return index && cb_record(&cb_op_max_pool, 1, &y, 1, &x, 1, &index, &s, sizeof s) ? y : NULL;
 }
