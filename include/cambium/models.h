@@ -234,6 +234,11 @@ typedef struct cb_generate_options {
     bool ignore_eos;
     int64_t task_id;          /* of cb_generate() and cb_generate_ids(): which of its tasks an adapter of several does */
     cb_string_list condition; /* of the same: numbers, what is known of the text (cb_context's conditions) */
+    /* Beam search, of a text at a time: so many beginnings go on side by side, and the text is the one with the largest sum of log-probabilities over
+     * the length_penalty-th power of its length; 1 (or 0): off.  As in transformers; without temperature, stop strings and early exits */
+    int64_t num_beams;
+    double length_penalty;
+    bool early_stopping; /* it ends as soon as so many texts have ended, not when no better one is to be expected */
     /* Recursive models: a token leaves after the first round whose likeliest token leads the next one by more than this probability (CALM:
      * Schuster et al. 2022, arXiv:2207.07061); 1 (or 0): off.  A prompt runs all rounds.  What is left out makes no keys and values of its
      * own: the state with which a token leaves goes through their projections instead, so what comes later depends on who left when */
@@ -242,6 +247,8 @@ typedef struct cb_generate_options {
     bool exit_oracle;   /* all rounds run, and cb_generation.rounds says from which on the likeliest token was the last round's */
 } cb_generate_options;
 extern CB_API const cb_option cb_generate_option_table[];
+
+enum { CB_MOST_BEAMS = 1024 };
 
 /* Picks tokens from logits with the definitions and the order of transformers: repetition penalty, temperature, top-k,
  * top-p.  One pass over the vocabulary and a selection, no sort of it. */
@@ -302,7 +309,7 @@ typedef struct cb_batch_options {
 } cb_batch_options;
 /* The same for many prompts: out[i] is what prompt i alone would give, but for the order of sums in products, with its adapters where a blend
  * says which (row i; NULL: the layers' lists).  blend_weights (count, N) f32 or NULL: see cb_context.  Every text draws from the same seed.
- * Batching by depth of a model that is not recursive is CB_ERR_ARGUMENT, of one whose rounds have different attention windows
+ * With num_beams over 1 one prompt after another, and a blend is CB_ERR_UNSUPPORTED.  Batching by depth of a model that is not recursive is CB_ERR_ARGUMENT, of one whose rounds have different attention windows
  * CB_ERR_UNSUPPORTED. */
 CB_API bool cb_generate_batch(cb_model *model, const cb_tokenizer *tokenizer, const cb_prompt_ids *prompts, size_t count,
                               const cb_blend *blend, cb_tensor *blend_weights, const cb_generate_options *options,

@@ -3,6 +3,8 @@
  * Each layer has one buffer for keys and one for values, (B, capacity, Hkv, D) in the activation dtype; a pass writes
  * the new tokens behind the old and attends to a view of all of them.  The length grows only when a pass has gone
  * through every layer. */
+#include <string.h>
+
 #include "core/rehearsal.h"
 #include "models/internal.h"
 
@@ -238,6 +240,43 @@ int64_t cb_cache_skip(cb_cache *cache, int64_t tokens)
     if (cache->beside)
         cb_cache_skip(cache->beside, tokens);
     return tokens;
+}
+
+static bool gather(cb_tensor **t, cb_tensor *rows, int64_t used)
+{
+    cb_tensor *old = *t;
+    if (!old)
+        return true;
+    int64_t shape[CB_MAX_DIMS];
+    memcpy(shape, old->shape, sizeof shape);
+    shape[0] = rows->count;
+    cb_scope *scope = cb_scope_open();
+    cb_tensor *now = scope ? cb_empty_nd(old->dtype, old->ndim, shape) : NULL;
+    bool ok = now && (!used || cb_copy_into(cb_slice(now, 1, 0, used, 1), cb_index_select(cb_slice(old, 1, 0, used, 1), 0, rows)));
+    if (ok) {
+        *t = cb_keep(now);
+        cb_release(old);
+    }
+    if (scope)
+        cb_scope_close(scope);
+    return ok;
+}
+
+bool cb_cache_gather(cb_cache *cache, const int64_t *rows, int64_t count)
+{
+    cb_tensor *indices = cb_from(CB_I64, rows, count);
+    bool ok = indices, same = count == cache->batch; /* rows of one prompt have one source */
+    for (int64_t i = 0; ok && i < cache->layers; i++) {
+        ok = gather(&cache->k[i], indices, cache->length) && gather(&cache->v[i], indices, cache->length);
+        for (int k = 0; ok && !same && k < 2; k++) {
+            cb_tensor **source = k ? &cache->source[i].v : &cache->source[i].k;
+            ok = !*source || gather(source, indices, (*source)->shape[1]);
+        }
+    }
+    ok = ok && gather(&cache->segments, indices, cache->length) && (!cache->beside || cb_cache_gather(cache->beside, rows, count));
+    if (ok)
+        cache->batch = count;
+    return ok;
 }
 
 void cb_cache_end(cb_cache *cache)

@@ -20,6 +20,11 @@ const cb_option cb_generate_option_table[] = {
     CB_OPT_FLOAT(cb_generate_options, top_p, 1, 0, 1, "sample from the likeliest tokens that hold this much probability"),
     CB_OPT_FLOAT(cb_generate_options, repetition_penalty, 1, 0, 1e3, "divides the logits of tokens already seen"),
     CB_OPT_INT(cb_generate_options, seed, 0, 0, 9e18, "seed of the random numbers"),
+    CB_OPT_INT(cb_generate_options, num_beams, 1, 1, CB_MOST_BEAMS,
+               "beam search: beginnings of a text that go on side by side; 1 turns it off"),
+    CB_OPT_FLOAT(cb_generate_options, length_penalty, 1, -100, 100,
+                 "of beam search: the sum of log-probabilities is divided by this power of a text's length"),
+    CB_OPT_BOOL(cb_generate_options, early_stopping, false, "of beam search: end as soon as so many texts have ended"),
     CB_OPT_LIST(cb_generate_options, stop, NULL, "TEXT,...", "strings before which generation ends"),
     CB_OPT_BOOL(cb_generate_options, ignore_eos, false, "go on after the end-of-sequence token"),
     CB_OPT_INT(cb_generate_options, task_id, 0, 0, CB_MOST_TASKS - 1, "which of its tasks an adapter of several does"),
@@ -112,7 +117,7 @@ static void text_added(cb_text_output *out, bool last)
 
 /* ---- tokens ---- */
 
-static bool is_eos(const cb_model *model, int32_t id)
+bool cb_is_eos(const cb_model *model, int32_t id)
 {
     for (size_t i = 0; i < model->eos_count; i++)
         if (model->eos[i] == id)
@@ -148,13 +153,18 @@ bool cb_run_skip(cb_run *r, size_t count)
 
 bool cb_run_take(cb_run *r, const cb_tensor *logits)
 {
-    cb_generation *out = r->out;
     int32_t id = cb_sampler_next(r->sampler, logits);
-    if (id < 0 || !cb_file_maps_glance() || !reserve(out, out->count + 1))
+    return id >= 0 && cb_file_maps_glance() && cb_run_put(r, id);
+}
+
+bool cb_run_put(cb_run *r, int32_t id)
+{
+    cb_generation *out = r->out;
+    if (!reserve(out, out->count + 1))
         return false;
     out->rounds[out->count] = (int32_t)r->rounds;
     out->ids[out->count++] = id;
-    if (!r->ignore_eos && !cb_rehearsing() && is_eos(r->model, id)) {
+    if (!r->ignore_eos && !cb_rehearsing() && cb_is_eos(r->model, id)) {
         r->output.ended = true;
         return true;
     }
@@ -176,7 +186,7 @@ bool cb_run_finish(cb_run *r)
 {
     cb_generation *out = r->out;
     out->finish_reason = r->output.ended ? "stop" : "length";
-    bool cut = r->output.ended && !(out->count && !r->ignore_eos && is_eos(r->model, out->ids[out->count - 1]));
+    bool cut = r->output.ended && !(out->count && !r->ignore_eos && cb_is_eos(r->model, out->ids[out->count - 1]));
     if (!r->stream || cut)
         return true;
     if (!cb_token_stream_finish(r->stream, &out->text))
@@ -377,8 +387,9 @@ bool cb_generate_ids(cb_model *model, const cb_tokenizer *tokenizer, const int32
                                  .task = (int32_t)options->task_id,
                                  .conditions = conditions,
                                  .condition_count = options->condition.count};
-    if (ok && model->towers[CB_TOWER_ENCODER]) {
-        ok = cb_seq2seq_generate(model, tokenizer, &given, 1, NULL, NULL, options, callback, user, out);
+    if (ok && (options->num_beams > 1 || model->towers[CB_TOWER_ENCODER])) {
+        ok = options->num_beams > 1 ? cb_beams_generate(model, tokenizer, &given, options, callback, user, out)
+                                    : cb_seq2seq_generate(model, tokenizer, &given, 1, NULL, NULL, options, callback, user, out);
         cb_free(conditions);
         return ok;
     }

@@ -40,6 +40,7 @@ bool cb_run_open(cb_run *r, cb_model *model, const cb_tokenizer *tokenizer, cb_p
 void cb_run_close(cb_run *r);
 /* The next token from its logits, of any shape, is taken in. */
 bool cb_run_take(cb_run *r, const cb_tensor *logits);
+bool cb_run_put(cb_run *r, int32_t id); /* the same of a token that is known */
 bool cb_run_goes_on(const cb_run *r);
 /* Says why it ended, and hands on what was held back. */
 bool cb_run_finish(cb_run *r);
@@ -57,6 +58,10 @@ bool cb_seq2seq_generate(cb_model *model, const cb_tokenizer *tokenizer, const c
 /* The same, `batch_size` at a time. */
 bool cb_seq2seq_batches(cb_model *model, const cb_tokenizer *tokenizer, const cb_prompt_ids *prompts, size_t count, const cb_blend *blend,
                         cb_tensor *weights, const cb_generate_options *options, const cb_batch_options *batch, cb_generation *out);
+/* beams.c: the text of a prompt by beam search. */
+bool cb_beams_generate(cb_model *model, const cb_tokenizer *tokenizer, const cb_prompt_ids *prompt, const cb_generate_options *options,
+                       cb_generate_callback *callback, void *user, cb_generation *out);
+bool cb_is_eos(const cb_model *model, int32_t id);
 /* Once, when `count` more tokens pass what the model was trained for. */
 void cb_run_warn_of_length(const cb_run *r, int64_t length, int64_t count);
 

@@ -591,6 +591,8 @@ void cb_cache_put_source_mask(cb_cache *cache, cb_tensor *mask); /* of the pass 
 cb_tensor *cb_cache_source_mask(const cb_cache *cache);
 bool cb_cache_put_source(cb_cache *cache, int64_t layer, cb_keys keys);
 cb_keys cb_cache_source(const cb_cache *cache, int64_t layer);
+/* Row i becomes what row rows[i] was; of `count` rows, which may be others than there were. */
+bool cb_cache_gather(cb_cache *cache, const int64_t *rows, int64_t count);
 void cb_cache_end(cb_cache *cache); /* the pass is through: its tokens count */
 /* In a rehearsal: as if so many more tokens had gone through, or as many as there is room for; returns how many. */
 int64_t cb_cache_skip(cb_cache *cache, int64_t tokens);

@@ -570,11 +570,27 @@ static void close_schedule(schedule *s)
     cb_free(s->slots);
 }
 
+/* Beams take the place of other prompts in a batch. */
+static bool generate_beams(cb_model *model, const cb_tokenizer *tokenizer, const cb_prompt_ids *prompts, size_t count,
+                           const cb_blend *blend, const cb_generate_options *options, const cb_batch_options *batch, cb_generation *out)
+{
+    if (blend)
+        return cb_fail(CB_ERR_UNSUPPORTED, "generate: num_beams is %lld, expected 1 where rows have adapters of their own",
+                       (long long)options->num_beams) == CB_OK;
+    bool ok = true;
+    for (size_t i = 0; ok && i < count; i++)
+        ok = cb_beams_generate(model, tokenizer, &prompts[i], options, NULL, NULL, &out[i]) &&
+             (!batch->ended || batch->ended(batch->user, i));
+    return ok;
+}
+
 bool cb_generate_batch(cb_model *model, const cb_tokenizer *tokenizer, const cb_prompt_ids *prompts, size_t count, const cb_blend *blend,
                        cb_tensor *blend_weights, const cb_generate_options *options, const cb_batch_options *batch, cb_generation *out)
 {
     if (!model || !prompts || !count || !out || !options || !batch || !cb_ok() || !cb_can_generate(model))
         return false;
+    if (options->num_beams > 1)
+        return generate_beams(model, tokenizer, prompts, count, blend, options, batch, out);
     schedule s = {.model = model,
                   .tokenizer = tokenizer,
                   .prompts = prompts,
