@@ -181,6 +181,26 @@ cb_tokenizer *cli_tokenizer(const char *path, const cb_model *model);
 
 /* ---- what a model is for (task.c) ---- */
 
+/* The tasks that have a name: X(name, objective). */
+#define CLI_TASKS(X)                                                                                                                       \
+    X("sequence-classification", CB_OBJECTIVE_SEQUENCE_CLASSIFICATION)                                                                     \
+    X("multi-label", CB_OBJECTIVE_MULTI_LABEL)                                                                                             \
+    X("regression", CB_OBJECTIVE_REGRESSION)                                                                                               \
+    X("token-classification", CB_OBJECTIVE_TOKEN_CLASSIFICATION)                                                                           \
+    X("image-classification", CB_OBJECTIVE_IMAGE_CLASSIFICATION)                                                                           \
+    X("semantic-segmentation", CB_OBJECTIVE_SEMANTIC_SEGMENTATION)                                                                         \
+    X("depth-estimation", CB_OBJECTIVE_DEPTH_ESTIMATION)                                                                                   \
+    X("surface-normals", CB_OBJECTIVE_SURFACE_NORMALS)                                                                                     \
+    X("saliency", CB_OBJECTIVE_SALIENCY)                                                                                                   \
+    X("text-recognition", CB_OBJECTIVE_TEXT_RECOGNITION)                                                                                   \
+    X("retrieval", CB_OBJECTIVE_RETRIEVAL)                                                                                                 \
+    X("similarity", CB_OBJECTIVE_SIMILARITY)                                                                                               \
+    X("ranking", CB_OBJECTIVE_RANKING)                                                                                                     \
+    X("forecasting", CB_OBJECTIVE_FORECASTING)                                                                                             \
+    X("seq2seq", CB_OBJECTIVE_SEQ2SEQ_LM)                                                                                                  \
+    X("image-generation", CB_OBJECTIVE_IMAGE_GENERATION)
+#define CLI_TASK_NAME(name, objective) name,
+
 /* As the command line has it. */
 typedef struct cli_task_settings {
     int task;
@@ -189,9 +209,9 @@ typedef struct cli_task_settings {
     char *dense_loss;      /* NULL: the usual one */
 } cli_task_settings;
 extern const cb_option cli_task_table[];
-extern const char *const cli_task_names[]; /* "auto", then those with labels as cb_objective has them */
-/* CB_OBJECTIVE_CAUSAL_LM for auto. */
-cb_objective cli_task_objective(int index);
+extern const char *const cli_task_names[];         /* "auto", then CLI_TASKS */
+cb_objective cli_task_objective(const char *name); /* CB_OBJECTIVE_CAUSAL_LM for one that has no such name, as auto */
+const char *cli_task_name(cb_objective objective); /* "words" for those of words */
 
 /* What it comes to. */
 typedef struct cli_task {
@@ -426,8 +446,8 @@ bool cli_eval_recognition(cli_call *call, const cli_recognition_settings *s, cli
                           const char *vocabulary, const cli_base *base, const char *predictions, int64_t batch_size, int64_t max_batches);
 
 /* eval_seq2seq.c: loss and answers; predictions NULL: they are written nowhere. */
-bool cli_eval_seq2seq(cli_call *call, cb_data_options *text, const cli_base *base, int64_t max_new_tokens, const char *predictions,
-                      int64_t batch_size, int64_t max_batches);
+bool cli_eval_seq2seq(cli_call *call, cb_data_options *text, const cli_base *base, int64_t max_new_tokens, int64_t num_beams,
+                      const char *predictions, int64_t batch_size, int64_t max_batches);
 
 /* ---- sentence encoders (sentences.c, eval_sentences.c) ---- */
 

@@ -8,7 +8,7 @@ typedef struct settings {
     char *tokenizer, *predictions;
     cb_string_list data, adapter, adapter_option;
     int task, dtype;
-    int64_t batch_size, max_batches, max_new_tokens, validation_draws;
+    int64_t batch_size, max_batches, max_new_tokens, num_beams, validation_draws;
     bool dry_run;
     cb_data_options text;
     cli_image_settings images;
@@ -265,7 +265,7 @@ static bool labels(cli_call *call, settings *s, const cli_base *base)
     if (ok && s->predictions && !maps && !cb_rehearsing())
         ok = cli_write_predictions(s->predictions, &e.predictions, data);
     if (ok && !cb_rehearsing())
-        ok = print_labels(call, cli_task_names[s->text.objective - CB_OBJECTIVE_SEQUENCE_CLASSIFICATION + 1], base->model, &e);
+        ok = print_labels(call, cli_task_name(s->text.objective), base->model, &e);
     cb_predictions_free(&e.predictions);
     cb_dataset_free(data);
     return ok;
@@ -294,39 +294,18 @@ static bool denoising(cli_call *call, settings *s, const cli_base *base)
     return ok;
 }
 
-/* Auto comes first, then what is measured of words, then what is measured of labels, in this order. */
-enum { TASK_AUTO, TASK_PERPLEXITY, TASK_PSEUDO_PERPLEXITY, TASK_CHOICE, TASK_LABELS };
-static const char *const task_names[] = {"auto",
-                                         "perplexity",
-                                         "pseudo-perplexity",
-                                         "choice",
-                                         "sequence-classification",
-                                         "multi-label",
-                                         "regression",
-                                         "token-classification",
-                                         "image-classification",
-                                         "semantic-segmentation",
-                                         "depth-estimation",
-                                         "surface-normals",
-                                         "saliency",
-                                         "text-recognition",
-                                         "retrieval",
-                                         "similarity",
-                                         "ranking",
-                                         "forecasting",
-                                         "seq2seq",
-                                         "image-generation",
-                                         NULL};
-static const int task_seq2seq = TASK_LABELS + CB_OBJECTIVE_SEQ2SEQ_LM - CB_OBJECTIVE_SEQUENCE_CLASSIFICATION;
-static const int task_retrieval = TASK_LABELS + CB_OBJECTIVE_RETRIEVAL - CB_OBJECTIVE_SEQUENCE_CLASSIFICATION;
+/* Auto comes first, then what is measured of words, then the tasks that models are trained for. */
+enum { TASK_AUTO, TASK_PERPLEXITY, TASK_PSEUDO_PERPLEXITY, TASK_CHOICE, TASK_TRAINED };
+static const char *const task_names[] = {"auto", "perplexity", "pseudo-perplexity", "choice", CLI_TASKS(CLI_TASK_NAME) NULL};
 
-static const int task_forecasting = TASK_LABELS + CB_OBJECTIVE_FORECASTING - CB_OBJECTIVE_SEQUENCE_CLASSIFICATION;
-static const int task_generation = TASK_LABELS + CB_OBJECTIVE_IMAGE_GENERATION - CB_OBJECTIVE_SEQUENCE_CLASSIFICATION;
-static const int task_ranking = TASK_LABELS + CB_OBJECTIVE_RANKING - CB_OBJECTIVE_SEQUENCE_CLASSIFICATION;
+static cb_objective asked_for(const settings *s)
+{
+    return cli_task_objective(task_names[s->task]);
+}
 
 static bool is_of_vectors(const settings *s)
 {
-    return s->task >= task_retrieval && s->task < task_ranking;
+    return asked_for(s) == CB_OBJECTIVE_RETRIEVAL || asked_for(s) == CB_OBJECTIVE_SIMILARITY;
 }
 
 static bool refuse_option(cli_call *call, const char *option, const char *task)
@@ -362,35 +341,36 @@ static bool measure(cli_call *call, settings *s, const cli_base *base)
     bool series = cli_takes_series(base->model);
     if (!cli_series_check(call, series))
         return false;
-    if (s->task == task_forecasting || (series && s->task == TASK_AUTO))
+    if (asked_for(s) == CB_OBJECTIVE_FORECASTING || (series && s->task == TASK_AUTO))
         return s->predictions ? cli_refuse("--predictions is of labels and rankings")
                               : cli_eval_forecasting(call, &s->series, &s->data, base->model, s->batch_size, s->max_batches);
     if (series)
         return cli_refuse("--task %s: %s takes series, expected forecasting", task_names[s->task], cb_model_directory(base->model));
-    if (s->task == task_generation || (cli_is_denoiser(base->model) && s->task == TASK_AUTO))
+    if (asked_for(s) == CB_OBJECTIVE_IMAGE_GENERATION || (cli_is_denoiser(base->model) && s->task == TASK_AUTO))
         return cli_is_denoiser(base->model)
                    ? denoising(call, s, base)
                    : cli_refuse("--task image-generation: %s is a %s, expected a network that denoises, such as UNet2DModel",
                                 cb_model_directory(base->model), cb_model_type(base->model));
-    if (s->task == task_ranking || (s->task == TASK_AUTO && base->ranks))
+    if (asked_for(s) == CB_OBJECTIVE_RANKING || (s->task == TASK_AUTO && base->ranks))
         return ranking(call, s, base);
     if (!refuse_ranks(call, 0))
         return false;
     bool labelled = cb_objective_is_labelled(cb_objective_of(base->model));
-    cb_objective asked = s->task >= TASK_LABELS ? cli_task_objective(s->task - TASK_LABELS + 1) : CB_OBJECTIVE_CAUSAL_LM;
-    if (s->task >= TASK_LABELS && cb_objective_of(base->model) != asked)
+    cb_objective asked = asked_for(s);
+    if (s->task >= TASK_TRAINED && cb_objective_of(base->model) != asked)
         return cli_refuse("--task %s: %s has no head for it, nor has an adapter", task_names[s->task], cb_model_directory(base->model));
     if (asked == CB_OBJECTIVE_TEXT_RECOGNITION || (s->task == TASK_AUTO && cli_recognises(base->model)))
         return ready_images(s, base) && cli_eval_recognition(call, &s->recognition, &s->images, &s->data, s->tokenizer, base,
                                                              s->predictions, s->batch_size, s->max_batches);
-    if (s->task == task_seq2seq || (s->task == TASK_AUTO && cb_model_head_kind(base->model) == CB_HEAD_SEQ2SEQ_LM)) {
+    if (asked_for(s) == CB_OBJECTIVE_SEQ2SEQ_LM || (s->task == TASK_AUTO && cb_model_head_kind(base->model) == CB_HEAD_SEQ2SEQ_LM)) {
         s->text.data = s->data;
-        return cli_eval_seq2seq(call, &s->text, base, s->max_new_tokens, s->predictions, s->batch_size, s->max_batches);
+        return cli_eval_seq2seq(call, &s->text, base, s->max_new_tokens, s->num_beams, s->predictions, s->batch_size, s->max_batches);
     }
     if (!cli_pairs_check(call, cb_objective_of(base->model)) ||
-        (cli_given(call, "max_new_tokens") && !refuse_option(call, "max_new_tokens", "seq2seq")))
+        (cli_given(call, "max_new_tokens") && !refuse_option(call, "max_new_tokens", "seq2seq")) ||
+        (cli_given(call, "num_beams") && !refuse_option(call, "num_beams", "seq2seq")))
         return false;
-    if (s->task >= TASK_LABELS || (s->task == TASK_AUTO && labelled))
+    if (s->task >= TASK_TRAINED || (s->task == TASK_AUTO && labelled))
         return labels(call, s, base);
     if (s->predictions || s->corruption)
         return cli_refuse("--%s, and the task is of words", s->predictions ? "predictions is of labels" : "corruption is of images");
@@ -420,6 +400,8 @@ static const cb_option table[] = {
     CB_OPT_INT(settings, batch_size, 4, 1, 65536, "rows per forward pass"),
     CB_OPT_INT(settings, max_batches, 0, 0, 1e12, "forward passes at most; 0: all of the data"),
     CB_OPT_INT(settings, max_new_tokens, 128, 1, 1 << 24, "seq2seq: tokens of an answer at most"),
+    CB_OPT_INT(settings, num_beams, 1, 1, CB_MOST_BEAMS,
+               "seq2seq: answers by beam search, of so many beginnings side by side; 1: greedily"),
     CB_OPT_INT(settings, validation_draws, 4, 1, 1000, "image generation: noise and timesteps that each image is judged with"),
     CLI_DRY_RUN(settings, CLI_NEEDS_HELP),
     CB_OPT_END};
@@ -461,7 +443,8 @@ static bool evaluate(cli_call *call, settings *s, cli_base *base)
     const char *model = call->arguments[0];
     if (is_of_vectors(s))
         return cli_embedder_open(call, base, model, &s->adapter, &s->adapter_option, cli_dtype(s->dtype), s->retrieval.max_seq_length) &&
-               cli_eval_sentences(call, &s->retrieval, &s->data, &s->text, base, s->task != task_retrieval, s->batch_size, s->max_batches);
+               cli_eval_sentences(call, &s->retrieval, &s->data, &s->text, base, asked_for(s) != CB_OBJECTIVE_RETRIEVAL, s->batch_size,
+                                  s->max_batches);
     return cli_base_open(base, model, &s->adapter, &s->adapter_option, cli_dtype(s->dtype)) &&
            (cli_takes_images(base->model) || cli_takes_series(base->model) ||
             (base->tokenizer = cli_tokenizer(s->tokenizer, base->model))) &&
@@ -491,7 +474,7 @@ static bool check_options(cli_call *call, const settings *s)
     static const char *const vectors[] = {"query_prompt", "document_prompt", "max_seq_length"};
     if (call->argument_count > 1 && !s->unlabelled)
         return cli_usage(call, "expected one MODEL_DIR; several go with --unlabelled");
-    bool may_rank = s->task == task_ranking || s->task == TASK_AUTO;
+    bool may_rank = asked_for(s) == CB_OBJECTIVE_RANKING || s->task == TASK_AUTO;
     for (size_t i = 0; !is_of_vectors(s) && i < sizeof vectors / sizeof *vectors; i++)
         if (cli_given(call, vectors[i]))
             return refuse_option(call, vectors[i], "retrieval");

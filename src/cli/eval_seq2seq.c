@@ -60,11 +60,11 @@ static bool print(cli_call *call, const cb_model *model, const cb_evaluation *e)
     return true;
 }
 
-bool cli_eval_seq2seq(cli_call *call, cb_data_options *text, const cli_base *base, int64_t max_new_tokens, const char *predictions,
-                      int64_t batch_size, int64_t max_batches)
+bool cli_eval_seq2seq(cli_call *call, cb_data_options *text, const cli_base *base, int64_t max_new_tokens, int64_t num_beams,
+                      const char *predictions, int64_t batch_size, int64_t max_batches)
 {
     const cli_task plain = {0};
-    const cb_generate_options options = {.max_new_tokens = max_new_tokens};
+    const cb_generate_options options = {.max_new_tokens = max_new_tokens, .num_beams = num_beams, .length_penalty = 1};
     cb_evaluation e = {0};
     text->shuffle = false;
     if (!cli_labels_check(call) || !cli_task_fit(&plain, text, base->model))

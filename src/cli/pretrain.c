@@ -116,7 +116,7 @@ static bool run(cli_call *call, void *settings_)
     settings *s = settings_;
     s->train.output = s->output;
     s->train.seed = (uint64_t)s->seed;
-    cb_objective asked = cli_task_objective(s->corpus.asked.task);
+    cb_objective asked = cli_task_objective(cli_task_names[s->corpus.asked.task]);
     if (asked >= CB_OBJECTIVE_RETRIEVAL && asked < CB_OBJECTIVE_FORECASTING)
         return cli_usage(call, "--task %s is one of cambium train", cli_task_names[s->corpus.asked.task]);
     if (!s->config == !s->model)

@@ -109,7 +109,7 @@ cb_dataset *cli_sentences_read(const cb_string_list *files, const cb_data_option
 bool cli_sentences_open(cli_corpus *corpus, cli_call *call, cli_corpus_settings *settings, const cli_sentence_settings *s, cb_embedder *e,
                         int64_t seed)
 {
-    bool scored = cli_task_objective(settings->asked.task) == CB_OBJECTIVE_SIMILARITY;
+    bool scored = cli_task_objective(cli_task_names[settings->asked.task]) == CB_OBJECTIVE_SIMILARITY;
     cb_data_options *text = &settings->text;
     *corpus = (cli_corpus){0};
     if (settings->validation_data.count && settings->validation_split > 0)

@@ -5,24 +5,7 @@
 #include "cli/cli.h"
 #include "core/json.h"
 
-const char *const cli_task_names[] = {"auto",
-                                      "sequence-classification",
-                                      "multi-label",
-                                      "regression",
-                                      "token-classification",
-                                      "image-classification",
-                                      "semantic-segmentation",
-                                      "depth-estimation",
-                                      "surface-normals",
-                                      "saliency",
-                                      "text-recognition",
-                                      "retrieval",
-                                      "similarity",
-                                      "ranking",
-                                      "forecasting",
-                                      "seq2seq",
-                                      "image-generation",
-                                      NULL};
+const char *const cli_task_names[] = {"auto", CLI_TASKS(CLI_TASK_NAME) NULL};
 
 const cb_option cli_task_table[] = {
     CB_OPT_ENUM(cli_task_settings, task, 0, cli_task_names,
@@ -44,18 +27,32 @@ const cb_option cli_task_table[] = {
         "without it the model's, or the one of these three"),
     CB_OPT_END};
 
-cb_objective cli_task_objective(int index)
+static const struct {
+    const char *name;
+    cb_objective objective;
+} tasks[] = {
+#define ENTRY(name, objective) {name, objective},
+    CLI_TASKS(ENTRY)
+#undef ENTRY
+};
+enum { TASKS = sizeof tasks / sizeof *tasks };
+
+cb_objective cli_task_objective(const char *name)
 {
-    return index ? (cb_objective)(CB_OBJECTIVE_SEQUENCE_CLASSIFICATION + index - 1) : CB_OBJECTIVE_CAUSAL_LM;
+    for (size_t i = 0; i < TASKS; i++)
+        if (strcmp(tasks[i].name, name) == 0)
+            return tasks[i].objective;
+    return CB_OBJECTIVE_CAUSAL_LM;
 }
 
 /* ---- what it is ---- */
 
-static const char *name_of(cb_objective objective)
+const char *cli_task_name(cb_objective objective)
 {
-    int index = (int)objective - (int)CB_OBJECTIVE_SEQUENCE_CLASSIFICATION + 1;
-    bool other = objective == CB_OBJECTIVE_RANKING || objective == CB_OBJECTIVE_FORECASTING || objective == CB_OBJECTIVE_TEXT_RECOGNITION;
-    return index > 0 && (cb_objective_is_labelled(objective) || other) ? cli_task_names[index] : "words";
+    for (size_t i = 0; i < TASKS; i++)
+        if (tasks[i].objective == objective)
+            return tasks[i].name;
+    return "words";
 }
 
 /* The end of the class name in config.json; "" where there is none. */
@@ -122,7 +119,7 @@ bool cli_task_open(cli_task *task, cli_task_settings *settings, const char *mode
     if (settings->labels_file && (settings->labels.count ? !cli_refuse("--labels and --labels-file exclude each other")
                                                          : !read_labels(settings->labels_file, &settings->labels)))
         return false;
-    cb_objective objective = cli_task_objective(settings->task);
+    cb_objective objective = cli_task_objective(cli_task_names[settings->task]);
     bool forecasts = objective == CB_OBJECTIVE_FORECASTING, reads = objective == CB_OBJECTIVE_TEXT_RECOGNITION;
     *task = (cli_task){.labelled = settings->task && !forecasts && !reads && objective != CB_OBJECTIVE_SEQ2SEQ_LM,
                        .forecasts = forecasts,
@@ -137,7 +134,7 @@ bool cli_task_open(cli_task *task, cli_task_settings *settings, const char *mode
     bool other = saved.named ? saved.objective != task->objective /* else the head is all that is known */
                              : cb_objective_head(saved.objective) != cb_objective_head(task->objective);
     if (ok && trained && task->labelled && other)
-        ok = cli_refuse("--task %s: %s was trained for %s", name_of(task->objective), adapter, name_of(saved.objective));
+        ok = cli_refuse("--task %s: %s was trained for %s", cli_task_name(task->objective), adapter, cli_task_name(saved.objective));
     if (ok && trained) {
         task->labelled = task->follows = true;
         task->objective = saved.named || !task->asked ? saved.objective : task->objective;
@@ -150,7 +147,7 @@ bool cli_task_open(cli_task *task, cli_task_settings *settings, const char *mode
         task->labelled = task_of_class(class, &task->objective);
     }
     if (ok && settings->labels.count && cb_objective_numbers(task->objective))
-        ok = cli_refuse("--labels: %s is of numbers, which have no labels", name_of(task->objective));
+        ok = cli_refuse("--labels: %s is of numbers, which have no labels", cli_task_name(task->objective));
     const cb_string_list none = {0}, *known = settings->labels.count ? &settings->labels : saved.named ? &saved.names : &none;
     if (ok && settings->labels.count && trained && settings->labels.count != saved.names.count)
         ok = cli_refuse("--labels: found %zu, expected %zu as %s has", settings->labels.count, saved.names.count, adapter);
@@ -253,7 +250,7 @@ cb_model *cli_task_model(cli_task *task, const char *path, bool config, uint64_t
     if (ok && task->labelled && task->labels.count)
         ok = cb_model_set_labels(model, &task->labels, cb_objective_problem(task->objective));
     if (ok && task->dense_loss && !cb_model_dense_loss(model))
-        ok = cli_refuse("--dense-loss: is of numbers of the places of images, found --task %s", name_of(task->objective));
+        ok = cli_refuse("--dense-loss: is of numbers of the places of images, found --task %s", cli_task_name(task->objective));
     else if (ok && task->dense_loss)
         ok = cb_model_set_dense_loss(model, task->dense_loss);
     if (ok)

@@ -215,7 +215,7 @@ static bool train(cli_call *call, settings *s, cb_model *model, cb_adapter *adap
 
 static bool is_of_sentences(const settings *s)
 {
-    cb_objective objective = cli_task_objective(s->corpus.asked.task);
+    cb_objective objective = cli_task_objective(cli_task_names[s->corpus.asked.task]);
     return objective == CB_OBJECTIVE_RETRIEVAL || objective == CB_OBJECTIVE_SIMILARITY;
 }
 
@@ -228,8 +228,9 @@ static bool check_batch(cli_call *call, const settings *s, const cb_dataset *dat
 /* The adapter (NULL: it could not be made) is the caller's to free, before the encoder. */
 static bool train_encoder(cli_call *call, settings *s, cb_embedder *e, cb_adapter *adapter)
 {
-    cb_sentence_training training = {
-        .embedder = e, .options = s->learning, .scored = cli_task_objective(s->corpus.asked.task) == CB_OBJECTIVE_SIMILARITY};
+    cb_sentence_training training = {.embedder = e,
+                                     .options = s->learning,
+                                     .scored = cli_task_objective(cli_task_names[s->corpus.asked.task]) == CB_OBJECTIVE_SIMILARITY};
     cli_corpus corpus = {0};
     bool ok = cli_sentences_open(&corpus, call, &s->corpus, &s->sentences, e, s->seed) && check_batch(call, s, corpus.train) &&
               prepare(call, s, cb_embedder_model(e), adapter, corpus.train);
@@ -374,7 +375,7 @@ static bool check_mix(cli_call *call, const settings *s)
 
 static bool check_adapters(cli_call *call, const settings *s)
 {
-    cb_objective asked = cli_task_objective(s->corpus.asked.task);
+    cb_objective asked = cli_task_objective(cli_task_names[s->corpus.asked.task]);
     bool words = !s->corpus.asked.task || asked == CB_OBJECTIVE_SEQ2SEQ_LM;
     if (s->mix && !words && asked > CB_OBJECTIVE_TOKEN_CLASSIFICATION)
         return cli_usage(call, "--mix is of adapters for texts, and --task %s is not of labels of them",
@@ -414,7 +415,7 @@ static bool run(cli_call *call, void *settings_)
     s->train.output = s->output;
     s->train.seed = (uint64_t)s->seed;
     bool known = s->corpus.asked.task || !s->adapter.count; /* else the adapter says what its task is */
-    if ((known && !cli_sentences_check(call, cli_task_objective(s->corpus.asked.task))) || !check_adapters(call, s))
+    if ((known && !cli_sentences_check(call, cli_task_objective(cli_task_names[s->corpus.asked.task]))) || !check_adapters(call, s))
         return false;
     bool wants_new = !s->adapter.count || s->mix == MIX_STACK;
     cb_adapter *fresh = wants_new ? configure(call, s) : NULL;
