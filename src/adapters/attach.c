@@ -235,7 +235,7 @@ static bool check_follower(const cb_adapter *adapter)
 
 static bool plan_saved(cb_adapter *adapter, cb_layer *root, cb_layer *head, bool fresh)
 {
-    bool ok = cb_match_saved(adapter, root, fresh, &adapter->saved, &adapter->saved_count);
+    bool ok = cb_match_saved(adapter, root, fresh, &adapter->saved, &adapter->saved_count) && cb_resolve_saved(adapter);
     if (ok && cb_tied_replace(head, adapter->saved, &adapter->saved_count))
         adapter->follower = head;
     ok = ok && check_follower(adapter);
@@ -470,6 +470,7 @@ void cb_adapter_detach(cb_adapter *adapter)
     cb_free(adapter->state);
     cb_free(adapter->companion);
     cb_string_list_free(&adapter->resolved_targets);
+    cb_string_list_free(&adapter->resolved_saved);
     cb_adapter kept = {.kind = adapter->kind,
                        .name = adapter->name,
                        .config = adapter->config,

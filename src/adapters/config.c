@@ -442,13 +442,14 @@ static bool write_targets(const cb_adapter *adapter, json_t *out)
     const cb_target *target = &adapter->target;
     bool resolved = adapter->resolved_targets.count > 0;
     const cb_string_list *modules = resolved ? &adapter->resolved_targets : &target->target_modules;
+    const cb_string_list *saved = adapter->resolved_saved.count ? &adapter->resolved_saved : &target->modules_to_save;
     bool is_pattern = resolved ? adapter->resolved_is_pattern : target->target_is_pattern;
     return write_target(out, "target_modules", list_to_json(modules, is_pattern || names_attention(adapter->kind), false),
                         !adapter->kind->module.virtual_tokens) &&
            write_target(out, "exclude_modules", list_to_json(&target->exclude_modules, target->exclude_is_pattern, false), false) &&
            write_target(out, "layers_to_transform", list_to_json(&target->layers_to_transform, false, true), false) &&
            write_target(out, "layers_pattern", list_to_json(&target->layers_pattern, true, false), false) &&
-           write_target(out, "modules_to_save", list_to_json(&target->modules_to_save, false, false), false);
+           write_target(out, "modules_to_save", list_to_json(saved, false, false), false);
 }
 
 static int by_name(const void *a, const void *b)

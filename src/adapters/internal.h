@@ -80,6 +80,8 @@ struct cb_adapter {
     size_t parameter_count;
     cb_named_tensor *state; /* ... and those that a run goes on from */
     size_t state_count;
+    cb_string_list
+        resolved_saved; /* modules_to_save by the names that layers go by (by_modules), where they were given by others; else empty */
     cb_string_list resolved_targets; /* what "all-linear" or the default turned out to be; else empty */
     bool resolved_is_pattern;
     bool by_modules; /* its file has the names of modules (cb_layer_module_name()), by which its layers were chosen */
@@ -123,6 +125,8 @@ bool cb_is_pattern_text(const char *text); /* has characters that no layer name 
 /* Whether its name is one of these, or ends with "." and one of them. */
 bool cb_layer_is_listed(const cb_layer *layer, const cb_string_list *names);
 bool cb_match_saved(const cb_adapter *adapter, cb_layer *root, bool strict, cb_layer ***list, size_t *count);
+/* Fills in resolved_saved, once `saved` is known. */
+bool cb_resolve_saved(cb_adapter *adapter);
 /* The same as cb_adapter_match(), and fills in what an automatic target resolved to, and whether layers are named by their modules: where
  * names in files hit none, and in automatic targets. */
 bool cb_match_targets(const cb_adapter *adapter, cb_layer *root, const char *model_type, cb_layer ***list, size_t *count,

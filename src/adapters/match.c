@@ -724,3 +724,48 @@ bool cb_match_saved(const cb_adapter *adapter, cb_layer *root, bool strict, cb_l
     *count = search.count;
     return true;
 }
+
+/* Whether an item is of this layer by the name that it goes by; *either: by whichever. */
+static bool saves(const cb_adapter *adapter, const cb_layer *layer, const char *item, bool *either)
+{
+    *either = cb_ends_with(layer->name, item) || cb_ends_with(cb_layer_module_name(layer), item);
+    return cb_ends_with(cb_filed_name(adapter, layer), item);
+}
+
+static bool resolve_item(cb_adapter *adapter, const char *item, bool *other)
+{
+    cb_string_list *resolved = &adapter->resolved_saved;
+    bool own = false, either = false, ok = true;
+    for (size_t i = 0; i < adapter->saved_count; i++)
+        own |= saves(adapter, adapter->saved[i], item, &either);
+    if (own)
+        return add_once(resolved, item);
+    *other = true;
+    for (size_t i = 0; ok && i < adapter->saved_count; i++) {
+        const cb_layer *layer = adapter->saved[i];
+        if (saves(adapter, layer, item, &either) || !either)
+            continue;
+        const char *name = cb_filed_name(adapter, layer);
+        ok =
+            *name
+                ? add_once(resolved, name)
+                : cb_fail(CB_ERR_ARGUMENT,
+                          "modules_to_save: '%.200s' is layer %s, which is no module of transformers 5, by whose names target_modules are; "
+                          "expected parts of it",
+                          item, layer->name) == CB_OK;
+    }
+    return ok;
+}
+
+bool cb_resolve_saved(cb_adapter *adapter)
+{
+    const cb_string_list *items = &adapter->target.modules_to_save;
+    bool other = false, ok = true;
+    for (size_t i = 0; ok && i < items->count; i++)
+        ok = resolve_item(adapter, items->items[i], &other);
+    if (ok && other)
+        return true;
+    cb_string_list_free(&adapter->resolved_saved);
+    adapter->resolved_saved = (cb_string_list){0};
+    return ok;
+}

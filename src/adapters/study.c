@@ -62,6 +62,13 @@ static bool list_layers(cb_study *s, cb_layer *root, const char *model_type)
             ok = cb_string_list_add(&s->others, cb_study_name(s, hits[i]));
             continue;
         }
+        if (hits[i]->recurrent && s->method->see) {
+            ok = cb_fail(CB_ERR_UNSUPPORTED,
+                         "init_lora_weights: found %s, and layer %s is a matrix of a recurrence, whose inputs are not looked at; expected "
+                         "another start, or the layer in exclude_modules",
+                         s->method->name, cb_study_name(s, hits[i])) == CB_OK;
+            continue;
+        }
         cb_study_layer *layer = &s->layers[s->layer_count];
         *layer = (cb_study_layer){.layer = hits[i], .group = s->layer_count};
         s->groups[s->layer_count++] = (cb_study_group){.leader = hits[i], .active = true};

@@ -23,6 +23,12 @@ MODELS = {
     "swin": (transformers.SwinForImageClassification,
              transformers.SwinConfig(image_size=16, patch_size=2, window_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2], num_labels=CLASSES),
              dict(target_modules=r".*blocks\.0\.(attention\.o_proj|mlp\.fc1)")),
+    "segformer": (transformers.SegformerForSemanticSegmentation,
+                  transformers.SegformerConfig(num_encoder_blocks=2, depths=[1, 1], sr_ratios=[2, 1], hidden_sizes=[4, 8], patch_sizes=[3, 3],
+                                               strides=[2, 2], num_attention_heads=[1, 2], mlp_ratios=[2, 2], decoder_hidden_size=6,
+                                               num_labels=CLASSES, image_size=16, drop_path_rate=0.0, classifier_dropout_prob=0.0),
+                  dict(target_modules=["q_proj", "sequence_reduction.sequence_reduction", "fc2"],
+                       modules_to_save=["classifier", "linear_projections.1.proj", "layernorm_before"])),
 }
 
 
@@ -30,9 +36,12 @@ def main():
     here = os.path.dirname(os.path.abspath(__file__))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", default=os.path.join(here, "..", "reference", "peft_modules"))
+    parser.add_argument("--only", nargs="+", choices=MODELS)
     args = parser.parse_args()
     torch.set_num_threads(1)
     for index, (name, (kind, config, lora)) in enumerate(MODELS.items()):
+        if args.only and name not in args.only:
+            continue
         path = os.path.join(args.out, name)
         shutil.rmtree(path, ignore_errors=True)
         generator = torch.Generator().manual_seed(7100 + index)
@@ -41,7 +50,7 @@ def main():
             noise = torch.randn(p.shape, generator=generator)
             p.data = 1 + 0.2 * noise if p.dim() == 1 and key.endswith("weight") else 0.3 * noise
         base.save_pretrained(path)
-        model = get_peft_model(base, LoraConfig(r=2, lora_alpha=4, modules_to_save=["classifier"], **lora)).eval()
+        model = get_peft_model(base, LoraConfig(**{**dict(r=2, lora_alpha=4, modules_to_save=["classifier"]), **lora})).eval()
         for p in model.parameters():
             if p.requires_grad:
                 p.data = 0.3 * torch.randn(p.shape, generator=generator)
@@ -50,7 +59,7 @@ def main():
         pixels = torch.randn((2, 3, config.image_size, config.image_size), generator=generator)
         with torch.no_grad():
             logits = model.double()(pixel_values=pixels.double()).logits
-        save_file({"pixel_values": pixels, "logits": logits.float()}, os.path.join(path, "expected.safetensors"))
+        save_file({"pixel_values": pixels, "logits": logits.float().contiguous()}, os.path.join(path, "expected.safetensors"))
         for directory in (path, os.path.join(path, "adapter")):
             for file in os.listdir(directory):
                 if file != "adapter":

@@ -49,7 +49,7 @@ static void assert_same_tensors(const char *a, const char *b)
 static void adapters_of_peft_are_read_and_written(void **state)
 {
     (void)state;
-    static const char *const networks[] = {"vit", "deit", "swin"};
+    static const char *const networks[] = {"vit", "deit", "swin", "segformer"};
     for (size_t i = 0; i < sizeof networks / sizeof *networks; i++) {
         fixture f = open_network(networks[i]);
         cb_adapter *adapter = load(&f, path_of(networks[i], "adapter"));
@@ -110,6 +110,48 @@ static void names_are_those_that_chose_layers(void **state)
                 "[\"reduction\",\"query\"]");
 }
 
+/* What is saved whole is written by the names that targets have, whichever it was given by. */
+static void check_saved(const char *network, const char *targets, const char *saved, const char *written)
+{
+    fixture f = open_network(network);
+    cb_adapter *adapter = cb_adapter_new("lora", "default");
+    assert_true(cb_adapter_set(adapter, "target_modules", targets) && cb_adapter_set(adapter, "modules_to_save", saved));
+    assert_true(cb_adapter_set(adapter, "rank", "2"));
+    if (!cb_adapter_attach(adapter, cb_model_root(f.model), cb_model_type(f.model), 1))
+        fail_msg("%s", cb_error_message());
+    char *directory = strdup("/tmp/cambium-test-XXXXXX"), path[64];
+    assert_non_null(mkdtemp(directory));
+    assert_true(cb_adapter_save(adapter, directory, ""));
+    snprintf(path, sizeof path, "%s/adapter_config.json", directory);
+    json_t *config = json_load_file(path, 0, NULL);
+    char *found = json_dumps(json_object_get(config, "modules_to_save"), JSON_ENCODE_ANY | JSON_COMPACT);
+    assert_string_equal(found, written);
+    free(found);
+    json_decref(config);
+    cb_adapter_free(adapter);
+    cb_adapter *again = load(&f, directory);
+    cb_adapter_free(again);
+    remove_model(directory);
+    fixture_close(&f);
+}
+
+static void what_is_saved_whole_has_the_names_of_targets(void **state)
+{
+    (void)state;
+    check_saved("vit", "q_proj", "classifier", "[\"classifier\"]");
+    check_saved("vit", "q_proj", "classifier,layer.1.output.dense", "[\"classifier\",\"vit.layers.1.mlp.fc2\"]");
+    check_saved("vit", "query", "layers.0.mlp.fc1", "[\"vit.encoder.layer.0.intermediate.dense\"]");
+    check_saved("segformer", "q_proj", "linear_c.0.proj", "[\"decode_head.linear_projections.0.proj\"]");
+    fixture f = open_network("vit");
+    cb_adapter *adapter = cb_adapter_new("lora", "default");
+    assert_true(cb_adapter_set(adapter, "target_modules", "q_proj") && cb_adapter_set(adapter, "modules_to_save", "0.intermediate"));
+    assert_false(cb_adapter_attach(adapter, cb_model_root(f.model), cb_model_type(f.model), 1));
+    assert_non_null(strstr(cb_error_message(), "is layer vit.encoder.layer.0.intermediate, which is no module of transformers 5"));
+    cb_error_clear();
+    cb_adapter_free(adapter);
+    fixture_close(&f);
+}
+
 /* Which names a regular expression is for shows in how many layers it fits; a group of the other naming is no hindrance. */
 static void patterns_find_their_names(void **state)
 {
@@ -158,6 +200,7 @@ int main(void)
         cmocka_unit_test(adapters_of_peft_are_read_and_written),
         cmocka_unit_test(names_are_those_that_chose_layers),
         cmocka_unit_test(patterns_find_their_names),
+        cmocka_unit_test(what_is_saved_whole_has_the_names_of_targets),
         cmocka_unit_test(layers_are_found_by_either_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
