@@ -239,6 +239,13 @@ static size_t before_end(const tokenization *t, const cb_encoding *e, int64_t mo
     return n < (size_t)most ? n : (size_t)most - 1;
 }
 
+/* Whether a token had to go for that. */
+static bool loses(const tokenization *t, const cb_encoding *e, size_t kept)
+{
+    bool ended = t->eos >= 0 && e->count && e->ids[e->count - 1] == t->eos;
+    return e->count - ended > kept;
+}
+
 static bool append_source_and_target(tokenization *t, const job *j)
 {
     token_store *store = t->store;
@@ -261,8 +268,8 @@ static bool append_source_and_target(tokenization *t, const job *j)
         ok = append(store, t->eos, false) && cb_target_add(targets, t->eos);
     d.length = (int64_t)store->count - d.start;
     d.label_count = (int32_t)((int64_t)targets->count - d.label);
-    t->truncated += j->truncated;
-    t->targets_truncated += j->target_truncated;
+    t->truncated += j->truncated || loses(t, &j->encoding, source);
+    t->targets_truncated += j->target_truncated || loses(t, &j->target, target);
     if (ok && (!d.length || !d.label_count))
         ok = cb_fail(CB_ERR_FORMAT, "%s:%lld: found a %s without tokens, expected one at least", j->path, (long long)j->line,
                      d.length ? "target" : "source") == CB_OK;

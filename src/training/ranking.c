@@ -124,25 +124,46 @@ static int by_rank(const void *a_, const void *b_)
     return (a->label > b->label) - (a->label < b->label);
 }
 
-static bool stands_before(const held_pair *pairs, size_t count, uint64_t document)
+/* Those of one query are in order; of equal documents the first stands before the others. */
+static int by_document(const void *x, const void *y)
 {
-    for (size_t i = 0; i < count; i++)
-        if (pairs[i].document == document)
-            return true;
-    return false;
+    const held_pair *const *a = x, *const *b = y;
+    if ((*a)->document != (*b)->document)
+        return (*a)->document < (*b)->document ? -1 : 1;
+    return (*a > *b) - (*a < *b);
+}
+
+/* first[i]: pair i is the first of its document. */
+static bool find_firsts(const held_pair *pairs, size_t count, bool *first)
+{
+    const held_pair **order = cb_alloc(count * sizeof *order);
+    for (size_t i = 0; order && i < count; i++)
+        order[i] = &pairs[i];
+    if (order)
+        qsort(order, count, sizeof *order, by_document);
+    for (size_t i = 0; order && i < count; i++)
+        first[order[i] - pairs] = !i || order[i]->document != order[i - 1]->document;
+    cb_free(order);
+    return order;
 }
 
 /* One query's pairs, each document once: where its groups disagree, the one that comes first counts. */
 static bool add_query(rank_sums *sums, const held_pair *pairs, size_t count, cb_hit *hits, cb_judgement *judgements)
 {
     size_t n = 0, relevant = 0;
+    bool *first = cb_alloc(count * sizeof *first);
+    if (!first || !find_firsts(pairs, count, first)) {
+        cb_free(first);
+        return false;
+    }
     for (size_t i = 0; i < count; i++)
-        if (!stands_before(pairs, i, pairs[i].document)) {
+        if (first[i]) {
             hits[n] = (cb_hit){n, pairs[i].score};
             judgements[n] = (cb_judgement){0, n, is_relevant(pairs[i].label)};
             relevant += is_relevant(pairs[i].label);
             n++;
         }
+    cb_free(first);
     return !relevant || relevant == n || cb_ranks_add(sums, hits, n, CB_NO_DOCUMENT, judgements, n);
 }
 

@@ -274,30 +274,28 @@ static int by_query_and_score(const void *a_, const void *b_)
     return (a->line > b->line) - (a->line < b->line);
 }
 
-static bool repeats(const cb_candidates *c, size_t query, size_t end, size_t document)
-{
-    for (size_t i = c->starts[query]; i < end; i++)
-        if (c->documents[i] == document)
-            return true;
-    return false;
-}
-
 static bool arrange(judging *j, cb_candidates *c)
 {
     size_t queries = j->data->queries.count, n = 0, at = 0;
     c->documents = cb_calloc(j->count + 1, sizeof *c->documents);
     c->starts = cb_calloc(queries + 1, sizeof *c->starts);
-    if (!c->documents || !c->starts)
+    size_t *last = cb_calloc(j->data->documents.count + 1, sizeof *last); /* the query, counted from 1, that a document was taken for */
+    if (!c->documents || !c->starts || !last) {
+        cb_free(last);
         return false;
+    }
     if (j->count)
         qsort(j->candidates, j->count, sizeof *j->candidates, by_query_and_score);
     for (size_t q = 0; q < queries; q++) {
         c->starts[q] = n;
         for (; at < j->count && j->candidates[at].query == q; at++)
-            if (j->candidates[at].document != j->data->own[q] && !repeats(c, q, n, j->candidates[at].document))
+            if (j->candidates[at].document != j->data->own[q] && last[j->candidates[at].document] != q + 1) {
                 c->documents[n++] = j->candidates[at].document;
+                last[j->candidates[at].document] = q + 1;
+            }
     }
     c->starts[queries] = n;
+    cb_free(last);
     return true;
 }
 

@@ -50,6 +50,19 @@ long="--data $lines/train --rank 2 --target-modules weight_ih_l0,weight_hh_l0,we
     wait $child
     grep -q "interrupted" killed.out || fail "expected an interrupted run: $(cat killed.out)"
     bad 1 "the checkpoint is of another run" train reader $long --output killed --resume --max-width 30
+    # one that goes on where it stopped ends with the bits of one that was never stopped
+    expect through "$program" train reader $long --steps 60 --output through
+    "$program" train reader $long --steps 60 --output stopped >stopped.out 2>&1 &
+    child=$!
+    tries=0
+    while [ ! -f stopped/checkpoint.safetensors ] && [ $tries -lt 600 ]; do
+        sleep 0.02
+        tries=$((tries + 1))
+    done
+    kill -INT $child
+    wait $child
+    expect resumed "$program" train reader $long --steps 60 --output stopped --resume
+    cmp -s through/adapter_model.safetensors stopped/adapter_model.safetensors || fail "a resumed recogniser ends with other bits"
 }
 expect adapted "$program" eval reader --adapter straight --data "$lines/test" --json
 expect merge "$program" merge reader --adapter straight --output merged
@@ -89,6 +102,8 @@ bad 1 "odd/none.png" eval reader --data odd/lines.jsonl
 bad 1 "expected a table (.jsonl, .csv, .tsv) of images and texts" eval reader --data odd
 bad 1 "whose architectures in config.json ends with ForCTC" train "$root/models/sprig-5m" --task text-recognition --data odd --output never
 bad 1 "gradient_checkpointing: is of models of blocks" train reader --data "$lines/train" --output never --gradient-checkpointing
+bad 1 "is a matrix of a recurrence, whose inputs are not looked at" train reader --data "$lines/train" --output never --target-modules weight_ih_l0 \
+    --init-lora-weights eva
 bad 1 "found mixup or CutMix" train reader --data "$lines/train" --output never --mixup-alpha 0.5
 printf '{"<pad>": 0, "1": 1}' >few.json
 bad 1 "few.json: found 2 tokens" eval reader --tokenizer few.json --data "$lines/test"

@@ -75,6 +75,36 @@ static void sources_and_targets_become_rows(void **state)
     cb_dataset_free(data);
 }
 
+static char warning[512];
+
+static void keep_warning(void *user, cb_log_level level, const char *message)
+{
+    (void)user;
+    if (level == CB_LOG_WARNING)
+        snprintf(warning, sizeof warning, "%s", message);
+}
+
+/* One whose tokens fill the row loses the last of them to the end-of-sequence token. */
+static void what_an_end_displaces_is_told(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *warning;
+    } cases[] = {{"{\"input\": \"abcde\", \"target\": \"uvw\"}\n", ""},
+                 {"{\"input\": \"abcdef\", \"target\": \"uvw\"}\n", "1 of 1 texts have more than the 6 tokens"},
+                 {"{\"input\": \"abcde\", \"target\": \"uvwx\"}\n", "1 of 1 targets have more than 4 tokens"}};
+    cb_log_set(keep_warning, NULL);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        *warning = 0;
+        cb_dataset *data = open_pairs(pair_options(write_file("one.jsonl", cases[i].text)));
+        assert_ok();
+        if (!strstr(warning, cases[i].warning) || (!*cases[i].warning && *warning))
+            fail_msg("case %zu: %s", i, warning);
+        cb_dataset_free(data);
+    }
+    cb_log_set(NULL, NULL);
+}
+
 static void a_prefix_stands_before_every_source(void **state)
 {
     (void)state;
@@ -256,6 +286,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(sources_and_targets_become_rows, without_errors),
+        cmocka_unit_test_setup(what_an_end_displaces_is_told, without_errors),
         cmocka_unit_test_setup(a_prefix_stands_before_every_source, without_errors),
         cmocka_unit_test_setup(targets_tell_datasets_apart, without_errors),
         cmocka_unit_test_setup(records_without_both_are_refused, without_errors),
