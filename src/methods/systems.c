@@ -128,7 +128,7 @@ static const cb_system systems[] = {
     SYSTEM(58, "post", "Prior-guided Source-free Domain Adaptation for Human Pose Estimation", "ICCV 2023", "2308.13954"),
     PARTS(59, "paretoda", "Pareto Domain Adaptation", "NeurIPS 2021", "2112.04137", "cambium adapt pool --method paretoda",
           "docs/methods/paretoda.md"),
-    PARTS(60, "adami", "Source-Free Domain Adaptation for Image Segmentation", "Medical Image Analysis 2022", "2108.03152",
+    WHOLE(60, "adami", "Source-Free Domain Adaptation for Image Segmentation", "Medical Image Analysis 2022", "2108.03152",
           "cambium adapt pool --method adami", "docs/methods/adami.md"),
     PARTS(61, "gdcan", "Generalized Domain Conditioned Adaptation Network", "IEEE TPAMI 2021", "2103.12339",
           "cambium adapt pool --method gdcan, dcan", "docs/methods/gdcan.md"),

@@ -73,6 +73,22 @@ numbers="--label-values 3,7 --ignore-index 9"
     over own.out pixel_accuracy 0.9999
 }
 
+# ---- another domain without maps: an adapter, whose strong view leaves places where they are; the options of maps are those of the prior's ----
+# shellcheck disable=SC2086
+{
+    pool="--target test --steps 3 --batch-size 2 --seed 1"
+    expect adami "$program" adapt pool whole $pool --method adami --prior-maps train $numbers --test-data test --target-modules convolution --rank 2 --output adami --json
+    grep -q '"ratio":' adami/log.jsonl || fail "no term of its own: $(cat adami/log.jsonl)"
+    expect taught "$program" adapt pool whole --source train $numbers $pool --method mean-teacher --trained all --output taught
+    expect planned "$program" adapt pool whole $pool --method adaent --prior 0.8,0.2 --trained all --output never --dry-run
+    expect known "$program" eval whole --adapter adami --data test $numbers --json
+    bad 1 "prior: found 3 numbers, expected the shares of 2 labels" adapt pool whole $pool --method adami --prior 0.8,0.1,0.1 --output never
+    bad 2 "expected --prior" adapt pool whole $pool --method adami --output never
+    bad 2 "adversary is of images or texts" adapt pool whole --source train $numbers $pool --method dann --output never
+    bad 1 "true_size_maps: found no map for" adapt pool whole $pool --method adami --true-size-maps train/masks/1.pgm $numbers --output never
+    bad 1 "found 9 at column 0 of row 0" adapt pool whole $pool --method adami --prior-maps train --label-values 3,7 --output never
+}
+
 # ---- an adapter, resumed with the same bits ----
 {
     awk 'BEGIN { print "image,annotation"; for (i = 0; i < 10; i++) print "train/images/" i ".ppm,train/masks/" i ".pgm" }' >table.csv

@@ -485,7 +485,11 @@ static void a_step_is_made_of_the_losses(void **state)
         cb_domains *d = open_setup(model, s);
         cb_trainee inner = {0}, what = {0};
         assert_ok();
-        assert_true(cb_train_part(&inner, model, CB_PART_ALL, NULL, NULL, CB_F32) && cb_train_domains(&what, &inner, d));
+        if (!cb_train_part(&inner, model, CB_PART_ALL, NULL, NULL, CB_F32) || !cb_train_domains(&what, &inner, d) || !what.begin ||
+            !what.prepare || !what.loss || !what.tell) {
+            fail_msg("%s", cb_error_message());
+            return;
+        }
         assert_true(what.begin(&what, 10) && what.prepare(&what, 0));
         cb_batch batch = {0};
         assert_true(cb_dataset_batch(cb_domains_rows(d), 0, BATCH, &batch));
