@@ -126,7 +126,7 @@ static const cb_system systems[] = {
     PARTS(57, "sentinellms", "SentinelLMs: Encrypted Input Adaptation and Fine-tuning of Language Models for Private and Secure Inference",
           "AAAI 2024", "2312.17342", "cambium sentinel convert, cambium sentinel encode", "docs/methods/sentinellms.md"),
     SYSTEM(58, "post", "Prior-guided Source-free Domain Adaptation for Human Pose Estimation", "ICCV 2023", "2308.13954"),
-    PARTS(59, "paretoda", "Pareto Domain Adaptation", "NeurIPS 2021", "2112.04137", "cambium adapt pool --method paretoda",
+    WHOLE(59, "paretoda", "Pareto Domain Adaptation", "NeurIPS 2021", "2112.04137", "cambium adapt pool --method paretoda",
           "docs/methods/paretoda.md"),
     WHOLE(60, "adami", "Source-Free Domain Adaptation for Image Segmentation", "Medical Image Analysis 2022", "2108.03152",
           "cambium adapt pool --method adami", "docs/methods/adami.md"),
