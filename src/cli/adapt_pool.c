@@ -115,6 +115,16 @@ static bool open_priors(settings *s, const cb_dataset *target, const cb_model *m
     return cb_priors_make(target, cb_model_label_names(model), o, &s->corpus.images.data, priors);
 }
 
+/* A kind that a method with tasks of the domains is made for has them with others, too. */
+static bool tells_domains(const char *kind)
+{
+    const cb_domain_method *method = NULL;
+    for (size_t i = 0; (method = cb_domain_method_at(i)); i++)
+        if (method->domain_tasks && method->kind && strcmp(method->kind, kind) == 0)
+            return true;
+    return false;
+}
+
 static cb_domains *open_domains(cli_call *call, settings *s, cb_model *model, const cb_tokenizer *tokenizer)
 {
     cb_augment_options strong = strong_view(s, model);
@@ -130,6 +140,8 @@ static cb_domains *open_domains(cli_call *call, settings *s, cb_model *model, co
         return NULL;
     }
     s->domains.priors = priors.shares;
+    s->domains.domain_tasks =
+        s->domains.domain_tasks || (s->trained == TRAINED_ADAPTER && s->source.count && !s->adapter && tells_domains(s->kind));
     s->domains.batch_size = s->train.batch_size;
     s->domains.seed = (uint64_t)s->seed;
     s->domains.strong = cli_takes_images(model) ? &strong : NULL;

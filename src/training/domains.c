@@ -60,8 +60,9 @@ const cb_option cb_domain_option_table[] = {
         OPT, class_weights, NULL, "X,...",
         "of place_entropy: a weight for each label, or even; without it those that are rarer by the prior weigh more, and all add up to 1"),
     CB_OPT_FLOAT(OPT, size_slack, 0.1, 0, 1e3, "of size: by which share of the prior sizes may differ from it at no cost"),
-    CB_OPT_BOOL(OPT, domain_tasks, 0,
-                "rows of the source do task 1 of an adapter with several, those of the target task 0; gdcan and dcan have it so"),
+    CB_OPT_BOOL(
+        OPT, domain_tasks, 0,
+        "rows of the source do task 1 of an adapter with several, those of the target task 0; gdcan, dcan and the kind gdcan have it so"),
     CB_OPT_FLOAT(OPT, correction_share, 0.8, 0, 1e3,
                  "of correction: a row of the source is drawn for a label with this over the number of labels"),
     CB_OPT_BOOL(OPT, correction_through, 0, "of correction: it shapes the source's features too, as the authors' code has it"),
