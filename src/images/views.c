@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "cambium/tensor.h"
+#include "kernels/kernels.h"
 
 enum { TAPS = 5 };
 
@@ -76,29 +77,51 @@ static void saturate(float *p, int64_t size, float factor)
     }
 }
 
-/* Turns the circle of colours: by hexagons, as conversions to HSV do. */
-static void turn_hue(float *p, int64_t size, float turn)
+static float larger(float a, float b)
+{
+    return a > b ? a : b;
+}
+
+static float smaller(float a, float b)
+{
+    return a < b ? a : b;
+}
+
+/* max(0, min(k, 4 - k, 1)), k = (n + h) mod 6, h in [0, 6] */
+static float share(float n, float h)
+{
+    float k = n + h;
+    k = k >= 6 ? k - 6 : k;
+    return larger(0, smaller(smaller(k, 4 - k), 1));
+}
+
+/* Turns the circle of colours: by hexagons, as conversions to HSV do.  Grey, of range 0, stays. */
+static void turn_hue(float *restrict red, float *restrict green, float *restrict blue, int64_t size, float turn)
 {
     for (int64_t i = 0; i < size; i++) {
-        float r = p[i], g = p[size + i], b = p[2 * size + i];
-        float most = fmaxf(r, fmaxf(g, b)), least = fminf(r, fminf(g, b)), range = most - least;
-        if (range <= 0)
-            continue;
-        float h = most == r ? (g - b) / range : most == g ? 2 + (b - r) / range : 4 + (r - g) / range;
-        h = h / 6 + turn;
-        h = (h - floorf(h)) * 6;
-        float at[3] = {5, 3, 1};
-        for (int64_t c = 0; c < 3; c++) { /* v - v s max(0, min(k, 4 - k, 1)), k = (n + h) mod 6 */
-            float k = fmodf(at[c] + h, 6);
-            p[c * size + i] = most - range * fmaxf(0, fminf(fminf(k, 4 - k), 1));
-        }
+        float r = red[i], g = green[i], b = blue[i];
+        float most = larger(r, larger(g, b)), least = smaller(r, smaller(g, b)), range = most - least;
+        float part = 1 / (range > 0 ? range : 1);
+        float h = (most == r ? (g - b) * part : most == g ? 2 + (b - r) * part : 4 + (r - g) * part) / 6 + turn;
+        h = h < 0 ? h + 1 : h; /* it was from -1/6 to 5/6, and the turn is less than a whole one */
+        h = h >= 1 ? h - 1 : h;
+        h = (h < 0 ? h + 1 : h) * 6;
+        red[i] = most - range * share(5, h);
+        green[i] = most - range * share(3, h);
+        blue[i] = most - range * share(1, h);
     }
 }
 
 static void bend(float *p, int64_t n, float gamma)
 {
     for (int64_t i = 0; i < n; i++)
-        p[i] = clip(powf(p[i] < 1e-8f ? 1e-8f : p[i], gamma));
+        p[i] = larger(p[i], 1e-8f);
+    cbk_unary(CBK_LOG, CB_F32, p, p, n, 0, 0);
+    for (int64_t i = 0; i < n; i++)
+        p[i] *= gamma;
+    cbk_unary(CBK_EXP, CB_F32, p, p, n, 0, 0);
+    for (int64_t i = 0; i < n; i++)
+        p[i] = clip(p[i]);
 }
 
 static void change_colors(const cb_view *v, int64_t channels, int64_t size, float *p)
@@ -118,7 +141,7 @@ static void change_colors(const cb_view *v, int64_t channels, int64_t size, floa
             break;
         case CB_VIEW_HUE:
             if (channels == 3 && factor != 0)
-                turn_hue(p, size, factor);
+                turn_hue(p, p + size, p + 2 * size, size, factor);
             break;
         default:
             if (factor != 1)
@@ -168,23 +191,34 @@ static void move(const mixture *m, int64_t size, const float *from, float *to)
             m->weight[0] * from[m->at[0]] + m->weight[1] * from[m->at[1]] + m->weight[2] * from[m->at[2]] + m->weight[3] * from[m->at[3]];
 }
 
-static void blur_line(const float *kernel, const float *from, int64_t n, int64_t stride, float *to)
+/* The mean of five rows, or of five places of a row that has two more at each end. */
+static void mix(const float *kernel, const float *const from[TAPS], int64_t n, float *restrict to)
 {
     for (int64_t i = 0; i < n; i++) {
         float sum = 0;
-        for (int64_t k = 0; k < TAPS; k++)
-            sum += kernel[k] * from[within(i + k - TAPS / 2, n) * stride];
-        to[i * stride] = sum;
+        for (int k = 0; k < TAPS; k++)
+            sum += kernel[k] * from[k][i];
+        to[i] = sum;
     }
 }
 
-/* Gaussian, first across and then down; `spare` has room for a plane. */
+/* Gaussian, first across and then down; `spare` has room for a plane and a row with TAPS - 1 places more. */
 static void blur(const float *kernel, int64_t height, int64_t width, float *plane, float *spare)
 {
-    for (int64_t y = 0; y < height; y++)
-        blur_line(kernel, plane + y * width, width, 1, spare + y * width);
-    for (int64_t x = 0; x < width; x++)
-        blur_line(kernel, spare + x, height, width, plane + x);
+    const float *from[TAPS];
+    float *row = spare + height * width;
+    for (int64_t y = 0; y < height; y++) {
+        for (int64_t x = 0; x < width + TAPS - 1; x++)
+            row[x] = plane[y * width + within(x - TAPS / 2, width)];
+        for (int k = 0; k < TAPS; k++)
+            from[k] = row + k;
+        mix(kernel, from, width, spare + y * width);
+    }
+    for (int64_t y = 0; y < height; y++) {
+        for (int k = 0; k < TAPS; k++)
+            from[k] = spare + within(y + k - TAPS / 2, height) * width;
+        mix(kernel, from, width, plane + y * width);
+    }
 }
 
 static bool make_kernel(double deviation, float kernel[TAPS])
@@ -218,7 +252,7 @@ bool cb_view_apply(const cb_view *v, cb_rng *noise, int64_t count, int64_t chann
 {
     int64_t size = height * width, image = channels * size;
     mixture *m = cb_alloc((size_t)size * sizeof *m);
-    float *spare = cb_alloc((size_t)image * sizeof *spare), kernel[TAPS];
+    float *spare = cb_alloc((size_t)(image + width + TAPS) * sizeof *spare), kernel[TAPS];
     bool ok = m && spare, moves = v->angle != 0 || v->shift[0] != 0 || v->shift[1] != 0 || v->scale != 1 || v->mirrored;
     bool blurs = v->blur > 0 && make_kernel(v->blur, kernel);
     if (ok)

@@ -414,12 +414,10 @@ void cb_learner_pull(cb_learner *l, double weight)
     }
 }
 
-/* How many numbers are passed over before the next one is restored: as many as failures come before a success. */
-static size_t gap(double rate, cb_rng *rng)
+/* How many numbers are passed over before the next one is restored: as many as failures come before a success; kept: ln of the probability of one. */
+static size_t gap(double kept, cb_rng *rng)
 {
-    if (rate >= 1)
-        return 0;
-    double draw = floor(log(1 - cb_rng_uniform(rng)) / log1p(-rate));
+    double draw = floor(log(1 - cb_rng_uniform(rng)) / kept);
     return draw < (double)(SIZE_MAX / 2) ? (size_t)draw : SIZE_MAX / 2;
 }
 
@@ -427,11 +425,12 @@ void cb_learner_restore(cb_learner *l, double rate, cb_rng *rng)
 {
     if (!(rate > 0))
         return;
-    size_t at = gap(rate, rng);
+    double kept = rate < 1 ? log1p(-rate) : -INFINITY;
+    size_t at = gap(kept, rng);
     for (size_t i = 0; i < l->trained; i++) {
         size_t begin = l->items[i].at, end = begin + l->items[i].count;
         float *own = l->items[i].tensor->data;
-        for (; at < end; at += 1 + gap(rate, rng))
+        for (; at < end; at += 1 + gap(kept, rng))
             own[at - begin] = l->source[at];
     }
 }

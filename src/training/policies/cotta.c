@@ -117,11 +117,10 @@ static bool studied(cb_policy *p)
 
 /* ---- a step ---- */
 
-static cb_tensor *teacher_logits(cb_policy *p, cb_tensor *input)
+/* By what the learner holds now. */
+static cb_tensor *logits_of(cb_policy *p, cb_tensor *input)
 {
-    const cotta_config *c = p->config;
-    const cotta *s = p->state;
-    return cb_learner_logits_with(p->learner, c->teacher ? s->teacher : NULL, CB_ADAPT_STATISTICS_OF_METHOD, input);
+    return cb_learner_logits_with(p->learner, NULL, CB_ADAPT_STATISTICS_OF_METHOD, input);
 }
 
 /* Of one view, in a scope of its own. */
@@ -130,24 +129,33 @@ static cb_tensor *view_logits(cb_policy *p, cb_tensor *input)
     cb_scope *scope = cb_scope_open();
     if (!scope)
         return NULL;
-    cb_tensor *logits = cb_scope_return(scope, teacher_logits(p, cb_policy_view(p, input)));
+    cb_tensor *logits = cb_scope_return(scope, logits_of(p, cb_policy_view(p, input)));
     cb_scope_close(scope);
     return logits;
 }
 
-/* Logits: eq. 3 where the source is not sure, else eq. 2. */
+static cb_tensor *mean_over_views(cb_policy *p, cb_tensor *input, int64_t views)
+{
+    cb_tensor *sum = NULL;
+    for (int64_t i = 0; cb_ok() && i < views; i++) {
+        cb_tensor *logits = view_logits(p, input);
+        sum = i ? cb_add(sum, logits) : logits;
+    }
+    return cb_scale(sum, 1 / (double)views);
+}
+
+/* Logits: eq. 3 where the source is not sure, else eq. 2.  The teacher takes the learner's place once for all views. */
 static cb_tensor *target_logits(cb_policy *p, cb_tensor *input)
 {
     const cotta_config *c = p->config;
     const cotta *s = p->state;
-    if (c->views == 0 || s->threshold <= 0 || sureness(p, input) >= s->threshold)
-        return teacher_logits(p, input);
-    cb_tensor *sum = NULL;
-    for (int64_t i = 0; cb_ok() && i < c->views; i++) {
-        cb_tensor *logits = view_logits(p, input);
-        sum = i ? cb_add(sum, logits) : logits;
-    }
-    return cb_scale(sum, 1 / (double)c->views);
+    bool views = c->views > 0 && s->threshold > 0 && sureness(p, input) < s->threshold;
+    if (c->teacher)
+        cb_learner_exchange(p->learner, s->teacher);
+    cb_tensor *logits = views ? mean_over_views(p, input, c->views) : logits_of(p, input);
+    if (c->teacher)
+        cb_learner_exchange(p->learner, s->teacher);
+    return logits;
 }
 
 static cb_tensor *consistency(cb_tensor *student, cb_tensor *target, bool symmetric)
