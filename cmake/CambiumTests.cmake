@@ -119,7 +119,7 @@ if(TARGET cambium AND EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/run.sh)
 endif()
 # Whole processes, killed and started again: the sanitizers have nothing to add to these, and they would take minutes.
 if(TARGET cambium AND TARGET test_faults AND NOT CAMBIUM_SANITIZE)
-  foreach(name kill_resume kill_output disk_full changed_files determinism)
+  foreach(name kill_resume kill_output disk_full changed_files determinism adapt_week)
     register_test(${name} bash ${CMAKE_CURRENT_SOURCE_DIR}/tests/faults/${name}.sh $<TARGET_FILE:cambium> $<TARGET_FILE:test_faults> ${scratch})
   endforeach()
 endif()

@@ -86,7 +86,7 @@ CB_API cb_stream *cb_stream_open_texts(const cb_tokenizer *tokenizer, const cb_d
  *         dot or ends with .tmp, .part or ~.  A file is taken when whoever writes it has closed it, and again only when it was written anew.
  *
  * A line is a path, relative to the working directory, or an object {"file", "label", "shift", "id"} of which file is needed; of texts a text, or an
- * object {"text", "text_pair", "label", "shift", "id"}.  An empty line ends a batch, and so does another shift.  A line that is longer than 64 KiB,
+ * object {"text", "text_pair", "label", "shift", "id"}.  An empty line ends a batch (but a client's), and so does another shift.  A line that is longer than 64 KiB,
  * or is no such object, is an item that cannot be read.  Of the options batch_size, batch_wait and max_clients are read.  In a rehearsal nothing is
  * waited for: there is one batch. */
 CB_API bool cb_stream_is_live(const char *from); /* whether it is one of these, but a file */

@@ -183,13 +183,20 @@ bool cb_stream_fit(const cb_stream *s, const cb_image *image, const char *corrup
 
 /* ---- batches ---- */
 
+char *cb_stream_take_error(void)
+{
+    char message[1024];
+    snprintf(message, sizeof message, "%s", cb_error_message());
+    cb_error_clear(); /* before memory is asked for: of several failures the first one counts */
+    return cb_strdup(message);
+}
+
 /* Notes why an item has no pixels; false where that is a failure of all. */
 static bool set_aside(cb_stream *s, cb_stream_item *item)
 {
     if (cb_error_status() == CB_ERR_MEMORY || cb_error_status() == CB_ERR_INTERRUPTED)
         return false;
-    char *message = cb_strdup(cb_error_message());
-    cb_error_clear();
+    char *message = cb_stream_take_error();
     bool ok = message && cb_string_list_add(&s->errors, message);
     cb_free(message);
     item->row = -1;

@@ -64,6 +64,8 @@ cb_stream *cb_stream_begin_texts(cb_stream *s, const cb_tokenizer *tokenizer, co
 bool cb_stream_add(cb_stream *s, cb_stream_item item); /* index and row are filled in */
 /* Tokens of a text (or, pair not NULL, of two), cut to most_tokens. */
 bool cb_stream_encode(const cb_stream *s, const char *text, const char *pair, cb_encoding *tokens);
+/* The message of the error at hand, which is over with that; NULL: there is no memory. */
+char *cb_stream_take_error(void);
 /* Makes pixels of an image that was read. */
 bool cb_stream_fit(const cb_stream *s, const cb_image *image, const char *corruption, int severity, uint64_t item, float *pixels);
 /* The number of a label by its name, or by that number as text; -1: the model has none of that name. */

@@ -119,8 +119,7 @@ static bool parse(const cb_stream *s, const live_line *line, line_item *item)
     if (!ok && cb_error_status() != CB_ERR_MEMORY) {
         forget(item);
         item->label = -1;
-        item->error = cb_strdup(cb_error_message());
-        cb_error_clear();
+        item->error = cb_stream_take_error();
         item->source = beginning(line->text, strnlen(line->text, line->length));
         item->shift = cb_strdup("");
     }
@@ -164,8 +163,8 @@ static bool gather(cb_stream *s, lines *p)
         live_step step = p->from->kind->next(p->from, p->count && wait > 0 ? cb_now() + wait : 0, &line);
         if (step != LIVE_FOUND)
             break;
-        if (!line.length && !line.too_long)
-            full = p->count > 0;
+        if (!line.length && !line.too_long) /* of one of several clients it says nothing about the others' batch */
+            full = p->count > 0 && !line.owner;
         else if (!parse(s, &line, &item) || !take(p, &item, &full))
             break;
     }

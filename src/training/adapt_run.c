@@ -35,6 +35,8 @@ typedef struct adapt_session {
     size_t *ends;    /* of its items' lines, in them */
     size_t end_count, end_capacity;
     int64_t taken;           /* batches, here and now */
+    uint64_t needed;         /* bytes that the largest batch leaves in the store of blocks, which was empty before it; 0: not known yet */
+    bool emptied;            /* it was, before the batch at hand */
     bool pending;            /* a shift has begun, of which nothing could be read yet */
     bool answered;           /* something was, here and now */
     uint16_t places[PLACES]; /* 1 + a shift's number, by the hash of its name; 0: free */
@@ -491,12 +493,17 @@ static bool comes_again(const adapt_session *s)
     return cb_stream_batches(s->stream) >= 0;
 }
 
+static bool refuse_output(const char *path)
+{
+    return cb_fail(CB_ERR_STATE, "%s: is there already; say whether to go on with it or to write it anew", path) == CB_OK;
+}
+
 static bool begin_records(adapt_session *s, off_t there)
 {
     const cb_adapt_run_options *o = s->options;
     bool whole = false, kept = there > 0 && !o->overwrite;
     if (kept && !o->resume)
-        return cb_fail(CB_ERR_STATE, "%s: is there already; say whether to go on with it or to write it anew", o->output) == CB_OK;
+        return refuse_output(o->output);
     if (!make_head(s))
         return false;
     if (kept && !is_own(s, &whole))
@@ -550,6 +557,13 @@ static uint64_t hash_of(const adapt_session *s)
     return hash;
 }
 
+/* What a rehearsal can tell of the records. */
+static bool check_records(const adapt_session *s)
+{
+    const cb_adapt_run_options *o = s->options;
+    return !cb_is_file(o->output) || o->resume || o->overwrite || refuse_output(o->output);
+}
+
 static bool prepare(adapt_session *s)
 {
     char *how = cb_adaptation_describe(s->a), *what = how ? cb_stream_describe(s->stream) : NULL;
@@ -558,7 +572,7 @@ static bool prepare(adapt_session *s)
     s->state = s->options->output ? cb_format("%s" STATE, s->options->output) : NULL;
     cb_free(how);
     cb_free(what);
-    return s->fingerprint && cb_ok() && (!s->options->output || cb_rehearsing() || open_records(s));
+    return s->fingerprint && cb_ok() && (!s->options->output || (cb_rehearsing() ? check_records(s) : open_records(s)));
 }
 
 /* ---- batches ---- */
@@ -624,6 +638,18 @@ static bool due(const adapt_session *s)
     return s->options->save_batches && s->result->batches % s->options->save_batches == 0;
 }
 
+/* Batches of many sizes leave blocks of many sizes, each of which waits for its like: over weeks that comes to several times what one batch needs. */
+static void keep_memory_flat(adapt_session *s)
+{
+    enum { SLACK = 1 << 23 };
+    uint64_t kept = cb_memory().cached_bytes;
+    if (s->emptied || !s->needed)
+        s->needed = kept > s->needed ? kept : s->needed;
+    s->emptied = kept > 2 * s->needed + SLACK;
+    if (s->emptied)
+        cb_memory_trim();
+}
+
 /* One batch; *more: it was not the last. */
 static bool next(adapt_session *s, cb_adapt_callback *callback, void *user, bool *more)
 {
@@ -635,6 +661,7 @@ static bool next(adapt_session *s, cb_adapt_callback *callback, void *user, bool
     *more = cb_stream_next(s->stream, &batch);
     bool ok = *more ? take(s, &batch, &outcome) && (!callback || callback(user, &batch, &outcome, s->result)) : cb_ok();
     cb_scope_close(scope);
+    keep_memory_flat(s);
     if (ok && *more && due(s))
         ok = save(s, false);
     return ok && cb_file_maps_check();
@@ -650,12 +677,11 @@ static bool interrupted(adapt_session *s)
 
 static bool save_in_spite(adapt_session *s)
 {
-    char *message = cb_strdup(cb_error_message());
+    char message[1024];
+    snprintf(message, sizeof message, "%s", cb_error_message());
     cb_error_clear();
-    bool ok = message && save(s, true);
-    if (ok)
+    if (save(s, true))
         cb_fail(CB_ERR_INTERRUPTED, "%s", message);
-    cb_free(message);
     return false;
 }
 

@@ -151,6 +151,7 @@ for from in test - watch:inbox tcp:127.0.0.1:$port; do
 done
 rm -f plan.out plan.err
 ls -A . out | cmp -s - before.list || fail "a dry run left something: $(ls -A . out)"
+bad 1 "tent.jsonl: is there already" adapt net --stream test --output tent.jsonl --dry-run
 expect plan "$program" adapt net --method cotta --method-option views=4,threshold=1 --stream test --batch-size 32 --dry-run --json --threads 1
 expect run "$program" adapt net --method cotta --method-option views=4,threshold=1 --stream test --batch-size 32 --json --threads 1
 peak=$(sed -n 's/.*"peak":\([0-9]*\).*/\1/p' plan.out)
@@ -163,16 +164,27 @@ cp "$reference/encoders/bert_rows/config.json" "$reference/encoders/bert_rows/mo
 texts="$reference/adapt/texts.jsonl"
 {
     echo sentence,label
-    for i in 0 1 2 3 4 5 6 7; do echo "the knife is not sharp,$((i % 4))"; done
+    i=0
+    for text in "the knife is not sharp" tree "anna saw rome" "slow and sharp" "the stem grow" "not not not" branch "rome in the tree is slow"; do
+        echo "$text,$((i++ % 4))"
+    done
 } >rows.csv
 for method in source tent eata sar rdumb lame bn; do
     expect $method "$program" adapt words --method $method --stream "$texts",rows.csv --batch-size 4 --output $method.words --json
     grep -q '"items":20,"unread":0,"labelled":16,' $method.out || fail "$method of texts: $(cat $method.out)"
 done
 grep -q '"source":"rows.csv:2","shift":"rows.csv","label":"LABEL_' source.words || fail "records of texts: $(cat source.words)"
-expect judged "$program" eval words --data rows.csv --json
-expect answered "$program" adapt words --method source --stream rows.csv --json --batch-size 3
-[ "$(sed -n 's/.*"accuracy": *\([0-9.]*\).*/\1/p' judged.out)" = "$(sed -n 's/.*"items":8,.*"labelled":8,"accuracy":\([0-9.]*\),"shifts.*/\1/p' answered.out)" ] || fail "texts as eval sees them: $(cat judged.out answered.out)"
+expect judged "$program" eval words --data rows.csv --predictions judged.jsonl
+expect answered "$program" adapt words --method source --stream rows.csv --batch-size 3 --no-shuffle --output answered.jsonl
+sed 's/.*"source": "\([^"]*\)", "label": "\([^"]*\)".*"\2": \([0-9.]*\).*/\1 \2 \3/' judged.jsonl >judged.list
+sed -n 's/.*"source":"\([^"]*\)".*"label":"\([^"]*\)","probability":\([0-9.]*\),.*/\1 \2 \3/p' answered.jsonl >answered.list
+paste -d ' ' judged.list answered.list | awk '$1 != $4 || $2 != $5 || $3 - $6 > 1e-5 || $6 - $3 > 1e-5 || NF != 6 { exit 1 } END { exit NR != 8 }' ||
+    fail "texts as eval sees them: $(paste judged.list answered.list)"
+expect source_texts "$program" adapt words --method eata --source-images "$texts" --source-count 8 --stream rows.csv --output fisher.words
+head -n 1 fisher.words | grep -q '"source_images":{.*"texts":12,"max_texts":8,' || fail "source texts in the head: $(head -n 1 fisher.words)"
+for method in roid:augment=false cotta:views=0; do
+    expect ${method%:*} "$program" adapt words --method ${method%:*} --method-option ${method#*:} --stream rows.csv --batch-size 4 --json
+done
 {
     printf 'the tree grow slow\n{"text": "anna saw rome", "text_pair": "not slow", "label": 2, "id": "a"}\n'
     printf '{"file": "x"}\n{"text": ""}\n\nrome\377\nknife\n'

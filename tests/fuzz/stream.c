@@ -1,6 +1,8 @@
-/* stream.c: lines that name images, as a pipe brings them.  The first byte of the input says how large batches are. */
+/* stream.c: lines that name images, or (the first byte's two high bits 10) texts, as a pipe brings them; the rest of the first byte says how large batches
+ * are.  With 11 the input is what a watched directory remembers. */
 #include "cambium/stream.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "fuzz.h"
@@ -19,6 +21,24 @@ static cb_stream *open_lines(const char *path, int64_t batch_size)
     return cb_stream_open_lines(path, &images, &options);
 }
 
+/* A vocabulary of four words. */
+static cb_stream *open_texts(const char *path, const cb_tokenizer *tokenizer, int64_t batch_size)
+{
+    char *names[] = {"cat", "dog"};
+    const cb_string_list labels = {.items = names, .count = 2, .capacity = 2};
+    const cb_data_options texts = {.labels = &labels, .sequence_length = 16};
+    const cb_stream_options options = {.batch_size = batch_size, .rounds = 1};
+    return cb_stream_open_text_lines(path, tokenizer, &texts, &options);
+}
+
+static cb_tokenizer *make_tokenizer(void)
+{
+    static const char json[] =
+        "{\"version\": \"1.0\", \"pre_tokenizer\": {\"type\": \"Whitespace\"}, \"model\": {\"type\": \"WordLevel\", \"unk_token\": \"?\", "
+        "\"vocab\": {\"?\": 0, \"a\": 1, \"cat\": 2, \"dog\": 3}}}";
+    return cb_tokenizer_parse("tokenizer", json, sizeof json - 1);
+}
+
 static void use(const cb_stream_batch *batch)
 {
     for (int64_t i = 0; i < batch->count; i++) {
@@ -27,18 +47,15 @@ static void use(const cb_stream_batch *batch)
         fuzz_touch(item->shift, strlen(item->shift));
         if (item->error)
             fuzz_touch(item->error, strlen(item->error));
+        if (item->id)
+            fuzz_touch(item->id, strlen(item->id));
     }
     if (batch->input)
-        fuzz_touch(batch->input->data, (size_t)batch->input->count * sizeof(float));
+        fuzz_touch(batch->input->data, (size_t)batch->input->count * sizeof(float)); /* or int32_t */
 }
 
-void fuzz_target(const uint8_t *data, size_t size)
+static void read_all(cb_stream *stream)
 {
-    if (!size)
-        return;
-    fuzz_file("pixel.ppm", pixel, sizeof pixel - 1);
-    const char *path = fuzz_file("lines", data + 1, size - 1);
-    cb_stream *stream = open_lines(path, 1 + data[0] % 8);
     cb_stream_batch batch;
     bool more = fuzz_expect(stream);
     while (more) {
@@ -50,4 +67,36 @@ void fuzz_target(const uint8_t *data, size_t size)
     }
     fuzz_expect(cb_ok());
     cb_stream_free(stream);
+}
+
+/* What is taken in comes out again. */
+static void recall(const uint8_t *data, size_t size)
+{
+    char from[512];
+    fuzz_file("watched/pixel.ppm", pixel, sizeof pixel - 1);
+    snprintf(from, sizeof from, "watch:%s", fuzz_path("watched"));
+    cb_stream *stream = open_lines(from, 1);
+    cb_string bytes = {0};
+    if (fuzz_expect(stream) && fuzz_expect(cb_stream_recall(stream, data, size)) && fuzz_expect(cb_stream_remember(stream, &bytes)))
+        fuzz_touch(bytes.data, bytes.length);
+    cb_string_free(&bytes);
+    cb_stream_free(stream);
+}
+
+void fuzz_target(const uint8_t *data, size_t size)
+{
+    enum { TEXTS = 2, STATE = 3 };
+    if (!size)
+        return;
+    int mode = data[0] >> 6;
+    int64_t batch_size = 1 + data[0] % 8;
+    if (mode == STATE) {
+        recall(data + 1, size - 1);
+        return;
+    }
+    fuzz_file("pixel.ppm", pixel, sizeof pixel - 1);
+    const char *path = fuzz_file("lines", data + 1, size - 1);
+    cb_tokenizer *tokenizer = mode == TEXTS ? make_tokenizer() : NULL;
+    read_all(mode == TEXTS ? open_texts(path, tokenizer, batch_size) : open_lines(path, batch_size));
+    cb_tokenizer_free(tokenizer);
 }

@@ -332,9 +332,10 @@ static void what_is_done_is_known_to_a_later_run(void **state)
 {
     (void)state;
     const char *from = begin_inbox();
-    for (char c = 'a'; c < 'f'; c++) {
-        put((char[]){c, 0});
-        set_age((char[]){c, 0}, 100 - c + 'a');
+    static const char *const names[] = {"a", "b", "c", "d", "e"};
+    for (int i = 0; i < 5; i++) {
+        put(names[i]);
+        set_age(names[i], 100 - i);
     }
     cb_string bytes = {0};
     cb_stream *s = open_images(from, 2, 0.05);
@@ -477,7 +478,7 @@ static void each_client_gets_its_own_answers(void **state)
     assert_string_equal(heard(a), "a1\na2\na3\n");
     assert_string_equal(heard(b), "b1\nb2\nb3\n");
     assert_string_equal(heard(silent), "");
-    say(a, "a4\n");
+    say(a, "\n\na4\n\n");
     serve(s, "!a4");
     assert_string_equal(heard(b), "(closed)");
     say(a, "a5\n"); /* and goes */
@@ -604,6 +605,65 @@ static void a_port_is_of_this_machine(void **state)
     assert_ok();
 }
 
+/* ---- without memory ---- */
+
+enum { OF_PIPE, OF_DIRECTORY, OF_SOCKET, OF_TEXTS, SOURCES };
+
+/* Opens one, takes a batch, remembers, answers; true when all went well. */
+static bool use_stream(int which, const text_bench *b, const char *pipe, const char *directory)
+{
+    cb_stream_batch batch;
+    cb_string bytes = {0};
+    int fd = -1;
+    cb_scope *scope = cb_scope_open();
+    cb_stream *s = !scope                  ? NULL
+                   : which == OF_PIPE      ? open_images(pipe, 1, 0)
+                   : which == OF_DIRECTORY ? open_images(directory, 1, 0)
+                   : which == OF_SOCKET    ? listen_there(4, 1)
+                                           : open_texts(b->tokenizer, b->model, 4);
+    if (s && which == OF_SOCKET) {
+        fd = connect_there();
+        say(fd, "a\n");
+    }
+    bool ok = s && cb_stream_next(s, &batch) && cb_stream_remember(s, &bytes) &&
+              (!bytes.length || cb_stream_recall(s, bytes.data, bytes.length)) && cb_stream_answer(s, 0, "a\n", 2);
+    cb_stream_free(s);
+    cb_string_free(&bytes);
+    if (fd >= 0)
+        close(fd);
+    if (scope)
+        cb_scope_close(scope);
+    return ok;
+}
+
+static void no_memory_is_an_error_wherever_it_happens(void **state)
+{
+    (void)state;
+    text_bench b = begin_texts();
+    write_image("a.ppm");
+    char lines[512], pipe[256], directory[256];
+    snprintf(lines, sizeof lines, "{\"file\": \"%s\", \"shift\": \"night\", \"id\": \"x\"}\n", scratch_path("a.ppm"));
+    snprintf(pipe, sizeof pipe, "%s", write_file("lines", lines));
+    snprintf(directory, sizeof directory, "%s", begin_inbox());
+    put("a.ppm");
+    set_age("a.ppm", 10);
+    for (int which = 0; which < SOURCES; which++) {
+        int n = 0;
+        bool ok = false;
+        while (!ok && n < 1000) {
+            cb_memory_trim();
+            cb_memory_fail_after((uint64_t)++n);
+            ok = use_stream(which, &b, pipe, directory);
+            cb_memory_fail_after(0);
+            if (cb_error_status() != (ok ? CB_OK : CB_ERR_MEMORY))
+                fail_msg("source %d, allocation %d: %s: %s", which, n, ok ? "went well" : "failed", cb_error_message());
+            cb_error_clear();
+        }
+        assert_true(ok && n > 5);
+    }
+    end_texts(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(texts_are_learned_from_as_transformers_would),
@@ -617,6 +677,7 @@ int main(void)
                                        cmocka_unit_test(each_client_gets_its_own_answers),
                                        cmocka_unit_test(nobody_harms_others),
                                        cmocka_unit_test(a_socket_that_was_left_is_taken_over),
-                                       cmocka_unit_test(a_port_is_of_this_machine)};
+                                       cmocka_unit_test(a_port_is_of_this_machine),
+                                       cmocka_unit_test(no_memory_is_an_error_wherever_it_happens)};
     return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
 }
