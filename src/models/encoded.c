@@ -51,9 +51,21 @@ static bool mask_padding(const cb_tensor *segments, cb_tensor **mask)
     return *mask;
 }
 
+/* A text that is judged is the source as well. */
+static bool read_twice(cb_context *ctx, const cb_tensor *ids)
+{
+    if (ctx->source)
+        return cb_fail(CB_ERR_ARGUMENT, "model: found a source text, expected the text alone that is judged") == CB_OK;
+    ctx->source = (cb_tensor *)(uintptr_t)ids; /* is only read */
+    ctx->source_segments = ctx->segments;
+    return true;
+}
+
 bool cb_encoded_begin(cb_pass *pass, cb_model *model, const cb_tensor *ids)
 {
     cb_context *ctx = &pass->ctx, own = cb_encoded_context(ctx);
+    if (model->towers[CB_TOWER_ENCODER] && cb_head_judges_rows(model) && !read_twice(ctx, ids))
+        return false;
     cb_tensor *source = ctx->source;
     if (!source && !model->towers[CB_TOWER_ENCODER])
         return true;

@@ -6,6 +6,9 @@
  * T5 1.1, FLAN-T5 and mT5 (Xue et al. 2020, arXiv:2010.11934) have a gated MLP and a head of their own; umT5 (Chung et al. 2023, arXiv:2304.09151)
  * has distances of its own in each block.  T5EncoderModel is the encoder alone.  The base model's own dropout is not applied.
  *
+ * With a head that judges texts (ForSequenceClassification) the encoder and the decoder read the same, the decoder one token later, and the decoder's last state that
+ * is no padding's says what it is; all layers of the two then lie below `transformer`.
+ *
  * The decoder is the model, the encoder a tower of it (internal.h, encoded.c).  Shape letters: B batch, T time, Tq queries, Tk keys, Ts source, C
  * width, H heads, D head size. */
 #include <math.h>
@@ -147,6 +150,16 @@ static bool configure(cb_model *model)
 
 /* ---- layers ---- */
 
+/* What holds the layers of both stacks. */
+static cb_layer *top_of(cb_model *model)
+{
+    static const char group[] = "transformer";
+    if (!cb_head_judges_rows(model->whole ? model->whole : model))
+        return model->root;
+    cb_layer *top = cb_layer_find(model->root, group);
+    return top ? top : cb_layer_new(model->root, group, CB_LAYER_GROUP);
+}
+
 /* New weights are drawn from deviations of T5's own. */
 static cb_layer *linear(cb_model *model, cb_weight_source *source, cb_layer *parent, const char *name, int64_t in, int64_t out,
                         double deviation)
@@ -230,7 +243,7 @@ static bool build_stack(cb_model *model, cb_weight_source *source, const char *n
 {
     const cb_model_config *c = &model->config;
     t5 *t = model->details;
-    cb_layer *top = cb_ok() ? cb_layer_new(model->root, name, CB_LAYER_GROUP) : NULL;
+    cb_layer *both = cb_ok() ? top_of(model) : NULL, *top = both ? cb_layer_new(both, name, CB_LAYER_GROUP) : NULL;
     t->tokens = top ? cb_layer_new(top, "embed_tokens", CB_LAYER_EMBEDDING) : NULL;
     cb_layer *blocks = t->tokens ? cb_layer_new(top, "block", CB_LAYER_GROUP) : NULL;
     if (!blocks)
@@ -247,7 +260,8 @@ static bool build_stack(cb_model *model, cb_weight_source *source, const char *n
 
 static bool build_embedding(cb_model *model, cb_weight_source *source)
 {
-    model->embedding = embedding(model, source, model->root, "shared", model->config.vocab_size, model->config.width, 1);
+    cb_layer *top = top_of(model);
+    model->embedding = top ? embedding(model, source, top, "shared", model->config.vocab_size, model->config.width, 1) : NULL;
     return model->embedding;
 }
 
@@ -277,7 +291,9 @@ static bool build(cb_model *model, cb_weight_source *source)
     if (!build_embedding(model, source) || !cb_model_build_tower(model->towers[CB_TOWER_ENCODER], source) ||
         !build_stack(model, source, "decoder"))
         return false;
-    if (model->file && !cb_source_has(source, "lm_head.weight"))
+    if (cb_head_judges_rows(model))
+        model->config.head_scale = 0;
+    else if (model->file && !cb_source_has(source, "lm_head.weight"))
         model->config.tied = true;
     model->config.initializer_range = 1 / sqrt((double)model->config.width); /* of a new head: logits of deviation 1 */
     return true;
@@ -309,9 +325,22 @@ static bool begin(cb_model *model, const cb_tensor *ids, cb_pass *pass)
 
 /* ---- forward ---- */
 
+/* One token later, behind the token that targets begin with, which also follows padding. */
+static cb_tensor *shifted(const cb_model *model, const cb_tensor *ids, const cb_tensor *segments)
+{
+    cb_tensor *later = cb_empty(CB_I32, ids->shape[0], ids->shape[1]);
+    for (int64_t i = 0; later && i < ids->count; i++) {
+        bool first = i % ids->shape[1] == 0 || (segments && cb_get(segments, i - 1) < 0);
+        ((int32_t *)later->data)[i] = first ? model->config.decoder_start : (int32_t)cb_get(ids, i - 1);
+    }
+    return later;
+}
+
 static cb_tensor *embed(cb_model *model, cb_tensor *ids, const cb_pass *pass)
 {
     const t5 *t = model->details;
+    if (cb_head_judges_rows(model) && !(ids = shifted(model, ids, pass->ctx.segments)))
+        return NULL;
     return cb_embedding_forward(t->tokens, ids, model->dtype, &pass->ctx);
 }
 
@@ -384,12 +413,18 @@ static cb_tensor *block(cb_model *model, int64_t index, cb_tensor *x, const cb_p
 /* Files of an encoder may know the embedding by that name alone. */
 static char *other_name(const cb_model *model, const char *name)
 {
-    (void)model;
-    return strcmp(name, "shared.weight") == 0 ? cb_strdup("encoder.embed_tokens.weight") : NULL;
+    return strcmp(cb_bare_name(model, name), "shared.weight") == 0 ? cb_strdup("encoder.embed_tokens.weight") : NULL;
 }
 
 static const cb_head_plan heads[] = {
     {.kind = CB_HEAD_SEQ2SEQ_LM, .class_end = "ForConditionalGeneration", .output = "lm_head"},
+    {.kind = CB_HEAD_SEQUENCE_CLASSIFICATION,
+     .class_end = "ForSequenceClassification",
+     .dense = "classification_head.dense",
+     .activation = CB_ACT_TANH,
+     .output = "classification_head.out_proj",
+     .bias = true,
+     .pooling = CB_POOL_LAST},
     {.kind = CB_HEAD_NONE, .class_end = "EncoderModel"},
     {.kind = CB_HEAD_SEQ2SEQ_LM, .class_end = "WithLMHeadModel"}, /* as the first releases called it */
     {0},

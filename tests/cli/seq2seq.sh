@@ -58,7 +58,12 @@ printf '{"prompt": "we of to"}\n{"prompt": "ask:we of", "adapter": "other"}\n{"p
 expect many "$program" generate whole --adapter other=adapter --prompts prompts.jsonl --batch-size 2 --max-new-tokens 8 --dtype f32
 grep -q '^\[1\] -$' many.out && sed -n 2p many.out | grep -q '^of$' && sed -n 4p many.out | grep -q '^yes$' || fail "many: $(cat many.out)"
 expect sampled "$program" generate whole --prompt "we of to" --temperature 0.7 --top-p 0.9 --seed 3 --max-new-tokens 8
+expect beams "$program" generate whole --prompt "we of to" --num-beams 3 --max-new-tokens 8 --dtype f32
+[ "$(cat beams.out)" = of ] || fail "beams: $(cat beams.out)"
+expect eval_beams "$program" eval whole --data pairs.jsonl --sequence-length 24 --max-new-tokens 8 --max-batches 2 --num-beams 2 --dtype f32 --json
+over eval_beams.out exact_match 0.8
 expect planned "$program" generate whole --prompt "we of to" --dry-run
+expect planned_beams "$program" generate whole --prompt "we of to" --num-beams 3 --dry-run
 expect plan "$program" train whole --task seq2seq --data pairs.jsonl --output planned --dry-run
 expect inspected "$program" inspect whole
 mkdir encoder && cp whole/model.safetensors whole/*token* encoder && sed 's/T5ForConditionalGeneration/T5EncoderModel/' whole/config.json >encoder/config.json
@@ -66,12 +71,21 @@ printf "to in\nof we an\n" >texts.txt
 expect embedded "$program" embed encoder --data texts.txt
 [ "$(wc -l <embedded.out)" = 2 ] || fail "embedded: $(cat embedded.out)"
 
+# ---- texts that are judged ----
+printf 'text,label\nwe of to,yes\nan in,no\nof of,yes\nin an,no\n' >kinds.csv
+expect kinds "$program" train whole --task sequence-classification --data kinds.csv --output kinds --steps 40 --batch-size 4 --learning-rate 0.01 --seed 1
+grep -q '"classification_head"' kinds/adapter_config.json || fail "the head is not saved: $(cat kinds/adapter_config.json)"
+expect judged "$program" eval whole --adapter kinds --data kinds.csv --json
+over judged.out accuracy 0.9
+
 # ---- what is refused ----
 decoder=$reference/../../models/sprig-5m
 # shellcheck disable=SC2086
 {
     bad 2 'packing: is for words, and has no meaning for labels, or for sources with targets' train whole --data pairs.jsonl --output never --packing
     bad 2 'source-prefix: is of sources and targets' train $decoder --data pairs.jsonl --output never --source-prefix x
+    bad 1 'num_beams is 3, expected 1 with a temperature' generate whole --prompt a --num-beams 3 --temperature 1
+    bad 2 'num-beams: is an option of --task seq2seq' eval whole --adapter kinds --data kinds.csv --num-beams 2
     bad 1 '--task seq2seq: found a llama, expected a model with an encoder and a decoder' train $decoder --task seq2seq --data pairs.jsonl --output never
     bad 1 '--task seq2seq: ' eval $decoder --task seq2seq --data pairs.jsonl
     bad 2 'max-new-tokens: is an option of --task seq2seq' eval $decoder --data pairs.jsonl --max-new-tokens 3

@@ -20,7 +20,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import (AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoModelForTokenClassification, BertConfig,
-                          CamembertConfig, DebertaV2Config, DistilBertConfig, GPT2Config, LlamaConfig, MPNetConfig, Qwen2Config, RobertaConfig, XLMRobertaConfig)
+                          CamembertConfig, DebertaV2Config, DistilBertConfig, GPT2Config, LlamaConfig, MPNetConfig, Qwen2Config, RobertaConfig, T5Config, UMT5Config,
+                          XLMRobertaConfig)
 
 ROWS, LENGTH = 3, 11
 WORDS, CLASSES = 30, 4
@@ -37,6 +38,8 @@ DEBERTA = dict(vocab_size=WORDS, hidden_size=16, intermediate_size=20, num_hidde
                pos_att_type="p2c|c2p", share_att_key=True, norm_rel_ebd="layer_norm", position_buckets=6, position_biased_input=False)
 DEBERTA_OWN = dict(share_att_key=False, norm_rel_ebd="none", position_buckets=-1, num_hidden_layers=1)
 MPNET = {key: value for key, value in BERT.items() if key != "type_vocab_size"} | dict(relative_attention_num_buckets=33)
+T5 = dict(vocab_size=WORDS, d_model=16, d_kv=6, d_ff=20, num_layers=1, num_heads=2, relative_attention_num_buckets=8, relative_attention_max_distance=8,
+          dropout_rate=0.0, classifier_dropout=0.0, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1)
 LABELS = dict(num_labels=CLASSES)
 
 WORD, ROW, TOKEN, BARE = AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoModel
@@ -70,6 +73,8 @@ MODELS = {
     "mpnet_rows": (ROW, MPNetConfig(**MPNET, **LABELS)),
     "mpnet_bare": (BARE, MPNetConfig(**MPNET)),
     "camembert": (WORD, CamembertConfig(**{**BERT, "type_vocab_size": 1}, pad_token_id=1)),
+    "t5_rows": (ROW, T5Config(**T5, **LABELS)),
+    "umt5_rows": (ROW, UMT5Config(**T5, **LABELS, problem_type="multi_label_classification")),
 }
 
 # name: options of the LoRA; task types SEQ_CLS and TOKEN_CLS train and save the head whole
@@ -83,6 +88,7 @@ ADAPTERS = {
     "deberta_v3": dict(target_modules="all-linear"),
     "deberta_v3_rows": dict(task_type="SEQ_CLS", target_modules=["query_proj", "key_proj", "value_proj"]),
     "mpnet_rows": dict(task_type="SEQ_CLS", target_modules=["q", "o", "dense"]),
+    "t5_rows": dict(task_type="SEQ_CLS"),
     "deberta_v2_tokens": dict(task_type="TOKEN_CLS", target_modules=["pos_query_proj", "query_proj", "value_proj"]),
 }
 
@@ -101,6 +107,8 @@ def inputs_of(model, generator):
     mask = torch.ones_like(ids)
     mask[1, -4:] = 0
     mask[2, -1:] = 0
+    if model.config.is_encoder_decoder:
+        ids[torch.arange(ROWS), mask.sum(1) - 1] = model.config.eos_token_id
     ids[mask == 0] = padding
     inputs = dict(input_ids=ids, attention_mask=mask)
     if getattr(model.config, "type_vocab_size", 0) > 1:
@@ -126,6 +134,8 @@ def labels_of(kind, config, inputs, generator):
 
 def hidden_of(model, inputs):
     base = getattr(model, model.base_model_prefix, model)
+    if model.config.is_encoder_decoder:
+        inputs = dict(inputs, decoder_input_ids=model._shift_right(inputs["input_ids"]))
     return base(**inputs).last_hidden_state.detach()
 
 
