@@ -306,6 +306,9 @@ static bool batch_ready(const text_lines *l, int64_t first, int64_t rows, cb_bat
     longest = (longest + WIDTH_STEP - 1) / WIDTH_STEP * WIDTH_STEP;
     const int64_t pixels[] = {rows, l->processor.channels, l->processor.height, width}, targets[] = {rows, longest};
     batch->tokens = rows;
+    if (batch->ids &&
+        (batch->ids->shape[3] != width || batch->targets->shape[1] != longest)) /* what waits is of other sizes than what comes */
+        cb_memory_trim();
     return cb_batch_tensor(&batch->ids, CB_F32, 4, pixels) && cb_batch_tensor(&batch->targets, CB_I32, 2, targets) &&
            cb_batch_tensor(&batch->lengths, CB_I32, 1, &rows);
 }
