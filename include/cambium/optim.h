@@ -52,8 +52,8 @@ CB_API const char *cb_optimizer_slot_name(const cb_optimizer *optimizer, int slo
 CB_API cb_tensor *cb_optimizer_slot(cb_optimizer *optimizer, size_t parameter, int slot);
 
 /* Weights (n), 0 or more and 1 together, of n objectives whose gradients have these inner products: gram (n, n).  With a guide, the products (n) of each
- * gradient with another one: the weighed sum goes along that as far as it can without hurting an objective more than the guide does, nor the one
- * that agrees with it most; without, it descends on all objectives as far as it can.  The first of equal solutions; equal weights where there is none, or no gradient.
+ * gradient with another one: the weighed sum goes along that as far as it can without hurting those that the guide hurts more than it does, nor the one
+ * that agrees with it most (others have no bound); without, it descends on all objectives as far as it can.  The first of equal solutions; equal weights where there is none, or no gradient.
  * Pareto domain adaptation (Lv et al. 2021, arXiv:2112.04137); EPO search (Mahapatra, Rajan 2020). */
 #define CB_MOST_OBJECTIVES 8
 CB_API bool cb_pareto_weights(const double *gram, const double *guide, size_t n, double *weights);

@@ -40,10 +40,10 @@ const cb_option cb_domain_option_table[] = {
                "of refined_label and contrast: how many rows are remembered, at most as many as the target has"),
     CB_OPT_FLOAT(OPT, contrast_temperature, 0.07, 1e-3, 1e3, "of contrast: what cosines are divided by"),
     CB_OPT_INT(OPT, relabel_steps, 0, 0, 1e12, "of centroid_label: steps after which labels are made anew (0: an epoch of the target)"),
-    CB_OPT_ENUM(
-        OPT, balance, BALANCE_OF_METHOD, balance_names,
-        "how terms weigh in the base model: by their weights (fixed), or anew in each step: so that none is hurt (pareto), by the sum "
-        "of least norm (mgda)"),
+    CB_OPT_ENUM(OPT, balance, BALANCE_OF_METHOD, balance_names,
+                "how terms weigh in the base model: by their weights (fixed), or anew in each step: along a loss of held-out data, or, "
+                "without such, "
+                "so that none is hurt (pareto), by the sum of least norm (mgda)"),
     CB_OPT_BOOL(
         OPT, watch_gradients, 0,
         "curves of the share of steps in which terms' gradients of the base model conflict, and in which their sum hurts a term; takes "
