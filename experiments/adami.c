@@ -38,7 +38,7 @@ static const plan largest = {.method = "adami", .ratio = "largest", .prior = PRI
 #define PRIOR      "prior only"
 #define ADAMI      "AdaMI"
 #define LABELLED   "labels of the target"
-static const double rates[] = {1e-4, 3e-4, 1e-3, 3e-3, 0};
+static const double rates[] = {3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 0};
 static const cb_arm arms[] = {{SOURCE, NULL, NULL, &source},
                               {STATISTICS, SOURCE, NULL, &statistics},
                               {ENTROPY, SOURCE, rates, &entropy},
@@ -322,13 +322,15 @@ static int64_t size_of(const cb_trainee *what)
     return size;
 }
 
-static bool learn_labels(const cb_run *run, cb_model *model, const char *table, int steps, int batch, double rate, const char *output)
+static bool learn_labels(const cb_run *run, cb_model *model, const char *table, int steps, int batch, double rate, const char *output,
+                         int64_t *trained)
 {
     cb_train_options t;
     cb_trainee what = {0};
     cb_dataset *data = open_view(run, model, (view){.table = table, .shuffled = true, .flipped = true});
     bool ok = data && train_options(run, output, steps, batch, rate, &t) && cb_train_whole(&what, model, NULL, NULL, NULL, CB_F32) &&
               cb_train(&what, data, NULL, &t, NULL, NULL, NULL);
+    *trained = size_of(&what);
     cb_train_whole_free(&what);
     cb_dataset_free(data);
     return ok && cb_ok();
@@ -340,16 +342,47 @@ static int learned_of(const images *list)
     return list->set ? list->count : list->count - HELD;
 }
 
-static bool train_source(const cb_run *run, int set)
+/* The least Dice of a label, of images with maps. */
+static double least_dice(const cb_run *run, cb_model *model, const char *table)
+{
+    cb_evaluation e = {0};
+    cb_dataset *data = open_view(run, model, (view){.table = table});
+    double least = data && cb_evaluate(model, data, sizes_of(run).batch, 0, &e) ? 1 : NAN;
+    for (int k = 0; k < LABELS && isfinite(least); k++) {
+        double dice = cb_class_score_of(e.predictions.counts[k]).f1;
+        least = isfinite(dice) ? fmin(least, dice) : 0;
+    }
+    cb_predictions_free(&e.predictions);
+    cb_dataset_free(data);
+    return least;
+}
+
+/* From one beginning; *least: how well it knows what it has learned. */
+static bool train_once(const cb_run *run, const char *config, uint64_t seed, const char *table, const char *output, double *least)
 {
     const double rate = 3e-3;
-    images list;
+    int64_t trained;
+    sizes s = sizes_of(run);
+    cb_model *model = cb_model_create(config, seed, (cb_model_options){.keep_weights = true});
+    bool ok = model && learn_labels(run, model, table, s.source_steps, s.batch, rate, output, &trained);
+    *least = ok ? least_dice(run, model, table) : NAN;
+    cb_model_free(model);
+    return ok && isfinite(*least);
+}
+
+/* Some networks never find one of the labels, and begin anew: that is told by what they learn from, which they know then.  Nothing of the other set is
+ * looked at. */
+static bool train_source(const cb_run *run, int set)
+{
+    enum { TRIES = 5, APART = 1000 };
+    const double enough = 0.5;
+    double least = 0;
+    images list = {0};
     char *config = cb_path_join(run->shared, "config.json"), *output = source_path(run->directory, set);
     char *table = config && output && list_images(run, set, &list) ? write_table(run, &list, "learned", 0, learned_of(&list)) : NULL;
-    cb_model *model = table ? cb_model_create(config, run->seed + 1, (cb_model_options){.keep_weights = true}) : NULL;
-    sizes s = sizes_of(run);
-    bool ok = model && learn_labels(run, model, table, s.source_steps, s.batch, rate, output);
-    cb_model_free(model);
+    bool ok = table;
+    for (uint64_t i = 0; ok && i < (run->quick ? 1 : TRIES) && least < enough; i++)
+        ok = train_once(run, config, run->seed + 1 + i * APART, table, output, &least);
     cb_string_list_free(&list.names);
     cb_free(config);
     cb_free(output);
@@ -500,7 +533,7 @@ static bool learn(direction *d, const char *output)
     const double rate = 1e-3;
     sizes s = sizes_of(d->run);
     if (d->plan->labels) /* of all images that are not judged: the small set's five, and of the large one those that others adapt to */
-        return learn_labels(d->run, d->model, d->to ? d->known : d->adapted, s.steps, d->to ? KNOWN : s.batch, rate, output);
+        return learn_labels(d->run, d->model, d->to ? d->known : d->adapted, s.steps, d->to ? KNOWN : s.batch, rate, output, &d->trained);
     return !d->plan->method || adapt(d, output);
 }
 
@@ -594,11 +627,12 @@ const cb_experiment experiment_adami = {
              "give.",
     .setting = "White blood cells in two stains (75 and 12 images, brought to 64 x 64): ground, cytoplasm, nucleus. A U-Net of 12, 24 and "
                "48 channels learns one "
-               "set in 250 steps of 8 and is adapted to the other in 50 steps of 8, all weights, a constant rate; both directions. The "
+               "set in 250 steps of 8 (from another beginning, where it never finds a label of what it learns from) and is adapted to the "
+               "other in 50 steps of 8, all weights, a constant rate; both directions. The "
                "prior is the mean of five "
                "of the other set's label maps; of the small set the seven other images are adapted to and judged, of the large one 45 are "
                "adapted to and 25 "
-               "judged. Dice of cytoplasm and nucleus, of all places together. Rates: of four, by the first set's 15 held-out images in "
+               "judged. Dice of cytoplasm and nucleus, of all places together. Rates: of six, by the first set's 15 held-out images in "
                "other colours, with "
                "seed 0.",
     .data = data,
