@@ -105,7 +105,7 @@ CB_API void cb_online_forecaster_free(cb_online_forecaster *forecaster);        
  *
  * Text and model under pseudonyms that depend on a key (Mishra et al. 2024, arXiv:2312.17342): tokens are keyed hashes, their ids are shuffled,
  * and the rows of the word embedding go through an isometry.  This keeps text from who does not look closely; it is no encryption: how often a
- * token comes, and the distances between the embedding's rows, which are public, give it away. */
+ * token comes, and the distances between the embedding's rows, which are public, give it away.  `noise` hides the latter, at a cost. */
 
 enum { CB_SENTINEL_HASH = 16, CB_SENTINEL_MOST_KEY = 64 }; /* bytes */
 /* What the rows of the word embedding go through, so many rounds of e - 2 (e . u) u + t with unit u. */
@@ -119,6 +119,7 @@ typedef struct cb_sentinel_options {
     bool shuffle; /* ids are swapped in pairs */
     int transform;
     int64_t rounds; /* of the transform */
+    double noise;   /* 0 to 1: share of the rows' variance that the key draws anew */
 } cb_sentinel_options;
 extern CB_API const cb_option cb_sentinel_option_table[];
 /* Writes a model directory for text under the key (1 to CB_SENTINEL_MOST_KEY bytes): its tokenizer knows the pseudonyms and splits at blanks;

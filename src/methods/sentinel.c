@@ -3,10 +3,11 @@
  *     token   BLAKE2b(key, token), 16 bytes in hexadecimal; special tokens stay as they are
  *     id      the ids that are not special are shuffled by the key; of the two halves the i-th ones change places
  *     row     e <- e - 2 (e . u) u + t, so many rounds, each with its own u and t: an isometry
+ *             e <- sqrt(1 - n) e + sqrt(n) g, with g drawn by the key for each row (ours)
  *
  * With u and t along (1, ..., 1), as in the paper's code, a row only changes in its mean, which the norm after the embeddings takes away: the
  * converted model is the same function of the other ids, and whoever centres the rows undoes the transform.  Other directions are not taken
- * back by the norm.  Distances between rows stay in either case.  The paper draws from one of 10,000 seeds; here the key itself seeds. */
+ * back by the norm.  Distances between rows stay in either case; only the noise changes them, and with n = 1 nothing of the row is left.  The paper draws from one of 10,000 seeds; here the key itself seeds. */
 #include <math.h>
 #include <sodium.h>
 #include <string.h>
@@ -22,7 +23,11 @@ const cb_option cb_sentinel_option_table[] = {
     CB_OPT_BOOL(cb_sentinel_options, shuffle, true, "token ids change places by the key"),
     CB_OPT_ENUM(cb_sentinel_options, transform, CB_SENTINEL_ONES, transform_names,
                 "what embeddings go through: reflections along (1, ..., 1), which the norm behind them undoes, or along any direction"),
-    CB_OPT_INT(cb_sentinel_options, rounds, 2, 1, 1000, "how many reflections"), CB_OPT_END};
+    CB_OPT_INT(cb_sentinel_options, rounds, 2, 1, 1000, "how many reflections"),
+    CB_OPT_FLOAT(cb_sentinel_options, noise, 0, 0, 1,
+                 "share of each row's variance that the key draws anew: what distances between rows tell goes with it, and what the model "
+                 "knew of words; 1: rows are new altogether"),
+    CB_OPT_END};
 
 static bool check_key(size_t length)
 {
@@ -34,6 +39,8 @@ static bool check_options(const cb_sentinel_options *o)
 {
     if (!o)
         return cb_fail(CB_ERR_ARGUMENT, "sentinel: found no options, expected some") == CB_OK;
+    if (!(o->noise >= 0 && o->noise <= 1))
+        return cb_fail(CB_ERR_ARGUMENT, "sentinel: found a noise of %g, expected 0 to 1", o->noise) == CB_OK;
     return (o->transform >= CB_SENTINEL_ONES && o->transform <= CB_SENTINEL_PLAIN && o->rounds >= 1) ||
            cb_fail(CB_ERR_ARGUMENT, "sentinel: transform %d of %lld rounds, expected 0 to %d and 1 or more", o->transform,
                    (long long)o->rounds, CB_SENTINEL_PLAIN) == CB_OK;
@@ -187,7 +194,17 @@ static bool transform(float *rows, int64_t count, int64_t width, const void *key
     return ok;
 }
 
-/* Rows in their new places, then the transform; in f32, whatever the model's dtype: the shift is large beside what tells rows apart. */
+static bool add_noise(float *rows, int64_t count, double share, const void *key, size_t key_length)
+{
+    cb_rng rng;
+    double size = spread(rows, count), kept = sqrt(1 - share), drawn = sqrt(share) * size;
+    bool ok = keyed_rng("noise", key, key_length, &rng);
+    for (int64_t i = 0; ok && share > 0 && i < count; i++)
+        rows[i] = (float)(kept * rows[i] + drawn * cb_rng_normal(&rng));
+    return ok;
+}
+
+/* Rows in their new places, then noise and the transform; in f32, whatever the model's dtype: the shift is large beside what tells rows apart. */
 static bool change_embedding(cb_model *model, const int32_t *swapped, int32_t limit, const void *key, size_t key_length,
                              const cb_sentinel_options *o)
 {
@@ -197,7 +214,8 @@ static bool change_embedding(cb_model *model, const int32_t *swapped, int32_t li
     for (int64_t id = 0; rows && id < rows->shape[0]; id++)
         memcpy((float *)rows->data + (id < limit ? swapped[id] : id) * width, (const float *)plain->data + id * width,
                (size_t)width * sizeof(float));
-    return rows && transform(rows->data, rows->shape[0], width, key, key_length, o) && cb_layer_set_weight(layer, "weight", rows);
+    return rows && add_noise(rows->data, rows->count, o->noise, key, key_length) &&
+           transform(rows->data, rows->shape[0], width, key, key_length, o) && cb_layer_set_weight(layer, "weight", rows);
 }
 
 /* ---- the tokenizer ---- */

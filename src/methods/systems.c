@@ -123,7 +123,7 @@ static const cb_system systems[] = {
     SYSTEM(55, "mix-cpt", "Mix-CPT: A Domain Adaptation Framework via Decoupling Knowledge Learning and Format Alignment", "ICLR 2025",
            "2407.10804"),
     SYSTEM(56, "mac", "Online Adaptation of Language Models with a Memory of Amortized Contexts", "NeurIPS 2024", "2403.04317"),
-    PARTS(57, "sentinellms", "SentinelLMs: Encrypted Input Adaptation and Fine-tuning of Language Models for Private and Secure Inference",
+    WHOLE(57, "sentinellms", "SentinelLMs: Encrypted Input Adaptation and Fine-tuning of Language Models for Private and Secure Inference",
           "AAAI 2024", "2312.17342", "cambium sentinel convert, cambium sentinel encode", "docs/methods/sentinellms.md"),
     SYSTEM(58, "post", "Prior-guided Source-free Domain Adaptation for Human Pose Estimation", "ICCV 2023", "2308.13954"),
     WHOLE(59, "paretoda", "Pareto Domain Adaptation", "NeurIPS 2021", "2112.04137", "cambium adapt pool --method paretoda",
