@@ -155,10 +155,14 @@ static bool add_photograph(photographs *p, const char *path)
 
 static bool make_up_photograph(photographs *p)
 {
-    bool ok = cb_grow(&p->images, &p->capacity, 1, sizeof *p->images) && cb_image_make(p->images, 2 * SIDE, 2 * SIDE, 3, 8);
+    cb_image image = {0};
+    bool ok = cb_image_make(&image, 2 * SIDE, 2 * SIDE, 3, 8) && cb_grow(&p->images, &p->capacity, 1, sizeof *p->images);
     for (size_t i = 0; ok && i < 12 * PIXELS; i++)
-        p->images[0].pixels[i] = (uint8_t)cb_rng_below(&p->rng, 256);
-    p->count = ok;
+        image.pixels[i] = (uint8_t)cb_rng_below(&p->rng, 256);
+    if (ok)
+        p->images[p->count++] = image;
+    else
+        cb_image_free(&image);
     return ok;
 }
 
