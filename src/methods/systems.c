@@ -130,7 +130,7 @@ static const cb_system systems[] = {
           "docs/methods/paretoda.md"),
     WHOLE(60, "adami", "Source-Free Domain Adaptation for Image Segmentation", "Medical Image Analysis 2022", "2108.03152",
           "cambium adapt pool --method adami", "docs/methods/adami.md"),
-    PARTS(61, "gdcan", "Generalized Domain Conditioned Adaptation Network", "IEEE TPAMI 2021", "2103.12339",
+    WHOLE(61, "gdcan", "Generalized Domain Conditioned Adaptation Network", "IEEE TPAMI 2021", "2103.12339",
           "cambium adapt pool --method gdcan, dcan", "docs/methods/gdcan.md"),
     SYSTEM(62, "ear", "Efficient Model Adaptation for Continual Learning at the Edge", "preprint 2023", "2308.02084"),
     WHOLE(63, "transfer-score", "Can We Evaluate Domain Adaptation Models Without Target-Domain Labels?", "ICLR 2024", "2305.18712",
