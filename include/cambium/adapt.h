@@ -278,7 +278,8 @@ CB_API void cb_adapt_result_free(cb_adapt_result *result);
 
 /* After each batch; false stops with the error that it recorded. */
 typedef bool cb_adapt_callback(void *user, const cb_stream_batch *batch, const cb_adapt_outcome *outcome, const cb_adapt_result *so_far);
-/* Answers all of a stream.  Each record is written before the next batch is asked for.  Interrupted: a checkpoint is written, CB_ERR_INTERRUPTED.
+/* Answers all of a stream.  Each record is written before the next batch is asked for.  Interrupted: a checkpoint is written, CB_ERR_INTERRUPTED; also where
+ * the stream breaks off (CB_ERR_IO: a directory that is gone).  An output that is no file: CB_ERR_UNSUPPORTED.
  * Going on, records behind the checkpoint are cut off and made again, with the same bits; of a pipe, which does not come again, they stay.
  * Whoever asked by a socket gets the same records, once they are written.  In a rehearsal two batches are answered.
  * An answer that is no number is a record with an error; CB_ERR_NUMERIC: the model gives none as it is.  CB_ERR_STATE: the output, or the checkpoint,

@@ -81,7 +81,8 @@ CB_API cb_stream *cb_stream_open_texts(const cb_tokenizer *tokenizer, const cb_d
  *     -  or a file or named pipe: a line for each item, until there are no more;
  *     unix:PATH, tcp:PORT, tcp:HOST:PORT: the same from up to max_clients at once (without a host, of this machine alone), each of which gets the
  *         records of its own items back; turns are taken line by line.  A client that reads no answers is dropped, one that sends too long a line is
- *         answered and dropped.  A socket that a killed process has left is taken over; one on which somebody listens is CB_ERR_STATE;
+ *         answered and dropped.  A socket that a killed process has left is taken over; one on which somebody listens, or of another kind, is CB_ERR_STATE; more
+ *         clients than the process may open files, less 64, are CB_ERR_ARGUMENT;
  *     watch:DIR: files that are written or moved there, and those that are there already, in the order of their times; none whose name begins with a
  *         dot or ends with .tmp, .part or ~.  A file is taken when whoever writes it has closed it, and again only when it was written anew.
  *

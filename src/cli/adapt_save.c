@@ -20,6 +20,14 @@ static bool is_own(const char *directory)
     return own;
 }
 
+/* Whether it is none of those that are adapted. */
+static bool is_apart(const cli_adapt_settings *s, const char *model)
+{
+    char *items[] = {(char *)(uintptr_t)model};
+    return cli_output_is_no_input(s->save, &(const cb_string_list){.items = items, .count = 1, .capacity = 1}) &&
+           cli_output_is_no_input(s->save, &s->adapter);
+}
+
 bool cli_adapt_check_save(const cli_adapt_settings *s, const char *model)
 {
     if (!s->save)
@@ -28,6 +36,8 @@ bool cli_adapt_check_save(const cli_adapt_settings *s, const char *model)
         return cli_refuse("--save: found an empty name, expected a directory");
     if (!is_own(s->save))
         return cli_output_directory(s->save, model);
+    if (!is_apart(s, model))
+        return false;
     return s->resume || s->overwrite || cli_refuse("%s: has what an earlier run saved; --resume or --overwrite writes it anew", s->save);
 }
 

@@ -45,6 +45,19 @@ static bool would_lie_in(const char *path, const char *directory)
     return in;
 }
 
+/* Whether nothing is written into the directory that is watched: it would be taken for what comes. */
+static bool check_watched(cli_call *call, const cli_adapt_settings *s, const char *directory)
+{
+    char *saved = s->save ? cb_path_join(s->save, "config.json") : NULL;
+    bool ok = cb_ok();
+    if (s->output && would_lie_in(s->output, directory))
+        ok = cli_usage(call, "--output: %s lies in the directory that is watched, expected another place", s->output);
+    else if (saved && would_lie_in(saved, directory))
+        ok = cli_usage(call, "--save: %s is the directory that is watched, expected another", s->save);
+    cb_free(saved);
+    return ok;
+}
+
 bool cli_adapt_check_stream(cli_call *call, cli_adapt_settings *s)
 {
     if (!s->stream.count)
@@ -57,9 +70,7 @@ bool cli_adapt_check_stream(cli_call *call, cli_adapt_settings *s)
     const char *first = s->stream.items[0];
     if (cb_stream_is_live(first) && s->order.corruptions.count)
         return cli_usage(call, "--corruptions are of images on disk, and --stream is a pipe");
-    if (s->output && is_watched(first) && would_lie_in(s->output, first + strlen(watched)))
-        return cli_usage(call, "--output: %s lies in the directory that is watched, expected another place", s->output);
-    return true;
+    return !is_watched(first) || check_watched(call, s, first + strlen(watched));
 }
 
 bool cli_adapt_inputs(cli_call *call, cli_adapt_settings *s, cli_base *base)

@@ -88,7 +88,7 @@ bool cli_output_is_no_input(const char *path, const cb_string_list *inputs)
     for (size_t i = 0; there && ok && i < inputs->count; i++) {
         const char *name = inputs->items[i];
         if (stat(name, &input) == 0 && input.st_dev == output.st_dev && input.st_ino == output.st_ino)
-            ok = cli_refuse("%s: is %s, which is read, expected another file", path, name);
+            ok = cli_refuse("%s: is %s, which is read, expected another place", path, name);
         else if (cb_is_directory(name) && is_inside(path, name))
             ok = cli_refuse("%s: is there already, in the directory of data %s, expected another place", path, name);
     }

@@ -1,4 +1,5 @@
 /* live_pipe.c: lines of a file, a pipe or standard input. */
+#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <string.h>
@@ -66,12 +67,12 @@ static live_step fill(live_pipe *p, double until)
     if (step != LIVE_FOUND)
         return step;
     ssize_t n = cb_io_read(p->fd, p->reader.bytes, sizeof p->reader.bytes, -1);
-    if (n < 0) {
+    if (n < 0 && errno != EAGAIN) {
         cb_io_failed(p->path, "cannot read");
         return LIVE_FAILED;
     }
     p->reader.at = 0;
-    p->reader.filled = (size_t)n;
+    p->reader.filled = n > 0 ? (size_t)n : 0; /* somebody else who reads there was quicker */
     return n ? LIVE_FOUND : LIVE_END;
 }
 
@@ -123,7 +124,7 @@ live_source *cb_live_pipe(const char *path)
         return NULL;
     p->source.kind = &of_pipe;
     p->path = cb_strdup(path);
-    if (p->path && (strcmp(path, "-") == 0 || (p->fd = cb_io_open(path, O_RDONLY)) >= 0))
+    if (p->path && (strcmp(path, "-") == 0 || (p->fd = cb_io_open(path, O_RDONLY | O_NONBLOCK)) >= 0)) /* it is poll() that waits */
         return &p->source;
     if (p->path)
         cb_io_failed(path, "cannot open");

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -17,7 +18,7 @@
 #include "core/io.h"
 #include "data/live.h"
 
-enum { MOST_UNREAD = 1 << 20, IDLE = 60 /* seconds */, BACKLOG = 64 };
+enum { MOST_UNREAD = 1 << 20, IDLE = 60 /* seconds */, BACKLOG = 64, BESIDE = 64 /* files that are open beside the clients */ };
 
 typedef struct client {
     int fd;
@@ -104,6 +105,16 @@ static void send_answers(client *c)
     c->sent = 0;
 }
 
+/* Of a client that always leaves something unread, what it has read does not stay. */
+static void forget_sent(client *c)
+{
+    if (c->sent < MOST_UNREAD)
+        return;
+    c->answers.length -= c->sent;
+    memmove(c->answers.data, c->answers.data + c->sent, c->answers.length);
+    c->sent = 0;
+}
+
 static void receive(client *c)
 {
     ssize_t n = recv(c->fd, c->reader.bytes, sizeof c->reader.bytes, MSG_DONTWAIT);
@@ -180,10 +191,9 @@ static bool accept_clients(live_socket *s)
 /* Whether this client has a line; one that is too long is the last. */
 static bool has_line(client *c)
 {
-    if (has_bytes(c) && cb_live_take(&c->reader))
-        return true;
+    bool whole = has_bytes(c) && cb_live_take(&c->reader);
     if (!c->reader.too_long)
-        return has_rest(c);
+        return whole || has_rest(c);
     c->ended = true;
     c->reader.at = c->reader.filled = 0;
     return true;
@@ -285,6 +295,7 @@ static bool answer(live_source *source, uint64_t owner, const char *line, size_t
     c->asked--;
     if (c->answers.length - c->sent + length > MOST_UNREAD)
         c->lost = true;
+    forget_sent(c);
     if (!c->lost && !cb_string_append(&c->answers, line, length))
         return false;
     send_answers(c);
@@ -298,14 +309,14 @@ static bool failed(const live_socket *s, const char *what)
     return cb_io_failed(s->address, what);
 }
 
-/* Whether somebody listens there. */
-static bool is_served(const struct sockaddr_un *where)
+/* Whether the socket there is one that a process has left; of somebody else's, another kind's or a busy one's nobody knows better. */
+static bool is_left(const struct sockaddr_un *where)
 {
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    bool served = fd >= 0 && (connect(fd, (const struct sockaddr *)where, sizeof *where) == 0 || errno == EAGAIN);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    bool left = fd >= 0 && connect(fd, (const struct sockaddr *)where, sizeof *where) != 0 && errno == ECONNREFUSED;
     if (fd >= 0)
         close(fd);
-    return served;
+    return left;
 }
 
 /* What lies at the path: a socket that nobody serves is removed. */
@@ -316,7 +327,7 @@ static bool clear_path(const live_socket *s, const struct sockaddr_un *where)
         return true;
     if (!S_ISSOCK(st.st_mode))
         return cb_fail(CB_ERR_STATE, "%s: is there already and no socket, expected another path", s->path) == CB_OK;
-    if (is_served(where))
+    if (!is_left(where))
         return cb_fail(CB_ERR_STATE, "%s: somebody listens there already", s->path) == CB_OK;
     return unlink(s->path) == 0 || failed(s, "cannot remove what was left there");
 }
@@ -425,9 +436,20 @@ static void socket_free(live_source *source)
 
 static const live_source_kind of_socket = {.next = next, .free = socket_free, .wait = 0.05, .answer = answer};
 
+/* Clients must not take the files that images and checkpoints need. */
+static bool check_files(const live_socket *s, const char *address)
+{
+    struct rlimit files;
+    return getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur == RLIM_INFINITY || s->most + BESIDE <= files.rlim_cur ||
+           cb_fail(CB_ERR_ARGUMENT, "%s: max_clients: found %zu, expected %d less than the %llu files that may be open", address, s->most,
+                   BESIDE, (unsigned long long)files.rlim_cur) == CB_OK;
+}
+
 static bool open_socket(live_socket *s, const char *address)
 {
     static const char unix_prefix[] = "unix:", tcp_prefix[] = "tcp:";
+    if (!check_files(s, address))
+        return false;
     s->address = cb_strdup(address);
     s->clients = cb_calloc(s->most, sizeof *s->clients);
     s->ready = cb_calloc(s->most + 1, sizeof *s->ready);

@@ -79,15 +79,17 @@ static bool copy(char **to, const char *from)
 static bool read_object(const cb_stream *s, const json_t *o, line_item *item)
 {
     const char *needed = s->tokenizer ? "text" : "file";
-    const char *said = json_is_object(o) ? cb_json_string("line", o, needed, NULL) : NULL;
+    if (!copy(&item->id, short_text(o, "id", LONGEST_ID))) /* first: what is wrong with the rest is said of it */
+        return false;
+    const char *said = cb_json_string("line", o, needed, NULL);
     if (cb_ok() && !said)
         cb_fail(CB_ERR_FORMAT, "line: found no text in \"%s\", expected {\"%s\": \"%s\"}", needed, needed,
                 s->tokenizer ? "what is to be judged" : "image.png");
     if (!cb_ok() || !read_label(s, o, item))
         return false;
-    const char *shift = short_text(o, "shift", LONGEST_SHIFT), *id = short_text(o, "id", LONGEST_ID);
+    const char *shift = short_text(o, "shift", LONGEST_SHIFT);
     const char *pair = s->tokenizer ? cb_json_string("line", o, "text_pair", NULL) : NULL;
-    return cb_ok() && copy(&item->shift, shift ? shift : "") && copy(&item->id, id) && copy(&item->pair, pair) &&
+    return cb_ok() && copy(&item->shift, shift ? shift : "") && copy(&item->pair, pair) &&
            (s->tokenizer ? (item->source = beginning(said, strlen(said))) && copy(&item->text, said) : copy(&item->source, said));
 }
 
@@ -109,7 +111,7 @@ static bool parse_plain(const cb_stream *s, const live_line *line, line_item *it
     return item->source && copy(&item->shift, "") && (!is_text || copy(&item->text, line->text));
 }
 
-/* A line as an item; one that is no such line is an item with an error. */
+/* A line as an item; one that is no such line is an item with an error, and with its id, if it has one. */
 static bool parse(const cb_stream *s, const live_line *line, line_item *item)
 {
     *item = (line_item){.label = -1};
@@ -117,7 +119,10 @@ static bool parse(const cb_stream *s, const live_line *line, line_item *item)
               : line->text[0] == '{' && !line->is_file ? parse_object(s, line, item)
                                                        : parse_plain(s, line, item);
     if (!ok && cb_error_status() != CB_ERR_MEMORY) {
+        char *id = item->id;
+        item->id = NULL;
         forget(item);
+        item->id = id;
         item->label = -1;
         item->error = cb_stream_take_error();
         item->source = beginning(line->text, strnlen(line->text, line->length));
@@ -223,14 +228,31 @@ static bool make(cb_stream *s, int64_t at, float *pixels)
     return ok;
 }
 
-/* The text of a file in a watched directory. */
-static bool encode_file(const cb_stream *s, const char *path, cb_encoding *tokens)
+/* The text of a file in a watched directory; of what lies there by now, if it is no file, nothing is waited for. */
+static char *read_text(const char *path)
 {
     enum { LIMIT = 1 << 20 };
-    size_t length;
-    char *text = cb_file_read(path, LIMIT, &length);
-    bool ok = text && (!memchr(text, 0, length) || cb_fail(CB_ERR_FORMAT, "%s: found a NUL character, expected a text", path) == CB_OK) &&
-              cb_stream_encode(s, text, NULL, tokens);
+    cb_file_map file;
+    char *text = NULL;
+    if (!cb_file_map_open(&file, path))
+        return NULL;
+    if (file.size > LIMIT)
+        cb_fail(CB_ERR_FORMAT, "%s: found %zu bytes, expected at most %d", path, file.size, LIMIT);
+    else if (file.size && memchr(file.data, 0, file.size))
+        cb_fail(CB_ERR_FORMAT, "%s: found a NUL character, expected a text", path);
+    else
+        text = cb_strndup(file.size ? (const char *)file.data : "", file.size);
+    cb_file_map_close(&file);
+    if (cb_ok())
+        return text;
+    cb_free(text);
+    return NULL;
+}
+
+static bool encode_file(const cb_stream *s, const char *path, cb_encoding *tokens)
+{
+    char *text = read_text(path);
+    bool ok = text && cb_stream_encode(s, text, NULL, tokens);
     cb_free(text);
     return ok;
 }

@@ -503,8 +503,10 @@ static bool describe(const cb_adaptation *a, json_t *o)
               cb_json_put(o, "trained", json_string(choice("trained", (int)l->trained))) &&
               cb_json_put(o, "parameters", json_integer(cb_learner_size(p->learner))) &&
               cb_json_put(o, "statistics", json_string(choice("statistics", (int)l->statistics))) &&
-              cb_json_put(o, "running_weight", json_real(l->running_weight)) && cb_json_put(o, "steps", json_integer(a->options.steps)) &&
-              cb_json_put(o, "reset", reset_of(a)) && cb_json_put(o, "guard", json_boolean(a->guard != NULL)) &&
+              cb_json_put(o, "running_weight", json_real(l->running_weight)) &&
+              (!l->least_rows || cb_json_put(o, "least_rows", json_integer(l->least_rows))) &&
+              cb_json_put(o, "steps", json_integer(a->options.steps)) && cb_json_put(o, "reset", reset_of(a)) &&
+              cb_json_put(o, "guard", json_boolean(a->guard != NULL)) &&
               cb_json_put(o, "seed", json_integer((json_int_t)a->options.seed)) &&
               cb_json_put(o, "dtype", json_string(cb_dtype_name(cb_model_dtype(cb_learner_model(p->learner)))));
     if (ok && a->studied)

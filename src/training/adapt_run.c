@@ -39,6 +39,7 @@ typedef struct adapt_session {
     bool emptied;            /* it was, before the batch at hand */
     bool pending;            /* a shift has begun, of which nothing could be read yet */
     bool answered;           /* something was, here and now */
+    bool broken;             /* the stream broke off, between batches */
     uint16_t places[PLACES]; /* 1 + a shift's number, by the hash of its name; 0: free */
 } adapt_session;
 
@@ -368,13 +369,24 @@ static bool read_blocks(const adapt_session *s, const cb_safetensors *file, cons
     return true;
 }
 
+/* A text from a little before where it is another than this. */
+static const char *from_difference(const char *text, const char *other)
+{
+    enum { BEFORE = 60 };
+    size_t same = 0;
+    while (text[same] && text[same] == other[same])
+        same++;
+    return text + (same > BEFORE ? same - BEFORE : 0);
+}
+
 static bool check_run(const adapt_session *s, const cb_safetensors *file)
 {
     const char *found = cb_safetensors_metadata(file, "fingerprint");
     if (found && strcmp(found, s->fingerprint) == 0)
         return true;
-    return cb_fail(CB_ERR_STATE, "%s: is of another run: found %.300s, expected %.300s", s->state, found ? found : "none",
-                   s->fingerprint) == CB_OK;
+    return cb_fail(CB_ERR_STATE, "%s: is of another run: found %.160s, expected %.160s", s->state,
+                   found ? from_difference(found, s->fingerprint) : "none",
+                   found ? from_difference(s->fingerprint, found) : s->fingerprint) == CB_OK;
 }
 
 static bool read_stream(const adapt_session *s, const cb_safetensors *file)
@@ -529,9 +541,12 @@ static bool take_up_records(adapt_session *s, off_t there)
 static bool open_records(adapt_session *s)
 {
     const char *path = s->options->output;
+    struct stat st;
     s->fd = cb_io_open(path, O_RDWR | O_CREAT | O_APPEND);
-    if (s->fd < 0)
+    if (s->fd < 0 || cb_io_stat(s->fd, &st) != 0)
         return cb_io_failed(path, "cannot open");
+    if (!S_ISREG(st.st_mode))
+        return cb_fail(CB_ERR_UNSUPPORTED, "%s: is a pipe or a device, expected a file that a later run can go on with", path) == CB_OK;
     if (flock(s->fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
         return cb_fail(CB_ERR_STATE, "%s: another run is writing it, expected a file of its own", path) == CB_OK;
     bool resumed = go_on(s);
@@ -659,6 +674,7 @@ static bool next(adapt_session *s, cb_adapt_callback *callback, void *user, bool
     if (!scope)
         return false;
     *more = cb_stream_next(s->stream, &batch);
+    s->broken = !*more && cb_error_status() == CB_ERR_IO;
     bool ok = *more ? take(s, &batch, &outcome) && (!callback || callback(user, &batch, &outcome, s->result)) : cb_ok();
     cb_scope_close(scope);
     keep_memory_flat(s);
@@ -667,7 +683,7 @@ static bool next(adapt_session *s, cb_adapt_callback *callback, void *user, bool
     return ok && cb_file_maps_check();
 }
 
-/* An interruption leaves a checkpoint behind, also while the stream is waited for. */
+/* An interruption leaves a checkpoint behind, also while the stream is waited for, and so does a stream that breaks off. */
 static bool interrupted(adapt_session *s)
 {
     if (cb_ok() && cb_interrupted())
@@ -677,11 +693,12 @@ static bool interrupted(adapt_session *s)
 
 static bool save_in_spite(adapt_session *s)
 {
+    cb_status status = cb_error_status();
     char message[1024];
     snprintf(message, sizeof message, "%s", cb_error_message());
     cb_error_clear();
     if (save(s, true))
-        cb_fail(CB_ERR_INTERRUPTED, "%s", message);
+        cb_fail(status, "%s", message);
     return false;
 }
 
@@ -695,7 +712,7 @@ bool cb_adapt_run(cb_adaptation *a, cb_stream *stream, const cb_adapt_run_option
     int64_t most = cb_rehearsing() ? REHEARSED : options->max_batches;
     while (ok && more && !interrupted(&s) && (!most || result->batches < most))
         ok = next(&s, callback, user, &more);
-    if (interrupted(&s) && s.fingerprint)
+    if ((interrupted(&s) || s.broken) && s.fingerprint)
         ok = save_in_spite(&s);
     else
         ok = ok && cb_ok() && save(&s, true);

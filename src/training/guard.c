@@ -129,6 +129,13 @@ static double diversity(const double *counts, int64_t n)
 
 /* ---- signs ---- */
 
+/* Whether answers have fewer labels than this share of others.  Of two labels half is one, and none has less: there those beyond the first count. */
+static bool are_fewer(const cb_guard *g, double labels, double share, double others)
+{
+    double first = g->classes > 2 ? 0 : 1;
+    return labels - first < share * (others - first);
+}
+
 /* Two windows of equal size. */
 static bool differ(const double *a, const double *b, int64_t n)
 {
@@ -148,7 +155,7 @@ static bool is_narrow(cb_guard *g, int64_t window)
     int64_t remembered = s->seen < REMEMBERED ? s->seen : REMEMBERED;
     count_source(g, 0, remembered, g->all);
     double expected = s->looks > LOOKS ? diversity(g->all, g->classes) : fmin((double)g->classes, (double)window / 4);
-    return diversity(g->now, g->classes) < narrow * expected;
+    return are_fewer(g, diversity(g->now, g->classes), narrow, expected);
 }
 
 /* Adds how many neighbours of the window have the same label beyond what is expected of any order of it, and the variance of that. */
@@ -263,8 +270,8 @@ cb_alarm cb_guard_judge(cb_guard *g, const float *source, const float *answers, 
         return CB_ALARM_DRIFT;
     count_answers(g, whole ? window : g->state.seen);
     weigh(g);
-    if (whole && diversity(g->policy, g->classes) > 0 &&
-        diversity(g->policy, g->classes) < g->limits.diversity * diversity(g->now, g->classes))
+    double labels = diversity(g->policy, g->classes);
+    if (whole && labels > 0 && are_fewer(g, labels, g->limits.diversity, diversity(g->now, g->classes)))
         return CB_ALARM_COLLAPSE;
     if ((wants & CB_POLICY_WANTS_MIXED && (g->state.runs || !whole)) || (wants & CB_POLICY_WANTS_RUNS && !g->state.runs))
         return CB_ALARM_RUNS;
@@ -332,9 +339,10 @@ void cb_guard_answer(cb_guard *g, const float *source, float *answers, int64_t r
 
 void cb_guard_fall(cb_guard *g)
 {
-    int64_t falls = g->state.falls < MOST_FALLS ? g->state.falls : MOST_FALLS;
-    g->state.rest = (int64_t)WINDOW << falls;
-    g->state.falls++;
+    int64_t *falls = &g->state.falls; /* which a checkpoint may have brought */
+    *falls = *falls < 0 ? 0 : *falls < MOST_FALLS ? *falls : MOST_FALLS;
+    g->state.rest = (int64_t)WINDOW << *falls;
+    ++*falls;
     cb_guard_forget(g);
 }
 

@@ -80,6 +80,17 @@ printf '%s\n' 0.ppm 1.ppm 2.ppm 3.ppm 4.ppm 5.ppm bad.png >expected.list
 cmp -s found.list expected.list || fail "expected each file once: $(cat found.list)"
 grep -q '"source":"inbox/bad.png","modified":[0-9]*,"error":' watched.jsonl || fail "a file of nothing: $(cat watched.jsonl)"
 bad 2 "lies in the directory that is watched" adapt net --stream inbox --watch --output inbox/said.jsonl
+bad 2 "inbox is the directory that is watched" adapt net --stream inbox --watch --save inbox
+mkdir unmounted
+cp test/LABEL_1/*.ppm unmounted
+"$program" adapt net --method tent --stream watch:unmounted --batch-size 8 --output unmounted.jsonl --save-batches 1000 --quiet >gone.out 2>gone.err &
+child=$!
+wait_for 20 has_lines unmounted.jsonl 9 || fail "a watched directory: $(cat gone.err)"
+rm -r unmounted
+wait $child
+[ $? = 1 ] || fail "a directory that is gone"
+grep -q "unmounted: the directory is no longer there" gone.err || fail "a directory that is gone: $(cat gone.err)"
+[ -s unmounted.jsonl.state ] || fail "what was learned before the directory was gone: no checkpoint"
 bad 2 "and --stream net/config.json is none" adapt net --stream net/config.json --watch
 bad 1 "watch:nowhere: is no directory" adapt net --stream watch:nowhere
 
@@ -135,6 +146,7 @@ expect unchanged "$program" eval net --data test --json
 [ "$(sed -n 's/.*"loss": *\([0-9.]*\).*/\1/p' evaluated.out)" != "$(sed -n 's/.*"loss": *\([0-9.]*\).*/\1/p' unchanged.out)" ] || fail "what was saved is the source: $(cat evaluated.out)"
 grep -q '"method": *"tent"' out/tent/adapted.json || fail "how it came about: $(cat out/tent/adapted.json)"
 bad 1 "has what an earlier run saved" adapt net --stream test --save out/tent
+bad 1 "out/tent: is out/tent, which is read" adapt out/tent --stream test --save out/tent --overwrite
 expect again "$program" adapt net --method cotta --method-option views=1 --stream test --batch-size 16 --save out/tent --overwrite
 expect adapter "$program" adapt net --method tent --adapter-kind lora --target-modules convolution --no-guard --stream test --batch-size 8 --save out/adapter
 expect evaluated "$program" eval net --adapter out/adapter --data test --json
@@ -142,6 +154,15 @@ bad 1 "trains nothing" adapt net --method lame --stream test --save out/never
 bad 1 "forgets after each input" adapt net --method memo --stream test --save out/never
 bad 1 "an adapter has no place" adapt net --method rotta --adapter-kind lora --target-modules convolution --stream test --save out/never
 bad 2 "--save-each is of --save" adapt net --stream test --save-each
+
+# ---- what a run is, and what it is not ----
+expect few "$program" adapt net --method tent --stream test --batch-size 8 --max-batches 1 --output own.jsonl
+bad 1 '"least_rows":16,"steps":1,' adapt net --method tent --stream test --batch-size 8 --output own.jsonl --resume --statistics batch
+bad 1 '"batch_size":4,' adapt net --method tent --stream test --batch-size 4 --output own.jsonl --resume
+mkfifo said.fifo
+for out in said.fifo /dev/null; do
+    bad 1 "is a pipe or a device" adapt net --stream test --output $out
+done
 
 # ---- what it will need ----
 ls -A . out >before.list

@@ -663,6 +663,35 @@ static void a_guard_sees_neighbours_with_the_same_label(void **state)
     unwatch(w);
 }
 
+/* Of two labels one is half, which is never below it. */
+static void a_guard_sees_collapse_and_runs_of_two_labels(void **state)
+{
+    (void)state;
+    enum { TWO = 2, RUN = 2 };
+    watched *w = watch();
+    cb_guard *guard = cb_guard_new(TWO, (cb_guard_limits){0.3, 0.5, 1});
+    for (int i = 0; i < 8; i++) { /* one label is rarer than the other */
+        for (int k = 0; k < GUARDED; k++)
+            w->labels[k] = cb_rng_uniform(&w->rng) < 0.3;
+        say(w->source, w->labels, GUARDED, TWO, 0.8f);
+        assert_int_equal(cb_guard_judge(guard, w->source, w->source, GUARDED, CB_POLICY_WANTS_MIXED, 0), CB_ALARM_NONE);
+    }
+    memset(w->labels, 0, sizeof w->labels);
+    say(w->answers, w->labels, GUARDED, TWO, 0.9f);
+    assert_int_equal(cb_guard_judge(guard, w->source, w->answers, GUARDED, CB_POLICY_WANTS_MIXED, 0), CB_ALARM_COLLAPSE);
+    cb_guard_free(guard);
+    guard = cb_guard_new(TWO, (cb_guard_limits){0.3, 0.5, 1});
+    for (int i = 0; i < 20; i++) { /* hundreds of one label, hundreds of the other */
+        for (int k = 0; k < GUARDED; k++)
+            w->labels[k] = i / RUN % TWO;
+        say(w->source, w->labels, GUARDED, TWO, 0.8f);
+        cb_alarm alarm = cb_guard_judge(guard, w->source, w->source, GUARDED, CB_POLICY_WANTS_MIXED, 0);
+        assert_true(i < 10 || alarm == CB_ALARM_RUNS);
+    }
+    cb_guard_free(guard);
+    unwatch(w);
+}
+
 static int best_of(const float *p)
 {
     int best = 0;
@@ -861,6 +890,7 @@ int main(void)
         cmocka_unit_test_teardown(a_guard_sees_collapse_disagreement_and_what_is_no_number, without_errors),
         cmocka_unit_test_teardown(a_guard_tells_runs_of_labels_from_a_new_shift, without_errors),
         cmocka_unit_test_teardown(a_guard_sees_neighbours_with_the_same_label, without_errors),
+        cmocka_unit_test_teardown(a_guard_sees_collapse_and_runs_of_two_labels, without_errors),
         cmocka_unit_test_teardown(both_answer_and_the_louder_one_does_not_count_for_more, without_errors),
         cmocka_unit_test_teardown(a_source_that_says_little_counts_for_little, without_errors),
         cmocka_unit_test_teardown(after_each_fall_the_source_answers_for_twice_as_long, without_errors),

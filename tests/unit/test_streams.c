@@ -4,9 +4,11 @@
 #include <math.h>
 #include <netinet/in.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -236,6 +238,55 @@ static void a_pipe_remembers_its_last_shift(void **state)
     assert_ok();
 }
 
+/* An open() would wait, whatever comes. */
+static void a_named_pipe_that_nobody_writes_to_can_be_left(void **state)
+{
+    (void)state;
+    char path[256];
+    snprintf(path, sizeof path, "%s", scratch_path("fifo"));
+    unlink(path);
+    assert_int_equal(mkfifo(path, 0666), 0);
+    alarm(20);
+    cb_stream *s = open_images(path, 4, 0);
+    assert_ok();
+    cb_stream_batch batch;
+    cb_interrupt();
+    assert_false(cb_stream_next(s, &batch));
+    assert_int_equal(cb_error_status(), CB_ERR_INTERRUPTED);
+    cb_error_clear();
+    cb_interrupt_clear();
+    int writer = open(path, O_WRONLY);
+    assert_int_equal(write(writer, "a", 1), 1);
+    close(writer);
+    assert_next(s, "!a");
+    alarm(0);
+    cb_stream_free(s);
+    assert_ok();
+}
+
+static void lines_that_are_wrong_keep_their_id(void **state)
+{
+    (void)state;
+    const char *path = write_file(
+        "lines", "{\"file\": \"x\", \"label\": \"none\", \"id\": \"1\"}\n{\"id\": \"2\"}\n{\"id\": \"3\", \"file\": 3}\n{\"id\": 4}\n");
+    static const char *const expected[] = {"1", "2", "3", NULL};
+    cb_stream *s = open_images(path, 8, 0);
+    cb_stream_batch batch;
+    cb_scope *scope = cb_scope_open();
+    assert_true(cb_stream_next(s, &batch));
+    assert_int_equal(batch.count, 4);
+    for (int i = 0; i < 4; i++) {
+        assert_non_null(batch.items[i].error);
+        if (expected[i])
+            assert_string_equal(batch.items[i].id, expected[i]);
+        else
+            assert_null(batch.items[i].id);
+    }
+    cb_scope_close(scope);
+    cb_stream_free(s);
+    assert_ok();
+}
+
 /* ---- a directory that is watched ---- */
 
 static const char *inbox(const char *name)
@@ -389,6 +440,42 @@ static void a_batch_that_is_not_given_out_is_not_done(void **state)
     cb_string_free(&bytes);
     cb_stream_free(s);
     assert_ok();
+}
+
+/* What was found as a file may be something else when it is read. */
+static void what_becomes_a_pipe_is_not_waited_for(void **state)
+{
+    (void)state;
+    text_bench b = begin_texts();
+    const char *from = begin_inbox();
+    const cb_data_options texts = {.labels = cb_model_label_names(b.model), .sequence_length = 8};
+    const cb_stream_options options = {.batch_size = 4, .rounds = 1, .batch_wait = 1};
+    write_file(inbox("a.txt"), "rome");
+    write_file(inbox("b.txt"), "rome");
+    set_age("a.txt", 10);
+    char path[256];
+    snprintf(path, sizeof path, "%s", scratch_path(inbox("b.txt")));
+    pid_t child = fork(); /* while the batch waits for another one */
+    if (child == 0) {
+        const struct timespec meanwhile = {.tv_nsec = 300000000};
+        nanosleep(&meanwhile, NULL);
+        _exit(unlink(path) || mkfifo(path, 0666));
+    }
+    cb_stream *s = cb_stream_open_text_lines(from, b.tokenizer, &texts, &options);
+    cb_stream_batch batch;
+    cb_scope *scope = cb_scope_open();
+    alarm(20);
+    assert_true(cb_stream_next(s, &batch));
+    alarm(0);
+    assert_int_equal(batch.count, 2);
+    assert_null(batch.items[0].error);
+    assert_non_null(strstr(batch.items[1].error, "not a regular file"));
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    cb_scope_close(scope);
+    cb_stream_free(s);
+    end_texts(&b);
 }
 
 static void a_directory_that_goes_ends_the_stream(void **state)
@@ -574,12 +661,77 @@ static void a_socket_that_was_left_is_taken_over(void **state)
     cb_error_clear();
     assert_int_equal(access(where.sun_path, F_OK), 0);
     unlink(where.sun_path);
+    int other = socket(AF_UNIX, SOCK_DGRAM, 0), busy = socket(AF_UNIX, SOCK_STREAM, 0); /* of other programs */
+    assert_int_equal(bind(other, (const struct sockaddr *)&where, sizeof where), 0);
+    assert_null(listen_there(4, 4));
+    assert_int_equal(cb_error_status(), CB_ERR_STATE);
+    cb_error_clear();
+    assert_int_equal(unlink(where.sun_path), 0);
+    assert_int_equal(bind(busy, (const struct sockaddr *)&where, sizeof where), 0);
+    assert_int_equal(listen(busy, 0), 0);
+    int waits = connect_there();
+    alarm(20);
+    assert_null(listen_there(4, 4));
+    alarm(0);
+    assert_int_equal(cb_error_status(), CB_ERR_STATE);
+    cb_error_clear();
+    assert_int_equal(unlink(where.sun_path), 0);
+    close(other);
+    close(busy);
+    close(waits);
     static const char *const wrong[] = {"tcp:", "tcp:x", "tcp:0", "tcp:70000", "tcp:127.0.0.1:", "unix:"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         assert_null(open_images(wrong[i], 4, 0));
         assert_int_equal(cb_error_status(), CB_ERR_ARGUMENT);
         cb_error_clear();
     }
+}
+
+/* What was read is forgotten, though something always waits. */
+static void a_slow_reader_takes_no_more_and_more_memory(void **state)
+{
+    (void)state;
+    enum { LONG = 2000, ROUNDS = 8000, AHEAD = 400 };
+    cb_stream *s = listen_there(4, 1);
+    int slow = connect_there();
+    char answer[LONG + 1], *heard_there = malloc(LONG);
+    memset(answer, 'a', LONG - 1);
+    answer[LONG - 1] = '\n';
+    answer[LONG] = 0;
+    uint64_t before = 0;
+    for (int i = 0; i < ROUNDS; i++) {
+        cb_stream_batch batch;
+        cb_scope *scope = cb_scope_open();
+        say(slow, "x\n");
+        assert_true(cb_stream_next(s, &batch));
+        assert_true(cb_stream_answer(s, 0, answer, LONG));
+        cb_scope_close(scope);
+        if (i >= AHEAD)
+            assert_int_equal(recv(slow, heard_there, LONG, MSG_WAITALL), LONG);
+        if (i == ROUNDS / 4)
+            before = cb_memory().live_bytes;
+    }
+    assert_true(cb_memory().live_bytes < before + (1 << 20));
+    free(heard_there);
+    close(slow);
+    cb_stream_free(s);
+    assert_ok();
+}
+
+static void clients_leave_files_for_the_rest(void **state)
+{
+    (void)state;
+    struct rlimit before, few;
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    few = before;
+    few.rlim_cur = 100;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+    assert_null(listen_there(50, 4));
+    assert_int_equal(cb_error_status(), CB_ERR_ARGUMENT);
+    cb_error_clear();
+    cb_stream_free(listen_there(30, 4));
+    assert_ok();
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
 }
 
 static void a_port_is_of_this_machine(void **state)
@@ -669,14 +821,19 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(texts_are_learned_from_as_transformers_would),
                                        cmocka_unit_test(methods_that_change_images_refuse_texts),
                                        cmocka_unit_test(a_pipe_remembers_its_last_shift),
+                                       cmocka_unit_test(a_named_pipe_that_nobody_writes_to_can_be_left),
+                                       cmocka_unit_test(lines_that_are_wrong_keep_their_id),
                                        cmocka_unit_test(files_come_in_order_each_once),
                                        cmocka_unit_test(a_file_that_is_being_written_is_waited_for),
                                        cmocka_unit_test(what_is_done_is_known_to_a_later_run),
                                        cmocka_unit_test(a_batch_that_is_not_given_out_is_not_done),
+                                       cmocka_unit_test(what_becomes_a_pipe_is_not_waited_for),
                                        cmocka_unit_test(a_directory_that_goes_ends_the_stream),
                                        cmocka_unit_test(each_client_gets_its_own_answers),
                                        cmocka_unit_test(nobody_harms_others),
                                        cmocka_unit_test(a_socket_that_was_left_is_taken_over),
+                                       cmocka_unit_test(a_slow_reader_takes_no_more_and_more_memory),
+                                       cmocka_unit_test(clients_leave_files_for_the_rest),
                                        cmocka_unit_test(a_port_is_of_this_machine),
                                        cmocka_unit_test(no_memory_is_an_error_wherever_it_happens)};
     return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
