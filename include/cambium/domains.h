@@ -70,8 +70,8 @@ typedef struct cb_domain_options {
     double correction_share;
     bool correction_through;
     /* these are not in the table: */
-    const float
-        *priors; /* (rows of the target, labels): shares of each image that labels are expected to have (priors.h); NULL: none; copied */
+    const float *
+        priors; /* (rows of the target, labels): shares of each image that labels are expected to have, sums 1 (priors.h); NULL: none; copied */
     int64_t batch_size; /* rows of each domain in a step, as in cb_train_options */
     const cb_augment_options
         *strong;   /* of the second view; copied.  Where places are judged it differs from the first in colours and random_erasing alone */

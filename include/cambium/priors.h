@@ -41,8 +41,9 @@ typedef struct cb_priors {
 } cb_priors;
 /* Of each row of the unshuffled target: a vector that is the same for all (prior, or the mean over the maps of prior_maps); with tags that share of
  * each label which the image has (of maps: the mean over those that have it), 0 of others, and the background takes the rest; or what the image's own map
- * says, found by the name of its file (true_size_maps).  `maps` says what numbers in maps stand for.  Errors: numbers that are no shares, another
- * number of labels, images that tags or maps do not name, unknown labels, options that exclude each other. */
+ * says, found by the name of its file (true_size_maps).  Lines and maps are an image's by its file's name without directories and ending; where several
+ * are, lines by their paths.  `maps` says what numbers in maps stand for.  Errors: numbers that are no shares, another number of labels, images that tags or
+ * maps do not name, or that several name, a map for two images, unknown labels, images with none and no background, options that exclude each other. */
 CB_API bool cb_priors_make(const cb_dataset *target, const cb_string_list *labels, const cb_prior_options *options,
                            const cb_image_data_options *maps, cb_priors *priors);
 CB_API void cb_priors_free(cb_priors *priors);

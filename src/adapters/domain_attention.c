@@ -5,7 +5,8 @@
  *
  * The gate: e = mean(z) / sqrt(var(z) + 1e-5) of all numbers of the rows of a domain, gap = tanh(|e_s - e_t| / (|e_t| + 1e-5)), which is less than
  * eta where the target shares the source's path.  The authors divide by e_t as it is, which is near 0 behind a norm without a ReLU and may be negative:
- * then a large gap counts as a negative one.  Rows of the two domains need not come in one pass: of each domain the last rows seen count. */
+ * then a large gap counts as a negative one.  Rows of the two domains need not come in one pass: of each domain the last rows seen count.  Until there has been a
+ * source, as where a saved adapter goes on with one domain alone, the gate stays as it is. */
 #include "adapters/domain_attention.h"
 
 #include <math.h>
@@ -89,8 +90,8 @@ static bool set_gate(const cb_domain_attention *a, const cb_tensor *z, const cb_
         return false;
     float *s = a->state->data;
     int64_t rows = plain->shape[0], channels = plain->shape[1];
-    ratio_of(plain->data, channels, domains, rows, SOURCE, &s[CB_GATE_SOURCE]);
-    if (!ratio_of(plain->data, channels, domains, rows, TARGET, &s[CB_GATE_TARGET]))
+    bool known = ratio_of(plain->data, channels, domains, rows, SOURCE, &s[CB_GATE_SOURCE]) || s[CB_GATE_SOURCE] != 0;
+    if (!ratio_of(plain->data, channels, domains, rows, TARGET, &s[CB_GATE_TARGET]) || !known)
         return true;
     double source = s[CB_GATE_SOURCE], target = s[CB_GATE_TARGET];
     double gap = tanh(fabs(source - target) / (fabs(target) + tiny));

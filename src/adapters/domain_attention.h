@@ -12,7 +12,7 @@ typedef enum cb_domain_paths {
     CB_PATHS_NONE    /* there is no attention */
 } cb_domain_paths;
 
-/* What a gate has seen last: whether the path is shared (1 or 0), the gap, and mean / deviation of the source and of the target. */
+/* What a gate has seen last: whether the path is shared (1 or 0), the gap, and mean / deviation of the source and of the target (0: none yet). */
 enum { CB_GATE_SHARED, CB_GATE_GAP, CB_GATE_SOURCE, CB_GATE_TARGET, CB_GATE_NUMBERS };
 
 typedef struct cb_domain_attention {

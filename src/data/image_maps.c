@@ -401,7 +401,7 @@ bool cb_image_maps_alone(image_store *s, const cb_image_data_options *o)
         const char *path = o->data.items[i];
         ok = cb_is_directory(path)     ? read_maps_of(s, o, path)
              : cb_image_is_table(path) ? cb_image_table_read(path, o, true, add_row, s)
-             : cb_image_is_name(path)  ? add_pair(s, cb_strdup(path), cb_strdup(path), 0)
+             : cb_image_is_name(path)  ? read_stacks(s, path, path)
                                        : cb_fail(CB_ERR_FORMAT,
                                                  "%s: found another kind of file, expected a directory or a table (.csv, .tsv, "
                                                   ".jsonl) of label maps, or a map",

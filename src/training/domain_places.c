@@ -3,12 +3,30 @@
  *
  * What is known of the target is which share of an image each label has, roughly; it is held against the shares that predictions come to, image by image.
  * Shape letters: B images, K labels, H, W places. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "training/domains.h"
 
 /* ---- what is known ---- */
+
+static bool are_shares(const cb_domains *d)
+{
+    const double allowed = 0.01;
+    for (int64_t i = 0; i < cb_dataset_rows(d->target); i++) {
+        double sum = 0, least = 0;
+        for (int64_t k = 0; k < d->labels; k++) {
+            double share = (double)d->options.priors[i * d->labels + k];
+            sum += share;
+            least = fmin(least, share);
+        }
+        if (!(least >= 0 && fabs(sum - 1) <= allowed))
+            return cb_fail(CB_ERR_ARGUMENT, "priors: found row %lld with a least share of %g and a sum of %g, expected 0 or more and 1",
+                           (long long)i, least, sum) == CB_OK;
+    }
+    return true;
+}
 
 bool cb_prior_open(cb_domains *d)
 {
@@ -19,7 +37,7 @@ bool cb_prior_open(cb_domains *d)
     if (!shares)
         return cb_fail(CB_ERR_ARGUMENT,
                        "method: found no prior, expected shares of labels: --prior, or --prior-maps with a few label maps") == CB_OK;
-    d->prior = cb_keep(cb_empty(CB_F32, rows, d->labels));
+    d->prior = are_shares(d) ? cb_keep(cb_empty(CB_F32, rows, d->labels)) : NULL;
     return d->prior && cb_write(d->prior, CB_F32, shares);
 }
 
@@ -43,6 +61,8 @@ static bool weigh_by_rarity(const cb_domains *d, float *weights)
 {
     int64_t rows = cb_dataset_rows(d->target);
     double sum = 0;
+    if (!are_shares(d))
+        return false;
     for (int64_t k = 0; k < d->labels; k++) {
         double share = 0;
         for (int64_t i = 0; i < rows; i++)

@@ -112,6 +112,39 @@ static bool same_stem(stem a, stem b)
     return a.length == b.length && memcmp(a.name, b.name, a.length) == 0;
 }
 
+/* Whether one path is the other's end. */
+static bool same_path(const char *a, const char *b)
+{
+    const char *end = strlen(a) < strlen(b) ? a : b, *path = end == a ? b : a;
+    size_t before = strlen(path) - strlen(end);
+    return cb_ends_with(path, end) && (!before || path[before - 1] == '/');
+}
+
+/* Which of these names is an image's: the only one of its stem, or of several the one of its path.  -1: none is, or several are. */
+static int64_t find_name(char *const *names, size_t count, const char *suffix, const char *image, const char *from, const char *what)
+{
+    size_t stems = 0, paths = 0;
+    int64_t of_stem = 0, of_path = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (!same_stem(stem_of(names[i], suffix), stem_of(image, NULL)))
+            continue;
+        stems++;
+        of_stem = (int64_t)i;
+        if (same_path(names[i], image)) {
+            paths++;
+            of_path = (int64_t)i;
+        }
+    }
+    if (stems == 1 || paths == 1)
+        return stems == 1 ? of_stem : of_path;
+    if (stems)
+        cb_fail(CB_ERR_FORMAT, "%s: found %zu %ss for %s, expected one: of several directories' files of one name paths say which", from,
+                stems, what, image);
+    else
+        cb_fail(CB_ERR_FORMAT, "%s: found no %s for %s among %zu, expected one of its name", from, what, image, count);
+    return -1;
+}
+
 /* ---- tags ---- */
 
 /* A bit for each image and label. */
@@ -163,8 +196,8 @@ static bool read_tags(const char *path, const cb_string_list *labels, const cb_i
     return ok;
 }
 
-/* What an image's tags make of the shares of labels that are there. */
-static void shares_by_tags(const double *shares, const bool *has, int64_t labels, int64_t background, double *out)
+/* What an image's tags make of the shares of labels that are there; false: nothing. */
+static bool shares_by_tags(const double *shares, const bool *has, int64_t labels, int64_t background, double *out)
 {
     double sum = 0;
     for (int64_t k = 0; k < labels; k++) {
@@ -177,6 +210,7 @@ static void shares_by_tags(const double *shares, const bool *has, int64_t labels
     }
     for (int64_t k = 0; k < labels && sum > 0; k++)
         out[k] /= sum;
+    return sum > 0;
 }
 
 static bool tagged(const cb_dataset *target, const tags *t, const double *shares, const cb_prior_options *o, cb_priors *p)
@@ -185,13 +219,10 @@ static bool tagged(const cb_dataset *target, const tags *t, const double *shares
     bool ok = true;
     for (int64_t i = 0; ok && i < p->rows; i++) {
         char *source = cb_dataset_row_source(target, i);
-        size_t at = 0;
-        while (source && at < t->names.count && !same_stem(stem_of(t->names.items[at], NULL), stem_of(source, NULL)))
-            at++;
-        ok = source && (at < t->names.count ||
-                        cb_fail(CB_ERR_FORMAT, "%s: found no line for %s, expected one of each image", o->tags, source) == CB_OK);
-        if (ok)
-            shares_by_tags(shares, t->has + at * (size_t)p->labels, p->labels, o->prior_background, row);
+        int64_t at = source ? find_name(t->names.items, t->names.count, NULL, source, o->tags, "line") : -1;
+        ok = at >= 0 && (shares_by_tags(shares, t->has + at * p->labels, p->labels, o->prior_background, row) ||
+                         cb_fail(CB_ERR_FORMAT, "%s: found no label of %s that the prior gives a share, and no prior_background", o->tags,
+                                 source) == CB_OK);
         for (int64_t k = 0; ok && k < p->labels; k++)
             p->shares[i * p->labels + k] = (float)row[k];
         cb_free(source);
@@ -211,28 +242,33 @@ static bool with_tags(const cb_dataset *target, const cb_string_list *labels, co
 
 /* ---- each image's own ---- */
 
-static bool find_own(const cb_label_shares *s, const char *source, const char *suffix, float *row)
+static bool find_own(const cb_label_shares *s, const char *image, const char *suffix, bool *taken, float *row)
 {
-    for (size_t i = 0; i < s->maps; i++)
-        if (same_stem(stem_of(s->names[i], suffix), stem_of(source, NULL))) {
-            for (int64_t k = 0; k < s->labels; k++)
-                row[k] = (float)s->shares[(int64_t)i * s->labels + k];
-            return true;
-        }
-    return cb_fail(CB_ERR_FORMAT, "true_size_maps: found no map for %s among %zu, expected one of its name", source, s->maps) == CB_OK;
+    int64_t at = find_name(s->names, s->maps, suffix, image, "true_size_maps", "map");
+    if (at < 0)
+        return false;
+    if (taken[at])
+        return cb_fail(CB_ERR_FORMAT, "true_size_maps: found %s for two images, the second %s, expected one for each", s->names[at],
+                       image) == CB_OK;
+    taken[at] = true;
+    for (int64_t k = 0; k < s->labels; k++)
+        row[k] = (float)s->shares[at * s->labels + k];
+    return true;
 }
 
 static bool own_sizes(const cb_dataset *target, const cb_string_list *labels, const cb_prior_options *o, const cb_image_data_options *maps,
                       cb_priors *p)
 {
     cb_label_shares s = {0};
-    bool ok = read_maps(&o->true_size_maps, labels, maps, &s);
+    bool *taken = read_maps(&o->true_size_maps, labels, maps, &s) ? cb_calloc(s.maps, sizeof *taken) : NULL;
+    bool ok = taken;
     for (int64_t i = 0; ok && i < p->rows; i++) {
         char *source = cb_dataset_row_source(target, i);
-        ok = source && find_own(&s, source, maps->map_suffix, p->shares + i * p->labels);
+        ok = source && find_own(&s, source, maps->map_suffix, taken, p->shares + i * p->labels);
         cb_free(source);
     }
     cb_label_shares_free(&s);
+    cb_free(taken);
     return ok;
 }
 

@@ -312,6 +312,8 @@ static void a_batch_has_maps_of_the_source_beside_none(void **state)
 
 /* ---- what is known of shares ---- */
 
+static const char *background; /* NULL: the option's default */
+
 static bool make_priors(const char *set, const char *option, const char *value, const char *tags, cb_priors *priors)
 {
     cb_image_processor processor;
@@ -322,6 +324,7 @@ static bool make_priors(const char *set, const char *option, const char *value, 
     assert_true(cb_options_init(cb_prior_option_table, &o));
     assert_true(!option || cb_options_set(cb_prior_option_table, &o, option, value));
     assert_true(!tags || cb_options_set(cb_prior_option_table, &o, "tags", tags));
+    assert_true(!background || cb_options_set(cb_prior_option_table, &o, "prior_background", background));
     cb_dataset *target = open_set(set, true, NULL, NULL);
     assert_ok();
     bool ok = cb_priors_make(target, &labels, &o, &maps, priors);
@@ -415,6 +418,44 @@ static void priors_that_are_none_are_refused(void **state)
     refuse_priors(set, "prior_maps", write_file("9.pgm", "P5 1 1 255\n\7"), NULL, CB_ERR_FORMAT, "9.pgm");
 }
 
+/* Of lines for files of one name in several directories that counts whose path it is. */
+static void images_have_one_line_and_one_map_each(void **state)
+{
+    (void)state;
+    char set[256], maps[400], text[700];
+    const char *rest = "1.pgm,b\n2.pgm,b\n3.pgm,b\n4.pgm,b\n5.pgm,b\n";
+    cb_priors p = {0};
+    snprintf(set, sizeof set, "%s", put_set("twice", 1));
+    snprintf(text, sizeof text, "file,label\nother/0.pgm,c\nimages/0.pgm,b\n%s", rest);
+    assert_true(make_priors(set, "prior", "0.5,0.3,0.2", write_file("t.csv", text), &p));
+    assert_near((double)p.shares[1], 0.3, 1e-6);
+    assert_near((double)p.shares[2], 0, 0);
+    cb_priors_free(&p);
+    snprintf(text, sizeof text, "file,label\n0.pgm,b\n0.pgm,c\n%s", rest);
+    refuse_priors(set, "prior", "0.5,0.3,0.2", write_file("t.csv", text), CB_ERR_FORMAT, "found 2 lines for");
+    snprintf(text, sizeof text, "file,label\n0.pgm,c\n%s", rest);
+    background = "-1";
+    refuse_priors(set, "prior", "0.5,0.5,0", write_file("t.csv", text), CB_ERR_FORMAT, "found no label of");
+    background = NULL;
+    snprintf(maps, sizeof maps, "%s/masks,%s", set, write_file("0.pgm", "P5 1 1 255\n\1"));
+    refuse_priors(set, "true_size_maps", maps, NULL, CB_ERR_FORMAT, "found 2 maps for");
+    snprintf(maps, sizeof maps, "%s/masks", set);
+    refuse_priors(write_file("rows.csv", "file,label\ntwice/images/0.pgm,\ntwice/images/0.pgm,\n"), "true_size_maps", maps, NULL,
+                  CB_ERR_FORMAT, "0.pgm for two images");
+}
+
+static void a_stack_of_maps_counts_page_by_page(void **state)
+{
+    (void)state;
+    cb_image_processor processor;
+    cb_image_data_options o = image_options(&processor, NULL, false);
+    cb_label_shares shares = {0};
+    assert_true(cb_string_list_add(&o.data, CB_TEST_DATA "/dense/stack-labels.tif") && cb_label_shares_read(&o, &shares));
+    assert_int_equal(shares.maps, 3);
+    cb_label_shares_free(&shares);
+    cb_options_free(cb_image_data_option_table, &o);
+}
+
 /* ---- terms ---- */
 
 static cb_model *network(void)
@@ -468,6 +509,28 @@ static double part(const cb_metrics *m, const char *name)
             return m->items[i].value;
     fail_msg("there is no term %s", name);
     return 0;
+}
+
+static void priors_of_a_caller_are_looked_at(void **state)
+{
+    (void)state;
+    static const float rows[][LABELS] = {{NAN, 0.5f, 0.5f}, {-0.1f, 0.6f, 0.5f}, {0.5f, 0.5f, 0.5f}};
+    cb_model *model = network();
+    for (int i = 0; i < 6; i++) {
+        float priors[IMAGES * LABELS];
+        char name[32];
+        cb_domain_options o = {0};
+        for (int k = 0; k < IMAGES * LABELS; k++)
+            priors[k] = k < LABELS ? rows[i / 2][k] : even_prior[k % LABELS];
+        assert_true(cb_options_init(cb_domain_option_table, &o) &&
+                    cb_options_set(cb_domain_option_table, &o, "method", i % 2 ? "size-constraint" : "adami"));
+        o.priors = priors;
+        snprintf(name, sizeof name, "looked-%d", i);
+        assert_null(cb_domains_open(model, NULL, open_set(put_set(name, 1), true, NULL, NULL), &o));
+        expect_error(CB_ERR_ARGUMENT, "priors: found row 0");
+        cb_options_free(cb_domain_option_table, &o);
+    }
+    cb_model_free(model);
 }
 
 /* Loss of the first step and of what its logits say by hand. */
@@ -670,6 +733,9 @@ int main(void)
         TEST(priors_are_shares_of_maps),
         TEST(tags_say_which_labels_are_there),
         TEST(priors_that_are_none_are_refused),
+        TEST(images_have_one_line_and_one_map_each),
+        TEST(a_stack_of_maps_counts_page_by_page),
+        TEST(priors_of_a_caller_are_looked_at),
         TEST(a_step_is_made_of_the_losses),
         TEST(what_is_not_of_places_is_refused),
         TEST(without_its_terms_weights_are_those_of_before),

@@ -417,6 +417,23 @@ static void domains_may_come_one_after_another(void **state)
     cb_model_free(model);
 }
 
+/* As where a saved one is trained with rows of the target alone. */
+static void a_gate_waits_for_a_source(void **state)
+{
+    (void)state;
+    cb_model *model = network();
+    cb_adapter *adapter = made(model, "{}");
+    for (int shared = 0; shared < 2; shared++) {
+        for (int i = 0; i < BLOCKS; i++)
+            parameter(adapter, model, blocks[i], "gdcan_state")[CB_GATE_SHARED] = (float)shared;
+        logits_of(model, pixels(), true, NULL);
+        for (int i = 0; i < BLOCKS; i++)
+            assert_true(parameter(adapter, model, blocks[i], "gdcan_state")[CB_GATE_SHARED] == (float)shared);
+    }
+    cb_adapter_free(adapter);
+    cb_model_free(model);
+}
+
 static void a_saved_one_keeps_its_gates_and_goes_the_targets_way(void **state)
 {
     (void)state;
@@ -616,6 +633,7 @@ int main(void)
         cmocka_unit_test(the_ends_of_eta_are_dcan_and_plain_attention),
         cmocka_unit_test(equal_domains_have_no_gap),
         cmocka_unit_test(domains_may_come_one_after_another),
+        cmocka_unit_test(a_gate_waits_for_a_source),
         cmocka_unit_test(a_saved_one_keeps_its_gates_and_goes_the_targets_way),
         cmocka_unit_test(what_does_not_fit_is_refused),
         cmocka_unit_test(a_resumed_run_ends_with_the_same_bits),
