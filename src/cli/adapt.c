@@ -203,7 +203,7 @@ static bool answer(cli_call *call, settings *s, const cli_base *base, cb_adaptat
                                           .save = s->save ? cli_adapt_save : NULL,
                                           .save_user = &saver,
                                           .save_each = s->save_each};
-    bool ok = (!s->save || cb_adaptation_check_save(a)) && study(s, base, a) &&
+    bool ok = (!s->save || (cb_adaptation_check_save(a) && cli_adapt_check_kind(s, a))) && study(s, base, a) &&
               cb_adapt_run(a, stream, &options, s->dry_run ? NULL : on_batch, &w, result);
     cli_status_clear();
     return ok;

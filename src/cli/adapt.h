@@ -32,6 +32,8 @@ cb_stream *cli_adapt_source(cli_adapt_settings *s, const cli_base *base);
 
 /* Whether --save can be written, and is no place of somebody else's. */
 bool cli_adapt_check_save(const cli_adapt_settings *s, const char *model);
+/* Whether what is trained can take the place of what an earlier run saved: a model that of a model, an adapter that of an adapter. */
+bool cli_adapt_check_kind(const cli_adapt_settings *s, const cb_adaptation *a);
 typedef struct cli_adapt_saver {
     const cli_adapt_settings *settings;
     const cli_base *base;

@@ -11,14 +11,15 @@
 
 /* ---- --save ---- */
 
-/* Whether an earlier run has saved there. */
-static bool is_own(const char *directory)
+static bool holds(const char *directory, const char *name)
 {
-    char *path = cb_path_join(directory, MARK);
-    bool own = path && cb_is_file(path);
+    char *path = cb_path_join(directory, name);
+    bool found = path && cb_is_file(path);
     cb_free(path);
-    return own;
+    return found;
 }
+
+#define ADAPTER "adapter_config.json"
 
 /* Whether it is none of those that are adapted. */
 static bool is_apart(const cli_adapt_settings *s, const char *model)
@@ -34,11 +35,20 @@ bool cli_adapt_check_save(const cli_adapt_settings *s, const char *model)
         return true;
     if (!*s->save)
         return cli_refuse("--save: found an empty name, expected a directory");
-    if (!is_own(s->save))
-        return cli_output_directory(s->save, model);
+    if (!holds(s->save, MARK)) /* of no earlier run */
+        return holds(s->save, ADAPTER) ? cli_refuse("%s: found an adapter in it (" ADAPTER "), expected a new or empty directory", s->save)
+                                       : cli_output_directory(s->save, model);
     if (!is_apart(s, model))
         return false;
     return s->resume || s->overwrite || cli_refuse("%s: has what an earlier run saved; --resume or --overwrite writes it anew", s->save);
+}
+
+bool cli_adapt_check_kind(const cli_adapt_settings *s, const cb_adaptation *a)
+{
+    bool adapter = cb_learner_options_of(cb_adaptation_policy(a)->learner)->trained == CB_TRAINED_ADAPTER;
+    const char *other = adapter ? "config.json" : ADAPTER;
+    return !holds(s->save, other) || cli_refuse("%s: found %s, which an earlier run saved, and %s is trained; expected another directory",
+                                                s->save, other, adapter ? "an adapter" : "a model");
 }
 
 static bool write_mark(const cb_adaptation *a, const cli_adapt_saver *saver)

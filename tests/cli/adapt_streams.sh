@@ -150,6 +150,11 @@ bad 1 "out/tent: is out/tent, which is read" adapt out/tent --stream test --save
 expect again "$program" adapt net --method cotta --method-option views=1 --stream test --batch-size 16 --save out/tent --overwrite
 expect adapter "$program" adapt net --method tent --adapter-kind lora --target-modules convolution --no-guard --stream test --batch-size 8 --save out/adapter
 expect evaluated "$program" eval net --adapter out/adapter --data test --json
+bad 1 "out/adapter: found adapter_config.json, which an earlier run saved, and a model is trained" adapt net --method tent --stream test --save out/adapter --overwrite
+bad 1 "out/tent: found config.json, which an earlier run saved, and an adapter is trained" adapt net --method tent --adapter-kind lora --target-modules convolution --stream test --save out/tent --overwrite
+cp -r out/adapter out/foreign
+rm out/foreign/adapted.json
+bad 1 "out/foreign: found an adapter in it" adapt net --method tent --adapter-kind lora --target-modules convolution --stream test --save out/foreign --overwrite
 bad 1 "trains nothing" adapt net --method lame --stream test --save out/never
 bad 1 "forgets after each input" adapt net --method memo --stream test --save out/never
 bad 1 "an adapter has no place" adapt net --method rotta --adapter-kind lora --target-modules convolution --stream test --save out/never
