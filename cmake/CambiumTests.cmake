@@ -72,6 +72,8 @@ if(TARGET cambium AND EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/run.sh)
   register_test(cli_adapt_streams bash ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/adapt_streams.sh $<TARGET_FILE:cambium> ${reference} ${scratch})
   register_test(cli_adapt_page ${page} docs/adapt.md said.jsonl drifted.jsonl.state gates.jsonl piped.jsonl watched.jsonl
     out/adapted/model.safetensors)
+  register_test(cli_active sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/active.sh $<TARGET_FILE:cambium> ${CMAKE_CURRENT_SOURCE_DIR} ${scratch})
+  register_test(cli_active_page ${page} docs/active.md out/marks/round-1/model.safetensors out/marks/round-2.html out/tools/round-1/labels.json)
   register_test(cli_adami_page ${page} docs/methods/adami.md out/adami/model.safetensors out/adapter/labels.json)
   register_test(cli_cotta_page ${page} docs/methods/cotta.md said.jsonl plain.jsonl.state)
   register_test(cli_dense sh ${CMAKE_CURRENT_SOURCE_DIR}/tests/cli/dense.sh $<TARGET_FILE:cambium> ${reference} ${scratch})

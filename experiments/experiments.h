@@ -10,6 +10,7 @@ const cb_experiment *cb_experiment_find(const char *name); /* by name, or by its
 /* One line each. */
 extern const cb_experiment experiment_relaxed_recursive, experiment_dylora, experiment_llm_adapters, experiment_lora_lego,
     experiment_lt_sft, experiment_sentinellms, experiment_pego, experiment_small_models, experiment_hydra, experiment_adcsd,
-    experiment_transfer_score, experiment_cotta, experiment_paretoda, experiment_adami, experiment_gdcan, experiment_streams;
+    experiment_transfer_score, experiment_cotta, experiment_paretoda, experiment_adami, experiment_gdcan, experiment_streams,
+    experiment_lftl;
 
 #endif

@@ -4,23 +4,15 @@
 
 #include "experiments/experiments.h"
 
-static const cb_experiment *const experiments[] = {&experiment_pego,
-                                                   &experiment_relaxed_recursive,
-                                                   &experiment_dylora,
-                                                   &experiment_adcsd,
-                                                   &experiment_hydra,
-                                                   &experiment_lt_sft,
-                                                   &experiment_llm_adapters,
-                                                   &experiment_lora_lego,
-                                                   &experiment_small_models,
-                                                   &experiment_sentinellms,
-                                                   &experiment_paretoda,
-                                                   &experiment_adami,
-                                                   &experiment_gdcan,
-                                                   &experiment_transfer_score,
-                                                   &experiment_cotta,
-                                                   &experiment_streams,
-                                                   NULL};
+static const cb_experiment *const experiments[] = {&experiment_pego,         &experiment_relaxed_recursive,
+                                                   &experiment_dylora,       &experiment_adcsd,
+                                                   &experiment_hydra,        &experiment_lt_sft,
+                                                   &experiment_llm_adapters, &experiment_lora_lego,
+                                                   &experiment_small_models, &experiment_sentinellms,
+                                                   &experiment_paretoda,     &experiment_adami,
+                                                   &experiment_gdcan,        &experiment_transfer_score,
+                                                   &experiment_cotta,        &experiment_streams,
+                                                   &experiment_lftl,         NULL};
 
 const cb_experiment *const *cb_experiments(void)
 {

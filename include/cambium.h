@@ -4,6 +4,7 @@
 #ifndef CAMBIUM_H
 #define CAMBIUM_H
 
+#include "cambium/active.h"
 #include "cambium/adapt.h"
 #include "cambium/adapters.h"
 #include "cambium/convert.h"

@@ -183,6 +183,10 @@ CB_API cb_dataset *cb_dataset_join(size_t count, cb_dataset *const *parts);
 /* The same rows in the same order, images augmented in another way (NULL: not at all); of texts it is as the first.  A view of a view is drawn anew,
  * also with the same options. */
 CB_API cb_dataset *cb_dataset_view(const cb_dataset *data, const cb_augment_options *augment);
+/* Some rows of labelled texts or images, by their places in the unshuffled data, as a dataset of its own with the same options. */
+CB_API cb_dataset *cb_dataset_pick(const cb_dataset *data, const int64_t *rows, int64_t count);
+/* Of images: a row of the unshuffled data as it is in its file. */
+CB_API bool cb_dataset_row_image(const cb_dataset *data, int64_t row, cb_image *image);
 /* Which row of the unshuffled data stands at a place of the endless sequence: of labelled rows and images; -1 on failure. */
 CB_API int64_t cb_dataset_row_at(cb_dataset *data, int64_t place);
 

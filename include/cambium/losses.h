@@ -110,6 +110,12 @@ CB_API cb_tensor *cb_ratio_divergence(cb_tensor *ratio, cb_tensor *prior, bool o
  * Constrained domain adaptation: Bateson et al. 2019, arXiv:1908.02996. */
 CB_API cb_tensor *cb_ratio_penalty(cb_tensor *ratio, cb_tensor *prior, double slack);
 
+/* ---- vectors and remembered ones ---- */
+
+/* Mean over vectors (N, C) of the entropy of the softmax of their cosines with anchors (M, C), which carry no gradient: small where each is like few of
+ * them.  There is no temperature, so that it is near log M.  LFTL: Lyu et al. 2024, arXiv:2407.18899. */
+CB_API cb_tensor *cb_anchor_attention_loss(cb_tensor *vectors, cb_tensor *anchors);
+
 /* ---- two domains ---- */
 
 /* |cov(source) - cov(target)|^2 / (4 C^2) of (S, C) and (T, C), covariances over S - 1 and T - 1.  Sun and Saenko 2016, arXiv:1607.01719. */

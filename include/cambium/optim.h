@@ -35,6 +35,8 @@ CB_API cb_optimizer *cb_sgd_with(size_t count, cb_tensor *const *parameters, cb_
 /* One update from ->grad (contiguous f32; a parameter without one is left alone); gradients are multiplied by `grad_scale` first (clipping:
  * no pass of its own).  Gradients stay; drop them with cb_optimizer_zero_grad(). */
 CB_API bool cb_optimizer_step(cb_optimizer *optimizer, double learning_rate, double grad_scale);
+/* Factors (one for each parameter) of the learning rate from here on, as of parameter groups; NULL: 1 each. */
+CB_API bool cb_optimizer_set_rates(cb_optimizer *optimizer, const double *rates);
 CB_API void cb_optimizer_zero_grad(cb_optimizer *optimizer);
 CB_API void cb_optimizer_forget(cb_optimizer *optimizer); /* moments and steps are those of a new one */
 CB_API void cb_optimizer_free(cb_optimizer *optimizer);
@@ -67,7 +69,8 @@ typedef enum cb_schedule_kind {
     CB_SCHEDULE_CONSTANT,
     CB_SCHEDULE_LINEAR, /* to min_ratio at the last step */
     CB_SCHEDULE_COSINE, /* half a cosine to min_ratio */
-    CB_SCHEDULE_WSD     /* warm-up, stable, then linear decay over the last `decay_ratio` of the steps */
+    CB_SCHEDULE_WSD,    /* warm-up, stable, then linear decay over the last `decay_ratio` of the steps */
+    CB_SCHEDULE_INVERSE /* (1 + 10 p)^-0.75 at a share p of the steps, to 0.17: DANN's, and SHOT's after it.  Ganin et al. 2016 */
 } cb_schedule_kind;
 extern CB_API const char *const cb_schedule_names[]; /* NULL-terminated, in the order of the enum */
 typedef struct cb_schedule {

@@ -33,6 +33,7 @@ typedef struct cb_train_options {
     double weight_decay;
     double adam_beta1, adam_beta2, adam_epsilon;
     double momentum;
+    bool nesterov;
     double max_grad_norm; /* 0: no clipping */
     double dice_weight;   /* of segmentation: of Dice's loss (losses.h) beside the cross-entropy */
     bool gradient_checkpointing;
@@ -64,6 +65,7 @@ struct cb_trainee {
     cb_model *model;
     size_t count;
     const cb_named_tensor *parameters;
+    const double *rates; /* (count) factors of the learning rate, which `describe` tells of; NULL: 1 each */
     bool (*save)(const cb_trainee *what, const char *directory);
     /* Settings that the run's course depends on besides the options (dropout, ...), as text to be freed; may be NULL.  A checkpoint written
      * under other ones is not gone on with. */

@@ -56,24 +56,23 @@ static const cli_group groups[] = {{"Run", table, 0},
 
 /* ---- data ---- */
 
-/* Of the target without labels, or of the data to measure by. */
-static cb_dataset *open_data(cli_call *call, settings *s, const cb_string_list *files, const cb_model *model, const cb_tokenizer *tokenizer,
-                             bool unlabelled)
+cb_dataset *cli_pool_data(cli_call *call, cli_corpus_settings *corpus, int64_t seed, const cb_string_list *files,
+                          const cb_string_list *label_maps, const cb_model *model, const cb_tokenizer *tokenizer, bool unlabelled)
 {
     if (cli_takes_images(model)) {
-        cb_image_data_options *data = &s->corpus.images.data;
+        cb_image_data_options *data = &corpus->images.data;
         cb_string_list maps = data->label_maps;
         data->unlabelled = unlabelled;
         data->objective = cb_objective_of(model);
-        data->label_maps = s->test_label_maps;
-        cb_dataset *images = cli_images_open(&s->corpus.images, files, cb_model_label_names(model), s->seed, unlabelled);
+        data->label_maps = *label_maps;
+        cb_dataset *images = cli_images_open(&corpus->images, files, cb_model_label_names(model), seed, unlabelled);
         data->unlabelled = false;
         data->label_maps = maps;
         return images;
     }
-    cb_data_options text = s->corpus.text;
+    cb_data_options text = corpus->text;
     cli_fit_sequence_length(call, &text, model);
-    text.seed = (uint64_t)s->seed;
+    text.seed = (uint64_t)seed;
     text.data = *files;
     text.labels = cb_model_label_names(model);
     text.objective = cb_objective_of(model);
@@ -132,7 +131,7 @@ static cb_domains *open_domains(cli_call *call, settings *s, cb_model *model, co
     s->corpus.data = s->source;
     bool ok = !s->source.count || cli_corpus_open(&corpus, call, &s->corpus, model, tokenizer, s->seed);
     s->corpus.data = (cb_string_list){0}; /* the option's own list is freed as `source` */
-    cb_dataset *target = ok ? open_data(call, s, &s->target, model, tokenizer, true) : NULL;
+    cb_dataset *target = ok ? cli_pool_data(call, &s->corpus, s->seed, &s->target, &s->test_label_maps, model, tokenizer, true) : NULL;
     cb_priors priors = {0};
     if (!target || !open_priors(s, target, model, &priors)) {
         cb_dataset_free(corpus.train);
@@ -163,31 +162,31 @@ static const cb_domain_method *method_of(const settings *s)
     return method;
 }
 
-/* A new adapter with the options of the command line, of the kind that the method is made for where none is given; with labels to learn from it has
- * the head. */
-static cb_adapter *new_adapter(cli_call *call, const settings *s, cb_model *model)
+cb_adapter *cli_new_adapter(cli_call *call, const char *kind, const cb_domain_method *method, cb_model *model, bool head, int64_t seed)
 {
-    const cb_domain_method *method = method_of(s);
-    const char *own = method ? method->kind : NULL;
-    cb_adapter *adapter = cb_adapter_new(own && !cli_given(call, "kind") ? own : s->kind, "default");
+    cb_adapter *adapter = cb_adapter_new(kind, "default");
     if (!adapter)
         cli_blame(call, "kind");
     bool ok = adapter;
-    if (ok && own && method->option && strcmp(cb_adapter_kind_of(adapter)->name, own) == 0)
+    if (ok && method && method->kind && method->option && strcmp(cb_adapter_kind_of(adapter)->name, method->kind) == 0)
         ok = cb_adapter_set(adapter, method->option, method->value);
     for (size_t i = 0; ok && i < call->adapter_count; i++)
         if (!(ok = cb_adapter_set(adapter, call->adapter[i].name, call->adapter[i].value)))
             cli_blame(call, call->adapter[i].name);
-    ok = ok && (!s->source.count || cb_adapter_fit_labels(adapter, model));
-    if (ok && cb_adapter_attach(adapter, cb_model_root(model), cb_model_type(model), (uint64_t)s->seed))
+    ok = ok && (!head || cb_adapter_fit_labels(adapter, model));
+    if (ok && cb_adapter_attach(adapter, cb_model_root(model), cb_model_type(model), (uint64_t)seed))
         return adapter;
     cb_adapter_free(adapter);
     return NULL;
 }
 
+/* A new one is of the kind that the method is made for, where none is given. */
 static cb_adapter *open_adapter(cli_call *call, const settings *s, cb_model *model)
 {
-    return s->adapter ? cb_adapter_load(s->adapter, cb_model_root(model), cb_model_type(model)) : new_adapter(call, s, model);
+    const cb_domain_method *method = method_of(s);
+    const char *kind = method && method->kind && !cli_given(call, "kind") ? method->kind : s->kind;
+    return s->adapter ? cb_adapter_load(s->adapter, cb_model_root(model), cb_model_type(model))
+                      : cli_new_adapter(call, kind, method, model, s->source.count > 0, s->seed);
 }
 
 static bool run_domains(cli_call *call, settings *s, const cb_trainee *inner, cb_domains *domains, cb_dataset *test)
@@ -223,7 +222,9 @@ static bool adapt(cli_call *call, settings *s, cb_model *model)
         ok = cli_refuse("--source: found none, and %s has no %s, which unlabelled data cannot teach it", cb_model_directory(model),
                         cb_model_new_weights(model));
     cb_domains *domains = ok ? open_domains(call, s, model, tokenizer) : NULL;
-    cb_dataset *test = domains && s->test_data.count ? open_data(call, s, &s->test_data, model, tokenizer, false) : NULL;
+    cb_dataset *test = domains && s->test_data.count
+                           ? cli_pool_data(call, &s->corpus, s->seed, &s->test_data, &s->test_label_maps, model, tokenizer, false)
+                           : NULL;
     ok = domains && (!s->test_data.count || test) && train(call, s, model, domains, test, tokenizer);
     ok = ok && (!images || s->dry_run || cli_images_save(&s->corpus.images, s->output));
     cb_dataset_free(test);

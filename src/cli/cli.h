@@ -45,10 +45,10 @@ typedef struct cli_command {
     bool (*run)(cli_call *call, void *settings);
 } cli_command;
 
-extern const cli_command cli_train, cli_pretrain, cli_adapt_pool, cli_generate, cli_embed, cli_eval, cli_adapt, cli_merge, cli_extract,
-    cli_convert, cli_tokenizer_train, cli_tokenizer_encode, cli_tokenizer_decode, cli_tokenizer_convert, cli_inspect, cli_bench_gemm,
-    cli_bench_lora, cli_bench_training, cli_bench_generate, cli_bench_packing, cli_methods, cli_repro, cli_tie, cli_zoo_build, cli_zoo_list,
-    cli_data, cli_data_verbalize, cli_sentinel_convert, cli_sentinel_encode;
+extern const cli_command cli_train, cli_pretrain, cli_adapt_pool, cli_adapt_active, cli_generate, cli_embed, cli_eval, cli_adapt, cli_merge,
+    cli_extract, cli_convert, cli_tokenizer_train, cli_tokenizer_encode, cli_tokenizer_decode, cli_tokenizer_convert, cli_inspect,
+    cli_bench_gemm, cli_bench_lora, cli_bench_training, cli_bench_generate, cli_bench_packing, cli_methods, cli_repro, cli_tie,
+    cli_zoo_build, cli_zoo_list, cli_data, cli_data_verbalize, cli_sentinel_convert, cli_sentinel_encode;
 
 const cli_command *const *cli_commands(void); /* NULL-terminated, in the order of the help */
 
@@ -513,6 +513,14 @@ bool cli_output_apart(const char *path, const cli_corpus_settings *corpus);
 /* What to look at first: of words, for which there are no metrics, the perplexity. */
 cb_metric cli_main_metric(const cb_metrics *metrics, double loss);
 void cli_metrics_json(json_t *object, const char *prefix, const cb_metrics *metrics, double loss);
+
+/* Data of another domain (adapt_pool.c): without labels, shuffled and augmented, or with those of the model, to measure by; of places of images these are
+ * in label_maps, which else are none. */
+cb_dataset *cli_pool_data(cli_call *call, cli_corpus_settings *corpus, int64_t seed, const cb_string_list *files,
+                          const cb_string_list *label_maps, const cb_model *model, const cb_tokenizer *tokenizer, bool unlabelled);
+/* A new adapter with the options of the command line, and before them that of the method (NULL: none) where it is of its kind, attached; head: of labels to be
+ * learned, it has the head as well. */
+cb_adapter *cli_new_adapter(cli_call *call, const char *kind, const cb_domain_method *method, cb_model *model, bool head, int64_t seed);
 
 /* Trains with progress and prints the summary; with a rehearsal on (--dry-run) prints the plan instead. */
 bool cli_train_run(cli_call *call, const cb_trainee *what, const cli_corpus *corpus, const cb_train_options *options);

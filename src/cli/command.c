@@ -4,6 +4,7 @@
 static const cli_command *const commands[] = {&cli_train,
                                               &cli_pretrain,
                                               &cli_adapt_pool,
+                                              &cli_adapt_active,
                                               &cli_generate,
                                               &cli_embed,
                                               &cli_eval,

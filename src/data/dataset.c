@@ -384,7 +384,38 @@ cb_dataset *cb_dataset_view(const cb_dataset *data, const cb_augment_options *au
     return NULL;
 }
 
+cb_dataset *cb_dataset_pick(const cb_dataset *data, const int64_t *rows, int64_t count)
+{
+    bool documents = data->store && cb_rows_are_documents(data), ok = data->images || documents;
+    cb_dataset *part = ok && count > 0 ? cb_calloc(1, sizeof *part) : NULL;
+    if (!ok)
+        cb_fail(CB_ERR_UNSUPPORTED, "data: rows are picked of images and of labelled texts");
+    else if (count <= 0)
+        cb_fail(CB_ERR_ARGUMENT, "data: found no rows to pick");
+    if (!part)
+        return NULL;
+    part->options = data->options;
+    if (data->images)
+        ok = (part->images = cb_images_pick(data->images, rows, count));
+    else {
+        part->store = data->store;
+        part->store->references++;
+        for (int64_t i = 0; ok && i < count; i++)
+            ok = add_document(part, data->documents.items[data->row_starts[rows[i]].document]);
+        ok = ok && make_rows(part);
+    }
+    if (ok)
+        return part;
+    cb_dataset_free(part);
+    return NULL;
+}
+
 /* ---- questions ---- */
+
+bool cb_dataset_row_image(const cb_dataset *data, int64_t row, cb_image *image)
+{
+    return data->images ? cb_images_read(data->images, row, image) : cb_fail(CB_ERR_UNSUPPORTED, "data: found no images") == CB_OK;
+}
 
 bool cb_rows_are_documents(const cb_dataset *data)
 {

@@ -349,23 +349,33 @@ image_rows *cb_images_split(image_rows *r, double share, uint64_t seed)
     return NULL;
 }
 
-image_rows *cb_images_view(const image_rows *r, const cb_augment_options *augment)
+image_rows *cb_images_pick(const image_rows *r, const int64_t *rows, int64_t count)
 {
-    image_rows *view = cb_calloc(1, sizeof *view);
-    int64_t *members = view ? cb_calloc((size_t)r->count, sizeof *members) : NULL;
+    image_rows *part = cb_calloc(1, sizeof *part);
+    int64_t *members = part ? cb_calloc((size_t)count, sizeof *members) : NULL;
     char *corruption = r->corruption && members ? cb_strdup(r->corruption) : NULL;
     if (!members || (r->corruption && !corruption)) {
         cb_free(members);
-        cb_free(view);
+        cb_free(part);
         return NULL;
     }
-    *view = *r;
-    view->store->references++;
-    memcpy(members, r->members, (size_t)r->count * sizeof *members);
-    view->members = members;
-    view->corruption = corruption;
-    view->loader = NULL;
-    view->last_first = -1;
+    *part = *r;
+    part->store->references++;
+    for (int64_t i = 0; i < count; i++)
+        members[i] = r->members[rows ? rows[i] : i];
+    part->members = members;
+    part->count = count;
+    part->corruption = corruption;
+    part->loader = NULL;
+    part->last_first = -1;
+    return part;
+}
+
+image_rows *cb_images_view(const image_rows *r, const cb_augment_options *augment)
+{
+    image_rows *view = cb_images_pick(r, NULL, r->count);
+    if (!view)
+        return NULL;
     view->views = r->views + 1;
     view->augmented = augment;
     view->augment = augment ? *augment : (cb_augment_options){0};
@@ -538,6 +548,11 @@ const char *cb_images_source(const image_rows *r, int64_t row)
 int64_t cb_images_number(const image_rows *r, int64_t row)
 {
     return r->members[row];
+}
+
+bool cb_images_read(const image_rows *r, int64_t row, cb_image *image)
+{
+    return cb_image_item_read(r->store, r->members[row], &r->how, image);
 }
 
 cb_objective cb_images_objective(const image_rows *r)

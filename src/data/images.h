@@ -132,8 +132,10 @@ const float *cb_image_loader_get(image_loader *l, image_batch_place batch, image
 
 typedef struct image_rows image_rows;
 void cb_images_free(image_rows *r);
-image_rows *cb_images_view(const image_rows *r, const cb_augment_options *augment); /* cb_dataset_view() */
-int64_t cb_images_row_at(const image_rows *r, int64_t place);                       /* cb_dataset_row_at() */
+image_rows *cb_images_view(const image_rows *r, const cb_augment_options *augment);  /* cb_dataset_view() */
+image_rows *cb_images_pick(const image_rows *r, const int64_t *rows, int64_t count); /* cb_dataset_pick() */
+bool cb_images_read(const image_rows *r, int64_t row, cb_image *image);              /* cb_dataset_row_image() */
+int64_t cb_images_row_at(const image_rows *r, int64_t place);                        /* cb_dataset_row_at() */
 bool cb_images_batch(image_rows *r, int64_t index, int64_t rows, cb_batch *batch, cb_string *sources);
 bool cb_images_sequential(image_rows *r, int64_t index, int64_t rows, cb_batch *batch);
 image_rows *cb_images_split(image_rows *r, double share, uint64_t seed);

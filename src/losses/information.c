@@ -83,3 +83,17 @@ cb_tensor *cb_class_confusion_loss(cb_tensor *logits, double temperature)
     cb_tensor *other = cb_ne(cb_unsqueeze(number, 1), cb_unsqueeze(number, 0));
     return cb_scale(cb_sum(cb_mul(rows, cb_cast(other, logits->dtype)), CB_ALL, false), 1 / (double)logits->shape[1]);
 }
+
+cb_tensor *cb_anchor_attention_loss(cb_tensor *vectors, cb_tensor *anchors)
+{
+    if (!vectors || !anchors)
+        return NULL;
+    if (vectors->ndim != 2 || anchors->ndim != 2 || vectors->shape[1] != anchors->shape[1] || !anchors->shape[0] || !vectors->shape[0] ||
+        vectors->dtype != anchors->dtype || !cb_dtype_is_float(vectors->dtype)) {
+        cb_fail(CB_ERR_SHAPE, "anchor_attention_loss: vectors %s and anchors %s, expected (N, C) and (M, C) of one floating-point type",
+                cb_shape_text(vectors), cb_shape_text(anchors));
+        return NULL;
+    }
+    cb_tensor *cosines = cb_matmul(cb_normalize(vectors, 1), cb_transpose(cb_normalize(cb_detach(anchors), 1), 0, 1)); /* (N, M) */
+    return cb_entropy_loss(cosines, CB_REDUCE_MEAN);
+}

@@ -24,6 +24,7 @@ struct cb_optimizer {
     const float **g;
     int64_t *size;
     double *decay;
+    double *rates; /* factors of the learning rate; NULL: 1 each */
 };
 
 static bool check_parameter(size_t i, const cb_tensor *p)
@@ -117,6 +118,7 @@ void cb_optimizer_free(cb_optimizer *o)
     cb_free(o->g);
     cb_free(o->size);
     cb_free(o->decay);
+    cb_free(o->rates);
     cb_free(o);
 }
 
@@ -146,13 +148,27 @@ cb_tensor *cb_optimizer_slot(cb_optimizer *o, size_t parameter, int slot)
     return *t;
 }
 
-/* Lists the parameters that have a gradient for the kernel; -1 on failure. */
-static int64_t gather(cb_optimizer *o, double weight_decay)
+bool cb_optimizer_set_rates(cb_optimizer *o, const double *rates)
+{
+    cb_free(o->rates);
+    o->rates = rates ? cb_alloc(o->count * sizeof *rates) : NULL;
+    if (o->rates)
+        memcpy(o->rates, rates, o->count * sizeof *rates);
+    return !rates || o->rates;
+}
+
+static double rate_of(const cb_optimizer *o, size_t i)
+{
+    return o->rates ? o->rates[i] : 1;
+}
+
+/* Lists the parameters that have a gradient and this rate for the kernel; -1 on failure. */
+static int64_t gather(cb_optimizer *o, double weight_decay, double rate)
 {
     int64_t n = 0;
     for (size_t i = 0; i < o->count; i++) {
         cb_tensor *p = o->parameters[i];
-        if (!p->grad)
+        if (!p->grad || rate_of(o, i) != rate)
             continue;
         cb_tensor *s0 = o->slot_count > 0 ? cb_optimizer_slot(o, i, 0) : NULL, *s1 = o->slot_count > 1 ? cb_optimizer_slot(o, i, 1) : NULL;
         if ((o->slot_count > 0 && !s0) || (o->slot_count > 1 && !s1))
@@ -168,17 +184,15 @@ static int64_t gather(cb_optimizer *o, double weight_decay)
     return n;
 }
 
-bool cb_optimizer_step(cb_optimizer *o, double learning_rate, double grad_scale)
+/* Those of one rate. */
+static bool step_group(cb_optimizer *o, double rate, double learning_rate, double grad_scale)
 {
-    if (!o || !cb_ok())
-        return false;
     bool adamw = o->kind == OPTIMIZER_ADAMW;
-    int64_t n = gather(o, adamw ? o->adamw.weight_decay : o->sgd.weight_decay);
+    int64_t n = gather(o, adamw ? o->adamw.weight_decay : o->sgd.weight_decay, rate);
     if (n < 0)
         return false;
-    o->steps++;
     if (adamw) {
-        cbk_adamw_args a = {.learning_rate = learning_rate,
+        cbk_adamw_args a = {.learning_rate = rate * learning_rate,
                             .beta1 = o->adamw.beta1,
                             .beta2 = o->adamw.beta2,
                             .eps = o->adamw.eps,
@@ -186,7 +200,7 @@ bool cb_optimizer_step(cb_optimizer *o, double learning_rate, double grad_scale)
                             .grad_scale = grad_scale};
         cbk_adamw(n, o->p, o->s0, o->s1, o->g, o->size, o->decay, &a);
     } else {
-        cbk_sgd_args a = {.learning_rate = learning_rate,
+        cbk_sgd_args a = {.learning_rate = rate * learning_rate,
                           .momentum = o->sgd.momentum,
                           .grad_scale = grad_scale,
                           .nesterov = o->sgd.nesterov,
@@ -194,6 +208,29 @@ bool cb_optimizer_step(cb_optimizer *o, double learning_rate, double grad_scale)
         cbk_sgd(n, o->p, o->slot_count ? o->s0 : NULL, o->g, o->size, o->decay, &a);
     }
     return true;
+}
+
+/* The first parameter of a rate stands for all that have it. */
+static bool is_first_of_rate(const cb_optimizer *o, size_t i)
+{
+    for (size_t k = 0; k < i; k++)
+        if (rate_of(o, k) == rate_of(o, i))
+            return false;
+    return true;
+}
+
+bool cb_optimizer_step(cb_optimizer *o, double learning_rate, double grad_scale)
+{
+    if (!o || !cb_ok())
+        return false;
+    o->steps++;
+    bool ok = true;
+    for (size_t i = 0; ok && i < (o->rates ? o->count : 1); i++)
+        if (is_first_of_rate(o, i))
+            ok = step_group(o, rate_of(o, i), learning_rate, grad_scale);
+    if (!ok)
+        o->steps--;
+    return ok;
 }
 
 void cb_optimizer_zero_grad(cb_optimizer *o)

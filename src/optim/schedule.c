@@ -3,7 +3,7 @@
 
 #include "cambium/optim.h"
 
-const char *const cb_schedule_names[] = {"constant", "linear", "cosine", "wsd", NULL};
+const char *const cb_schedule_names[] = {"constant", "linear", "cosine", "wsd", "inverse", NULL};
 
 double cb_schedule_at(const cb_schedule *s, int64_t step)
 {
@@ -29,6 +29,9 @@ double cb_schedule_at(const cb_schedule *s, int64_t step)
             ratio = 1 - (1 - s->min_ratio) * (done - start) / s->decay_ratio;
         break;
     }
+    case CB_SCHEDULE_INVERSE:
+        ratio = pow(1 + 10 * done, -0.75);
+        break;
     }
     return s->learning_rate * ratio;
 }

@@ -407,22 +407,6 @@ cb_dataset *cb_domains_rows(const cb_domains *d)
 
 /* ---- a pass ---- */
 
-static cb_tensor *rows_of(cb_tensor *t, int64_t first, int64_t rows)
-{
-    return t ? cb_slice(t, 0, first, first + rows, 1) : NULL;
-}
-
-static cb_context context_of(const cb_context *ctx, int64_t first, int64_t rows)
-{
-    cb_context own = *ctx;
-    own.positions = rows_of(ctx->positions, first, rows);
-    own.segments = rows_of(ctx->segments, first, rows);
-    own.types = rows_of(ctx->types, first, rows);
-    own.tasks = rows_of(ctx->tasks, first, rows);
-    own.items = rows_of(ctx->items, first, rows);
-    return own;
-}
-
 cb_tensor *cb_domains_judge(const cb_domains *d, cb_tensor *ids, const cb_context *ctx, cb_tensor **features)
 {
     *features = NULL;
@@ -453,7 +437,7 @@ static void judge_together(const cb_domains *d, cb_tensor *ids, int64_t rows, co
     int64_t first = 0;
     for (int i = 0; i < PART_KEY; i++)
         if (d->has[i]) {
-            put_part(d, i, rows_of(logits, first, rows), rows_of(features, first, rows), p);
+            put_part(d, i, cb_train_rows(logits, first, rows), cb_train_rows(features, first, rows), p);
             first += rows;
         }
 }
@@ -464,9 +448,9 @@ static void judge_apart(const cb_domains *d, cb_tensor *ids, int64_t rows, const
     int64_t first = 0;
     for (int i = 0; i < PART_KEY; i++)
         if (d->has[i]) {
-            cb_context own = context_of(ctx, first, rows);
+            cb_context own = cb_train_context_rows(ctx, first, rows);
             own.statistics = i != PART_TARGET && d->moves ? CB_STATISTICS_BATCH : ctx->statistics;
-            cb_tensor *features, *logits = cb_domains_judge(d, rows_of(ids, first, rows), &own, &features);
+            cb_tensor *features, *logits = cb_domains_judge(d, cb_train_rows(ids, first, rows), &own, &features);
             put_part(d, i, logits, features, p);
             first += rows;
         }
@@ -477,10 +461,10 @@ static bool set_key_aside(const cb_domains *d, cb_tensor **ids, int64_t rows, cb
 {
     int64_t judged = (*ids)->shape[0] - rows;
     if (d->has[PART_KEY]) {
-        p->key = rows_of(*ids, judged, rows);
-        p->key_ctx = context_of(ctx, judged, rows);
-        *ids = rows_of(*ids, 0, judged);
-        *ctx = context_of(ctx, 0, judged);
+        p->key = cb_train_rows(*ids, judged, rows);
+        p->key_ctx = cb_train_context_rows(ctx, judged, rows);
+        *ids = cb_train_rows(*ids, 0, judged);
+        *ctx = cb_train_context_rows(ctx, 0, judged);
     }
     return cb_ok();
 }
@@ -511,11 +495,11 @@ static bool pass(const cb_domains *d, cb_tensor *ids, cb_tensor *targets, const 
         judge_apart(d, ids, rows, &judged, p);
     else
         judge_together(d, ids, rows, &judged, p);
-    p->labels = rows_of(targets, 0, rows);
+    p->labels = cb_train_rows(targets, 0, rows);
     if (d->places && p->labels)
         p->labels = cb_reshape(p->labels, -1);
-    p->target = rows_of(ids, target, rows);
-    p->target_ctx = context_of(&judged, target, rows);
+    p->target = cb_train_rows(ids, target, rows);
+    p->target_ctx = cb_train_context_rows(&judged, target, rows);
     p->items = p->target_ctx.items;
     p->ctx = ctx;
     return cb_ok();

@@ -53,6 +53,9 @@ void cb_train_log_close(train_log *r);
 
 /* What a batch tells a pass. */
 cb_context cb_train_context(const cb_batch *batch);
+/* Some rows of a tensor (NULL: stays so), and of what a batch tells. */
+cb_tensor *cb_train_rows(cb_tensor *t, int64_t first, int64_t rows);
+cb_context cb_train_context_rows(const cb_context *ctx, int64_t first, int64_t rows);
 /* What is minimised: what->loss, or the model's. */
 cb_tensor *cb_train_loss(const cb_trainee *what, cb_tensor *ids, cb_tensor *targets, double normalizer, const cb_context *ctx);
 /* diagnose.c: runs a batch whose loss or gradient is not finite again and says in `out` where that began: a parameter, or (then true) the

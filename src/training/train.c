@@ -34,6 +34,7 @@ const cb_option cb_train_option_table[] = {
     CB_OPT_FLOAT(OPT, adam_beta2, 0.999, 0, 1, "decay of AdamW's second moment"),
     CB_OPT_FLOAT(OPT, adam_epsilon, 1e-8, 0, 1, "AdamW's epsilon"),
     CB_OPT_FLOAT(OPT, momentum, 0, 0, 1, "momentum of SGD"),
+    CB_OPT_BOOL(OPT, nesterov, 0, "Nesterov's momentum of SGD"),
     CB_OPT_FLOAT(OPT, max_grad_norm, 1, 0, 1e12, "clip the norm of all gradients together (0: off)"),
     CB_OPT_FLOAT(OPT, dice_weight, 0, 0, 1e6, "of segmentation: weight of Dice's loss beside the cross-entropy"),
     CB_OPT_BOOL(OPT, gradient_checkpointing, 0, "keep only block inputs and compute blocks again in the backward pass"),
@@ -121,15 +122,16 @@ static char *fingerprint(const session *s)
         snprintf(task, sizeof task, ", task %s, labels #%016llx%s", cb_objective_name(cb_dataset_objective(s->train)),
                  (unsigned long long)hash_names(cb_dataset_labels(s->train)), dice);
     return cb_format(
-        "steps %lld, batch %lld x %lld, optimizer %s, beta1 %.9g, beta2 %.9g, epsilon %.9g, momentum %.9g, learning rate %.9g, "
+        "steps %lld, batch %lld x %lld, optimizer %s, beta1 %.9g, beta2 %.9g, epsilon %.9g, momentum %.9g%s, learning rate %.9g, "
         "schedule %s, warm-up %lld, floor %.9g, weight decay %.9g, clip %.9g, seed %llu, %lld documents, %lld tokens, %lld rows, "
         "data #%016llx, %lld parameters, adapter options #%016llx, base #%016llx, activations %s%s",
         (long long)s->schedule.steps, (long long)o->batch_size, (long long)o->gradient_accumulation_steps, optimizer_names[o->optimizer],
-        o->adam_beta1, o->adam_beta2, o->adam_epsilon, o->momentum, o->learning_rate, cb_schedule_names[o->lr_scheduler_type],
-        (long long)s->schedule.warmup_steps, o->min_lr_ratio, o->weight_decay, o->max_grad_norm, (unsigned long long)o->seed,
-        (long long)cb_dataset_documents(s->train), (long long)cb_dataset_tokens(s->train), (long long)cb_dataset_rows(s->train),
-        (unsigned long long)cb_dataset_hash(s->train), (long long)weights, (unsigned long long)settings_hash,
-        (unsigned long long)cb_model_hash(s->what->model), cb_dtype_name(cb_model_dtype(s->what->model)), task);
+        o->adam_beta1, o->adam_beta2, o->adam_epsilon, o->momentum, o->nesterov ? " (Nesterov)" : "", o->learning_rate,
+        cb_schedule_names[o->lr_scheduler_type], (long long)s->schedule.warmup_steps, o->min_lr_ratio, o->weight_decay, o->max_grad_norm,
+        (unsigned long long)o->seed, (long long)cb_dataset_documents(s->train), (long long)cb_dataset_tokens(s->train),
+        (long long)cb_dataset_rows(s->train), (unsigned long long)cb_dataset_hash(s->train), (long long)weights,
+        (unsigned long long)settings_hash, (unsigned long long)cb_model_hash(s->what->model), cb_dtype_name(cb_model_dtype(s->what->model)),
+        task);
 }
 
 /* cb_adamw() would take its default for 0. */
@@ -142,7 +144,7 @@ static cb_optimizer *make_optimizer(const session *s)
 {
     const cb_train_options *o = s->options;
     if (o->optimizer == OPTIMIZER_SGD)
-        return cb_sgd(s->what->count, s->parameters, .momentum = o->momentum, .weight_decay = o->weight_decay);
+        return cb_sgd(s->what->count, s->parameters, .momentum = o->momentum, .nesterov = o->nesterov, .weight_decay = o->weight_decay);
     return cb_adamw(s->what->count, s->parameters, .beta1 = at_least_tiny(o->adam_beta1), .beta2 = at_least_tiny(o->adam_beta2),
                     .eps = at_least_tiny(o->adam_epsilon), .weight_decay = o->weight_decay);
 }
@@ -239,6 +241,8 @@ static bool session_open(session *s)
     for (size_t i = 0; i < n; i++)
         s->parameters[i] = s->what->parameters[i].tensor;
     s->optimizer = make_optimizer(s);
+    if (s->optimizer && s->what->rates && !cb_optimizer_set_rates(s->optimizer, s->what->rates))
+        return false;
     s->schedule = plan_schedule(o, planned_steps(o, s->train));
     if (s->what->begin && !s->what->begin(s->what, s->schedule.steps))
         return false;
@@ -308,6 +312,22 @@ cb_context cb_train_context(const cb_batch *batch)
                         .conditions = batch->conditions,
                         .lengths = batch->lengths,
                         .items = batch->items};
+}
+
+cb_tensor *cb_train_rows(cb_tensor *t, int64_t first, int64_t rows)
+{
+    return t ? cb_slice(t, 0, first, first + rows, 1) : NULL;
+}
+
+cb_context cb_train_context_rows(const cb_context *ctx, int64_t first, int64_t rows)
+{
+    cb_context own = *ctx;
+    own.positions = cb_train_rows(ctx->positions, first, rows);
+    own.segments = cb_train_rows(ctx->segments, first, rows);
+    own.types = cb_train_rows(ctx->types, first, rows);
+    own.tasks = cb_train_rows(ctx->tasks, first, rows);
+    own.items = cb_train_rows(ctx->items, first, rows);
+    return own;
 }
 
 cb_tensor *cb_train_loss(const cb_trainee *what, cb_tensor *ids, cb_tensor *targets, double normalizer, const cb_context *ctx)

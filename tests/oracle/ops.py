@@ -731,6 +731,7 @@ LOSSES = {
     "mutual_information": (lambda x: marginal_entropy(x) - entropy(x).mean(), "MV"),
     "certainty_weights": (certainty, "MV:constant"),
     "pseudo_label": (lambda x, j: pseudo_label(x, j, 0.4), "MV", "MV:constant"),
+    "anchor_attention": (lambda z, m: entropy(F.cosine_similarity(z[:, None], m[None], dim=2)).mean(), "MC", "VC:constant"),
     "class_confusion": (lambda x: class_confusion(x, 2.5), "MV"),
     "coral": (coral, "MC", "VC"),
     "mmd_fixed": (lambda s, t: mmd([(s, t)], [(1, 3.0)]), "MC", "VC"),

@@ -78,6 +78,8 @@ CASE(marginal_entropy, cb_marginal_entropy(x[0]), .op = "neg", .nonzero = "MV", 
 CASE(mutual_information, cb_prediction_information(x[0]), .op = "sub", .nonzero = "MV", .input = {{"MV"}}, .loose = 16)
 CASE(certainty_weights, cb_certainty_weights(x[0]), .nonzero = "MV", .input = {{"MV", CONSTANT}}, .loose = 16)
 CASE(pseudo_label, cb_pseudo_label_loss(x[0], x[1], 0.4), .op = "mean", .fixed = true, .input = {{"MV"}, {"MV", CONSTANT}}, .loose = 4)
+CASE(anchor_attention, cb_anchor_attention_loss(x[0], x[1]), .op = "mean", .nonzero = "MC", .fixed = true,
+     .input = {{"MC"}, {"VC", CONSTANT}}, .loose = 64)
 /* weights and bandwidths carry no gradient though they depend on the inputs: no differences where they do */
 CASE(class_confusion, cb_class_confusion_loss(x[0], 2.5), .op = "scale", .nonzero = "MV", .kinks = true, .input = {{"MV"}}, .loose = 16)
 CASE(coral, cb_coral_loss(x[0], x[1]), .op = "scale", .fixed = true, .input = {{"MC"}, {"VC"}}, .loose = 16)
