@@ -93,7 +93,7 @@ CB_API const char *cb_model_new_weights(const cb_model *model);
 CB_API bool cb_model_head_modules(const cb_model *model, cb_string_list *names);
 CB_API int64_t cb_model_vocab_size(const cb_model *model);
 /* Of a model with an encoder and a decoder the token that every target begins with (decoder_start_token_id of config.json, else pad_token_id,
- * else 0); -1: it is none. */
+ * else 0); -1: it is none, or judges a text, which both read. */
 CB_API int32_t cb_model_decoder_start(const cb_model *model);
 CB_API int64_t cb_model_max_positions(const cb_model *model);
 CB_API int64_t cb_model_layers(const cb_model *model);

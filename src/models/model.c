@@ -283,7 +283,7 @@ int64_t cb_model_vocab_size(const cb_model *model)
 
 int32_t cb_model_decoder_start(const cb_model *model)
 {
-    return model->towers[CB_TOWER_ENCODER] ? model->config.decoder_start : -1;
+    return model->towers[CB_TOWER_ENCODER] && !cb_head_judges_rows(model) ? model->config.decoder_start : -1;
 }
 
 int64_t cb_model_max_positions(const cb_model *model)

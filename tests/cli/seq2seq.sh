@@ -77,6 +77,10 @@ expect kinds "$program" train whole --task sequence-classification --data kinds.
 grep -q '"classification_head"' kinds/adapter_config.json || fail "the head is not saved: $(cat kinds/adapter_config.json)"
 expect judged "$program" eval whole --adapter kinds --data kinds.csv --json
 over judged.out accuracy 0.9
+expect kinds_merged "$program" merge whole --adapter kinds --output kinds-merged --quiet
+expect judged_merged "$program" eval kinds-merged --data kinds.csv --json
+over judged_merged.out accuracy 0.9
+expect started "$program" train whole --task sequence-classification --data kinds.csv --output started --steps 2 --batch-size 4 --init-lora-weights eva --rank 2
 
 # ---- what is refused ----
 decoder=$reference/../../models/sprig-5m
