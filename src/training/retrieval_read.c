@@ -190,7 +190,8 @@ static bool each_line(judging *j, bool (*add)(judging *j, char *line))
 {
     size_t length;
     char *text = cb_archive_read(j->path, NULL, 0, &length), *rest = text;
-    bool ok = text;
+    bool ok = text && (strlen(text) == length ||
+                       cb_fail(CB_ERR_FORMAT, "%s: found a byte of 0 at %zu, expected lines of text", j->path, strlen(text)) == CB_OK);
     while (ok && rest) {
         char *line = rest, *end = strchr(line, '\n');
         rest = end ? end + 1 : NULL;

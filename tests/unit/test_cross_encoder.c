@@ -457,9 +457,30 @@ static void candidates_come_in_several_forms(void **state)
     cb_retrieval_free(&data);
 }
 
+/* A byte of 0 ends no file: what comes behind it is not left out in silence. */
+static void candidates_are_text(void **state)
+{
+    (void)state;
+    static const char text[] = "q0\td3\nq0\td1\0\nq1\td2\n";
+    cb_retrieval_data data;
+    cb_candidates found;
+    read_corpus(&data);
+    const char *path = write_file("candidates.tsv", "");
+    FILE *file = fopen(path, "wb");
+    assert_non_null(file);
+    assert_int_equal(fwrite(text, 1, sizeof text - 1, file), sizeof text - 1);
+    assert_int_equal(fclose(file), 0);
+    assert_false(cb_candidates_read(path, &data, &found));
+    assert_non_null(strstr(cb_error_message(), "candidates.tsv: found a byte of 0 at 11, expected lines of text"));
+    cb_error_clear();
+    cb_candidates_free(&found);
+    cb_retrieval_free(&data);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup(candidates_are_text, without_errors),
         cmocka_unit_test_setup(losses_and_gradients_are_pytorchs, without_errors),
         cmocka_unit_test_setup(scores_are_transformers, without_errors),
         cmocka_unit_test_setup(random_negatives_are_of_other_queries, without_errors),
