@@ -82,7 +82,7 @@ extern CB_API const cb_option cb_domain_option_table[];
 typedef struct cb_domains cb_domains;
 /* Takes the datasets, also on failure.  The model classifies rows, or the places of images, one label each, and has the labels of `source`; both datasets are of what
  * it takes, the target opened as unlabelled: its labels are not looked at, whatever it has.  Errors: an unknown method or term, with those close to it; a
- * term that needs a source, or a prior, and finds none, or that says nothing of what the model judges; nothing to minimise. */
+ * term that needs a source, or a prior, and finds none, or that says nothing of what the model judges; a prior that no term goes by; nothing to minimise. */
 CB_API cb_domains *cb_domains_open(cb_model *model, cb_dataset *source, cb_dataset *target, const cb_domain_options *options);
 CB_API void cb_domains_free(cb_domains *domains);              /* after the trainee's last use; NULL is allowed */
 CB_API cb_dataset *cb_domains_rows(const cb_domains *domains); /* what cb_train() is to be given */

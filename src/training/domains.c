@@ -197,6 +197,14 @@ static bool take_term(cb_domains *d, const char *text)
     return ok;
 }
 
+static bool goes_by_prior(const cb_domains *d)
+{
+    for (size_t i = 0; i < cb_domain_term_count; i++)
+        if (d->weights[i] > 0 && cb_domain_terms[i].about.reach == CB_TERM_OF_PLACES)
+            return true;
+    return false;
+}
+
 static bool check_terms(const cb_domains *d, const char *method)
 {
     bool any = false;
@@ -213,6 +221,8 @@ static bool check_terms(const cb_domains *d, const char *method)
         if (d->weights[i] > 0 && term->strong && !d->options.strong)
             return cb_fail(CB_ERR_ARGUMENT, "method %s: %s needs a strong augmentation of images", method, term->name) == CB_OK;
     }
+    if (d->options.priors && !goes_by_prior(d))
+        return cb_fail(CB_ERR_ARGUMENT, "method %s: found a prior of labels' shares, and no term that goes by it", method) == CB_OK;
     if (d->places && d->options.strong && d->strong.auto_augment)
         return cb_fail(CB_ERR_ARGUMENT, "method %s: found a second view by auto_augment, expected one whose places are those of the first",
                        method) == CB_OK;

@@ -533,6 +533,42 @@ static void priors_of_a_caller_are_looked_at(void **state)
     cb_model_free(model);
 }
 
+/* Rows of a batch, in whatever order, are told by the numbers that priors are listed by. */
+static void rows_of_a_batch_have_their_own_priors(void **state)
+{
+    (void)state;
+    char set[256];
+    cb_model *model = network();
+    snprintf(set, sizeof set, "%s", put_set("ordered", 1));
+    float priors[IMAGES * LABELS];
+    for (int i = 0; i < IMAGES * LABELS; i++)
+        priors[i] = even_prior[i % LABELS];
+    cb_domain_options o = {0};
+    assert_true(cb_options_init(cb_domain_option_table, &o) && cb_options_set(cb_domain_option_table, &o, "method", "adami"));
+    o.priors = priors;
+    cb_dataset *own = open_set(set, true, NULL, NULL);
+    cb_domains *d = cb_domains_open(model, NULL, open_set(set, true, NULL, NULL), &o);
+    assert_ok();
+    bool moved = false;
+    for (int64_t index = 0; index < IMAGES; index++) {
+        cb_batch batch = {0};
+        cb_string found = {0};
+        assert_true(cb_dataset_batch(cb_domains_rows(d), index, 1, &batch) && cb_dataset_sources(own, index, 1, &found));
+        int64_t item = ((const int64_t *)batch.items->data)[0];
+        char *source = cb_dataset_row_source(own, item);
+        assert_non_null(strstr(found.data, source));
+        moved = moved || item != index;
+        cb_free(source);
+        cb_string_free(&found);
+        cb_batch_free(&batch);
+    }
+    assert_true(moved);
+    cb_options_free(cb_domain_option_table, &o);
+    cb_domains_free(d);
+    cb_dataset_free(own);
+    cb_model_free(model);
+}
+
 /* Loss of the first step and of what its logits say by hand. */
 static void a_step_is_made_of_the_losses(void **state)
 {
@@ -613,6 +649,7 @@ static void what_is_not_of_places_is_refused(void **state)
                  {{"adami", NULL, NULL, NULL, false, true}, "found none, expected --prior"},
                  {{"adami", NULL, NULL, "even", false, true}, "found no prior"},
                  {{"size-constraint", NULL, NULL, NULL, false, true}, "found no prior"},
+                 {{"entropy", NULL, NULL, NULL, false, false}, "found a prior of labels' shares, and no term"},
                  {{"adami", NULL, NULL, "1,2", false, false}, "class_weights: found 2"},
                  {{"adami", NULL, NULL, "1,2,-3", false, false}, "found \"-3\""}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -659,7 +696,7 @@ static bool run_setup(const char *output, const setup *s, int64_t stop, cb_train
 static void without_its_terms_weights_are_those_of_before(void **state)
 {
     (void)state;
-    const setup s = {"adami", "place_entropy=0,ratio=0,statistics=1", NULL, NULL, false, false};
+    const setup s = {"adami", "place_entropy=0,ratio=0,statistics=1", NULL, NULL, false, true};
     assert_true(run_setup("still", &s, 0, NULL));
     char before[512];
     snprintf(before, sizeof before, "%s/model.safetensors", model_path("../dense/unet"));
@@ -736,6 +773,7 @@ int main(void)
         TEST(images_have_one_line_and_one_map_each),
         TEST(a_stack_of_maps_counts_page_by_page),
         TEST(priors_of_a_caller_are_looked_at),
+        TEST(rows_of_a_batch_have_their_own_priors),
         TEST(a_step_is_made_of_the_losses),
         TEST(what_is_not_of_places_is_refused),
         TEST(without_its_terms_weights_are_those_of_before),
