@@ -80,15 +80,16 @@ typedef enum cb_active_stage_kind { CB_ACTIVE_ASK, CB_ACTIVE_WAIT, CB_ACTIVE_LEA
  *
  *     round-R.csv           file,label,guess,probability (texts: and text): questions, to be answered in the column label; ? says that it cannot be told
  *     round-R.html          the same as a page that shows the images, takes the answers and gives the finished CSV back
- *     round-R.safetensors   which rows were asked, and what the model said of all rows before
+ *     round-R.safetensors   which rows were asked, a hash of what each holds, and what the model said of all rows before
  *     round-R-images/       the images that the page shows
  *     round-R/              what was learned from all answers so far: adapter or model, checkpoint, records (cb_train())
  *     round-R/labels.csv    these answers
  *     round-R/result.json   it is finished
  */
 typedef struct cb_active cb_active;
-/* Takes `pool`, also on failure; labels are those of the model, in its order.  The directory is made if missing.  A directory of another pool:
- * CB_ERR_STATE; answers of finished rounds that are not in order: CB_ERR_FORMAT. */
+/* Takes `pool`, also on failure; labels are those of the model, in its order.  The directory is made if missing.  A directory of another pool,
+ * one that lacks a file that was there, or in which another cb_active is open: CB_ERR_STATE; answers of finished rounds that are not in order:
+ * CB_ERR_FORMAT. */
 CB_API cb_active *cb_active_open(const char *work, cb_dataset *pool, const cb_string_list *labels, const cb_active_options *options);
 CB_API void cb_active_free(cb_active *a); /* NULL is allowed */
 
@@ -103,10 +104,10 @@ CB_API char *cb_active_learned(const cb_active *a);
 
 /* Chooses the rows of the round at hand by what the model says of the pool, and writes them down.  The tokenizer, of texts, shows what they say. */
 CB_API bool cb_active_ask(cb_active *a, cb_model *model, const cb_tokenizer *tokenizer);
-/* Answers in place of a person: fills in the CSV.  Labels (rows of the pool), less than 0: it cannot be told. */
+/* Answers in place of a person: fills in what is empty in the CSV.  Labels (rows of the pool), less than 0: it cannot be told. */
 CB_API bool cb_active_answer(cb_active *a, const int32_t *labels);
 /* Takes the answers of the round at hand.  What is missing, twice there, of no row that was asked, or no label: CB_ERR_FORMAT (file, line, found,
- * expected). */
+ * expected); of a row that has other content than when it was asked for: CB_ERR_STATE. */
 CB_API bool cb_active_read(cb_active *a);
 
 /* *what: `inner` with this objective, of the answers so far and the rest of the pool; a step sees as many rows of each.  `inner` must outlive it.  In

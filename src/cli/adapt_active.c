@@ -77,11 +77,22 @@ typedef struct learner {
     cb_adapter *adapter; /* NULL: there is none, or none yet */
 } learner;
 
+/* An adapter and a model do not go on from each other. */
+static bool check_learned(const active_run *r, const char *learned)
+{
+    char *config = cb_path_join(learned, "adapter_config.json");
+    bool left = config && cb_is_file(config), asked = r->s->trained == TRAINED_ADAPTER;
+    cb_free(config);
+    return config && (left == asked || cli_refuse("--trained: found %s, expected %s as in %s, the round before",
+                                                  trained_names[r->s->trained], left ? "adapter" : "all, base or head", learned));
+}
+
 static bool open_learner(active_run *r, learner *l)
 {
     *l = (learner){0};
     char *learned = cb_active_learned(r->active);
-    l->model = cb_ok() ? open_model(r->s, &l->task, &r->s->corpus.asked, r->source, learned) : NULL;
+    bool ok = cb_ok() && (!learned || check_learned(r, learned));
+    l->model = ok ? open_model(r->s, &l->task, &r->s->corpus.asked, r->source, learned) : NULL;
     if (l->model && learned && r->s->trained == TRAINED_ADAPTER)
         l->adapter = cb_adapter_load(learned, cb_model_root(l->model), cb_model_type(l->model));
     cb_free(learned);

@@ -138,11 +138,12 @@ static bool read_header(cb_records *records, int64_t line)
     if (c[CB_FIELD_TEXT] >= 0 || (c[CB_FIELD_PROMPT] >= 0 && c[CB_FIELD_COMPLETION] >= 0) ||
         (c[CB_FIELD_INSTRUCTION] >= 0 && c[CB_FIELD_OUTPUT] >= 0) || (c[CB_FIELD_INPUT] >= 0 && c[CB_FIELD_TARGET] >= 0))
         return true;
+    const char *commas = csv->count == 1 && strpbrk(csv->row.data, ";\t") ? ", between commas" : "";
     return cb_fail(CB_ERR_FORMAT,
-                   "%s:%lld: found %zu columns, the first named \"%.50s\", expected a header with %s, or %s and %s; --columns "
+                   "%s:%lld: found %zu columns, the first named \"%.50s\", expected a header with %s, or %s and %s%s; --columns "
                    "prompt=NAME,completion=NAME names others",
                    records->input.path, (long long)line, csv->count, csv->row.data, records->names[CB_FIELD_TEXT],
-                   records->names[CB_FIELD_PROMPT], records->names[CB_FIELD_COMPLETION]) == CB_OK;
+                   records->names[CB_FIELD_PROMPT], records->names[CB_FIELD_COMPLETION], commas) == CB_OK;
 }
 
 static cb_record_step read_task(const cb_records *records, cb_record_text *record)

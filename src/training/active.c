@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cambium/domains.h"
 #include "core/json.h"
@@ -116,10 +117,28 @@ static bool begin_round(cb_active *a, int64_t round)
     return a->directory;
 }
 
-static bool find_stage(cb_active *a)
+static bool lacks(const cb_active *a, int64_t round, const char *what, const char *expected)
 {
-    for (int64_t round = 1; cb_ok(); round++) {
-        if (!has(a, round, ".csv") || !has(a, round, ".safetensors"))
+    return cb_fail(CB_ERR_STATE, "%s/round-%lld%s, expected %s", a->work, (long long)round, what, expected) == CB_OK;
+}
+
+/* Nothing that a person filled in is asked for anew and written over. */
+static bool check_files(const cb_active *a, int64_t round, bool table, bool rows)
+{
+    if (table && !rows)
+        return lacks(a, round, ".csv: found a table without the .safetensors beside it, which says what was asked",
+                     "both or neither of them");
+    return table || !has(a, round, "/result.json") || lacks(a, round, ".csv: found none, of a round that is finished", "its answers");
+}
+
+/* From a round on, before which all are finished. */
+static bool find_stage(cb_active *a, int64_t round)
+{
+    for (; cb_ok(); round++) {
+        bool table = has(a, round, ".csv"), rows = has(a, round, ".safetensors");
+        if (!check_files(a, round, table, rows))
+            return false;
+        if (!table)
             return begin_round(a, round);
         size_t first = a->count;
         if (!cb_active_read_rows(a, round))
@@ -128,13 +147,22 @@ static bool find_stage(cb_active *a)
             a->round = round;
             a->first = first;
             a->stage = CB_ACTIVE_WAIT;
+            cb_free(a->directory);
             a->directory = cb_active_path(a, round, "");
             return a->directory;
         }
-        if (!cb_active_read_answers(a, round, first))
+        if (!cb_active_read_answers(a, round, first, NULL))
             return false;
     }
     return false;
+}
+
+static bool lock_work(cb_active *a)
+{
+    a->lock = cb_train_lock(a->work);
+    return a->lock >= 0 ||
+           cb_fail(CB_ERR_STATE, "%s: another run is at work here, expected a directory of its own, or the other one to end", a->work) ==
+               CB_OK;
 }
 
 static bool copy_labels(cb_active *a, const cb_string_list *labels)
@@ -155,7 +183,8 @@ static bool open_rounds(cb_active *a, const char *work, const cb_string_list *la
         return cb_fail(CB_ERR_UNSUPPORTED, "active: found %s, expected images or texts with one label of several",
                        cb_objective_name(objective)) == CB_OK;
     choose_weights(a);
-    return copy_labels(a, labels) && (a->work = cb_strdup(work)) && cb_directory_make(work) && name_rows(a) && identify(a) && find_stage(a);
+    return copy_labels(a, labels) && (a->work = cb_strdup(work)) && cb_directory_make(work) && lock_work(a) && name_rows(a) &&
+           identify(a) && find_stage(a, 1);
 }
 
 cb_active *cb_active_open(const char *work, cb_dataset *pool, const cb_string_list *labels, const cb_active_options *options)
@@ -166,6 +195,7 @@ cb_active *cb_active_open(const char *work, cb_dataset *pool, const cb_string_li
         return NULL;
     }
     a->pool = pool;
+    a->lock = -1;
     if (open_rounds(a, work, labels, options))
         return a;
     cb_active_free(a);
@@ -188,6 +218,8 @@ void cb_active_free(cb_active *a)
     cb_free(a->directory);
     cb_string_list_free(&a->labels);
     cb_dataset_free(a->pool);
+    if (a->lock >= 0)
+        close(a->lock);
     cb_free(a);
 }
 
@@ -292,17 +324,22 @@ static bool choose(const cb_active *a, const cb_judged *judged, const float *pro
     return ok;
 }
 
+size_t cb_active_tokens(const cb_batch *batch)
+{
+    const int32_t *segments = batch->segments ? batch->segments->data : NULL;
+    size_t count = 0;
+    while ((int64_t)count < batch->ids->count && (!segments || segments[count] >= 0))
+        count++;
+    return count;
+}
+
 /* What a row says, as far as the model reads it. */
 static bool add_text(const cb_active *a, int64_t row, const cb_tokenizer *tokenizer, cb_batch *batch, cb_string_list *texts)
 {
     cb_string text = {0};
-    size_t count = 0;
-    bool ok = cb_dataset_sequential(a->pool, row, 1, batch);
-    const int32_t *segments = ok && batch->segments ? batch->segments->data : NULL;
-    for (int64_t i = 0; ok && i < batch->ids->count && (!segments || segments[i] >= 0); i++)
-        count++;
-    ok =
-        ok && cb_tokenizer_decode(tokenizer, batch->ids->data, count, true, &text) && cb_string_list_add(texts, text.data ? text.data : "");
+    bool ok = cb_dataset_sequential(a->pool, row, 1, batch) &&
+              cb_tokenizer_decode(tokenizer, batch->ids->data, cb_active_tokens(batch), true, &text) &&
+              cb_string_list_add(texts, text.data ? text.data : "");
     cb_string_free(&text);
     return ok;
 }
@@ -355,12 +392,10 @@ bool cb_active_ask(cb_active *a, cb_model *model, const cb_tokenizer *tokenizer)
 
 bool cb_active_answer(cb_active *a, const int32_t *labels)
 {
-    if (!expect_stage(a, CB_ACTIVE_WAIT))
+    if (!expect_stage(a, CB_ACTIVE_WAIT) || !cb_active_read_answers(a, a->round, a->first, labels))
         return false;
     float *probabilities = cb_active_probabilities(a, a->round);
     const cb_string_list none = {0};
-    for (size_t i = a->first; i < a->count; i++)
-        a->questions[i].label = labels[a->questions[i].row] < (int32_t)a->labels.count ? labels[a->questions[i].row] : -1;
     bool ok = probabilities && cb_active_write_csv(a, a->questions + a->first, a->count - a->first, probabilities, &none, true);
     cb_free(probabilities);
     return ok;
@@ -368,7 +403,7 @@ bool cb_active_answer(cb_active *a, const int32_t *labels)
 
 bool cb_active_read(cb_active *a)
 {
-    if (!expect_stage(a, CB_ACTIVE_WAIT) || !cb_active_read_answers(a, a->round, a->first))
+    if (!expect_stage(a, CB_ACTIVE_WAIT) || !cb_active_read_answers(a, a->round, a->first, NULL) || !cb_active_check_contents(a))
         return false;
     a->stage = CB_ACTIVE_LEARN;
     return true;
@@ -391,7 +426,7 @@ bool cb_active_finish(cb_active *a, double accuracy)
               cb_json_put(result, "accuracy", isfinite(accuracy) ? json_real(accuracy) : json_null()) && cb_json_save(path, result, false);
     json_decref(result);
     cb_free(path);
-    return ok && begin_round(a, a->round + 1);
+    return ok && find_stage(a, a->round + 1);
 }
 
 int64_t cb_active_accuracies(const cb_active *a, int64_t most, double *accuracies, int64_t *labels)

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "cambium/formats.h"
+#include "core/hash.h"
 #include "core/json.h"
 #include "training/active.h"
 
@@ -19,11 +20,50 @@ char *cb_active_path(const cb_active *a, int64_t round, const char *ending)
 
 #define ROWS_FILE ".safetensors"
 
+/* Pixels, or tokens as the model reads them. */
+static bool content_of(const cb_active *a, int64_t row, uint64_t *content)
+{
+    cb_image image = {0};
+    cb_batch batch = {0};
+    *content = CB_HASH_START;
+    bool pictures = cb_dataset_objective(a->pool) == CB_OBJECTIVE_IMAGE_CLASSIFICATION;
+    bool ok = pictures ? cb_dataset_row_image(a->pool, row, &image) : cb_dataset_sequential(a->pool, row, 1, &batch);
+    if (ok && pictures) {
+        const int64_t form[] = {image.width, image.height, image.channels, image.bits};
+        *content = cb_hash_data(cb_hash_data(*content, form, sizeof form), image.pixels, cb_image_bytes(&image));
+    } else if (ok) {
+        *content = cb_hash_data(*content, batch.ids->data, cb_active_tokens(&batch) * sizeof(int32_t));
+    }
+    cb_image_free(&image);
+    cb_batch_free(&batch);
+    return ok;
+}
+
+bool cb_active_check_contents(const cb_active *a)
+{
+    bool ok = true;
+    for (size_t i = 0; ok && i < a->count; i++) {
+        uint64_t now;
+        ok = content_of(a, a->questions[i].row, &now) &&
+             (now == a->questions[i].content ||
+              cb_fail(CB_ERR_STATE,
+                      "%s: found other content than when its label was asked for, expected the same, read by the same options, or "
+                      "another work directory",
+                      a->source[a->questions[i].row]) == CB_OK);
+    }
+    return ok;
+}
+
 bool cb_active_write_rows(const cb_active *a, const int64_t *chosen, int64_t count, const float *probabilities)
 {
     int64_t labels = (int64_t)a->labels.count;
+    uint64_t *contents = cb_alloc((size_t)count * sizeof *contents);
+    bool ok = contents;
+    for (int64_t i = 0; ok && i < count; i++)
+        ok = content_of(a, chosen[i], &contents[i]);
     const cb_weight_entry entries[] = {
         {.name = "rows", .dtype = CB_I64, .ndim = 1, .shape = {count}, .data = chosen, .size = (size_t)count * sizeof *chosen},
+        {.name = "contents", .dtype = CB_I64, .ndim = 1, .shape = {count}, .data = contents, .size = (size_t)count * sizeof *contents},
         {.name = "probabilities",
          .dtype = CB_F32,
          .ndim = 2,
@@ -31,9 +71,10 @@ bool cb_active_write_rows(const cb_active *a, const int64_t *chosen, int64_t cou
          .data = probabilities,
          .size = (size_t)(a->rows * labels) * sizeof *probabilities}};
     const char *const metadata[] = {"format", "pt", "pool", a->identity, NULL};
-    char *path = cb_active_path(a, a->round, ROWS_FILE);
-    bool ok = path && cb_safetensors_write(path, entries, 2, metadata, NULL, NULL);
+    char *path = ok ? cb_active_path(a, a->round, ROWS_FILE) : NULL;
+    ok = path && cb_safetensors_write(path, entries, sizeof entries / sizeof *entries, metadata, NULL, NULL);
     cb_free(path);
+    cb_free(contents);
     return ok;
 }
 
@@ -51,13 +92,13 @@ static bool same_pool(const cb_active *a, const char *path, const cb_safetensors
                    found ? found : "without a name", a->identity) == CB_OK;
 }
 
-static bool add_question(cb_active *a, const char *path, int64_t row)
+static bool add_question(cb_active *a, const char *path, int64_t row, uint64_t content)
 {
     if (row < 0 || row >= a->rows || a->asked[row])
         return other_than(path, "rows of the pool, each once");
     if (!cb_grow(&a->questions, &a->capacity, a->count + 1, sizeof *a->questions))
         return false;
-    a->questions[a->count++] = (active_question){.row = row, .label = -1};
+    a->questions[a->count++] = (active_question){.row = row, .label = -1, .content = content};
     a->asked[row] = true;
     return true;
 }
@@ -66,13 +107,18 @@ bool cb_active_read_rows(cb_active *a, int64_t round)
 {
     char *path = cb_active_path(a, round, ROWS_FILE);
     cb_safetensors *file = path ? cb_safetensors_open(path) : NULL;
-    const cb_weight_entry *rows = file ? cb_safetensors_find(file, "rows") : NULL;
+    const cb_weight_entry *rows = file ? cb_safetensors_find(file, "rows") : NULL,
+                          *contents = file ? cb_safetensors_find(file, "contents") : NULL;
     bool ok = file && same_pool(a, path, file) &&
-              ((rows && rows->dtype == CB_I64 && rows->ndim == 1) || other_than(path, "a list of rows (i64)"));
+              ((rows && rows->dtype == CB_I64 && rows->ndim == 1) || other_than(path, "a list of rows (i64)")) &&
+              ((contents && contents->dtype == CB_I64 && cb_weight_entry_fits(contents, 1, rows->shape)) ||
+               other_than(path, "a list of contents (i64), one of each row"));
     for (int64_t i = 0; ok && i < rows->shape[0]; i++) {
         int64_t row;
+        uint64_t content;
         memcpy(&row, (const char *)rows->data + (size_t)i * sizeof row, sizeof row);
-        ok = add_question(a, path, row);
+        memcpy(&content, (const char *)contents->data + (size_t)i * sizeof content, sizeof content);
+        ok = add_question(a, path, row, content);
     }
     cb_safetensors_close(file);
     cb_free(path);
@@ -204,10 +250,17 @@ typedef struct answers {
     cb_active *a;
     const char *path;
     size_t first;
+    const int32_t *fill;
     int64_t *lines; /* of each question; 0: none yet */
     int64_t empty, empty_line;
     char *empty_file;
 } answers;
+
+static int32_t filled(const answers *s, int64_t question)
+{
+    int32_t label = s->fill ? s->fill[s->a->questions[question].row] : -1;
+    return label >= 0 && label < (int32_t)s->a->labels.count ? label : -1;
+}
 
 static bool take_answer(answers *s, const cb_record_text *record)
 {
@@ -223,9 +276,9 @@ static bool take_answer(answers *s, const cb_record_text *record)
     if (!text)
         return false;
     bool empty = !text[strspn(text, " \t\r\n")];
-    int32_t label = empty ? -1 : label_of(s->a, text);
+    int32_t label = empty ? filled(s, at) : label_of(s->a, text);
     bool ok = label >= -1 || refuse_label(s->a, s->path, record->line, record->prompt, text, 0);
-    if (ok && empty && !s->empty++) {
+    if (ok && empty && !s->fill && !s->empty++) {
         s->empty_line = record->line;
         s->empty_file = cb_strdup(record->prompt);
     }
@@ -245,10 +298,10 @@ static bool all_answered(const answers *s)
     return true;
 }
 
-bool cb_active_read_answers(cb_active *a, int64_t round, size_t first)
+bool cb_active_read_answers(cb_active *a, int64_t round, size_t first, const int32_t *fill)
 {
     char *path = cb_active_path(a, round, ".csv");
-    answers s = {.a = a, .path = path, .first = first, .lines = cb_calloc(a->count - first + 1, sizeof *s.lines)};
+    answers s = {.a = a, .path = path, .first = first, .fill = fill, .lines = cb_calloc(a->count - first + 1, sizeof *s.lines)};
     cb_string_list paths = {0}, columns = {0};
     cb_record_text record;
     bool ok = path && s.lines && cb_string_list_add(&paths, path) && cb_string_list_add(&columns, "prompt=file") &&

@@ -28,6 +28,10 @@ expect second "$program" $rounds --work marks --json
 test -s marks/round-1/result.json && test -s marks/round-2.csv || fail "the second call: $(ls marks)"
 test "$(grep -c , marks/round-1/labels.csv)" = 4 || fail "labels: $(cat marks/round-1/labels.csv)"
 bad 1 "round-1.safetensors: is of pool and labels" adapt active known --target plain-images.npy --work marks
+cp -r marks answered && sed -i 's/,,/,disc,/' answered/round-2.csv
+bad 1 "trained: found adapter, expected all, base or head as in answered/round-1" $rounds --work answered --trained adapter --target-modules all-linear
+mkdir mine && echo mine > mine/round-1.csv
+bad 1 "mine/round-1.csv: found a table without" $rounds --work mine
 bad 2 "goes without an adapter" adapt active known --target uneven-images.npy --work other --trained head --rank 4
 bad 1 "named in the same way" $rounds --work other --labels-data plain-images.npy
 

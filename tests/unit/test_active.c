@@ -189,6 +189,8 @@ static void one_anchor_says_nothing(void **state)
 
 enum { ROWS = 24, SIDE = 16, CLASSES = 4, BATCH = 4, EACH = 3, ROUNDS = 3 };
 
+static int dust; /* on every image */
+
 /* Stripes whose direction is the class, as an IDX file. */
 static const char *put_pool(void)
 {
@@ -201,7 +203,7 @@ static const char *put_pool(void)
         for (int y = 0; y < SIDE; y++)
             for (int x = 0; x < SIDE; x++) {
                 int kind = i % CLASSES, along = kind == 0 ? x : kind == 1 ? y : kind == 2 ? x + y : x - y + SIDE;
-                fputc((along / 2 + i) % 2 ? 200 - i : 20 + i, f);
+                fputc((along / 2 + i) % 2 ? 200 - i : 20 + i + dust, f);
             }
     fclose(f);
     return path;
@@ -441,7 +443,7 @@ static void answers_that_are_not_in_order_are_named(void **state)
     expect_refused(&w, text.data, "found no line for ");
     expect_refused(&w, "file,label\nnobody.png,LABEL_1\n",
                    "round-1.csv:2: file: found nobody.png, expected one of the 3 that this round asks for");
-    expect_refused(&w, "file;label\nnobody.png;LABEL_1\n", "round-1.csv:1: found 1 columns");
+    expect_refused(&w, "file;label\nnobody.png;LABEL_1\n", "expected a header with text, or file and label, between commas");
     put_line(&w, 3, " LABEL_2 ", &text); /* blanks do not matter */
     assert_true(cb_file_write(w.path, text.data, text.length));
     assert_true(cb_active_read(w.active));
@@ -457,6 +459,7 @@ static void a_corrected_answer_begins_the_round_anew(void **state)
     waiting w;
     waiting_open(&w, "corrected");
     int32_t answers[ROWS] = {0};
+    char *unanswered = cb_strdup(w.text);
     stopper s = {.active = w.active, .round = 1, .step = 2};
     assert_true(cb_active_answer(w.active, answers) && cb_active_read(w.active));
     assert_false(learn(&s, w.model));
@@ -465,6 +468,8 @@ static void a_corrected_answer_begins_the_round_anew(void **state)
     waiting_close(&w);
     assert_true(cb_is_file(scratch_path("corrected/round-1/checkpoint.safetensors")));
     waiting_open(&w, "corrected");
+    assert_true(cb_file_write(w.path, unanswered, strlen(unanswered)));
+    cb_free(unanswered);
     s = (stopper){.active = w.active};
     for (int i = 0; i < ROWS; i++)
         answers[i] = 1;
@@ -481,13 +486,78 @@ static void a_directory_is_of_one_pool(void **state)
     waiting_open(&w, "other");
     cb_active_options o = {0};
     assert_true(cb_options_init(cb_active_option_table, &o));
+    assert_null(open_active("other", "lftl", w.model));
+    expect_error(CB_ERR_STATE, "other: another run is at work here");
+    cb_active_free(w.active);
     assert_null(cb_active_open(scratch_path("other"), open_pool(9), cb_model_label_names(w.model), &o));
     expect_error(CB_ERR_STATE, "round-1.safetensors: is of pool and labels 24 rows");
+    w.active = open_active("other", "lftl", w.model);
     assert_true(cb_active_answer(w.active, (int32_t[ROWS]){[0 ... ROWS - 1] = -1}) && cb_active_read(w.active));
     stopper s = {.active = w.active};
     assert_false(learn(&s, w.model));
     expect_error(CB_ERR_ARGUMENT, "found no label among 3 answers");
     waiting_close(&w);
+}
+
+static void images_that_changed_are_not_what_was_labelled(void **state)
+{
+    (void)state;
+    waiting w;
+    waiting_open(&w, "changed");
+    assert_true(cb_active_answer(w.active, (int32_t[ROWS]){0}));
+    waiting_close(&w);
+    dust = 1;
+    waiting_open(&w, "changed");
+    assert_false(cb_active_read(w.active));
+    expect_error(CB_ERR_STATE, "found other content than when its label was asked for");
+    waiting_close(&w);
+    dust = 0;
+    waiting_open(&w, "changed");
+    assert_true(cb_active_read(w.active));
+    waiting_close(&w);
+}
+
+/* Labels from data fill in what a person left. */
+static void a_persons_answers_stay(void **state)
+{
+    (void)state;
+    waiting w;
+    cb_string text = {0};
+    waiting_open(&w, "both");
+    assert_true(cb_string_puts(&text, "file,label,guess,probability\n"));
+    put_line(&w, 1, "LABEL_2", &text);
+    put_line(&w, 2, "?", &text);
+    put_line(&w, 3, "", &text);
+    assert_true(cb_file_write(w.path, text.data, text.length));
+    assert_true(cb_active_answer(w.active, (int32_t[ROWS]){[0 ... ROWS - 1] = 1}));
+    cb_string_free(&text);
+    size_t length;
+    char *found = cb_file_read(w.path, 1 << 20, &length);
+    assert_non_null(strstr(found, ",LABEL_2,"));
+    assert_non_null(strstr(found, ",?,"));
+    assert_non_null(strstr(found, ",LABEL_1,"));
+    cb_free(found);
+    waiting_close(&w);
+}
+
+/* A file that is gone is told, not asked for anew over what a person filled in. */
+static void tables_that_vanished_are_missed(void **state)
+{
+    (void)state;
+    waiting w;
+    waiting_open(&w, "vanished");
+    stopper s = {.active = w.active};
+    assert_true(cb_active_answer(w.active, (int32_t[ROWS]){0}) && cb_active_read(w.active) && learn(&s, w.model));
+    waiting_close(&w);
+    assert_true(cb_file_remove(scratch_path("vanished/round-1.csv")));
+    cb_model *model = load(NULL);
+    assert_null(open_active("vanished", "lftl", model));
+    expect_error(CB_ERR_STATE, "vanished/round-1.csv: found none, of a round that is finished");
+    assert_true(cb_file_write(scratch_path("vanished/round-1.csv"), "mine\n", 5));
+    assert_true(cb_file_remove(scratch_path("vanished/round-1.safetensors")));
+    assert_null(open_active("vanished", "lftl", model));
+    expect_error(CB_ERR_STATE, "vanished/round-1.csv: found a table without the .safetensors beside it");
+    cb_model_free(model);
 }
 
 /* ---- what it stands on ---- */
@@ -556,6 +626,9 @@ int main(void)
         cmocka_unit_test(answers_that_are_not_in_order_are_named),
         cmocka_unit_test(a_corrected_answer_begins_the_round_anew),
         cmocka_unit_test(a_directory_is_of_one_pool),
+        cmocka_unit_test(images_that_changed_are_not_what_was_labelled),
+        cmocka_unit_test(a_persons_answers_stay),
+        cmocka_unit_test(tables_that_vanished_are_missed),
         cmocka_unit_test(picked_rows_are_those_rows),
         cmocka_unit_test(parameters_have_rates_of_their_own),
     };
