@@ -154,7 +154,7 @@ static bool prepare_made_up(const cb_run *run, int set)
     bool ok = true;
     for (int n = 0; ok && n < (set ? COUNT / 3 : COUNT); n++) {
         cb_image image = {0}, map = {0};
-        char name[8];
+        char name[16];
         snprintf(name, sizeof name, "%03d", n);
         ok = cb_image_make(&image, SIDE, SIDE, 3, 8) && cb_image_make(&map, SIDE, SIDE, 1, 8);
         for (int at = 0; ok && at < SIDE * SIDE; at++) {

@@ -111,7 +111,7 @@ static bool parse_plain(const cb_stream *s, const live_line *line, line_item *it
     return item->source && copy(&item->shift, "") && (!is_text || copy(&item->text, line->text));
 }
 
-/* A line as an item; one that is no such line is an item with an error, and with its id, if it has one. */
+/* A line as an item; one that is no such line is an item with an error, and with its id, if it has one.  False: no memory, and nothing is left. */
 static bool parse(const cb_stream *s, const live_line *line, line_item *item)
 {
     *item = (line_item){.label = -1};
@@ -131,6 +131,8 @@ static bool parse(const cb_stream *s, const live_line *line, line_item *item)
     item->owner = line->owner;
     item->modified = line->modified;
     item->is_file = line->is_file;
+    if (!cb_ok())
+        forget(item);
     return cb_ok();
 }
 

@@ -158,7 +158,7 @@ static void what_was_said_before_stays_with_its_row(void **state)
             rows[n++] = i;
         }
     const cb_query_pool list = {.rows = n, .labels = k, .probabilities = p, .before = before};
-    double of_list[MOST_ROWS], of_pool[MOST_ROWS];
+    double of_list[MOST_ROWS] = {0}, of_pool[MOST_ROWS] = {0};
     assert_true(cb_query_margins(&list, &balanced, of_list) && cb_query_margins(&r.pool, &balanced, of_pool));
     for (int64_t i = 0; i < n; i++)
         assert_true(of_list[i] == of_pool[rows[i]]);

@@ -453,6 +453,7 @@ static void a_stack_of_maps_counts_page_by_page(void **state)
     assert_true(cb_string_list_add(&o.data, CB_TEST_DATA "/dense/stack-labels.tif") && cb_label_shares_read(&o, &shares));
     assert_int_equal(shares.maps, 3);
     cb_label_shares_free(&shares);
+    cb_string_list_free(&o.data);
     cb_options_free(cb_image_data_option_table, &o);
 }
 
