@@ -153,14 +153,15 @@ bool cb_study_looks_at(const cb_study *s, const cb_layer *layer)
 /* ---- which tokens of a batch count ---- */
 
 /* PEFT's label of a token is its id where it was to be predicted, else -100.  Targets are those of the token after; whether a first token
- * was to be predicted does not show in them, and it counts where the second does. */
+ * was to be predicted does not show in them, and it counts where the second does.  Where targets are not those of tokens, all count. */
 static bool counts(const cb_study *s, const cb_study_tokens *tokens, int64_t row, int64_t column)
 {
     int64_t length = tokens->ids->shape[1], at = row * length + column;
     const int32_t *segments = tokens->segments ? tokens->segments->data : NULL;
     if (segments && segments[at] < 0)
         return false;
-    if (strcmp(s->method->name, "eva") != 0 || !s->config->eva_use_label_mask || !tokens->targets)
+    if (strcmp(s->method->name, "eva") != 0 || !s->config->eva_use_label_mask || !tokens->targets ||
+        !cb_same_shape(tokens->targets, tokens->ids))
         return true;
     const int32_t *ids = tokens->ids->data, *targets = tokens->targets->data;
     bool first = column == 0 || (segments && segments[at - 1] != segments[at]);

@@ -136,7 +136,7 @@ static const cb_system systems[] = {
     WHOLE(63, "transfer-score", "Can We Evaluate Domain Adaptation Models Without Target-Domain Labels?", "ICLR 2024", "2305.18712",
           "cambium eval --unlabelled", "docs/methods/transfer-score.md"),
     SYSTEM(64, "cma", "Contrastive Model Adaptation for Cross-Condition Robustness in Semantic Segmentation", "ICCV 2023", "2303.05194"),
-    PARTS(65, "cotta", "Continual Test-Time Domain Adaptation", "CVPR 2022", "2203.13591", "cambium adapt --method cotta",
+    WHOLE(65, "cotta", "Continual Test-Time Domain Adaptation", "CVPR 2022", "2203.13591", "cambium adapt --method cotta",
           "docs/methods/cotta.md"),
     SYSTEM(66, "slot-tta", "Test-time Adaptation with Slot-Centric Models", "ICML 2023", "2203.11194"),
     SYSTEM(67, "glen-disaster",
