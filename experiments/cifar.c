@@ -85,3 +85,12 @@ bool cifar_resnet_tiny(const char *directory)
     cb_free(path);
     return ok;
 }
+
+int64_t cifar_answer(const cb_adapt_outcome *outcome, const cb_stream_item *item)
+{
+    const float *p = outcome->probabilities + item->row * CIFAR_CLASSES;
+    int64_t best = 0;
+    for (int64_t k = 1; k < CIFAR_CLASSES; k++)
+        best = p[k] > p[best] ? k : best;
+    return best;
+}

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "experiments/cifar.h"
+#include "experiments/rate.h"
 
 enum { CLASSES = CIFAR_CLASSES, EACH = 100, ROUNDS = 3, BATCH = 50, CLEAN = 100, SOURCE = 100 /* of each class */ };
 static const char *const judged[] = {"gaussian_noise", "shot_noise", "defocus_blur",     "motion_blur", "fog",
@@ -174,31 +175,6 @@ static bool prepare(const cb_run *run)
     return ok;
 }
 
-/* ---- the rate of CoTTA and TENT, which others take ---- */
-
-static bool leave_rate(const cb_run *run)
-{
-    char text[32], *path = cb_path_join(run->directory, "rate");
-    snprintf(text, sizeof text, "%.9g", run->value);
-    bool ok = path && cb_file_write(path, text, strlen(text));
-    cb_free(path);
-    return ok;
-}
-
-static bool find_rate(const cb_run *run, double *rate)
-{
-    *rate = run->value;
-    if (!run->uses)
-        return !run->arm->grid || leave_rate(run);
-    size_t length;
-    char *path = cb_path_join(run->uses, "rate"), *text = path ? cb_file_read(path, 64, &length) : NULL;
-    if (text)
-        *rate = strtod(text, NULL);
-    cb_free(path);
-    cb_free(text);
-    return cb_ok();
-}
-
 /* ---- a stream ---- */
 
 static cb_stream *open_stream(const cb_run *run, const cb_model *model, const char *const *parts, int64_t rounds)
@@ -240,12 +216,9 @@ static bool count_batch(void *user, const cb_stream_batch *batch, const cb_adapt
         const cb_stream_item *item = &batch->items[i];
         if (item->error)
             return cb_fail(CB_ERR_FORMAT, "%s", item->error) == CB_OK;
-        const float *p = outcome->probabilities + item->row * CLASSES;
-        int64_t best = 0, round = item->index / t->round_size;
-        for (int64_t k = 1; k < CLASSES; k++)
-            best = p[k] > p[best] ? k : best;
+        int64_t round = item->index / t->round_size;
         t->seen[round]++;
-        t->wrong[round] += best != item->label;
+        t->wrong[round] += cifar_answer(outcome, item) != item->label;
     }
     return true;
 }
@@ -313,7 +286,7 @@ static bool run_arm(const cb_run *run, cb_outcome *outcome)
 {
     const plan *p = run->arm->settings;
     double rate = 0;
-    char *base = find_rate(run, &rate) ? cifar_resnet(run) : NULL;
+    char *base = rate_of(run, &rate) ? cifar_resnet(run) : NULL;
     cb_model *model = base ? cb_model_load(base) : NULL;
     cb_stream *stream = model ? open_stream(run, model, run->validation ? extra : judged, ROUNDS) : NULL;
     cb_adaptation *a = stream ? begin(run, p, model, rate) : NULL;

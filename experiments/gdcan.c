@@ -503,7 +503,7 @@ const cb_experiment experiment_gdcan = {
         "colours for 600 steps and then the digits for 300; then 400 steps of 36 rows of each domain, all convolutions and the head, batch "
         "norms as letters "
         "left them. "
-        "AdamW, two rates, the better on 500 validation digits of each target with seed 0.",
+        "AdamW, two rates, the better on 500 validation digits of each target, with their labels, seed 0.",
     .data = data,
     .seeds = 3,
     .measures = measures,

@@ -12,6 +12,7 @@
 
 #include "experiments/digits.h"
 #include "experiments/judge.h"
+#include "experiments/rate.h"
 
 enum { PAIRS = 3, MOST_JUDGED = 1000, SOURCE_STEPS = 600, STEPS = 1000, QUICK_STEPS = 3 };
 
@@ -176,31 +177,7 @@ static bool adapt(const cb_run *run, const plan *p, const pair *between, double 
     return ok && cb_ok();
 }
 
-/* ---- an arm ---- */
-
-/* The sources' networks and the rate are the first arm's. */
-static bool leave_rate(const cb_run *run)
-{
-    char text[32], *path = cb_path_join(run->directory, "rate");
-    snprintf(text, sizeof text, "%.9g", run->value);
-    bool ok = path && cb_file_write(path, text, strlen(text));
-    cb_free(path);
-    return ok;
-}
-
-static bool find_rate(const cb_run *run, double *rate)
-{
-    *rate = run->value;
-    if (!run->uses)
-        return leave_rate(run);
-    size_t length;
-    char *path = cb_path_join(run->uses, "rate"), *text = path ? cb_file_read(path, 64, &length) : NULL;
-    if (text)
-        *rate = strtod(text, NULL);
-    cb_free(path);
-    cb_free(text);
-    return cb_ok();
-}
+/* ---- an arm; the rate is the first one's ---- */
 
 /* Accuracies of a pair's target into items (MOST_JUDGED); how many, 0 on failure. */
 static size_t run_pair(const cb_run *run, const pair *between, double rate, conflicts *c, double *items)
@@ -255,7 +232,7 @@ static bool run_validated(const cb_run *run, double rate, cb_outcome *outcome)
 static bool run_arm(const cb_run *run, cb_outcome *outcome)
 {
     double rate;
-    return find_rate(run, &rate) && (run->validation ? run_validated : run_judged)(run, rate, outcome) && cb_ok();
+    return rate_of(run, &rate) && (run->validation ? run_validated : run_judged)(run, rate, outcome) && cb_ok();
 }
 
 static const char *const data[] = {"handwriting", "pacs", NULL};

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "experiments/rate.h"
 #include "experiments/vision.h"
 
 enum { STYLES = 4, CLASSES = 7, MOST_JUDGED = 4 * 189, MEMBERS = 2, RANK = 4 };
@@ -128,31 +129,6 @@ static bool prepare(const cb_run *run)
     for (int t = 0; ok && t < STYLES; t++)
         ok = prepare_target(run, t);
     return ok;
-}
-
-/* ---- the group's rate, which the regularised ones take ---- */
-
-static bool leave_rate(const cb_run *run)
-{
-    char text[32], *path = cb_path_join(run->directory, "rate");
-    snprintf(text, sizeof text, "%.9g", run->value);
-    bool ok = path && cb_file_write(path, text, strlen(text));
-    cb_free(path);
-    return ok;
-}
-
-static bool find_rate(const cb_run *run, double *rate)
-{
-    *rate = run->value;
-    if (!run->uses)
-        return leave_rate(run);
-    size_t length;
-    char *path = cb_path_join(run->uses, "rate"), *text = path ? cb_file_read(path, 64, &length) : NULL;
-    if (text)
-        *rate = strtod(text, NULL);
-    cb_free(path);
-    cb_free(text);
-    return cb_ok();
 }
 
 /* ---- one target ---- */
@@ -296,7 +272,7 @@ static bool run_target(bench *b, int target, cb_outcome *outcome)
 static bool run_arm(const cb_run *run, cb_outcome *outcome)
 {
     bench *b = cb_calloc(1, sizeof *b);
-    bool ok = b && find_rate(run, &b->rate);
+    bool ok = b && rate_of(run, &b->rate);
     if (ok) {
         b->run = run;
         b->plan = run->arm->settings;

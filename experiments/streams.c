@@ -234,15 +234,12 @@ static bool count_batch(void *user, const cb_stream_batch *batch, const cb_adapt
         const cb_stream_item *item = &batch->items[i];
         if (item->error)
             return cb_fail(CB_ERR_FORMAT, "%s", item->error) == CB_OK;
-        const float *p = outcome->probabilities + item->row * CIFAR_CLASSES;
-        int64_t best = 0, place = place_of(t, item);
-        for (int64_t k = 1; k < CIFAR_CLASSES; k++)
-            best = p[k] > p[best] ? k : best;
+        int64_t place = place_of(t, item);
         if (place < 0 || place >= t->items || t->seen[place])
             return cb_fail(CB_ERR_STATE, "%s under %s: comes twice, or is none of %lld", item->source, item->shift, (long long)t->items) ==
                    CB_OK;
         t->seen[place] = true;
-        t->wrong[place] = best != item->label;
+        t->wrong[place] = cifar_answer(outcome, item) != item->label;
     }
     return true;
 }

@@ -8,6 +8,7 @@ program=$1
 reference=$2
 work=$3/adapt_streams.$$
 . "$(dirname "$0")/checks.sh"
+. "$(dirname "$0")/noisy_pictures.sh"
 mkdir -p "$work" || exit 1
 case $program in /*) ;; *) program=$(pwd)/$program ;; esac
 reference=$(cd "$reference" && pwd)
@@ -27,27 +28,8 @@ has_lines() { # FILE NUMBER
 }
 
 # ---- plain pictures, and a network that has seen none ----
-awk 'BEGIN {
-    for (c = 0; c < 4; c++) {
-        system("mkdir -p test/LABEL_" c)
-        for (i = 0; i < 8; i++) {
-            file = "test/LABEL_" c "/" i ".ppm"
-            print "P3 16 16 255" > file
-            for (p = 0; p < 256; p++) {
-                line = ""
-                for (k = 1; k <= 3; k++) {
-                    n = (n * 1103515245 + 12345) % 2147483648
-                    line = line " " int((k == c ? 140 : 60) + (n / 65536) % 60)
-                }
-                print line > file
-            }
-            close(file)
-        }
-    }
-}'
-mkdir net
-cp "$reference/vision/resnet_basic/config.json" "$reference/vision/resnet_basic/model.safetensors" net
-printf '%s' '{"image_processor_type": "ViTImageProcessor", "size": {"height": 16, "width": 16}, "image_mean": [0.4, 0.4, 0.4], "image_std": [0.2, 0.2, 0.2]}' >net/preprocessor_config.json
+noisy_pictures 8
+untaught_network
 
 # ---- a watched directory ----
 mkdir inbox

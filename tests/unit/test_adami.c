@@ -2,7 +2,7 @@
  * maps, what is known of shares of labels, and the terms in a step and in a run. */
 #include "cambium/losses.h"
 #include "cambium/priors.h"
-#include "text_fixtures.h"
+#include "domain_fixtures.h"
 #include "training/domains.h"
 
 enum { LABELS = 3, SIDE = 16, IMAGES = 6, BATCH = 3 };
@@ -699,21 +699,7 @@ static void without_its_terms_weights_are_those_of_before(void **state)
     (void)state;
     const setup s = {"adami", "place_entropy=0,ratio=0,statistics=1", NULL, NULL, false, true};
     assert_true(run_setup("still", &s, 0, NULL));
-    char before[512];
-    snprintf(before, sizeof before, "%s/model.safetensors", model_path("../dense/unet"));
-    cb_safetensors *a = cb_safetensors_open(before), *b = cb_safetensors_open(scratch_path("still/model.safetensors"));
-    assert_ok();
-    size_t moved = 0;
-    for (size_t i = 0; i < cb_safetensors_count(a); i++) {
-        const cb_weight_entry *x = cb_safetensors_at(a, i), *y = cb_safetensors_find(b, x->name);
-        bool statistics = strstr(x->name, "running_") || strstr(x->name, "num_batches");
-        if (!y || x->size != y->size || (memcmp(x->data, y->data, x->size) == 0) == statistics)
-            fail_msg("%s", x->name);
-        moved += statistics;
-    }
-    assert_true(moved > 0);
-    cb_safetensors_close(a);
-    cb_safetensors_close(b);
+    assert_only_statistics_moved("../dense/unet", "still/model.safetensors");
 }
 
 static void a_resumed_run_ends_with_the_same_bits(void **state)

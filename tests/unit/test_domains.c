@@ -1,5 +1,5 @@
 /* test_domains.c: two domains at once: rows of both in a batch, the terms of the objective, what a run goes on with, and what is refused. */
-#include "text_fixtures.h"
+#include "domain_fixtures.h"
 #include "training/domains.h"
 
 /* ---- made-up data ---- */
@@ -669,21 +669,7 @@ static void statistics_alone_change_with_adabn(void **state)
 {
     (void)state;
     assert_true(run_method("adabn", "adabn", NULL, false, 0, NULL));
-    char before[512];
-    snprintf(before, sizeof before, "%s/model.safetensors", model_path("../vision/resnet_basic"));
-    cb_safetensors *a = cb_safetensors_open(before), *b = cb_safetensors_open(scratch_path("adabn/model.safetensors"));
-    assert_ok();
-    size_t moved = 0;
-    for (size_t i = 0; i < cb_safetensors_count(a); i++) {
-        const cb_weight_entry *x = cb_safetensors_at(a, i), *y = cb_safetensors_find(b, x->name);
-        bool statistics = strstr(x->name, "running_") || strstr(x->name, "num_batches");
-        if (!y || x->size != y->size || (memcmp(x->data, y->data, x->size) == 0) == statistics)
-            fail_msg("%s", x->name);
-        moved += statistics;
-    }
-    assert_true(moved > 0);
-    cb_safetensors_close(a);
-    cb_safetensors_close(b);
+    assert_only_statistics_moved("../vision/resnet_basic", "adabn/model.safetensors");
 }
 
 /* After a step the teacher has gone 1 - 0.9 of the way. */
